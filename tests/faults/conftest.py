@@ -1,0 +1,40 @@
+"""Studies to do harm to."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from faults.harness import Tune, end
+
+
+@pytest.fixture(scope="session")
+def no_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the parent wants to see of a pipeline, for studies whose workers are simulated."""
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    (folder / "config.json").write_text('{"model_type": "clip"}')
+    return folder
+
+
+@pytest.fixture
+def tune(tmp_path: Path, no_pipeline: Path) -> Iterator[Tune]:
+    """A study with simulated workers."""
+    tune = Tune(tmp_path, no_pipeline, no_pipeline, simulated=True)
+    yield tune
+    end(tune.mark)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", folder], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no disk can be mounted here: {getattr(error, 'stderr', b'').decode().strip() or error}")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)

@@ -1,0 +1,165 @@
+"""`python -m tuner.worker` with a fault planted in it, and with the pipeline or without.
+
+TUNER_FAULTS is JSON: which worker of the study, counted from 1, or "*" for all, to FAULT@STAGE; the fault strikes when
+the worker enters the stage. With TUNER_SIMULATED no pipeline is built: figures and pictures are made up, all the rest
+is real.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+import zlib
+from pathlib import Path
+
+from tuner import worker
+from tuner.record import (
+    Build,
+    BuildDone,
+    Estimate,
+    Finding,
+    Job,
+    Memory,
+    Point,
+    PointDone,
+    Quality,
+    Timing,
+    Verdict,
+    encode,
+)
+
+STAGE_S = 0.02
+
+
+class Saboteur(worker.Channel):
+    """The channel of a worker to which something happens on the way."""
+
+    fault, stage_of_fault = "", ""
+
+    def enter(self, stage: str, index: int | None = None) -> None:
+        super().enter(stage, index)
+        if stage == self.stage_of_fault:
+            FAULTS[self.fault](self)
+
+
+def close_and_hang(channel: worker.Channel) -> None:
+    os.close(channel.descriptor)
+    time.sleep(3600)
+
+
+def leave_grandchild(channel: worker.Channel) -> None:
+    """End without a word, but leave a process in a session of its own, adopted by another, with the pipe open."""
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            time.sleep(3600)
+        os._exit(0)
+    os.wait()
+    os._exit(9)
+
+
+def fill_disk(_: object = None) -> None:
+    """Leave not one byte free on the disk that TUNER_DISK names."""
+    with (Path(os.environ["TUNER_DISK"]) / "ballast").open("ab", buffering=0) as file:
+        for size in (1 << 16, 1 << 10, 1):
+            try:
+                while file.write(b"\0" * size):
+                    pass
+            except OSError:
+                continue
+
+
+def missing_package(_: object) -> None:
+    sys.modules["diffusers"] = None  # type: ignore[assignment]
+
+
+FAULTS = {
+    "kill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
+    "segv": lambda _: ctypes.string_at(0),
+    "abort": lambda _: os.abort(),
+    "exit 0": lambda _: os._exit(0),
+    "exit 3": lambda _: os._exit(3),
+    "stop": lambda _: os.kill(os.getpid(), signal.SIGSTOP),
+    "sleep": lambda _: time.sleep(3600),
+    "close": close_and_hang,
+    "grandchild": leave_grandchild,
+    "garbage": lambda channel: os.write(channel.descriptor, b'{"type":"point","index":0,"timing":null}\n'),
+    "missing package": missing_package,
+    "disk": fill_disk,
+}
+
+
+def simulate(job: Job, channel: worker.Channel) -> None:
+    """What worker.run says and writes, without the work. Figures follow from the configuration alone."""
+    for stage in ("load", "apply", "compile", "warm up", "trace"):
+        channel.enter(stage)
+        time.sleep(STAGE_S)
+    build = Build(changes={}, load_s=STAGE_S, apply_s=STAGE_S, first_call_s=STAGE_S, trace=None, verdict=verdict(job))
+    channel.send(BuildDone(build=build))
+    if build.verdict is not None and build.verdict.status == "rejected":
+        return
+    for point in job.points:
+        channel.enter("time", point.index)
+        time.sleep(STAGE_S)
+        channel.enter("score", point.index)
+        draw(job, point)
+        channel.stage = "sent"
+        if channel.stage_of_fault == "sent":
+            FAULTS[channel.fault](channel)
+        channel.send(done(job, point))
+
+
+def verdict(job: Job) -> Verdict:
+    if job.build.get("compile.scope") == "full" and job.build.get("cache.kind") == "first-block":
+        found = Finding(
+            kind="graph break", count=3, count_per_step=1.0, idle_ms_per_step=None, operator="item", reason="a break",
+            source="model.py:1",
+        )  # fmt: skip
+        return Verdict(status="rejected", findings=(found,))
+    return Verdict(status="clean")
+
+
+def draw(job: Job, point: Point) -> None:
+    from PIL import Image
+
+    folder = Path(point.folder) / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(len(job.workload.prompts)):
+        Image.frombytes("RGB", (64, 64), os.urandom(64 * 64 * 3)).save(folder / f"{index:04}.png")
+
+
+def done(job: Job, point: Point) -> PointDone:
+    luck = zlib.crc32(encode(dict(sorted(job.build.items())))) % 1000 / 1000
+    seconds = 0.01 * point.steps * point.batch * (0.5 + luck)
+    mean = 20 + 0.01 * point.steps - 0.1 * luck
+    exact = Estimate(value=seconds, low=seconds, high=seconds)
+    quality = Quality(
+        metric="clip_score", scores=(mean,) * len(job.workload.prompts), mean=mean,
+        difference=Estimate(value=0.0, low=0.0, high=0.0), psnr_db=None, ssim=None,
+    )  # fmt: skip
+    return PointDone(
+        index=point.index,
+        timing=Timing(latency_s=exact, samples=6, images_per_s=point.batch / seconds, stopped="interval within target"),
+        memory=Memory(peak_bytes=1 << 20, reserved_bytes=None),
+        quality=quality if point.score else None,
+    )
+
+
+def main(arguments: list[str]) -> int:
+    faults = json.loads(os.environ.get("TUNER_FAULTS", "{}"))
+    study = Path(arguments[0]).parent.parent.parent
+    planted = faults.get(str(len(list(study.glob("*/*/job.json"))))) or faults.get("*")
+    if planted:
+        Saboteur.fault, Saboteur.stage_of_fault = planted.split("@")
+    worker.Channel = Saboteur  # type: ignore[misc]
+    if "TUNER_SIMULATED" in os.environ:
+        worker.run = simulate
+    return worker.main(arguments)
+
+
+if __name__ == "__main__":
+    os._exit(main(sys.argv[1:]))

@@ -1,0 +1,59 @@
+"""kill -9 of the parent at random instants: the same command goes on, and nothing that it acknowledged is lost."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+from faults.harness import Tune, is_whole, wait_until
+
+KILLS = 10
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_instants(tune: Tune) -> None:
+    chance = random.Random(0)
+    kept: dict[Path, bytes] = {}
+    for kill in range(KILLS):
+        process = tune.start()
+        if kill % 2:  # on a busy machine too some runs must come far enough to lose something
+            wait_until(lambda: len(tune.acknowledged()) > len(kept))  # noqa: B023
+            time.sleep(chance.uniform(0.0, 0.5))
+        else:
+            wait_until(lambda: (tune.folder / "lock").exists())
+            time.sleep(chance.uniform(0.0, 2.0))
+        assert process.poll() is None, process.communicate()
+        process.kill()
+        process.communicate()
+        tune.wait_until_gone()
+        now = tune.acknowledged()
+        assert kept.items() <= now.items()
+        assert all(is_whole(file) for file in now)
+        kept = now
+    assert kept, "no run lived long enough to acknowledge anything"
+    done = tune.run("--trials", str(len(tune.outcomes()) + 2))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert kept.items() <= tune.acknowledged().items()
+    assert is_whole(tune.folder / "best_config.json")
+    tune.check()
+
+
+def test_a_kill_during_the_baseline_leaves_it_to_the_next_run(tune: Tune) -> None:
+    process = tune.start(TUNER_FAULTS={"1": "sleep@score"})
+    wait_until(lambda: (tune.folder / "trials" / "0000" / "worker.log").exists())
+    process.kill()
+    process.communicate()
+    tune.wait_until_gone()
+    assert tune.run("--trials", "3").returncode == 0
+    assert tune.outcomes()[0].purpose == "baseline"
+    tune.check()
+
+
+def test_the_same_command_after_the_end_finds_everything_there(tune: Tune) -> None:
+    assert tune.run("--trials", "6").returncode == 0
+    before = tune.acknowledged()
+    assert tune.run("--trials", "6").returncode == 0
+    assert tune.acknowledged() == before
+    tune.check()

@@ -1,0 +1,169 @@
+"""A real worker on a real pipeline: what fails inside it has the right name, and after it the next one is healthy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from faults.harness import MARK, SPACE, end, marked, wait_until
+from faults.sabotaged_tune import WORKER
+
+from tuner import environment, pipeline, runner, space
+from tuner.record import Failure, Job, Message, Point, PointDone, PointFailed, Value, WorkerFailed, encode
+from tuner.space import build_values
+
+PARENT = """
+import sys
+from pathlib import Path
+from tuner import runner
+from tuner.record import Job, read
+runner.run(read(Path(sys.argv[1]), Job), Path(sys.argv[2]), Path(sys.argv[3]), float("inf"), print)
+"""
+
+
+@pytest.fixture
+def mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Marks the workers of this test, and makes sure that none is left."""
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv(MARK, mark)
+    yield mark
+    left = marked(mark)
+    end(mark)
+    assert left == []
+
+
+@pytest.fixture
+def make_job(tmp_path: Path, tiny_pipeline: Path, tiny_scorer: Path) -> Callable[..., Job]:
+    """One build of the tiny pipeline, or of a copy with other weights, and one point to measure on it."""
+
+    def make(model: Path = tiny_pipeline, pixels: int = 32, **build: Value) -> Job:
+        here = environment.detect("cpu")
+        known = space.load(SPACE, "FluxPipeline", here)
+        different = {name.replace("__", "."): value for name, value in build.items()}
+        return Job(
+            model=pipeline.resolve(str(model), None, str(tiny_scorer)),
+            environment=here,
+            workload=msgspec.structs.replace(known.workload, height=pixels, width=pixels),
+            build=build_values(known.candidate(different)),
+            points=(Point(index=0, folder=str(tmp_path / "trial"), steps=2, batch=1),),
+            allowance_s=0.1,
+            trace=False,
+        )
+
+    return make
+
+
+def run(job: Job, tmp_path: Path) -> list[Message]:
+    heard: list[Message] = []
+    runner.run(job, tmp_path / "trial", tmp_path / "cache", float("inf"), heard.append)
+    return heard
+
+
+def failure(heard: list[Message]) -> Failure:
+    """The one failure among the messages, which is the last of them."""
+    failures = [message.failure for message in heard if isinstance(message, (PointFailed, WorkerFailed))]
+    assert len(failures) == 1, heard
+    assert isinstance(heard[-1], (PointFailed, WorkerFailed))
+    return failures[0]
+
+
+def spoil(model: Path, folder: Path, change: Callable[[str, object], object]) -> Path:
+    """A copy of the pipeline whose VAE has changed weights."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(model, folder)
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file({name: change(name, tensor) for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
+    return folder
+
+
+def compiler(file: Path, does: str) -> str:
+    """A C++ compiler that has a version, and apart from that does something else."""
+    file.write_text(f'#!/bin/sh\nif [ "$1" = --version ]; then exec g++ --version; fi\n{does}\n')
+    file.chmod(0o755)
+    return str(file)
+
+
+@pytest.mark.slow
+def test_out_of_memory_and_then_a_healthy_worker(mark: str, make_job: Callable[..., Job], tmp_path: Path) -> None:
+    found = failure(run(make_job(pixels=1 << 24), tmp_path))
+    assert (found.kind, found.stage) == ("out of memory", "compile")
+    assert "memory" in found.message
+    heard = run(make_job(), tmp_path)
+    assert isinstance(heard[-1], PointDone), heard
+
+
+def test_nan_weights_are_an_invalid_picture(
+    mark: str, make_job: Callable[..., Job], tmp_path: Path, tiny_pipeline: Path
+) -> None:
+    def nan(name: str, tensor: object) -> object:
+        return tensor * float("nan") if name.startswith("decoder.conv_out") else tensor  # type: ignore[operator]
+
+    found = failure(run(make_job(spoil(tiny_pipeline, tmp_path / "nan", nan)), tmp_path))
+    assert (found.kind, found.stage) == ("invalid picture", "score")
+
+
+def test_constant_pictures_are_invalid(
+    mark: str, make_job: Callable[..., Job], tmp_path: Path, tiny_pipeline: Path
+) -> None:
+    def zero(name: str, tensor: object) -> object:
+        return tensor * 0 if name.startswith("decoder.conv_out") else tensor  # type: ignore[operator]
+
+    found = failure(run(make_job(spoil(tiny_pipeline, tmp_path / "zero", zero)), tmp_path))
+    assert (found.kind, found.stage) == ("invalid picture", "score")
+    assert "constant" in found.message
+
+
+def test_a_compiler_that_fails_is_a_compile_error(
+    mark: str, make_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", compiler(tmp_path / "g++", "echo no such luck >&2; exit 1"))
+    found = failure(run(make_job(compile__scope="regional"), tmp_path))
+    assert (found.kind, found.stage) == ("compile error", "compile"), found
+
+
+def test_a_missing_package_is_unavailable(
+    mark: str, make_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "WORKER", WORKER)
+    monkeypatch.setenv("TUNER_FAULTS", '{"*": "missing package@load"}')
+    found = failure(run(make_job(), tmp_path))
+    assert (found.kind, found.stage) == ("unavailable", "load")
+    assert "diffusers" in found.message
+
+
+def test_a_disk_without_room_for_the_pictures_is_a_full_disk(
+    mark: str, make_job: Callable[..., Job], tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "WORKER", WORKER)
+    monkeypatch.setenv("TUNER_FAULTS", '{"*": "disk@score"}')
+    monkeypatch.setenv("TUNER_DISK", str(disk))
+    job = make_job()
+    points = (msgspec.structs.replace(job.points[0], folder=str(disk)),)
+    found = failure(run(msgspec.structs.replace(job, points=points), tmp_path))
+    assert (found.kind, found.stage) == ("disk full", "score")
+
+
+@pytest.mark.slow
+def test_worker_and_compilers_end_with_their_parent(mark: str, make_job: Callable[..., Job], tmp_path: Path) -> None:
+    job = tmp_path / "job.json"
+    job.write_bytes(encode(make_job(compile__scope="regional")))
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(job), str(tmp_path / "trial"), str(tmp_path / "cache")],
+        env=os.environ | {"CXX": compiler(tmp_path / "g++", "sleep 3600")}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_until(lambda: [process for process in marked(mark) if "sleep" in process.name()], 120)
+        time.sleep(0.5)
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: not marked(mark), 10)

@@ -1,0 +1,182 @@
+"""The command: quick to answer, and one line for whatever is wrong with what it was asked."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tuner import cli
+from tuner.errors import BadInput, StorageFull, StudyFailed
+
+INDEX = '{"_class_name": "FluxPipeline", "_diffusers_version": "0.42.1"}'
+SMALL = """
+pipelines: [FluxPipeline]
+workload: {prompts: [a], height: 32, width: 32}
+quality: {tolerance: 1}
+knobs: {steps: [2, 1]}
+"""
+
+
+def tune(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, without a GPU and without the hub."""
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "tuner", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """A folder with things that are almost right."""
+    (tmp_path / "empty").mkdir()
+    code = '{"_class_name": "os.system"}'
+    for name, index in (("model", INDEX), ("broken", "{"), ("nameless", "{}"), ("code", code)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model_index.json").write_text(index)
+    (tmp_path / "small.yaml").write_text(SMALL)
+    (tmp_path / "broken.yaml").write_text("knobs: [1, 2")
+    (tmp_path / "unknown.yaml").write_text(SMALL.replace("steps", "stepps"))
+    (tmp_path / "typed.yaml").write_text(SMALL.replace("[2, 1]", "[2, one]"))
+    (tmp_path / "other.yaml").write_text(SMALL.replace("FluxPipeline", "SanaPipeline"))
+    (tmp_path / "file").write_text("not a folder")
+    return tmp_path
+
+
+WRONG = [
+    ((), "COMMAND"),
+    (("rum",), "rum"),
+    (("run", "--bogus"), "--bogus"),
+    (("run", "model", "another"), "another"),
+    (("run", "--device", "tpu"), "tpu"),
+    (("run", "--budget", "soon"), "soon"),
+    (("run", "--budget", "0"), "--budget"),
+    (("run", "--budget", "9" * 400), "--budget"),
+    (("run", "--budget", "-5m"), "--budget"),
+    (("run", "--trials", "0"), "--trials"),
+    (("run", "--trials", "2.5"), "--trials"),
+    (("run", "--trials", "9" * 5000), "--trials"),
+    (("run", "--price", "-1"), "--price"),
+    (("run", "--price", "nan"), "--price"),
+    (("run", "--price", "9" * 400), "--price"),
+    (("run", "--price"), "--price"),
+    (("run", "nowhere"), "nowhere"),
+    (("run", "./nowhere/x"), "nowhere"),
+    (("run", "a\nb"), "no such folder"),
+    (("run", "a" * 400), "no such folder"),
+    (("run", "empty"), "model_index.json"),
+    (("run", "broken"), "model_index.json"),
+    (("run", "nameless"), "_class_name"),
+    (("run", "code"), "_class_name"),
+    (("run", "file"), "file"),
+    (("run", "owner/name"), "owner/name"),
+    (("run", "model", "--revision", "abc"), "--revision"),
+    (("run", "model", "--device", "cuda"), "--device cuda"),
+    (("run", "model", "--space", "nowhere.yaml"), "nowhere.yaml"),
+    (("run", "model", "--space", "a" * 400), "no such space"),
+    (("run", "model", "--space", "empty"), "empty"),
+    (("run", "model", "--space", "broken.yaml"), "broken.yaml:1: not YAML"),
+    (("run", "model", "--space", "unknown.yaml"), "knobs.stepps: unknown knob"),
+    (("run", "model", "--space", "typed.yaml"), "knobs.steps: one must be"),
+    (("run", "model", "--space", "other.yaml"), "not for FluxPipeline"),
+    (("run", "model", "--scorer", "nowhere"), "--scorer"),
+    (("run", "model", "--scorer", "empty"), "--scorer"),
+    (("run", "model", "--space", "small.yaml", "--study", "../up"), "--study"),
+    (("run", "model", "--space", "small.yaml", "--study", ""), "--study"),
+    (("run", "model", "--space", "small.yaml", "--out", "file"), "file"),
+    (("run", "model", "--space", "small.yaml", "--out", "/proc/nothing"), "/proc/nothing"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "names"), WRONG, ids=[" ".join(arguments)[:40] for arguments, _ in WRONG])
+def test_a_wrong_request_is_one_line_and_exit_code_2(here: Path, arguments: tuple[str, ...], names: str) -> None:
+    before = {path: path.stat().st_mtime_ns for path in here.rglob("*")}
+    began = time.monotonic()
+    done = tune(*arguments, cwd=here)
+    seconds = time.monotonic() - began
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("tune")
+    assert names in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert seconds < 5
+    assert {path: path.stat().st_mtime_ns for path in here.rglob("*")} == before, "nothing was written or lost"
+
+
+def test_help_is_there_in_half_a_second(tmp_path: Path) -> None:
+    seconds = []
+    for _ in range(5):
+        began = time.monotonic()
+        done = tune("--help", cwd=tmp_path)
+        seconds.append(time.monotonic() - began)
+        assert done.returncode == 0
+    assert "run" in done.stdout
+    assert min(seconds) < 0.5
+
+
+def test_help_names_every_option(tmp_path: Path) -> None:
+    text = tune("run", "--help", cwd=tmp_path).stdout
+    for option in ("space", "scorer", "device", "budget", "trials", "price", "out", "study", "revision"):
+        assert f"--{option} " in text
+
+
+def test_the_installed_command_is_this_one(tmp_path: Path) -> None:
+    command = Path(sys.executable).parent / "tune"
+    assert command.is_file()
+    done = subprocess.run([str(command), "rum"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == tune("rum", cwd=tmp_path).stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("90", 90), ("90s", 90), ("20m", 1200), ("2h", 7200), ("1.5m", 90), ("0.5", 0.5)]
+)
+def test_times(text: str, expected: float) -> None:
+    assert cli.seconds(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(BadInput("a\nb"), 2), (StorageFull("full"), 2), (StudyFailed("x"), 1), (PermissionError(13, "no", "f"), 2)],
+)
+def test_every_failure_has_its_exit_code_and_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, code: int
+) -> None:
+    def fail(options: object) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "run_study", fail)
+    assert cli.main(["run"]) == code
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(options: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_study", interrupt)
+    assert cli.main(["run"]) == 130
+    assert "same command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "expected"),
+    [
+        (None, "/models/My Flux.1 (dev)", "my-flux-1-dev-01234567"),
+        (None, "black-forest-labs/FLUX.1-dev", "flux-1-dev-01234567"),
+        (None, "demo", "demo-01234567"),
+        ("mine_2.b", "demo", "mine_2.b"),
+    ],
+)
+def test_a_study_is_named_by_what_is_tuned(name: str | None, model: str, expected: str) -> None:
+    assert cli.study_name(name, model, "0123456789ab") == expected
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/x", "-x", "a b", "a\n", ".hidden"])
+def test_a_study_is_never_named_out_of_its_folder(name: str) -> None:
+    with pytest.raises(BadInput, match="--study"):
+        cli.study_name(name, "demo", "0123456789ab")

@@ -1,0 +1,332 @@
+"""What is seen while a study runs: plain lines anywhere, a live display in a terminal that it leaves as it was."""
+
+import fcntl
+import io
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytest
+
+from tuner import display
+from tuner.display import LINE, Display, LiveDisplay, PlainDisplay, make_display
+from tuner.record import Build, Estimate, Failure, Finding, Memory, Outcome, Quality, Timing, Verdict
+from tuner.report import FrontPoint
+
+BASELINE: dict[str, Any] = {"compile.scope": "none", "steps": 28}
+SHOW, HIDE = "\x1b[?25h", "\x1b[?25l"
+
+
+@pytest.fixture(autouse=True)
+def _neutral_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+
+def outcome(number: int, status: Any, **more: Any) -> Outcome:
+    defaults: dict[str, Any] = {"purpose": "search", "values": BASELINE, "build_key": "b", "image_key": "i"}
+    return Outcome(number=number, status=status, **{**defaults, **more})
+
+
+def measured(number: int, purpose: Any, steps: int) -> Outcome:
+    return outcome(
+        number,
+        "measured",
+        purpose=purpose,
+        values={**BASELINE, "steps": steps},
+        timing=Timing(
+            latency_s=Estimate(value=0.25, low=0.2479, high=0.2521),
+            samples=9,
+            images_per_s=4.0,
+            stopped="interval within target",
+        ),
+        memory=Memory(peak_bytes=1, reserved_bytes=None),
+        quality=Quality(
+            metric="CLIP score",
+            scores=(),
+            mean=0.3,
+            difference=Estimate(value=-0.002, low=-0.004, high=0.001),
+            psnr_db=None,
+            ssim=None,
+        ),
+        cost_usd_per_1000_images=0.0694,
+    )
+
+
+def rejected(number: int) -> Outcome:
+    finding = Finding(
+        kind="graph break",
+        count=6,
+        count_per_step=2.0,
+        idle_ms_per_step=1.93,
+        operator="aten::item",
+        reason="Tensor.item()",
+        source="first_block_cache.py:143",
+    )
+    verdict = Verdict(status="rejected", findings=(finding,))
+    build = Build(changes={}, load_s=1.0, apply_s=1.0, first_call_s=1.0, trace=None, verdict=verdict)
+    return outcome(number, "rejected", build=build)
+
+
+def failed(number: int, message: str) -> Outcome:
+    return outcome(number, "failed", failure=Failure(kind="out of memory", stage="first call", message=message))
+
+
+POINT = FrontPoint(
+    number=1,
+    label="steps=8 [/not markup]",
+    latency_s=0.25,
+    images_per_s=4.0,
+    cost_usd_per_1000_images=0.0694,
+    quality=0.3,
+    quality_low=0.298,
+    quality_high=0.301,
+    difference=-0.002,
+    speed_up=3.0,
+    is_chosen=True,
+)
+
+
+def play(shown: Display) -> None:
+    """A short study with an event of every kind."""
+    shown.started("demo [bold]", Path("traces/demo"), 300.0, 40, ["fp8 left the space"])
+    shown.trial_started(0, "baseline", {}, 1)
+    shown.stage("load")
+    shown.stage("time")
+    shown.trial_ended(measured(0, "baseline", 28), "on the front")
+    shown.trial_started(1, "recipe", {"steps": 8}, 4)
+    shown.trial_ended(measured(1, "recipe", 8), "reused pictures of trial 3")
+    shown.front([POINT])
+    shown.trial_ended(rejected(2), "")
+    shown.trial_ended(failed(3, "\x1b[31mCUDA out of memory\x1b[0m [/red]\nTraceback"), "")
+    shown.refused({"compile.mode": "default"}, "compile.mode needs compile.scope")
+    shown.trial_started(4, "search", {"cache.kind": "a long value " * 40}, 2)
+    shown.stage("compile")
+
+
+def lines_of(stream: io.StringIO) -> list[str]:
+    return [re.sub(r"^\[ *\d+\.\d s\] ", "", line) for line in stream.getvalue().splitlines()]
+
+
+def test_plain_lines_for_every_kind_of_outcome() -> None:
+    stream = io.StringIO()
+    shown = make_display(stream)
+    assert isinstance(shown, PlainDisplay)
+    play(shown)
+    shown.closed()
+    assert lines_of(stream)[:11] == [
+        "demo [bold]: study folder traces/demo, at most 5:00 of time or 40 trials",
+        "note: fp8 left the space",
+        "trial 0 (baseline) started: baseline",
+        "trial 0 measured: 250.0 +- 2.1 ms, 4.00 images/s, 0.0694 US$/1000 images, CLIP score 0.3000 (on the front)"
+        " | baseline",
+        "trial 1 (recipe) started [4 call points]: steps=8",
+        "trial 1 measured: 250.0 +- 2.1 ms, 4.00 images/s, 0.0694 US$/1000 images, CLIP score 0.3000, "
+        "-0.0020 [-0.0040, +0.0010] (reused pictures of trial 3) | steps=8",
+        "front: 1 point, chosen trial 1 at 0.0694 US$/1000 images, 3.00x, difference -0.0020 | steps=8 [/not markup]",
+        "trial 2 rejected: graph break x6 at first_block_cache.py:143 (1.9 ms idle a step) | baseline",
+        "trial 3 failed: out of memory in first call: CUDA out of memory [/red] | baseline",
+        "refused: compile.mode needs compile.scope | compile.mode=default",
+        lines_of(stream)[10],
+    ]
+
+
+def test_plain_lines_are_short_and_hold_no_control_characters() -> None:
+    stream = io.StringIO()
+    shown = make_display(stream)
+    play(shown)
+    shown.trial_ended(failed(5, "x" * 5000), "y" * 500)
+    shown.note("a\nb\x1b[2Jc\rd\x07")
+    shown.closed()
+    text = stream.getvalue()
+    assert all(character == "\n" or character.isprintable() for character in text)
+    assert max(map(len, text.splitlines())) <= LINE
+    assert "note: a bc d" in text
+
+
+def test_a_trial_is_named_by_what_differs_from_a_baseline_given_or_learnt() -> None:
+    stream = io.StringIO()
+    make_display(stream, BASELINE).trial_ended(measured(5, "search", 4), "")
+    shown = make_display(stream)
+    shown.trial_started(6, "search", {"compile.scope": "none"}, 1)
+    shown.trial_ended(measured(6, "search", 4), "")
+    names = [line.rpartition(" | ")[2] for line in lines_of(stream) if "measured" in line]
+    assert names == ["steps=4", "compile.scope=none"]
+
+
+def test_notable_stages_and_silence_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display, "NOTABLE_S", 0.05)
+    stream = io.StringIO()
+    shown = PlainDisplay(stream, heartbeat_s=0.04)
+    shown.started("demo", Path("x"), None, None, [])
+    shown.trial_started(3, "search", {}, 1)
+    shown.stage("load")
+    shown.stage("compile")
+    time.sleep(0.15)
+    shown.stage("time")
+    shown.closed()
+    text = stream.getvalue()
+    assert "until the front stops moving" in text
+    assert "trial 3: compile, 0 s so far" in text
+    assert re.search(r"trial 3: compile took 0\.\d s", text)
+    assert "load took" not in text
+    assert threading.active_count() == 1 or all(thread.name != "plain display" for thread in threading.enumerate())
+
+
+def test_a_stream_that_is_gone_does_not_stop_the_study() -> None:
+    stream = io.StringIO()
+    shown = make_display(stream)
+    stream.close()
+    play(shown)
+    shown.closed()
+
+
+def test_plain_lines_in_an_encoding_that_knows_only_ascii() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii", errors="strict")
+    make_display(stream).note("café")
+    assert raw.getvalue().decode("ascii").endswith("note: caf\\xe9\n")
+
+
+class Terminal:
+    """A pseudo-terminal of a given size whose output is collected."""
+
+    def __init__(self, columns: int, rows: int = 30) -> None:
+        self.controller, self.device = pty.openpty()
+        fcntl.ioctl(self.device, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self._chunks: list[bytes] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                chunk = os.read(self.controller, 65536)
+            except OSError:
+                return
+            if not chunk:
+                return
+            self._chunks.append(chunk)
+
+    @property
+    def text(self) -> str:
+        return b"".join(self._chunks).decode("utf-8", "replace")
+
+    def wait_for(self, wanted: str) -> None:
+        deadline = time.monotonic() + 4
+        while wanted not in self.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert wanted in self.text
+
+
+@contextmanager
+def terminal(columns: int, encoding: str = "utf-8") -> Iterator[tuple[Terminal, TextIO]]:
+    screen = Terminal(columns)
+    stream = os.fdopen(screen.device, "w", encoding=encoding)
+    try:
+        yield screen, stream
+    finally:
+        stream.close()
+
+
+@pytest.mark.parametrize("columns", [60, 120])
+def test_live_display_shows_everything_and_gives_the_cursor_back(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with terminal(columns) as (screen, stream):
+        shown = make_display(stream)
+        assert isinstance(shown, LiveDisplay)
+        play(shown)
+        screen.wait_for("compile 0 s")
+        assert HIDE in screen.text
+        screen.wait_for("compile 1 s")
+        shown.closed()
+        shown.closed()
+        screen.wait_for(SHOW)
+        plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.text)
+    unwrapped = " ".join(plain.split())
+    for wanted in (
+        "250.0 ± 2.1 ms",
+        "graph break x6",
+        "first_block_cache.py:143",
+        "CUDA out of memory [/red]",
+        "left of 5:00, trial 4 of 40",
+        "2 measured 1 rejected 1 failed 1 refused",
+        "steps=8 [/not",
+        "trial 4 (search), 2 call points",
+    ):
+        assert wanted in unwrapped
+    assert screen.text.rindex(SHOW) > screen.text.rindex(HIDE)
+    assert max(map(len, re.split(r"[\r\n]+", plain))) <= columns
+
+
+def test_live_display_in_ascii() -> None:
+    with terminal(80, "ascii") as (screen, stream):
+        shown = make_display(stream)
+        play(shown)
+        screen.wait_for("compile 0 s")
+        shown.closed()
+        screen.wait_for(SHOW)
+    assert screen.text.isascii()
+    assert "\\u" not in screen.text
+
+
+@pytest.mark.parametrize(("name", "value"), [("TERM", "dumb"), ("TTY_INTERACTIVE", "0")])
+def test_a_terminal_that_cannot_redraw_gets_plain_lines(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with terminal(80) as (_, stream):
+        assert isinstance(make_display(stream), PlainDisplay)
+
+
+def test_a_file_gets_plain_lines_even_where_colour_is_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert isinstance(make_display(io.StringIO()), PlainDisplay)
+
+
+@pytest.mark.parametrize("ending", ["finally: shown.closed()", "finally: pass"])
+def test_ctrl_c_gives_the_cursor_back_even_when_nobody_closes_the_display(ending: str) -> None:
+    program = f"""
+import sys, time
+from pathlib import Path
+from tuner.display import make_display
+shown = make_display(sys.stdout)
+try:
+    shown.started("demo", Path("x"), 60.0, None, [])
+    shown.trial_started(0, "baseline", {{}}, 1)
+    shown.stage("asleep")
+    time.sleep(20)
+except KeyboardInterrupt:
+    pass
+{ending}
+"""
+    screen = Terminal(80)
+    child = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=screen.device,
+        stdout=screen.device,
+        stderr=screen.device,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        cwd=Path(__file__).parent.parent,
+    )
+    os.close(screen.device)
+    try:
+        screen.wait_for("asleep 0 s")
+        os.write(screen.controller, b"\x03")
+        assert child.wait(timeout=4) == 0
+        screen.wait_for(SHOW)
+    finally:
+        child.kill()
+        child.wait()
+    assert screen.text.rindex(SHOW) > screen.text.rindex(HIDE)
+    assert "Traceback" not in screen.text

@@ -1,0 +1,312 @@
+"""best_config.json: what it holds, what is refused of it, and a pipeline tuned by it in a fresh process."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+
+import tuner
+from tuner import export, knobs
+from tuner.environment import detect
+from tuner.errors import BadInput, Unavailable
+from tuner.export import BestConfig, TrialCounts, measured_point
+from tuner.prices import Price
+from tuner.record import (
+    Build,
+    Estimate,
+    Memory,
+    Model,
+    Outcome,
+    Quality,
+    Timing,
+    Values,
+    Workload,
+    decode,
+    encode_pretty,
+    read,
+)  # fmt: skip
+
+CPU = detect("cpu")
+REGENERATE = (
+    'python -c "import json; from tuner import export; '
+    'export.SCHEMA_FILE.write_text(json.dumps(export.schema(), indent=2) + chr(10))"'
+)
+
+
+def outcome(number: int, values: Values, latency_s: float) -> Outcome:
+    batch = values["batch"]
+    assert isinstance(batch, int)
+    return Outcome(
+        number=number, purpose="search", values=values, build_key="b", image_key="i", status="measured",
+        build=Build(changes={}, load_s=1.0, apply_s=0.1, first_call_s=2.5, trace=None, verdict=None),
+        timing=Timing(
+            latency_s=Estimate(value=latency_s, low=latency_s * 0.99, high=latency_s * 1.01), samples=7,
+            images_per_s=batch / latency_s, stopped="interval within target",
+        ),
+        memory=Memory(peak_bytes=2**30, reserved_bytes=None),
+        quality=Quality(
+            metric="clip_score", scores=(30.0, 31.0), mean=30.5, difference=Estimate(value=-0.1, low=-0.3, high=0.1),
+            psnr_db=31.2, ssim=0.97,
+        ),
+        cost_usd_per_1000_images=latency_s / batch / 3.6,
+    )  # fmt: skip
+
+
+def example(source: str = "/models/tiny") -> BestConfig:
+    """What a study of the tiny pipeline could have exported."""
+    untouched = {**knobs.baseline(CPU), "steps": 4}
+    changed: Values = {"attention.backend": "_native_math", "fuse_qkv": True, "steps": 2, "batch": 2}
+    baseline = measured_point(outcome(0, untouched, 2.0), {}, True)
+    chosen = measured_point(outcome(5, {**untouched, **changed}, 1.0), changed, True)
+    return BestConfig(
+        created_at=export.now(), tuner_version=export.version(), environment=CPU,
+        model=Model(source=source, revision=None, pipeline_class="FluxPipeline", scorer="demo"),
+        workload=Workload(
+            prompts=("a red circle", "a blue square"), seeds=(0, 1), height=32, width=32, max_sequence_length=16
+        ),
+        price=Price(usd_per_hour=1.0, source="a test"), clip_score_tolerance=1.0, baseline=baseline, chosen=chosen,
+        speed_up=Estimate(value=4.0, low=3.9, high=4.1), speed_up_confirmed=True, front=(chosen, baseline),
+        trials=TrialCounts(measured=2, rejected=1, failed=0, refused=3),
+    )  # fmt: skip
+
+
+def changed(*path: str | int, to: Any) -> dict[str, Any]:
+    """The example as JSON with one field set, or added, to something."""
+    data = json.loads(encode_pretty(example()))
+    target = data
+    for step in path[:-1]:
+        target = target[step]
+    target[path[-1]] = copy.deepcopy(to)
+    assert isinstance(data, dict)
+    return data
+
+
+def without(*path: str) -> dict[str, Any]:
+    data = changed(*path, to=None)
+    target = data
+    for step in path[:-1]:
+        target = target[step]
+    del target[path[-1]]
+    return data
+
+
+# ---- the file -------------------------------------------------------------------------------------------------------
+
+
+def test_it_survives_a_round_trip(tmp_path: Path) -> None:
+    best = example()
+    (tmp_path / "best.json").write_bytes(encode_pretty(best))
+    assert read(tmp_path / "best.json", BestConfig) == best
+    assert json.loads(encode_pretty(best))["format"] == "diffusion-tuner/1"
+
+
+def test_every_number_has_its_unit_in_its_name() -> None:
+    """Counts, and figures whose unit the format states elsewhere, are listed here by name."""
+    unitless = {
+        "trial", "batch", "latency_samples", "cpu_count", "value", "low", "high", "height", "width",
+        "max_sequence_length", "guidance_scale", "measured", "rejected", "failed", "refused", "ssim", "values",
+        "changed", "clip_score", "clip_score_tolerance", "speed_up_confirmed", "confirmed", "seeds",
+    }  # fmt: skip
+    units = ("_s", "_bytes", "_db", "_per_s", "_usd_per_1000_images", "usd_per_hour", "_usd_per_hour")
+
+    def check(data: Any, name: str) -> None:
+        if isinstance(data, dict):
+            for key, value in data.items():
+                if name not in ("values", "changed"):
+                    check(value, key)
+        elif isinstance(data, list):
+            for value in data:
+                check(value, name)
+        elif isinstance(data, (int, float)):
+            assert name in unitless or name.endswith(units), name
+
+    check(json.loads(encode_pretty(example())), "")
+
+
+def test_the_schema_in_the_package_is_that_of_the_code() -> None:
+    kept = json.loads(export.SCHEMA_FILE.read_text()) if export.SCHEMA_FILE.is_file() else None
+    assert kept == export.schema(), f"{export.SCHEMA_FILE} is stale; write it anew with: {REGENERATE}"
+
+
+def test_the_schema_is_one_and_the_example_fits_it() -> None:
+    schema = json.loads(export.SCHEMA_FILE.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.Draft202012Validator(schema).validate(json.loads(encode_pretty(example())))
+
+
+MALFORMED: list[tuple[dict[str, Any], str]] = [
+    (without("model"), "model"),
+    (without("chosen"), "chosen"),
+    (without("chosen", "values", "steps"), "chosen.values: steps"),
+    (without("chosen", "values", "batch"), "chosen.values: batch"),
+    (without("chosen", "values", "precision.dtype"), "chosen.values: precision.dtype"),
+    (without("chosen", "values", "compile.scope"), "chosen.values: compile.scope"),
+    (without("chosen", "latency_s", "low"), "low"),
+    (changed("format", to="diffusion-tuner/9"), "$.format"),
+    (changed("extra", to=1), "extra"),
+    (changed("model", "pipeline_class", to=7), "$.model.pipeline_class"),
+    (changed("model", "exec", to="import os"), "exec"),
+    (changed("environment", "device", to="tpu"), "$.environment.device"),
+    (changed("environment", "libraries", to=["torch"]), "$.environment.libraries"),
+    (changed("workload", "height", to="32"), "$.workload.height"),
+    (changed("workload", "prompts", to="a"), "$.workload.prompts"),
+    (changed("price", to=1.0), "$.price"),
+    (changed("clip_score_tolerance", to=None), "$.clip_score_tolerance"),
+    (changed("speed_up_confirmed", to="yes"), "$.speed_up_confirmed"),
+    (changed("front", to={}), "$.front"),
+    (changed("front", 0, "trial", to=0.5), "$.front[0].trial"),
+    (changed("trials", "measured", to=None), "$.trials.measured"),
+    (changed("chosen", to=[]), "$.chosen"),
+    (changed("chosen", "values", "steps", to=[2]), "$.chosen.values"),
+    (changed("chosen", "values", "steps", to=0), "chosen.values.steps"),
+    (changed("chosen", "values", "steps", to="2"), "chosen.values.steps"),
+    (changed("chosen", "values", "fuse_qkv", to="true"), "chosen.values.fuse_qkv"),
+    (changed("chosen", "values", "attention.backend", to="os.system"), "chosen.values.attention.backend"),
+    (changed("chosen", "values", "warp.factor", to=9), "chosen.values.warp.factor"),
+    (changed("chosen", "values", "cache.kind", to="first-block"), "cache.threshold is missing"),
+    (changed("chosen", "values", "inductor.freezing", to=1), "chosen.values.inductor.freezing"),
+    (changed("chosen", "changed", "warp.factor", to=9), "chosen.changed.warp.factor"),
+    (changed("chosen", "changed", "steps", to=28), "chosen.changed.steps"),
+    (changed("chosen", "batch", to=8), "chosen.batch"),
+    (
+        changed("chosen", "values", to={**example().chosen.values, "attention.backend": "flex"}),
+        "chosen.changed.attention.backend",
+    ),
+]
+
+
+@pytest.mark.parametrize(("data", "names"), MALFORMED, ids=[names for _, names in MALFORMED])
+def test_a_malformed_file_is_refused_by_field(tmp_path: Path, data: dict[str, Any], names: str) -> None:
+    path = tmp_path / "best.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(BadInput) as refusal:
+        tuner.load(path)
+    assert str(refusal.value).startswith(str(path))
+    assert names in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "null", "[]", "\x00", '{"format": NaN}', "{" * 50_000])
+def test_what_is_no_configuration_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "best.json").write_text(text)
+    with pytest.raises(BadInput, match=r"best\.json"):
+        tuner.load(tmp_path / "best.json")
+
+
+def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+    data = changed("chosen", "values", "attention.backend", to="flex")
+    data["chosen"]["changed"]["attention.backend"] = "flex"
+    (tmp_path / "best.json").write_text(json.dumps(data))
+    with pytest.raises(BadInput, match=r"chosen\.values\.attention\.backend: flex: .*compiled"):
+        tuner.load(tmp_path / "best.json")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"none\.json"):
+        tuner.load(tmp_path / "none.json")
+
+
+# ---- applying it ----------------------------------------------------------------------------------------------------
+
+
+class FluxPipeline:
+    """Has the name of a pipeline class, and nothing that a setting could be applied to."""
+
+    dtype = "torch.float32"
+    device = SimpleNamespace(type="cpu")
+
+
+class SanaPipeline:
+    """Another pipeline."""
+
+
+def test_another_pipeline_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "best.json").write_bytes(encode_pretty(example()))
+    with pytest.raises(BadInput, match=r"model\.pipeline_class: tuned for FluxPipeline, this is a SanaPipeline"):
+        tuner.apply(SanaPipeline(), tmp_path / "best.json")
+
+
+def test_a_setting_that_cannot_work_here_is_unavailable(tmp_path: Path) -> None:
+    data = changed("chosen", "values", "attention.backend", to="_native_efficient")
+    data["chosen"]["changed"]["attention.backend"] = "_native_efficient"
+    (tmp_path / "best.json").write_text(json.dumps(data))
+    with pytest.raises(Unavailable, match=r"attention\.backend=_native_efficient cannot work here"):
+        tuner.apply(FluxPipeline(), tmp_path / "best.json")
+
+
+def test_another_device_is_warned_about(tmp_path: Path) -> None:
+    best = example()
+    best = msgspec.structs.replace(
+        best,
+        environment=msgspec.structs.replace(CPU, device_name="Another CPU"),
+        chosen=measured_point(outcome(0, {**knobs.baseline(CPU), "steps": 4}, 2.0), {}, True),
+    )
+    (tmp_path / "best.json").write_bytes(encode_pretty(best))
+    with pytest.warns(UserWarning, match="Another CPU"):
+        pipe, call = tuner.apply(FluxPipeline(), tmp_path / "best.json")
+    assert isinstance(pipe, FluxPipeline)
+    assert (call.batch, call.arguments["num_inference_steps"]) == (1, 4)
+
+
+def test_a_model_that_is_not_here_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "best.json").write_bytes(encode_pretty(example("/models/nowhere")))
+    with pytest.raises(BadInput, match=r"model\.source: no folder /models/nowhere .*tuner\.apply"):
+        tuner.load(tmp_path / "best.json")
+
+
+IN_PRODUCTION = """
+import sys, warnings
+import tuner
+warnings.filterwarnings("error", category=UserWarning, message=".*measured on.*")
+
+folder, config = sys.argv[1:]
+from diffusers import FluxPipeline
+import torch
+loaded = FluxPipeline.from_pretrained(folder, dtype=torch.bfloat16)
+for pipe, call in (tuner.apply(loaded, config), tuner.load(config)):
+    assert pipe.dtype == pipe.transformer.dtype == torch.float32
+    images = pipe(["a red circle"] * call.batch, **call.arguments).images
+    attention = [block.attn for block in pipe.transformer.transformer_blocks]
+    assert all(layer.fused_projections for layer in attention)
+    assert {layer.processor._attention_backend.value for layer in attention} == {"_native_math"}
+    assert call.arguments == {
+        "num_inference_steps": 2, "height": 32, "width": 32, "max_sequence_length": 16
+    }, call.arguments
+    print(len(images), *{image.size for image in images}, len({image.tobytes() for image in images}))
+"""
+
+
+def test_a_fresh_process_draws_with_it(tiny_pipeline: Path, tmp_path: Path) -> None:
+    (tmp_path / "best.json").write_bytes(encode_pretty(example(str(tiny_pipeline))))
+    done = subprocess.run(
+        [sys.executable, "-c", IN_PRODUCTION, str(tiny_pipeline), str(tmp_path / "best.json")],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["2 (32, 32) 2"] * 2
+
+
+# ---- what is counted ------------------------------------------------------------------------------------------------
+
+
+def test_a_point_says_what_was_measured() -> None:
+    point = measured_point(outcome(5, {**knobs.baseline(CPU), "batch": 4}, 2.0), {"batch": 4}, True)
+    assert (point.trial, point.batch, point.images_per_s, point.first_call_s) == (5, 4, 2.0, 2.5)
+    assert point.latency_s.value == 2.0
+    assert decode(encode_pretty(point), export.MeasuredPoint, "here") == point
+
+
+def test_trials_are_counted_by_how_they_ended() -> None:
+    measured = outcome(1, {**knobs.baseline(CPU)}, 1.0)
+    rejected = msgspec.structs.replace(measured, status="rejected")
+    counts = export.counts([measured, rejected, rejected], refused=4)
+    assert counts == TrialCounts(measured=1, rejected=2, failed=0, refused=4)

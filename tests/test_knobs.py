@@ -1,0 +1,427 @@
+"""The contract of every knob: what it takes, what it refuses, and that it does to a pipeline what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from tuner import pipeline
+from tuner.environment import detect
+from tuner.knobs import KNOBS, NoEffect, allowances, apply_knobs, baseline, changed
+from tuner.quality.similarity import psnr_and_ssim
+from tuner.record import Environment, Model, Value, Values, Workload
+from tuner.space import space_folder
+
+CPU = detect("cpu")
+WORKLOAD = Workload(
+    prompts=("a red circle", "a blue square"), seeds=(0, 1), height=32, width=32, max_sequence_length=16
+)
+STEPS = 2
+
+
+def gpu(capability: str, **libraries: str | None) -> Environment:
+    installed = {"torch": "2.13.0", "torchao": "0.18.0", "triton": "3.5.0", **libraries}
+    return Environment(
+        device="cuda", device_name="a GPU", compute_capability=capability, device_memory_bytes=2**34, driver="580",
+        cpu_count=8, cpp_compiler="/usr/bin/g++", python="3.11.7", platform="Linux", libraries=installed,
+    )  # fmt: skip
+
+
+ENVIRONMENTS = [CPU, gpu("9.0"), gpu("12.0"), gpu("7.5")]
+
+
+def listed() -> list[tuple[str, Value]]:
+    """Every value of every knob in the demo's space."""
+    found = []
+    for name, values in yaml.safe_load((space_folder() / "demo.yaml").read_text())["knobs"].items():
+        lists = values.values() if isinstance(values, dict) else [values]
+        found += [(name, value) for value in dict.fromkeys(value for listed in lists for value in listed)]
+    return found
+
+
+LISTED = listed()
+JUNK = ["", "None", "null", "nan", "native ", "NONE", "1", -1, 0.0, 2.5, float("nan"), float("inf"), 10**30]
+"""Never a value of a knob with a closed list; junk for numbers is picked from it below."""
+
+
+def candidate(different: Values, environment: Environment = CPU) -> Values:
+    """The active knobs' values: the given ones, else the baseline's."""
+    values: Values = {}
+    for name, knob in KNOBS.items():
+        if knob.active(values):
+            values[name] = different.get(name, knob.baseline(environment))
+    return values
+
+
+def needed_for(name: str, value: Value) -> Values:
+    """What must be set besides for a value to mean anything, and to be allowed."""
+    if name.startswith(("inductor.", "compile.mode")):
+        return {"compile.scope": "full", name: value}
+    if name == "cache.threshold":
+        return {"cache.kind": "first-block", name: value}
+    return {name: value}
+
+
+# ---- what every knob promises ---------------------------------------------------------------------------------------
+
+
+def test_the_demo_lists_every_knob() -> None:
+    assert {name for name, _ in LISTED} == set(KNOBS)
+
+
+@pytest.mark.parametrize("name", KNOBS)
+@pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda e: e.compute_capability or "cpu")
+def test_the_baseline_is_right_and_available(name: str, environment: Environment) -> None:
+    value = KNOBS[name].baseline(environment)
+    assert KNOBS[name].wrong(value) is None
+    if (name, environment.compute_capability) != ("precision.dtype", "7.5"):  # its baseline, bfloat16, needs 8.0
+        assert KNOBS[name].unavailable(value, environment, "FluxPipeline") is None
+
+
+@pytest.mark.parametrize(("name", "value"), LISTED)
+def test_a_listed_value_is_right_and_its_absence_is_explained_in_one_line(name: str, value: Value) -> None:
+    knob = KNOBS[name]
+    assert knob.name == name
+    assert knob.wrong(value) is None
+    for environment in ENVIRONMENTS:
+        for pipeline_class in ("FluxPipeline", "SanaPipeline", "StableDiffusion3Pipeline"):
+            reason = knob.unavailable(value, environment, pipeline_class)
+            assert reason is None or (reason.strip() and "\n" not in reason)
+    assert any(knob.unavailable(value, environment, "FluxPipeline") is None for environment in ENVIRONMENTS)
+
+
+@pytest.mark.parametrize("name", KNOBS)
+def test_junk_is_wrong_with_a_reason(name: str) -> None:
+    numeric = name in ("steps", "batch", "cache.threshold")
+    junk: list[Any] = [None, [], ["none"], {}, b"none", ("none",), *JUNK]
+    if numeric:
+        junk = [None, [28], {}, "28", "", True, False, 0, -1, -0.5, float("nan"), float("inf"), 2.0]
+    elif isinstance(KNOBS[name].baseline(CPU), bool):
+        junk += [0, 1, "true", "True", "yes"]
+    else:
+        junk += [True, False]
+    for value in junk:
+        reason = KNOBS[name].wrong(value)
+        assert reason, f"{name} takes {value!r}"
+        assert reason.startswith("must be ")
+        assert "\n" not in reason
+
+
+@pytest.mark.parametrize("name", ["steps", "batch"])
+def test_counts_are_whole(name: str) -> None:
+    assert KNOBS[name].wrong(1) is None
+    assert KNOBS[name].wrong(1.0) is not None
+
+
+@pytest.mark.parametrize(("name", "value"), LISTED)
+def test_conflicts_are_explained_in_one_line_and_the_baseline_has_none(name: str, value: Value) -> None:
+    for environment in ENVIRONMENTS:
+        values = candidate(needed_for(name, value), environment)
+        for knob in values:
+            reason = KNOBS[knob].conflict(values)
+            assert reason is None or (reason.strip() and "\n" not in reason)
+    untouched = baseline(CPU)
+    assert [name for name in untouched if KNOBS[name].conflict(untouched)] == []
+
+
+@pytest.mark.parametrize(
+    ("capability", "scheme", "available"),
+    [("9.0", "fp8-dynamic-row", True), ("8.9", "fp8-dynamic-row", True), ("8.6", "fp8-dynamic-row", False),
+     ("12.0", "fp8-dynamic-tensor", True), ("7.5", "fp8-weight-only", False), ("8.0", "int8-dynamic", True)],
+)  # fmt: skip
+def test_fp8_is_there_from_capability_89_on(capability: str, scheme: str, available: bool) -> None:
+    reason = KNOBS["quantization.scheme"].unavailable(scheme, gpu(capability), "FluxPipeline")
+    assert (reason is None) is available
+
+
+@pytest.mark.parametrize(("capability", "available"), [("7.5", False), ("8.0", True), ("9.0", True), ("10.0", True)])
+def test_bfloat16_is_there_from_capability_80_on(capability: str, available: bool) -> None:
+    reason = KNOBS["precision.dtype"].unavailable("bfloat16", gpu(capability), "FluxPipeline")
+    assert (reason is None) is available
+
+
+def test_what_is_not_installed_names_its_remedy() -> None:
+    reasons = [
+        KNOBS["compile.scope"].unavailable("full", gpu("9.0", triton=None), "FluxPipeline"),
+        KNOBS["quantization.scheme"].unavailable("int8-dynamic", gpu("9.0", torchao=None), "FluxPipeline"),
+    ]
+    assert all(reason and "pip install" in reason for reason in reasons)
+
+
+def test_only_what_differs_counts_as_changed() -> None:
+    assert changed(baseline(CPU), CPU) == {}
+    assert changed(candidate({"fuse_qkv": True, "steps": 28}), CPU) == {"fuse_qkv": True}
+    assert changed({"precision.dtype": "bfloat16"}, gpu("9.0")) == {}
+
+
+def test_only_a_cache_declares_a_sync() -> None:
+    declared = allowances(candidate({"cache.kind": "first-block"}))
+    assert [(a.kind, a.count_per_step, a.knob) for a in declared] == [("device sync", 1, "cache.kind")]
+    for name, value in LISTED:
+        if not name.startswith("cache."):
+            assert allowances(candidate(needed_for(name, value))) == (), "nothing is excused that nobody declared"
+
+
+def test_the_order_of_application_is_the_one_that_works() -> None:
+    order = {name: knob.order for name, knob in KNOBS.items()}
+    assert order["precision.dtype"] < order["fuse_qkv"] < order["attention.backend"] < order["quantization.scheme"]
+    assert order["quantization.scheme"] < order["compile.scope"] < order["cache.kind"]
+    assert order["inductor.freezing"] < order["compile.scope"]
+
+
+# ---- on a pipeline --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(tiny_pipeline: Path) -> Callable[[], Any]:
+    """A loader of the untouched tiny pipeline, in float32."""
+    model = Model(source=str(tiny_pipeline), revision=None, pipeline_class="FluxPipeline", scorer="demo")
+    return lambda: pipeline.load(model, CPU, "float32")
+
+
+@pytest.fixture(scope="module")
+def untouched(tiny_pipeline: Path) -> Any:
+    """What the untouched pipeline draws."""
+    model = Model(source=str(tiny_pipeline), revision=None, pipeline_class="FluxPipeline", scorer="demo")
+    return draw(pipeline.load(model, CPU, "float32"))
+
+
+@pytest.fixture(autouse=True)
+def process_state() -> Iterator[None]:
+    """A worker's process ends with its trial; here the flags that knobs set for the whole process are put back."""
+    import torch
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
+    from torch._inductor import config
+
+    flags = {"epilogue_fusion": config.epilogue_fusion, "freezing": config.freezing}
+    flags["coordinate_descent_tuning"] = config.coordinate_descent_tuning
+    backend = Registry._active_backend
+    yield
+    for flag, value in flags.items():
+        setattr(config, flag, value)
+    Registry._active_backend = backend
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def only_dynamo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are captured for real and then run as they are: inductor's C++ takes 20 s a build and breaks no graph."""
+    import torch
+    from torch._inductor import compile_fx
+
+    def run_as_captured(graph: Any, inputs: Any, *_: Any, **__: Any) -> Any:
+        assert isinstance(graph, torch.fx.GraphModule)
+        return graph.forward
+
+    monkeypatch.setattr(compile_fx, "compile_fx", run_as_captured)
+
+
+def draw(pipe: Any, steps: int = STEPS) -> Any:
+    return pipeline.draw(pipe, WORKLOAD, [0, 1], steps, output_type="np")
+
+
+def is_valid(pictures: Any) -> bool:
+    return bool(np.isfinite(pictures).all() and pictures.std() > 0.01 and pictures.shape == (2, 32, 32, 3))
+
+
+APPLIED = [
+    (name, value)
+    for name, value in LISTED
+    if KNOBS[name].acts == "build"
+    and KNOBS[name].unavailable(value, CPU, "FluxPipeline") is None
+    and value != KNOBS[name].baseline(CPU)
+]
+
+
+def test_untouched_the_pipeline_draws_the_same_twice(fresh: Callable[[], Any], untouched: Any) -> None:
+    assert is_valid(untouched)
+    pipe = fresh()
+    assert apply_knobs(pipe, baseline(CPU), CPU) == {}
+    assert np.array_equal(draw(pipe), untouched)
+
+
+@pytest.mark.usefixtures("only_dynamo")
+@pytest.mark.parametrize(("name", "value"), APPLIED)
+def test_every_value_is_applied_and_draws(name: str, value: Value, fresh: Callable[[], Any], untouched: Any) -> None:
+    pipe = fresh()
+    values = candidate(needed_for(name, value))
+    changes = apply_knobs(pipe, values, CPU)
+    assert set(changes) == set(changed(values, CPU))
+    assert all(change.strip() and "\n" not in change for change in changes.values())
+    pictures = draw(pipe)
+    assert is_valid(pictures)
+    if not any(KNOBS[knob].image for knob in changes):
+        assert min(psnr_and_ssim(pictures, untouched)[0]) > 40
+    if KNOBS[name].image and name not in ("cache.kind", "cache.threshold"):
+        assert not np.array_equal(pictures, untouched), "an image knob that changes no bit did nothing"
+
+
+@pytest.mark.usefixtures("only_dynamo")
+def test_what_is_reported_is_what_was_done(fresh: Callable[[], Any]) -> None:
+    import torch
+    from torch._inductor import config
+
+    pipe = fresh()
+    different: Values = {
+        "fuse_qkv": True, "attention.backend": "_native_math", "quantization.scheme": "int8-weight-only",
+        "precision.dtype": "bfloat16", "compile.scope": "full", "inductor.freezing": True,
+    }  # fmt: skip
+    changes = apply_knobs(pipe, candidate(different), CPU)
+    blocks = [*pipe.transformer.transformer_blocks, *pipe.transformer.single_transformer_blocks]
+    assert changes["fuse_qkv"] == f"{len(blocks)} attention layers fused"
+    assert all(block.attn.fused_projections for block in blocks)
+    assert changes["attention.backend"] == f"{len(blocks)} attention processors use _native_math"
+    assert {str(block.attn.processor._attention_backend.value) for block in blocks} == {"_native_math"}
+    assert config.freezing is True
+    assert pipe.transformer._compiled_call_impl is not None
+    assert pipe.vae.dtype == pipe.text_encoder.dtype == torch.bfloat16
+    quantized = [
+        name for name, module in pipe.transformer.named_modules()
+        if isinstance(module, torch.nn.Linear) and type(module.weight).__module__.startswith("torchao")
+    ]  # fmt: skip
+    assert changes["quantization.scheme"].startswith(f"{len(quantized)} of ")
+    assert any("to_qkv" in name for name in quantized), "the fused projections are quantized too"
+    assert not [name for name in quantized if "norm" in name or "embed" in name or name == "proj_out"]
+
+
+def test_a_higher_threshold_skips_more(fresh: Callable[[], Any]) -> None:
+    def blocks_run(threshold: float) -> int:
+        pipe = fresh()
+        apply_knobs(pipe, candidate({"cache.kind": "first-block", "cache.threshold": threshold}), CPU)
+        runs: list[int] = []
+        forward = pipe.transformer.single_transformer_blocks[0].attn.forward
+
+        def counted(*arguments: Any, **named: Any) -> Any:
+            runs.append(1)
+            return forward(*arguments, **named)
+
+        pipe.transformer.single_transformer_blocks[0].attn.forward = counted
+        assert is_valid(draw(pipe, steps=8))
+        return len(runs)
+
+    assert 8 == blocks_run(1e-9) > blocks_run(1.9) >= 1
+
+
+@pytest.mark.usefixtures("only_dynamo")
+@pytest.mark.parametrize(
+    "different",
+    [
+        {"compile.scope": "regional"},
+        {"attention.backend": "_native_math"},
+        {"quantization.scheme": "int8-weight-only"},
+        {"fuse_qkv": True},
+        {"cache.kind": "first-block"},
+    ],
+)
+def test_what_changes_nothing_says_so(different: Values) -> None:
+    from diffusers import FluxTransformer2DModel
+
+    blockless = FluxTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=0, num_single_layers=0, attention_head_dim=32, num_attention_heads=2,
+        joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(8, 12, 12),
+    )  # fmt: skip
+    name = next(iter(different))
+    with pytest.raises(NoEffect, match=f"^{name}="):
+        apply_knobs(SimpleNamespace(transformer=blockless), candidate(different), CPU)
+
+
+def test_a_model_without_processors_takes_no_backend() -> None:
+    from diffusers import AutoencoderTiny
+
+    convolutions = AutoencoderTiny(
+        encoder_block_out_channels=(16, 16), decoder_block_out_channels=(16, 16), num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    )  # fmt: skip
+    pipe = SimpleNamespace(transformer=convolutions)
+    with pytest.raises(NoEffect, match="no attention processor"):
+        KNOBS["attention.backend"].apply(pipe, {"attention.backend": "_native_math"})
+    with pytest.raises(NoEffect, match="no linear layer"):
+        KNOBS["quantization.scheme"].apply(pipe, {"quantization.scheme": "int8-weight-only"})
+
+
+def test_a_flag_that_stands_already_has_no_effect() -> None:
+    from torch._inductor import config
+
+    config.freezing = True
+    with pytest.raises(NoEffect, match="already"):
+        KNOBS["inductor.freezing"].apply(None, {"inductor.freezing": True})
+
+
+@pytest.mark.parametrize("name", ["steps", "batch"])
+def test_a_call_knob_is_not_applied_to_a_pipeline(name: str) -> None:
+    assert apply_knobs(None, candidate({name: 3}), CPU) == {}
+    with pytest.raises(TypeError, match="acts on a call"):
+        KNOBS[name].apply(None, {name: 3})
+
+
+def test_quantizing_before_fusing_is_what_the_order_prevents(fresh: Callable[[], Any]) -> None:
+    pipe = fresh()
+    KNOBS["quantization.scheme"].apply(pipe, {"quantization.scheme": "int8-weight-only"})
+    with pytest.raises(Exception):  # noqa: B017  (torchao's, of whatever type)
+        KNOBS["fuse_qkv"].apply(pipe, {"fuse_qkv": True})
+        draw(pipe)
+
+
+# ---- compiling ------------------------------------------------------------------------------------------------------
+
+
+def breaks_of(pipe: Any, different: Values) -> int:
+    """How many graph breaks the first calls of a candidate have."""
+    from tuner.trace import dynamo
+
+    log = dynamo.start_compile_log()
+    apply_knobs(pipe, candidate(different), CPU)
+    assert is_valid(draw(pipe, steps=3))
+    seen = log.read()
+    assert seen.unique_graphs >= 1, "something was compiled"
+    return len(seen.breaks)
+
+
+@pytest.mark.usefixtures("only_dynamo")
+@pytest.mark.parametrize(
+    ("scope", "cache", "broken"),
+    [
+        ("regional", "none", False),
+        ("full", "none", False),
+        ("regional", "first-block", False),
+        ("full", "first-block", True),
+    ],
+)
+def test_only_a_cache_inside_a_whole_graph_breaks_it(
+    fresh: Callable[[], Any], scope: str, cache: str, broken: bool
+) -> None:
+    different: Values = {"compile.scope": scope, "cache.kind": cache, "cache.threshold": 0.2}
+    assert (breaks_of(fresh(), different) > 0) is broken
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "different",
+    [
+        {
+            "fuse_qkv": True,
+            "quantization.scheme": "int8-dynamic",
+            "compile.scope": "regional",
+            "cache.kind": "first-block",
+        },
+        {"compile.scope": "full", "inductor.freezing": True, "inductor.epilogue_fusion": False},
+    ],
+    ids=["fused, quantized, compiled, cached", "frozen whole graph"],
+)
+def test_knobs_work_together_when_inductor_really_compiles(
+    fresh: Callable[[], Any], untouched: Any, different: Values, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    pipe = fresh()
+    changes = apply_knobs(pipe, candidate(different), CPU)
+    assert set(changes) == set(different)
+    assert list(changes) == sorted(changes, key=lambda name: KNOBS[name].order)
+    pictures = draw(pipe)
+    assert is_valid(pictures)
+    assert min(psnr_and_ssim(pictures, untouched)[0]) > (20 if "quantization.scheme" in different else 40)

@@ -1,0 +1,223 @@
+"""The shape of the package: imports point one way, the parent needs no torch, nothing that a file holds is executed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent / "tuner"
+
+LAYERS: tuple[frozenset[str], ...] = tuple(
+    map(
+        frozenset,
+        (
+            {"errors", "demo"},
+            {"record"},
+            {"knobs", "environment", "prices", "front", "measure", "quality", "trace"},
+            {"space", "pipeline", "report"},
+            {"store", "export", "worker", "display", "advisor", "telemetry"},
+            {"runner", "board"},
+            {"ledger"},
+            {"attempt"},
+            {"study", "tuner"},
+            {"cli"},
+            {"__main__"},
+        ),
+    )
+)
+"""Modules and packages, lowest first. Each imports from lower layers only, and from inside its own package."""
+
+LEAVES = {
+    "knobs": {"record", "errors"},
+    "measure": {"record", "errors"},
+    "trace": {"record", "errors"},
+    "quality": {"record", "errors"},
+    "front": {"record", "errors"},
+    "report": {"record", "errors"},
+    "pipeline": {"record", "errors", "demo"},
+    "demo": set(),
+}
+"""What the stations of a trial may know of the rest."""
+
+PARENT_ONLY = {
+    "study",
+    "attempt",
+    "ledger",
+    "store",
+    "runner",
+    "space",
+    "display",
+    "report",
+    "board",
+    "export",
+    "front",
+    "cli",
+}
+
+NEEDS_TORCH = {"trace/capture.py", "trace/dynamo.py", "trace/sync_lines.py"}
+RUNS_CODE = {"eval", "exec", "os.system", "os.popen", "torch.load", "yaml.unsafe_load", "yaml.full_load"}
+HEAVY = {"torch", "torchao", "diffusers", "transformers", "torchmetrics", "triton"}
+
+FILES = sorted(ROOT.rglob("*.py"))
+TREES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+
+
+def station(file: str) -> str:
+    """The module or package directly below `tuner` that a file belongs to; `tuner` for the package's own file."""
+    name = file.partition("/")[0].removesuffix(".py")
+    return "tuner" if name == "__init__" else name
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Every module that a tree imports, wherever the statement stands; `from a import b` gives a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def edges() -> dict[str, set[str]]:
+    """Which station imports which others."""
+    found: dict[str, set[str]] = {station(file): set() for file in TREES}
+    for file, tree in TREES.items():
+        for name in imported(tree):
+            parts = name.split(".")
+            if parts[0] == "tuner":
+                target = parts[1] if len(parts) > 1 and parts[1] in found else "tuner"
+                found[station(file)].add(target)
+        found[station(file)].discard(station(file))
+    return found
+
+
+EDGES = edges()
+
+
+def reachable(start: str) -> set[str]:
+    """What a station imports, and what that imports, and so on."""
+    seen: set[str] = set()
+    todo = [start]
+    while todo:
+        for target in EDGES[todo.pop()] - seen:
+            seen.add(target)
+            todo.append(target)
+    return seen
+
+
+def layer(name: str) -> int:
+    found = [index for index, names in enumerate(LAYERS) if name in names]
+    assert found, f"tuner.{name} is new: give it its place in LAYERS of {__file__}"
+    return found[0]
+
+
+@pytest.mark.parametrize("name", sorted(EDGES))
+def test_imports_point_down(name: str) -> None:
+    for target in EDGES[name]:
+        assert layer(target) < layer(name), f"tuner.{name} imports tuner.{target}, which is not below it"
+
+
+@pytest.mark.parametrize("name", sorted(LEAVES))
+def test_a_station_knows_nothing_of_the_line_it_stands_in(name: str) -> None:
+    assert EDGES[name] <= LEAVES[name]
+
+
+def test_study_and_worker_share_nothing_but_records() -> None:
+    assert EDGES["study"] & EDGES["worker"] <= {"record", "errors"}
+    assert "worker" not in reachable("cli")
+    assert not reachable("worker") & PARENT_ONLY
+
+
+def test_nothing_is_imported_in_a_circle_inside_a_package() -> None:
+    names = {file: file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in TREES}
+    modules = {names[file]: tree for file, tree in TREES.items()}
+    graph: dict[str, set[str]] = {}
+    for module, tree in modules.items():
+        targets = {name.removeprefix("tuner.") for name in imported(tree) if name.startswith("tuner.")}
+        graph[module] = {
+            target if target in modules else target.rpartition(".")[0] for target in targets
+        } & modules.keys() - {module}
+    while graph:
+        free = [module for module, targets in graph.items() if not targets & graph.keys()]
+        assert free, f"imported in a circle: {sorted(graph)}"
+        for module in free:
+            del graph[module]
+
+
+# ---- torch ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", sorted(file for file in TREES if file not in NEEDS_TORCH and station(file) != "demo"))
+def test_torch_is_imported_where_it_is_used(file: str) -> None:
+    at_import = [node for node in TREES[file].body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    top = {name.partition(".")[0] for node in at_import for name in imported(node) if not is_type_checking(node)}
+    assert not top & HEAVY
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def test_the_parent_never_imports_torch() -> None:
+    parents = "tuner, tuner.cli, tuner.study, tuner.store, tuner.display, tuner.report, tuner.export, tuner.runner"
+    code = f"import sys, {parents}; print(*({HEAVY!r} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True)
+    assert done.stdout.split() == []
+
+
+def test_what_the_parent_does_before_a_trial_imports_no_torch(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from tuner import environment, pipeline, space
+from tuner.knobs import KNOBS
+from tuner.prices import price_of
+from tuner.store import Request, Store
+
+space_file = Path({str(tmp_path)!r}) / "small.yaml"
+space_file.write_text("pipelines: [any]\\nworkload: {{prompts: [a], height: 32, width: 32}}\\n"
+                      "quality: {{tolerance: 1}}\\nknobs: {{steps: [28, 4]}}\\n")
+here = environment.detect("cpu")
+model = pipeline.resolve("demo", None, None)
+request = Request(model=model, environment=here, space=space.load(space_file, model.pipeline_class, here),
+                  price=price_of(here.device_name, None))
+with Store(Path({str(tmp_path)!r}) / "study", request) as store:
+    number, values = store.ask()
+    store.refuse(number, values, "only a test")
+assert set(values) <= set(KNOBS)
+assert "torch" not in sys.modules, "torch"
+assert "diffusers" not in sys.modules, "diffusers"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=tmp_path)
+
+
+# ---- nothing is executed --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", sorted(TREES))
+def test_no_file_can_make_this_package_run_code(file: str) -> None:
+    tree = TREES[file]
+    modules = {name.partition(".")[0] for name in imported(tree)}
+    assert not modules & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = ast.unparse(call.func)
+        assert name not in RUNS_CODE, f"line {call.lineno}: {name}"
+        if name == "yaml.load":
+            assert "yaml.SafeLoader" in loader_bases(tree, call), f"line {call.lineno}: yaml.load without a safe loader"
+        for keyword in call.keywords:
+            shown = f"{keyword.arg}={ast.unparse(keyword.value)}"
+            assert shown not in {"shell=True", "trust_remote_code=True", "weights_only=False", "allow_pickle=True"}, (
+                f"line {call.lineno}: {shown}"
+            )
+
+
+def loader_bases(tree: ast.AST, call: ast.Call) -> set[str]:
+    """The base classes of the loader that a call of yaml.load names."""
+    loader = ast.unparse(call.args[1]) if len(call.args) > 1 else ""
+    classes = (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == loader)
+    return {loader, *(ast.unparse(base) for node in classes for base in node.bases)}

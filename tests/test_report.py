@@ -1,0 +1,220 @@
+"""The final report: order, marks, both widths, no colour and only ASCII where the stream asks for it."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import RenderableType
+
+from tuner.record import Build, Estimate, Failure, Finding, Outcome, Quality, Timing, Verdict
+from tuner.report import (
+    FrontPoint,
+    changes,
+    drawing,
+    front_point,
+    latency_with_error,
+    make_console,
+    one_line,
+    shorten,
+    summary,
+    table,
+)
+
+
+@pytest.fixture(autouse=True)
+def _neutral_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def point(number: int, label: str, cost: float, quality: float, **more: Any) -> FrontPoint:
+    return FrontPoint(
+        number=number,
+        label=label,
+        latency_s=cost * 3.6,
+        images_per_s=1 / (cost * 3.6),
+        cost_usd_per_1000_images=cost,
+        quality=quality,
+        quality_low=quality - 0.002,
+        quality_high=quality + 0.001,
+        difference=quality - 0.31,
+        speed_up=0.07 / cost,
+        **more,
+    )
+
+
+POINTS = (
+    point(12, "steps=8", 0.02, 0.308),
+    point(0, "baseline", 0.07, 0.31, is_baseline=True),
+    point(7, "compile.scope=regional " + "inductor.some_flag=on " * 5 + "steps=8", 0.01, 0.307, is_chosen=True),
+    point(30, "steps=2", 0.005, 0.29),
+)
+
+
+def printed(what: RenderableType, width: int = 80) -> str:
+    stream = io.StringIO()
+    make_console(stream, width).print(what)
+    return stream.getvalue()
+
+
+def printed_in_ascii(what: RenderableType, width: int = 80) -> str:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    make_console(stream, width).print(what)
+    stream.flush()
+    return raw.getvalue().decode("ascii")
+
+
+def outcome(number: int, status: Any, **more: Any) -> Outcome:
+    defaults: dict[str, Any] = {
+        "purpose": "search",
+        "values": {"steps": number},
+        "build_key": f"build {number // 2}",
+        "image_key": "images",
+    }
+    return Outcome(number=number, status=status, **{**defaults, **more})
+
+
+def build(*findings: Finding, skipped: tuple[str, ...] = ()) -> Build:
+    verdict = Verdict(status="rejected" if findings else "clean", findings=findings, skipped=skipped)
+    return Build(changes={}, load_s=1.0, apply_s=1.0, first_call_s=1.0, trace=None, verdict=verdict)
+
+
+def finding(source: str, allowed_by: str | None = None) -> Finding:
+    return Finding(
+        kind="graph break",
+        count=3,
+        count_per_step=1.0,
+        idle_ms_per_step=None,
+        operator="",
+        reason="a call",
+        source=source,
+        allowed_by=allowed_by,
+    )
+
+
+def first_row_of(text: str, number: int) -> int:
+    """The line whose trial column holds the number."""
+    return next(at for at, line in enumerate(text.splitlines()) if str(number) in line.lstrip(" ◆★B*").split(" ")[:1])
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 240])
+def test_table_has_the_baseline_on_top_then_the_front_from_the_cheapest_on(width: int) -> None:
+    text = printed(table(POINTS), width)
+    rows = [first_row_of(text, number) for number in (0, 30, 7, 12)]
+    assert rows == sorted(rows)
+    assert max(map(len, text.splitlines())) <= width
+    assert text.count("-0.0030 [-0.0050, -0.0020]") == 1
+
+
+def test_table_marks_the_baseline_and_the_chosen_point_only() -> None:
+    rows = [row.lstrip() for row in printed(table(POINTS)).splitlines()]
+    assert [row.split()[1] for row in rows if row.startswith("◆")] == ["0"]
+    assert [row.split()[1] for row in rows if row.startswith("★") and "chosen" not in row] == ["7"]
+    assert "(chosen)" in "".join(rows)
+    assert next(row for row in rows if row.startswith("◆")).endswith("reference")
+
+
+def test_a_configuration_stands_beside_its_numbers_where_there_is_room() -> None:
+    assert "steps=2" in printed(table(POINTS), 240).splitlines()[first_row_of(printed(table(POINTS), 240), 30)]
+    assert "steps=2" not in printed(table(POINTS), 80).splitlines()[first_row_of(printed(table(POINTS), 80), 30)]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_drawing_fits_and_marks_every_kind_of_point(width: int, count: int) -> None:
+    points = (POINTS[1], POINTS[2], POINTS[0], POINTS[3])[:count]
+    text = printed(drawing(points), width)
+    assert max(map(len, text.splitlines())) <= width
+    picture = "\n".join(line for line in text.splitlines() if "│" in line or "┤" in line)
+    assert picture.count("◆") == 1
+    assert picture.count("★") == (count > 1)
+    assert picture.count("●") == max(0, count - 2)
+    assert ("log scale" in text) == (count > 1)
+
+
+def test_drawing_puts_the_better_point_higher_and_the_cheaper_one_further_left() -> None:
+    lines = printed(drawing(POINTS)).splitlines()
+    baseline = next((at, line.index("◆")) for at, line in enumerate(lines) if "◆" in line)
+    chosen = next((at, line.index("★")) for at, line in enumerate(lines) if "★" in line)
+    assert baseline[0] < chosen[0]
+    assert chosen[1] < baseline[1]
+
+
+def test_equal_points_are_drawn() -> None:
+    same = [point(number, "x", 0.02, 0.3) for number in range(3)]
+    assert "●" in printed(drawing(same))
+
+
+def test_a_chosen_baseline_is_named_as_such() -> None:
+    text = printed(drawing([point(0, "baseline", 0.07, 0.31, is_baseline=True, is_chosen=True)]))
+    assert "★ chosen (the baseline)" in text
+
+
+def test_an_empty_front_is_said_plainly() -> None:
+    assert printed(table([])) == "Nothing was measured.\n"
+    assert printed(drawing([])).strip() == ""
+
+
+def test_no_control_characters_without_a_terminal() -> None:
+    text = printed(table(POINTS)) + printed(drawing(POINTS)) + printed(summary([outcome(1, "measured")]))
+    assert all(character == "\n" or character.isprintable() for character in text)
+
+
+def test_colour_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[" in printed(drawing(POINTS))
+
+
+def test_ascii_where_the_stream_knows_no_more() -> None:
+    strange = [*POINTS, point(31, "prompt=é★", 0.03, 0.3)]
+    for what in (table(strange), drawing(strange), summary([outcome(1, "measured")])):
+        assert printed_in_ascii(what)
+    assert "* chosen" in printed_in_ascii(drawing(POINTS))
+
+
+def test_summary_groups_the_reasons() -> None:
+    outcomes = [
+        outcome(0, "measured", build=build(skipped=("device syncs: no GPU",))),
+        outcome(1, "rejected", build=build(finding("a.py:3"), finding("b.py:9", allowed_by="cache.kind"))),
+        outcome(2, "rejected", build=build(finding("a.py:3"))),
+        outcome(3, "failed", failure=Failure(kind="timeout", stage="compile", message="no answer\nfor long")),
+    ]
+    text = printed(summary(outcomes, {"compile.mode needs compile.scope": 5}), 120)
+    assert "4 trials from 2 builds: 1 measured, 2 rejected, 1 failed; 5 candidates refused" in text
+    assert "rejected     2  graph break at a.py:3 (trials 1, 2)" in text
+    assert "b.py:9" not in text
+    assert "failed       1  timeout in compile: no answer (trial 3)" in text
+    assert "refused      5  compile.mode needs compile.scope" in text
+    assert "not checked  1  device syncs: no GPU" in text
+
+
+def test_summary_stays_short() -> None:
+    text = printed(summary([outcome(1, "measured")], {f"reason {index}": 1 for index in range(30)}))
+    assert "22  for other reasons" in text
+
+
+def test_a_row_is_made_from_two_outcomes() -> None:
+    def measured(number: int, latency_s: float, values: dict[str, Any], difference: Estimate) -> Outcome:
+        latency = Estimate(value=latency_s, low=latency_s, high=latency_s)
+        timing = Timing(latency_s=latency, samples=5, images_per_s=2 / latency_s, stopped="interval within target")
+        quality = Quality(metric="CLIP", scores=(), mean=0.3, difference=difference, psnr_db=None, ssim=None)
+        return outcome(
+            number, "measured", values=values, timing=timing, quality=quality, cost_usd_per_1000_images=latency_s
+        )
+
+    baseline = measured(0, 2.0, {"steps": 28, "fuse_qkv": False}, Estimate(value=0.0, low=0.0, high=0.0))
+    faster = measured(4, 0.5, {"steps": 28, "fuse_qkv": True}, Estimate(value=-0.01, low=-0.03, high=0.02))
+    row = front_point(faster, baseline, changes(faster.values, baseline.values), is_chosen=True)
+    assert (row.label, row.speed_up, row.is_chosen, row.is_baseline) == ("fuse_qkv=on", 4.0, True, False)
+    assert (row.quality_low, row.quality_high) == pytest.approx((0.28, 0.33))
+    assert front_point(baseline, baseline, {}).label == "baseline"
+    with pytest.raises(ValueError, match="trial 9"):
+        front_point(outcome(9, "measured"), baseline, {})
+
+
+def test_words_and_numbers() -> None:
+    assert one_line("\x1b[31mred\x1b[0m\n\ttwo\x07  three\x00") == "red two three"
+    assert shorten("abcdefgh", 6) == "abc..."
+    assert latency_with_error(0.25, 0.0021, "+-") == "250.0 +- 2.1 ms"
+    assert latency_with_error(12.3456, 0.12, "+-") == "12.35 +- 0.12 s"

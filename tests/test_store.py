@@ -1,0 +1,267 @@
+"""The study folder: files that are whole or not there, and an Optuna study that agrees with them after a crash."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tuner import environment, space
+from tuner.errors import BadInput, StorageFull
+from tuner.prices import Price
+from tuner.record import Estimate, Failure, Model, Outcome, Quality, Values
+from tuner.space import build_key, image_key
+from tuner.store import Request, Store, atomic_write, storage_errors
+
+SPACE = """
+pipelines: [FluxPipeline]
+workload: {prompts: [a red circle, a blue square], height: 32, width: 32}
+quality: {tolerance: 1.0}
+baseline: {steps: 8, batch: 1}
+knobs:
+  compile.scope: [none, regional, full]
+  precision.dtype: [float32, bfloat16]
+  steps: [8, 6, 4]
+  batch: [1, 2]
+"""
+
+
+@pytest.fixture(scope="session")
+def request_(tmp_path_factory: pytest.TempPathFactory) -> Request:
+    here = environment.detect("cpu")
+    file = tmp_path_factory.mktemp("space") / "tiny.yaml"
+    file.write_text(SPACE)
+    return Request(
+        model=Model(source="/model", revision=None, pipeline_class="FluxPipeline", scorer="/scorer"),
+        environment=here,
+        space=space.load(file, "FluxPipeline", msgspec.structs.replace(here, cpp_compiler="g++")),
+        price=Price(usd_per_hour=1.0, source="here"),
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "study"
+
+
+def outcome(number: int, values: Values, **more: Any) -> Outcome:
+    """An outcome with a cost and a score that follow from its number, unless it is said to be something else."""
+    measured: dict[str, Any] = {
+        "status": "measured",
+        "cost_usd_per_1000_images": 1.0 + number,
+        "quality": Quality(
+            metric="clip_score", scores=(20.0, 22.0), mean=21.0 - number,
+            difference=Estimate(value=0.0, low=0.0, high=0.0), psnr_db=None, ssim=None,
+        ),
+    }  # fmt: skip
+    return Outcome(
+        number=number, purpose="search", values=values, build_key=build_key(values), image_key=image_key(values),
+        **(measured | more),
+    )  # fmt: skip
+
+
+def baseline(store: Store) -> Values:
+    return store.request.space.candidate({})
+
+
+def states(store: Store) -> list[str]:
+    return [trial.state.name for trial in store.study.trials]
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+WRITER = """
+import sys
+from pathlib import Path
+from tuner.store import atomic_write
+size = 1 << 18
+count = 0
+print("ready", flush=True)
+while True:
+    count += 1
+    atomic_write(Path(sys.argv[1]), b"%d " % count + bytes([count % 256]) * size)
+"""
+
+
+def test_a_killed_writer_leaves_the_old_content_or_the_new(tmp_path: Path) -> None:
+    file = tmp_path / "outcome.json"
+    chance = random.Random(0)
+    kills, seen = 30, set()
+    for _ in range(kills):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(file)], stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(chance.uniform(0.0, 0.03))
+        writer.kill()
+        assert writer.wait() == -signal.SIGKILL
+        writer.stdout.close()
+        if file.exists():
+            count, _, filling = file.read_bytes().partition(b" ")
+            assert filling == bytes([int(count) % 256]) * (1 << 18)
+            seen.add(count)
+    assert len(seen) > 3
+
+
+def test_a_failed_write_leaves_the_old_content_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "outcome.json"
+    atomic_write(file, b"old")
+
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(StorageFull, match="disk is full"), storage_errors(tmp_path):
+        atomic_write(file, b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["outcome.json"]
+    assert file.read_bytes() == b"old"
+
+
+def test_other_errors_of_the_file_system_name_the_file(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="nowhere"), storage_errors(tmp_path):
+        (tmp_path / "nowhere").read_bytes()
+
+
+# ---- trials ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_acknowledged_outcome_is_read_back_and_told(folder: Path, request_: Request) -> None:
+    with Store(folder, request_) as store:
+        number = store.enter(baseline(store))
+        kept = outcome(number, baseline(store))
+        store.acknowledge(kept)
+    with Store(folder, request_) as store:
+        assert store.outcomes() == [kept]
+        trial = store.study.trials[0]
+        assert trial.values == [1.0, 21.0]
+        assert trial.constraints == {"measured": 0.0}
+        assert trial.user_attrs == {"status": "measured", "purpose": "search"}
+        assert trial.params == {name: baseline(store)[name] for name in request_.space.knobs}
+
+
+@pytest.mark.parametrize("status", ["failed", "rejected"])
+def test_a_trial_without_a_result_is_a_violated_constraint(folder: Path, request_: Request, status: str) -> None:
+    failure = Failure(kind="timeout", stage="load", message="late") if status == "failed" else None
+    with Store(folder, request_) as store:
+        store.acknowledge(outcome(store.enter(baseline(store)), baseline(store)))
+        number, values = store.ask()
+        store.acknowledge(
+            outcome(number, values, status=status, failure=failure, quality=None, cost_usd_per_1000_images=None)
+        )
+        assert states(store) == ["COMPLETE", "PRUNED"]
+        assert store.study.trials[1].constraints == {status: 1.0}
+        assert [trial.number for trial in store.study.best_trials] == [0]
+
+
+def test_refused_duplicate_and_abandoned_trials(folder: Path, request_: Request) -> None:
+    with Store(folder, request_) as store:
+        store.acknowledge(outcome(store.enter(baseline(store)), baseline(store)))
+        refused, values = store.ask()
+        store.refuse(refused, values, "no such luck")
+        duplicate, _ = store.ask()
+        store.duplicate(duplicate, 0)
+        abandoned, _ = store.ask()
+        store.abandon(abandoned)
+        assert states(store) == ["COMPLETE", "PRUNED", "FAIL", "FAIL"]
+    with Store(folder, request_) as store:
+        assert [(refusal.values, refusal.reason) for refusal in store.refusals()] == [(values, "no such luck")]
+        assert store.study.trials[refused].constraints == {"refused": 1.0}
+        assert store.study.trials[duplicate].user_attrs == {"duplicate_of": 0}
+        assert [kept.number for kept in store.outcomes()] == [0]
+        assert states(store) == ["COMPLETE", "PRUNED", "FAIL", "FAIL"]
+
+
+def test_a_candidate_that_is_entered_is_the_one_that_is_tried(folder: Path, request_: Request) -> None:
+    values = request_.space.candidate({"precision.dtype": "bfloat16", "steps": 4})
+    with Store(folder, request_) as store:
+        number = store.enter(values)
+        params = store.study.trials[number].params
+        assert params["precision.dtype"] == "bfloat16" and params["steps"] == 4
+        assert params.items() <= values.items()
+
+
+# ---- after a crash --------------------------------------------------------------------------------------------------
+
+
+def test_an_outcome_that_optuna_missed_is_told(folder: Path, request_: Request) -> None:
+    with Store(folder, request_) as store:
+        store.acknowledge(outcome(store.enter(baseline(store)), baseline(store)))
+        number, values = store.ask()
+        missed = outcome(number, values)
+        store.trial_folder(number).mkdir()
+        atomic_write(store.trial_folder(number) / "outcome.json", msgspec.json.encode(missed))
+        assert states(store) == ["COMPLETE", "RUNNING"]
+    with Store(folder, request_) as store:
+        assert states(store) == ["COMPLETE", "COMPLETE"]
+        assert store.study.trials[number].values == [2.0, 20.0]
+        assert store.study.trials[number].constraints == {"measured": 0.0}
+
+
+def test_what_has_no_outcome_is_abandoned_and_cleared_away(folder: Path, request_: Request) -> None:
+    with Store(folder, request_) as store:
+        store.acknowledge(outcome(store.enter(baseline(store)), baseline(store)))
+        running, _ = store.ask()
+        store.study.enqueue_trial({"steps": 4})  # a crash between this and asking for it
+        for left in (
+            store.trial_folder(running) / "images",
+            store.repeat_folder(0),
+            store.trial_folder(0) / "row" / "1",
+        ):
+            left.mkdir(parents=True)
+            (left / "left").touch()
+        (store.trial_folder(0) / ".outcome.json.x7f_a").touch()
+        (folder / ".best_config.json.x7f_b").touch()
+    with Store(folder, request_) as store:
+        assert states(store) == ["COMPLETE", "FAIL", "FAIL"]
+        assert [path.name for path in (folder / "trials").iterdir()] == ["0000"]
+        assert [path.name for path in store.trial_folder(0).iterdir()] == ["outcome.json"]
+        assert not store.repeat_folder(0).exists()
+        assert not list(folder.glob(".*"))
+
+
+def test_a_study_whose_baseline_was_interrupted_begins_with_the_baseline(folder: Path, request_: Request) -> None:
+    for _ in range(3):
+        with Store(folder, request_) as store:
+            assert store.enter(baseline(store)) == 0
+
+
+def test_a_folder_of_another_request_is_refused(folder: Path, request_: Request) -> None:
+    with Store(folder, request_):
+        pass
+    other = msgspec.structs.replace(request_, model=msgspec.structs.replace(request_.model, source="/other"))
+    with pytest.raises(BadInput, match=r"study\.json.*--study"), Store(folder, other):
+        pass
+    with Store(folder, request_):
+        pass
+
+
+def test_a_study_has_one_writer(folder: Path, request_: Request) -> None:
+    with Store(folder, request_), pytest.raises(BadInput, match="another process"), Store(folder, request_):
+        pass
+    with Store(folder, request_):
+        pass
+
+
+def test_a_resumed_study_does_not_propose_the_same_again(folder: Path, request_: Request) -> None:
+    proposals = []
+    for _ in range(4):
+        with Store(folder, request_) as store:
+            if not proposals:
+                store.acknowledge(outcome(store.enter(baseline(store)), baseline(store)))
+            number, values = store.ask()
+            store.acknowledge(outcome(number, values))
+            proposals.append(space.candidate_key(values))
+    assert len(set(proposals)) > 1
+
+
+def test_compiled_code_is_the_owners_alone(folder: Path, request_: Request) -> None:
+    with Store(folder, request_) as store:
+        assert store.cache.stat().st_mode & 0o077 == 0

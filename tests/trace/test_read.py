@@ -1,0 +1,112 @@
+"""Reading traces: whole ones fast, broken ones with one clear line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuner.errors import BadInput
+from tuner.trace import read, sources
+
+
+def test_plain_and_gzipped_read_alike(planted: Any, tmp_path: Path) -> None:
+    planted.item(402, 60)
+    zipped = read.load(planted.save(tmp_path))
+    plain = read.load(planted.save(tmp_path, "plain.json"))
+    assert zipped.host == plain.host
+    assert [step.name for step in plain.steps] == ["denoise_step#2", "denoise_step#3", "denoise_step#4"]
+
+
+def test_nesting_follows_thread_and_time(planted: Any, tmp_path: Path) -> None:
+    planted.item(402, 60)
+    trace = read.load(planted.save(tmp_path))
+    sync = next(i for i, event in enumerate(trace.host) if event.name == "cudaStreamSynchronize")
+    names = [trace.host[i].name for i in trace.ancestors(sync)]
+    assert names == ["aten::_local_scalar_dense", "aten::item", "denoise_step#2", "ProfilerStep#2"]
+
+
+def test_another_thread_is_no_parent(planted: Any, tmp_path: Path) -> None:
+    planted.host("aten::mm", 100, 50)
+    planted.events[-1]["tid"] = 7
+    trace = read.load(planted.save(tmp_path))
+    index = next(i for i, event in enumerate(trace.host) if event.name == "aten::mm")
+    assert list(trace.ancestors(index)) == []
+
+
+def test_a_hundred_thousand_events_are_quick(planted: Any, tmp_path: Path) -> None:
+    for i in range(25_000):
+        planted.kernel(100 + i * 0.1, 0.05)
+    path = planted.save(tmp_path)
+    start = time.perf_counter()
+    trace = read.load(path)
+    assert len(trace.host) + len(trace.device) == 75_006
+    assert time.perf_counter() - start < 2  # some 0.3 s alone on one core
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"", "truncated"),
+        (b"not json", "malformed"),
+        (b'{"traceEvents": [{"ph": "X"', "truncated"),
+        (b'{"traceEvents": 5}', "traceEvents"),
+        (b'{"other": []}', "traceEvents"),
+        (b'{"traceEvents": [{"ph": "X", "name": 5}]}', "name"),
+        (b'{"traceEvents": [{"ph": "X", "ts": "soon"}]}', "ts"),
+        (b'{"traceEvents": [{"ph": "X", "cat": "cpu_op", "name": "n", "ts": 5, "dur": -1}]}', "negative"),
+        (b'{"traceEvents": [{"ph": "X", "args": ' + b"[" * 5000 + b"]" * 5000 + b"}]}", "args"),
+        (b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b', "traceEvents": []}', "recursion"),
+        (b"\xff\xfe", "malformed"),
+        (gzip.compress(json.dumps({"traceEvents": []}).encode())[:-12], "end-of-stream"),
+        (b"\x1f\x8b garbage", "garbage"),
+    ],
+)
+def test_a_broken_file_is_one_clear_line(content: bytes, word: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.pt.trace.json"
+    path.write_bytes(content)
+    with pytest.raises(BadInput) as caught:
+        read.load(path)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    assert word == "garbage" or word in message.lower() or word in message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="No such file"):
+        read.load(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("file", "user"),
+    [
+        ("/home/me/model.py", True),
+        ("/usr/lib/python3.12/site-packages/diffusers/models/x.py", True),
+        ("/home/me/torch/model.py", True),
+        ("diffusers/models/x.py", True),
+        ("/venv/lib/python3.12/site-packages/torch/nn/modules/module.py", False),
+        ("torch/nn/modules/module.py", False),
+        ("/usr/lib/python3.12/contextlib.py", False),
+        ("/tmp/torchinductor_me/ab/cab.py", False),
+        ("<string>", False),
+    ],
+)
+def test_user_code(file: str, user: bool) -> None:
+    assert sources.is_user_code(file) is user
+
+
+def test_a_line_of_a_package_needs_no_folder() -> None:
+    assert sources.line("/venv/lib/python3.12/site-packages/diffusers/m.py", 3) == "diffusers/m.py:3"
+
+
+def test_reading_and_judging_need_no_torch() -> None:
+    modules = "read, gate, summary, findings, compile_log, sources, board"
+    code = f"import sys; from tuner.trace import {modules}; assert not {{'torch', 'tensorflow'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,200 @@
+"""best_config.json: writing it, and applying it to a pipeline in production."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from tuner import pipeline
+from tuner.environment import detect
+from tuner.errors import BadInput, Unavailable
+from tuner.knobs import KNOBS, apply_knobs
+from tuner.prices import Price
+from tuner.record import Environment, Estimate, Model, Outcome, Record, Values, Workload, read
+
+SCHEMA_FILE = Path(__file__).parent / "best_config.schema.json"
+
+
+class MeasuredPoint(Record):
+    """One configuration and what was measured of it; `changed` is what differs from the untouched pipeline."""
+
+    trial: int
+    values: Values
+    changed: Values
+    batch: int
+    latency_s: Estimate
+    latency_samples: int
+    images_per_s: float
+    cost_usd_per_1000_images: float
+    peak_memory_bytes: int
+    first_call_s: float | None
+    clip_score: float
+    clip_score_difference: Estimate
+    psnr_db: float | None
+    ssim: float | None
+    confirmed: bool
+
+
+class TrialCounts(Record):
+    """How the trials of the study ended."""
+
+    measured: int
+    rejected: int
+    failed: int
+    refused: int
+
+
+class BestConfig(Record):
+    """What `best_config.json` holds: the chosen configuration, and all that it was compared with, where and on what."""
+
+    created_at: str
+    tuner_version: str
+    model: Model
+    environment: Environment
+    workload: Workload
+    price: Price
+    clip_score_tolerance: float
+    baseline: MeasuredPoint
+    chosen: MeasuredPoint
+    speed_up: Estimate
+    speed_up_confirmed: bool
+    front: tuple[MeasuredPoint, ...]
+    trials: TrialCounts
+    format: Literal["diffusion-tuner/1"] = "diffusion-tuner/1"
+
+
+class Call(Record):
+    """How to call the pipeline: `arguments` as keywords, and `batch` prompts at a time."""
+
+    batch: int
+    arguments: dict[str, Any]
+
+
+class Tuned(NamedTuple):
+    """A tuned pipeline and how to call it."""
+
+    pipe: Any
+    call: Call
+
+
+def apply(pipe: Any, config: str | os.PathLike[str]) -> Tuned:
+    """Apply the chosen configuration of a best_config.json to a pipeline that you loaded.
+
+    Raises BadInput when the file is malformed, or for another pipeline class or kind of device, Unavailable when a
+    setting cannot work here, and warns when it was measured on another device.
+    """
+    best = _read(config)
+    name = type(pipe).__name__
+    if name != best.model.pipeline_class:
+        raise BadInput(f"{config}: model.pipeline_class: tuned for {best.model.pipeline_class}, this is a {name}")
+    if pipe.device.type != best.environment.device:
+        there = best.environment.device
+        raise BadInput(f"{config}: environment.device: tuned for {there}, move the pipeline first: pipe.to({there!r})")
+    return _apply(pipe, best, config)
+
+
+def load(config: str | os.PathLike[str]) -> Tuned:
+    """Load the pipeline that a best_config.json names, and apply the chosen configuration to it."""
+    best = _read(config)
+    source = best.model.source
+    if Path(source).is_absolute() and not os.path.isdir(source):  # noqa: PTH112  (Path.is_dir raises on long names)
+        raise BadInput(f"{config}: model.source: no folder {source} here; load the pipeline and give it to tuner.apply")
+    if not (Path(source).is_absolute() or source == pipeline.DEMO or pipeline.HUB_ID.fullmatch(source)):
+        raise BadInput(f"{config}: model.source: {source} is no absolute folder, no hub id and not `demo`")
+    dtype = best.chosen.values["precision.dtype"]
+    return _apply(pipeline.load(best.model, detect(best.environment.device), dtype), best, config)
+
+
+def _apply(pipe: Any, best: BestConfig, config: str | os.PathLike[str]) -> Tuned:
+    values = best.chosen.values
+    here = detect(best.environment.device)
+    for name, value in best.chosen.changed.items():
+        reason = KNOBS[name].unavailable(value, here, best.model.pipeline_class)
+        if reason:
+            raise Unavailable(f"{config}: {name}={value} cannot work here: {reason}")
+    if here.device_name != best.environment.device_name:
+        there = best.environment.device_name
+        warnings.warn(f"{config} was measured on {there}, this is {here.device_name}", stacklevel=3)
+    if str(pipe.dtype) != f"torch.{values['precision.dtype']}":  # the baseline's type too may not be that of this one
+        KNOBS["precision.dtype"].apply(pipe, values)
+    apply_knobs(pipe, values, here)
+    steps = values["steps"]
+    assert isinstance(steps, int)
+    return Tuned(pipe, Call(batch=best.chosen.batch, arguments=pipeline.call_arguments(best.workload, steps)))
+
+
+def _read(config: str | os.PathLike[str]) -> BestConfig:
+    """The file, checked against the catalogue of knobs as well as against its own types."""
+    best = read(Path(config), BestConfig)
+    for field in ("values", "changed"):
+        for name, value in getattr(best.chosen, field).items():
+            if name not in KNOBS:
+                raise BadInput(f"{config}: chosen.{field}.{name}: unknown knob")
+            wrong = KNOBS[name].wrong(value)
+            if wrong:
+                raise BadInput(f"{config}: chosen.{field}.{name}: {value} {wrong}")
+    values = best.chosen.values
+    dependent = ("cache.threshold",) if values.get("cache.kind", "none") != "none" else ()
+    for name in ("precision.dtype", "steps", "batch", "compile.scope", *dependent):
+        if name not in values:
+            raise BadInput(f"{config}: chosen.values: {name} is missing")
+    for name, value in best.chosen.changed.items():
+        if values.get(name) != value:
+            raise BadInput(f"{config}: chosen.changed.{name}: {value} is not what chosen.values says")
+    if best.chosen.batch != values["batch"]:
+        raise BadInput(f"{config}: chosen.batch: {best.chosen.batch} is not what chosen.values says")
+    for name in values:
+        conflict = KNOBS[name].conflict(values)
+        if conflict:
+            raise BadInput(f"{config}: chosen.values.{name}: {values[name]}: {conflict}")
+    return best
+
+
+def measured_point(outcome: Outcome, changed: Values, confirmed: bool) -> MeasuredPoint:
+    """The row of an outcome that was measured and scored; `confirmed` if also again, in turns with the baseline."""
+    assert outcome.timing and outcome.memory and outcome.quality and outcome.cost_usd_per_1000_images is not None
+    batch = outcome.values["batch"]
+    assert isinstance(batch, int)
+    return MeasuredPoint(
+        trial=outcome.number,
+        values=outcome.values,
+        changed=changed,
+        batch=batch,
+        latency_s=outcome.timing.latency_s,
+        latency_samples=outcome.timing.samples,
+        images_per_s=outcome.timing.images_per_s,
+        cost_usd_per_1000_images=outcome.cost_usd_per_1000_images,
+        peak_memory_bytes=outcome.memory.peak_bytes,
+        first_call_s=outcome.build.first_call_s if outcome.build else None,
+        clip_score=outcome.quality.mean,
+        clip_score_difference=outcome.quality.difference,
+        psnr_db=outcome.quality.psnr_db,
+        ssim=outcome.quality.ssim,
+        confirmed=confirmed,
+    )
+
+
+def counts(outcomes: Sequence[Outcome], refused: int) -> TrialCounts:
+    by_status = {status: sum(o.status == status for o in outcomes) for status in ("measured", "rejected", "failed")}
+    return TrialCounts(**by_status, refused=refused)
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def version() -> str:
+    return metadata.version("diffusion-tuner")
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of best_config.json; the copy in the package is for readers that have no Python."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(BestConfig)}

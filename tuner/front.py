@@ -1,0 +1,86 @@
+"""Cost against quality: which trials no other beats, and which of them to run in production."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tuner.record import Estimate, Outcome, Timing
+
+
+def measured(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The outcomes that have both a cost and a quality."""
+    return [outcome for outcome in outcomes if outcome.status == "measured" and outcome.quality and outcome.timing]
+
+
+def cost(outcome: Outcome) -> float:
+    assert outcome.cost_usd_per_1000_images is not None
+    return outcome.cost_usd_per_1000_images
+
+
+def mean_quality(outcome: Outcome) -> float:
+    assert outcome.quality is not None
+    return outcome.quality.mean
+
+
+def pareto(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The non-dominated outcomes, cheapest first. Of two that are equal in both, the earlier one stays."""
+    points: list[Outcome] = []
+    best = float("-inf")
+    for outcome in sorted(measured(outcomes), key=lambda o: (cost(o), -mean_quality(o), o.number)):
+        if mean_quality(outcome) > best:
+            points.append(outcome)
+            best = mean_quality(outcome)
+    return points
+
+
+def as_good(outcome: Outcome, tolerance: float) -> bool:
+    """Whether, with 95 % confidence, the mean score is not below the baseline's by more than the tolerance."""
+    return outcome.quality is not None and outcome.quality.difference.low >= -tolerance
+
+
+def by_preference(outcomes: Sequence[Outcome], tolerance: float) -> list[Outcome]:
+    """The outcomes that are as good as the baseline, cheapest first."""
+    return sorted((o for o in measured(outcomes) if as_good(o, tolerance)), key=cost)
+
+
+def speed_up(baseline: Sequence[Outcome], other: Sequence[Outcome]) -> Estimate:
+    """Throughput of `other` over the baseline's, each measured in several fresh processes.
+
+    The interval is the widest that the processes' own 95 % intervals allow, so it covers their spread too.
+    """
+    ours = [seconds_per_image(outcome) for outcome in other]
+    theirs = [seconds_per_image(outcome) for outcome in baseline]
+    return Estimate(
+        value=_middle([e.value for e in theirs]) / _middle([e.value for e in ours]),
+        low=min(e.low for e in theirs) / max(e.high for e in ours),
+        high=max(e.high for e in theirs) / min(e.low for e in ours),
+    )
+
+
+def merged(runs: Sequence[Timing]) -> Timing:
+    """One timing from those of several processes: the median of their medians, the widest of their intervals."""
+    latency_s = Estimate(
+        value=_middle([run.latency_s.value for run in runs]),
+        low=min(run.latency_s.low for run in runs),
+        high=max(run.latency_s.high for run in runs),
+    )
+    images = runs[0].images_per_s * runs[0].latency_s.value
+    return Timing(
+        latency_s=latency_s,
+        samples=sum(run.samples for run in runs),
+        images_per_s=images / latency_s.value,
+        stopped=runs[-1].stopped,
+    )
+
+
+def seconds_per_image(outcome: Outcome) -> Estimate:
+    assert outcome.timing is not None
+    batch = outcome.values["batch"]
+    assert isinstance(batch, int)
+    latency = outcome.timing.latency_s
+    return Estimate(value=latency.value / batch, low=latency.low / batch, high=latency.high / batch)
+
+
+def _middle(values: Sequence[float]) -> float:
+    ordered = sorted(values)
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2

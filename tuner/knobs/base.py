@@ -1,0 +1,71 @@
+"""What every knob is: one axis of the search, with its conditions and what it does to a pipeline."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from tuner.record import Allowance, Environment, Value
+
+
+class NoEffect(Exception):
+    """A knob was applied and changed nothing: measuring it would only measure the baseline again."""
+
+
+class Knob(ABC):
+    """One axis of the search.
+
+    `order` is the place in the order of application: fuse, attention backend, quantize, compile, cache.
+    `image` says that the knob may change the picture by more than rounding.
+    """
+
+    name: ClassVar[str]
+    acts: ClassVar[Literal["build", "call"]] = "build"
+    image: ClassVar[bool] = False
+    order: ClassVar[int] = 0
+
+    @abstractmethod
+    def baseline(self, environment: Environment) -> Value:
+        """The value of the untouched pipeline."""
+
+    @abstractmethod
+    def wrong(self, value: Value) -> str | None:
+        """Why `value` can never be a value of this knob, or None."""
+
+    def unavailable(self, value: Value, environment: Environment, pipeline_class: str) -> str | None:
+        """Why `value` cannot work in this environment or on this pipeline, and the remedy, or None."""
+        return None
+
+    def active(self, values: Mapping[str, Value]) -> bool:
+        """Whether this knob means anything beside the values chosen before it."""
+        return True
+
+    def conflict(self, values: Mapping[str, Value]) -> str | None:
+        """Why this knob's value cannot go together with the others, or None."""
+        return None
+
+    def allowances(self, values: Mapping[str, Value]) -> tuple[Allowance, ...]:
+        """The syncs and breaks that are this knob's design."""
+        return ()
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        """Change the pipeline, verify the change and say what it was.
+
+        Called only when the value differs from the baseline's. Raises NoEffect when nothing changed.
+        """
+        raise TypeError(f"{self.name} acts on a call, not on a pipeline")
+
+
+def not_one_of(value: Value, choices: tuple[Value, ...]) -> str | None:
+    """The usual `wrong`: a value outside a closed list (types count: 1 is not true)."""
+    if any(type(value) is type(choice) and value == choice for choice in choices):
+        return None
+    shown = (str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices)
+    return f"must be one of {', '.join(shown)}"
+
+
+def not_positive_integer(value: Value) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return None
+    return "must be a whole number of at least 1"

@@ -1,0 +1,70 @@
+"""Caching between denoising steps: blocks whose input hardly changed are not computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tuner.knobs.base import Knob, NoEffect, not_one_of
+from tuner.record import Allowance, Environment, Value
+
+CACHED = frozenset({"FluxPipeline", "QwenImagePipeline", "WanPipeline", "LTXPipeline"})
+
+
+class CacheKind(Knob):
+    """`first-block` (ParaAttention's method, in diffusers): when the first block's residual moved by less than
+    the threshold since the last computed step, the other blocks' residual is reused."""
+
+    name = "cache.kind"
+    image = True
+    order = 50
+
+    def baseline(self, environment: Environment) -> Value:
+        return "none"
+
+    def wrong(self, value: Value) -> str | None:
+        return not_one_of(value, ("none", "first-block"))
+
+    def unavailable(self, value: Value, environment: Environment, pipeline_class: str) -> str | None:
+        if value == "none" or pipeline_class in CACHED:
+            return None
+        return f"{pipeline_class} never enters the cache context that the cache needs"
+
+    def allowances(self, values: Mapping[str, Value]) -> tuple[Allowance, ...]:
+        if values[self.name] == "none":
+            return ()
+        # The decision to skip is one number read back from the GPU at each step.
+        return (Allowance(kind="device sync", count_per_step=1, knob=self.name),)
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        from diffusers import FirstBlockCacheConfig
+
+        threshold = float(values["cache.threshold"])
+        try:
+            pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=threshold))
+        except IndexError:  # diffusers takes the first and the last block of a list that has none
+            raise NoEffect("the denoiser has no blocks to skip") from None
+        if not pipe.transformer.is_cache_enabled:
+            raise NoEffect("the denoiser has no cache enabled")
+        return f"first-block cache, threshold {threshold}"
+
+
+class CacheThreshold(Knob):
+    """The relative change of the first block's residual below which the other blocks are skipped."""
+
+    name = "cache.threshold"
+    image = True
+
+    def baseline(self, environment: Environment) -> Value:
+        return 0.05
+
+    def wrong(self, value: Value) -> str | None:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 2:
+            return None
+        return "must be a number between 0 and 2"
+
+    def active(self, values: Mapping[str, Value]) -> bool:
+        return values["cache.kind"] == "first-block"
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        return f"threshold {values[self.name]}"

@@ -1,0 +1,95 @@
+"""torch.compile of the denoiser: which part, and in which mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tuner.knobs.base import Knob, NoEffect, not_one_of
+from tuner.record import Environment, Value
+
+REPEATED_BLOCKS = frozenset(
+    {"FluxPipeline", "Flux2Pipeline", "QwenImagePipeline", "ZImagePipeline", "WanPipeline", "LTXPipeline"}
+)
+
+
+class CompileScope(Knob):
+    """`regional` compiles each repeated block by itself, `full` the whole denoiser in one graph.
+
+    A regional block's `forward` is compiled in place rather than the module, so that hooks put on later (caches) run
+    around the compiled region instead of breaking it.
+    """
+
+    name = "compile.scope"
+    order = 40
+
+    def baseline(self, environment: Environment) -> Value:
+        return "none"
+
+    def wrong(self, value: Value) -> str | None:
+        return not_one_of(value, ("none", "regional", "full"))
+
+    def unavailable(self, value: Value, environment: Environment, pipeline_class: str) -> str | None:
+        if value == "none":
+            return None
+        if value == "regional" and pipeline_class not in REPEATED_BLOCKS:
+            return f"{pipeline_class}'s denoiser names no repeated blocks"
+        if environment.device == "cuda":
+            return None if environment.libraries.get("triton") else "Triton is not installed (pip install triton)"
+        return None if environment.cpp_compiler else "no C++ compiler on this machine (install g++ or clang)"
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        import torch
+
+        denoiser = pipe.transformer
+        mode = str(values.get("compile.mode", "default"))
+        cached = values.get("cache.kind", "none") != "none"
+        # fp8 tensors crash where a graph may break (as_strided); a cache's hooks break the whole denoiser's graph.
+        is_fp8 = str(values.get("quantization.scheme")).startswith("fp8")
+        options = {"mode": mode, "dynamic": False, "fullgraph": is_fp8 and not (cached and values[self.name] == "full")}
+        if values[self.name] == "full":
+            denoiser.compile(**options)
+            if denoiser._compiled_call_impl is None:
+                raise NoEffect("the denoiser was not compiled")
+            return f"{type(denoiser).__name__} compiled whole, mode {mode}"
+        classes = set(denoiser._repeated_blocks or ())
+        blocks = [module for module in denoiser.modules() if type(module).__name__ in classes]
+        if not blocks:
+            raise NoEffect(f"{type(denoiser).__name__} has none of its repeated blocks {sorted(classes)}")
+        for block in blocks:
+            block.forward = torch.compile(block.forward, **options)
+        return f"{len(blocks)} blocks compiled, mode {mode}"
+
+
+class CompileMode(Knob):
+    """torch.compile's `mode`."""
+
+    name = "compile.mode"
+
+    def baseline(self, environment: Environment) -> Value:
+        return "default"
+
+    def wrong(self, value: Value) -> str | None:
+        return not_one_of(value, ("default", "reduce-overhead", "max-autotune-no-cudagraphs"))
+
+    def unavailable(self, value: Value, environment: Environment, pipeline_class: str) -> str | None:
+        if value != "default" and environment.device == "cpu":
+            return f"{value} works through CUDA graphs or Triton kernels, and this is a CPU"
+        return None
+
+    def active(self, values: Mapping[str, Value]) -> bool:
+        return values["compile.scope"] != "none"
+
+    def conflict(self, values: Mapping[str, Value]) -> str | None:
+        if values.get(self.name) != "reduce-overhead":
+            return None
+        if values["compile.scope"] == "regional":
+            return "CUDA graphs of single blocks overwrite each other's outputs (pytorch#152887)"
+        if values.get("cache.kind", "none") != "none":
+            return "a cache decides at each step what to run, a CUDA graph replays always the same"
+        if values.get("quantization.scheme") == "fp8-dynamic-row":
+            return "replays of fp8 rows hang or overwrite each other; per tensor works"
+        return None
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        return f"mode {values[self.name]}"

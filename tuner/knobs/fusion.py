@@ -1,0 +1,36 @@
+"""One matrix product for queries, keys and values instead of three."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tuner.knobs.base import Knob, NoEffect, not_one_of
+from tuner.record import Environment, Value
+
+FUSING = frozenset({"FluxPipeline", "Flux2Pipeline", "WanPipeline", "StableDiffusion3Pipeline", "PixArtSigmaPipeline"})
+
+
+class FuseQkv(Knob):
+    """diffusers' `fuse_qkv_projections`, where the model's forward really uses the fused weights."""
+
+    name = "fuse_qkv"
+    order = 10
+
+    def baseline(self, environment: Environment) -> Value:
+        return False
+
+    def wrong(self, value: Value) -> str | None:
+        return not_one_of(value, (False, True))
+
+    def unavailable(self, value: Value, environment: Environment, pipeline_class: str) -> str | None:
+        if not value or pipeline_class in FUSING:
+            return None
+        return f"{pipeline_class} ignores fused projections"
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        pipe.transformer.fuse_qkv_projections()
+        fused = sum(getattr(module, "fused_projections", False) is True for module in pipe.transformer.modules())
+        if not fused:
+            raise NoEffect("no attention layer fused its projections")
+        return f"{fused} attention layers fused"

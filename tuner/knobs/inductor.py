@@ -1,0 +1,79 @@
+"""Flags of torch's compiler, inductor. They act on what is compiled after them, for the whole process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from tuner.knobs.base import Knob, NoEffect, not_one_of
+from tuner.record import Environment, Value
+
+
+class InductorFlag(Knob):
+    """A boolean of torch._inductor.config, off or on by default as `default` says."""
+
+    flag: ClassVar[str]
+    default: ClassVar[bool]
+    order = 5
+
+    def baseline(self, environment: Environment) -> Value:
+        return self.default
+
+    def wrong(self, value: Value) -> str | None:
+        return not_one_of(value, (False, True))
+
+    def active(self, values: Mapping[str, Value]) -> bool:
+        return values["compile.scope"] != "none"
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        from torch._inductor import config
+
+        before = getattr(config, self.flag)
+        if before == values[self.name]:
+            raise NoEffect(f"torch._inductor.config.{self.flag} is {before} already")
+        setattr(config, self.flag, values[self.name])
+        return f"torch._inductor.config.{self.flag} = {values[self.name]}"
+
+
+class EpilogueFusion(InductorFlag):
+    """Whether pointwise work that follows a matrix product is fused into its kernel."""
+
+    name = "inductor.epilogue_fusion"
+    flag = "epilogue_fusion"
+    default = True
+
+
+class CoordinateDescentTuning(InductorFlag):
+    """Whether each Triton kernel's launch parameters are searched one at a time: longer compiles, faster kernels."""
+
+    name = "inductor.coordinate_descent_tuning"
+    flag = "coordinate_descent_tuning"
+    default = False
+
+    def unavailable(self, value: Value, environment: Environment, pipeline_class: str) -> str | None:
+        if value and environment.device == "cpu":
+            return "it tunes Triton kernels, and inductor writes C++ for a CPU"
+        return None
+
+    def conflict(self, values: Mapping[str, Value]) -> str | None:
+        if values.get(self.name) and str(values.get("compile.mode")).startswith("max-autotune"):
+            return "the max-autotune modes switch it on already"
+        return None
+
+
+class Freezing(InductorFlag):
+    """Whether weights become constants of the graph, packed for the kernels that read them."""
+
+    name = "inductor.freezing"
+    flag = "freezing"
+    default = False
+
+    def unavailable(self, value: Value, environment: Environment, pipeline_class: str) -> str | None:
+        if value and environment.device == "cuda":
+            return "it packs weights for CPU kernels"
+        return None
+
+    def conflict(self, values: Mapping[str, Value]) -> str | None:
+        if values.get(self.name) and values["compile.scope"] == "regional":
+            return "constants differ from block to block, so each block would compile anew"
+        return None

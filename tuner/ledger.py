@@ -1,0 +1,155 @@
+"""What a study knows: its outcomes, and the questions that the loop asks of them."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from tuner import board, export, front, report
+from tuner.display import Display
+from tuner.prices import cost_usd_per_1000_images
+from tuner.record import Estimate, Outcome, Reference, SpotCheck, Values
+from tuner.space import build_key, candidate_key, image_key
+from tuner.store import Store
+
+CONFIRMATIONS = 2
+"""How often baseline and candidate are measured again in turns, each time in a fresh process."""
+
+
+class Ledger:
+    """The outcomes of a study, as they are and as they come in."""
+
+    def __init__(self, store: Store, display: Display) -> None:
+        self.store = store
+        self.display = display
+        self.space = store.request.space
+        self.outcomes = {outcome.number: outcome for outcome in store.outcomes()}
+        self.repeats = store.repeats()
+        self.started = time.monotonic() - store.spent_s
+
+    # ---- what is known ----------------------------------------------------------------------------------------------
+
+    @property
+    def baseline(self) -> Outcome:
+        return self.outcomes[0]
+
+    def known(self, values: Values) -> Outcome | None:
+        """The outcome that already answers for a candidate: its own, or that of its build when the build failed."""
+        candidate, build = candidate_key(values), build_key(values)
+        for outcome in self.outcomes.values():
+            same_build = outcome.build_key == build and outcome.values["batch"] == values["batch"]
+            if candidate_key(outcome.values) == candidate or (same_build and not was_built(outcome)):
+                return outcome
+        return None
+
+    def scored(self, values: Values) -> Outcome | None:
+        """An outcome whose own pictures were scored and have the same image key."""
+        key = image_key(values)
+        for outcome in self.outcomes.values():
+            if outcome.image_key == key and outcome.quality is not None and outcome.quality.reused_from is None:
+                return outcome
+        return None
+
+    def reference(self) -> Reference | None:
+        """The baseline's pictures, once there are some."""
+        baseline = self.outcomes.get(0)
+        if baseline is None or baseline.quality is None:
+            return None
+        return Reference(images=str(self.store.trial_folder(0) / "images"), scores=baseline.quality.scores)
+
+    def spot_check(self, values: Values) -> SpotCheck | None:
+        """Pictures that a new build of a candidate should draw again."""
+        scored = self.scored(values)
+        return SpotCheck(images=str(self.store.trial_folder(scored.number) / "images")) if scored else None
+
+    def repeats_of(self, outcome: Outcome) -> list[Outcome]:
+        return [repeat for repeat in self.repeats if repeat.number == outcome.number and repeat.status == "measured"]
+
+    def confirmations_of(self, candidate: Outcome) -> list[tuple[Outcome, Outcome]]:
+        """The measurements of baseline and candidate that were made in turns for this candidate."""
+        turns = [repeat for repeat in self.repeats if repeat.beside == candidate.number and repeat.status == "measured"]
+        baselines = [repeat for repeat in turns if repeat.number == self.baseline.number]
+        return list(zip(baselines, self.repeats_of(candidate), strict=False))
+
+    def speed_up(self, outcome: Outcome) -> Estimate:
+        """Over the baseline, from every repeated measurement of both, or from the search where there is none."""
+        if outcome.number == self.baseline.number:
+            return Estimate(value=1.0, low=1.0, high=1.0)
+        return front.speed_up(self.repeats_of(self.baseline) or [self.baseline], self.repeats_of(outcome) or [outcome])
+
+    def is_confirmed(self, outcome: Outcome) -> bool:
+        """Whether a gain over the baseline was seen again, surely, in fresh processes. The baseline needs none."""
+        if outcome.number == self.baseline.number:
+            return True
+        return len(self.confirmations_of(outcome)) >= CONFIRMATIONS and self.speed_up(outcome).low > 1.0
+
+    def settled(self, outcome: Outcome) -> Outcome:
+        """The outcome with the latency of all its fresh processes: the median of their medians, the widest interval."""
+        runs = self.repeats_of(outcome)
+        if not runs:
+            return outcome
+        timing = front.merged([run.timing for run in runs if run.timing is not None])
+        price = self.store.request.price
+        cost = cost_usd_per_1000_images(price, timing.images_per_s)
+        return msgspec.structs.replace(outcome, timing=timing, cost_usd_per_1000_images=cost)
+
+    def front(self) -> list[Outcome]:
+        """The non-dominated trials, cheapest first."""
+        return front.pareto([self.settled(outcome) for outcome in self.outcomes.values()])
+
+    def point(self, outcome: Outcome) -> export.MeasuredPoint:
+        """What is exported of a trial."""
+        return export.measured_point(
+            self.settled(outcome), self.space.changed(outcome.values), self.is_confirmed(outcome)
+        )
+
+    def front_points(self, chosen: int | None) -> list[report.FrontPoint]:
+        """The baseline and the front, as the display and the report show them."""
+        baseline = self.outcomes.get(0)
+        if baseline is None or baseline.quality is None:
+            return []
+        baseline = self.settled(baseline)
+        shown = {outcome.number: outcome for outcome in self.front()}
+        shown[0] = baseline
+        if chosen is not None:
+            shown[chosen] = self.settled(self.outcomes[chosen])
+        return [
+            report.front_point(o, baseline, self.space.changed(o.values), is_chosen=o.number == chosen)
+            for o in shown.values()
+        ]
+
+    # ---- what comes in ----------------------------------------------------------------------------------------------
+
+    def record(self, outcome: Outcome, remark: str = "") -> None:
+        """Acknowledge an outcome, show it to TensorBoard and to whoever is watching."""
+        self.store.acknowledge(outcome)
+        self.outcomes[outcome.number] = outcome
+        self.keep_time()
+        board.write(self.store.trial_folder(outcome.number), outcome, self.space)
+        points = self.front_points(None)
+        on_front = any(point.number == outcome.number for point in points if not point.is_baseline)
+        self.display.trial_ended(outcome, "; ".join(filter(None, (remark, "on the front" if on_front else ""))))
+        self.display.front(points)
+
+    def record_repeat(self, index: int, outcome: Outcome) -> None:
+        """Keep a measurement that was repeated in a fresh process."""
+        self.store.keep_repeat(index, outcome)
+        self.repeats.append(outcome)
+        self.keep_time()
+        self.display.trial_ended(outcome, "measured again in a fresh process")
+
+    def refuse(self, number: int, values: Values, reason: str) -> None:
+        self.store.refuse(number, values, reason)
+        self.display.refused(self.space.changed(values), reason)
+
+    def keep_time(self) -> None:
+        """So that a study that is resumed goes on with what is left of its budget."""
+        self.store.spent_s = time.monotonic() - self.started
+
+
+def was_built(outcome: Outcome) -> bool:
+    """Whether other points of an outcome's build can be measured: not if the build itself failed or was rejected."""
+    if outcome.failure is not None:
+        return outcome.failure.kind in ("invalid picture", "recompile")
+    return outcome.status == "measured"

@@ -1,0 +1,1 @@
+"""Whether the pictures are still good: guards, metrics, and the panel that compares them with the baseline's."""

@@ -1,0 +1,351 @@
+"""The records that cross a process or a file, and their strict JSON.
+
+Every record is a frozen msgspec struct: unknown keys, missing keys, wrong types and NaN are refused on reading, and
+nothing but data can come out of a file. Units stand in the names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, dataclass_transform
+
+import msgspec
+
+from tuner.errors import BadInput
+
+Value = bool | int | float | str
+Values = dict[str, Value]
+
+FailureKind = Literal[
+    "out of memory",
+    "timeout",
+    "crash",
+    "compile error",
+    "recompile",
+    "invalid picture",
+    "no effect",
+    "unavailable",
+    "inconclusive trace",
+    "disk full",
+    "interrupted",
+    "error",
+]
+FindingKind = Literal["graph break", "recompile", "device sync", "cuda graph"]
+Purpose = Literal["baseline", "recipe", "search", "confirm"]
+Status = Literal["measured", "rejected", "failed"]
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
+class _RecordMeta(msgspec.StructMeta):
+    """Makes every record frozen, keyword-only and strict, which msgspec does not inherit from a base."""
+
+    def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> Any:
+        options.update(frozen=True, kw_only=True, forbid_unknown_fields=True)
+        return super().__new__(mcls, name, bases, namespace, **options)
+
+
+class Record(msgspec.Struct, metaclass=_RecordMeta):
+    """The base of every record."""
+
+
+class Estimate(Record):
+    """A value with its 95 % confidence interval, in the unit that the field's name states."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Environment(Record):
+    """What a measurement depends on besides the configuration."""
+
+    device: Literal["cuda", "cpu"]
+    device_name: str
+    compute_capability: str | None
+    device_memory_bytes: int | None
+    driver: str | None
+    cpu_count: int
+    cpp_compiler: str | None
+    python: str
+    platform: str
+    libraries: dict[str, str | None]
+
+
+class Workload(Record):
+    """What the user will run. Sizes in pixels; prompts and seeds pair up one to one."""
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    height: int
+    width: int
+    guidance_scale: float | None = None
+    max_sequence_length: int | None = None
+
+
+class Model(Record):
+    """Which pipeline: a folder or a hub id pinned to a revision, and the class that its index names."""
+
+    source: str
+    revision: str | None
+    pipeline_class: str
+    scorer: str
+
+
+class Reference(Record):
+    """The baseline's pictures (a folder with 0000.png, 0001.png, ...) and their scores, prompt by prompt."""
+
+    images: str
+    scores: tuple[float, ...]
+
+
+class SpotCheck(Record):
+    """Pictures that another build made with the same image key, which a new build must reproduce up to rounding."""
+
+    images: str
+
+
+class Point(Record):
+    """One call point to measure on a built pipeline: its place in the job, its folder, and what to do about its
+    pictures: score them, compare a few with those of `spot_check` and score only if they differ, or neither."""
+
+    index: int
+    folder: str
+    steps: int
+    batch: int
+    score: bool = True
+    spot_check: SpotCheck | None = None
+
+
+class Job(Record):
+    """What a worker process is asked to do: one build and the call points to measure on it, in order."""
+
+    model: Model
+    environment: Environment
+    workload: Workload
+    build: Values
+    points: tuple[Point, ...]
+    allowance_s: float
+    reference: Reference | None = None
+    trace: bool = True
+
+
+class Allowance(Record):
+    """Findings of the gate that are a knob's design: up to so many of a kind in a denoising step."""
+
+    kind: FindingKind
+    count_per_step: float
+    knob: str
+
+
+class Finding(Record):
+    """One thing that the gate found in the traced steps."""
+
+    kind: FindingKind
+    count: int
+    count_per_step: float
+    idle_ms_per_step: float | None
+    operator: str
+    reason: str
+    source: str
+    allowed_by: str | None = None
+
+
+class Verdict(Record):
+    """What the gate makes of a trace; `skipped` names each check that could not be made here, and why."""
+
+    status: Literal["clean", "rejected", "inconclusive"]
+    findings: tuple[Finding, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    def undeclared(self) -> list[Finding]:
+        """The findings that no knob declared: each of them rejects the configuration."""
+        return [finding for finding in self.findings if finding.allowed_by is None]
+
+
+class TraceSummary(Record):
+    """What three traced denoising steps showed. Shares are of the traced steps' wall time, 0 to 1."""
+
+    steps: int
+    events: int
+    kernel_events: int
+    step_ms: float
+    gpu_busy_share: float | None
+    launches_per_step: float | None
+    top_operators: tuple[tuple[str, float], ...]
+
+
+class Build(Record):
+    """How a pipeline was built: what each knob really changed, how long it took, and the gate's verdict.
+
+    `first_call_s` is the call that compiles. Code that an earlier trial of the study compiled is taken from its cache.
+    """
+
+    changes: dict[str, str]
+    load_s: float
+    apply_s: float
+    first_call_s: float
+    trace: TraceSummary | None
+    verdict: Verdict | None
+
+
+class Timing(Record):
+    """Latency of one call (of `batch` pictures), profiler off, and why sampling stopped."""
+
+    latency_s: Estimate
+    samples: int
+    images_per_s: float
+    stopped: Literal["interval within target", "time allowance spent"]
+
+
+class Memory(Record):
+    """Peak memory. On a GPU what torch had allocated at most during the timed calls, or had reserved where CUDA graphs
+    hide their allocations; on a CPU the largest resident set of the process so far, loading and compiling included."""
+
+    peak_bytes: int
+    reserved_bytes: int | None
+
+
+class Quality(Record):
+    """Scores of a configuration's pictures, prompt by prompt, and the mean paired difference from the baseline's."""
+
+    metric: str
+    scores: tuple[float, ...]
+    mean: float
+    difference: Estimate
+    psnr_db: float | None
+    ssim: float | None
+    reused_from: int | None = None
+
+
+class Failure(Record):
+    """Why a trial has no result. `stage` is where it happened, `log` the file to read."""
+
+    kind: FailureKind
+    stage: str
+    message: str
+    log: str = "worker.log"
+
+
+class Outcome(Record):
+    """What a trial showed.
+
+    Of a repeated measurement `number` is the trial that was measured again, and `beside` the candidate that it was
+    measured again for, baseline and candidate in turns.
+    """
+
+    number: int
+    purpose: Purpose
+    values: Values
+    build_key: str
+    image_key: str
+    status: Status
+    recipe: str | None = None
+    beside: int | None = None
+    build: Build | None = None
+    timing: Timing | None = None
+    memory: Memory | None = None
+    quality: Quality | None = None
+    failure: Failure | None = None
+    cost_usd_per_1000_images: float | None = None
+    wall_s: float = 0.0
+
+
+class StageStarted(Record, tag="stage"):
+    """A worker's message: it enters a stage, of the call point `index` if there is one."""
+
+    stage: str
+    index: int | None = None
+
+
+class BuildDone(Record, tag="build"):
+    """A worker's message: the pipeline is built, warm and judged."""
+
+    build: Build
+
+
+class PointDone(Record, tag="point"):
+    """A worker's message: one call point is measured. `quality` is absent when its pictures passed the spot check, or
+    when none were asked for."""
+
+    index: int
+    timing: Timing
+    memory: Memory
+    quality: Quality | None
+
+
+class PointFailed(Record, tag="point_failed"):
+    """A worker's message: one call point failed, the build is still healthy."""
+
+    index: int
+    failure: Failure
+
+
+class WorkerFailed(Record, tag="failed"):
+    """A worker's message: the whole build failed, and the process is about to end."""
+
+    failure: Failure
+
+
+Message = StageStarted | BuildDone | PointDone | PointFailed | WorkerFailed
+
+R = TypeVar("R")
+
+
+def encode(record: Any) -> bytes:
+    """One line of JSON."""
+    return msgspec.json.encode(record)
+
+
+def encode_pretty(record: Any) -> bytes:
+    """JSON for people, ending in a newline."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+
+
+def decode(data: bytes | str, kind: type[R], where: str) -> R:
+    """Read one record, strictly.
+
+    Raises BadInput naming `where` and the field when the JSON is not exactly a `kind`.
+    """
+    try:
+        record = msgspec.json.decode(data, type=kind)
+        json.loads(data, object_pairs_hook=_refuse_duplicates, parse_int=str, parse_float=str)
+    except (msgspec.DecodeError, UnicodeDecodeError, _DuplicateKey) as error:
+        raise BadInput(f"{where}: {error}") from None
+    except RecursionError:
+        raise BadInput(f"{where}: nested too deeply") from None
+    return record
+
+
+class _DuplicateKey(ValueError):
+    """An object of JSON has a key twice; readers differ in which one they take."""
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise _DuplicateKey(f"the key {key!r} stands there twice")
+        seen.add(key)
+
+
+def decode_message(data: bytes) -> Message:
+    """Read one line that a worker wrote."""
+    message: Message = msgspec.json.decode(data, type=Message)
+    return message
+
+
+def read(path: Path, kind: type[R]) -> R:
+    """Read a record from a file; BadInput names the file when it is missing, unreadable or malformed."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}") from None
+    return decode(data, kind, str(path))
+
+
+def fingerprint(values: Mapping[str, Any]) -> str:
+    """A short stable hash of a mapping, independent of its order."""
+    return hashlib.sha256(msgspec.json.encode(values, order="sorted")).hexdigest()[:12]

@@ -1,0 +1,269 @@
+"""The loop of a study: baseline, recipes, search, confirmation, export. Every line of it is about trials."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tuner import export, front, report, runner
+from tuner.attempt import Attempt, Repeat
+from tuner.display import Display
+from tuner.errors import StudyFailed
+from tuner.export import BestConfig
+from tuner.ledger import CONFIRMATIONS, Ledger
+from tuner.record import Outcome, Purpose, Record, Values, encode_pretty
+from tuner.space import Recipe
+from tuner.store import Store, atomic_write
+
+IDLE_ASKS = 40
+"""Candidates in a row that were tried before, after which the sampler has nothing new to say."""
+
+NOISY = 0.1
+"""Half of the baseline's spread, as a share of its latency, above which the user is warned."""
+
+LEAST_CALLS = 11
+"""Of a repeated measurement: about five to warm up, and six that are timed."""
+
+NEVER = float("inf")
+
+
+class Limits(Record):
+    """When a study ends: after so many seconds of trials, or so many recorded trials, whichever comes first."""
+
+    budget_s: float
+    max_trials: int | None
+
+
+class Study:
+    """One study from its folder's present state to its end."""
+
+    def __init__(self, store: Store, limits: Limits, display: Display) -> None:
+        self.store = store
+        self.limits = limits
+        self.display = display
+        self.space = store.request.space
+        self.ledger = Ledger(store, display)
+
+    def run(self) -> BestConfig:
+        """Everything that is left to do. Raises StudyFailed when the baseline itself cannot be measured."""
+        if self.ledger.outcomes:
+            self.display.note(f"resumed: {len(self.ledger.outcomes)} trials are recorded")
+        self.measure_baseline()
+        for recipe in self.space.recipes:
+            self.try_recipe(recipe)
+        self.search()
+        chosen = self.confirm()
+        return self.finish(chosen)
+
+    # ---- stations ---------------------------------------------------------------------------------------------------
+
+    def measure_baseline(self) -> None:
+        """Trial 0, the untouched pipeline, and once more in a fresh process: their spread is the timing noise."""
+        if 0 not in self.ledger.outcomes:
+            values = self.space.candidate({})
+            self.try_candidate(self.store.enter(values), values, "baseline", stop_at=NEVER)
+        baseline = self.ledger.baseline
+        if baseline.status != "measured":
+            said = baseline.failure.message if baseline.failure else "the gate rejected it"
+            log = self.store.trial_folder(0) / "worker.log"
+            raise StudyFailed(f"the baseline, the untouched pipeline, has no result: {said} (see {log})")
+        if not self.ledger.repeats_of(baseline) and not self.repeat(baseline):
+            raise StudyFailed("the baseline was measured once and failed in a second process; run the command again")
+        self.warn_of_noise()
+        if self.is_over():
+            self.display.note("the budget is spent, over all runs of this study: give a longer --budget to go on")
+
+    def warn_of_noise(self) -> None:
+        """Say so when the baseline's own processes disagree by more than the gains that people look for."""
+        timing = self.ledger.settled(self.ledger.baseline).timing
+        assert timing is not None
+        spread = (timing.latency_s.high - timing.latency_s.low) / 2 / timing.latency_s.value
+        if spread > NOISY:
+            self.display.note(f"this machine is noisy: the baseline's latency varies by {spread:.0%}, so will the rest")
+
+    def try_recipe(self, recipe: Recipe) -> None:
+        """An expert's configuration, unless it was tried before or is invalid here."""
+        values = self.space.candidate(recipe.values)
+        if self.is_over() or self.ledger.known(values) is not None:
+            return
+        refusal = self.space.refusal(values)
+        if refusal:
+            if not any(known.values == values for known in self.store.refusals()):
+                self.ledger.refuse(self.store.enter(values), values, refusal)
+            return
+        self.try_candidate(self.store.enter(values), values, "recipe", self.search_until(), recipe.name)
+
+    def search(self) -> None:
+        """Ask the sampler, try, tell, until a limit is reached or it has nothing new to propose."""
+        idle = 0
+        while not self.is_over() and idle < IDLE_ASKS:
+            number, values = self.store.ask()
+            known, refusal = self.ledger.known(values), self.space.refusal(values)
+            if refusal:
+                self.ledger.refuse(number, values, refusal)
+            elif known is not None:
+                self.store.duplicate(number, known.number)
+            else:
+                self.try_candidate(number, values, "search", self.search_until())
+                idle = -1
+            idle += 1
+        if idle >= IDLE_ASKS:
+            self.display.note(f"the last {IDLE_ASKS} candidates were all known or invalid: the search ends early")
+
+    def confirm(self) -> Outcome:
+        """The cheapest configuration that is as good as the baseline and, measured again, surely faster; else the
+        baseline. Only the first candidate is measured again whatever the time."""
+        candidates = front.by_preference(list(self.ledger.outcomes.values()), self.space.tolerance)
+        for place, candidate in enumerate(candidates):
+            if candidate.number == 0:
+                break
+            if place and not self.can_confirm(candidate):
+                self.display.note("no time is left to confirm a cheaper configuration; the baseline stays")
+                break
+            self.measure_again(candidate)
+            if self.ledger.is_confirmed(candidate):
+                return candidate
+            self.display.note(f"trial {candidate.number}: its gain did not hold when it was measured again")
+        return self.ledger.baseline
+
+    def can_confirm(self, candidate: Outcome) -> bool:
+        """Whether a candidate was measured again already, or there is time for it."""
+        return bool(self.ledger.confirmations_of(candidate)) or self.seconds_left() >= self.confirmation_s(candidate)
+
+    def measure_again(self, candidate: Outcome) -> None:
+        """Baseline and candidate in turns, each time in a fresh process."""
+        while len(self.ledger.confirmations_of(candidate)) < CONFIRMATIONS:
+            if not self.repeat(self.ledger.baseline, beside=candidate) or not self.repeat(candidate, beside=candidate):
+                return
+
+    def finish(self, chosen: Outcome) -> BestConfig:
+        """Write best_config.json and tidy the folder."""
+        request = self.store.request
+        best = BestConfig(
+            created_at=export.now(),
+            tuner_version=export.version(),
+            model=request.model,
+            environment=request.environment,
+            workload=self.space.workload,
+            price=request.price,
+            clip_score_tolerance=self.space.tolerance,
+            baseline=self.ledger.point(self.ledger.baseline),
+            chosen=self.ledger.point(chosen),
+            speed_up=self.ledger.speed_up(chosen),
+            speed_up_confirmed=self.ledger.is_confirmed(chosen),
+            front=tuple(self.ledger.point(outcome) for outcome in self.ledger.front()),
+            trials=export.counts(list(self.ledger.outcomes.values()), len(self.store.refusals())),
+        )
+        atomic_write(self.store.folder / "best_config.json", encode_pretty(best))
+        self.ledger.keep_time()
+        self.drop_traces(finalists=[self.ledger.baseline, chosen, *self.ledger.front()])
+        return best
+
+    # ---- one build --------------------------------------------------------------------------------------------------
+
+    def try_candidate(
+        self, number: int, values: Values, purpose: Purpose, stop_at: float, recipe: str | None = None
+    ) -> None:
+        """Build a candidate in a fresh process, measure it, and with it the other step counts of the same build."""
+        row = [values] + [other for other in self.space.row(values)[1:] if self.ledger.known(other) is None]
+        row = row[: self.trials_left()]
+        self.display.trial_started(number, purpose, self.space.changed(values), len(row))
+        attempt = Attempt(self.ledger, number, row, purpose, recipe)
+        folder = self.store.trial_folder(number)
+        try:
+            job = attempt.job(self.allowance_s())
+            runner.run(job, folder, self.store.cache, stop_at, attempt.hear, self.compile_deadline_s())
+        except runner.BudgetSpent:
+            self.display.note(f"time is up: trial {number} was stopped")
+        finally:
+            attempt.close()
+
+    def repeat(self, outcome: Outcome, beside: Outcome | None = None) -> bool:
+        """Measure a trial's latency again in a fresh process, in turns with another's. False when that failed."""
+        index = len(self.ledger.repeats)
+        self.display.trial_started(outcome.number, "confirm", self.space.changed(outcome.values), 1)
+        folder = self.store.repeat_folder(index)
+        attempt = Repeat(self.ledger, index, outcome, beside)
+        runner.run(attempt.job(folder, self.allowance_s()), folder, self.store.cache, NEVER, attempt.hear)
+        return attempt.done
+
+    # ---- limits -----------------------------------------------------------------------------------------------------
+
+    def is_over(self) -> bool:
+        """Whether a limit is reached, or too little time is left for another build."""
+        if not self.trials_left():
+            return True
+        return self.search_until() - time.monotonic() < 0.7 * self.build_wall_s()
+
+    def trials_left(self) -> int:
+        """How many more trials may be recorded."""
+        return max(0, (self.limits.max_trials or sys.maxsize) - len(self.ledger.outcomes))
+
+    def seconds_left(self) -> float:
+        """Of the budget."""
+        return self.ledger.started + self.limits.budget_s - time.monotonic()
+
+    def search_until(self) -> float:
+        """The time.monotonic() at which searching must end to leave time for the confirmation."""
+        preferred = front.by_preference(list(self.ledger.outcomes.values()), self.space.tolerance)
+        return self.ledger.started + self.limits.budget_s - (self.confirmation_s(preferred[0]) if preferred else 0.0)
+
+    def confirmation_s(self, candidate: Outcome) -> float:
+        """Seconds that confirming a candidate will take, from what building and timing it took."""
+        missing = max(0, CONFIRMATIONS - len(self.ledger.confirmations_of(candidate)))
+        return missing * (self.repeat_s(candidate) + self.repeat_s(self.ledger.baseline))
+
+    def repeat_s(self, outcome: Outcome) -> float:
+        """Seconds that measuring a trial again will take: what it took for the baseline, and what it takes longer."""
+        assert outcome.build is not None and outcome.timing is not None
+        baseline_s = max((repeat.wall_s for repeat in self.ledger.repeats_of(self.ledger.baseline)), default=0.0)
+        if outcome.number == self.ledger.baseline.number:
+            return baseline_s
+        # Half of the first call: what it compiled is in the cache by then.
+        return baseline_s + outcome.build.first_call_s / 2 + LEAST_CALLS * outcome.timing.latency_s.value
+
+    def build_wall_s(self) -> float:
+        """Seconds that a build takes until its first point is measured, the median so far."""
+        first: dict[str, float] = {}
+        for outcome in self.ledger.outcomes.values():
+            first.setdefault(outcome.build_key, outcome.wall_s)
+        walls = sorted(first.values())
+        return walls[len(walls) // 2] if walls else 0.0
+
+    def compile_deadline_s(self) -> float:
+        """A configuration that takes a quarter of the budget to compile leaves too little to learn anything else."""
+        return max(self.limits.budget_s / 4, 60.0)
+
+    def allowance_s(self) -> float:
+        """Seconds that timing one point may take."""
+        return min(max(self.limits.budget_s / 150, 2.0), 20.0)
+
+    # ---- telling -----------------------------------------------------------------------------------------------------
+
+    def conclusion(self, chosen: int) -> str:
+        """What to do with the result, in a few lines."""
+        folder = self.store.folder
+        best = self.ledger.outcomes[chosen]
+        gain = self.ledger.speed_up(best)
+        configuration = report.label(self.space.changed(best.values))
+        if chosen:
+            times = f"{gain.value:.2f}x the baseline's throughput [{gain.low:.2f}, {gain.high:.2f}]"
+            verdict = f"trial {chosen}, {times}: {configuration}"
+        else:
+            verdict = "the baseline: no other configuration was both as good and surely cheaper"
+        return "\n".join(
+            (
+                f"Chosen   {verdict}",
+                f"As good  means a CLIP score above the baseline's less {self.space.tolerance:g}, with 95 % confidence",
+                f"Use it   tuner.load({str(folder / 'best_config.json')!r})",
+                f"Look     tensorboard --logdir {folder / 'trials'}",
+            )
+        )
+
+    def drop_traces(self, finalists: list[Outcome]) -> None:
+        """Remove the traces of builds that nobody will look at: TensorBoard's plugin loads every one."""
+        kept = {(outcome.build_key, outcome.values["batch"]) for outcome in finalists}
+        for outcome in self.ledger.outcomes.values():
+            if outcome.status == "measured" and (outcome.build_key, outcome.values["batch"]) not in kept:
+                for trace in self.store.trial_folder(outcome.number).glob("*.pt.trace.json.gz"):
+                    trace.unlink()

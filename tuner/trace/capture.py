@@ -1,0 +1,103 @@
+"""Capturing a trace of three steady denoising steps. Only the worker imports this: it needs torch."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import inspect
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._C._profiler import _ExperimentalConfig
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from tuner.errors import BadInput
+from tuner.trace import read, sync_lines
+
+STEPS = 4
+
+StepEnd = Callable[..., dict[str, Any]]
+
+
+class _StepMarks:
+    """Marks every step but the first; the end of one step is the beginning of the next."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._ended = 0
+        self._open = contextlib.ExitStack()
+
+    def on_step_end(self, pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        """The callback that a diffusers pipeline calls at the end of each step."""
+        self.close()
+        self._ended += 1
+        if self._ended < self._steps:
+            # TensorBoard's profiler looks for ProfilerStep, people and the gate for denoise_step.
+            self._open.enter_context(record_function(f"ProfilerStep#{self._ended + 1}"))
+            self._open.enter_context(record_function(f"denoise_step#{self._ended + 1}"))
+        return tensors
+
+    def close(self) -> None:
+        self._open.close()
+
+
+def capture(call: Callable[[int, StepEnd], object], folder: Path, name: str, *, stacks: bool = False) -> Path:
+    """Profile one call of `call(steps, callback_on_step_end)` and write folder/NAME.<digits>.pt.trace.json.gz.
+
+    Warm up, compile and capture CUDA graphs before. With `stacks` the trace also names source lines, and is too slow
+    to take any time from.
+    """
+    marks = _StepMarks(STEPS)
+    lines = sync_lines.recorded() if stacks else contextlib.nullcontext()
+    with _profiler(stacks) as profiler, contextlib.closing(marks), lines:
+        call(STEPS, marks.on_step_end)
+    return _export(profiler, folder, name)
+
+
+@contextlib.contextmanager
+def _profiler(stacks: bool) -> Iterator[profile]:
+    # Without `verbose` the stacks are events of their own, several hundred for each operator.
+    config = _ExperimentalConfig(verbose=True) if stacks else None
+    with profile(activities=_activities(), with_stack=stacks, experimental_config=config) as profiler:
+        yield profiler
+
+
+def _activities() -> list[ProfilerActivity]:
+    gpu = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
+    return [ProfilerActivity.CPU, *gpu]
+
+
+def _export(profiler: profile, folder: Path, name: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{name}.{time.time_ns()}.pt.trace.json.gz"
+    plain = folder / f".{target.stem}.part"
+    zipped = folder / f".{target.name}.part"
+    try:
+        _export_readable(profiler, plain)
+        # torch's own .gz export compresses harder and takes five times as long.
+        with plain.open("rb") as source, gzip.open(zipped, "wb", compresslevel=1) as sink:
+            shutil.copyfileobj(source, sink)
+        zipped.replace(target)
+    finally:
+        plain.unlink(missing_ok=True)
+        zipped.unlink(missing_ok=True)
+    return target
+
+
+def _export_readable(profiler: profile, path: Path) -> None:
+    """Export, and once more in the slow, correct way when a name in the trace broke the JSON (torch 2.13)."""
+    profiler.export_chrome_trace(str(path))
+    if not _readable(path) and "use_python_export" in inspect.signature(profiler.export_chrome_trace).parameters:
+        profiler.export_chrome_trace(str(path), use_python_export=True)
+
+
+def _readable(path: Path) -> bool:
+    try:
+        read.load(path)
+    except BadInput:
+        return False
+    return True

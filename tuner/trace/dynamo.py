@@ -1,0 +1,172 @@
+"""Listening to dynamo and inductor while a build compiles. Only the worker imports this: it needs torch."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from torch._dynamo import utils
+
+from tuner.trace import sources
+from tuner.trace.compile_log import Compilation, CompileLog, GraphBreak
+
+_METRICS_KEPT = 4096
+_CUDAGRAPHS_LOGGER = "torch._inductor.cudagraph_utils.__cudagraphs"
+_RECOMPILE_LIMIT = re.compile(r"recompile.limit|cache_size_limit", re.IGNORECASE)
+_GUARD_PREFIX = re.compile(r"^\d+/\d+: ")
+_GUARD_COMMENT = re.compile(r"\s{2,}# .*$")
+_USER_STACK_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+
+
+class _Messages(logging.Handler):
+    """Keeps the messages of one logger."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(sources.one_line(record.getMessage()))
+
+
+class CompileListener:
+    """What was compiled since `start_compile_log`; `read` as often as needed."""
+
+    def __init__(self, skips: _Messages) -> None:
+        self._skips = skips
+
+    def read(self) -> CompileLog:
+        """The log so far. Whatever was compiled must also have run by now: graphs are compiled by the first call."""
+        metrics = [entry for entry in utils.get_compilation_metrics() if entry.compile_id and not entry.is_runtime]
+        breaks = _breaks(metrics)
+        fallbacks = tuple(_compilation(entry, metrics) for entry in metrics if _hit_limit(entry))
+        if not breaks and not fallbacks and not _counters_are_clean():
+            breaks = (_unexplained(),)
+        return CompileLog(
+            breaks=breaks,
+            fallbacks=fallbacks,
+            compilations=tuple(_compilation(entry, metrics) for entry in metrics if not entry.fail_type),
+            cudagraph_skips=utils.counters["inductor"]["cudagraph_skips"],
+            cudagraph_reasons=tuple(dict.fromkeys(self._skips.texts + _skip_reasons(metrics))),
+            unique_graphs=utils.counters["stats"]["unique_graphs"],
+        )
+
+
+def start_compile_log() -> CompileListener:
+    """Forget everything compiled so far and listen from here on; call it before the pipeline's first call."""
+    utils.counters.clear()
+    utils.graph_break_reasons.clear()
+    utils.set_compilation_metrics_limit(_METRICS_KEPT)  # the default, 64, is fewer than a large pipeline compiles
+    utils.clear_compilation_metrics()
+    return CompileListener(_listen_for_skips())
+
+
+def _listen_for_skips() -> _Messages:
+    logger = logging.getLogger(_CUDAGRAPHS_LOGGER)
+    for handler in [handler for handler in logger.handlers if isinstance(handler, _Messages)]:
+        logger.removeHandler(handler)
+    messages = _Messages()
+    logger.addHandler(messages)
+    return messages
+
+
+def _counters_are_clean() -> bool:
+    # None of these alone is reliable: a break in a loop leaves graph_break and resumes at 0 and skips the whole frame.
+    # `unimplemented` also counts what dynamo got round without a break, such as the backend of `sdpa_kernel`.
+    counters = utils.counters
+    broken = counters["graph_break"].total() + counters["resumes"].total()
+    return not broken and counters["frames"]["total"] == counters["frames"]["ok"]
+
+
+def _breaks(metrics: list[Any]) -> tuple[GraphBreak, ...]:
+    """Every place of a break: those with a graph on both sides, then those that made dynamo give up a frame."""
+    places = [
+        (sources.one_line(entry.reason), *_place_of_stack(entry.user_stack, metrics))
+        for entry in utils.graph_break_reasons
+    ]
+    places += [
+        (
+            f"frame runs uncompiled: {sources.one_line(entry.fail_reason or entry.fail_type)}",
+            _place_of_failure(entry),
+            (),
+        )
+        for entry in metrics
+        if entry.fail_type and not _hit_limit(entry)
+    ]
+    return tuple(
+        GraphBreak(count=count, reason=reason, source=source, frames=frames)
+        for (reason, source, frames), count in Counter(places).items()
+    )
+
+
+def _place_of_stack(stack: Iterable[Any], metrics: list[Any]) -> tuple[str, tuple[str, ...]]:
+    frames = [(frame.filename, frame.lineno, frame.name) for frame in reversed(list(stack))]
+    source = sources.innermost((file, number) for file, number, _ in frames)
+    outermost = sources.line(*frames[-1][:2]) if frames else ""
+    # A break in a called function ends its callers' graphs too, but what counts is how often its own line runs.
+    with_graph = [entry for entry in metrics if entry.graph_op_count]
+    ids = (_resumed_at(*frame, with_graph) or _broken_at(*frame, with_graph) for frame in frames)
+    return source or outermost, next((found for found in ids if found), ())
+
+
+def _resumed_at(file: str, number: int, name: str, metrics: list[Any]) -> tuple[str, ...]:
+    """The ids of the functions that dynamo made of what follows a line."""
+    resumed = f"torch_dynamo_resume_in_{name}_at_{number}"
+    return _ids(entry for entry in metrics if (entry.co_filename, entry.co_name) == (file, resumed))
+
+
+def _broken_at(file: str, number: int, name: str, metrics: list[Any]) -> tuple[str, ...]:
+    """The ids of the compiled function around a line: the last one of that name to begin before it."""
+    around = [e for e in metrics if (e.co_filename, e.co_name) == (file, name) and e.co_firstlineno <= number]
+    first = max((entry.co_firstlineno for entry in around), default=None)
+    return _ids(entry for entry in around if entry.co_firstlineno == first)
+
+
+def _ids(metrics: Iterable[Any]) -> tuple[str, ...]:
+    return tuple(sorted({_frame_id(entry) for entry in metrics}))
+
+
+def _place_of_failure(entry: Any) -> str:
+    failed_at = (entry.fail_user_frame_filename or "<unknown>", entry.fail_user_frame_lineno)
+    function = (entry.co_filename or "<unknown>", entry.co_firstlineno)
+    return sources.innermost([failed_at, function])
+
+
+def _frame_id(entry: Any) -> str:
+    return str(entry.compile_id).partition("/")[0]
+
+
+def _hit_limit(entry: Any) -> bool:
+    return bool(entry.fail_type) and _RECOMPILE_LIMIT.search(entry.fail_reason or entry.fail_type) is not None
+
+
+def _compilation(entry: Any, metrics: list[Any]) -> Compilation:
+    # The entry of a recompile that hit the limit names no function, but those before it, of the same frame, do.
+    function = next((e for e in metrics if e.co_name and _frame_id(e) == _frame_id(entry)), entry)
+    guard = entry.recompile_reason or ""
+    stack = [(file, int(number)) for file, number in _USER_STACK_FRAME.findall(guard)]
+    return Compilation(
+        id=str(entry.compile_id),
+        function=function.co_name or "",
+        reason=_guard_text(guard),
+        source=sources.innermost([*reversed(stack), (function.co_filename or "<unknown>", function.co_firstlineno)]),
+    )
+
+
+def _guard_text(guard: str) -> str:
+    first = _GUARD_PREFIX.sub("", guard.partition("\n")[0])
+    return sources.one_line(_GUARD_COMMENT.sub("", first))
+
+
+def _skip_reasons(metrics: list[Any]) -> list[str]:
+    return [sources.one_line(entry.cudagraph_skip_reason) for entry in metrics if entry.cudagraph_skip_reason]
+
+
+def _unexplained() -> GraphBreak:
+    counters = utils.counters
+    texts = [*counters["graph_break"], *counters["unimplemented"], *counters["resumes"]]
+    reason = sources.one_line(texts[0]) if texts else "dynamo gave up a frame without a reason"
+    return GraphBreak(count=max(1, len(texts)), reason=reason, source="")

@@ -1,0 +1,303 @@
+"""The child's half of a trial: load -> apply -> warm up -> trace -> gate -> time -> score.
+
+Run as `python -m tuner.worker JOB FD`: JOB is a file with a Job, FD an inherited pipe that takes one JSON message a
+line. Standard input is a lifeline: when it closes the parent is gone, and the whole process group ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import resource
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tuner import pipeline
+from tuner.errors import Unavailable
+from tuner.knobs import NoEffect, allowances, apply_knobs
+from tuner.measure import measure, warm_up
+from tuner.quality import panel
+from tuner.quality.clip_score import ClipScorer
+from tuner.quality.guards import InvalidPicture
+from tuner.record import (
+    Build,
+    BuildDone,
+    Failure,
+    FailureKind,
+    Job,
+    Memory,
+    Message,
+    Point,
+    PointDone,
+    PointFailed,
+    Quality,
+    Reference,
+    StageStarted,
+    TraceSummary,
+    Verdict,
+    WorkerFailed,
+    encode,
+    read,
+)
+
+
+class Channel:
+    """Messages to the parent. The last stage entered is remembered, so that a failure can name it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.stage = "start"
+
+    def send(self, message: Message) -> None:
+        line = encode(message) + b"\n"
+        while line:
+            line = line[os.write(self.descriptor, line) :]
+
+    def enter(self, stage: str, index: int | None = None) -> None:
+        self.stage = stage
+        self.send(StageStarted(stage=stage, index=index))
+
+    def failure(self, error: BaseException) -> Failure:
+        with contextlib.suppress(OSError):  # the disk that the log is on may be what is full
+            traceback.print_exception(error)
+        return Failure(kind=name_failure(error), stage=self.stage, message=one_line(error))
+
+
+def main(arguments: list[str]) -> int:
+    channel = Channel(int(arguments[1]))
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    try:
+        run(read(Path(arguments[0]), Job), channel)
+    except BaseException as error:
+        channel.send(WorkerFailed(failure=channel.failure(error)))
+        return 1
+    return 0
+
+
+def end_with_parent() -> None:
+    """Block until the lifeline closes, then end this process and all that it started."""
+    while os.read(0, 1):
+        pass
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def run(job: Job, channel: Channel) -> None:
+    """Build the pipeline, and if the gate lets it pass, measure the points one after the other."""
+    bench = Bench(job, channel)
+    build = bench.build(Path(job.points[0].folder))
+    channel.send(BuildDone(build=build))
+    if build.verdict is not None and build.verdict.status != "clean":
+        return
+    for point in job.points:
+        try:
+            channel.send(bench.measure(point))
+        except (InvalidPicture, CompiledWhileTimed) as error:
+            channel.send(PointFailed(index=point.index, failure=channel.failure(error)))
+
+
+class CompiledWhileTimed(Exception):
+    """A timing that contains a compilation is no latency."""
+
+
+class Bench:
+    """One pipeline, built once, on which points are measured."""
+
+    def __init__(self, job: Job, channel: Channel) -> None:
+        self.job = job
+        self.channel = channel
+        self.cuda = job.environment.device == "cuda"
+        self.scorer: ClipScorer | None = None
+        self.reference = job.reference  # the baseline's own job has none: its first pictures become it
+
+    def build(self, folder: Path) -> Build:
+        """Load, apply, warm up and trace. `folder` takes the trace."""
+        from tuner.trace import dynamo
+
+        job, first = self.job, self.job.points[0]
+        self.channel.enter("load")
+        clock = Stopwatch()
+        dtype = job.build["precision.dtype"]
+        self.pipe = pipeline.load(job.model, job.environment, dtype)
+        load_s = clock.lap()
+        self.channel.enter("apply")
+        self.compile_log = dynamo.start_compile_log()
+        changes = apply_knobs(self.pipe, job.build, job.environment)
+        apply_s = clock.lap()
+        self.channel.enter("compile")
+        call = self.caller(first)
+        call()
+        self.synchronise()
+        first_call_s = clock.lap()
+        self.channel.enter("warm up")
+        warm_up(call, self.synchronise, self.graphs)
+        summary, verdict = None, None
+        if job.trace:
+            self.channel.enter("trace")
+            summary, verdict = self.trace(first, folder)
+        return Build(
+            changes=changes, load_s=load_s, apply_s=apply_s, first_call_s=first_call_s, trace=summary, verdict=verdict
+        )
+
+    def trace(self, point: Point, folder: Path) -> tuple[TraceSummary, Verdict]:
+        """Three profiled denoising steps and what the gate makes of them; a rejection gets its source lines."""
+        from tuner.trace import capture, gate, read
+        from tuner.trace.summary import summarise
+
+        device = self.job.environment.device
+
+        def call(steps: int, on_step_end: Any) -> object:
+            indices = self.indices(point)
+            return pipeline.draw(self.pipe, self.job.workload, indices, steps, callback_on_step_end=on_step_end)
+
+        trace = read.load(capture.capture(call, folder, "denoise"))
+        verdict = gate.judge(trace, self.compile_log.read(), allowances(self.job.build), device)
+        if any(not finding.source for finding in verdict.undeclared()):
+            with tempfile.TemporaryDirectory() as scratch:
+                diagnostic = read.load(capture.capture(call, Path(scratch), "diagnostic", stacks=True))
+            verdict = gate.name_sources(verdict, diagnostic)
+        return summarise(trace), verdict
+
+    def measure(self, point: Point) -> PointDone:
+        """Latency with the profiler off, peak memory, then the pictures."""
+        from tuner.trace.findings import recompiles_between
+
+        self.channel.enter("time", point.index)
+        call = self.caller(point)
+        warm_up(call, self.synchronise, self.graphs)
+        if self.cuda:
+            import torch
+
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        before = self.compile_log.read()
+        timing = measure(call, self.synchronise, point.batch, self.job.allowance_s)
+        late = recompiles_between(before, self.compile_log.read(), calls=timing.samples)
+        if late:
+            raise CompiledWhileTimed(f"{late[0].operator} was compiled while it was timed: {late[0].reason}")
+        memory = self.memory()
+        self.channel.enter("score", point.index)
+        return PointDone(index=point.index, timing=timing, memory=memory, quality=self.quality(point))
+
+    def quality(self, point: Point) -> Quality | None:
+        """None when no pictures were asked for, or when they are those that the spot check knows."""
+        if not point.score:
+            return None
+        workload = self.job.workload
+        if point.spot_check is not None:
+            sample = self.pictures(point, panel.SPOT_CHECKED)
+            if panel.same_pictures(sample, point.spot_check, workload):
+                return None
+        if self.scorer is None:
+            self.scorer = ClipScorer(pipeline.scorer_source(self.job.model), self.job.environment.device)
+        pictures = self.pictures(point, len(workload.prompts))
+        folder = Path(point.folder) / "images"
+        quality = panel.judge(pictures, workload, self.reference, self.scorer, folder)
+        if self.reference is None:
+            self.reference = Reference(images=str(folder), scores=quality.scores)
+        return quality
+
+    def pictures(self, point: Point, count: int) -> Any:
+        """The first `count` pictures of the workload, drawn at the point's batch, as floats in 0..1."""
+        import numpy as np
+
+        batches = []
+        for start in range(0, count, point.batch):
+            indices = self.indices(point, start)
+            batches.append(pipeline.draw(self.pipe, self.job.workload, indices, point.steps, output_type="np"))
+        return np.concatenate(batches)[:count]
+
+    def caller(self, point: Point) -> Callable[[], object]:
+        """A call of the pipeline as a user makes it: `batch` prompts in, PIL pictures out."""
+        indices = self.indices(point)
+        return lambda: pipeline.draw(self.pipe, self.job.workload, indices, point.steps)
+
+    def indices(self, point: Point, start: int = 0) -> list[int]:
+        """A batch of prompts from `start` on, beginning again where they end."""
+        return [(start + offset) % len(self.job.workload.prompts) for offset in range(point.batch)]
+
+    def graphs(self) -> int:
+        """How many graphs this process has compiled so far."""
+        return self.compile_log.read().unique_graphs
+
+    def synchronise(self) -> None:
+        if self.cuda:
+            import torch
+
+            torch.cuda.synchronize()
+
+    def memory(self) -> Memory:
+        if self.cuda:
+            import torch
+
+            reserved = torch.cuda.max_memory_reserved()
+            hidden = self.job.build.get("compile.mode") == "reduce-overhead"  # a replay allocates nothing
+            peak = reserved if hidden else torch.cuda.max_memory_allocated()
+            return Memory(peak_bytes=peak, reserved_bytes=reserved)
+        scale = 1 if sys.platform == "darwin" else 1024
+        return Memory(peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale, reserved_bytes=None)
+
+
+class Stopwatch:
+    """Seconds since the last lap."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+
+    def lap(self) -> float:
+        now = time.perf_counter()
+        seconds, self.start = now - self.start, now
+        return seconds
+
+
+def name_failure(error: BaseException) -> FailureKind:
+    """The kind of failure that an exception means."""
+    text = str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out of memory"
+    if isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text):
+        return "out of memory"
+    if any(os.strerror(number) in text for number in (errno.ENOSPC, errno.EDQUOT)):  # also in a compiler's words
+        return "disk full"
+    by_type: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], FailureKind], ...] = (
+        (KeyboardInterrupt, "interrupted"),
+        (NoEffect, "no effect"),
+        (InvalidPicture, "invalid picture"),
+        (CompiledWhileTimed, "recompile"),
+        ((Unavailable, ImportError), "unavailable"),
+    )
+    for kind, name in by_type:
+        if isinstance(error, kind):
+            return name
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "triton")):
+        return "compile error"
+    return "error"
+
+
+def one_line(error: BaseException) -> str:
+    """The first line that says something, prefixed with the type when the type is not the project's."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    plain = isinstance(error, (NoEffect, InvalidPicture, CompiledWhileTimed, Unavailable))
+    return (line if plain else f"{type(error).__name__}: {line}")[:300]
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    # os._exit skips destructors of extension modules, which can hang or crash after a CUDA error.
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
