@@ -13,7 +13,7 @@ import pytest
 from tuner import cli
 from tuner.errors import BadInput, StorageFull, StudyFailed
 
-INDEX = '{"_class_name": "FluxPipeline", "_diffusers_version": "0.42.1"}'
+INDEX = '{"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}'
 SMALL = """
 pipelines: [FluxPipeline]
 workload: {prompts: [a], height: 32, width: 32}

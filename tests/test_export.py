@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import jsonschema
 import msgspec
@@ -223,6 +223,7 @@ class FluxPipeline:
 
     dtype = "torch.float32"
     device = SimpleNamespace(type="cpu")
+    components: ClassVar[dict[str, Any]] = {"transformer": type("FluxTransformer2DModel", (), {})()}
 
 
 class SanaPipeline:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from kinds import kind
 
 from tuner import pipeline
 from tuner.environment import detect
@@ -81,7 +82,7 @@ def test_the_baseline_is_right_and_available(name: str, environment: Environment
     value = KNOBS[name].baseline(environment)
     assert KNOBS[name].wrong(value) is None
     if (name, environment.compute_capability) != ("precision.dtype", "7.5"):  # its baseline, bfloat16, needs 8.0
-        assert KNOBS[name].unavailable(value, environment, "FluxPipeline") is None
+        assert KNOBS[name].unavailable(value, environment, kind()) is None
 
 
 @pytest.mark.parametrize(("name", "value"), LISTED)
@@ -91,9 +92,9 @@ def test_a_listed_value_is_right_and_its_absence_is_explained_in_one_line(name: 
     assert knob.wrong(value) is None
     for environment in ENVIRONMENTS:
         for pipeline_class in ("FluxPipeline", "SanaPipeline", "StableDiffusion3Pipeline"):
-            reason = knob.unavailable(value, environment, pipeline_class)
+            reason = knob.unavailable(value, environment, kind(pipeline_class))
             assert reason is None or (reason.strip() and "\n" not in reason)
-    assert any(knob.unavailable(value, environment, "FluxPipeline") is None for environment in ENVIRONMENTS)
+    assert any(knob.unavailable(value, environment, kind()) is None for environment in ENVIRONMENTS)
 
 
 @pytest.mark.parametrize("name", KNOBS)
@@ -136,20 +137,20 @@ def test_conflicts_are_explained_in_one_line_and_the_baseline_has_none(name: str
      ("12.0", "fp8-dynamic-tensor", True), ("7.5", "fp8-weight-only", False), ("8.0", "int8-dynamic", True)],
 )  # fmt: skip
 def test_fp8_is_there_from_capability_89_on(capability: str, scheme: str, available: bool) -> None:
-    reason = KNOBS["quantization.scheme"].unavailable(scheme, gpu(capability), "FluxPipeline")
+    reason = KNOBS["quantization.scheme"].unavailable(scheme, gpu(capability), kind())
     assert (reason is None) is available
 
 
 @pytest.mark.parametrize(("capability", "available"), [("7.5", False), ("8.0", True), ("9.0", True), ("10.0", True)])
 def test_bfloat16_is_there_from_capability_80_on(capability: str, available: bool) -> None:
-    reason = KNOBS["precision.dtype"].unavailable("bfloat16", gpu(capability), "FluxPipeline")
+    reason = KNOBS["precision.dtype"].unavailable("bfloat16", gpu(capability), kind())
     assert (reason is None) is available
 
 
 def test_what_is_not_installed_names_its_remedy() -> None:
     reasons = [
-        KNOBS["compile.scope"].unavailable("full", gpu("9.0", triton=None), "FluxPipeline"),
-        KNOBS["quantization.scheme"].unavailable("int8-dynamic", gpu("9.0", torchao=None), "FluxPipeline"),
+        KNOBS["compile.scope"].unavailable("full", gpu("9.0", triton=None), kind()),
+        KNOBS["quantization.scheme"].unavailable("int8-dynamic", gpu("9.0", torchao=None), kind()),
     ]
     assert all(reason and "pip install" in reason for reason in reasons)
 
@@ -223,7 +224,7 @@ def only_dynamo(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def draw(pipe: Any, steps: int = STEPS) -> Any:
-    return pipeline.draw(pipe, WORKLOAD, [0, 1], steps, output_type="np")
+    return pipeline.draw(pipe, WORKLOAD, [0, 1], {"num_inference_steps": steps}, output_type="np")
 
 
 def is_valid(pictures: Any) -> bool:
@@ -234,7 +235,7 @@ APPLIED = [
     (name, value)
     for name, value in LISTED
     if KNOBS[name].acts == "build"
-    and KNOBS[name].unavailable(value, CPU, "FluxPipeline") is None
+    and KNOBS[name].unavailable(value, CPU, kind()) is None
     and value != KNOBS[name].baseline(CPU)
 ]
 

@@ -18,7 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         (
             {"errors", "demo"},
             {"record"},
-            {"knobs", "environment", "prices", "front", "measure", "quality", "trace"},
+            {"knobs", "environment", "architecture", "prices", "front", "measure", "quality", "trace"},
             {"space", "pipeline", "report"},
             {"store", "export", "worker", "display", "advisor", "telemetry"},
             {"runner", "board"},
@@ -39,7 +39,8 @@ LEAVES = {
     "quality": {"record", "errors"},
     "front": {"record", "errors"},
     "report": {"record", "errors"},
-    "pipeline": {"record", "errors", "demo"},
+    "pipeline": {"record", "errors", "demo", "architecture"},
+    "architecture": {"record", "errors"},
     "demo": set(),
 }
 """What the stations of a trial may know of the rest."""
@@ -183,8 +184,8 @@ space_file = Path({str(tmp_path)!r}) / "small.yaml"
 space_file.write_text("pipelines: [any]\\nworkload: {{prompts: [a], height: 32, width: 32}}\\n"
                       "quality: {{tolerance: 1}}\\nknobs: {{steps: [28, 4]}}\\n")
 here = environment.detect("cpu")
-model = pipeline.resolve("demo", None, None)
-request = Request(model=model, environment=here, space=space.load(space_file, model.pipeline_class, here),
+model, kind = pipeline.resolve("demo", None, None)
+request = Request(model=model, architecture=kind, environment=here, space=space.load(space_file, kind, here),
                   price=price_of(here.device_name, None))
 with Store(Path({str(tmp_path)!r}) / "study", request) as store:
     number, values = store.ask()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from kinds import kind
 
 from tuner import space
 from tuner.errors import BadInput
@@ -72,7 +73,7 @@ def without(*path: str) -> dict[str, Any]:
 
 
 def load(folder: Path, content: Any, environment: Environment = CPU, pipeline_class: str = "FluxPipeline") -> Space:
-    return space.load(write(folder, content), pipeline_class, environment)
+    return space.load(write(folder, content), kind(pipeline_class), environment)
 
 
 @pytest.fixture
@@ -200,7 +201,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "given.yaml"
     path.write_bytes(data)
     with pytest.raises(BadInput) as refusal:
-        space.load(path, "FluxPipeline", CPU)
+        space.load(path, kind(), CPU)
     assert str(refusal.value).startswith(str(path))
     assert "\n" not in str(refusal.value)
 
@@ -371,7 +372,7 @@ def test_spaces_are_shipped() -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_space_is_right_as_it_stands(path: Path) -> None:
     for pipeline_class in yaml.safe_load(path.read_text())["pipelines"]:
-        loaded = space.load(path, pipeline_class, CPU)
+        loaded = space.load(path, kind(pipeline_class), CPU)
         assert len(loaded.workload.prompts) >= 16
         assert len(set(loaded.workload.prompts)) == len(loaded.workload.prompts)
 
@@ -405,20 +406,20 @@ def test_every_value_of_a_shipped_space_works_on_some_device(path: Path, tmp_pat
 
 def test_a_space_is_found_by_name_by_path_and_by_pipeline(tmp_path: Path) -> None:
     mine = write(tmp_path, GOOD)
-    assert space.find(str(mine), "FluxPipeline", False) == mine
-    assert space.find("demo", "FluxPipeline", False).name == "demo.yaml"
-    assert space.find(None, "FluxPipeline", True).name == "demo.yaml"
-    assert space.find(None, "FluxPipeline", False).name == "flux.yaml"
+    assert space.find(str(mine), kind(), False) == mine
+    assert space.find("demo", kind(), False).name == "demo.yaml"
+    assert space.find(None, kind(), True).name == "demo.yaml"
+    assert space.find(None, kind(), False).name == "flux.yaml"
 
 
 @pytest.mark.parametrize("name", ["nope", "a" * 400, "..", "nope/../demo", "/", "demo.yml"])
 def test_a_space_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(BadInput) as refusal:
-        space.find(name, "FluxPipeline", False)
+        space.find(name, kind(), False)
     assert "demo" in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
 def test_a_pipeline_without_a_space_is_told_so() -> None:
     with pytest.raises(BadInput, match=r"SanaPipeline.*--space"):
-        space.find(None, "SanaPipeline", False)
+        space.find(None, kind("SanaPipeline"), False)

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from kinds import kind
 
 from tuner import environment, space
 from tuner.errors import BadInput, StorageFull
@@ -40,8 +41,9 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> Request:
     file.write_text(SPACE)
     return Request(
         model=Model(source="/model", revision=None, pipeline_class="FluxPipeline", scorer="/scorer"),
+        architecture=kind(),
         environment=here,
-        space=space.load(file, "FluxPipeline", msgspec.structs.replace(here, cpp_compiler="g++")),
+        space=space.load(file, kind(), msgspec.structs.replace(here, cpp_compiler="g++")),
         price=Price(usd_per_hour=1.0, source="here"),
     )
 

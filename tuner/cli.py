@@ -98,12 +98,13 @@ def run_study(options: argparse.Namespace) -> int:
     from tuner.study import Limits, Study
 
     here = environment.detect(options.device)
-    model = pipeline.resolve(options.model, options.revision, options.scorer)
-    file = space.find(options.space, model.pipeline_class, model.source == pipeline.DEMO)
+    model, kind = pipeline.resolve(options.model, options.revision, options.scorer)
+    file = space.find(options.space, kind, model.source == pipeline.DEMO)
     request = Request(
         model=model,
         environment=here,
-        space=space.load(file, model.pipeline_class, here),
+        architecture=kind,
+        space=space.load(file, kind, here),
         price=price_of(here.device_name, options.price),
     )
     folder = options.out.resolve() / study_name(options.study, model.source, request.fingerprint())

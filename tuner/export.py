@@ -12,10 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from tuner import pipeline
+from tuner import architecture, pipeline
 from tuner.environment import detect
 from tuner.errors import BadInput, Unavailable
-from tuner.knobs import KNOBS, apply_knobs
+from tuner.knobs import KNOBS, apply_knobs, call_arguments
 from tuner.prices import Price
 from tuner.record import Environment, Estimate, Model, Outcome, Record, Values, Workload, read
 
@@ -115,8 +115,10 @@ def load(config: str | os.PathLike[str]) -> Tuned:
 def _apply(pipe: Any, best: BestConfig, config: str | os.PathLike[str]) -> Tuned:
     values = best.chosen.values
     here = detect(best.environment.device)
+    parts = {name: type(part).__name__ for name, part in pipe.components.items() if part is not None}
+    kind = architecture.describe(best.model.pipeline_class, parts)
     for name, value in best.chosen.changed.items():
-        reason = KNOBS[name].unavailable(value, here, best.model.pipeline_class)
+        reason = KNOBS[name].unavailable(value, here, kind)
         if reason:
             raise Unavailable(f"{config}: {name}={value} cannot work here: {reason}")
     if here.device_name != best.environment.device_name:
@@ -125,9 +127,8 @@ def _apply(pipe: Any, best: BestConfig, config: str | os.PathLike[str]) -> Tuned
     if str(pipe.dtype) != f"torch.{values['precision.dtype']}":  # the baseline's type too may not be that of this one
         KNOBS["precision.dtype"].apply(pipe, values)
     apply_knobs(pipe, values, here)
-    steps = values["steps"]
-    assert isinstance(steps, int)
-    return Tuned(pipe, Call(batch=best.chosen.batch, arguments=pipeline.call_arguments(best.workload, steps)))
+    arguments = pipeline.call_arguments(best.workload, call_arguments(values))
+    return Tuned(pipe, Call(batch=best.chosen.batch, arguments=arguments))
 
 
 def _read(config: str | os.PathLike[str]) -> BestConfig:

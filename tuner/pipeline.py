@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tuner import architecture
 from tuner.demo import PIPELINE_DIR, SCORER_DIR
 from tuner.errors import BadInput
-from tuner.record import Environment, Model, Value, Workload
+from tuner.record import Architecture, Environment, Model, Value, Workload
 
 DEMO = "demo"
 """Names the pipeline, and the scorer, that come with the package."""
@@ -20,27 +20,46 @@ DEFAULT_SCORER = "openai/clip-vit-base-patch16"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def resolve(name: str, revision: str | None, scorer: str | None) -> Model:
+def resolve(name: str, revision: str | None, scorer: str | None) -> tuple[Model, Architecture]:
     """Find a pipeline by name: `demo`, a folder, or a hub id. Imports no torch.
 
-    Raises BadInput when there is none, or when what is there is not a diffusers pipeline.
+    Raises BadInput when there is none, when what is there is not a diffusers pipeline, or one that cannot be tuned.
     """
+    index, source, commit = _find(name, revision)
+    kind = architecture.read(index)
+    refusal = architecture.refusal(kind)
+    if refusal:
+        raise BadInput(f"{name}: {refusal}")
+    scored_by = _scorer(scorer or (DEMO if name == DEMO else DEFAULT_SCORER))
+    return Model(source=source, revision=commit, pipeline_class=kind.pipeline_class, scorer=scored_by), kind
+
+
+def _find(name: str, revision: str | None) -> tuple[Path, str, str | None]:
+    """The index of a pipeline, its source as best_config.json names it, and the commit of a hub id."""
     if revision is not None and (name == DEMO or os.path.isdir(name)):  # noqa: PTH112
         raise BadInput(f"--revision {revision}: only a hub id has revisions, {name} is a folder")
     if name == DEMO:
-        index = PIPELINE_DIR / "model_index.json"
-        return Model(source=DEMO, revision=None, pipeline_class=_class_of(index), scorer=_scorer(scorer or DEMO))
+        return PIPELINE_DIR / "model_index.json", DEMO, None
     if os.path.isdir(name):  # noqa: PTH112  (Path.is_dir raises when a name is too long)
         folder = Path(name).resolve()
         index = folder / "model_index.json"
         if not index.is_file():
             raise BadInput(f"{folder}: not a diffusers pipeline, it has no model_index.json")
-        return Model(
-            source=str(folder), revision=None, pipeline_class=_class_of(index), scorer=_scorer(scorer or DEFAULT_SCORER)
-        )
+        return index, str(folder), None
     if HUB_ID.fullmatch(name) and not name.startswith("."):
-        return _hub(name, revision, _scorer(scorer or DEFAULT_SCORER))
+        return _hub(name, revision)
     raise BadInput(f"{name}: no such folder, and not a hub id (owner/name); `demo` is the pipeline that comes along")
+
+
+def _hub(name: str, revision: str | None) -> tuple[Path, str, str | None]:
+    from huggingface_hub import HfApi, hf_hub_download
+
+    try:
+        commit = HfApi().model_info(name, revision=revision).sha
+        return Path(hf_hub_download(name, "model_index.json", revision=commit)), name, commit
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise BadInput(f"{name}: not a folder here, and the hub did not give it: {reason}") from None
 
 
 def _scorer(name: str) -> str:
@@ -54,28 +73,6 @@ def _scorer(name: str) -> str:
     if HUB_ID.fullmatch(name) and not name.startswith("."):
         return name
     raise BadInput(f"--scorer {name}: no such folder, and not a hub id (owner/name)")
-
-
-def _hub(name: str, revision: str | None, scorer: str) -> Model:
-    from huggingface_hub import HfApi, hf_hub_download
-
-    try:
-        commit = HfApi().model_info(name, revision=revision).sha
-        index = Path(hf_hub_download(name, "model_index.json", revision=commit))
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise BadInput(f"{name}: not a folder here, and the hub did not give it: {reason}") from None
-    return Model(source=name, revision=commit, pipeline_class=_class_of(index), scorer=scorer)
-
-
-def _class_of(index: Path) -> str:
-    try:
-        name = json.loads(index.read_text())["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise BadInput(f"{index}: not a pipeline index with a _class_name") from None
-    if not isinstance(name, str) or not name.isidentifier():
-        raise BadInput(f"{index}: _class_name must be the name of a diffusers pipeline class")
-    return name
 
 
 def scorer_source(model: Model) -> str:
@@ -99,24 +96,25 @@ def load(model: Model, environment: Environment, dtype: Value) -> Any:
     return pipe.to(environment.device)
 
 
-def call_arguments(workload: Workload, steps: int) -> dict[str, Any]:
-    """The arguments that every call of this workload has in common."""
+def call_arguments(workload: Workload, of_knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that every call of this workload has in common, and what the knobs say of them."""
     optional = {"guidance_scale": workload.guidance_scale, "max_sequence_length": workload.max_sequence_length}
     return {
-        "num_inference_steps": steps,
         "height": workload.height,
         "width": workload.width,
         **{name: value for name, value in optional.items() if value is not None},
+        **of_knobs,
     }
 
 
-def draw(pipe: Any, workload: Workload, indices: Sequence[int], steps: int, **more: Any) -> Any:
+def draw(pipe: Any, workload: Workload, indices: Sequence[int], of_knobs: Mapping[str, Any], **more: Any) -> Any:
     """The workload's pictures at these prompt indices, in one call, each from its own seed whatever the batch."""
     import torch
 
-    return pipe(
+    output = pipe(
         [workload.prompts[index] for index in indices],
         generator=[torch.Generator().manual_seed(workload.seeds[index]) for index in indices],
-        **call_arguments(workload, steps),
+        **call_arguments(workload, of_knobs),
         **more,
-    ).images
+    )
+    return output.images if hasattr(output, "images") else output.frames

@@ -94,6 +94,29 @@ class Model(Record):
     scorer: str
 
 
+class Denoiser(Record):
+    """A component that runs once a step, and what its class can do, as its source says."""
+
+    component: str
+    class_name: str
+    repeated_blocks: tuple[str, ...] = ()
+    dispatches_attention: bool = False
+    is_cacheable: bool = False
+    fuses_qkv: bool = False
+
+
+class Architecture(Record):
+    """What kind of pipeline it is: its components (name to class), the parameters of its call with their defaults
+    ("required" without one, null where that is no plain value), and what it gives back."""
+
+    pipeline_class: str
+    components: dict[str, str]
+    denoisers: tuple[Denoiser, ...]
+    arguments: dict[str, Value | None]
+    enters_cache_context: bool
+    draws: Literal["images", "frames"]
+
+
 class Reference(Record):
     """The baseline's pictures (a folder with 0000.png, 0001.png, ...) and their scores, prompt by prompt."""
 

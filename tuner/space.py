@@ -14,7 +14,7 @@ import yaml
 
 from tuner.errors import BadInput
 from tuner.knobs import KNOBS
-from tuner.record import Environment, Record, Value, Values, Workload, fingerprint, read
+from tuner.record import Architecture, Environment, Record, Value, Values, Workload, fingerprint, read
 
 S = TypeVar("S")
 
@@ -141,7 +141,7 @@ def space_folder() -> Path:
     return packaged if packaged.is_dir() else Path(__file__).resolve().parent.parent / "search_spaces"
 
 
-def find(name: str | None, pipeline_class: str, is_demo: bool) -> Path:
+def find(name: str | None, architecture: Architecture, is_demo: bool) -> Path:
     """The space file for a name or path; without one, the shipped space that names the pipeline's class.
 
     Raises BadInput when there is none.
@@ -156,19 +156,20 @@ def find(name: str | None, pipeline_class: str, is_demo: bool) -> Path:
     if is_demo:
         return shipped["demo"]
     for stem, path in shipped.items():
-        if stem != "demo" and pipeline_class in _parse(path).pipelines:
+        if stem != "demo" and architecture.pipeline_class in _parse(path).pipelines:
             return path
-    raise BadInput(f"no shipped space is for {pipeline_class}; write one and give it with --space FILE")
+    raise BadInput(f"no shipped space is for {architecture.pipeline_class}; write one and give it with --space FILE")
 
 
-def load(path: Path, pipeline_class: str, environment: Environment) -> Space:
+def load(path: Path, architecture: Architecture, environment: Environment) -> Space:
     """Read a space file for a pipeline on this machine.
 
     Raises BadInput naming file and field for anything that is not right in it.
     """
     written = _parse(path)
-    if "any" not in written.pipelines and pipeline_class not in written.pipelines:
-        raise BadInput(f"{path}: pipelines: this space is for {', '.join(written.pipelines)}, not for {pipeline_class}")
+    name = architecture.pipeline_class
+    if "any" not in written.pipelines and name not in written.pipelines:
+        raise BadInput(f"{path}: pipelines: this space is for {', '.join(written.pipelines)}, not for {name}")
     knobs: dict[str, tuple[Value, ...]] = {}
     left_out: dict[str, str] = {}
     for name, values in written.knobs.items():
@@ -178,7 +179,7 @@ def load(path: Path, pipeline_class: str, environment: Environment) -> Space:
             _check_listed(path, f"knobs.{name}", device, name, listed)
         usable = []
         for value in by_device.get(environment.device, []):
-            reason = KNOBS[name].unavailable(value, environment, pipeline_class)
+            reason = KNOBS[name].unavailable(value, environment, architecture)
             if reason:
                 left_out[f"{name}={show(value)}"] = reason
             else:
@@ -191,7 +192,7 @@ def load(path: Path, pipeline_class: str, environment: Environment) -> Space:
         tolerance=_tolerance(path, written.quality),
         baseline=_baseline(path, written.baseline, environment),
         knobs=knobs,
-        recipes=_recipes(path, written.recipes, environment, pipeline_class, left_out),
+        recipes=_recipes(path, written.recipes, environment, architecture, left_out),
         left_out=left_out,
     )
 
@@ -246,7 +247,11 @@ def _baseline(path: Path, overrides: Values, environment: Environment) -> Values
 
 
 def _recipes(
-    path: Path, recipes: tuple[Recipe, ...], environment: Environment, pipeline_class: str, left_out: dict[str, str]
+    path: Path,
+    recipes: tuple[Recipe, ...],
+    environment: Environment,
+    architecture: Architecture,
+    left_out: dict[str, str],
 ) -> tuple[Recipe, ...]:
     usable = []
     for recipe in recipes:
@@ -254,7 +259,7 @@ def _recipes(
         reasons = []
         for name, value in recipe.values.items():
             _check_value(path, field, name, value)
-            reasons.append(KNOBS[name].unavailable(value, environment, pipeline_class))
+            reasons.append(KNOBS[name].unavailable(value, environment, architecture))
         reason = next(filter(None, reasons), None)
         if reason:
             left_out[f"recipe {recipe.name}"] = reason

@@ -22,7 +22,18 @@ import msgspec
 from tuner.errors import BadInput, StorageFull
 from tuner.knobs import KNOBS
 from tuner.prices import Price
-from tuner.record import Environment, Model, Outcome, Record, Values, decode, encode_pretty, fingerprint, read
+from tuner.record import (
+    Architecture,
+    Environment,
+    Model,
+    Outcome,
+    Record,
+    Values,
+    decode,
+    encode_pretty,
+    fingerprint,
+    read,
+)
 from tuner.space import Space
 
 METRICS = ("cost_usd_per_1000_images", "clip_score")
@@ -32,6 +43,7 @@ class Request(Record):
     """What a study is about. Two requests with the same fingerprint are the same study."""
 
     model: Model
+    architecture: Architecture
     environment: Environment
     space: Space
     price: Price

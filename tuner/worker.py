@@ -25,7 +25,7 @@ import psutil
 
 from tuner import pipeline
 from tuner.errors import Unavailable
-from tuner.knobs import NoEffect, allowances, apply_knobs
+from tuner.knobs import NoEffect, allowances, apply_knobs, call_arguments
 from tuner.measure import measure, warm_up
 from tuner.quality import panel
 from tuner.quality.clip_score import ClipScorer
@@ -159,15 +159,17 @@ class Bench:
 
         device = self.job.environment.device
 
-        def call(steps: int, on_step_end: Any) -> object:
-            indices = self.indices(point)
-            return pipeline.draw(self.pipe, self.job.workload, indices, steps, callback_on_step_end=on_step_end)
+        def call(steps: int) -> object:
+            of_knobs = self.of_knobs(point) | call_arguments({"steps": steps})
+            return pipeline.draw(self.pipe, self.job.workload, self.indices(point), of_knobs)
 
-        trace = read.load(capture.capture(call, folder, "denoise"))
+        trace = read.load(capture.capture(call, self.pipe.scheduler, folder, "denoise"))
         verdict = gate.judge(trace, self.compile_log.read(), allowances(self.job.build), device)
         if any(not finding.source for finding in verdict.undeclared()):
             with tempfile.TemporaryDirectory() as scratch:
-                diagnostic = read.load(capture.capture(call, Path(scratch), "diagnostic", stacks=True))
+                diagnostic = read.load(
+                    capture.capture(call, self.pipe.scheduler, Path(scratch), "diagnostic", stacks=True)
+                )
             verdict = gate.name_sources(verdict, diagnostic)
         return summarise(trace), verdict
 
@@ -217,13 +219,18 @@ class Bench:
         batches = []
         for start in range(0, count, point.batch):
             indices = self.indices(point, start)
-            batches.append(pipeline.draw(self.pipe, self.job.workload, indices, point.steps, output_type="np"))
+            drawn = pipeline.draw(self.pipe, self.job.workload, indices, self.of_knobs(point), output_type="np")
+            batches.append(drawn)
         return np.concatenate(batches)[:count]
 
     def caller(self, point: Point) -> Callable[[], object]:
         """A call of the pipeline as a user makes it: `batch` prompts in, PIL pictures out."""
-        indices = self.indices(point)
-        return lambda: pipeline.draw(self.pipe, self.job.workload, indices, point.steps)
+        indices, of_knobs = self.indices(point), self.of_knobs(point)
+        return lambda: pipeline.draw(self.pipe, self.job.workload, indices, of_knobs)
+
+    def of_knobs(self, point: Point) -> dict[str, Any]:
+        """What the knobs of a point say of the arguments of its calls."""
+        return call_arguments({**self.job.build, "steps": point.steps, "batch": point.batch})
 
     def indices(self, point: Point, start: int = 0) -> list[int]:
         """A batch of prompts from `start` on, beginning again where they end."""

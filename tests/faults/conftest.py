@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from faults.harness import Tune, end
 
+INDEX = '{"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}'
+
 
 @pytest.fixture(scope="session")
 def no_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the parent wants to see of a pipeline, for studies whose workers are simulated."""
     folder = tmp_path_factory.mktemp("model")
-    (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    (folder / "model_index.json").write_text(INDEX)
     (folder / "config.json").write_text('{"model_type": "clip"}')
     return folder
 

@@ -46,10 +46,11 @@ def make_job(tmp_path: Path, tiny_pipeline: Path, tiny_scorer: Path) -> Callable
 
     def make(model: Path = tiny_pipeline, pixels: int = 32, **build: Value) -> Job:
         here = environment.detect("cpu")
-        known = space.load(SPACE, "FluxPipeline", here)
+        found, kind = pipeline.resolve(str(model), None, str(tiny_scorer))
+        known = space.load(SPACE, kind, here)
         different = {name.replace("__", "."): value for name, value in build.items()}
         return Job(
-            model=pipeline.resolve(str(model), None, str(tiny_scorer)),
+            model=found,
             environment=here,
             workload=msgspec.structs.replace(known.workload, height=pixels, width=pixels),
             build=build_values(known.candidate(different)),

@@ -18,18 +18,24 @@ class FakePipeline:
     """The denoising loop of a diffusers pipeline around any function of a tensor and the step's number."""
 
     def __init__(self, step: Callable[[Any, int], Any], start: Any) -> None:
-        self.step = step
+        self.denoise = step
         self.start = start
 
-    def __call__(self, steps: int, callback_on_step_end: Callable[..., dict[str, Any]] | None = None) -> Any:
+    @property
+    def scheduler(self) -> FakePipeline:
+        return self
+
+    def step(self, latents: Any, index: int) -> Any:
+        """A scheduler's step: what a pipeline calls after its denoiser."""
+        return latents
+
+    def __call__(self, steps: int) -> Any:
         import torch
 
         latents = self.start
         with torch.no_grad():
             for index in range(steps):
-                latents = self.step(latents, index)
-                if callback_on_step_end is not None:
-                    latents = callback_on_step_end(self, index, None, {"latents": latents})["latents"]
+                latents = self.step(self.denoise(latents, index), index)
         return latents
 
 

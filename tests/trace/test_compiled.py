@@ -103,10 +103,10 @@ def line_of(mark: str) -> str:
     return f"{__file__}:{1 + next(i for i, line in enumerate(lines) if line.endswith(f'# planted: {mark}'))}"
 
 
-def run(pipe: Callable[..., Any], folder: Path, warm_up: int = 4) -> tuple[read.Trace, CompileLog]:
+def run(pipe: Any, folder: Path, warm_up: int = 4) -> tuple[read.Trace, CompileLog]:
     log = start_compile_log()
     pipe(warm_up)
-    path = capture(pipe, folder, "trial")
+    path = capture(pipe, pipe.scheduler, folder, "trial")
     return read.load(path), log.read()
 
 
@@ -229,7 +229,7 @@ def test_a_recompile_in_the_window_is_found_with_its_guard(pipeline: Any, tmp_pa
     pipe = pipeline(lambda x, index: step(x, 2 if index == 2 else 1), torch.randn(4, 8))
     pipe(2)
     warm = log.read()
-    finding = only(judge(read.load(capture(pipe, tmp_path, "t")), log.read(), (), "cpu"))
+    finding = only(judge(read.load(capture(pipe, pipe.scheduler, tmp_path, "t")), log.read(), (), "cpu"))
     assert (finding.kind, finding.count, finding.operator) == ("recompile", 1, "step")
     assert "scale == 1" in finding.reason
     assert finding.source.startswith(f"{__file__}:")
@@ -258,31 +258,34 @@ def test_the_recompile_limit_is_found(pipeline: Any, tmp_path: Path) -> None:
     assert finding.source.startswith(f"{__file__}:")
 
 
-def test_a_pipeline_that_fails_leaves_the_profiler_off(tmp_path: Path) -> None:
-    def fail(steps: int, callback_on_step_end: Callable[..., Any]) -> None:
-        callback_on_step_end(None, 0, None, {})
+def test_a_pipeline_that_fails_leaves_the_profiler_off(pipeline: Any, tmp_path: Path) -> None:
+    pipe = pipeline(lambda x, index: x, torch.ones(2))
+
+    def fail(steps: int) -> None:
+        pipe.scheduler.step(torch.ones(2), 0)
         raise ValueError("planted")
 
     with pytest.raises(ValueError, match="planted"):
-        capture(fail, tmp_path, "t")
+        capture(fail, pipe.scheduler, tmp_path, "t")
     assert list(tmp_path.iterdir()) == []
     assert not torch.autograd._profiler_enabled()
 
 
-def test_a_pipeline_without_callbacks_is_inconclusive(tmp_path: Path) -> None:
-    trace = read.load(capture(lambda steps, callback_on_step_end: torch.ones(2) + 1, tmp_path, "t"))
+def test_a_pipeline_that_never_steps_its_scheduler_is_inconclusive(pipeline: Any, tmp_path: Path) -> None:
+    pipe = pipeline(lambda x, index: x, torch.ones(2))
+    trace = read.load(capture(lambda steps: torch.ones(2) + 1, pipe.scheduler, tmp_path, "t"))
     verdict = judge(trace, CompileLog(), (), "cpu")
     assert verdict.status == "inconclusive"
     assert "0 steady steps" in verdict.skipped[0]
 
 
-def test_a_name_with_a_quote_is_exported_readably(tmp_path: Path) -> None:
-    def call(steps: int, callback_on_step_end: Callable[..., Any]) -> None:
+def test_a_name_with_a_quote_is_exported_readably(pipeline: Any, tmp_path: Path) -> None:
+    def call(steps: int) -> None:
         with torch.profiler.record_function('a "quoted" name'):
             torch.ones(2) + 1
 
     profiler_can = "use_python_export" in inspect.signature(torch.profiler.profile.export_chrome_trace).parameters
-    path = capture(call, tmp_path, "t")
+    path = capture(call, pipeline(lambda x, index: x, torch.ones(2)).scheduler, tmp_path, "t")
     try:
         read.load(path)
     except BadInput:
@@ -291,7 +294,9 @@ def test_a_name_with_a_quote_is_exported_readably(tmp_path: Path) -> None:
 
 def test_the_diagnostic_pass_names_functions(pipeline: Any, tmp_path: Path) -> None:
     model = ItemBranch().requires_grad_(False)
-    path = capture(pipeline(lambda x, index: model(x), torch.randn(4, 8)), tmp_path, "t", stacks=True)
+    path = capture(
+        pipe := pipeline(lambda x, index: model(x), torch.randn(4, 8)), pipe.scheduler, tmp_path, "t", stacks=True
+    )
     items = [event for event in read.load(path).host if event.name == "aten::item"]
     assert items
     assert "test_compiled.py" in items[-1].stack
@@ -302,7 +307,7 @@ def test_the_diagnostic_pass_annotates_the_line_of_a_wait(pipeline: Any, tmp_pat
         _gpu_trace.StreamSynchronizationCallbacks.fire_callbacks(0)  # planted: wait
         return x
 
-    trace = read.load(capture(pipeline(step, torch.randn(2)), tmp_path, "t", stacks=True))
+    trace = read.load(capture(pipe := pipeline(step, torch.randn(2)), pipe.scheduler, tmp_path, "t", stacks=True))
     notes = [event.name for event in trace.host if event.name.startswith(read.SYNC_LINE)]
     assert notes == [f"{read.SYNC_LINE}{line_of('wait')}"] * 4
     assert _gpu_trace.StreamSynchronizationCallbacks.callback_list == []

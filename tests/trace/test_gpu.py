@@ -111,11 +111,11 @@ def judged(model: Step, pipeline: Any, folder: Path, allowances: tuple[Allowance
     log = start_compile_log()
     pipe(4)
     pipe(4)
-    trace = read.load(capture(pipe, folder, "trial"))
+    trace = read.load(capture(pipe, pipe.scheduler, folder, "trial"))
     assert summarise(trace).kernel_events > 0
     verdict = judge(trace, log.read(), allowances, "cuda")
     if any(not finding.source for finding in verdict.findings):
-        verdict = name_sources(verdict, read.load(capture(pipe, folder, "diagnostic", stacks=True)))
+        verdict = name_sources(verdict, read.load(capture(pipe, pipe.scheduler, folder, "diagnostic", stacks=True)))
     return verdict
 
 
@@ -216,7 +216,7 @@ def test_the_summary_of_a_busy_gpu(pipeline: Any, tmp_path: Path) -> None:
     model = net(Net)
     pipe = pipeline(lambda x, index: model(x, index), torch.randn(8192, SIZE, device="cuda"))
     pipe(4)
-    summary = summarise(read.load(capture(pipe, tmp_path, "trial")))
+    summary = summarise(read.load(capture(pipe, pipe.scheduler, tmp_path, "trial")))
     assert summary.steps == 3
     assert summary.gpu_busy_share is not None
     assert 0.5 < summary.gpu_busy_share <= 1

@@ -16,7 +16,7 @@ from tuner.knobs.precision import Dtype
 from tuner.knobs.quantization import QuantizationScheme
 from tuner.record import Allowance, Environment, Value, Values
 
-__all__ = ["KNOBS", "Knob", "NoEffect", "allowances", "apply_knobs", "baseline"]
+__all__ = ["KNOBS", "Knob", "NoEffect", "allowances", "apply_knobs", "baseline", "call_arguments"]
 
 KNOBS: Mapping[str, Knob] = {
     knob.name: knob
@@ -55,6 +55,11 @@ def changed(values: Mapping[str, Value], environment: Environment) -> Values:
 def allowances(values: Mapping[str, Value]) -> tuple[Allowance, ...]:
     """What the gate must let pass because a knob of this candidate declares it."""
     return tuple(allowance for name in values for allowance in KNOBS[name].allowances(values))
+
+
+def call_arguments(values: Mapping[str, Value]) -> dict[str, Any]:
+    """What the knobs of this candidate mean for the arguments of a call."""
+    return {key: given for name in values for key, given in KNOBS[name].call_arguments(values).items()}
 
 
 def apply_knobs(pipe: Any, values: Mapping[str, Value], environment: Environment) -> dict[str, str]:

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.knobs.base import Knob, NoEffect, not_one_of
-from tuner.record import Environment, Value
+from tuner.knobs.base import Knob, NoEffect, denoisers, not_one_of
+from tuner.record import Architecture, Environment, Value
 
-DISPATCHED = frozenset(
-    {"FluxPipeline", "Flux2Pipeline", "QwenImagePipeline", "ZImagePipeline", "WanPipeline", "LTXPipeline"}
-)
 BACKENDS = ("native", "_native_flash", "_native_cudnn", "_native_efficient", "_native_math", "flex")
 CUDA_ONLY = ("_native_cudnn", "_native_efficient")
 
@@ -27,11 +24,11 @@ class AttentionBackend(Knob):
     def wrong(self, value: Value) -> str | None:
         return not_one_of(value, BACKENDS)
 
-    def unavailable(self, value: Value, environment: Environment, pipeline_class: str) -> str | None:
+    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "native":
             return None
-        if pipeline_class not in DISPATCHED:
-            return f"{pipeline_class} does not call diffusers' attention dispatcher"
+        if not all(denoiser.dispatches_attention for denoiser in architecture.denoisers):
+            return f"{architecture.pipeline_class} does not call diffusers' attention dispatcher"
         if environment.device == "cpu" and value in CUDA_ONLY:
             return f"{value} is a CUDA kernel"
         return None
@@ -45,11 +42,13 @@ class AttentionBackend(Knob):
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         backend = str(values[self.name])
-        pipe.transformer.set_attention_backend(backend)
-        changed = sum(
-            getattr(getattr(module, "processor", None), "_attention_backend", None) == backend
-            for module in pipe.transformer.modules()
-        )
+        changed = 0
+        for denoiser in denoisers(pipe):
+            denoiser.set_attention_backend(backend)
+            changed += sum(
+                getattr(getattr(module, "processor", None), "_attention_backend", None) == backend
+                for module in denoiser.modules()
+            )
         if not changed:
             raise NoEffect(f"no attention processor took the backend {backend}")
         return f"{changed} attention processors use {backend}"

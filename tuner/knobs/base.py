@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from tuner.record import Allowance, Environment, Value
+from tuner.record import Allowance, Architecture, Environment, Value
 
 
 class NoEffect(Exception):
@@ -33,7 +33,7 @@ class Knob(ABC):
     def wrong(self, value: Value) -> str | None:
         """Why `value` can never be a value of this knob, or None."""
 
-    def unavailable(self, value: Value, environment: Environment, pipeline_class: str) -> str | None:
+    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         """Why `value` cannot work in this environment or on this pipeline, and the remedy, or None."""
         return None
 
@@ -49,12 +49,22 @@ class Knob(ABC):
         """The syncs and breaks that are this knob's design."""
         return ()
 
+    def call_arguments(self, values: Mapping[str, Value]) -> dict[str, Any]:
+        """What this knob's value means for the arguments of a call."""
+        return {}
+
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         """Change the pipeline, verify the change and say what it was.
 
         Called only when the value differs from the baseline's. Raises NoEffect when nothing changed.
         """
         raise TypeError(f"{self.name} acts on a call, not on a pipeline")
+
+
+def denoisers(pipe: Any) -> list[Any]:
+    """The components of a pipeline that run once a step: one, or two as in Wan 2.2."""
+    found = (getattr(pipe, name, None) for name in ("transformer", "transformer_2", "unet"))
+    return [component for component in found if component is not None]
 
 
 def not_one_of(value: Value, choices: tuple[Value, ...]) -> str | None:

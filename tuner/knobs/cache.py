@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.knobs.base import Knob, NoEffect, not_one_of
-from tuner.record import Allowance, Environment, Value
-
-CACHED = frozenset({"FluxPipeline", "QwenImagePipeline", "WanPipeline", "LTXPipeline"})
+from tuner.knobs.base import Knob, NoEffect, denoisers, not_one_of
+from tuner.record import Allowance, Architecture, Environment, Value
 
 
 class CacheKind(Knob):
@@ -25,10 +23,14 @@ class CacheKind(Knob):
     def wrong(self, value: Value) -> str | None:
         return not_one_of(value, ("none", "first-block"))
 
-    def unavailable(self, value: Value, environment: Environment, pipeline_class: str) -> str | None:
-        if value == "none" or pipeline_class in CACHED:
+    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+        if value == "none":
             return None
-        return f"{pipeline_class} never enters the cache context that the cache needs"
+        if not all(denoiser.is_cacheable for denoiser in architecture.denoisers):
+            return f"{architecture.pipeline_class}'s denoiser has no enable_cache"
+        if not architecture.enters_cache_context:
+            return f"{architecture.pipeline_class} never enters the cache context that the cache needs"
+        return None
 
     def allowances(self, values: Mapping[str, Value]) -> tuple[Allowance, ...]:
         if values[self.name] == "none":
@@ -40,12 +42,13 @@ class CacheKind(Knob):
         from diffusers import FirstBlockCacheConfig
 
         threshold = float(values["cache.threshold"])
-        try:
-            pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=threshold))
-        except IndexError:  # diffusers takes the first and the last block of a list that has none
-            raise NoEffect("the denoiser has no blocks to skip") from None
-        if not pipe.transformer.is_cache_enabled:
-            raise NoEffect("the denoiser has no cache enabled")
+        for denoiser in denoisers(pipe):
+            try:
+                denoiser.enable_cache(FirstBlockCacheConfig(threshold=threshold))
+            except IndexError:  # diffusers takes the first and the last block of a list that has none
+                raise NoEffect("the denoiser has no blocks to skip") from None
+            if not denoiser.is_cache_enabled:
+                raise NoEffect("the denoiser has no cache enabled")
         return f"first-block cache, threshold {threshold}"
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from tuner.knobs.base import Knob, not_positive_integer
 from tuner.record import Environment, Value
 
@@ -18,6 +21,9 @@ class Steps(Knob):
 
     def wrong(self, value: Value) -> str | None:
         return not_positive_integer(value)
+
+    def call_arguments(self, values: Mapping[str, Value]) -> dict[str, Any]:
+        return {"num_inference_steps": values[self.name]}
 
 
 class Batch(Knob):

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.knobs.base import Knob, NoEffect, not_one_of
-from tuner.record import Environment, Value
-
-REPEATED_BLOCKS = frozenset(
-    {"FluxPipeline", "Flux2Pipeline", "QwenImagePipeline", "ZImagePipeline", "WanPipeline", "LTXPipeline"}
-)
+from tuner.knobs.base import Knob, NoEffect, denoisers, not_one_of
+from tuner.record import Architecture, Environment, Value
 
 
 class CompileScope(Knob):
@@ -29,11 +25,9 @@ class CompileScope(Knob):
     def wrong(self, value: Value) -> str | None:
         return not_one_of(value, ("none", "regional", "full"))
 
-    def unavailable(self, value: Value, environment: Environment, pipeline_class: str) -> str | None:
+    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "none":
             return None
-        if value == "regional" and pipeline_class not in REPEATED_BLOCKS:
-            return f"{pipeline_class}'s denoiser names no repeated blocks"
         if environment.device == "cuda":
             return None if environment.libraries.get("triton") else "Triton is not installed (pip install triton)"
         return None if environment.cpp_compiler else "no C++ compiler on this machine (install g++ or clang)"
@@ -41,24 +35,40 @@ class CompileScope(Knob):
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         import torch
 
-        denoiser = pipe.transformer
         mode = str(values.get("compile.mode", "default"))
+        is_full = values[self.name] == "full"
         cached = values.get("cache.kind", "none") != "none"
         # fp8 tensors crash where a graph may break (as_strided); a cache's hooks break the whole denoiser's graph.
         is_fp8 = str(values.get("quantization.scheme")).startswith("fp8")
-        options = {"mode": mode, "dynamic": False, "fullgraph": is_fp8 and not (cached and values[self.name] == "full")}
-        if values[self.name] == "full":
-            denoiser.compile(**options)
-            if denoiser._compiled_call_impl is None:
-                raise NoEffect("the denoiser was not compiled")
-            return f"{type(denoiser).__name__} compiled whole, mode {mode}"
-        classes = set(denoiser._repeated_blocks or ())
-        blocks = [module for module in denoiser.modules() if type(module).__name__ in classes]
-        if not blocks:
-            raise NoEffect(f"{type(denoiser).__name__} has none of its repeated blocks {sorted(classes)}")
-        for block in blocks:
-            block.forward = torch.compile(block.forward, **options)
-        return f"{len(blocks)} blocks compiled, mode {mode}"
+        options = {"mode": mode, "dynamic": False, "fullgraph": is_fp8 and not (cached and is_full)}
+        done = []
+        for denoiser in denoisers(pipe):
+            name = type(denoiser).__name__
+            if is_full:
+                denoiser.compile(**options)
+                if denoiser._compiled_call_impl is None:
+                    raise NoEffect(f"{name} was not compiled")
+                done.append(f"{name} compiled whole, mode {mode}")
+                continue
+            blocks = repeated_blocks(denoiser)
+            if not blocks:
+                raise NoEffect(f"{name} has no repeated blocks")
+            for block in blocks:
+                block.forward = torch.compile(block.forward, **options)
+            done.append(f"{len(blocks)} blocks compiled, mode {mode}")
+        return "; ".join(done)
+
+
+def repeated_blocks(denoiser: Any) -> list[Any]:
+    """The blocks that a denoiser's class names as repeated, or else the members of its lists of two or more modules
+    of one class."""
+    import torch
+
+    named = set(getattr(denoiser, "_repeated_blocks", None) or ())
+    if named:
+        return [module for module in denoiser.modules() if type(module).__name__ in named]
+    lists = (child for child in denoiser.children() if isinstance(child, torch.nn.ModuleList))
+    return [block for blocks in lists if len(blocks) > 1 and len({type(b) for b in blocks}) == 1 for block in blocks]
 
 
 class CompileMode(Knob):
@@ -72,7 +82,7 @@ class CompileMode(Knob):
     def wrong(self, value: Value) -> str | None:
         return not_one_of(value, ("default", "reduce-overhead", "max-autotune-no-cudagraphs"))
 
-    def unavailable(self, value: Value, environment: Environment, pipeline_class: str) -> str | None:
+    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value != "default" and environment.device == "cpu":
             return f"{value} works through CUDA graphs or Triton kernels, and this is a CPU"
         return None

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.knobs.base import Knob, NoEffect, not_one_of
-from tuner.record import Environment, Value
-
-FUSING = frozenset({"FluxPipeline", "Flux2Pipeline", "WanPipeline", "StableDiffusion3Pipeline", "PixArtSigmaPipeline"})
+from tuner.knobs.base import Knob, NoEffect, denoisers, not_one_of
+from tuner.record import Architecture, Environment, Value
 
 
 class FuseQkv(Knob):
@@ -23,14 +21,16 @@ class FuseQkv(Knob):
     def wrong(self, value: Value) -> str | None:
         return not_one_of(value, (False, True))
 
-    def unavailable(self, value: Value, environment: Environment, pipeline_class: str) -> str | None:
-        if not value or pipeline_class in FUSING:
+    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+        if not value or all(denoiser.fuses_qkv for denoiser in architecture.denoisers):
             return None
-        return f"{pipeline_class} ignores fused projections"
+        return f"{architecture.pipeline_class}'s attention ignores fused projections"
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
-        pipe.transformer.fuse_qkv_projections()
-        fused = sum(getattr(module, "fused_projections", False) is True for module in pipe.transformer.modules())
+        fused = 0
+        for denoiser in denoisers(pipe):
+            denoiser.fuse_qkv_projections()
+            fused += sum(getattr(module, "fused_projections", False) is True for module in denoiser.modules())
         if not fused:
             raise NoEffect("no attention layer fused its projections")
         return f"{fused} attention layers fused"

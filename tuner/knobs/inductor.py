@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from tuner.knobs.base import Knob, NoEffect, not_one_of
-from tuner.record import Environment, Value
+from tuner.record import Architecture, Environment, Value
 
 
 class InductorFlag(Knob):
@@ -50,7 +50,7 @@ class CoordinateDescentTuning(InductorFlag):
     flag = "coordinate_descent_tuning"
     default = False
 
-    def unavailable(self, value: Value, environment: Environment, pipeline_class: str) -> str | None:
+    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value and environment.device == "cpu":
             return "it tunes Triton kernels, and inductor writes C++ for a CPU"
         return None
@@ -68,7 +68,7 @@ class Freezing(InductorFlag):
     flag = "freezing"
     default = False
 
-    def unavailable(self, value: Value, environment: Environment, pipeline_class: str) -> str | None:
+    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value and environment.device == "cuda":
             return "it packs weights for CPU kernels"
         return None

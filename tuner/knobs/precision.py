@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuner.knobs.base import Knob, NoEffect, not_one_of
-from tuner.record import Environment, Value
+from tuner.record import Architecture, Environment, Value
 
 
 class Dtype(Knob):
@@ -22,7 +22,7 @@ class Dtype(Knob):
     def wrong(self, value: Value) -> str | None:
         return not_one_of(value, ("float32", "bfloat16", "float16"))
 
-    def unavailable(self, value: Value, environment: Environment, pipeline_class: str) -> str | None:
+    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "float16" and environment.device == "cpu":
             return "CPUs compute float16 by converting it: slower than float32 and no more precise than bfloat16"
         if value == "bfloat16" and environment.device == "cuda" and float(environment.compute_capability or 0) < 8.0:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.knobs.base import Knob, NoEffect, not_one_of
-from tuner.record import Environment, Value
+from tuner.knobs.base import Knob, NoEffect, denoisers, not_one_of
+from tuner.record import Architecture, Environment, Value
 
 SCHEMES = ("none", "int8-weight-only", "int8-dynamic", "fp8-weight-only", "fp8-dynamic-row", "fp8-dynamic-tensor")
 
@@ -24,7 +24,7 @@ class QuantizationScheme(Knob):
     def wrong(self, value: Value) -> str | None:
         return not_one_of(value, SCHEMES)
 
-    def unavailable(self, value: Value, environment: Environment, pipeline_class: str) -> str | None:
+    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "none":
             return None
         if not environment.libraries.get("torchao"):
@@ -47,21 +47,15 @@ class QuantizationScheme(Knob):
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         from torchao.quantization import quantize_
 
-        layers: list[str] = []
-
-        def chosen(module: Any, name: str) -> bool:
-            if not quantizable(module, name):
-                return False
-            layers.append(name)
-            return True
-
-        before = {name: type(module.weight) for name, module in linear_layers(pipe.transformer)}
-        quantize_(pipe.transformer, torchao_config(str(values[self.name])), filter_fn=chosen)
-        changed = sum(type(module.weight) is not before[name] or type(module.weight).__module__.startswith("torchao")
-                      for name, module in linear_layers(pipe.transformer) if name in set(layers))  # fmt: skip
+        changed, total = 0, 0
+        for denoiser in denoisers(pipe):
+            quantize_(denoiser, torchao_config(str(values[self.name])), filter_fn=quantizable)
+            linear = linear_layers(denoiser)
+            total += len(linear)
+            changed += sum(type(module.weight).__module__.startswith("torchao") for _, module in linear)
         if not changed:
             raise NoEffect("no linear layer was quantized")
-        return f"{changed} of {len(before)} linear layers in {values[self.name]}"
+        return f"{changed} of {total} linear layers in {values[self.name]}"
 
 
 def linear_layers(model: Any) -> list[tuple[str, Any]]:

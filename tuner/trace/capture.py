@@ -20,41 +20,54 @@ from tuner.trace import read, sync_lines
 
 STEPS = 4
 
-StepEnd = Callable[..., dict[str, Any]]
-
 
 class _StepMarks:
-    """Marks every step but the first; the end of one step is the beginning of the next."""
+    """Marks every step but the first; a step of the scheduler ends one and begins the next."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
         self._ended = 0
         self._open = contextlib.ExitStack()
 
-    def on_step_end(self, pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        """The callback that a diffusers pipeline calls at the end of each step."""
+    @contextlib.contextmanager
+    def around(self, scheduler: Any) -> Iterator[None]:
+        """While the marks are set at each return of `scheduler.step`, which every pipeline calls once a step."""
+        step = scheduler.step
+
+        def marked(*arguments: Any, **named: Any) -> Any:
+            result = step(*arguments, **named)
+            self.on_step_end()
+            return result
+
+        scheduler.step = marked
+        try:
+            yield
+        finally:
+            scheduler.step = step
+            self.close()
+
+    def on_step_end(self) -> None:
         self.close()
         self._ended += 1
         if self._ended < self._steps:
             # TensorBoard's profiler looks for ProfilerStep, people and the gate for denoise_step.
             self._open.enter_context(record_function(f"ProfilerStep#{self._ended + 1}"))
             self._open.enter_context(record_function(f"denoise_step#{self._ended + 1}"))
-        return tensors
 
     def close(self) -> None:
         self._open.close()
 
 
-def capture(call: Callable[[int, StepEnd], object], folder: Path, name: str, *, stacks: bool = False) -> Path:
-    """Profile one call of `call(steps, callback_on_step_end)` and write folder/NAME.<digits>.pt.trace.json.gz.
+def capture(call: Callable[[int], object], scheduler: Any, folder: Path, name: str, *, stacks: bool = False) -> Path:
+    """Profile one `call(steps)`, which steps `scheduler`, and write folder/NAME.<digits>.pt.trace.json.gz.
 
     Warm up, compile and capture CUDA graphs before. With `stacks` the trace also names source lines, and is too slow
     to take any time from.
     """
     marks = _StepMarks(STEPS)
     lines = sync_lines.recorded() if stacks else contextlib.nullcontext()
-    with _profiler(stacks) as profiler, contextlib.closing(marks), lines:
-        call(STEPS, marks.on_step_end)
+    with _profiler(stacks) as profiler, marks.around(scheduler), lines:
+        call(STEPS)
     return _export(profiler, folder, name)
 
 

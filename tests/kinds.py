@@ -1,0 +1,32 @@
+"""The architectures of well-known pipelines, by class."""
+
+from __future__ import annotations
+
+from tuner import architecture
+from tuner.record import Architecture
+
+COMMON = {"scheduler": "FlowMatchEulerDiscreteScheduler", "vae": "AutoencoderKL"}
+
+COMPONENTS: dict[str, dict[str, str]] = {
+    "FluxPipeline": {"transformer": "FluxTransformer2DModel"},
+    "Flux2Pipeline": {"transformer": "Flux2Transformer2DModel"},
+    "Flux2KleinPipeline": {"transformer": "Flux2Transformer2DModel"},
+    "StableDiffusion3Pipeline": {"transformer": "SD3Transformer2DModel"},
+    "StableDiffusionPipeline": {"unet": "UNet2DConditionModel", "scheduler": "PNDMScheduler"},
+    "StableDiffusionXLPipeline": {"unet": "UNet2DConditionModel", "scheduler": "EulerDiscreteScheduler"},
+    "QwenImagePipeline": {"transformer": "QwenImageTransformer2DModel", "vae": "AutoencoderKLQwenImage"},
+    "ZImagePipeline": {"transformer": "ZImageTransformer2DModel"},
+    "SanaPipeline": {
+        "transformer": "SanaTransformer2DModel", "vae": "AutoencoderDC", "scheduler": "DPMSolverMultistepScheduler",
+    },
+    "PixArtSigmaPipeline": {"transformer": "PixArtTransformer2DModel", "scheduler": "DPMSolverMultistepScheduler"},
+    "WanPipeline": {
+        "transformer": "WanTransformer3DModel", "vae": "AutoencoderKLWan", "scheduler": "UniPCMultistepScheduler",
+    },
+    "LTXPipeline": {"transformer": "LTXVideoTransformer3DModel", "vae": "AutoencoderKLLTXVideo"},
+}  # fmt: skip
+
+
+def kind(pipeline_class: str = "FluxPipeline") -> Architecture:
+    """What the package knows of a pipeline of this class."""
+    return architecture.describe(pipeline_class, COMMON | COMPONENTS[pipeline_class])

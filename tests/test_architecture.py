@@ -1,0 +1,118 @@
+"""What the package learns of a pipeline from diffusers' source, and which pipelines it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kinds import COMPONENTS, kind
+
+from tuner import architecture
+from tuner.errors import BadInput
+from tuner.record import Value
+
+
+@pytest.mark.parametrize("pipeline_class", COMPONENTS)
+def test_a_text_to_picture_pipeline_can_be_tuned(pipeline_class: str) -> None:
+    known = kind(pipeline_class)
+    assert architecture.refusal(known) is None
+    assert known.denoisers
+    steps = known.arguments["num_inference_steps"]
+    assert isinstance(steps, int)
+    assert 4 <= steps <= 100
+
+
+@pytest.mark.parametrize(
+    ("pipeline_class", "dispatches", "caches", "fuses", "draws"),
+    [
+        ("FluxPipeline", True, True, True, "images"),
+        ("QwenImagePipeline", True, True, False, "images"),
+        ("ZImagePipeline", True, False, False, "images"),
+        ("StableDiffusion3Pipeline", False, False, True, "images"),
+        ("SanaPipeline", False, False, False, "images"),
+        ("WanPipeline", True, True, True, "frames"),
+        ("LTXPipeline", True, True, False, "frames"),
+    ],
+)
+def test_what_a_class_can_do_is_read_from_its_source(
+    pipeline_class: str, dispatches: bool, caches: bool, fuses: bool, draws: str
+) -> None:
+    known = kind(pipeline_class)
+    (denoiser,) = known.denoisers
+    assert (denoiser.dispatches_attention, denoiser.is_cacheable, denoiser.fuses_qkv) == (dispatches, caches, fuses)
+    assert known.draws == draws
+
+
+@pytest.mark.parametrize(
+    ("pipeline_class", "says"),
+    [
+        ("FluxImg2ImgPipeline", "input picture"),
+        ("FluxControlPipeline", "input picture"),
+        ("WanImageToVideoPipeline", "needs image"),
+        ("WanVideoToVideoPipeline", "input picture"),
+        ("StableDiffusionXLInpaintPipeline", "input picture"),
+        ("QwenImageEditPipeline", "input picture"),
+        ("StableVideoDiffusionPipeline", "takes no prompt"),
+        ("DiTPipeline", "takes no prompt"),
+    ],
+)
+def test_a_pipeline_that_needs_more_than_a_prompt_is_refused(pipeline_class: str, says: str) -> None:
+    known = architecture.describe(pipeline_class, {"transformer": "FluxTransformer2DModel"})
+    assert says in str(architecture.refusal(known))
+
+
+def test_a_pipeline_without_a_denoiser_is_refused() -> None:
+    assert "transformer" in str(architecture.refusal(architecture.describe("FluxPipeline", {"vae": "AutoencoderKL"})))
+
+
+def test_two_denoisers_are_both_seen() -> None:
+    parts = {"transformer": "WanTransformer3DModel", "transformer_2": "WanTransformer3DModel"}
+    known = architecture.describe("WanPipeline", parts)
+    assert [denoiser.component for denoiser in known.denoisers] == ["transformer", "transformer_2"]
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"_class_name": "NoSuchPipeline"},
+        {"_class_name": "../../etc/passwd"},
+        {"_class_name": 7},
+        {},
+        [],
+    ],
+)
+def test_an_index_of_something_else_is_refused(index: Value, tmp_path: Path) -> None:
+    file = tmp_path / "model_index.json"
+    file.write_text(json.dumps(index))
+    with pytest.raises(BadInput, match=r"model_index\.json") as refusal:
+        architecture.read(file)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_component_that_is_not_loaded_does_not_count(tmp_path: Path) -> None:
+    file = tmp_path / "model_index.json"
+    file.write_text(
+        json.dumps(
+            {
+                "_class_name": "WanPipeline",
+                "transformer": ["diffusers", "WanTransformer3DModel"],
+                "transformer_2": [None, None],
+                "boundary_ratio": None,
+            }
+        )
+    )
+    assert architecture.read(file).components == {"transformer": "WanTransformer3DModel"}
+
+
+def test_it_imports_neither_torch_nor_diffusers() -> None:
+    code = """
+import sys
+from tuner import architecture
+architecture.describe("FluxPipeline", {"transformer": "FluxTransformer2DModel"})
+print(*{"torch", "diffusers"} & sys.modules.keys())
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True)
+    assert done.stdout.split() == []
