@@ -13,7 +13,12 @@ from pathlib import Path
 from tuner.errors import Unavailable
 from tuner.record import Environment
 
-LIBRARIES = ("torch", "triton", "diffusers", "transformers", "torchao", "accelerate")
+LIBRARIES = (
+    "torch", "triton", "diffusers", "transformers", "torchao", "accelerate", "peft", "torch-tensorrt",
+    "flash-attn", "flash-attn-3", "flash-attn-4", "kernels", "sageattention", "xformers", "aiter",
+    "bitsandbytes", "gguf", "optimum-quanto", "nunchaku", "mslk-cuda", "cache-dit", "DeepCache",
+)  # fmt: skip
+"""Distributions that measurements depend on, or that switch something on."""
 
 
 def detect(device: str = "auto") -> Environment:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.knobs.base import Knob, NoEffect, denoisers, not_one_of
+from tuner.knobs.base import Knob, NoEffect, denoisers
 from tuner.record import Architecture, Environment, Value
 
-BACKENDS = ("native", "_native_flash", "_native_cudnn", "_native_efficient", "_native_math", "flex")
 CUDA_ONLY = ("_native_cudnn", "_native_efficient")
 
 
@@ -16,13 +15,8 @@ class AttentionBackend(Knob):
     """The backends of diffusers that need torch alone. `native` lets torch choose."""
 
     name = "attention.backend"
+    choices = ("native", "_native_flash", "_native_cudnn", "_native_efficient", "_native_math", "flex")
     order = 20
-
-    def baseline(self, environment: Environment) -> Value:
-        return "native"
-
-    def wrong(self, value: Value) -> str | None:
-        return not_one_of(value, BACKENDS)
 
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "native":

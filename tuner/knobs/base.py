@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -16,22 +16,25 @@ class NoEffect(Exception):
 class Knob(ABC):
     """One axis of the search.
 
+    `choices` are its values, the untouched pipeline's first; where any number will do (`wrong` says which), some that
+    make sense. The first line of a knob's docstring is what the catalogue says of it.
     `order` is the place in the order of application: fuse, attention backend, quantize, compile, cache.
     `image` says that the knob may change the picture by more than rounding.
     """
 
     name: ClassVar[str]
+    choices: ClassVar[tuple[Value, ...]]
     acts: ClassVar[Literal["build", "call"]] = "build"
     image: ClassVar[bool] = False
     order: ClassVar[int] = 0
 
-    @abstractmethod
     def baseline(self, environment: Environment) -> Value:
         """The value of the untouched pipeline."""
+        return self.choices[0]
 
-    @abstractmethod
     def wrong(self, value: Value) -> str | None:
         """Why `value` can never be a value of this knob, or None."""
+        return not_one_of(value, self.choices)
 
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         """Why `value` cannot work in this environment or on this pipeline, and the remedy, or None."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.knobs.base import Knob, NoEffect, denoisers, not_one_of
+from tuner.knobs.base import Knob, NoEffect, denoisers
 from tuner.record import Allowance, Architecture, Environment, Value
 
 
@@ -14,14 +14,9 @@ class CacheKind(Knob):
     the threshold since the last computed step, the other blocks' residual is reused."""
 
     name = "cache.kind"
+    choices = ("none", "first-block")
     image = True
     order = 50
-
-    def baseline(self, environment: Environment) -> Value:
-        return "none"
-
-    def wrong(self, value: Value) -> str | None:
-        return not_one_of(value, ("none", "first-block"))
 
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "none":
@@ -56,10 +51,8 @@ class CacheThreshold(Knob):
     """The relative change of the first block's residual below which the other blocks are skipped."""
 
     name = "cache.threshold"
+    choices = (0.05, 0.08, 0.1, 0.12, 0.2)
     image = True
-
-    def baseline(self, environment: Environment) -> Value:
-        return 0.05
 
     def wrong(self, value: Value) -> str | None:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 2:

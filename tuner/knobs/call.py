@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuner.knobs.base import Knob, not_positive_integer
-from tuner.record import Environment, Value
+from tuner.record import Value
 
 
 class Steps(Knob):
     """Denoising steps."""
 
     name = "steps"
+    choices = (28, 20, 14, 10, 6)
     acts = "call"
     image = True
-
-    def baseline(self, environment: Environment) -> Value:
-        return 28
 
     def wrong(self, value: Value) -> str | None:
         return not_positive_integer(value)
@@ -30,10 +28,8 @@ class Batch(Knob):
     """Prompts in one call."""
 
     name = "batch"
+    choices = (1, 2, 4, 8, 16, 32)
     acts = "call"
-
-    def baseline(self, environment: Environment) -> Value:
-        return 1
 
     def wrong(self, value: Value) -> str | None:
         return not_positive_integer(value)

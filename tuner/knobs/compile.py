@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.knobs.base import Knob, NoEffect, denoisers, not_one_of
+from tuner.knobs.base import Knob, NoEffect, denoisers
 from tuner.record import Architecture, Environment, Value
 
 
@@ -17,13 +17,8 @@ class CompileScope(Knob):
     """
 
     name = "compile.scope"
+    choices = ("none", "regional", "full")
     order = 40
-
-    def baseline(self, environment: Environment) -> Value:
-        return "none"
-
-    def wrong(self, value: Value) -> str | None:
-        return not_one_of(value, ("none", "regional", "full"))
 
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "none":
@@ -75,12 +70,7 @@ class CompileMode(Knob):
     """torch.compile's `mode`."""
 
     name = "compile.mode"
-
-    def baseline(self, environment: Environment) -> Value:
-        return "default"
-
-    def wrong(self, value: Value) -> str | None:
-        return not_one_of(value, ("default", "reduce-overhead", "max-autotune-no-cudagraphs"))
+    choices = ("default", "reduce-overhead", "max-autotune-no-cudagraphs")
 
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value != "default" and environment.device == "cpu":

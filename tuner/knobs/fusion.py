@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.knobs.base import Knob, NoEffect, denoisers, not_one_of
+from tuner.knobs.base import Knob, NoEffect, denoisers
 from tuner.record import Architecture, Environment, Value
 
 
@@ -13,13 +13,8 @@ class FuseQkv(Knob):
     """diffusers' `fuse_qkv_projections`, where the model's forward really uses the fused weights."""
 
     name = "fuse_qkv"
+    choices = (False, True)
     order = 10
-
-    def baseline(self, environment: Environment) -> Value:
-        return False
-
-    def wrong(self, value: Value) -> str | None:
-        return not_one_of(value, (False, True))
 
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if not value or all(denoiser.fuses_qkv for denoiser in architecture.denoisers):

@@ -5,22 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from tuner.knobs.base import Knob, NoEffect, not_one_of
+from tuner.knobs.base import Knob, NoEffect
 from tuner.record import Architecture, Environment, Value
 
 
 class InductorFlag(Knob):
-    """A boolean of torch._inductor.config, off or on by default as `default` says."""
+    """A boolean of torch._inductor.config."""
 
     flag: ClassVar[str]
-    default: ClassVar[bool]
     order = 5
-
-    def baseline(self, environment: Environment) -> Value:
-        return self.default
-
-    def wrong(self, value: Value) -> str | None:
-        return not_one_of(value, (False, True))
 
     def active(self, values: Mapping[str, Value]) -> bool:
         return values["compile.scope"] != "none"
@@ -40,7 +33,7 @@ class EpilogueFusion(InductorFlag):
 
     name = "inductor.epilogue_fusion"
     flag = "epilogue_fusion"
-    default = True
+    choices = (True, False)
 
 
 class CoordinateDescentTuning(InductorFlag):
@@ -48,7 +41,7 @@ class CoordinateDescentTuning(InductorFlag):
 
     name = "inductor.coordinate_descent_tuning"
     flag = "coordinate_descent_tuning"
-    default = False
+    choices = (False, True)
 
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value and environment.device == "cpu":
@@ -66,7 +59,7 @@ class Freezing(InductorFlag):
 
     name = "inductor.freezing"
     flag = "freezing"
-    default = False
+    choices = (False, True)
 
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value and environment.device == "cuda":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.knobs.base import Knob, NoEffect, not_one_of
+from tuner.knobs.base import Knob, NoEffect
 from tuner.record import Architecture, Environment, Value
 
 
@@ -13,14 +13,12 @@ class Dtype(Knob):
     """The baseline is what people run: bfloat16 on a GPU, float32 on a CPU."""
 
     name = "precision.dtype"
+    choices = ("float32", "bfloat16", "float16")
     image = True
     order = 0
 
     def baseline(self, environment: Environment) -> Value:
         return "bfloat16" if environment.device == "cuda" else "float32"
-
-    def wrong(self, value: Value) -> str | None:
-        return not_one_of(value, ("float32", "bfloat16", "float16"))
 
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "float16" and environment.device == "cpu":

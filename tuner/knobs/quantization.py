@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.knobs.base import Knob, NoEffect, denoisers, not_one_of
+from tuner.knobs.base import Knob, NoEffect, denoisers
 from tuner.record import Architecture, Environment, Value
 
 SCHEMES = ("none", "int8-weight-only", "int8-dynamic", "fp8-weight-only", "fp8-dynamic-row", "fp8-dynamic-tensor")
@@ -15,14 +15,9 @@ class QuantizationScheme(Knob):
     """Embedders, modulation (products of one row) and the last projection keep their type: see `quantizable`."""
 
     name = "quantization.scheme"
+    choices = SCHEMES
     image = True
     order = 30
-
-    def baseline(self, environment: Environment) -> Value:
-        return "none"
-
-    def wrong(self, value: Value) -> str | None:
-        return not_one_of(value, SCHEMES)
 
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "none":
