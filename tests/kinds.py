@@ -5,7 +5,9 @@ from __future__ import annotations
 from tuner import architecture
 from tuner.record import Architecture
 
-COMMON = {"scheduler": "FlowMatchEulerDiscreteScheduler", "vae": "AutoencoderKL"}
+COMMON = {
+    "scheduler": "FlowMatchEulerDiscreteScheduler", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel",
+}  # fmt: skip
 
 COMPONENTS: dict[str, dict[str, str]] = {
     "FluxPipeline": {"transformer": "FluxTransformer2DModel"},
@@ -19,6 +21,8 @@ COMPONENTS: dict[str, dict[str, str]] = {
     "SanaPipeline": {
         "transformer": "SanaTransformer2DModel", "vae": "AutoencoderDC", "scheduler": "DPMSolverMultistepScheduler",
     },
+    "Lumina2Pipeline": {"transformer": "Lumina2Transformer2DModel"},
+    "PixArtAlphaPipeline": {"transformer": "PixArtTransformer2DModel", "scheduler": "DPMSolverMultistepScheduler"},
     "PixArtSigmaPipeline": {"transformer": "PixArtTransformer2DModel", "scheduler": "DPMSolverMultistepScheduler"},
     "WanPipeline": {
         "transformer": "WanTransformer3DModel", "vae": "AutoencoderKLWan", "scheduler": "UniPCMultistepScheduler",

@@ -1,7 +1,8 @@
 """`tune run` as a user types it, on the pipeline that comes with the package, and what it leaves behind.
 
-On a quiet two-core machine it is 31 trials from 7 builds in 300 s (see the README); the bounds here leave room for
-neighbours.
+On a quiet two-core machine it is 31 trials from 7 builds in 300 s (see the README). Where neighbours take the machine's
+time, the bounds leave room for them, a study that could confirm nothing yet is given more of it as its user would, and
+what a fresh process reproduces is the gain over a baseline that is measured beside it.
 """
 
 from __future__ import annotations
@@ -20,19 +21,31 @@ from tuner.record import Outcome, read
 
 CALLS = 15
 
-TIME_A_TUNED_PIPELINE = f"""
+TIME_A_PIPELINE = f"""
 import json, sys, time, torch, tuner
+from diffusers import DiffusionPipeline
+from tuner.demo import PIPELINE_DIR
 pipe, call = tuner.load(sys.argv[1])
-prompts = ["a large solid red circle above a small blue square"] * call.batch
+arguments = dict(call.arguments)
+batch = call.batch
+if sys.argv[2] == "untouched":
+    device, dtype = pipe.device, torch.bfloat16 if pipe.device.type == "cuda" else torch.float32
+    pipe = DiffusionPipeline.from_pretrained(PIPELINE_DIR, dtype=dtype).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    arguments["num_inference_steps"], batch = int(sys.argv[3]), 1
+prompts = ["a large solid red circle above a small blue square"] * batch
 def seconds():
     start = time.perf_counter()
-    images = pipe(prompts, **call.arguments).images
+    images = pipe(prompts, **arguments).images
     return time.perf_counter() - start, images
 for _ in range(5):
     seconds()
 times, images = zip(*(seconds() for _ in range({CALLS})))
-print(json.dumps({{"median_s": sorted(times)[{CALLS // 2}], "count": len(images[-1]), "size": images[-1][0].size}}))
+median_s = sorted(times)[{CALLS // 2}]
+print(json.dumps({{"s_per_image": median_s / batch, "count": len(images[-1]), "size": images[-1][0].size}}))
 """
+
+MORE_TIME = ("8m", "11m")
 
 
 class Study:
@@ -40,13 +53,19 @@ class Study:
 
     def __init__(self, device: str, out: Path) -> None:
         self.device = device
+        self.out = out
         start = time.monotonic()
-        self.process = subprocess.run(
-            ["tune", "run", "--device", device, "--out", str(out)], capture_output=True, text=True, cwd=out, timeout=800
-        )
+        self.run()
         self.wall_s = time.monotonic() - start
+        for budget in MORE_TIME:
+            if self.best.chosen.trial == self.best.baseline.trial:
+                self.run("--budget", budget)
+
+    def run(self, *options: str) -> None:
+        command = ["tune", "run", "--device", self.device, "--out", str(self.out), *options]
+        self.process = subprocess.run(command, capture_output=True, text=True, cwd=self.out, timeout=800)
         assert self.process.returncode == 0, self.process.stdout + self.process.stderr
-        (self.folder,) = out.iterdir()
+        (self.folder,) = self.out.iterdir()
         self.best = read(self.folder / "best_config.json", BestConfig)
         self.outcomes = [read(path, Outcome) for path in sorted(self.folder.glob("trials/*/outcome.json"))]
 
@@ -117,18 +136,22 @@ def test_the_same_command_has_nothing_left_to_do(study: Study) -> None:
     assert (best.chosen, best.front, best.speed_up) == (study.best.chosen, study.best.front, study.best.speed_up)
 
 
-def test_a_fresh_process_reproduces_the_chosen_latency(study: Study) -> None:
-    runs = [in_a_fresh_process(study.folder / "best_config.json") for _ in range(3)]
-    chosen = study.best.chosen
-    assert {run["count"] for run in runs} == {chosen.batch}
-    assert {tuple(run["size"]) for run in runs} == {(study.best.workload.width, study.best.workload.height)}
-    tolerance = 0.03 if study.device == "cuda" else 0.10
-    assert sorted(run["median_s"] for run in runs)[1] == pytest.approx(chosen.latency_s.value, rel=tolerance)
+def test_fresh_processes_reproduce_the_chosen_gain(study: Study) -> None:
+    config = study.folder / "best_config.json"
+    steps = str(study.best.baseline.values["steps"])
+    turns = [(in_a_fresh_process(config, "untouched", steps), in_a_fresh_process(config, "tuned")) for _ in range(3)]
+    tuned = [run for _, run in turns]
+    assert {run["count"] for run in tuned} == {study.best.chosen.batch}
+    assert {tuple(run["size"]) for run in tuned} == {(study.best.workload.width, study.best.workload.height)}
+    gains = sorted(untouched["s_per_image"] / run["s_per_image"] for untouched, run in turns)
+    recorded, tolerance = study.best.speed_up, 0.03 if study.device == "cuda" else 0.10
+    assert recorded.low * (1 - tolerance) <= gains[1] <= recorded.high * (1 + tolerance)
+    assert gains[1] > 1
 
 
-def in_a_fresh_process(config: Path) -> dict[str, Any]:
+def in_a_fresh_process(config: Path, *arguments: str) -> dict[str, Any]:
     process = subprocess.run(
-        [sys.executable, "-c", TIME_A_TUNED_PIPELINE, str(config)], capture_output=True, text=True, timeout=400
+        [sys.executable, "-c", TIME_A_PIPELINE, str(config), *arguments], capture_output=True, text=True, timeout=400
     )
     assert process.returncode == 0, process.stderr
     result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])

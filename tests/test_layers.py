@@ -18,10 +18,12 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         (
             {"errors", "demo"},
             {"record"},
+            {"economics", "intervals", "prediction"},
             {"knobs", "environment", "architecture", "prices", "front", "measure", "quality", "trace"},
-            {"space", "pipeline", "report"},
-            {"store", "export", "worker", "display", "advisor", "telemetry"},
-            {"runner", "board"},
+            {"space", "pipeline", "report", "telemetry", "components"},
+            {"space_file", "catalogue", "timeline"},
+            {"store", "export", "worker", "display", "advisor", "doctor", "trace_report"},
+            {"runner", "board", "cost"},
             {"ledger"},
             {"attempt"},
             {"study", "tuner"},
@@ -34,10 +36,16 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
 
 LEAVES = {
     "knobs": {"record", "errors"},
-    "measure": {"record", "errors"},
+    "intervals": {"record", "errors"},
+    "prediction": {"record", "errors"},
+    "measure": {"record", "errors", "intervals"},
+    "telemetry": {"record", "errors", "intervals"},
+    "components": {"record", "errors", "measure"},
     "trace": {"record", "errors"},
     "quality": {"record", "errors"},
     "front": {"record", "errors"},
+    "economics": {"record"},
+    "prices": {"record", "errors", "economics"},
     "report": {"record", "errors"},
     "pipeline": {"record", "errors", "demo", "architecture"},
     "architecture": {"record", "errors"},
@@ -55,6 +63,11 @@ PARENT_ONLY = {
     "display",
     "report",
     "board",
+    "catalogue",
+    "doctor",
+    "timeline",
+    "trace_report",
+    "cost",
     "export",
     "front",
     "cli",
@@ -175,17 +188,17 @@ def test_what_the_parent_does_before_a_trial_imports_no_torch(tmp_path: Path) ->
     code = f"""
 import sys
 from pathlib import Path
-from tuner import environment, pipeline, space
+from tuner import environment, pipeline, space_file
 from tuner.knobs import KNOBS
 from tuner.prices import price_of
 from tuner.store import Request, Store
 
-space_file = Path({str(tmp_path)!r}) / "small.yaml"
-space_file.write_text("pipelines: [any]\\nworkload: {{prompts: [a], height: 32, width: 32}}\\n"
+space_path = Path({str(tmp_path)!r}) / "small.yaml"
+space_path.write_text("pipelines: [any]\\nworkload: {{prompts: [a], height: 32, width: 32}}\\n"
                       "quality: {{tolerance: 1}}\\nknobs: {{steps: [28, 4]}}\\n")
 here = environment.detect("cpu")
 model, kind = pipeline.resolve("demo", None, None)
-request = Request(model=model, architecture=kind, environment=here, space=space.load(space_file, kind, here),
+request = Request(model=model, environment=here, space=space_file.load(space_path, kind, here),
                   price=price_of(here.device_name, None))
 with Store(Path({str(tmp_path)!r}) / "study", request) as store:
     number, values = store.ask()

@@ -1,25 +1,33 @@
-"""Timing: the interval covers the median, the stopping rule stops for the reason it gives, warming up ends."""
+"""Timing: the stopping rule stops for the reason it gives, warming up ends, what a watch discards does not count; and
+the intervals cover what they are intervals of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import cycle, repeat
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, cycle, repeat
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from tuner import measure
-from tuner.measure import MINIMUM_SAMPLES, median_interval, warm_up
+from tuner import intervals, measure
+from tuner.intervals import SURE_SAMPLES, median_interval
+from tuner.measure import Clock, Throttled, warm_up
+from tuner.record import GpuUse
+
+HOST = Clock()
 
 
-class Clock:
-    """A clock that only a call moves, by the next of the given durations."""
+class Durations:
+    """A call that takes the next of the given durations, by a clock that nothing else moves but sleeping."""
 
     def __init__(self, durations: Iterator[float]) -> None:
         self.durations = durations
         self.now = 100.0
         self.calls = 0
+        self.slept: list[float] = []
 
     def __call__(self) -> None:
         self.calls += 1
@@ -28,19 +36,56 @@ class Clock:
     def perf_counter(self) -> float:
         return self.now
 
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+Start = Callable[[Iterator[float]], Durations]
+
 
 @pytest.fixture
-def clocked(monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterator[float]], Clock]:
-    def start(durations: Iterator[float]) -> Clock:
-        clock = Clock(durations)
-        monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=clock.perf_counter))
-        return clock
+def clocked(monkeypatch: pytest.MonkeyPatch) -> Start:
+    def start(durations: Iterator[float]) -> Durations:
+        call = Durations(durations)
+        monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=call.perf_counter, sleep=call.sleep))
+        return call
 
     return start
 
 
-def nothing() -> None:
-    """In place of a device to wait for."""
+class Device(Clock):
+    """A device that works on when a call has returned, and whose own clock starts at 0 and is a little slow."""
+
+    apart = True
+
+    def __init__(self, call: Durations) -> None:
+        self.call = call
+        self.pending = 0.0
+
+    def wait(self) -> None:
+        self.call.now += self.pending
+        self.pending = 0.0
+
+    def mark(self) -> float:
+        return (self.call.now + self.pending - 100) * 0.99
+
+
+class Watcher:
+    """A watch that says what it is told to say, call by call."""
+
+    def __init__(self, reasons: Iterator[str | None]) -> None:
+        self.reasons = reasons
+        self.begun = 0
+
+    def begin(self) -> None:
+        self.begun += 1
+
+    def end(self) -> str | None:
+        return next(self.reasons)
+
+    def report(self) -> GpuUse:
+        return GpuUse(power_w=300.0)
 
 
 @pytest.mark.parametrize("count", [6, 7, 8, 10, 13, 20, 27, 40])
@@ -69,18 +114,18 @@ def test_the_median_is_the_middle_whatever_the_order() -> None:
     assert median_interval([2.0]).high == 2.0
 
 
-def test_it_stops_when_the_interval_is_narrow(clocked: Callable[[Iterator[float]], Clock]) -> None:
+def test_it_stops_when_the_interval_is_narrow(clocked: Start) -> None:
     clock = clocked(cycle([1.0, 1.001, 0.999]))
-    timing = measure.measure(clock, nothing, batch=4, allowance_s=1000)
+    timing = measure.measure(clock, HOST, batch=4, allowance_s=1000)
     assert timing.stopped == "interval within target"
-    assert timing.samples == clock.calls == MINIMUM_SAMPLES
+    assert timing.samples == clock.calls == SURE_SAMPLES
     assert timing.latency_s.value == pytest.approx(1.0, rel=1e-3)
     assert timing.images_per_s == pytest.approx(4.0, rel=1e-3)
 
 
-def test_it_stops_when_the_allowance_is_spent(clocked: Callable[[Iterator[float]], Clock]) -> None:
+def test_it_stops_when_the_allowance_is_spent(clocked: Start) -> None:
     clock = clocked(cycle([1.0, 3.0]))
-    timing = measure.measure(clock, nothing, batch=1, allowance_s=30)
+    timing = measure.measure(clock, HOST, batch=1, allowance_s=30)
     assert timing.stopped == "time allowance spent"
     assert timing.samples == clock.calls == 16  # 15 take 29 s
     assert timing.latency_s.low == 1.0
@@ -88,59 +133,202 @@ def test_it_stops_when_the_allowance_is_spent(clocked: Callable[[Iterator[float]
 
 
 def test_six_samples_are_taken_even_when_the_first_spends_the_allowance(
-    clocked: Callable[[Iterator[float]], Clock],
+    clocked: Start,
 ) -> None:
-    timing = measure.measure(clocked(cycle([5.0, 9.0])), nothing, batch=1, allowance_s=0.0)
-    assert timing.samples == MINIMUM_SAMPLES
+    timing = measure.measure(clocked(cycle([5.0, 9.0])), HOST, batch=1, allowance_s=0.0)
+    assert timing.samples == SURE_SAMPLES
     assert timing.stopped == "time allowance spent"
 
 
-def test_noise_costs_samples_until_the_interval_is_narrow(clocked: Callable[[Iterator[float]], Clock]) -> None:
+def test_noise_costs_samples_until_the_interval_is_narrow(clocked: Start) -> None:
     random = np.random.default_rng(0)
     clock = clocked(float(value) for value in random.normal(1.0, 0.01, size=100_000))
-    timing = measure.measure(clock, nothing, batch=1, allowance_s=10_000)
+    timing = measure.measure(clock, HOST, batch=1, allowance_s=10_000)
     assert timing.stopped == "interval within target"
-    assert timing.samples > MINIMUM_SAMPLES
+    assert timing.samples > SURE_SAMPLES
     assert (timing.latency_s.high - timing.latency_s.low) / 2 <= 0.005 * timing.latency_s.value
 
 
-def test_a_call_is_timed_with_the_device_idle_at_both_ends(clocked: Callable[[Iterator[float]], Clock]) -> None:
-    clock = clocked(repeat(0.25))
-    pending = [3.0]
+# ---- two clocks -----------------------------------------------------------------------------------------------------
 
-    def synchronise() -> None:
-        clock.now += pending.pop() if pending else 0.0
 
-    def call() -> None:
-        clock()
-        pending.append(2.0)
+def test_a_call_is_timed_with_the_device_idle_at_both_ends(clocked: Start) -> None:
+    call = clocked(repeat(0.25))
+    device = Device(call)
+    device.pending = 3.0
 
-    assert measure.timed(call, synchronise) == pytest.approx(2.25)
+    def queue() -> None:
+        call()
+        device.pending += 2.0
+
+    host_s, device_s = measure.timed(queue, device)
+    assert host_s == pytest.approx(2.25)
+    assert device_s == pytest.approx(2.25 * 0.99)
+
+
+def test_the_devices_own_clock_is_told_where_there_is_one(clocked: Start) -> None:
+    call = clocked(cycle([1.0, 1.001, 0.999]))
+    timing = measure.measure(call, Device(call), batch=1, allowance_s=1000)
+    assert timing.device_s is not None
+    assert timing.device_s.value == pytest.approx(0.99 * timing.latency_s.value)
+
+
+def test_on_a_cpu_what_needs_a_gpu_is_absent(clocked: Start) -> None:
+    timing = measure.measure(clocked(repeat(1.0)), HOST, batch=1, allowance_s=1000)
+    assert timing.device_s is None
+    assert timing.gpu is None
 
 
 def test_a_real_call_is_timed_by_a_real_clock() -> None:
-    import time
+    host_s, device_s = measure.timed(lambda: time.sleep(0.02), HOST)
+    assert 0.02 <= device_s <= host_s < 1.0
 
-    assert 0.02 <= measure.timed(lambda: time.sleep(0.02), nothing) < 1.0
+
+# ---- warming up -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("seconds", "compiled", "calls"),
+    ("seconds", "compiled", "calls", "settled"),
     [
-        ([9, 1, 1, 1], [0] * 9, 3),  # the first call was slow: two alike must follow
-        ([1, 1], [0] * 9, 2),
-        ([1] * 9, [1, 2, 2, 2, 2], 3),  # the time stands still, yet something is compiled in the second call
-        ([8, 4, 2, 1, 0.5, 0.25, 0.1, 0.05, 0.02], [0] * 9, 8),  # never settles: ended after eight
-        ([1] * 9, list(range(1, 10)), 8),  # compiles for ever: ended after eight
+        ([9, 1, 1, 1], [0] * 9, 3, True),  # the first call was slow: two alike must follow
+        ([1, 1], [0] * 9, 2, True),
+        ([1] * 9, [1, 2, 2, 2, 2], 4, True),  # two are compiled in, and two must follow
+        ([1] * 9, [0, 1, 1, 1, 1], 4, True),  # one compiled late: the calls before it show nothing
+        ([1 - 0.02 * n for n in range(9)], [0] * 9, 8, False),  # it falls by little, but it falls
+        ([1, 0.98, 0.96, 0.965], [0] * 9, 4, True),
+        ([8, 4, 2, 1, 0.5, 0.25, 0.1, 0.05, 0.02], [0] * 9, 8, False),  # never settles: ended after eight
+        ([1] * 9, list(range(1, 10)), 8, False),  # compiles for ever: ended after eight
     ],
 )
-def test_warming_up_ends(
-    clocked: Callable[[Iterator[float]], Clock], seconds: list[float], compiled: list[int], calls: int
-) -> None:
-    clock = clocked(iter(seconds))
+def test_warming_up_ends(clocked: Start, seconds: list[float], compiled: list[int], calls: int, settled: bool) -> None:
+    call = clocked(iter(seconds))
 
     def graphs() -> int:
-        return ([0, *compiled])[clock.calls]
+        return ([0, *compiled])[call.calls]
 
-    warm_up(clock, nothing, graphs)
-    assert clock.calls == calls
+    done = warm_up(call, HOST, graphs)
+    assert (done.calls, done.settled) == (calls, settled)
+    assert call.calls == calls
+
+
+def test_short_calls_warm_up_for_as_long_as_is_allowed(clocked: Start) -> None:
+    call = clocked(chain((0.02 * 0.99**n for n in range(30)), repeat(0.0145)))
+    done = warm_up(call, HOST, lambda: 0, allowance_s=20.0)
+    assert done.settled
+    assert done.calls > 30
+    assert not warm_up(clocked(0.02 * 0.99**n for n in range(30)), HOST, lambda: 0, allowance_s=0.3).settled
+
+
+# ---- discarded samples ----------------------------------------------------------------------------------------------
+
+
+def test_a_discarded_sample_counts_for_nothing_and_is_followed_by_a_pause(clocked: Start) -> None:
+    call = clocked(chain([5.0, 5.0, 5.0], repeat(1.0)))
+    watch = Watcher(chain(["HW power brake"] * 3, repeat(None)))
+    timing = measure.measure(call, HOST, batch=1, allowance_s=1000, watch=watch)
+    assert timing.samples == SURE_SAMPLES
+    assert timing.latency_s.high == 1.0
+    assert watch.begun == call.calls == SURE_SAMPLES + 3
+    assert call.slept == [0.05, 0.1, 0.2]
+    assert timing.gpu == GpuUse(power_w=300.0)
+
+
+def test_pauses_do_not_grow_for_ever(clocked: Start) -> None:
+    call = clocked(repeat(1.0))
+    watch = Watcher(chain(["HW slowdown"] * 9, repeat(None)))
+    measure.measure(call, HOST, batch=1, allowance_s=1000, watch=watch)
+    assert call.slept[-1] == call.slept[-2] == measure.LONGEST_PAUSE_S
+
+
+def test_no_accepted_sample_is_a_failure_by_name(clocked: Start) -> None:
+    call = clocked(repeat(1.0))
+    with pytest.raises(Throttled, match="6 of 6 calls were discarded, the last: SW thermal"):
+        measure.measure(call, HOST, batch=1, allowance_s=4.0, watch=Watcher(repeat("SW thermal slowdown")))
+
+
+def test_too_few_accepted_samples_have_no_interval_and_fail_too(clocked: Start) -> None:
+    watch = Watcher(chain([None] * (SURE_SAMPLES - 1), repeat("HW slowdown")))
+    with pytest.raises(Throttled, match="6 of 11 calls"):
+        measure.measure(clocked(repeat(1.0)), HOST, batch=1, allowance_s=0.0, watch=watch)
+
+
+def test_a_brake_after_enough_samples_ends_the_timing(clocked: Start) -> None:
+    call = clocked(cycle([1.0, 1.1]))
+    watch = Watcher(chain([None] * 7, repeat("HW slowdown")))
+    timing = measure.measure(call, HOST, batch=1, allowance_s=20.0, watch=watch)
+    assert timing.samples == 7
+    assert timing.stopped == "time allowance spent"
+
+
+# ---- intervals ------------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    estimate = intervals.mean_interval([1.0, 2.0, 3.0, 4.0])
+    assert estimate.value == 2.5
+    assert estimate.high - 2.5 == pytest.approx(3.1824 * statistics.stdev([1, 2, 3, 4]) / 2, rel=1e-4)
+
+
+def test_the_spread_of_processes_is_told_as_a_share() -> None:
+    assert intervals.coefficient_of_variation([99.0, 100.0, 101.0]) == pytest.approx(0.01)
+    assert intervals.coefficient_of_variation([2.0, 2.0]) == 0.0
+
+
+@pytest.mark.parametrize("pairs", [2, 3, 5, 8])
+def test_the_interval_of_a_ratio_covers_it_whatever_the_number_of_pairs(pairs: int) -> None:
+    random, repeats, covered, shared = np.random.default_rng(pairs), 1500, 0, 0
+    for _ in range(repeats):
+        drift = np.exp(0.05 * random.normal(size=pairs))  # the machine changes from pair to pair
+        ours = (3.0 * drift * np.exp(0.004 * random.normal(size=pairs))).tolist()
+        theirs = (2.0 * drift * np.exp(0.004 * random.normal(size=pairs))).tolist()
+        calm = np.exp(0.004 * random.normal(size=4)).tolist()
+        covered += brackets(1.5, ours, theirs)
+        shared += brackets(1.5, ours, theirs, calm)
+    allowed = 3 * (0.95 * 0.05 / repeats) ** 0.5
+    assert abs(covered / repeats - 0.95) < allowed
+    assert abs(shared / repeats - 0.95) < allowed
+
+
+def brackets(ratio: float, ours: list[float], theirs: list[float], others: Sequence[float] = ()) -> bool:
+    found = intervals.ratio_in_turns(ours, theirs, others)
+    return found.low <= ratio <= found.high
+
+
+def test_two_pairs_are_honest_and_further_processes_help() -> None:
+    ours, theirs = [1.02, 1.025], [1.0, 0.999]
+    alone = intervals.ratio_in_turns(ours, theirs)
+    assert alone.value == pytest.approx(1.023, rel=1e-3)
+    assert not intervals.differs(alone), "two pairs leave too much open"
+    helped = intervals.ratio_in_turns(ours, theirs, [1.0, 1.001, 0.999, 1.002])
+    assert helped.value == alone.value
+    assert alone.low < helped.low < helped.high < alone.high
+    assert intervals.differs(helped)
+
+
+def test_a_slowdown_of_2_percent_is_detected_and_none_is_not() -> None:
+    random, repeats = np.random.default_rng(1), 400
+    found, alarms = 0, 0
+    for _ in range(repeats):
+        one, other = (np.exp(0.0036 * random.normal(size=(2, 5)))).tolist()
+        found += intervals.differs(intervals.ratio_in_turns([1.02 * value for value in one], other))
+        alarms += intervals.differs(intervals.ratio_in_turns(one, other))
+    assert found / repeats > 0.95
+    assert alarms / repeats < 0.09
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [([1.0], [1.0]), ([], []), ([1.0, 2.0], [1.0])])
+def test_no_ratio_without_two_pairs(ours: list[float], theirs: list[float]) -> None:
+    with pytest.raises(ValueError, match="two pairs"):
+        intervals.ratio_in_turns(ours, theirs)
+
+
+def test_the_program_that_plants_a_slowdown_tells_how_often_it_was_found() -> None:
+    import bench_aa
+
+    plain = [1.0, 1.001, 0.999, 1.002, 1.0, 0.998]
+    slowed = [1.021, 1.02, 1.018, 1.023, 1.02, 1.019]
+    lines = bench_aa.summary(plain, slowed)
+    assert lines[0] == "coefficient of variation between processes: 0.14% as it is, 0.17% slowed"
+    assert lines[1].endswith("called a difference")
+    assert "with 3 pairs: called in 100%; without any slowdown in 0%" in lines
+    assert lines[-1] == "with 6 pairs: called in 100%; without any slowdown not tried, that takes 12 processes"

@@ -7,11 +7,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from kinds import kind
 
-from tuner import space
+from tuner import space_file
+from tuner.environment import LIBRARIES
 from tuner.errors import BadInput
 from tuner.knobs import KNOBS, baseline
 from tuner.record import Environment, Value, Values
@@ -73,7 +75,7 @@ def without(*path: str) -> dict[str, Any]:
 
 
 def load(folder: Path, content: Any, environment: Environment = CPU, pipeline_class: str = "FluxPipeline") -> Space:
-    return space.load(write(folder, content), kind(pipeline_class), environment)
+    return space_file.load(write(folder, content), kind(pipeline_class), environment)
 
 
 @pytest.fixture
@@ -89,7 +91,6 @@ MALFORMED: list[tuple[Any, str]] = [
     (without("quality"), "quality"),
     (without("knobs"), "knobs"),
     (without("workload", "prompts"), "prompts"),
-    (without("workload", "height"), "height"),
     (without("quality", "tolerance"), "tolerance"),
     (changed("pipelines", to="FluxPipeline"), "$.pipelines"),
     (changed("pipelines", to=[3]), "$.pipelines[0]"),
@@ -133,7 +134,15 @@ MALFORMED: list[tuple[Any, str]] = [
     (changed("knobs", to=["steps"]), "$.knobs"),
     (changed("knobs", "compile.scoop", to=["none"]), "knobs.compile.scoop"),
     (changed("knobs", "steps", to=[]), "knobs.steps"),
-    (changed("knobs", "steps", to=28), "$.knobs"),
+    (changed("knobs", "steps", to="28"), "knobs.steps"),
+    (changed("knobs", "compile.scoop", to=["none"]), "did you mean compile.scope?"),
+    (changed("workload", "num_frames", to=5), "takes no such argument"),
+    (changed("workload", "arguments", to={"output_type": "pt"}), "takes no such argument"),
+    (changed("workload", "arguments", to={"nonsense": 1}), "workload.arguments.nonsense"),
+    (changed("workload", "arguments", to={"latents": [1]}), "$.workload.arguments"),
+    (changed("extends", to="nope"), "extends: nope"),
+    (changed("extends", to="../demo"), "extends: ../demo"),
+    (changed("extends", to="given.yaml"), "extends this file in turn"),
     (changed("knobs", "steps", to=[28, "4"]), "knobs.steps"),
     (changed("knobs", "steps", to=[28, [4]]), "$.knobs"),
     (changed("knobs", "steps", to=[28, None]), "$.knobs"),
@@ -147,7 +156,7 @@ MALFORMED: list[tuple[Any, str]] = [
     (changed("knobs", "precision.dtype", to={"gpu": ["float32"]}), "knobs.precision.dtype.gpu"),
     (changed("knobs", "precision.dtype", to={"cpu": []}), "knobs.precision.dtype"),
     (changed("knobs", "precision.dtype", to={"cuda": ["float8"]}), "knobs.precision.dtype"),
-    (changed("knobs", "precision.dtype", to={"cpu": "float32"}), "$.knobs"),
+    (changed("knobs", "precision.dtype", to={"cpu": "float8"}), "knobs.precision.dtype"),
     (changed("recipes", to={}), "$.recipes"),
     (changed("recipes", 0, "values", to={"warp": 9}), "recipes.both"),
     (changed("recipes", 0, "values", to={"steps": "few"}), "recipes.both"),
@@ -201,7 +210,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "given.yaml"
     path.write_bytes(data)
     with pytest.raises(BadInput) as refusal:
-        space.load(path, kind(), CPU)
+        space_file.load(path, kind(), CPU)
     assert str(refusal.value).startswith(str(path))
     assert "\n" not in str(refusal.value)
 
@@ -214,7 +223,9 @@ def test_a_few_lines_that_would_grow_without_end_are_refused_at_once(tmp_path: P
 
 @pytest.mark.timeout(30)
 def test_a_long_list_is_read_in_time(tmp_path: Path) -> None:
-    loaded = load(tmp_path, changed("knobs", "steps", to=list(range(1, 500))))
+    content = changed("knobs", "steps", to=list(range(1, 500)))
+    content["baseline"]["steps"] = 500
+    loaded = load(tmp_path, content)
     assert len(loaded.knobs["steps"]) == 499
 
 
@@ -331,7 +342,9 @@ def test_keys_say_what_can_be_shared(good: Space, different: Values, same_build:
 
 
 def test_a_row_is_the_candidate_and_then_its_other_steps(tmp_path: Path) -> None:
-    loaded = load(tmp_path, changed("knobs", "steps", to=[28, 14, 4]))
+    content = changed("knobs", "steps", to=[28, 14, 4])
+    content["baseline"]["steps"] = 28
+    loaded = load(tmp_path, content)
     values = loaded.candidate({"steps": 14, "fuse_qkv": True, "batch": 4})
     row = loaded.row(values)
     assert row[0] == values
@@ -354,72 +367,202 @@ def test_what_does_not_go_together_is_refused_by_knob(good: Space) -> None:
 
 # ---- the spaces that come with the package --------------------------------------------------------------------------
 
-SHIPPED = sorted(space.space_folder().glob("*.yaml"))
+SHIPPED = sorted(space_file.folder().glob("*.yaml"))
+EQUIPPED = msgspec.structs.replace(
+    H200, libraries=dict.fromkeys(LIBRARIES, "99") | {"torch": "2.13.0", "torchao": "0.18.0", "triton": "3.5.0"}
+)
+"""An H200 with every package that switches something on."""
 
 
-def shipped(path: Path, folder: Path, pipeline_class: str, environment: Environment) -> Space:
-    """A shipped space, with prompts of its own: those of the demo belong to its training."""
-    content = yaml.safe_load(path.read_text())
-    if content["workload"]["prompts"] == "demo":
-        content["workload"]["prompts"] = ["a red circle"]
-    return load(folder, content, environment, pipeline_class)
+def classes(path: Path) -> tuple[str, ...]:
+    """Pipelines that a shipped space is for."""
+    named = space_file.parse(path).pipelines
+    return ("LTXPipeline", "StableDiffusionPipeline") if named == ("any",) else named
 
 
-def test_spaces_are_shipped() -> None:
-    assert "demo" in [path.stem for path in SHIPPED]
+def loaded_everywhere(path: Path) -> list[Space]:
+    """A shipped space as each of its pipelines sees it, on a CPU and on a GPU."""
+    return [space_file.load(path, kind(name), here) for name in classes(path) for here in (CPU, EQUIPPED)]
+
+
+def test_every_family_has_a_space() -> None:
+    families = {"any", "demo", "flux", "flux2", "sd3", "sdxl", "qwen-image", "z-image", "sana", "pixart", "wan"}
+    assert {path.stem for path in SHIPPED} == families
+    for path in SHIPPED:
+        if path.stem not in ("any", "demo"):
+            for name in classes(path):
+                assert space_file.find(None, kind(name), False) == path
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_space_is_right_as_it_stands(path: Path) -> None:
-    for pipeline_class in yaml.safe_load(path.read_text())["pipelines"]:
-        loaded = space.load(path, kind(pipeline_class), CPU)
+    for loaded in loaded_everywhere(path):
         assert len(loaded.workload.prompts) >= 16
         assert len(set(loaded.workload.prompts)) == len(loaded.workload.prompts)
+        assert loaded.refusal(loaded.candidate({})) is None
+        assert len(loaded.knobs["steps"]) > 1
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_recipe_of_a_shipped_space_is_valid_somewhere(path: Path, tmp_path: Path) -> None:
-    content = yaml.safe_load(path.read_text())
-    assert content["recipes"]
-    for pipeline_class in content["pipelines"]:
-        spaces = [shipped(path, tmp_path, pipeline_class, environment) for environment in (CPU, H200)]
-        valid = {
-            recipe.name
-            for loaded in spaces
-            for recipe in loaded.recipes
-            if loaded.refusal(loaded.candidate(recipe.values)) is None
-        }
-        assert valid == {recipe["name"] for recipe in content["recipes"]}
-        for loaded in spaces:
-            for recipe in loaded.recipes:
-                lost = recipe.values.keys() - loaded.candidate(recipe.values).keys()
-                assert not lost, f"{recipe.name}: {lost} mean nothing beside the rest"
+def test_every_recipe_of_a_shipped_space_is_valid_somewhere_and_means_all_it_says(path: Path) -> None:
+    valid = set()
+    for loaded in loaded_everywhere(path):
+        for recipe in loaded.recipes:
+            values = loaded.candidate(recipe.values)
+            lost = recipe.values.keys() - values.keys()
+            assert not lost, f"{recipe.name}: {lost} mean nothing beside the rest"
+            if loaded.refusal(values) is None:
+                valid.add(recipe.name)
+    assert valid >= {recipe.name for recipe in space_file.parse(path).recipes}
+    assert valid
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_value_of_a_shipped_space_works_on_some_device(path: Path, tmp_path: Path) -> None:
-    content = yaml.safe_load(path.read_text())
-    for pipeline_class in content["pipelines"]:
-        left_out = [shipped(path, tmp_path, pipeline_class, environment).left_out for environment in (CPU, H200)]
-        assert not left_out[0].keys() & left_out[1].keys()
+def test_every_value_that_a_shipped_space_lists_works_somewhere(path: Path) -> None:
+    working = {
+        (name, value) for loaded in loaded_everywhere(path) for name in loaded.knobs for value in loaded.knobs[name]
+    }
+    for name, values in space_file.parse(path).knobs.items():
+        for listed in values.values() if isinstance(values, dict) else [values]:
+            for value in listed if isinstance(listed, list) else [listed]:
+                assert (name, value) in working, f"{name}={value}"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_most_random_candidates_of_a_shipped_space_are_valid(path: Path) -> None:
+    rng = random.Random(0)
+    for loaded in loaded_everywhere(path):
+        candidates = [loaded.choose(lambda name, choices: rng.choice(choices)) for _ in range(200)]
+        assert sum(loaded.refusal(values) is None for values in candidates) >= 20
 
 
 def test_a_space_is_found_by_name_by_path_and_by_pipeline(tmp_path: Path) -> None:
     mine = write(tmp_path, GOOD)
-    assert space.find(str(mine), kind(), False) == mine
-    assert space.find("demo", kind(), False).name == "demo.yaml"
-    assert space.find(None, kind(), True).name == "demo.yaml"
-    assert space.find(None, kind(), False).name == "flux.yaml"
+    assert space_file.find(str(mine), kind(), False) == mine
+    assert space_file.find("demo", kind(), False).name == "demo.yaml"
+    assert space_file.find(None, kind(), True).name == "demo.yaml"
+    assert space_file.find(None, kind(), False).name == "flux.yaml"
 
 
 @pytest.mark.parametrize("name", ["nope", "a" * 400, "..", "nope/../demo", "/", "demo.yml"])
 def test_a_space_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(BadInput) as refusal:
-        space.find(name, kind(), False)
+        space_file.find(name, kind(), False)
     assert "demo" in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
-def test_a_pipeline_without_a_space_is_told_so() -> None:
-    with pytest.raises(BadInput, match=r"SanaPipeline.*--space"):
-        space.find(None, kind("SanaPipeline"), False)
+def test_a_pipeline_without_a_space_of_its_own_gets_the_one_for_any() -> None:
+    assert space_file.find(None, kind("LTXPipeline"), False).name == "any.yaml"
+
+
+# ---- one file over another, and settings over both ------------------------------------------------------------------
+
+
+def extended(folder: Path, content: dict[str, Any], *settings: str, environment: Environment = CPU) -> Space:
+    """A file `child.yaml` that extends GOOD, which stands beside it."""
+    write(folder, GOOD)
+    child = folder / "child.yaml"
+    child.write_text(yaml.safe_dump({"extends": "given.yaml", **content}))
+    return space_file.load(child, kind(), environment, settings)
+
+
+def test_a_file_that_extends_another_and_says_nothing_is_the_other(tmp_path: Path, good: Space) -> None:
+    child = extended(tmp_path, {})
+    assert child.name == "child"
+    assert [getattr(child, field) for field in ("workload", "tolerance", "baseline", "knobs", "recipes")] == [
+        getattr(good, field) for field in ("workload", "tolerance", "baseline", "knobs", "recipes")
+    ]
+
+
+def test_a_file_narrows_and_pins_what_it_extends(tmp_path: Path) -> None:
+    child = extended(tmp_path, {"knobs": {"steps": [4], "compile.scope": "full"}, "quality": {"tolerance": 2.5}})
+    assert child.knobs["steps"] == (4,)
+    assert child.knobs["compile.scope"] == ("full",)
+    assert child.knobs["batch"] == (1, 4), "what it does not name stays"
+    assert child.tolerance == 2.5
+    assert child.candidate({})["compile.scope"] == "none", "the baseline is the untouched pipeline all the same"
+    assert child.choose(lambda name, choices: choices[0])["compile.scope"] == "full"
+
+
+def test_other_prompts_do_not_keep_the_seeds_of_those_before(tmp_path: Path) -> None:
+    child = extended(tmp_path, {"workload": {"prompts": ["x", "y", "z"]}})
+    assert (child.workload.prompts, child.workload.seeds) == (("x", "y", "z"), (0, 1, 2))
+    assert (child.workload.height, child.workload.width) == (32, 32)
+
+
+def test_a_recipe_follows_what_is_pinned_and_is_left_out_where_it_cannot(tmp_path: Path) -> None:
+    (recipe,) = extended(tmp_path, {"knobs": {"precision.dtype": "bfloat16"}}).recipes
+    assert recipe.values == {"precision.dtype": "bfloat16", "compile.scope": "full", "fuse_qkv": True}
+    narrowed = extended(tmp_path, {"knobs": {"compile.scope": ["none", "regional"]}})
+    assert narrowed.recipes == ()
+    assert narrowed.left_out["recipe both"] == "the space has compile.scope only as none, regional"
+
+
+def test_a_shipped_space_can_be_extended_by_name(tmp_path: Path) -> None:
+    child = tmp_path / "mine.yaml"
+    child.write_text("extends: flux\nknobs: {steps: 20}\n")
+    loaded = space_file.load(child, kind(), H200)
+    assert loaded.knobs["steps"] == (20,)
+    assert loaded.recipes
+
+
+@pytest.mark.parametrize(
+    ("setting", "field", "value"),
+    [
+        ("workload.height=512", "height", 512),
+        ("workload.guidance_scale=3", "guidance_scale", 3.0),
+        ("workload.max_sequence_length=77", "max_sequence_length", 77),
+        ("workload.prompts=[one, two, three]", "prompts", ("one", "two", "three")),
+        ("workload.arguments={true_cfg_scale: 2.0}", "arguments", {"true_cfg_scale": 2.0}),
+    ],
+)
+def test_a_setting_sets_a_field_of_the_workload(tmp_path: Path, setting: str, field: str, value: Any) -> None:
+    assert getattr(extended(tmp_path, {}, setting).workload, field) == value
+
+
+def test_prompts_can_come_from_a_file_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine.txt").write_text("a cat\n\n  a dog\n")
+    (elsewhere / "mine.json").write_text('{"prompts": ["x"], "seeds": [9]}')
+    (tmp_path / "spaces").mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert extended(tmp_path / "spaces", {}, "workload.prompts=mine.txt").workload.prompts == ("a cat", "a dog")
+    assert extended(tmp_path / "spaces", {}, f"workload.prompts={elsewhere}/mine.json").workload.seeds == (9,)
+
+
+def test_settings_pin_and_narrow_knobs_and_the_last_wins(tmp_path: Path) -> None:
+    loaded = extended(tmp_path, {}, "compile.scope=regional", "steps=[4, 2]", "steps=2", "quality.tolerance=3")
+    assert (loaded.knobs["compile.scope"], loaded.knobs["steps"], loaded.tolerance) == (("regional",), (2,), 3.0)
+    assert extended(tmp_path, {}, "baseline.steps=20", "steps=12").knobs["steps"] == (12,)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("compile.scope", "KNOB=VALUE"),
+        ("compile.scop=full", "did you mean compile.scope?"),
+        ("compile.scope=whole", "must be one of"),
+        ("compile.scope=[none, none]", "listed twice"),
+        ("steps=[]", "no values"),
+        ("steps=40", "the untouched pipeline takes 4"),
+        ("attention.backend=_native_cudnn", "cannot be had here"),
+        ("workload.height=tall", "$.workload.height"),
+        ("workload.colour=red", "colour"),
+        ("workload.num_frames=9", "num_frames"),
+        ("workload.prompts=nowhere.txt", "nowhere.txt"),
+        ("workload.prompts=[]", "workload.prompts"),
+        ("baseline.fuse_qkv=true", "baseline.fuse_qkv"),
+        ("quality.tolerance=-1", "quality.tolerance"),
+        ("=1", "unknown knob"),
+        ("steps=[1", "not YAML"),
+        ("steps=!!python/name:os.system", "not YAML"),
+        ("recipes=[]", "unknown knob"),
+    ],
+)
+def test_a_setting_that_is_not_right_is_refused_in_one_line(tmp_path: Path, setting: str, says: str) -> None:
+    with pytest.raises(BadInput) as refusal:
+        extended(tmp_path, {}, setting)
+    assert says in str(refusal.value)
+    assert "\n" not in str(refusal.value)

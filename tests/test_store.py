@@ -14,11 +14,11 @@ import msgspec
 import pytest
 from kinds import kind
 
-from tuner import environment, space
+from tuner import environment, space_file
 from tuner.errors import BadInput, StorageFull
 from tuner.prices import Price
 from tuner.record import Estimate, Failure, Model, Outcome, Quality, Values
-from tuner.space import build_key, image_key
+from tuner.space import build_key, candidate_key, image_key
 from tuner.store import Request, Store, atomic_write, storage_errors
 
 SPACE = """
@@ -41,9 +41,8 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> Request:
     file.write_text(SPACE)
     return Request(
         model=Model(source="/model", revision=None, pipeline_class="FluxPipeline", scorer="/scorer"),
-        architecture=kind(),
         environment=here,
-        space=space.load(file, kind(), msgspec.structs.replace(here, cpp_compiler="g++")),
+        space=space_file.load(file, kind(), msgspec.structs.replace(here, cpp_compiler="g++")),
         price=Price(usd_per_hour=1.0, source="here"),
     )
 
@@ -260,7 +259,7 @@ def test_a_resumed_study_does_not_propose_the_same_again(folder: Path, request_:
                 store.acknowledge(outcome(store.enter(baseline(store)), baseline(store)))
             number, values = store.ask()
             store.acknowledge(outcome(number, values))
-            proposals.append(space.candidate_key(values))
+            proposals.append(candidate_key(values))
     assert len(set(proposals)) > 1
 
 

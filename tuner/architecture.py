@@ -12,9 +12,10 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tuner.errors import BadInput, Unavailable
-from tuner.record import Architecture, Denoiser
+from tuner.record import Architecture, Denoiser, Values
 
 DENOISERS = ("transformer", "transformer_2", "unet")
 """Names of the components that run once a step."""
@@ -23,6 +24,12 @@ NEEDS_A_PICTURE = re.compile(
     r"Img2Img|Inpaint|ImageToVideo|Image2Video|VideoToVideo|I2V|I2I|ControlNet|Control|Edit|Upscale|Refiner|Adapter|Pix2Pix"
     r"|Depth2Img|Variation|Fill|Layered|Cloze|Animate"
 )
+BLOCK_LISTS = {
+    "blocks", "transformer_blocks", "single_transformer_blocks", "temporal_transformer_blocks",
+    "visual_transformer_blocks", "layers",
+}  # fmt: skip
+"""Where diffusers' caches look for the blocks of a denoiser (hooks/_common.py)."""
+
 PICTURE_ARGUMENTS = {"strength", "mask_image", "control_image", "control_video", "padding_mask_crop"}
 
 
@@ -40,14 +47,25 @@ def read(index: Path) -> Architecture:
         for component, loaded in written.items()
         if isinstance(loaded, list) and len(loaded) == 2 and isinstance(loaded[1], str)
     }
+    settings = {component: _settings(index.parent / component) for component in components}
     try:
-        return describe(name, components)
+        return describe(name, components, settings)
     except BadInput as error:
         raise BadInput(f"{index}: {error}") from None
 
 
-def describe(pipeline_class: str, components: Mapping[str, str]) -> Architecture:
-    """The architecture of a pipeline class with these components (name to class).
+def of(pipe: Any) -> Architecture:
+    """The architecture of a pipeline that is loaded."""
+    parts = {name: part for name, part in pipe.components.items() if part is not None}
+    configurations = {name: getattr(part, "config", None) for name, part in parts.items()}
+    settings = {name: _plain_values(dict(c)) for name, c in configurations.items() if isinstance(c, Mapping)}
+    return describe(type(pipe).__name__, {name: type(part).__name__ for name, part in parts.items()}, settings)
+
+
+def describe(
+    pipeline_class: str, components: Mapping[str, str], settings: Mapping[str, Values] | None = None
+) -> Architecture:
+    """The architecture of a pipeline class with these components (name to class) and their configurations' settings.
 
     BadInput when diffusers has no such pipeline.
     """
@@ -60,6 +78,7 @@ def describe(pipeline_class: str, components: Mapping[str, str]) -> Architecture
         components=dict(components),
         denoisers=tuple(_denoiser(name, components[name]) for name in DENOISERS if name in components),
         arguments=arguments,
+        settings={name: dict(values) for name, values in (settings or {}).items() if values},
         enters_cache_context="cache_context(" in source.text,
         draws="frames" if "frames=" in source.text else "images",
     )
@@ -79,6 +98,25 @@ def refusal(architecture: Architecture) -> str | None:
     if "num_inference_steps" not in arguments:
         return f"{name} takes no num_inference_steps"
     return None
+
+
+def _settings(folder: Path) -> Values:
+    """The plain values of a component's configuration file; none where it has no such file."""
+    for file in (folder / "config.json", folder / "scheduler_config.json"):
+        try:
+            written = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return _plain_values(written) if isinstance(written, dict) else {}
+    return {}
+
+
+def _plain_values(configuration: Mapping[str, Any]) -> Values:
+    return {
+        name: value
+        for name, value in configuration.items()
+        if isinstance(value, bool | int | float | str) and not name.startswith("_")
+    }
 
 
 class _Source:
@@ -148,4 +186,47 @@ def _denoiser(component: str, name: str) -> Denoiser:
         dispatches_attention="dispatch_attention_fn(" in source.text,
         is_cacheable="CacheMixin" in source.bases(),
         fuses_qkv=re.search(r"\bfused_projections\b|\bFused\w*Processor", source.text) is not None,
+        registers_blocks=_registers_blocks(source),
+        projects_out="proj_out" in _assigned_to_self(source),
     )
+
+
+def _registers_blocks(source: _Source) -> bool:
+    """Whether diffusers' block caches know all blocks of a denoiser, and as one kind: all return the text's states
+    beside the image's, or none does."""
+    known = _known_blocks()
+    lists = [value for name, values in _assigned_to_self(source).items() if name in BLOCK_LISTS for value in values]
+    classes = {
+        call.func.id
+        for value in lists
+        for call in ast.walk(value)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id[0].isupper()
+    }
+    return bool(classes) and classes <= known.keys() and len({known[name] for name in classes}) == 1
+
+
+def _assigned_to_self(source: _Source) -> dict[str, list[ast.expr]]:
+    """What the methods of a class assign to attributes of theirs."""
+    assigned: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                if isinstance(target, ast.Attribute) and ast.unparse(target.value) == "self":
+                    assigned.setdefault(target.attr, []).append(node.value)
+    return assigned
+
+
+@cache
+def _known_blocks() -> dict[str, bool]:
+    """The blocks that diffusers registers for its caches, and whether each returns the text's states too."""
+    spec = importlib.util.find_spec("diffusers")
+    if spec is None or spec.origin is None:
+        raise Unavailable("diffusers is not installed (pip install diffusers)")
+    file = Path(spec.origin).parent / "hooks" / "_helpers.py"
+    known = {}
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if file.is_file() else []:
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "TransformerBlockRegistry.register":
+            given = {keyword.arg: keyword.value for keyword in node.keywords}
+            returns_text = re.search(r"return_encoder_hidden_states_index=\d", ast.unparse(given["metadata"]))
+            known[ast.unparse(given["model_class"])] = returns_text is not None
+    return known

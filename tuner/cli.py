@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from tuner.errors import BadInput, TunerError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from tuner.record import Record
     from tuner.store import Request
     from tuner.study import Study
 
@@ -37,10 +41,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, like all others of this command."""
+    """A parser whose errors are one line, like all others of this command, and name what was probably meant."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Refuses what it does not know: left to the parser above, the names of this one's options would be lost."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            options = nearest(unknown[0].partition("=")[0], self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{options}")
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"argument COMMAND: invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if wrong:
+            message += nearest(wrong[1], re.findall(r"[\w-]+", wrong[2]))
         self.exit(BadInput.exit_code, one_line(f"{self.prog}: {message} (see {self.prog} --help)") + "\n")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A question whether the most similar known word was meant, if one is similar."""
+    similar = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {similar[0]}?" if similar else ""
 
 
 def one_line(text: str) -> str:
@@ -49,7 +72,10 @@ def one_line(text: str) -> str:
 
 def parser() -> argparse.ArgumentParser:
     top = Parser(prog="tune", description="Finds the cheapest way to run a diffusers pipeline at a given quality.")
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    top.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
+    # Not `required`, which argparse checks before it finds a misspelt option of this parser.
+    commands = top.add_subparsers(metavar="COMMAND")
+    top.set_defaults(run=lambda _: top.error("COMMAND is missing"))
     run = commands.add_parser(
         "run",
         help="search for the best configuration of a pipeline on this machine",
@@ -59,15 +85,86 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("model", nargs="?", default="demo", help="a folder, a hub id, or `demo` (default)")
     run.add_argument("--revision", metavar="COMMIT", help="the commit of a hub id (default: the newest, pinned)")
     run.add_argument("--space", metavar="NAME|FILE", help="the search space (default: by the pipeline's class)")
+    run.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE",
+        help="pin a knob (compile.mode=default), or set a field of the workload (workload.height=512); repeatable",
+    )  # fmt: skip
     run.add_argument("--scorer", metavar="MODEL", help="the CLIP model that scores the pictures: a folder or a hub id")
-    run.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
+    add_device(run)
     run.add_argument("--budget", type=seconds, default=300.0, metavar="TIME", help="like 90s, 20m, 2h (default: 5m)")
     run.add_argument("--trials", type=positive, metavar="N", help="end after so many recorded trials")
     run.add_argument("--price", type=price, metavar="USD", help="US dollars for an hour of this machine")
     run.add_argument("--out", type=Path, default=Path("traces"), metavar="DIR", help="of all studies (default: traces)")
     run.add_argument("--study", metavar="NAME", help="the study's folder in there (default: named by what is tuned)")
     run.set_defaults(run=run_study)
+
+    knobs = commands.add_parser(
+        "knobs",
+        help="list what can be varied in a pipeline on this machine, and why the rest cannot",
+        description="List every setting that `tune run` can vary, value by value: whether it can be used for this "
+        "pipeline on this machine, why not, and whether it changes the picture.",
+    )
+    knobs.add_argument("model", nargs="?", default="demo", help="a folder, a hub id, or `demo` (default)")
+    knobs.add_argument("--revision", metavar="COMMIT", help="the commit of a hub id (default: the newest)")
+    add_device(knobs)
+    knobs.add_argument("--json", action="store_true", help="for programs: one JSON object")
+    knobs.set_defaults(run=list_knobs)
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what this machine has, what works because of it, and what one more package would add",
+        description="Say what GPU, compiler and packages this machine has, which settings work because of them, and "
+        "what one more `pip install` would add. Changes nothing.",
+    )
+    add_device(doctor)
+    doctor.add_argument("--json", action="store_true", help="for programs: one JSON object")
+    doctor.set_defaults(run=examine)
+
+    trace = commands.add_parser(
+        "trace",
+        help="judge a trace of torch's profiler: graph breaks, device syncs, idle time",
+        description="Say what a trace of torch's profiler (of any program, plain or gzipped) shows: graph breaks, "
+        "recompiles and device syncs with the GPU idle time that each costs, and where the time goes. "
+        "Exit code: 0 clean, 1 rejected or inconclusive, 2 no trace.",
+    )
+    trace.add_argument("file", type=Path, metavar="FILE", help="like NAME.pt.trace.json.gz")
+    trace.add_argument(
+        "--max-idle-ms", type=milliseconds, default=0.0, metavar="MS",
+        help="tolerate breaks and syncs that together cost no more GPU idle time a step (default: 0, none)",
+    )  # fmt: skip
+    trace.add_argument("--json", action="store_true", help="for programs: one JSON object")
+    trace.set_defaults(run=judge_trace)
+
+    cost = commands.add_parser(
+        "cost",
+        help="say what the pictures of a tuned pipeline cost, at any price, and compare GPUs",
+        description="Say what the configurations of a study cost: one file gives its front, several of the same model "
+        "and workload give the GPUs side by side, the cheapest first. Prices are dated list prices, or yours.",
+    )
+    cost.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a best_config.json, or a study's folder")
+    prices = cost.add_mutually_exclusive_group()
+    prices.add_argument("--price", type=price, metavar="USD", help="US dollars for an hour of the machine")
+    prices.add_argument("--provider", metavar="NAME", help="list prices of this provider (default: the median of all)")
+    cost.add_argument("--json", action="store_true", help="for programs: one JSON object")
+    cost.set_defaults(run=show_cost)
     return top
+
+
+class Version(argparse.Action):
+    """Prints the version of the installed package; looking it up takes time that other commands need not spend."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from tuner.environment import version
+
+        print(f"tune {version('diffusion-tuner') or '(not installed)'}")
+        parser.exit()
+
+
+def add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device", choices=("auto", "cuda", "cpu"), default="auto",
+        help="cuda is the NVIDIA GPU; auto (default) takes it if there is one, else the CPU",
+    )  # fmt: skip
 
 
 def seconds(text: str) -> float:
@@ -89,9 +186,15 @@ def price(text: str) -> float:
     return float(text)
 
 
+def milliseconds(text: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d+)?", text) or not float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time in milliseconds, like 0.5")
+    return float(text)
+
+
 def run_study(options: argparse.Namespace) -> int:
     """`tune run`: resolve, search, report."""
-    from tuner import environment, pipeline, space
+    from tuner import environment, pipeline, space_file
     from tuner.display import make_display
     from tuner.prices import price_of
     from tuner.store import Request, Store
@@ -99,12 +202,11 @@ def run_study(options: argparse.Namespace) -> int:
 
     here = environment.detect(options.device)
     model, kind = pipeline.resolve(options.model, options.revision, options.scorer)
-    file = space.find(options.space, kind, model.source == pipeline.DEMO)
+    file = space_file.find(options.space, kind, model.source == pipeline.DEMO)
     request = Request(
         model=model,
         environment=here,
-        architecture=kind,
-        space=space.load(file, kind, here),
+        space=space_file.load(file, kind, here, options.set),
         price=price_of(here.device_name, options.price),
     )
     folder = options.out.resolve() / study_name(options.study, model.source, request.fingerprint())
@@ -121,6 +223,56 @@ def run_study(options: argparse.Namespace) -> int:
             display.closed()
         report_study(study, best.chosen.trial)
     return 0
+
+
+def list_knobs(options: argparse.Namespace) -> int:
+    """`tune knobs`: what can be varied in this pipeline on this machine."""
+    from tuner import environment, pipeline
+    from tuner.catalogue import CatalogueTable, catalogue
+
+    _, kind = pipeline.resolve(options.model, options.revision, None)
+    found = catalogue(options.model, kind, environment.detect(options.device))
+    show(found, CatalogueTable(found), options.json)
+    return 0
+
+
+def examine(options: argparse.Namespace) -> int:
+    """`tune doctor`: what this machine has, and what that switches on."""
+    from tuner.doctor import Report, diagnose
+
+    found = diagnose(options.device)
+    show(found, Report(found), options.json)
+    return 0
+
+
+def show_cost(options: argparse.Namespace) -> int:
+    """`tune cost`: what the configurations of one study cost, or the chosen ones of several."""
+    from tuner.cost import CostTable, reckon
+
+    found = reckon(options.files, options.price, options.provider)
+    show(found, CostTable(found), options.json)
+    return 0
+
+
+def judge_trace(options: argparse.Namespace) -> int:
+    """`tune trace`: what a trace shows; its verdict is the exit code."""
+    from tuner.trace_report import EXIT_CODES
+    from tuner.trace_report import examine as examine_trace
+
+    found = examine_trace(options.file, options.max_idle_ms)
+    show(found.report, found, options.json)
+    return EXIT_CODES[found.report.verdict.status]
+
+
+def show(record: Record, text: RenderableType, as_json: bool) -> None:
+    """A record on standard output, for programs or for people."""
+    from tuner.record import encode_pretty
+    from tuner.report import make_console
+
+    if as_json:
+        print(encode_pretty(record).decode(), end="")
+    else:
+        make_console(sys.stdout).print(text)
 
 
 def notes(request: Request) -> list[str]:

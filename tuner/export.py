@@ -90,7 +90,7 @@ def apply(pipe: Any, config: str | os.PathLike[str]) -> Tuned:
     Raises BadInput when the file is malformed, or for another pipeline class or kind of device, Unavailable when a
     setting cannot work here, and warns when it was measured on another device.
     """
-    best = _read(config)
+    best = read_config(config)
     name = type(pipe).__name__
     if name != best.model.pipeline_class:
         raise BadInput(f"{config}: model.pipeline_class: tuned for {best.model.pipeline_class}, this is a {name}")
@@ -102,7 +102,7 @@ def apply(pipe: Any, config: str | os.PathLike[str]) -> Tuned:
 
 def load(config: str | os.PathLike[str]) -> Tuned:
     """Load the pipeline that a best_config.json names, and apply the chosen configuration to it."""
-    best = _read(config)
+    best = read_config(config)
     source = best.model.source
     if Path(source).is_absolute() and not os.path.isdir(source):  # noqa: PTH112  (Path.is_dir raises on long names)
         raise BadInput(f"{config}: model.source: no folder {source} here; load the pipeline and give it to tuner.apply")
@@ -115,8 +115,11 @@ def load(config: str | os.PathLike[str]) -> Tuned:
 def _apply(pipe: Any, best: BestConfig, config: str | os.PathLike[str]) -> Tuned:
     values = best.chosen.values
     here = detect(best.environment.device)
-    parts = {name: type(part).__name__ for name, part in pipe.components.items() if part is not None}
-    kind = architecture.describe(best.model.pipeline_class, parts)
+    kind = architecture.of(pipe)
+    for name in values:
+        conflict = KNOBS[name].conflict(values, kind)
+        if conflict:
+            raise BadInput(f"{config}: chosen.values.{name}: {values[name]}: {conflict}")
     for name, value in best.chosen.changed.items():
         reason = KNOBS[name].unavailable(value, here, kind)
         if reason:
@@ -127,11 +130,11 @@ def _apply(pipe: Any, best: BestConfig, config: str | os.PathLike[str]) -> Tuned
     if str(pipe.dtype) != f"torch.{values['precision.dtype']}":  # the baseline's type too may not be that of this one
         KNOBS["precision.dtype"].apply(pipe, values)
     apply_knobs(pipe, values, here)
-    arguments = pipeline.call_arguments(best.workload, call_arguments(values))
+    arguments = pipeline.call_arguments(best.workload, call_arguments(values), best.chosen.batch)
     return Tuned(pipe, Call(batch=best.chosen.batch, arguments=arguments))
 
 
-def _read(config: str | os.PathLike[str]) -> BestConfig:
+def read_config(config: str | os.PathLike[str]) -> BestConfig:
     """The file, checked against the catalogue of knobs as well as against its own types."""
     best = read(Path(config), BestConfig)
     for field in ("values", "changed"):
@@ -142,19 +145,14 @@ def _read(config: str | os.PathLike[str]) -> BestConfig:
             if wrong:
                 raise BadInput(f"{config}: chosen.{field}.{name}: {value} {wrong}")
     values = best.chosen.values
-    dependent = ("cache.threshold",) if values.get("cache.kind", "none") != "none" else ()
-    for name in ("precision.dtype", "steps", "batch", "compile.scope", *dependent):
-        if name not in values:
+    for name, knob in KNOBS.items():
+        if name not in values and knob.active(values):
             raise BadInput(f"{config}: chosen.values: {name} is missing")
     for name, value in best.chosen.changed.items():
         if values.get(name) != value:
             raise BadInput(f"{config}: chosen.changed.{name}: {value} is not what chosen.values says")
     if best.chosen.batch != values["batch"]:
         raise BadInput(f"{config}: chosen.batch: {best.chosen.batch} is not what chosen.values says")
-    for name in values:
-        conflict = KNOBS[name].conflict(values)
-        if conflict:
-            raise BadInput(f"{config}: chosen.values.{name}: {values[name]}: {conflict}")
     return best
 
 

@@ -1,77 +1,160 @@
-"""Timing: warm-up, a stopping rule on the interval of the median, and the statistics behind both."""
+"""Timing: warm-up, a stopping rule on the interval of the median, and the clocks behind both."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
 
-from tuner.record import Estimate, Timing
+from tuner.intervals import SURE_SAMPLES, median_interval
+from tuner.record import Estimate, GpuUse, Timing, WarmUp
 
 TARGET_HALF_WIDTH = 0.005
-MINIMUM_SAMPLES = 6
-"""Six is the least number of samples whose range covers the median with 95 % confidence."""
+"""Half of the interval of the median as a share of it, at which a timing is good enough."""
+
+FALLING = 0.995
+"""A call that took less than this share of the fastest of the two before it: the time is still falling."""
+
+USUAL_WARM_UP_CALLS = 8
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 1.0
 
 
-def median_interval(samples: Sequence[float]) -> Estimate:
-    """Median and its distribution-free 95 % interval, from order statistics (binomial with p = 1/2).
-
-    Needs at least six samples; with fewer the interval is the range, which covers less.
-    """
-    ordered = sorted(samples)
-    count = len(ordered)
-    middle = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
-    below, rank = 0.0, 0
-    while rank < count // 2:
-        below += math.comb(count, rank) / 2**count
-        if below > 0.025:
-            break
-        rank += 1
-    lowest = max(rank - 1, 0)
-    return Estimate(value=middle, low=ordered[lowest], high=ordered[count - 1 - lowest])
+class Throttled(Exception):
+    """Too few calls ran at the speed that the GPU has when nothing slows it down."""
 
 
-def timed(call: Callable[[], object], synchronise: Callable[[], None]) -> float:
-    """Seconds of one call, with nothing of it left on the device."""
-    synchronise()
-    start = time.perf_counter()
+class Clock:
+    """The clock of a device whose work is done when a call returns: the host's."""
+
+    apart = False
+    """Whether it is another than the host's."""
+
+    def wait(self) -> None:
+        """Until nothing is left to do on the device."""
+
+    def mark(self) -> Any:
+        """A moment on the device: when all that was queued so far is done."""
+        return time.perf_counter()
+
+    def between(self, start: Any, end: Any) -> float:
+        """Seconds from one mark to another, both of them passed."""
+        return float(end - start)
+
+
+class CudaClock(Clock):
+    """The clock of the current CUDA device: events in the current stream."""
+
+    apart = True
+
+    def wait(self) -> None:
+        import torch
+
+        torch.cuda.synchronize()
+
+    def mark(self) -> Any:
+        import torch
+
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def between(self, start: Any, end: Any) -> float:
+        return float(start.elapsed_time(end)) / 1e3
+
+
+class Watch(Protocol):
+    """Who looks at the device around each timed call."""
+
+    def begin(self) -> None:
+        """A call is about to be timed."""
+
+    def end(self) -> str | None:
+        """A call was timed: why its sample must be discarded, or None to keep it."""
+
+    def report(self) -> GpuUse:
+        """What was seen."""
+
+
+def timed(call: Callable[[], object], clock: Clock) -> tuple[float, float]:
+    """Seconds of one call by the host's clock and by the device's, with nothing of it left on the device."""
+    clock.wait()
+    started = time.perf_counter()
+    start = clock.mark()
     call()
-    synchronise()
-    return time.perf_counter() - start
+    end = clock.mark()
+    clock.wait()
+    seconds = time.perf_counter() - started
+    return seconds, clock.between(start, end)
 
 
-def warm_up(call: Callable[[], object], synchronise: Callable[[], None], compiled: Callable[[], int]) -> None:
-    """Call until nothing is compiled any more and the time has stopped falling, eight times at most."""
-    previous = math.inf
-    for _ in range(8):
+def warm_up(call: Callable[[], object], clock: Clock, compiled: Callable[[], int], allowance_s: float = 0.0) -> WarmUp:
+    """Call until nothing is compiled any more and the time falls no more.
+
+    Gives up after eight calls, or when `allowance_s` is spent if that is later; the answer says whether it did.
+    """
+    latest: deque[float] = deque(maxlen=2)
+    spent, calls = 0.0, 0
+    while calls < USUAL_WARM_UP_CALLS or spent < allowance_s:
         before = compiled()
-        seconds = timed(call, synchronise)
-        if compiled() == before and seconds > 0.95 * previous:
-            return
-        previous = seconds
+        seconds, _ = timed(call, clock)
+        calls, spent = calls + 1, spent + seconds
+        if compiled() != before:
+            latest.clear()
+            continue
+        if seconds >= FALLING * min(latest, default=math.inf):
+            return WarmUp(calls=calls, settled=True)
+        latest.append(seconds)
+    return WarmUp(calls=calls, settled=False)
 
 
-def measure(call: Callable[[], object], synchronise: Callable[[], None], batch: int, allowance_s: float) -> Timing:
+def measure(
+    call: Callable[[], object], clock: Clock, batch: int, allowance_s: float, watch: Watch | None = None
+) -> Timing:
     """Time a warm call until the 95 % interval of the median is within 0.5 %, or the allowance is spent.
 
-    Six samples are always taken, since fewer have no such interval.
+    Six samples are always taken, since fewer have no such interval. `watch` is there on a GPU: a sample that it
+    discards costs time but does not count, and is followed by a pause. Raises Throttled when the allowance is spent
+    and six were discarded before six could be kept.
     """
     samples: list[float] = []
-    spent = 0.0
-    looked = MINIMUM_SAMPLES
+    on_device: list[float] = []
+    started, looked, pause_s, discarded = time.perf_counter(), SURE_SAMPLES, FIRST_PAUSE_S, 0
     while True:
-        samples.append(timed(call, synchronise))
-        spent += samples[-1]
+        if watch is not None:
+            watch.begin()
+        host_s, device_s = timed(call, clock)
+        reason = watch.end() if watch is not None else None
+        spent = time.perf_counter() - started >= allowance_s
+        if reason is not None:
+            discarded += 1
+            if spent and len(samples) < SURE_SAMPLES <= discarded:
+                raise Throttled(f"{discarded} of {discarded + len(samples)} calls were discarded, the last: {reason}")
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        else:
+            samples.append(host_s)
+            on_device.append(device_s)
+            pause_s = FIRST_PAUSE_S
         # Looking after every sample would stop at a lucky moment: look at 6, 9, 13, 19, ... samples.
-        if len(samples) < MINIMUM_SAMPLES or (len(samples) < looked and spent < allowance_s):
+        if len(samples) < SURE_SAMPLES or (len(samples) < looked and not spent):
             continue
         looked = -(-len(samples) * 3 // 2)
         estimate = median_interval(samples)
-        converged = (estimate.high - estimate.low) / 2 <= TARGET_HALF_WIDTH * estimate.value
-        if converged or spent >= allowance_s:
+        converged = half_width(estimate) <= TARGET_HALF_WIDTH
+        if converged or spent:
             return Timing(
                 latency_s=estimate,
                 samples=len(samples),
                 images_per_s=batch / estimate.value,
                 stopped="interval within target" if converged else "time allowance spent",
+                device_s=median_interval(on_device) if clock.apart else None,
+                gpu=watch.report() if watch is not None else None,
             )
+
+
+def half_width(estimate: Estimate) -> float:
+    """Half of an interval as a share of its value."""
+    return (estimate.high - estimate.low) / 2 / estimate.value

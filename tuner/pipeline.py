@@ -52,11 +52,13 @@ def _find(name: str, revision: str | None) -> tuple[Path, str, str | None]:
 
 
 def _hub(name: str, revision: str | None) -> tuple[Path, str, str | None]:
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import HfApi, snapshot_download
 
     try:
         commit = HfApi().model_info(name, revision=revision).sha
-        return Path(hf_hub_download(name, "model_index.json", revision=commit)), name, commit
+        settings = ["model_index.json", "*/config.json", "*/scheduler_config.json"]
+        folder = Path(snapshot_download(name, revision=commit, allow_patterns=settings))
+        return folder / "model_index.json", name, commit
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise BadInput(f"{name}: not a folder here, and the hub did not give it: {reason}") from None
@@ -96,15 +98,15 @@ def load(model: Model, environment: Environment, dtype: Value) -> Any:
     return pipe.to(environment.device)
 
 
-def call_arguments(workload: Workload, of_knobs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that every call of this workload has in common, and what the knobs say of them."""
-    optional = {"guidance_scale": workload.guidance_scale, "max_sequence_length": workload.max_sequence_length}
-    return {
-        "height": workload.height,
-        "width": workload.width,
-        **{name: value for name, value in optional.items() if value is not None},
-        **of_knobs,
+def call_arguments(workload: Workload, of_knobs: Mapping[str, Any], batch: int) -> dict[str, Any]:
+    """The arguments that every call of this workload with `batch` prompts has in common, and what the knobs say."""
+    names = ("height", "width", "num_frames", "guidance_scale", "max_sequence_length")
+    given = {name: getattr(workload, name) for name in names if getattr(workload, name) is not None}
+    further = {
+        name: [value] * batch if isinstance(value, str) and "prompt" in name else value
+        for name, value in workload.arguments.items()
     }
+    return {**given, **further, **of_knobs}
 
 
 def draw(pipe: Any, workload: Workload, indices: Sequence[int], of_knobs: Mapping[str, Any], **more: Any) -> Any:
@@ -112,9 +114,9 @@ def draw(pipe: Any, workload: Workload, indices: Sequence[int], of_knobs: Mappin
     import torch
 
     output = pipe(
-        [workload.prompts[index] for index in indices],
+        prompt=[workload.prompts[index] for index in indices],  # a new list: some pipelines rewrite it in place
         generator=[torch.Generator().manual_seed(workload.seeds[index]) for index in indices],
-        **call_arguments(workload, of_knobs),
+        **call_arguments(workload, of_knobs, len(indices)),
         **more,
     )
     return output.images if hasattr(output, "images") else output.frames

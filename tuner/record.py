@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, dataclass_transform
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import msgspec
 
@@ -27,13 +27,14 @@ FailureKind = Literal[
     "recompile",
     "invalid picture",
     "no effect",
+    "throttled",
     "unavailable",
     "inconclusive trace",
     "disk full",
     "interrupted",
     "error",
 ]
-FindingKind = Literal["graph break", "recompile", "device sync", "cuda graph"]
+FindingKind = Literal["graph break", "recompile", "compile work", "device sync", "cuda graph"]
 Purpose = Literal["baseline", "recipe", "search", "confirm"]
 Status = Literal["measured", "rejected", "failed"]
 
@@ -75,14 +76,17 @@ class Environment(Record):
 
 
 class Workload(Record):
-    """What the user will run. Sizes in pixels; prompts and seeds pair up one to one."""
+    """What the user will run. Sizes in pixels; prompts and seeds pair up one to one; `arguments` are further keywords
+    of the call. What is absent is as the pipeline itself has it."""
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
-    height: int
-    width: int
+    height: int | None = None
+    width: int | None = None
+    num_frames: int | None = None
     guidance_scale: float | None = None
     max_sequence_length: int | None = None
+    arguments: Values = msgspec.field(default_factory=dict)
 
 
 class Model(Record):
@@ -103,16 +107,20 @@ class Denoiser(Record):
     dispatches_attention: bool = False
     is_cacheable: bool = False
     fuses_qkv: bool = False
+    registers_blocks: bool = False
+    projects_out: bool = False
 
 
 class Architecture(Record):
     """What kind of pipeline it is: its components (name to class), the parameters of its call with their defaults
-    ("required" without one, null where that is no plain value), and what it gives back."""
+    ("required" without one, null where that is no plain value), the plain values of its components' configurations, and
+    what it gives back."""
 
     pipeline_class: str
     components: dict[str, str]
     denoisers: tuple[Denoiser, ...]
     arguments: dict[str, Value | None]
+    settings: dict[str, Values]
     enters_cache_context: bool
     draws: Literal["images", "frames"]
 
@@ -132,7 +140,10 @@ class SpotCheck(Record):
 
 class Point(Record):
     """One call point to measure on a built pipeline: its place in the job, its folder, and what to do about its
-    pictures: score them, compare a few with those of `spot_check` and score only if they differ, or neither."""
+    pictures: score them, compare a few with those of `spot_check` and score only if they differ, or neither.
+
+    With `predict` its latency is computed from two points of the job before it, where that can be done.
+    """
 
     index: int
     folder: str
@@ -140,6 +151,7 @@ class Point(Record):
     batch: int
     score: bool = True
     spot_check: SpotCheck | None = None
+    predict: bool = False
 
 
 class Job(Record):
@@ -163,8 +175,17 @@ class Allowance(Record):
     knob: str
 
 
+class GatePolicy(Record):
+    """What the gate tolerates besides what knobs declare: so many findings of a kind in a step, and any that together
+    leave the GPU idle for no longer than this in a step. The default tolerates nothing. Whatever has no known price,
+    and compiling inside the steps, is tolerated by kind only."""
+
+    count_per_step: dict[FindingKind, Annotated[float, msgspec.Meta(ge=0)]] = msgspec.field(default_factory=dict)
+    max_idle_ms_per_step: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
 class Finding(Record):
-    """One thing that the gate found in the traced steps."""
+    """One thing that the gate found in the traced steps, priced by the time in which the GPU idled because of it."""
 
     kind: FindingKind
     count: int
@@ -177,19 +198,34 @@ class Finding(Record):
 
 
 class Verdict(Record):
-    """What the gate makes of a trace; `skipped` names each check that could not be made here, and why."""
+    """What the gate makes of a trace; `skipped` names each check that could not be made here, and why. `warnings` are
+    what only the first step of the loop does: it is paid once a picture and rejects nothing."""
 
     status: Literal["clean", "rejected", "inconclusive"]
     findings: tuple[Finding, ...] = ()
     skipped: tuple[str, ...] = ()
+    warnings: tuple[Finding, ...] = ()
 
     def undeclared(self) -> list[Finding]:
         """The findings that no knob declared: each of them rejects the configuration."""
         return [finding for finding in self.findings if finding.allowed_by is None]
 
 
+class Copies(Record):
+    """Copies of one direction, like `DtoH (Device -> Pinned)`."""
+
+    direction: str
+    count_per_step: float
+    bytes_per_step: float
+    ms_per_step: float
+
+
 class TraceSummary(Record):
-    """What three traced denoising steps showed. Shares are of the traced steps' wall time, 0 to 1."""
+    """What the traced steps showed, as a rule three of a denoising loop. Shares are of their wall time, 0 to 1.
+
+    The GPU waits for the host while its next work is not launched yet, and for itself ("kernel wait") between two that
+    are. Times by class, component, operator and kernel are the GPU's, or the CPU's where the trace has no GPU work.
+    """
 
     steps: int
     events: int
@@ -198,6 +234,15 @@ class TraceSummary(Record):
     gpu_busy_share: float | None
     launches_per_step: float | None
     top_operators: tuple[tuple[str, float], ...]
+    host_wait_share: float | None = None
+    kernel_wait_share: float | None = None
+    other_wait_share: float | None = None
+    classes: dict[str, float] = msgspec.field(default_factory=dict)
+    components: dict[str, float] = msgspec.field(default_factory=dict)
+    top_kernels: tuple[tuple[str, float], ...] = ()
+    copies: tuple[Copies, ...] = ()
+    graph_launches_per_step: float | None = None
+    graph_kernel_share: float | None = None
 
 
 class Build(Record):
@@ -214,13 +259,75 @@ class Build(Record):
     verdict: Verdict | None
 
 
+class WarmUp(Record):
+    """How many calls warmed a build up, and whether by then nothing was compiled and the time no longer fell."""
+
+    calls: int
+    settled: bool
+
+
+class Components(Record):
+    """Where the seconds of one call go, by the device's clock, in a call apart from the timed ones.
+
+    A part that the pipeline does not have is absent; `rest_s` is what lies outside all parts.
+    """
+
+    total_s: float
+    text_encoders_s: float | None
+    denoiser_s: float | None
+    vae_s: float | None
+    rest_s: float
+
+
+class GpuUse(Record):
+    """The GPU while calls were timed, as NVML said just before and after each call; `lacks` says what it did not say.
+
+    Clocks, power and temperature are medians over the calls that count, `energy_j` is the mean of one such call.
+    `events` counts in how many calls, discarded ones included, each reason for another clock was seen, `discarded` the
+    calls that do not count, by their reason. The others are the other processes that compute on the GPU.
+    """
+
+    sm_clock_mhz: float | None = None
+    sm_clock_max_mhz: float | None = None
+    memory_clock_mhz: float | None = None
+    power_w: float | None = None
+    temperature_c: float | None = None
+    energy_j: Estimate | None = None
+    events: dict[str, int] | None = None
+    discarded: dict[str, int] = msgspec.field(default_factory=dict)
+    other_processes: int | None = None
+    other_memory_bytes: int | None = None
+    lacks: tuple[str, ...] = ()
+
+
 class Timing(Record):
-    """Latency of one call (of `batch` pictures), profiler off, and why sampling stopped."""
+    """Latency of one call (of `batch` pictures) by the host's clock, profiler off, and why sampling stopped.
+
+    `device_s` is the same by CUDA's events; it and `gpu` are absent on a CPU. Of a predicted latency `predicted_from`
+    are the step counts that were measured, and there are no samples.
+    """
 
     latency_s: Estimate
     samples: int
     images_per_s: float
-    stopped: Literal["interval within target", "time allowance spent"]
+    stopped: Literal["interval within target", "time allowance spent", "predicted"]
+    warm_up: WarmUp | None = None
+    device_s: Estimate | None = None
+    components: Components | None = None
+    gpu: GpuUse | None = None
+    predicted_from: tuple[int, ...] | None = None
+
+
+class StepCost(Record):
+    """What a call of a build costs: seconds whatever the steps, and seconds for each step.
+
+    The two estimates vary together: `covariance_s2` says how, so that the interval of a prediction can be told.
+    """
+
+    fixed_s: Estimate
+    per_step_s: Estimate
+    covariance_s2: float
+    measured_at: tuple[int, ...]
 
 
 class Memory(Record):

@@ -23,7 +23,6 @@ from tuner.errors import BadInput, StorageFull
 from tuner.knobs import KNOBS
 from tuner.prices import Price
 from tuner.record import (
-    Architecture,
     Environment,
     Model,
     Outcome,
@@ -43,7 +42,6 @@ class Request(Record):
     """What a study is about. Two requests with the same fingerprint are the same study."""
 
     model: Model
-    architecture: Architecture
     environment: Environment
     space: Space
     price: Price

@@ -15,7 +15,7 @@ from tuner.record import Outcome, Purpose, Record, Values, encode_pretty
 from tuner.space import Recipe
 from tuner.store import Store, atomic_write
 
-IDLE_ASKS = 40
+IDLE_ASKS = 200
 """Candidates in a row that were tried before, after which the sampler has nothing new to say."""
 
 NOISY = 0.1

@@ -21,12 +21,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 
-from tuner import pipeline
+from tuner import pipeline, prediction, telemetry
+from tuner.components import time_components
 from tuner.errors import Unavailable
 from tuner.knobs import NoEffect, allowances, apply_knobs, call_arguments
-from tuner.measure import measure, warm_up
+from tuner.knobs.graphs import replays_cuda_graphs
+from tuner.measure import Clock, CudaClock, Throttled, measure, warm_up
 from tuner.quality import panel
 from tuner.quality.clip_score import ClipScorer
 from tuner.quality.guards import InvalidPicture
@@ -44,12 +47,16 @@ from tuner.record import (
     Quality,
     Reference,
     StageStarted,
+    Timing,
     TraceSummary,
     Verdict,
     WorkerFailed,
     encode,
     read,
 )
+
+LEAST_FOR_PREDICTION = 2
+"""So many step counts tell a fixed cost and a cost per step."""
 
 
 class Channel:
@@ -105,7 +112,7 @@ def run(job: Job, channel: Channel) -> None:
     for point in job.points:
         try:
             channel.send(bench.measure(point))
-        except (InvalidPicture, CompiledWhileTimed) as error:
+        except (InvalidPicture, CompiledWhileTimed, Throttled) as error:
             channel.send(PointFailed(index=point.index, failure=channel.failure(error)))
 
 
@@ -120,6 +127,12 @@ class Bench:
         self.job = job
         self.channel = channel
         self.cuda = job.environment.device == "cuda"
+        self.clock = CudaClock() if self.cuda else Clock()
+        self.nvml: telemetry.Nvml | None = None
+        self.timings: dict[tuple[int, int], Timing] = {}
+        """What was measured so far, by step count and batch."""
+        self.memories: dict[int, Memory] = {}
+        """By batch: the step count does not change the peak."""
         self.scorer: ClipScorer | None = None
         self.reference = job.reference  # the baseline's own job has none: its first pictures become it
 
@@ -140,10 +153,10 @@ class Bench:
         self.channel.enter("compile")
         call = self.caller(first)
         call()
-        self.synchronise()
+        self.clock.wait()
         first_call_s = clock.lap()
         self.channel.enter("warm up")
-        warm_up(call, self.synchronise, self.graphs)
+        warm_up(call, self.clock, self.graphs)
         summary, verdict = None, None
         if job.trace:
             self.channel.enter("trace")
@@ -174,25 +187,43 @@ class Bench:
         return summarise(trace), verdict
 
     def measure(self, point: Point) -> PointDone:
-        """Latency with the profiler off, peak memory, then the pictures."""
+        """Latency and memory, then the pictures."""
+        timing, memory = self.predicted(point) or self.timed(point)
+        self.channel.enter("score", point.index)
+        return PointDone(index=point.index, timing=timing, memory=memory, quality=self.quality(point))
+
+    def predicted(self, point: Point) -> tuple[Timing, Memory] | None:
+        """What the points before tell of this one; None when it must be measured."""
+        known = {steps: timing for (steps, batch), timing in self.timings.items() if batch == point.batch}
+        if not point.predict or len(known) < LEAST_FOR_PREDICTION or not prediction.is_even(self.job.build):
+            return None
+        cost = prediction.fit({steps: timing.latency_s for steps, timing in known.items()})
+        return prediction.timing(cost, point.steps, point.batch), self.memories[point.batch]
+
+    def timed(self, point: Point) -> tuple[Timing, Memory]:
+        """Latency with the profiler off, peak memory, and where the time goes."""
         from tuner.trace.findings import recompiles_between
 
         self.channel.enter("time", point.index)
         call = self.caller(point)
-        warm_up(call, self.synchronise, self.graphs)
         if self.cuda:
             import torch
 
             torch.cuda.empty_cache()
+        warmed_up = warm_up(call, self.clock, self.graphs, self.job.allowance_s)
+        if self.cuda:
             torch.cuda.reset_peak_memory_stats()
         before = self.compile_log.read()
-        timing = measure(call, self.synchronise, point.batch, self.job.allowance_s)
+        timing = measure(call, self.clock, point.batch, self.job.allowance_s, self.watch())
         late = recompiles_between(before, self.compile_log.read(), calls=timing.samples)
         if late:
             raise CompiledWhileTimed(f"{late[0].operator} was compiled while it was timed: {late[0].reason}")
         memory = self.memory()
-        self.channel.enter("score", point.index)
-        return PointDone(index=point.index, timing=timing, memory=memory, quality=self.quality(point))
+        components = time_components(call, self.pipe, self.clock)
+        timing = msgspec.structs.replace(timing, warm_up=warmed_up, components=components)
+        self.timings[point.steps, point.batch] = timing
+        self.memories[point.batch] = memory
+        return timing, memory
 
     def quality(self, point: Point) -> Quality | None:
         """None when no pictures were asked for, or when they are those that the spot check knows."""
@@ -240,18 +271,19 @@ class Bench:
         """How many graphs this process has compiled so far."""
         return self.compile_log.read().unique_graphs
 
-    def synchronise(self) -> None:
-        if self.cuda:
-            import torch
-
-            torch.cuda.synchronize()
+    def watch(self) -> telemetry.Watch | telemetry.Blind | None:
+        """Who looks at the GPU while a point is timed; None on a CPU."""
+        if not self.cuda:
+            return None
+        self.nvml = self.nvml or telemetry.Nvml.of_torch()
+        return self.nvml.watch()
 
     def memory(self) -> Memory:
         if self.cuda:
             import torch
 
             reserved = torch.cuda.max_memory_reserved()
-            hidden = self.job.build.get("compile.mode") == "reduce-overhead"  # a replay allocates nothing
+            hidden = replays_cuda_graphs(self.job.build)  # a replay allocates nothing
             peak = reserved if hidden else torch.cuda.max_memory_allocated()
             return Memory(peak_bytes=peak, reserved_bytes=reserved)
         scale = 1 if sys.platform == "darwin" else 1024
@@ -284,6 +316,7 @@ def name_failure(error: BaseException) -> FailureKind:
         (NoEffect, "no effect"),
         (InvalidPicture, "invalid picture"),
         (CompiledWhileTimed, "recompile"),
+        (Throttled, "throttled"),
         ((Unavailable, ImportError), "unavailable"),
     )
     for kind, name in by_type:
@@ -297,7 +330,7 @@ def name_failure(error: BaseException) -> FailureKind:
 def one_line(error: BaseException) -> str:
     """The first line that says something, prefixed with the type when the type is not the project's."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    plain = isinstance(error, (NoEffect, InvalidPicture, CompiledWhileTimed, Unavailable))
+    plain = isinstance(error, (NoEffect, InvalidPicture, CompiledWhileTimed, Throttled, Unavailable))
     return (line if plain else f"{type(error).__name__}: {line}")[:300]
 
 

@@ -16,7 +16,7 @@ import pytest
 from faults.harness import MARK, SPACE, end, marked, wait_until
 from faults.sabotaged_tune import WORKER
 
-from tuner import environment, pipeline, runner, space
+from tuner import environment, pipeline, runner, space_file
 from tuner.record import Failure, Job, Message, Point, PointDone, PointFailed, Value, WorkerFailed, encode
 from tuner.space import build_values
 
@@ -47,7 +47,7 @@ def make_job(tmp_path: Path, tiny_pipeline: Path, tiny_scorer: Path) -> Callable
     def make(model: Path = tiny_pipeline, pixels: int = 32, **build: Value) -> Job:
         here = environment.detect("cpu")
         found, kind = pipeline.resolve(str(model), None, str(tiny_scorer))
-        known = space.load(SPACE, kind, here)
+        known = space_file.load(SPACE, kind, here)
         different = {name.replace("__", "."): value for name, value in build.items()}
         return Job(
             model=found,

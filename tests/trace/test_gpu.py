@@ -223,3 +223,46 @@ def test_the_summary_of_a_busy_gpu(pipeline: Any, tmp_path: Path) -> None:
     assert summary.launches_per_step is not None
     assert summary.launches_per_step >= 12
     assert summary.top_operators[0][0] == "aten::addmm"
+
+
+def test_the_shares_of_a_gpu_add_up(pipeline: Any, tmp_path: Path) -> None:
+    model = net(Item)
+    pipe = pipeline(lambda x, index: model(x, index), torch.randn(64, SIZE, device="cuda"))
+    pipe(4)
+    trace = read.load(capture(pipe, pipe.scheduler, tmp_path, "trial"))
+    assert trace.gpu == torch.cuda.get_device_name()
+    summary = summarise(trace)
+    idle = (summary.host_wait_share, summary.kernel_wait_share, summary.other_wait_share)
+    assert sum(filter(None, (summary.gpu_busy_share, *idle))) == pytest.approx(1)
+    assert summary.classes["GEMM"] > 0
+    assert [copies.count_per_step for copies in summary.copies if "DtoH" in copies.direction] == [1]
+    assert all(copies.bytes_per_step == 4 for copies in summary.copies if "DtoH" in copies.direction)
+
+
+def test_replayed_kernels_are_told_from_launched_ones(pipeline: Any, tmp_path: Path) -> None:
+    model = net(Net, mode="reduce-overhead")
+    pipe = pipeline(lambda x, index: model(x.clone(), index), torch.randn(64, SIZE, device="cuda"))
+    log = start_compile_log()
+    pipe(4)
+    pipe(4)
+    trace = read.load(capture(pipe, pipe.scheduler, tmp_path, "trial"))
+    summary = summarise(trace)
+    assert summary.graph_launches_per_step == 1
+    assert summary.graph_kernel_share is not None
+    assert summary.graph_kernel_share > 0.5
+    assert judge(trace, log.read(), (), "cuda", asks_for_graphs=True).status == "clean"
+
+
+def test_graphs_that_were_asked_for_and_not_captured_are_found(pipeline: Any, tmp_path: Path) -> None:
+    model = net(Net)
+    pipe = pipeline(lambda x, index: model(x, index), torch.randn(64, SIZE, device="cuda"))
+    log = start_compile_log()
+    pipe(4)
+    trace = read.load(capture(pipe, pipe.scheduler, tmp_path, "trial"))
+    verdict = judge(trace, log.read(), (), "cuda", asks_for_graphs=True)
+    assert [finding.kind for finding in verdict.findings] == ["cuda graph"]
+
+
+def test_a_copy_in_a_captured_region_cuts_its_graph(pipeline: Any, tmp_path: Path) -> None:
+    verdict = judged(net(RoundTrip, mode="reduce-overhead"), pipeline, tmp_path)
+    assert {finding.kind for finding in verdict.findings} >= {"cuda graph", "device sync"}

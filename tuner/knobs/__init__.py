@@ -5,15 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.knobs.attention import AttentionBackend
+from tuner.knobs.attention import AttentionBackend, FlashImplementation
+from tuner.knobs.backends import CompileBackend, CudnnBenchmark, MatmulTf32
 from tuner.knobs.base import Knob, NoEffect
-from tuner.knobs.cache import CacheKind, CacheThreshold
-from tuner.knobs.call import Batch, Steps
-from tuner.knobs.compile import CompileMode, CompileScope
+from tuner.knobs.cache import CacheInterval, CacheKind, CacheMaxSkipSteps, CacheThreshold
+from tuner.knobs.call import Batch
+from tuner.knobs.compile import CompileDynamic, CompileMode, CompileScope, CompileTextEncoders, CompileVae
 from tuner.knobs.fusion import FuseQkv
-from tuner.knobs.inductor import CoordinateDescentTuning, EpilogueFusion, Freezing
+from tuner.knobs.graphs import DenoiserGraph, SchedulerStep
+from tuner.knobs.guidance import GuidanceStop, GuidanceTruncation
+from tuner.knobs.inductor import (
+    AggressiveFusion,
+    Conv1x1AsMm,
+    CoordinateDescentCheckAllDirections,
+    CoordinateDescentTuning,
+    EmulatePrecisionCasts,
+    EpilogueFusion,
+    Freezing,
+    MaxAutotuneGemmBackends,
+    PersistentTmaMatmul,
+)
+from tuner.knobs.lora import LoraFile, LoraScale
+from tuner.knobs.memory import GroupOffload, LayerwiseCasting
 from tuner.knobs.precision import Dtype
-from tuner.knobs.quantization import QuantizationScheme
+from tuner.knobs.quantization import GgufFile, QuantizationScheme
+from tuner.knobs.schedule import BeginIndex, SchedulerKind, Steps
+from tuner.knobs.text import SequenceLength
+from tuner.knobs.vae import ChannelsLast, Slicing, Tiling, TinyVae
 from tuner.record import Allowance, Environment, Value, Values
 
 __all__ = ["KNOBS", "Knob", "NoEffect", "allowances", "apply_knobs", "baseline", "call_arguments"]
@@ -22,16 +40,47 @@ KNOBS: Mapping[str, Knob] = {
     knob.name: knob
     for knob in (
         CompileScope(),
+        CompileBackend(),
         CompileMode(),
+        CompileDynamic(),
+        CompileTextEncoders(),
+        CompileVae(),
+        SchedulerStep(),
+        DenoiserGraph(),
         EpilogueFusion(),
+        PersistentTmaMatmul(),
+        MaxAutotuneGemmBackends(),
         CoordinateDescentTuning(),
+        CoordinateDescentCheckAllDirections(),
+        AggressiveFusion(),
+        EmulatePrecisionCasts(),
+        Conv1x1AsMm(),
         Freezing(),
+        CudnnBenchmark(),
         AttentionBackend(),
+        FlashImplementation(),
         Dtype(),
+        MatmulTf32(),
         QuantizationScheme(),
+        GgufFile(),
         CacheKind(),
         CacheThreshold(),
+        CacheInterval(),
+        CacheMaxSkipSteps(),
         FuseQkv(),
+        TinyVae(),
+        ChannelsLast(),
+        Tiling(),
+        Slicing(),
+        LoraFile(),
+        LoraScale(),
+        LayerwiseCasting(),
+        GroupOffload(),
+        SequenceLength(),
+        GuidanceStop(),
+        GuidanceTruncation(),
+        SchedulerKind(),
+        BeginIndex(),
         Steps(),
         Batch(),
     )

@@ -1,37 +1,135 @@
-"""Which kernel computes attention, through diffusers' dispatcher."""
+"""Which kernel computes attention: diffusers' dispatcher, and torch's own choice of flash attention."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tuner.knobs.base import Knob, NoEffect, denoisers
+from tuner.knobs.conditions import capability_lacks, package_lacks
 from tuner.record import Architecture, Environment, Value
 
-CUDA_ONLY = ("_native_cudnn", "_native_efficient")
+
+@dataclass(frozen=True)
+class Backend:
+    """What a backend of diffusers' dispatcher needs.
+
+    `package` is a distribution with its least version, `remedy` how to get it where pip does not. `least` is the least
+    compute capability and `majors` the generations of GPU that have a kernel (empty for any). An `approximate` backend
+    computes in int8 or fp8. `refused` says why the backend is never offered.
+    """
+
+    package: tuple[str, str] | None = None
+    remedy: str = ""
+    on_cpu: bool = False
+    least: float = 0.0
+    majors: tuple[int, ...] = ()
+    takes_float32: bool = False
+    takes_mask: bool = False
+    compiled_only: bool = False
+    approximate: bool = False
+    refused: str | None = None
+
+
+FLASH_2 = ("flash-attn", "2.6.3")
+FLASH_3 = ("flash-attn-3", "3.0")
+FLASH_4 = ("flash-attn-4", "4.0")
+SAGE = ("sageattention", "2.1.1")
+BUILD_FLASH_3 = "build it from the folder hopper of github.com/Dao-AILab/flash-attention; fa3-fwd on PyPI is not it"
+BUILD_SAGE = "build it from github.com/thu-ml/SageAttention; PyPI has only 1.0.6"
+PRE_RELEASE = "pip install --pre flash-attn-4"
+
+FROM_HUB = "it runs code downloaded from the Hub when it is set, and this project runs no remote code"
+READS_LENGTHS = "it reads each sequence's length back from the GPU in every attention call, which the gate rejects"
+OTHER_DEVICE = "it is for another kind of accelerator than NVIDIA GPUs and CPUs"
+
+BACKENDS: Mapping[str, Backend] = {
+    "native": Backend(on_cpu=True, takes_float32=True, takes_mask=True),
+    "_native_flash": Backend(on_cpu=True, least=8.0),
+    "_native_cudnn": Backend(least=8.0, takes_mask=True),
+    "_native_efficient": Backend(takes_float32=True, takes_mask=True),
+    "_native_math": Backend(on_cpu=True, takes_float32=True, takes_mask=True),
+    "flex": Backend(on_cpu=True, takes_float32=True, compiled_only=True),
+    "flash": Backend(FLASH_2, least=8.0),
+    "_flash_3": Backend(FLASH_3, BUILD_FLASH_3, least=9.0, majors=(9,)),
+    "xformers": Backend(("xformers", "0.0.29"), least=7.0, takes_float32=True, takes_mask=True),
+    "sage": Backend(SAGE, BUILD_SAGE, least=8.0, majors=(8, 9, 12), approximate=True),
+    "_sage_qk_int8_pv_fp16_triton": Backend(SAGE, BUILD_SAGE, least=8.0, approximate=True),
+    "_sage_qk_int8_pv_fp16_cuda": Backend(SAGE, BUILD_SAGE, least=8.0, majors=(8, 9, 12), approximate=True),
+    "_sage_qk_int8_pv_fp8_cuda": Backend(SAGE, BUILD_SAGE, least=9.0, majors=(9, 12), approximate=True),
+    "_sage_qk_int8_pv_fp8_cuda_sm90": Backend(SAGE, BUILD_SAGE, least=9.0, majors=(9,), approximate=True),
+    "flash_varlen": Backend(FLASH_2, refused=READS_LENGTHS),
+    "_flash_varlen_3": Backend(FLASH_3, refused=READS_LENGTHS),
+    "sage_varlen": Backend(SAGE, approximate=True, refused=READS_LENGTHS),
+    "flash_hub": Backend(refused=FROM_HUB),
+    "flash_varlen_hub": Backend(refused=FROM_HUB),
+    "_flash_3_hub": Backend(refused=FROM_HUB),
+    "_flash_3_varlen_hub": Backend(refused=FROM_HUB),
+    "flash_4_hub": Backend(refused=FROM_HUB),
+    "aiter_fa2_hub": Backend(refused=FROM_HUB),
+    "sage_hub": Backend(approximate=True, refused=FROM_HUB),
+    "sage_blackwell_hub": Backend(approximate=True, refused=FROM_HUB),
+    "_native_npu": Backend(refused=OTHER_DEVICE),
+    "_native_xla": Backend(refused=OTHER_DEVICE),
+}
+"""Every backend of diffusers 0.42's models/attention_dispatch.py."""
+
+MASKED = frozenset((
+    "ChromaTransformer2DModel", "ErnieImageTransformer2DModel", "HunyuanImageTransformer2DModel",
+    "HunyuanVideo15Transformer3DModel", "HunyuanVideoTransformer3DModel", "Ideogram4Transformer2DModel",
+    "LTX2VideoTransformer3DModel", "LTXVideoTransformer3DModel", "PRXTransformer2DModel",
+    "QwenImage21Transformer2DModel", "SanaVideoTransformer3DModel", "ZImageTransformer2DModel",
+))  # fmt: skip
+"""Denoisers that give their attention a mask in every call, Z-Image with guidance since both texts share one."""
+
+MASKED_IN_BATCHES = frozenset(("QwenImageTransformer2DModel",))
+"""Denoisers that do so when prompts of different lengths share a call."""
 
 
 class AttentionBackend(Knob):
-    """The backends of diffusers that need torch alone. `native` lets torch choose."""
+    """The kernel that diffusers' attention dispatcher calls; `native` lets torch choose."""
 
     name = "attention.backend"
-    choices = ("native", "_native_flash", "_native_cudnn", "_native_efficient", "_native_math", "flex")
+    choices = tuple(BACKENDS)
     order = 20
+
+    def wrong(self, value: Value) -> str | None:
+        known = isinstance(value, str) and value in BACKENDS
+        return None if known else f"must be native or another of diffusers' {len(BACKENDS)} attention backends"
+
+    def changes_picture(self, value: Value) -> bool:
+        return BACKENDS[str(value)].approximate
 
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "native":
             return None
+        backend = BACKENDS[str(value)]
+        if backend.refused:
+            return backend.refused
         if not all(denoiser.dispatches_attention for denoiser in architecture.denoisers):
             return f"{architecture.pipeline_class} does not call diffusers' attention dispatcher"
-        if environment.device == "cpu" and value in CUDA_ONLY:
-            return f"{value} is a CUDA kernel"
-        return None
+        masked = [denoiser.class_name for denoiser in architecture.denoisers if denoiser.class_name in MASKED]
+        if masked and not backend.takes_mask:
+            return f"{masked[0]} gives its attention a mask, which {value} does not take"
+        if environment.device == "cuda" or not backend.on_cpu:
+            reason = capability_lacks(environment, backend.least, str(value), backend.majors)
+            if reason:
+                return reason
+        return package_lacks(environment, *backend.package, backend.remedy) if backend.package else None
 
-    def conflict(self, values: Mapping[str, Value]) -> str | None:
-        if values.get(self.name) == "flex" and values["compile.scope"] == "none":
-            return "flex attention is only fast, and only supported, when compiled"
-        if values.get(self.name) in ("_native_flash", "_native_cudnn") and values.get("precision.dtype") == "float32":
-            return f"{values[self.name]} has no float32 kernel"
+    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+        name = str(values.get(self.name, "native"))
+        backend = BACKENDS[name]
+        if backend.compiled_only and values["compile.scope"] == "none":
+            return f"{name} attention is only fast, and only supported, when compiled"
+        if not backend.takes_float32 and values.get("precision.dtype") == "float32":
+            return f"{name} has no float32 kernel"
+        if name.startswith(("sage", "_sage")) and values.get("compile.mode") == "reduce-overhead":
+            return "SageAttention does not work inside CUDA graphs"
+        batched = [d.class_name for d in architecture.denoisers if d.class_name in MASKED_IN_BATCHES]
+        if batched and not backend.takes_mask and int(values.get("batch", 1)) > 1:
+            return f"{batched[0]} masks prompts of different lengths in one call, which {name} does not take"
         return None
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
@@ -46,3 +144,38 @@ class AttentionBackend(Knob):
         if not changed:
             raise NoEffect(f"no attention processor took the backend {backend}")
         return f"{changed} attention processors use {backend}"
+
+
+IMPLEMENTATIONS: Mapping[str, tuple[tuple[str, str], str, tuple[int, ...]]] = {
+    "FA3": (FLASH_3, BUILD_FLASH_3, (9,)),
+    "FA4": (FLASH_4, PRE_RELEASE, (9, 10)),
+}
+"""What torch.nn.attention can put in place of its own flash attention: package, remedy, and generations of GPU."""
+
+
+class FlashImplementation(Knob):
+    """What torch's flash attention runs: its own FlashAttention 2, or the FA3 or FA4 that is installed."""
+
+    name = "attention.flash_impl"
+    choices = ("default", *IMPLEMENTATIONS)
+    order = 19
+
+    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+        if value == "default":
+            return None
+        package, remedy, majors = IMPLEMENTATIONS[str(value)]
+        return capability_lacks(environment, 9.0, str(value), majors) or package_lacks(environment, *package, remedy)
+
+    def active(self, values: Mapping[str, Value]) -> bool:
+        # `native` prefers cuDNN to flash on the GPUs that have an FA3 or FA4.
+        return values.get("attention.backend") == "_native_flash"
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        from torch.nn import attention
+
+        wanted = str(values[self.name])
+        attention.activate_flash_attention_impl(wanted)
+        active = attention.current_flash_attention_impl()
+        if active != wanted:
+            raise NoEffect(f"torch's flash attention is still {active or 'its own'}")
+        return f"torch's flash attention is {wanted}"

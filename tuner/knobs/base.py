@@ -8,6 +8,9 @@ from typing import Any, ClassVar, Literal
 
 from tuner.record import Allowance, Architecture, Environment, Value
 
+MOST = 100_000
+"""Steps, prompts or tokens beyond this are a slip of the hand."""
+
 
 class NoEffect(Exception):
     """A knob was applied and changed nothing: measuring it would only measure the baseline again."""
@@ -36,6 +39,10 @@ class Knob(ABC):
         """Why `value` can never be a value of this knob, or None."""
         return not_one_of(value, self.choices)
 
+    def changes_picture(self, value: Value) -> bool:
+        """Whether this value may change the picture by more than rounding: what `image` says, of one value."""
+        return self.image
+
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         """Why `value` cannot work in this environment or on this pipeline, and the remedy, or None."""
         return None
@@ -44,7 +51,7 @@ class Knob(ABC):
         """Whether this knob means anything beside the values chosen before it."""
         return True
 
-    def conflict(self, values: Mapping[str, Value]) -> str | None:
+    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         """Why this knob's value cannot go together with the others, or None."""
         return None
 
@@ -79,6 +86,6 @@ def not_one_of(value: Value, choices: tuple[Value, ...]) -> str | None:
 
 
 def not_positive_integer(value: Value) -> str | None:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST:
         return None
-    return "must be a whole number of at least 1"
+    return f"must be a whole number from 1 to {MOST}"

@@ -1,66 +1,118 @@
-"""Caching between denoising steps: blocks whose input hardly changed are not computed again."""
+"""Caching between denoising steps: what hardly changed is not computed again."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.knobs.base import Knob, NoEffect, denoisers
+from tuner.knobs.base import Knob
+from tuner.knobs.caches import broadcast, dbcache, deepcache, hooks, teacache
+from tuner.knobs.caches.kind import Kind
 from tuner.record import Allowance, Architecture, Environment, Value
+
+THRESHOLD, INTERVAL, MOST = "cache.threshold", "cache.interval", "cache.max_skip_steps"
+
+OUTSIDE = {"full": "it decides between the blocks, which breaks a whole graph; regional compile keeps it outside"}
+INSIDE = {"regional": "its hooks sit inside the blocks and break their graphs", **OUTSIDE}
+
+KINDS: Mapping[str, Kind] = {
+    # In a whole graph it is left for the gate to reject. Two calls of the denoiser a step where guidance makes them.
+    "first-block": Kind(hooks.first_block, hooks.without_registered_blocks, (THRESHOLD,), 2, {}),
+    "mag": Kind(hooks.mag, hooks.without_ratios, (THRESHOLD, MOST), 0, OUTSIDE),
+    "taylorseer": Kind(hooks.taylorseer, hooks.without_projection, (INTERVAL,), 0, OUTSIDE),
+    "pab": Kind(broadcast.enable, broadcast.unavailable, (INTERVAL,), 0, OUTSIDE),
+    # It makes its two frequency masks on the CPU and copies them.
+    "faster": Kind(hooks.faster, hooks.without_format, (INTERVAL,), 2, INSIDE),
+    "teacache": Kind(teacache.enable, teacache.unavailable, (THRESHOLD,), 1, OUTSIDE),
+    "dbcache": Kind(dbcache.enable, dbcache.unavailable, (THRESHOLD, MOST), 4, OUTSIDE),
+    "deepcache": Kind(deepcache.enable, deepcache.unavailable, (INTERVAL,), 0, OUTSIDE),
+}
 
 
 class CacheKind(Knob):
-    """`first-block` (ParaAttention's method, in diffusers): when the first block's residual moved by less than
-    the threshold since the last computed step, the other blocks' residual is reused."""
+    """What to reuse between steps, and how that is decided.
+
+    By a number read from the GPU: `first-block` (ParaAttention's, when the first block's residual moved little),
+    `teacache` (when its modulated input did), `dbcache` (cache-dit's, when several blocks' residual did). By a
+    schedule: `mag` (published magnitudes), `taylorseer` (extrapolates the output), `pab` and `faster` (reuse
+    attention), `deepcache` (a UNet's inner layers).
+    """
 
     name = "cache.kind"
-    choices = ("none", "first-block")
+    choices = ("none", *KINDS)
     image = True
     order = 50
 
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
-        if value == "none":
+        return None if value == "none" else KINDS[str(value)].unavailable(environment, architecture)
+
+    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+        kind = KINDS.get(str(values.get(self.name)))
+        if kind is None:
             return None
-        if not all(denoiser.is_cacheable for denoiser in architecture.denoisers):
-            return f"{architecture.pipeline_class}'s denoiser has no enable_cache"
-        if not architecture.enters_cache_context:
-            return f"{architecture.pipeline_class} never enters the cache context that the cache needs"
-        return None
+        if values.get("lora.file", "none") != "none":
+            return "the few steps of a distilled LoRA differ too much to skip any"
+        if any(values.get(name, 1) != 1 for name in ("guidance.stop", "guidance.truncation")):
+            return "guidance that ends changes the calls that the cache compares from step to step"
+        return kind.refused_scopes.get(str(values["compile.scope"]))
 
     def allowances(self, values: Mapping[str, Value]) -> tuple[Allowance, ...]:
-        if values[self.name] == "none":
+        kind = KINDS.get(str(values[self.name]))
+        if kind is None or not kind.syncs_per_step:
             return ()
-        # The decision to skip is one number read back from the GPU at each step.
-        return (Allowance(kind="device sync", count_per_step=1, knob=self.name),)
+        return (Allowance(kind="device sync", count_per_step=kind.syncs_per_step, knob=self.name),)
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
-        from diffusers import FirstBlockCacheConfig
-
-        threshold = float(values["cache.threshold"])
-        for denoiser in denoisers(pipe):
-            try:
-                denoiser.enable_cache(FirstBlockCacheConfig(threshold=threshold))
-            except IndexError:  # diffusers takes the first and the last block of a list that has none
-                raise NoEffect("the denoiser has no blocks to skip") from None
-            if not denoiser.is_cache_enabled:
-                raise NoEffect("the denoiser has no cache enabled")
-        return f"first-block cache, threshold {threshold}"
+        return KINDS[str(values[self.name])].enable(pipe, values)
 
 
-class CacheThreshold(Knob):
-    """The relative change of the first block's residual below which the other blocks are skipped."""
+class CacheParameter(Knob):
+    """A number that some kinds of cache take. The cache reads it when it is put on."""
 
-    name = "cache.threshold"
-    choices = (0.05, 0.08, 0.1, 0.12, 0.2)
     image = True
+    order = 51
+
+    def active(self, values: Mapping[str, Value]) -> bool:
+        kind = KINDS.get(str(values["cache.kind"]))
+        return kind is not None and self.name in kind.parameters
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        return f"{self.name.partition('.')[2]} {values[self.name]}"
+
+
+class CacheThreshold(CacheParameter):
+    """How much change is skipped: in the kind's own measure, 0.05 to 0.2 (TeaCache 0.25 to 0.8)."""
+
+    name = THRESHOLD
+    choices = (0.05, 0.08, 0.1, 0.12, 0.2, 0.25, 0.4, 0.6)
 
     def wrong(self, value: Value) -> str | None:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 2:
             return None
         return "must be a number between 0 and 2"
 
-    def active(self, values: Mapping[str, Value]) -> bool:
-        return values["cache.kind"] == "first-block"
 
-    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
-        return f"threshold {values[self.name]}"
+class CacheInterval(CacheParameter):
+    """Of how many steps one is computed in full."""
+
+    name = INTERVAL
+    choices = (2, 3, 5)
+
+    def wrong(self, value: Value) -> str | None:
+        return _not_whole(value, 2)
+
+
+class CacheMaxSkipSteps(CacheParameter):
+    """How many steps in a row may be skipped."""
+
+    name = MOST
+    choices = (3, 2, 5)
+
+    def wrong(self, value: Value) -> str | None:
+        return _not_whole(value, 1)
+
+
+def _not_whole(value: Value, least: int) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= 100:
+        return None
+    return f"must be a whole number from {least} to 100"

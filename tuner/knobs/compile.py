@@ -1,16 +1,75 @@
-"""torch.compile of the denoiser: which part, and in which mode."""
+"""torch.compile: which components, by which compiler, and in which mode."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from tuner.knobs import source
 from tuner.knobs.base import Knob, NoEffect, denoisers
 from tuner.record import Architecture, Environment, Value
 
+CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
+AUTOTUNED_MODES = ("max-autotune-no-cudagraphs", "max-autotune")
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+
+
+def no_compiler(environment: Environment) -> str | None:
+    """Why nothing can be compiled here, and the remedy, or None."""
+    if environment.device == "cuda":
+        return None if environment.libraries.get("triton") else "Triton is not installed (pip install triton)"
+    return None if environment.cpp_compiler else "no C++ compiler on this machine (install g++ or clang)"
+
+
+def inductor_compiles(values: Mapping[str, Value]) -> bool:
+    """Whether inductor compiles anything of this candidate."""
+    denoiser = values["compile.scope"] != "none" and values.get("compile.backend", "inductor") == "inductor"
+    return denoiser or bool(values.get("compile.text_encoders")) or bool(values.get("compile.vae"))
+
+
+def against_cuda_graphs(values: Mapping[str, Value]) -> str | None:
+    """Why the denoiser of this candidate cannot be replayed from a CUDA graph, or None."""
+    if values.get("cache.kind", "none") != "none":
+        return "a cache decides at each step what to run, a CUDA graph replays always the same"
+    if values.get("quantization.scheme") == "fp8-dynamic-row":
+        return "replays of fp8 rows hang or overwrite each other; per tensor works"
+    if "sage" in str(values.get("attention.backend")):
+        return "SageAttention's kernels do not support CUDA graphs"
+    if values.get("memory.group_offload"):
+        return "a CUDA graph replays on fixed addresses, and offloaded weights move"
+    return None
+
+
+def compile_options(values: Mapping[str, Value]) -> dict[str, Any]:
+    """What torch.compile is given for the denoiser."""
+    cached = values.get("cache.kind", "none") != "none"
+    # fp8 tensors crash where a graph may break (as_strided); a cache's hooks break the whole denoiser's graph.
+    is_fp8 = str(values.get("quantization.scheme")).startswith("fp8")
+    options: dict[str, Any] = {
+        "dynamic": bool(values.get("compile.dynamic", False)),
+        "fullgraph": is_fp8 and not (cached and values["compile.scope"] == "full"),
+    }
+    if values.get("compile.backend", "inductor") == "tensorrt":
+        # By itself TensorRT computes in types of its own choice, and runs what it cannot build uncompiled.
+        settings = {"use_explicit_typing": True, "pass_through_build_failures": True}
+        return options | {"backend": "tensorrt", "options": settings}
+    return options | {"mode": str(values.get("compile.mode", "default"))}
+
+
+def keeping_outputs(call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call`, with its tensors copied out of memory that the next replay of a CUDA graph overwrites."""
+    import torch
+    from torch.utils._pytree import tree_map_only
+
+    def kept(*arguments: Any, **named: Any) -> Any:
+        return tree_map_only(torch.Tensor, torch.clone, call(*arguments, **named))
+
+    return kept
+
 
 class CompileScope(Knob):
-    """`regional` compiles each repeated block by itself, `full` the whole denoiser in one graph.
+    """How much of the denoiser is compiled at once: `regional` each repeated block by itself, `full` all of it.
 
     A regional block's `forward` is compiled in place rather than the module, so that hooks put on later (caches) run
     around the compiled region instead of breaking it.
@@ -21,36 +80,32 @@ class CompileScope(Knob):
     order = 40
 
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
-        if value == "none":
-            return None
-        if environment.device == "cuda":
-            return None if environment.libraries.get("triton") else "Triton is not installed (pip install triton)"
-        return None if environment.cpp_compiler else "no C++ compiler on this machine (install g++ or clang)"
+        return None if value == "none" else no_compiler(environment)
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         import torch
 
-        mode = str(values.get("compile.mode", "default"))
-        is_full = values[self.name] == "full"
-        cached = values.get("cache.kind", "none") != "none"
-        # fp8 tensors crash where a graph may break (as_strided); a cache's hooks break the whole denoiser's graph.
-        is_fp8 = str(values.get("quantization.scheme")).startswith("fp8")
-        options = {"mode": mode, "dynamic": False, "fullgraph": is_fp8 and not (cached and is_full)}
+        options = compile_options(values)
+        if options.get("backend") == "tensorrt":
+            import torch_tensorrt  # type: ignore[import-not-found]  # noqa: F401  (registers the backend)
+        how = ", ".join(f"{name} {options[name]}" for name in ("backend", "mode") if name in options)
         done = []
         for denoiser in denoisers(pipe):
             name = type(denoiser).__name__
-            if is_full:
+            if values[self.name] == "full":
                 denoiser.compile(**options)
                 if denoiser._compiled_call_impl is None:
                     raise NoEffect(f"{name} was not compiled")
-                done.append(f"{name} compiled whole, mode {mode}")
+                if options.get("mode") in CUDA_GRAPH_MODES:
+                    denoiser._compiled_call_impl = keeping_outputs(denoiser._compiled_call_impl)
+                done.append(f"{name} compiled whole, {how}")
                 continue
             blocks = repeated_blocks(denoiser)
             if not blocks:
                 raise NoEffect(f"{name} has no repeated blocks")
             for block in blocks:
                 block.forward = torch.compile(block.forward, **options)
-            done.append(f"{len(blocks)} blocks compiled, mode {mode}")
+            done.append(f"{len(blocks)} blocks compiled, {how}")
         return "; ".join(done)
 
 
@@ -66,11 +121,21 @@ def repeated_blocks(denoiser: Any) -> list[Any]:
     return [block for blocks in lists if len(blocks) > 1 and len({type(b) for b in blocks}) == 1 for block in blocks]
 
 
-class CompileMode(Knob):
-    """torch.compile's `mode`."""
+class OfDenoiser(Knob):
+    """A knob of how the denoiser is compiled. It says no more than what `CompileScope` then does."""
+
+    def active(self, values: Mapping[str, Value]) -> bool:
+        return values["compile.scope"] != "none"
+
+
+class CompileMode(OfDenoiser):
+    """What inductor adds: CUDA graphs (reduce-overhead), minutes of timing kernels for products, or both.
+
+    `max-autotune` is both, `max-autotune-no-cudagraphs` the timing alone.
+    """
 
     name = "compile.mode"
-    choices = ("default", "reduce-overhead", "max-autotune-no-cudagraphs")
+    choices = ("default", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune")
 
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value != "default" and environment.device == "cpu":
@@ -78,18 +143,92 @@ class CompileMode(Knob):
         return None
 
     def active(self, values: Mapping[str, Value]) -> bool:
-        return values["compile.scope"] != "none"
+        return super().active(values) and values.get("compile.backend", "inductor") == "inductor"
 
-    def conflict(self, values: Mapping[str, Value]) -> str | None:
-        if values.get(self.name) != "reduce-overhead":
+    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+        if values.get(self.name) not in CUDA_GRAPH_MODES:
             return None
         if values["compile.scope"] == "regional":
             return "CUDA graphs of single blocks overwrite each other's outputs (pytorch#152887)"
-        if values.get("cache.kind", "none") != "none":
-            return "a cache decides at each step what to run, a CUDA graph replays always the same"
-        if values.get("quantization.scheme") == "fp8-dynamic-row":
-            return "replays of fp8 rows hang or overwrite each other; per tensor works"
-        return None
+        return against_cuda_graphs(values)
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         return f"mode {values[self.name]}"
+
+
+class CompileDynamic(OfDenoiser):
+    """Whether the denoiser's code takes any batch and prompt length: slower, and compiled once instead of for each."""
+
+    name = "compile.dynamic"
+    choices = (False, True)
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        return "compiled for any size"
+
+
+class Component(Knob):
+    """A component besides the denoiser that torch.compile can compile, in mode default."""
+
+    choices = (False, True)
+    order = 40
+
+    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+        return (self.missing(architecture) or no_compiler(environment)) if value else None
+
+    def missing(self, architecture: Architecture) -> str | None:
+        """Why a pipeline has nothing to compile here, or None."""
+        raise NotImplementedError
+
+
+class CompileTextEncoders(Component):
+    """Whether the text encoders are compiled too. They run once a picture, before the first step."""
+
+    name = "compile.text_encoders"
+
+    def missing(self, architecture: Architecture) -> str | None:
+        name = architecture.pipeline_class
+        if not any(component in architecture.components for component in TEXT_ENCODERS):
+            return f"{name} has no text encoder"
+        is_called = re.search(r"\btext_encoder(_\d)?\(", source.file_of("pipelines", name))
+        return None if is_called else f"{name} calls no text encoder as a whole, only parts of it"
+
+    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+        if values.get(self.name) and values.get("memory.group_offload"):
+            return "offloading copies weights between the layers, which breaks their graphs"
+        return None
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        encoders = [encoder for name in TEXT_ENCODERS if (encoder := getattr(pipe, name, None)) is not None]
+        if not encoders:
+            raise NoEffect("the pipeline has no text encoder")
+        for encoder in encoders:
+            encoder.compile(dynamic=False)
+            if encoder._compiled_call_impl is None:
+                raise NoEffect(f"{type(encoder).__name__} was not compiled")
+        return f"{', '.join(type(encoder).__name__ for encoder in encoders)} compiled"
+
+
+class CompileVae(Component):
+    """Whether the VAE's decoding is compiled too. It runs once a picture, after the last step."""
+
+    name = "compile.vae"
+
+    def missing(self, architecture: Architecture) -> str | None:
+        name = architecture.pipeline_class
+        if "vae" not in architecture.components:
+            return f"{name} has no VAE"
+        return None if "vae.decode(" in source.file_of("pipelines", name) else f"{name} never calls vae.decode"
+
+    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+        if values.get(self.name) and values.get("vae.tiling"):
+            return "tiles differ in size, and each size would be compiled anew"
+        return None
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        import torch
+
+        vae = getattr(pipe, "vae", None)
+        if vae is None:
+            raise NoEffect("the pipeline has no VAE")
+        vae.decode = torch.compile(vae.decode, dynamic=False)
+        return f"{type(vae).__name__}.decode compiled"

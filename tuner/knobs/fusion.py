@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from tuner.errors import Unavailable
+from tuner.knobs import source
 from tuner.knobs.base import Knob, NoEffect, denoisers
-from tuner.record import Architecture, Environment, Value
+from tuner.record import Architecture, Denoiser, Environment, Value
 
 
 class FuseQkv(Knob):
@@ -17,15 +20,53 @@ class FuseQkv(Knob):
     order = 10
 
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
-        if not value or all(denoiser.fuses_qkv for denoiser in architecture.denoisers):
+        if not value:
             return None
-        return f"{architecture.pipeline_class}'s attention ignores fused projections"
+        if not all(can_fuse(denoiser.class_name) for denoiser in architecture.denoisers):
+            return f"{architecture.pipeline_class}'s denoiser has no fuse_qkv_projections"
+        if not all(denoiser.fuses_qkv for denoiser in architecture.denoisers):
+            return f"{architecture.pipeline_class}'s attention ignores fused projections"
+        if any(self.loses_norms(denoiser, architecture) for denoiser in architecture.denoisers):
+            return "diffusers' fused attention leaves out this model's norms of queries and keys: a wrong picture"
+        return None
+
+    def loses_norms(self, denoiser: Denoiser, architecture: Architecture) -> bool:
+        """Whether the fused processor drops norms that the denoiser has, as that of Stable Diffusion 3.5 does."""
+        has_norms = bool(architecture.settings.get(denoiser.component, {}).get("qk_norm"))
+        return has_norms and "FusedJointAttnProcessor2_0" in source.file_of("models", denoiser.class_name)
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
-        fused = 0
+        fused, apart = 0, 0
         for denoiser in denoisers(pipe):
             denoiser.fuse_qkv_projections()
-            fused += sum(getattr(module, "fused_projections", False) is True for module in denoiser.modules())
+            layers = [module for module in denoiser.modules() if hasattr(module, "fused_projections")]
+            done = sum(is_fused(layer) for layer in layers)
+            fused, apart = fused + done, apart + len(layers) - done
         if not fused:
             raise NoEffect("no attention layer fused its projections")
-        return f"{fused} attention layers fused"
+        return f"{fused} attention layers fused" + (f", {apart} others left as they are built" if apart else "")
+
+
+def can_fuse(class_name: str) -> bool:
+    """Whether a model has fuse_qkv_projections: its own, or the one of diffusers' AttentionMixin."""
+    text = source.file_of("models", class_name)
+    bases = text.partition(f"class {class_name}(")[2].partition("):")[0]
+    return "AttentionMixin" in bases or "def fuse_qkv_projections" in text
+
+
+def is_fused(layer: Any) -> bool:
+    """Whether an attention layer is marked as fused, and its processor reads the fused weights.
+
+    Layers of diffusers' older kind get a processor of a class Fused... for that. Raises Unavailable when it leaves out
+    the norms that the layer has, as that of Stable Diffusion 3.5 does.
+    """
+    from diffusers.models.attention_processor import Attention
+
+    if layer.fused_projections is not True or not isinstance(layer, Attention):
+        return layer.fused_projections is True
+    processor = type(layer.processor)
+    if not processor.__name__.startswith("Fused"):
+        return False
+    if layer.norm_q is not None and "norm_q" not in inspect.getsource(processor):
+        raise Unavailable(f"{processor.__name__} leaves out this model's norms of queries and keys: a wrong picture")
+    return True

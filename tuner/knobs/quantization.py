@@ -1,56 +1,130 @@
-"""Quantization of the denoiser's linear layers through torchao."""
+"""Fewer bits for the weights, and perhaps the activations, of the denoiser's linear layers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+import importlib.util
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
-from tuner.knobs.base import Knob, NoEffect, denoisers
+from tuner.errors import Unavailable
+from tuner.knobs import source
+from tuner.knobs.base import Knob, NoEffect, denoisers, not_one_of
+from tuner.knobs.conditions import capability, capability_lacks, package_lacks
 from tuner.record import Architecture, Environment, Value
 
-SCHEMES = ("none", "int8-weight-only", "int8-dynamic", "fp8-weight-only", "fp8-dynamic-row", "fp8-dynamic-tensor")
+BLOCK = re.compile(r"(^|\.)(\w*blocks|\w*layers|\w*refiner|attentions)\.\d+\.")
+"""Names of what lies in a denoiser's repeated blocks, whatever the family calls them."""
+
+KEPT = re.compile(r"norm|emb|mod\b|modulation|adaln|guidance|router|lora", re.IGNORECASE)
+"""Embedders, modulation and the like: products of one row a picture, which int8 kernels refuse, or of little work."""
+
+SHORT_TEXT = re.compile(r"\.(add_[qkv]_proj|to_add_out|txt_mlp)\b")
+"""Layers that see text tokens only."""
+
+UNPADDED_TEXT = frozenset({"QwenImageTransformer2DModel"})
+"""Denoisers that get a prompt's tokens alone, and so perhaps no more than the 16 rows that int8 kernels refuse."""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """What a scheme needs.
+
+    `least` is the least compute capability. `dtypes` are the types that its kernels take (empty for any). A `dynamic`
+    scheme scales activations at each product, which only a compiler makes cheap. Both sides of a layer must be
+    multiples of 16 and its input of `group`, in which weights share a scale. `made_of` is the package that the changed
+    weights' type comes from.
+    """
+
+    package: tuple[str, str]
+    least: float = 0.0
+    on_cpu: bool = False
+    dtypes: tuple[str, ...] = ()
+    dynamic: bool = False
+    group: int = 16
+    made_of: str = "torchao"
+
+
+TORCHAO = ("torchao", "0.18")
+HALVES = ("bfloat16", "float16")
+BFLOAT16 = ("bfloat16",)
+
+SCHEMES: Mapping[str, Scheme] = {
+    "int8-weight-only": Scheme(TORCHAO, on_cpu=True),
+    "int8-dynamic": Scheme(TORCHAO, least=8.0, on_cpu=True, dynamic=True),
+    "fp8-weight-only": Scheme(TORCHAO, least=8.9),
+    "fp8-dynamic-row": Scheme(TORCHAO, least=8.9, dtypes=BFLOAT16, dynamic=True),
+    "fp8-dynamic-tensor": Scheme(TORCHAO, least=8.9, dtypes=HALVES, dynamic=True),
+    "int4-weight-only": Scheme(TORCHAO, least=8.0, dtypes=BFLOAT16, group=64),
+    "mxfp8": Scheme(TORCHAO, least=10.0, dtypes=BFLOAT16, dynamic=True, group=32),
+    "nvfp4": Scheme(TORCHAO, least=10.0, dtypes=BFLOAT16, dynamic=True),
+    "bnb-nf4": Scheme(("bitsandbytes", "0.46"), least=6.0, group=64, made_of="bitsandbytes"),
+    "quanto-int8": Scheme(("optimum-quanto", "0.2.6"), on_cpu=True, made_of="optimum"),
+}
+
+NUNCHAKU = "Nunchaku runs only weights that it quantized itself: tune a pipeline that holds them, as its own baseline"
+"""diffusers would also take its kernels from the Hub. `nunchaku` on PyPI is another package."""
 
 
 class QuantizationScheme(Knob):
-    """Embedders, modulation (products of one row) and the last projection keep their type: see `quantizable`."""
+    """Fewer bits for the weights, or weights and activations, of the linear layers in the denoiser's blocks.
+
+    Embedders, modulation (products of one row) and the last projection keep their type: see `quantizable`.
+    """
 
     name = "quantization.scheme"
-    choices = SCHEMES
+    choices = ("none", *SCHEMES, "nunchaku")
     image = True
     order = 30
 
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "none":
             return None
-        if not environment.libraries.get("torchao"):
-            return "torchao is not installed (pip install torchao)"
-        if str(value).startswith("fp8"):
-            if environment.device == "cpu":
-                return "fp8 arithmetic needs a GPU of compute capability 8.9 or newer"
-            if float(environment.compute_capability or 0) < 8.9:
-                return f"fp8 arithmetic needs compute capability 8.9, this GPU has {environment.compute_capability}"
-        return None
+        if value == "nunchaku":
+            hopper = int(capability(environment)) == 9
+            return f"Nunchaku has no kernels for compute capability {capability(environment)}" if hopper else NUNCHAKU
+        scheme = SCHEMES[str(value)]
+        if environment.device == "cuda" or not scheme.on_cpu:
+            reason = capability_lacks(environment, scheme.least, f"{value} arithmetic")
+            if reason:
+                return reason
+        if value == "bnb-nf4" and environment.libraries.get("kernels"):
+            return "bitsandbytes runs code downloaded from the Hub where it finds kernels (pip uninstall kernels)"
+        return package_lacks(environment, *scheme.package)
 
-    def conflict(self, values: Mapping[str, Value]) -> str | None:
-        scheme = str(values.get(self.name, "none"))
-        if scheme == "fp8-dynamic-row" and values.get("precision.dtype") != "bfloat16":
-            return "fp8 per row needs bfloat16 weights"
-        if scheme not in ("none", "int8-weight-only") and values["compile.scope"] == "none":
+    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+        name = str(values.get(self.name, "none"))
+        scheme = SCHEMES.get(name)
+        if scheme is None:
+            return None
+        if scheme.dtypes and values.get("precision.dtype") not in scheme.dtypes:
+            return f"{name} needs {' or '.join(scheme.dtypes)} weights"
+        if scheme.dynamic and values["compile.scope"] == "none":
             return "uncompiled, it scales activations in kernels of their own and is slower than no quantization"
+        if scheme.made_of != "torchao" and values.get("memory.group_offload"):
+            return f"group offloading moves plain weights and torchao's, and those of {name} are neither"
         return None
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
-        from torchao.quantization import quantize_
-
+        name = str(values[self.name])
         changed, total = 0, 0
         for denoiser in denoisers(pipe):
-            quantize_(denoiser, torchao_config(str(values[self.name])), filter_fn=quantizable)
-            linear = linear_layers(denoiser)
-            total += len(linear)
-            changed += sum(type(module.weight).__module__.startswith("torchao") for _, module in linear)
+            suits = partial(quantizable, scheme=name, denoiser=type(denoiser).__name__)
+            chosen = [layer for layer, module in linear_layers(denoiser) if suits(module, layer)]
+            total += len(linear_layers(denoiser))
+            if chosen:
+                convert(denoiser, name, chosen)
+            weights = (denoiser.get_submodule(layer).weight for layer in chosen)
+            changed += sum(type(weight).__module__.split(".")[0] == SCHEMES[name].made_of for weight in weights)
         if not changed:
             raise NoEffect("no linear layer was quantized")
-        return f"{changed} of {total} linear layers in {values[self.name]}"
+        return f"{changed} of {total} linear layers in {name}"
 
 
 def linear_layers(model: Any) -> list[tuple[str, Any]]:
@@ -59,31 +133,167 @@ def linear_layers(model: Any) -> list[tuple[str, Any]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
 
 
-def quantizable(module: Any, name: str) -> bool:
-    """Linear layers inside the blocks whose sides suit the int8 and fp8 kernels (multiples of 16)."""
+def quantizable(module: Any, name: str, scheme: str = "int8-dynamic", denoiser: str = "") -> bool:
+    """Whether a scheme suits a module of a denoiser of this class: a linear layer of its blocks, not quantized yet,
+    that multiplies many rows and has sides that the kernels take."""
     import torch
 
-    if not isinstance(module, torch.nn.Linear) or "blocks." not in name or name == "proj_out":
+    if type(module) is not torch.nn.Linear or type(module.weight) is not torch.nn.Parameter:
         return False
-    inside = name.split("blocks.", 1)[1]
-    if any(part in inside for part in ("norm", "embed")):
+    if not BLOCK.search(name) or KEPT.search(name):
         return False
-    return bool(module.in_features % 16 == 0 and module.out_features % 16 == 0)
+    if scheme == "int8-dynamic" and denoiser in UNPADDED_TEXT and SHORT_TEXT.search(name):
+        return False
+    return bool(module.out_features % 16 == 0 and module.in_features % SCHEMES[scheme].group == 0)
+
+
+def convert(denoiser: Any, scheme: str, layers: list[str]) -> None:
+    """Quantize the linear layers of these names in place, on the device that they are on."""
+    other = {"bnb-nf4": convert_to_nf4, "quanto-int8": convert_with_quanto}.get(scheme)
+    if other:
+        other(denoiser, layers)
+        return
+    from torchao.quantization import quantize_
+
+    names = set(layers)
+    quantize_(denoiser, torchao_config(scheme), filter_fn=lambda _, name: name in names)
+
+
+def convert_to_nf4(denoiser: Any, layers: list[str]) -> None:
+    import torch
+
+    bnb: Any = importlib.import_module("bitsandbytes")
+    for name in layers:
+        linear = denoiser.get_submodule(name)
+        with torch.device("meta"):
+            packed = bnb.nn.Linear4bit(
+                linear.in_features, linear.out_features, linear.bias is not None,
+                compute_dtype=linear.weight.dtype, quant_type="nf4",
+            )  # fmt: skip
+        packed.weight = bnb.nn.Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4", module=packed)
+        packed.bias = linear.bias
+        denoiser.set_submodule(name, packed.to(linear.weight.device).eval())  # moving is what packs the weight
+        if packed.weight.quant_state is None:
+            raise NoEffect(f"bitsandbytes left {name} unquantized")
+
+
+def convert_with_quanto(denoiser: Any, layers: list[str]) -> None:
+    quanto: Any = importlib.import_module("optimum.quanto")
+    quanto.quantize(denoiser, weights=quanto.qint8, include=layers)
+    quanto.freeze(denoiser)
 
 
 def torchao_config(scheme: str) -> Any:
     """torchao's configuration for a scheme, with its habit of rewriting inductor's flags switched off."""
     from torchao import quantization as ao
 
-    table: dict[str, Any] = {
+    fp8: Callable[..., Any] = ao.Float8DynamicActivationFloat8WeightConfig
+    table: dict[str, Callable[[], Any]] = {
         "int8-weight-only": lambda: ao.Int8WeightOnlyConfig(set_inductor_config=False),
         "int8-dynamic": lambda: ao.Int8DynamicActivationInt8WeightConfig(set_inductor_config=False),
         "fp8-weight-only": lambda: ao.Float8WeightOnlyConfig(set_inductor_config=False),
-        "fp8-dynamic-row": lambda: ao.Float8DynamicActivationFloat8WeightConfig(
-            granularity=ao.PerRow(), set_inductor_config=False
+        "fp8-dynamic-row": lambda: fp8(granularity=ao.PerRow(), set_inductor_config=False),
+        "fp8-dynamic-tensor": lambda: fp8(granularity=ao.PerTensor(), set_inductor_config=False),
+        # The default packing needs the package mslk.
+        "int4-weight-only": lambda: ao.Int4WeightOnlyConfig(
+            group_size=SCHEMES[scheme].group, int4_packing_format="tile_packed_to_4d", set_inductor_config=False
         ),
-        "fp8-dynamic-tensor": lambda: ao.Float8DynamicActivationFloat8WeightConfig(
-            granularity=ao.PerTensor(), set_inductor_config=False
-        ),
+        "mxfp8": mxfp8_config,
+        "nvfp4": nvfp4_config,
     }
     return table[scheme]()
+
+
+def mxfp8_config() -> Any:
+    from torchao.prototype.mx_formats import MXDynamicActivationMXWeightConfig
+
+    return MXDynamicActivationMXWeightConfig()
+
+
+def nvfp4_config() -> Any:
+    from torchao.prototype.mx_formats import NVFP4DynamicActivationNVFP4WeightConfig
+
+    # The Triton kernel is the package mslk's.
+    return NVFP4DynamicActivationNVFP4WeightConfig(use_triton_kernel=importlib.util.find_spec("mslk") is not None)
+
+
+UNPACKED_ONLY: tuple[tuple[str, Value, str], ...] = (
+    ("fuse_qkv", False, "packed weights cannot be fused"),
+    ("lora.file", "none", "a LoRA cannot be fused into packed weights"),
+    ("memory.layerwise_casting", False, "packed weights are stored in few bits already"),
+    ("compile.backend", "inductor", "only inductor compiles what unpacks the weights"),
+)
+"""Knobs that want plain weights: name, untouched value, and why they cannot go together with a .gguf file."""
+
+
+class GgufFile(Knob):
+    """The denoiser's weights from a .gguf file instead of the pipeline's own: `none`, or the file's absolute path."""
+
+    name = "quantization.gguf_file"
+    choices = ("none",)
+    image = True
+    order = 1  # the file brings a new denoiser, which everything else is then applied to
+
+    def wrong(self, value: Value) -> str | None:
+        if not not_one_of(value, self.choices):
+            return None
+        is_path = isinstance(value, str) and value.endswith(".gguf") and os.path.isabs(value)  # noqa: PTH117
+        return None if is_path else "must be none or the absolute path of a .gguf file"
+
+    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+        if value == "none":
+            return None
+        if len(architecture.denoisers) > 1:
+            return f"{architecture.pipeline_class} has two denoisers, and a file holds one"
+        for denoiser in architecture.denoisers:
+            if denoiser.class_name not in single_file_classes():
+                return f"diffusers reads no single file of a {denoiser.class_name}"
+        return not_gguf(str(value)) or package_lacks(environment, "gguf", "0.10")
+
+    def active(self, values: Mapping[str, Value]) -> bool:
+        return values.get("quantization.scheme", "none") == "none"
+
+    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+        if values.get(self.name, "none") == "none":
+            return None
+        refused = (why for name, untouched, why in UNPACKED_ONLY if values.get(name, untouched) != untouched)
+        return next(refused, None)
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        from diffusers import GGUFQuantizationConfig
+
+        file = str(values[self.name])
+        problem = not_gguf(file)
+        if problem:
+            raise Unavailable(problem)
+        (old,) = denoisers(pipe)
+        dtype, device = old.dtype, old.device
+        with tempfile.TemporaryDirectory() as folder:
+            old.save_config(folder)  # without it diffusers guesses the configuration, and asks the Hub for it
+            new = type(old).from_single_file(
+                file, config=folder, dtype=dtype, local_files_only=True,
+                quantization_config=GGUFQuantizationConfig(compute_dtype=dtype),
+            )  # fmt: skip
+        component = next(name for name, part in pipe.components.items() if part is old)
+        setattr(pipe, component, new)
+        del old  # one of the two on the GPU is enough
+        new.to(device).eval()
+        packed = sum(hasattr(parameter, "quant_type") for parameter in new.parameters())
+        if not packed:
+            raise NoEffect(f"{file} holds no quantized weights")
+        return f"{packed} packed weights from {Path(file).name}"
+
+
+def not_gguf(file: str) -> str | None:
+    """Why a path is no GGUF file on this machine, or None."""
+    try:
+        with open(file, "rb") as opened:  # noqa: PTH123  (any string, of any length)
+            return None if opened.read(4) == b"GGUF" else f"{file} is no GGUF file"
+    except (OSError, ValueError) as error:
+        return f"{file} cannot be read: {getattr(error, 'strerror', None) or error}"
+
+
+@cache
+def single_file_classes() -> frozenset[str]:
+    """The classes that diffusers loads from single files, as its source lists them."""
+    return frozenset(re.findall(r'^    "(\w+)": \{', source.file_of("loaders", "FromOriginalModelMixin"), re.MULTILINE))

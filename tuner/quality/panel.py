@@ -18,16 +18,20 @@ SPOT_PSNR_DB = 25.0
 def judge(pictures: Any, workload: Workload, reference: Reference | None, scorer: ClipScorer, folder: Path) -> Quality:
     """Score all pictures of the workload (float array (count, height, width, 3) in 0..1) and save them to `folder`.
 
-    Without a reference the pictures are the baseline's, and compare equal to themselves. Raises InvalidPicture.
+    Videos (count, frames, height, width, 3) are judged by their first, middle and last frame. Without a reference the
+    pictures are the baseline's, and compare equal to themselves. Raises InvalidPicture.
     """
-    guards.check(pictures, len(workload.prompts), workload.height, workload.width)
-    images = similarity.save(pictures, folder)
-    scores = scorer.scores(images, workload.prompts)
+    guards.check(pictures, len(workload.prompts), workload)
+    stills = flat(pictures)
+    images = similarity.save(stills, folder)
+    each = len(stills) // len(pictures)
+    of_stills = scorer.scores(images, [prompt for prompt in workload.prompts for _ in range(each)])
+    scores = tuple(sum(of_stills[start : start + each]) / each for start in range(0, len(of_stills), each))
     mean = sum(scores) / len(scores)
     if reference is None:
         return Quality(metric="clip_score", scores=scores, mean=mean, difference=Estimate(value=0.0, low=0.0, high=0.0),
                        psnr_db=None, ssim=None)  # fmt: skip
-    psnr, ssim = similarity.psnr_and_ssim(pictures, similarity.load(reference.images, range(len(images))))
+    psnr, ssim = similarity.psnr_and_ssim(stills, similarity.load(reference.images, range(len(images))))
     return Quality(
         metric="clip_score",
         scores=scores,
@@ -36,6 +40,15 @@ def judge(pictures: Any, workload: Workload, reference: Reference | None, scorer
         psnr_db=sum(psnr) / len(psnr),
         ssim=sum(ssim) / len(ssim),
     )
+
+
+def flat(pictures: Any) -> Any:
+    """Pictures as they are; of videos the first, the middle and the last frame, one after the other."""
+    if pictures.ndim == 4:
+        return pictures
+    frames = pictures.shape[1]
+    chosen = sorted({0, frames // 2, frames - 1})
+    return pictures[:, chosen].reshape(-1, *pictures.shape[2:])
 
 
 def paired_difference(scores: Sequence[float], baseline: Sequence[float]) -> Estimate:
@@ -56,7 +69,7 @@ def same_pictures(pictures: Any, known: SpotCheck, workload: Workload) -> bool:
 
     Raises InvalidPicture when they are no pictures at all.
     """
-    count = len(pictures)
-    guards.check(pictures, count, workload.height, workload.width)
-    psnr, _ = similarity.psnr_and_ssim(pictures, similarity.load(known.images, range(count)))
+    guards.check(pictures, len(pictures), workload)
+    stills = flat(pictures)
+    psnr, _ = similarity.psnr_and_ssim(stills, similarity.load(known.images, range(len(stills))))
     return min(psnr) >= SPOT_PSNR_DB

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import inspect
 import shutil
@@ -22,7 +23,7 @@ STEPS = 4
 
 
 class _StepMarks:
-    """Marks every step but the first; a step of the scheduler ends one and begins the next."""
+    """Marks the steps of a denoising loop. A step of the scheduler ends one and begins the next."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
@@ -31,20 +32,39 @@ class _StepMarks:
 
     @contextlib.contextmanager
     def around(self, scheduler: Any) -> Iterator[None]:
-        """While the marks are set at each return of `scheduler.step`, which every pipeline calls once a step."""
-        step = scheduler.step
+        """While the marks are set at each return of `scheduler.step`, which every pipeline calls once a step.
 
-        def marked(*arguments: Any, **named: Any) -> Any:
-            result = step(*arguments, **named)
+        The loop begins after `set_timesteps`, so far as anything outside of the pipeline can tell.
+        """
+        own = {name: vars(scheduler).get(name) for name in ("step", "set_timesteps")}
+        step, set_timesteps = scheduler.step, getattr(scheduler, "set_timesteps", _no_timesteps)
+
+        # Pipelines look into the signatures of both.
+        @functools.wraps(step)
+        def marked_step(*arguments: Any, **named: Any) -> Any:
+            with record_function(read.SCHEDULER):
+                result = step(*arguments, **named)
             self.on_step_end()
             return result
 
-        scheduler.step = marked
+        @functools.wraps(set_timesteps)
+        def marked_start(*arguments: Any, **named: Any) -> Any:
+            result = set_timesteps(*arguments, **named)
+            self.on_start()
+            return result
+
+        scheduler.step, scheduler.set_timesteps = marked_step, marked_start
         try:
             yield
         finally:
-            scheduler.step = step
+            for name, value in own.items():
+                _restore(scheduler, name, value)
             self.close()
+
+    def on_start(self) -> None:
+        self.close()
+        if not self._ended:
+            self._open.enter_context(record_function(read.FIRST_STEP))
 
     def on_step_end(self) -> None:
         self.close()
@@ -56,6 +76,18 @@ class _StepMarks:
 
     def close(self) -> None:
         self._open.close()
+
+
+def _no_timesteps() -> None:
+    """Stands in for a scheduler that has no timesteps to set."""
+
+
+def _restore(owner: Any, name: str, value: Any) -> None:
+    """Give an object back its own attribute, or that of its class where it had none."""
+    if value is not None:
+        setattr(owner, name, value)
+    elif name in vars(owner):
+        delattr(owner, name)
 
 
 def capture(call: Callable[[int], object], scheduler: Any, folder: Path, name: str, *, stacks: bool = False) -> Path:

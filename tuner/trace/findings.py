@@ -2,245 +2,220 @@
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from tuner.record import Finding
-from tuner.trace import sources
+from tuner.record import Finding, FindingKind
 from tuner.trace.compile_log import Compilation, CompileLog, GraphBreak
-from tuner.trace.read import SYNC_LINE, Event, Trace
-
-WAITS = frozenset(
-    {
-        "cudaStreamSynchronize",
-        "cudaDeviceSynchronize",
-        "cudaEventSynchronize",
-        "cudaMemcpy",
-        "cuStreamSynchronize",
-        "cuCtxSynchronize",
-        "cuEventSynchronize",
-        "hipStreamSynchronize",
-        "hipDeviceSynchronize",
-        "hipEventSynchronize",
-        "hipMemcpy",
-        "hipMemcpyWithStream",
-    }
-)
-_COPIES = frozenset({"cudaMemcpyAsync", "hipMemcpyAsync"})
-_RUNTIME = frozenset({"cuda_runtime", "cuda_driver"})
-_REGION = re.compile(r"^Torch-Compiled Region: (\d+)/\d+")
-_COMPILED = re.compile(r"^dynamo_data: compile_id=(\d+/\d+)")
+from tuner.trace.idle import Prices
+from tuner.trace.read import Trace
+from tuner.trace.regions import nested, outermost_work, regions, replays, unanswered
+from tuner.trace.waits import Wait, waits, without_profilers_own
 
 
-def graph_breaks(trace: Trace, log: CompileLog) -> list[Finding]:
-    """Breaks that dynamo reported, else those that only the trace shows: a compiled region inside another."""
-    if not log.breaks:
-        return [_nested_finding(frame, count, trace) for frame, count in sorted(_nested_regions(trace).items())]
-    runs = Counter(match[1] for match in _matches(_REGION, trace))
-    return [_break_finding(entry, sum(runs[frame] for frame in entry.frames), trace) for entry in log.breaks]
+class Findings:
+    """Makes the findings of a trace. The GPU's idle time is charged to the first that asks: waits before all others.
 
+    `is_gpu` says whether there is a GPU whose idle time can be a price.
+    """
 
-def recompiles(trace: Trace, log: CompileLog) -> list[Finding]:
-    """Compilations inside the steps, which warm-up should have had, and functions that dynamo gave up compiling."""
-    known = {entry.id: entry for entry in log.compilations}
-    limits = {entry.id: entry for entry in log.fallbacks}
-    in_steps = Counter(match[1] for match in _matches(_COMPILED, trace))
-    inside = [
-        _compile_finding(known.get(graph) or _unknown(graph), count, _steps(trace))
-        for graph, count in in_steps.items()
-        if graph not in limits
-    ]
-    return inside + [_fallback_finding(entry) for entry in limits.values()]
+    def __init__(self, trace: Trace, is_gpu: bool) -> None:
+        self.trace = trace
+        self.found = regions(trace)
+        self.prices = Prices(trace) if is_gpu else None
+        self.steps = max(1, len(trace.steps))
+
+    def syncs(self) -> list[Finding]:
+        """Waits of the CPU for the GPU, alike ones together."""
+        found = waits(self.trace)
+        return self._alike(without_profilers_own(self.trace, found) if self.trace.is_whole else found, self.steps)
+
+    def syncs_of_first_step(self, steady: Sequence[Finding]) -> list[Finding]:
+        """Waits that only the loop's first step makes: they are paid once a picture."""
+        first = self.trace.first
+        if first is None:
+            return []
+        every_step = {(finding.operator, finding.reason) for finding in steady}
+        found = waits(self.trace, self.trace.within(first.ts, first.end))
+        return self._alike([wait for wait in found if (wait.operator, wait.reason) not in every_step], 1)
+
+    def graph_breaks(self, log: CompileLog | None) -> list[Finding]:
+        """Breaks that dynamo reported, else those that only the trace shows: a compiled region inside another."""
+        if log and log.breaks:
+            return [self._reported_break(entry) for entry in log.breaks]
+        inner: dict[str, list[int]] = {}
+        for index in nested(self.trace, self.found):
+            inner.setdefault(self.found.regions[index], []).append(index)
+        return [self._nested(frame, indices) for frame, indices in sorted(inner.items())]
+
+    def recompiles(self, log: CompileLog | None) -> list[Finding]:
+        """Compilations inside the steps, which warm-up should have had, and functions that dynamo gave up compiling."""
+        known = {entry.id: entry for entry in log.compilations} if log else {}
+        limits = {entry.id: entry for entry in log.fallbacks} if log else {}
+        inside: dict[str, list[int]] = {}
+        for index, graph in self.found.graphs.items():
+            inside.setdefault(graph, []).append(outermost_work(self.trace, self.found, index))
+        compiled = [
+            compile_finding(known.get(graph) or _unknown(graph), len(spans), self.steps, self._price(spans))
+            for graph, spans in inside.items()
+            if graph not in limits
+        ]
+        gave_up = [fallback_finding(entry) for entry in limits.values()] if log else self._unanswered()
+        return compiled + gave_up
+
+    def compile_work(self) -> list[Finding]:
+        """What else of the compiler ran inside the steps: autotuning, loading of code, anything but a new graph."""
+        outermost = {outermost_work(self.trace, self.found, index) for index in self.found.work}
+        of_graphs = {outermost_work(self.trace, self.found, index) for index in self.found.graphs}
+        names: dict[str, list[int]] = {}
+        for index in sorted(outermost - of_graphs):
+            names.setdefault(self.trace.host[index].name, []).append(index)
+        return [
+            self._finding(
+                "compile work",
+                f"{self._ms(spans):.3g} ms of compile work inside the steps",
+                count=len(spans),
+                idle_ms=self._price(spans),
+                operator=name,
+            )
+            for name, spans in names.items()
+        ]
+
+    def cuda_graphs(self, log: CompileLog | None, asked: bool) -> list[Finding]:
+        """CUDA graphs that were asked for and not used, or that replay in pieces."""
+        launches = list(replays(self.trace, self.found))
+        pieces = self._pieces(launches)
+        if log and log.cudagraph_skips:
+            reason = "; ".join(log.cudagraph_reasons) or "inductor skipped the CUDA graph"
+            return [self._no_graph(log.cudagraph_skips, float(log.cudagraph_skips), reason), *pieces]
+        if asked and not launches:
+            return [self._no_graph(self.steps, 1.0, "asked for, and no step replays a CUDA graph")]
+        return pieces
+
+    def _alike(self, found: Iterable[Wait], steps: int) -> list[Finding]:
+        groups: dict[tuple[str, str, str], list[int]] = {}
+        for wait in found:
+            groups.setdefault((wait.operator, wait.reason, wait.source), []).append(wait.index)
+        findings = [
+            Finding(
+                kind="device sync",
+                count=len(alike),
+                count_per_step=len(alike) / steps,
+                idle_ms_per_step=self._price_of_waits(alike, steps),
+                operator=operator,
+                reason=reason,
+                source=source,
+            )
+            for (operator, reason, source), alike in groups.items()
+        ]
+        return sorted(findings, key=lambda finding: -(finding.idle_ms_per_step or 0.0))
+
+    def _price_of_waits(self, indices: Iterable[int], steps: int) -> float | None:
+        """The idle time that begins before a wait ends: until then the GPU had work, or there was none to wait for."""
+        if self.prices is None:
+            return None
+        ends = (self.trace.host[index].end for index in indices)
+        return sum(self.prices.charge(end, end) for end in ends) / 1000 / steps
+
+    def _price(self, indices: Iterable[int]) -> float | None:
+        """The idle time while some events of the host ran, and until the GPU's next work."""
+        if self.prices is None:
+            return None
+        events = (self.trace.host[index] for index in indices)
+        return sum(self.prices.charge(event.ts, event.end) for event in events) / 1000 / self.steps
+
+    def _price_at(self, indices: Iterable[int]) -> float | None:
+        """The idle time around the moment at which some events of the host begin."""
+        if self.prices is None:
+            return None
+        starts = (self.trace.host[index].ts for index in indices)
+        return sum(self.prices.charge(start, start) for start in starts) / 1000 / self.steps
+
+    def _ms(self, indices: Iterable[int]) -> float:
+        return sum(self.trace.host[index].dur for index in indices) / 1000
+
+    def _finding(
+        self,
+        kind: FindingKind,
+        reason: str,
+        *,
+        count: int,
+        idle_ms: float | None,
+        per_step: float | None = None,
+        operator: str = "torch.compile",
+        source: str = "",
+    ) -> Finding:
+        return Finding(
+            kind=kind,
+            count=count,
+            count_per_step=count / self.steps if per_step is None else per_step,
+            idle_ms_per_step=idle_ms,
+            operator=operator,
+            reason=reason,
+            source=source,
+        )
+
+    def _reported_break(self, entry: GraphBreak) -> Finding:
+        runs = [index for index, frame in self.found.regions.items() if frame in entry.frames]
+        if not runs:
+            # A skipped frame leaves no region to count; each of its places is then taken to run once a step.
+            return self._finding(
+                "graph break", entry.reason, count=entry.count, per_step=float(entry.count), idle_ms=None,
+                source=entry.source,
+            )  # fmt: skip
+        price = self._price_at(runs)
+        return self._finding("graph break", entry.reason, count=len(runs), idle_ms=price, source=entry.source)
+
+    def _nested(self, frame: str, inner: Sequence[int]) -> Finding:
+        reason = f"compiled region {frame} runs inside another: the outer graph ends there"
+        return self._finding("graph break", reason, count=len(inner), idle_ms=self._price_at(inner))
+
+    def _unanswered(self) -> list[Finding]:
+        lookups = unanswered(self.trace, self.found)
+        reason = "compiled code was looked for and none ran: the function runs uncompiled (recompile limit?)"
+        price = self._price(lookups)
+        return [self._finding("graph break", reason, count=len(lookups), idle_ms=price)] if lookups else []
+
+    def _no_graph(self, count: int, per_step: float, reason: str) -> Finding:
+        """Its price is the time that the GPU still waits for launches: no CUDA graph can save more."""
+        left = None
+        if self.prices and self.trace.steps:
+            left = self.prices.rest(self.trace.steps[0].ts, self.trace.steps[-1].end) / 1000 / self.steps
+        return self._finding("cuda graph", reason, count=count, per_step=per_step, idle_ms=left)
+
+    def _pieces(self, launches: Iterable[tuple[int, int]]) -> list[Finding]:
+        of_region: dict[int, list[int]] = {}
+        for index, region in launches:
+            if region >= 0:
+                of_region.setdefault(region, []).append(index)
+        later = [index for replayed in of_region.values() for index in replayed[1:]]
+        if not later:
+            return []
+        most = max(map(len, of_region.values()))
+        reason = f"a compiled region replays {most} CUDA graphs and not one: what is between cannot be captured"
+        return [self._finding("cuda graph", reason, count=len(later), idle_ms=self._price_at(later))]
 
 
 def recompiles_between(before: CompileLog, after: CompileLog, calls: int) -> list[Finding]:
     """Compilations between two readings of the log, for windows that are timed and not traced."""
     old = {entry.id for entry in (*before.compilations, *before.fallbacks)}
     new = [entry for entry in after.compilations if entry.id not in old]
-    found = [_compile_finding(entry, 1, calls) for entry in new]
-    return found + [_fallback_finding(entry) for entry in after.fallbacks if entry.id not in old]
+    found = [compile_finding(entry, 1, calls, None) for entry in new]
+    return found + [fallback_finding(entry) for entry in after.fallbacks if entry.id not in old]
 
 
-def cudagraph_findings(log: CompileLog) -> list[Finding]:
-    """CUDA graphs that were asked for and that inductor did without."""
-    if not log.cudagraph_skips:
-        return []
-    return [
-        Finding(
-            kind="cuda graph",
-            count=log.cudagraph_skips,
-            count_per_step=float(log.cudagraph_skips),
-            idle_ms_per_step=None,
-            operator="torch.compile",
-            reason="; ".join(log.cudagraph_reasons) or "inductor skipped the CUDA graph",
-            source="",
-        )
-    ]
-
-
-def syncs(trace: Trace) -> list[Finding]:
-    """Waits of the CPU for the GPU, alike ones together, priced by the GPU's idle time after them."""
-    idle = _IdleGaps(trace.device)
-    prices: dict[tuple[str, str, str], list[float]] = {}
-    for index, why in _waits(trace):
-        alike = prices.setdefault((_operator(trace, index), why, _source(trace, index)), [])
-        alike.append(idle.charge(trace.host[index].end))
-    return [
-        Finding(
-            kind="device sync",
-            count=len(alike),
-            count_per_step=len(alike) / _steps(trace),
-            idle_ms_per_step=sum(alike) / 1000 / _steps(trace),
-            operator=operator,
-            reason=why,
-            source=source,
-        )
-        for (operator, why, source), alike in sorted(prices.items(), key=lambda item: -sum(item[1]))
-    ]
-
-
-class _IdleGaps:
-    """The times in which no stream of the GPU worked; each is charged to one wait only. Microseconds."""
-
-    def __init__(self, device: Iterable[Event]) -> None:
-        self._gaps: list[tuple[float, float]] = []
-        busy_until: float | None = None
-        for event in device:
-            if busy_until is not None and event.ts > busy_until:
-                self._gaps.append((busy_until, event.ts))
-            busy_until = max(busy_until or 0.0, event.end)
-        self._ends = [end for _, end in self._gaps]
-        self._charged: set[int] = set()
-
-    def charge(self, wait_end: float) -> float:
-        """How long the GPU had nothing to do around the end of a wait, until its next work began."""
-        index = bisect_left(self._ends, wait_end)
-        if index == len(self._gaps) or index in self._charged or self._gaps[index][0] > wait_end:
-            return 0.0
-        self._charged.add(index)
-        start, end = self._gaps[index]
-        return end - start
-
-
-def _waits(trace: Trace) -> list[tuple[int, str]]:
-    """The calls inside the steps that made the CPU wait, one for each operator that waited, and why it did."""
-    copies = {event.correlation: event.name for event in trace.device if event.cat == "gpu_memcpy"}
-    calls: dict[int, int] = {}
-    copied: dict[int, str] = {}
-    for index in trace.in_steps():
-        event = trace.host[index]
-        if event.cat not in _RUNTIME:
-            continue
-        # A copy and the wait for it are one thing when one operator does both.
-        group = _operator_around(trace, index)
-        copy = copies.get(event.correlation, "") if event.correlation else ""
-        if copy:
-            copied[group] = copy
-        if _is_wait(trace, index) or (event.name in _COPIES and _blocks(copy)):
-            calls[group] = index
-    return [(index, _why(trace.host[index].name, copied.get(group, ""))) for group, index in calls.items()]
-
-
-def _is_wait(trace: Trace, index: int) -> bool:
-    parent = trace.parents[index]
-    inside_a_wait = parent >= 0 and trace.host[parent].name in WAITS
-    return trace.host[index].name in WAITS and not inside_a_wait
-
-
-def _blocks(copy: str) -> bool:
-    # To pageable memory the driver returns when the copy is done, asked to wait or not; from it, when it is staged.
-    return "DtoH" in copy and "Pageable" in copy
-
-
-def _why(call: str, copy: str) -> str:
-    return f"the CPU waits for the GPU in {call}" + (f" for {copy}" if copy else "")
-
-
-def _operator_around(trace: Trace, index: int) -> int:
-    """The index of the innermost operator around a call, or the call's own when Python itself made it."""
-    parent = trace.parents[index]
-    return parent if parent >= 0 and trace.host[parent].cat == "cpu_op" else index
-
-
-def _operator(trace: Trace, index: int) -> str:
-    around = (trace.host[i] for i in trace.ancestors(index))
-    operators = [event.name for event in around if event.cat == "cpu_op" and "::" in event.name]
-    return " > ".join(reversed(operators)) or trace.host[index].name
-
-
-def _source(trace: Trace, index: int) -> str:
-    """The Python line of a wait, if the trace was captured with stacks."""
-    return _annotated_line(trace, index) or next(
-        (line for i in trace.ancestors(index) if (line := sources.of_call_stack(trace.host[i].stack))), ""
-    )
-
-
-def _annotated_line(trace: Trace, index: int) -> str:
-    """The line in the annotation right before a wait: no other wait of the thread lies between."""
-    thread = (trace.host[index].pid, trace.host[index].tid)
-    for before in range(index - 1, -1, -1):
-        event = trace.host[before]
-        if (event.pid, event.tid) != thread or event.name in WAITS:
-            return ""
-        if event.name.startswith(SYNC_LINE):
-            return event.name.removeprefix(SYNC_LINE)
-    return ""
-
-
-def _nested_regions(trace: Trace) -> Counter[str]:
-    """How often a compiled region ran inside another one in the steps, by the id of the inner function."""
-    nested: Counter[str] = Counter()
-    for index in trace.in_steps():
-        match = _REGION.match(trace.host[index].name)
-        if match and any(_REGION.match(trace.host[i].name) for i in trace.ancestors(index)):
-            nested[match[1]] += 1
-    return nested
-
-
-def _break_finding(entry: GraphBreak, runs: int, trace: Trace) -> Finding:
-    # A skipped frame leaves no region to count; each of its places is then taken to run once a step.
-    return Finding(
-        kind="graph break",
-        count=runs or entry.count,
-        count_per_step=runs / _steps(trace) or float(entry.count),
-        idle_ms_per_step=None,
-        operator="torch.compile",
-        reason=entry.reason,
-        source=entry.source,
-    )
-
-
-def _nested_finding(frame: str, count: int, trace: Trace) -> Finding:
-    return Finding(
-        kind="graph break",
-        count=count,
-        count_per_step=count / _steps(trace),
-        idle_ms_per_step=None,
-        operator="torch.compile",
-        reason=f"compiled region {frame} runs inside another: the outer graph ends there",
-        source="",
-    )
-
-
-def _unknown(graph: str) -> Compilation:
-    return Compilation(id=graph, function="", reason="", source="")
-
-
-def _compile_finding(entry: Compilation, count: int, times: int) -> Finding:
+def compile_finding(entry: Compilation, count: int, times: int, idle_ms: float | None) -> Finding:
     return Finding(
         kind="recompile",
         count=count,
         count_per_step=count / times,
-        idle_ms_per_step=None,
+        idle_ms_per_step=idle_ms,
         operator=entry.function or f"graph {entry.id}",
         reason=f"guard failed: {entry.reason}" if entry.reason else "first compiled after warm-up",
         source=entry.source,
     )
 
 
-def _fallback_finding(entry: Compilation) -> Finding:
+def fallback_finding(entry: Compilation) -> Finding:
     return Finding(
         kind="recompile",
         count=1,
@@ -252,9 +227,7 @@ def _fallback_finding(entry: Compilation) -> Finding:
     )
 
 
-def _matches(pattern: re.Pattern[str], trace: Trace) -> Iterable[re.Match[str]]:
-    return filter(None, (pattern.match(trace.host[index].name) for index in trace.in_steps()))
-
-
-def _steps(trace: Trace) -> int:
-    return max(1, len(trace.steps))
+def _unknown(graph: str) -> Compilation:
+    is_first = graph.endswith("/0")
+    reason = "" if is_first else "of an earlier graph of the same function (TORCH_LOGS=recompiles names it)"
+    return Compilation(id=graph, function="", reason=reason, source="")

@@ -7,44 +7,110 @@ from typing import Literal
 
 import msgspec
 
-from tuner.record import Allowance, Finding, Verdict
+from tuner.record import Allowance, Finding, FindingKind, GatePolicy, Verdict
 from tuner.trace.compile_log import CompileLog
-from tuner.trace.findings import cudagraph_findings, graph_breaks, recompiles, syncs
-from tuner.trace.read import Trace
-from tuner.trace.summary import kernels_of_steps
+from tuner.trace.findings import Findings
+from tuner.trace.read import RUNTIME, Trace
 
 STEADY_STEPS = 3
 
+_POLICY = "gate"
+_NEVER_BY_PRICE: frozenset[FindingKind] = frozenset({"recompile", "compile work"})
+_ON_A_CPU = ("device syncs: the CPU has no queue to wait for", "CUDA graphs: the CPU has none")
+_UNMARKED = ("single steps: none is marked (denoise_step#2, ProfilerStep#2), so the whole trace was judged as one",)
+_NO_STACKS = ("source lines: profile with with_stack=True, experimental_config=_ExperimentalConfig(verbose=True)",)
+_NO_LOG = ("functions that torch.compile gave up: they run uncompiled, and only its own log names them",)
+_NO_REQUEST = ("CUDA graphs: a trace does not tell whether they were asked for",)
 
-def judge(trace: Trace, log: CompileLog, allowances: Sequence[Allowance], device: Literal["cuda", "cpu"]) -> Verdict:
-    """The verdict on the marked steps of `trace`. A finding that no knob declared rejects the configuration."""
+
+def judge(
+    trace: Trace,
+    log: CompileLog,
+    allowances: Sequence[Allowance],
+    device: Literal["cuda", "cpu"],
+    policy: GatePolicy | None = None,
+    *,
+    asks_for_graphs: bool = False,
+) -> Verdict:
+    """The verdict on the marked steps of `trace`.
+
+    A finding that no knob declared and that the policy does not tolerate rejects the configuration.
+    """
     steps = len(trace.steps)
-    findings = [*graph_breaks(trace, log), *recompiles(trace, log)]
-    skipped = [f"trace: it marks {steps} steady steps, not {STEADY_STEPS}"] if steps < STEADY_STEPS else []
+    few = [f"trace: it marks {steps} steady steps, not {STEADY_STEPS}"] if steps < STEADY_STEPS else []
+    policy = policy or GatePolicy()
+    allowed = [*allowances, *_as_allowances(policy)]
     if device == "cpu":
-        not_here = ["device syncs: the CPU has no queue to wait for", "CUDA graphs: the CPU has none"]
-    else:
-        not_here = []
-        findings += [*syncs(trace), *cudagraph_findings(log)]
-        if not kernels_of_steps(trace):
-            skipped.append("device syncs: the trace has no GPU kernel in its steps, so the profiler missed the GPU")
-    judged = _allow(findings, allowances)
-    return Verdict(status=_status(judged, skipped), findings=judged, skipped=(*skipped, *not_here))
+        findings = _tolerate(_allow(_of_compiler(trace, log), allowed), policy)
+        return Verdict(status=_status(findings, few), findings=findings, skipped=(*few, *_ON_A_CPU))
+    blind = [*few, *_missed(trace)]
+    found, warnings = _of_gpu(trace, log, asks_for_graphs)
+    findings = _tolerate(_allow(found, allowed), policy)
+    return Verdict(status=_status(findings, blind), findings=findings, skipped=tuple(blind), warnings=tuple(warnings))
+
+
+def judge_alone(trace: Trace, policy: GatePolicy | None = None) -> Verdict:
+    """The verdict on a trace of any program, of which no log is known; see `read.marked`. What a trace alone cannot
+    tell is under `skipped`."""
+    policy = policy or GatePolicy()
+    found, warnings = _of_gpu(trace, None, False) if trace.gpu else (_of_compiler(trace, None), [])
+    findings = _tolerate(_allow(found, _as_allowances(policy)), policy)
+    blind = _missed(trace) if trace.gpu or not trace.host else []
+    unknown = [
+        *(_UNMARKED if trace.is_whole else ()),
+        *(_NO_STACKS if any(finding.kind == "device sync" and not finding.source for finding in findings) else ()),
+        *_NO_LOG,
+        *(_NO_REQUEST if trace.gpu else _ON_A_CPU),
+    ]
+    skipped = (*blind, *unknown)
+    return Verdict(status=_status(findings, blind), findings=findings, skipped=skipped, warnings=tuple(warnings))
+
+
+def _of_compiler(trace: Trace, log: CompileLog | None) -> list[Finding]:
+    found = Findings(trace, is_gpu=False)
+    return [*found.graph_breaks(log), *found.recompiles(log), *found.compile_work()]
+
+
+def _of_gpu(trace: Trace, log: CompileLog | None, asks_for_graphs: bool) -> tuple[list[Finding], list[Finding]]:
+    """The findings, and the warnings about the first step. Each takes its price before the next."""
+    found = Findings(trace, is_gpu=True)
+    syncs = found.syncs()
+    compiled = [*found.graph_breaks(log), *found.recompiles(log), *found.compile_work()]
+    graphs = found.cuda_graphs(log, asks_for_graphs)
+    return [*compiled, *syncs, *graphs], found.syncs_of_first_step(syncs)
+
+
+def _missed(trace: Trace) -> list[str]:
+    """Why nothing can be said of what the GPU did."""
+    if trace.kernels:
+        return []
+    if not trace.host:
+        return ["everything: the trace has no event of the CPU"]
+    if trace.device and not any(event.cat in RUNTIME for event in trace.host):
+        return ["device syncs: the trace has GPU work and no call of the CPU that started it"]
+    return ["device syncs: the trace has no GPU kernel in its steps, so the profiler missed the GPU"]
 
 
 def name_sources(verdict: Verdict, diagnostic: Trace) -> Verdict:
     """The verdict with the source lines of its syncs, taken from a trace of the same build captured with stacks."""
     lines: dict[str, list[str]] = {}
-    for finding in syncs(diagnostic):
+    found = Findings(diagnostic, is_gpu=True)
+    for finding in (*found.syncs(), *found.syncs_of_first_step(())):
         if finding.source:
             lines.setdefault(finding.operator, []).append(finding.source)
-    findings = tuple(
-        finding
-        if finding.source or finding.operator not in lines
-        else msgspec.structs.replace(finding, source=", ".join(dict.fromkeys(lines[finding.operator])))
-        for finding in verdict.findings
+
+    def named(finding: Finding) -> Finding:
+        if finding.source or finding.operator not in lines:
+            return finding
+        return msgspec.structs.replace(finding, source=", ".join(dict.fromkeys(lines[finding.operator])))
+
+    return msgspec.structs.replace(
+        verdict, findings=tuple(map(named, verdict.findings)), warnings=tuple(map(named, verdict.warnings))
     )
-    return msgspec.structs.replace(verdict, findings=findings)
+
+
+def _as_allowances(policy: GatePolicy) -> list[Allowance]:
+    return [Allowance(kind=kind, count_per_step=count, knob=_POLICY) for kind, count in policy.count_per_step.items()]
 
 
 def _allow(findings: Iterable[Finding], allowances: Sequence[Allowance]) -> tuple[Finding, ...]:
@@ -64,6 +130,23 @@ def _allow(findings: Iterable[Finding], allowances: Sequence[Allowance]) -> tupl
             left[index] -= finding.count_per_step
             judged.append(msgspec.structs.replace(finding, allowed_by=allowances[index].knob))
     return tuple(judged)
+
+
+def _tolerate(findings: Sequence[Finding], policy: GatePolicy) -> tuple[Finding, ...]:
+    """Each finding, the cheapest marked as tolerated for as long as all of these cost no more than the policy says."""
+    left = policy.max_idle_ms_per_step
+    tolerated: set[int] = set()
+    for finding in sorted(findings, key=lambda finding: finding.idle_ms_per_step or 0.0):
+        price = finding.idle_ms_per_step
+        if finding.allowed_by or price is None or finding.kind in _NEVER_BY_PRICE or not policy.max_idle_ms_per_step:
+            continue
+        left -= price
+        if left >= 0:
+            tolerated.add(id(finding))
+    return tuple(
+        msgspec.structs.replace(finding, allowed_by=_POLICY) if id(finding) in tolerated else finding
+        for finding in findings
+    )
 
 
 def _status(findings: Sequence[Finding], skipped: Sequence[str]) -> Literal["clean", "rejected", "inconclusive"]:

@@ -2,51 +2,70 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, get_args
 
-from tuner.record import TraceSummary
-from tuner.trace.read import Event, Trace
+from tuner.record import Copies, TraceSummary
+from tuner.trace import classes
+from tuner.trace.idle import Reason, gaps, reason
+from tuner.trace.read import MODULE, STEP_MARKS, SYNC_LINE, Event, Trace
+from tuner.trace.waits import GRAPH_LAUNCHES, is_launch
 
-_LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "hipLaunchKernel", "hipExtModuleLaunchKernel")
 _TOP = 10
+_LONGEST = 300
+_NO_COMPONENT = (*STEP_MARKS, SYNC_LINE)
+
+
+class Part(NamedTuple):
+    """What work that is alike took: the operator around it, its own name, its component."""
+
+    operator: str
+    name: str
+    component: str
 
 
 def summarise(trace: Trace) -> TraceSummary:
     """The summary of the marked steps; without any, of nothing: every number is 0."""
-    work = work_of_steps(trace)
-    wall_us = _wall_us(trace.steps, work)
-    steps = len(trace.steps)
-    launches = sum(trace.host[index].name.startswith(_LAUNCHES) for index in trace.in_steps())
-    times = _device_times(trace, work) if work else _host_times(trace)
+    wall_us = _wall_us(trace.steps, trace.work)
+    times = _times_of_gpu(trace) if trace.work else _times_of_cpu(trace)
+    of_gpu = _of_gpu(trace, times, wall_us) if trace.work else {"gpu_busy_share": None, "launches_per_step": None}
+    classify = classes.of_kernel if trace.work else classes.of_operator
     return TraceSummary(
-        steps=steps,
+        steps=len(trace.steps),
         events=trace.events,
-        kernel_events=sum(event.cat == "kernel" for event in work),
-        step_ms=wall_us / 1000 / steps if steps else 0.0,
-        gpu_busy_share=_busy_us(work) / wall_us if work else None,
-        launches_per_step=launches / steps if work and steps else None,
-        top_operators=tuple((name, time / 1000 / wall_us) for name, time in times.most_common(_TOP)) if wall_us else (),
+        kernel_events=len(trace.kernels),
+        step_ms=wall_us / 1000 / max(1, len(trace.steps)),
+        top_operators=_shares(times, lambda part: part.operator, wall_us)[:_TOP],
+        classes=dict(_shares(times, lambda part: classify(part.name), wall_us)),
+        components=dict(_shares(times, lambda part: part.component, wall_us)),
+        **of_gpu,
     )
 
 
-def kernels_of_steps(trace: Trace) -> list[Event]:
-    """The kernels that calls inside the marked steps launched, wherever on the time line they ran."""
-    return [event for event in work_of_steps(trace) if event.cat == "kernel"]
-
-
-def work_of_steps(trace: Trace) -> list[Event]:
-    """Kernels, copies and fills that calls inside the marked steps started."""
-    calls = _calls(trace)
-    return [event for event in trace.device if event.correlation in calls]
-
-
-def _calls(trace: Trace) -> dict[int, int]:
-    """From the correlation of each runtime call inside the steps to its index."""
+def _of_gpu(trace: Trace, times: Mapping[Part, float], wall_us: float) -> dict[str, Any]:
+    """The fields that only the work of a GPU fills."""
+    steps = max(1, len(trace.steps))
+    launches = {name: len(indices) for name, indices in trace.names.items() if is_launch(name)}
+    replays = sum(count for name, count in launches.items() if name.startswith(GRAPH_LAUNCHES))
+    idle = dict.fromkeys(get_args(Reason), 0.0)
+    for gap in gaps(trace.work):
+        idle[reason(gap, trace)] += gap.length / wall_us
+    busy = _busy_us(trace.work) / wall_us
+    kernels = Counter(trace.host[trace.calls[kernel.correlation]].name for kernel in trace.kernels)
+    replayed = sum(count for name, count in kernels.items() if name.startswith(GRAPH_LAUNCHES))
+    names = {kernel.name for kernel in trace.kernels}
+    of_kernels = {part: time for part, time in times.items() if part.name in names}
     return {
-        trace.host[index].correlation: index
-        for index in trace.in_steps()
-        if trace.host[index].correlation and trace.host[index].cat in ("cuda_runtime", "cuda_driver")
+        "gpu_busy_share": busy,
+        "launches_per_step": sum(launches.values()) / steps,
+        "host_wait_share": idle["host wait"],
+        "kernel_wait_share": idle["kernel wait"],
+        "other_wait_share": max(0.0, 1 - busy - idle["host wait"] - idle["kernel wait"]),
+        "top_kernels": _shares(of_kernels, lambda part: part.name, wall_us)[:_TOP],
+        "copies": tuple(_copies(trace.work, steps)),
+        "graph_launches_per_step": replays / steps,
+        "graph_kernel_share": replayed / len(trace.kernels) if trace.kernels else None,
     }
 
 
@@ -66,12 +85,14 @@ def _busy_us(work: Iterable[Event]) -> float:
     return busy
 
 
-def _device_times(trace: Trace, work: Iterable[Event]) -> Counter[str]:
-    """GPU time by the operator that launched it, in nanoseconds."""
-    calls = _calls(trace)
-    times: Counter[str] = Counter()
-    for event in work:
-        times[_launcher(trace, calls[event.correlation]) or event.name] += round(event.dur * 1000)
+def _times_of_gpu(trace: Trace) -> dict[Part, float]:
+    """The time of the GPU's work, under the operator that launched it."""
+    components, rest = _components(trace), _rest(trace)
+    times: dict[Part, float] = defaultdict(float)
+    for event in trace.work:
+        call = trace.calls[event.correlation]
+        part = Part(_launcher(trace, call) or event.name, event.name, components.get(call, rest))
+        times[part] += event.dur
     return times
 
 
@@ -79,14 +100,65 @@ def _launcher(trace: Trace, call: int) -> str:
     return next((trace.host[i].name for i in trace.ancestors(call) if trace.host[i].cat == "cpu_op"), "")
 
 
-def _host_times(trace: Trace) -> Counter[str]:
-    """CPU time by operator, without the time of the operators inside it, in nanoseconds."""
-    times: Counter[str] = Counter()
-    for index in trace.in_steps():
+def _times_of_cpu(trace: Trace) -> dict[Part, float]:
+    """The time of the CPU's operators, each without that of the operators inside it."""
+    components, rest = _components(trace), _rest(trace)
+    own: dict[int, float] = {}
+    for index in trace.inside:
         event, parent = trace.host[index], trace.parents[index]
-        if event.cat != "cpu_op":
-            continue
-        times[event.name] += round(event.dur * 1000)
-        if parent >= 0 and trace.host[parent].cat == "cpu_op":
-            times[trace.host[parent].name] -= round(event.dur * 1000)
+        if event.cat == "cpu_op":
+            own[index] = own.get(index, 0.0) + event.dur
+            if parent in own:
+                own[parent] -= event.dur
+    times: dict[Part, float] = defaultdict(float)
+    for index, time in own.items():
+        name = trace.host[index].name
+        times[Part(name, name, components.get(index, rest))] += time
     return times
+
+
+def _shares(times: Mapping[Part, float], key: Callable[[Part], str], wall_us: float) -> tuple[tuple[str, float], ...]:
+    """The share of the wall time by some property, the largest first."""
+    sums: Counter[str] = Counter()
+    for part, time in times.items():
+        sums[key(part)] += round(time * 1000)
+    return tuple((name[:_LONGEST], time / 1000 / wall_us) for name, time in sums.most_common()) if wall_us else ()
+
+
+def _components(trace: Trace) -> dict[int, str]:
+    """The component that each host event belongs to: the outermost annotation or module around it, if it has one."""
+    found: dict[int, str] = {}
+    named = [index for indices in trace.names.values() if _component(trace.host[indices[0]]) for index in indices]
+    if not named:
+        return found
+    for index in trace.inside:
+        name = found.get(trace.parents[index], "") or _component(trace.host[index])
+        if name:
+            found[index] = name
+    return found
+
+
+def _component(event: Event) -> str:
+    if event.name.startswith(MODULE):
+        return event.name.removeprefix(MODULE).rpartition("_")[0]
+    is_named = event.cat == "user_annotation" and not event.name.startswith(_NO_COMPONENT)
+    return event.name if is_named and "_data:" not in event.name else ""
+
+
+def _rest(trace: Trace) -> str:
+    """What the time without a component belongs to: our own marks leave only the denoiser unnamed."""
+    return "denoiser" if trace.steps and trace.steps[0].name.startswith(STEP_MARKS[0]) else "unnamed"
+
+
+def _copies(work: Iterable[Event], steps: int) -> Iterator[Copies]:
+    directions: dict[str, list[Event]] = {}
+    for event in work:
+        if event.cat == "gpu_memcpy":
+            directions.setdefault(event.name.removeprefix("Memcpy "), []).append(event)
+    for direction, copies in sorted(directions.items()):
+        yield Copies(
+            direction=direction,
+            count_per_step=len(copies) / steps,
+            bytes_per_step=sum(copy.bytes for copy in copies) / steps,
+            ms_per_step=sum(copy.dur for copy in copies) / 1000 / steps,
+        )

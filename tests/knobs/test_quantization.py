@@ -1,0 +1,422 @@
+"""Quantization: refused with a reason where it cannot work, and otherwise done to the layers that it suits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pipelines
+import pytest
+from kinds import kind
+
+from tuner.environment import detect
+from tuner.errors import Unavailable
+from tuner.knobs import KNOBS, NoEffect, apply_knobs
+from tuner.knobs.base import denoisers
+from tuner.knobs.quantization import SCHEMES, UNPACKED_ONLY, linear_layers, quantizable, single_file_classes
+from tuner.record import Environment, Value, Values
+
+SCHEME, GGUF = KNOBS["quantization.scheme"], KNOBS["quantization.gguf_file"]
+CPU = detect("cpu")
+PACKAGES = {"torchao": "0.18.0", "bitsandbytes": "0.50.2", "optimum-quanto": "0.2.7", "gguf": "0.19.0"}
+needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+needs_quanto = pytest.mark.skipif(find_spec("optimum") is None, reason="optimum-quanto is not installed")
+needs_gguf = pytest.mark.skipif(find_spec("gguf") is None, reason="gguf is not installed")
+
+
+def machine(capability: str | None, **libraries: str) -> Environment:
+    """A GPU of this compute capability, or a CPU."""
+    return Environment(
+        device="cuda" if capability else "cpu", device_name="it", compute_capability=capability,
+        device_memory_bytes=2**34 if capability else None, driver="580" if capability else None, cpu_count=8,
+        cpp_compiler="/usr/bin/g++", python="3.11.7", platform="Linux", libraries={"torch": "2.13.0", **libraries},
+    )  # fmt: skip
+
+
+# ---- where a value can work -----------------------------------------------------------------------------------------
+
+EVERYWHERE = {"none", "int8-weight-only", "quanto-int8"}
+TURING = EVERYWHERE | {"bnb-nf4"}
+AMPERE = TURING | {"int8-dynamic", "int4-weight-only"}
+ADA = AMPERE | {"fp8-weight-only", "fp8-dynamic-row", "fp8-dynamic-tensor"}
+BLACKWELL = ADA | {"mxfp8", "nvfp4"}
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [
+        (None, EVERYWHERE | {"int8-dynamic"}),
+        ("7.5", TURING),
+        ("8.0", AMPERE),
+        ("8.9", ADA),
+        ("9.0", ADA),
+        ("10.0", BLACKWELL),
+        ("12.0", BLACKWELL),
+    ],
+)
+def test_with_every_package_it_is_the_device_that_decides(capability: str | None, expected: set[Value]) -> None:
+    here = machine(capability, **PACKAGES)
+    assert {value for value in SCHEME.choices if SCHEME.unavailable(value, here, kind()) is None} == expected
+
+
+@pytest.mark.parametrize("capability", [None, "7.5", "8.0", "8.9", "9.0", "10.0", "12.0"])
+@pytest.mark.parametrize("value", [*SCHEMES, "nunchaku"])
+def test_without_packages_nothing_works_and_the_reason_is_one_line(value: str, capability: str | None) -> None:
+    reason = SCHEME.unavailable(value, machine(capability), kind())
+    assert reason
+    assert "\n" not in reason
+
+
+@pytest.mark.parametrize(
+    ("value", "remedy"),
+    [
+        ("int8-dynamic", "pip install 'torchao>=0.18'"),
+        ("bnb-nf4", "pip install 'bitsandbytes>=0.46'"),
+        ("quanto-int8", "pip install 'optimum-quanto>=0.2.6'"),
+        ("nunchaku", "no kernels for compute capability 9.0"),
+    ],
+)
+def test_a_refusal_names_its_remedy(value: str, remedy: str) -> None:
+    assert remedy in str(SCHEME.unavailable(value, machine("9.0"), kind()))
+
+
+def test_bitsandbytes_is_refused_where_it_would_download_code() -> None:
+    here = machine("9.0", kernels="0.15.0", **PACKAGES)
+    assert "pip uninstall kernels" in str(SCHEME.unavailable("bnb-nf4", here, kind()))
+
+
+def test_an_old_package_is_too_old() -> None:
+    assert "is too old" in str(SCHEME.unavailable("int8-dynamic", machine("9.0", torchao="0.9.0"), kind()))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "dtype", "scope", "reason"),
+    [
+        ("int8-dynamic", "float32", "none", "uncompiled"),
+        ("int8-dynamic", "float32", "regional", None),
+        ("int8-weight-only", "float32", "none", None),
+        ("fp8-dynamic-row", "float16", "full", "bfloat16"),
+        ("fp8-dynamic-tensor", "float16", "full", None),
+        ("fp8-dynamic-tensor", "float32", "full", "bfloat16 or float16"),
+        ("int4-weight-only", "float16", "full", "bfloat16"),
+        ("int4-weight-only", "bfloat16", "none", None),
+        ("mxfp8", "bfloat16", "none", "uncompiled"),
+        ("nvfp4", "bfloat16", "regional", None),
+        ("bnb-nf4", "float16", "none", None),
+        ("none", "float32", "none", None),
+    ],
+)
+def test_conflicts(scheme: str, dtype: str, scope: str, reason: str | None) -> None:
+    values: Values = {"quantization.scheme": scheme, "precision.dtype": dtype, "compile.scope": scope}
+    said = SCHEME.conflict(values, kind())
+    assert said is None if reason is None else (said is not None and reason in said)
+
+
+# ---- which layers ---------------------------------------------------------------------------------------------------
+
+FEW_ROWS = 4
+"""With one prompt and guidance a layer that sees the prompt or the time alone has two rows."""
+
+
+def rows_of(pipe: Any, family: str) -> dict[str, int]:
+    """How many rows each linear layer of the denoisers multiplies at least, while one prompt is drawn."""
+    import torch
+
+    rows: dict[str, int] = {}
+
+    def watch(name: str) -> Callable[[Any, Any], None]:
+        def note(_: Any, arguments: Any) -> None:
+            seen = arguments[0].numel() // arguments[0].shape[-1]
+            rows[name] = min(seen, rows.get(name, seen))
+
+        return note
+
+    hooks = [
+        module.register_forward_pre_hook(watch(f"{number}.{name}"))
+        for number, denoiser in enumerate(denoisers(pipe))
+        for name, module in linear_layers(denoiser)
+    ]
+    size = {"num_inference_steps": 2, "height": 64, "width": 64, "output_type": "latent"}
+    pipe(prompt=["a red cat"], generator=torch.Generator().manual_seed(0), **size, **pipelines.CALL.get(family, {}))
+    for hook in hooks:
+        hook.remove()
+    return rows
+
+
+@pytest.mark.parametrize("family", sorted(pipelines.BUILDERS))
+def test_the_filter_takes_what_multiplies_many_rows(family: str) -> None:
+    """In every family: all of the blocks' large products, and none of the products of one row a picture."""
+    pipe = pipelines.build(family)
+    pipe.set_progress_bar_config(disable=True)
+    rows = rows_of(pipe, family)
+    for number, denoiser in enumerate(denoisers(pipe)):
+        blocks = set(getattr(denoiser, "_repeated_blocks", None) or ())
+        inside = tuple(f"{name}." for name, module in denoiser.named_modules() if type(module).__name__ in blocks)
+        taken = {name for name, module in linear_layers(denoiser) if quantizable(module, name, "int8-weight-only")}
+        assert taken
+        few = {name for name in taken if rows.get(f"{number}.{name}", FEW_ROWS + 1) <= FEW_ROWS}
+        assert not few, "products of one row are quantized"
+        missed = {
+            name
+            for name, _ in linear_layers(denoiser)
+            if inside and name.startswith(inside) and "embedder" not in name and name not in taken
+            if rows.get(f"{number}.{name}", 0) > FEW_ROWS
+        }
+        assert not missed, "products of many rows are left out"
+
+
+def test_short_prompts_are_kept_from_int8_kernels() -> None:
+    """Qwen-Image's text layers see as many rows as the prompt has tokens, and int8 kernels want more than 16."""
+    denoiser = pipelines.build("qwen-image").transformer
+    name = type(denoiser).__name__
+    layers = dict(linear_layers(denoiser))
+    text = "transformer_blocks.0.attn.add_q_proj"
+    assert quantizable(layers[text], text, "int8-weight-only", name)
+    assert not quantizable(layers[text], text, "int8-dynamic", name)
+    assert quantizable(layers[text], text, "int8-dynamic", "FluxTransformer2DModel")
+
+
+@pytest.mark.parametrize(
+    ("sides", "scheme", "suits"),
+    [
+        ((64, 64), "int4-weight-only", True),
+        ((96, 64), "int4-weight-only", False),
+        ((96, 64), "mxfp8", True),
+        ((48, 64), "mxfp8", False),
+        ((48, 64), "nvfp4", True),
+        ((48, 24), "int8-dynamic", False),
+        ((20, 64), "fp8-dynamic-row", False),
+    ],
+)
+def test_sides_must_suit_the_kernel(sides: tuple[int, int], scheme: str, suits: bool) -> None:
+    import torch
+
+    assert quantizable(torch.nn.Linear(*sides), "transformer_blocks.0.ff.net.2", scheme) is suits
+
+
+def test_what_is_quantized_already_is_left_alone(tiny: Callable[[], Any]) -> None:
+    pipe = tiny()
+    SCHEME.apply(pipe, {"quantization.scheme": "int8-weight-only"})
+    with pytest.raises(NoEffect, match="no linear layer"):
+        SCHEME.apply(pipe, {"quantization.scheme": "int8-weight-only"})
+
+
+# ---- on a pipeline --------------------------------------------------------------------------------------------------
+
+
+def load(folder: Path) -> Any:
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def tiny(tiny_pipeline: Path) -> Callable[[], Any]:
+    return lambda: load(tiny_pipeline)
+
+
+def draw(pipe: Any, family: str = "flux") -> Any:
+    import torch
+
+    more = {"num_inference_steps": 2, "height": 32, "width": 32, "output_type": "np", **pipelines.CALL.get(family, {})}
+    drawn = pipe(prompt=["a red cat"], generator=torch.Generator().manual_seed(0), **more)
+    return np.asarray(drawn.images if hasattr(drawn, "images") else drawn.frames)
+
+
+IN_PLACE = [
+    "int8-weight-only",
+    "int8-dynamic",
+    pytest.param("bnb-nf4", marks=needs_bitsandbytes),
+    pytest.param("quanto-int8", marks=needs_quanto),
+]
+
+
+@pytest.mark.parametrize("scheme", IN_PLACE)
+@pytest.mark.parametrize("family", pipelines.FAMILIES)
+def test_a_scheme_changes_the_blocks_of_every_family(
+    family: str, scheme: str, pipeline_folder: Callable[[str], Path]
+) -> None:
+    untouched = load(pipeline_folder(family))
+    pipe = load(pipeline_folder(family))
+    said = SCHEME.apply(pipe, {"quantization.scheme": scheme})
+    made_of = SCHEMES[scheme].made_of
+    layers = linear_layers(denoisers(pipe)[0])
+    changed = [name for name, module in layers if type(module.weight).__module__.startswith(made_of)]
+    assert said == f"{len(changed)} of {len(layers)} linear layers in {scheme}"
+    assert 0 < len(changed) < len(layers)
+    drawn, before = draw(pipe, family), draw(untouched, family)
+    assert np.isfinite(drawn).all()
+    assert drawn.std() > 0.01
+    assert not np.array_equal(drawn, before)
+    assert np.abs(drawn - before).mean() < 0.15
+
+
+@pytest.mark.parametrize("scheme", IN_PLACE)
+def test_fused_projections_are_quantized_too(scheme: str, tiny: Callable[[], Any]) -> None:
+    pipe = tiny()
+    changes = apply_knobs(pipe, {"fuse_qkv": True, "quantization.scheme": scheme}, CPU)
+    assert list(changes) == ["fuse_qkv", "quantization.scheme"]
+    weight = pipe.transformer.transformer_blocks[0].attn.to_qkv.weight
+    assert type(weight).__module__.startswith(SCHEMES[scheme].made_of)
+    assert np.isfinite(draw(pipe)).all()
+
+
+@pytest.mark.parametrize("scheme", IN_PLACE)
+def test_a_quantized_block_is_one_graph(scheme: str, tiny: Callable[[], Any]) -> None:
+    import torch
+
+    pipe = tiny()
+    SCHEME.apply(pipe, {"quantization.scheme": scheme})
+    expected = draw(pipe)
+    for block in pipe.transformer.single_transformer_blocks:
+        block.forward = torch.compile(block.forward, backend="eager", fullgraph=True, dynamic=False)
+    try:
+        assert np.allclose(draw(pipe), expected, atol=0.02)
+    finally:
+        torch._dynamo.reset()
+
+
+def test_torchao_leaves_inductors_flags_alone(tiny: Callable[[], Any]) -> None:
+    from torch._inductor import config
+
+    before = (config.coordinate_descent_tuning, config.epilogue_fusion, config.force_fuse_int_mm_with_mul)
+    SCHEME.apply(tiny(), {"quantization.scheme": "int8-dynamic"})
+    assert before == (config.coordinate_descent_tuning, config.epilogue_fusion, config.force_fuse_int_mm_with_mul)
+
+
+@pytest.mark.parametrize("scheme", [name for name, scheme in SCHEMES.items() if scheme.made_of == "torchao"])
+def test_torchao_takes_every_configuration(scheme: str) -> None:
+    from torchao.core.config import AOBaseConfig
+
+    from tuner.knobs.quantization import torchao_config
+
+    config = torchao_config(scheme)
+    assert isinstance(config, AOBaseConfig)
+    assert getattr(config, "set_inductor_config", False) is False
+
+
+def test_a_microscaled_weight_is_made(tiny: Callable[[], Any]) -> None:
+    """The conversion works anywhere; the product needs the hardware."""
+    import torch
+
+    pipe = tiny().to(torch.bfloat16)
+    assert SCHEME.apply(pipe, {"quantization.scheme": "mxfp8"}).endswith("linear layers in mxfp8")
+
+
+# ---- gguf -----------------------------------------------------------------------------------------------------------
+
+
+def write_gguf(model: Any, file: Path, packed: bool = True) -> int:
+    """A file with the model's weights under diffusers' names, those of even rows in 8 bits; how many are packed."""
+    import gguf
+
+    writer = gguf.GGUFWriter(str(file), "flux")
+    count = 0
+    for name, parameter in model.state_dict().items():
+        data = parameter.float().numpy()
+        if packed and ".attn.to_" in name and name.endswith("weight") and data.shape[-1] % 32 == 0:
+            kind_ = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(name, gguf.quants.quantize(data, kind_), raw_dtype=kind_)
+            count += 1
+        else:
+            writer.add_tensor(name, data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return count
+
+
+@pytest.fixture
+def gguf_file(tiny: Callable[[], Any], tmp_path: Path) -> Path:
+    write_gguf(tiny().transformer, tmp_path / "weights.gguf")
+    return tmp_path / "weights.gguf"
+
+
+@needs_gguf
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gguf_file_replaces_the_weights(dtype: str, gguf_file: Path, tiny: Callable[[], Any]) -> None:
+    import torch
+
+    before = draw(tiny())
+    pipe = tiny().to(getattr(torch, dtype))
+    old = pipe.transformer
+    said = GGUF.apply(pipe, {"quantization.gguf_file": str(gguf_file)})
+    packed = sum(hasattr(parameter, "quant_type") for parameter in pipe.transformer.parameters())
+    assert said == f"{packed} packed weights from weights.gguf"
+    assert packed > 0
+    assert pipe.transformer is not old
+    assert dict(pipe.transformer.config) | {"_name_or_path": 0} == dict(old.config) | {"_name_or_path": 0}
+    drawn = draw(pipe)
+    assert np.isfinite(drawn).all()
+    assert 0 < np.abs(drawn - before).mean() < 0.05
+
+
+@needs_gguf
+def test_a_gguf_file_comes_before_everything_else(gguf_file: Path, tiny: Callable[[], Any]) -> None:
+    values: Values = {"attention.backend": "_native_math", "quantization.gguf_file": str(gguf_file)}
+    pipe = tiny()
+    changes = apply_knobs(pipe, values, CPU)
+    assert list(changes) == ["quantization.gguf_file", "attention.backend"]
+    backend = pipe.transformer.transformer_blocks[0].attn.processor._attention_backend
+    assert str(backend.value) == "_native_math"
+
+
+@needs_gguf
+def test_a_gguf_file_without_packed_weights_has_no_effect(tiny: Callable[[], Any], tmp_path: Path) -> None:
+    write_gguf(tiny().transformer, tmp_path / "plain.gguf", packed=False)
+    with pytest.raises(NoEffect, match="no quantized weights"):
+        GGUF.apply(tiny(), {"quantization.gguf_file": str(tmp_path / "plain.gguf")})
+
+
+@pytest.mark.parametrize("value", ["", "model.gguf", "./model.gguf", "/tmp/model.safetensors", 1, True, None, "None"])
+def test_only_an_absolute_path_of_a_gguf_file_will_do(value: Any) -> None:
+    assert GGUF.wrong(value) == "must be none or the absolute path of a .gguf file"
+
+
+def test_a_gguf_file_is_refused_with_a_reason(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.gguf", tmp_path / "bad.gguf"
+    good.write_bytes(b"GGUF\3\0\0\0")
+    bad.write_bytes(b"PK\3\4 not one")
+    with_gguf = machine("9.0", **PACKAGES)
+
+    def reason(file: Path | str, here: Environment = with_gguf, pipeline_class: str = "FluxPipeline") -> str | None:
+        return GGUF.unavailable(str(file), here, kind(pipeline_class))
+
+    assert GGUF.wrong(str(good)) is None
+    assert reason(good) is None
+    assert reason("none") is None
+    assert "is no GGUF file" in str(reason(bad))
+    assert "No such file" in str(reason(tmp_path / "missing.gguf"))
+    assert "cannot be read" in str(reason("/" + "x" * 5000 + ".gguf"))
+    assert "cannot be read" in str(reason("/a\0b.gguf"))
+    assert "pip install 'gguf>=0.10'" in str(reason(good, machine("9.0")))
+    assert "reads no single file" in str(reason(good, with_gguf, "PixArtSigmaPipeline"))
+    with pytest.raises(Unavailable, match="No such file"):
+        GGUF.apply(SimpleNamespace(), {"quantization.gguf_file": str(tmp_path / "missing.gguf")})
+
+
+def test_a_gguf_file_excludes_other_quantization_and_fusing() -> None:
+    assert not GGUF.active({"quantization.scheme": "int8-dynamic"})
+    assert GGUF.active({"quantization.scheme": "none"})
+    assert (
+        GGUF.conflict({"quantization.gguf_file": "/a.gguf", "fuse_qkv": True}, kind())
+        == "packed weights cannot be fused"
+    )
+    assert GGUF.conflict({"quantization.gguf_file": "none", "fuse_qkv": True}, kind()) is None
+    for name, untouched, reason in UNPACKED_ONLY:
+        assert KNOBS[name].choices[0] == untouched
+        assert GGUF.conflict({"quantization.gguf_file": "/a.gguf", name: untouched}, kind()) is None
+        assert GGUF.conflict({"quantization.gguf_file": "/a.gguf", name: "another"}, kind()) == reason
+
+
+def test_the_classes_of_single_files_are_those_of_diffusers() -> None:
+    from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+
+    assert single_file_classes() == set(SINGLE_FILE_LOADABLE_CLASSES)

@@ -1,0 +1,255 @@
+"""`tune knobs`: it lists every value of every knob with the truth about it, for people and for programs."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from itertools import product
+from pathlib import Path
+
+import msgspec
+import pytest
+from kinds import COMPONENTS, kind
+
+from tuner.catalogue import YOUR_OWN, Catalogue, CatalogueTable, about, by_reason, catalogue
+from tuner.environment import LIBRARIES, detect
+from tuner.knobs import KNOBS
+from tuner.record import Environment, Value, Values, decode, encode
+from tuner.report import make_console, value_text
+
+CPU = detect("cpu")
+INSTALLED = dict.fromkeys(LIBRARIES) | {
+    "torch": "2.13.0",
+    "triton": "3.7.0",
+    "diffusers": "0.42.1",
+    "torchao": "0.18.0",
+}
+GPU = Environment(
+    device="cuda", device_name="NVIDIA H100", compute_capability="9.0", device_memory_bytes=80 * 2**30, driver="580",
+    cpu_count=16, cpp_compiler=None, python="3.11.7", platform="Linux", libraries=INSTALLED,
+)  # fmt: skip
+BARE = msgspec.structs.replace(CPU, cpp_compiler=None)
+PLACES = {"cpu": CPU, "gpu": GPU, "bare": BARE}
+
+
+def text(found: Catalogue, width: int) -> str:
+    stream = io.StringIO()
+    make_console(stream, width).print(CatalogueTable(found))
+    return stream.getvalue()
+
+
+def flat(words: str) -> str:
+    return " ".join(words.split())
+
+
+def tune(*arguments: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "HF_HUB_OFFLINE": "1", **more}
+    command = [sys.executable, "-m", "tuner", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
+
+
+# ---- what it lists --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", KNOBS)
+def test_every_knob_says_what_it_is_in_whole_sentences(name: str) -> None:
+    assert type(KNOBS[name]).__doc__, f"{name} has no docstring of its own"
+    said = about(KNOBS[name])
+    assert said.endswith("."), said
+    assert "\n" not in said
+    assert len(said) < 300, "a catalogue is read at a glance"
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("pipeline_class", COMPONENTS)
+def test_it_lists_every_value_of_every_knob_and_the_knobs_own_verdict(pipeline_class: str, place: str) -> None:
+    here, architecture = PLACES[place], kind(pipeline_class)
+    found = catalogue("some/model", architecture, here)
+    assert [entry.name for entry in found.knobs] == list(KNOBS)
+    for entry in found.knobs:
+        knob, values = KNOBS[entry.name], [value.value for value in entry.values]
+        assert set(knob.choices) <= set(values)
+        assert len(values) == len(set(values)) <= len(knob.choices) + 1
+        assert [value.baseline for value in entry.values].count(True) == 1
+        assert entry.values[0].baseline
+        for value in entry.values:
+            reason = knob.unavailable(value.value, here, architecture)
+            assert (value.available, value.reason) == (reason is None, reason)
+            assert reason is None or reason.strip()
+            assert not (value.baseline and value.changes_picture)
+
+
+def test_it_says_what_may_change_the_picture() -> None:
+    entries = {entry.name: entry for entry in catalogue("demo", kind(), CPU).knobs}
+    assert entries["steps"].changes_picture
+    assert entries["quantization.scheme"].changes_picture
+    assert not entries["compile.scope"].changes_picture
+    for entry in entries.values():
+        assert not any(value.changes_picture for value in entry.values) or entry.changes_picture
+
+
+def test_what_a_knob_takes_beside_its_choices_is_in_its_own_words() -> None:
+    entries = {entry.name: entry for entry in catalogue("demo", kind(), CPU).knobs}
+    assert entries["steps"].accepts == "a whole number of at least 1"
+    assert entries["compile.scope"].accepts is None
+
+
+def test_a_knob_that_means_nothing_alone_names_what_it_needs() -> None:
+    entries = {entry.name: entry for entry in catalogue("demo", kind(), CPU).knobs}
+    assert entries["compile.scope"].needs == ()
+    assert entries["compile.mode"].needs == ({"compile.scope": ("regional", "full")},)
+    assert "first-block" in entries["cache.threshold"].needs[0]["cache.kind"]
+    assert entries["lora.scale"].needs == ({"lora.file": (YOUR_OWN,)},)
+    assert "compile.scope=regional or full\n" in text(catalogue("demo", kind(), GPU), 80)
+    assert "compile.scope=regional or full, which cannot be used here" in text(catalogue("demo", kind(), BARE), 120)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_a_knob_needs_is_what_makes_it_active(place: str) -> None:
+    here = PLACES[place]
+    for entry in catalogue("demo", kind(), here).knobs:
+        assert KNOBS[entry.name].active(candidate({}, here)) or entry.needs, f"{entry.name} is never active"
+        for setting in entry.needs:
+            for values in product(*setting.values()):
+                different = dict(zip(setting, values, strict=True))
+                assert different.items() <= candidate(different, here).items()
+                assert entry.name in candidate(different, here)
+
+
+def candidate(different: Values, here: Environment) -> Values:
+    values: Values = {}
+    for name, knob in KNOBS.items():
+        if knob.active(values):
+            values[name] = different.get(name, knob.baseline(here))
+    return values
+
+
+def test_the_untouched_pipeline_takes_the_steps_that_its_class_takes() -> None:
+    for pipeline_class, steps in (("FluxPipeline", 28), ("StableDiffusionXLPipeline", 50)):
+        entries = {entry.name: entry for entry in catalogue("m", kind(pipeline_class), CPU).knobs}
+        assert entries["steps"].values[0].value == steps
+
+
+def test_reasons_that_differ_only_in_the_value_are_one() -> None:
+    refused: dict[Value, str] = {
+        "a": "a is a kernel", "b": "b is a kernel", "c": "c code is slow", "d": "d code is slow",
+        "e": "e arithmetic is new", "f": "it is old", "g": "it is old", True: "no",
+    }  # fmt: skip
+    assert by_reason(refused) == {
+        "it is a kernel": ["a", "b"],
+        "their code is slow": ["c", "d"],
+        "e arithmetic is new": ["e"],
+        "it is old": ["f", "g"],
+        "no": [True],
+    }
+
+
+# ---- for programs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_it_survives_a_file(place: str) -> None:
+    found = catalogue("demo", kind(), PLACES[place])
+    assert decode(encode(found), Catalogue, "here") == found
+
+
+def test_the_command_writes_strict_json(tmp_path: Path) -> None:
+    done = tune("knobs", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = decode(done.stdout, Catalogue, "the command")
+    assert (found.model, found.pipeline_class, found.environment.device) == ("demo", "FluxPipeline", "cpu")
+    assert list(json.loads(done.stdout)) == ["model", "pipeline_class", "environment", "knobs", "not_offered"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_needs_no_torch_and_answers_at_once(tmp_path: Path) -> None:
+    code = "import sys; from tuner.cli import main; main(['knobs']); assert not {'torch', 'diffusers'} & {*sys.modules}"
+    seconds = []
+    for _ in range(3):
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=tmp_path, capture_output=True)
+        seconds.append(time.monotonic() - began)
+    assert min(seconds) < 1.5
+
+
+# ---- for people -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("place", PLACES)
+def test_the_text_has_every_name_value_and_reason_in_full(place: str, width: int) -> None:
+    found = catalogue("demo", kind(), PLACES[place])
+    shown = text(found, width)
+    assert max(map(len, shown.splitlines())) <= width
+    assert "\x1b" not in shown
+    words = flat(shown)
+    for entry in found.knobs:
+        assert entry.name in words
+        assert flat(entry.about) in words
+        refused = {value.value: value.reason for value in entry.values if value.reason is not None}
+        assert all(value_text(value.value) in words for value in entry.values)
+        assert all(f": {reason}" in words for reason in by_reason(refused))
+    for name, reason in found.not_offered.items():
+        assert name in words
+        assert flat(reason) in words
+
+
+def test_a_pipe_gets_plain_text_whatever_its_encoding(tmp_path: Path) -> None:
+    for encoding in ("utf-8", "ascii"):
+        done = tune("knobs", cwd=tmp_path, PYTHONIOENCODING=encoding)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "\x1b" not in done.stdout
+        assert "the pipeline that comes with tune (FluxPipeline)" in done.stdout
+        assert encoding == "utf-8" or done.stdout.isascii()
+
+
+def test_a_folder_is_named_and_its_class_said(tmp_path: Path) -> None:
+    index = {"_class_name": "SanaPipeline", "transformer": ["diffusers", "SanaTransformer2DModel"]}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model_index.json").write_text(json.dumps(index))
+    done = tune("knobs", "mine", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.startswith("What `tune run` can vary in mine (SanaPipeline)\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (("nowhere",), "nowhere"),
+        (("owner/name",), "owner/name"),
+        (("a" * 400,), "no such folder"),
+        ((".",), "model_index.json"),
+        (("--device", "cuda"), "--device cuda"),
+        (("--revision", "abc"), "--revision"),
+        (("demo", "other"), "other"),
+        (("--jsn",), "did you mean --json?"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_exit_code_2(tmp_path: Path, arguments: tuple[str, ...], names: str) -> None:
+    done = tune("knobs", *arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert names in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [(("rnu",), "run"), (("knob",), "knobs"), (("docter",), "doctor"), (("run", "--bugdet", "5m"), "--budget"),
+     (("--vrsion",), "--version"), (("doctor", "--devise=cpu"), "--device")],
+)  # fmt: skip
+def test_what_is_misspelt_is_named_as_it_was_meant(tmp_path: Path, arguments: tuple[str, ...], meant: str) -> None:
+    done = tune(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert f"did you mean {meant}?" in done.stderr
+
+
+def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:
+    done = tune("--version", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.startswith("tune ")
+    assert done.stdout.split()[1][0].isdigit()

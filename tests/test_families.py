@@ -1,0 +1,158 @@
+"""Every knob on every family of pipelines: it applies, is verified and draws, or it is unavailable with a reason.
+
+Graphs are captured for real and run as they are captured: inductor's own code takes seconds a build and is tested
+elsewhere. TUNER_CANDIDATES sets how many random candidates of each family are built.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pipelines
+import pytest
+from drawing import own_process_state
+
+from tuner import pipeline, space_file
+from tuner.environment import detect
+from tuner.knobs import KNOBS, apply_knobs, call_arguments
+from tuner.quality.panel import flat
+from tuner.quality.similarity import psnr_and_ssim
+from tuner.record import Architecture, Value, Values, Workload
+from tuner.space import Space
+
+CPU = detect("cpu")
+STEPS = 4
+MOST_CALLED = 6
+CANDIDATES = int(os.environ.get("TUNER_CANDIDATES", "4"))
+PROMPTS = ("a red cat", "the blue dog")
+COST_ONLY_DB = 38.0
+"""Pictures of a knob that changes the cost alone are equal up to rounding, of bfloat16 at worst."""
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("only_dynamo")]
+
+
+class Family:
+    """A tiny pipeline of a family, loaded once, and what it draws untouched."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.model, self.kind = pipeline.resolve(str(folder), None, "demo")
+        self.loaded = pipeline.load(self.model, CPU, "float32")
+        own = {"height": 32, "width": 32} | pipelines.CALL.get(name, {})
+        frames = own.pop("num_frames", None)
+        size = {side: own.pop(side) for side in ("height", "width")}
+        self.workload = Workload(prompts=PROMPTS, seeds=(0, 1), num_frames=frames, arguments=own, **size)
+        self.space = self.everything()
+        self.untouched = self.draw(self.pipe(), self.space.candidate({}))
+
+    def everything(self) -> Space:
+        """A space with every value of every knob that can be had here."""
+        knobs = {name: usable for name in KNOBS if (usable := available(name, self.kind))}
+        baseline = {name: knob.baseline(CPU) for name, knob in KNOBS.items()} | {"steps": STEPS}
+        return Space(
+            name="everything", architecture=self.kind, workload=self.workload, tolerance=1.0, baseline=baseline,
+            recipes=(), left_out={}, knobs=knobs | {"steps": (STEPS, 2), "batch": (1, 2)},
+        )  # fmt: skip
+
+    def pipe(self) -> Any:
+        """A pipeline of its own for each candidate, with the weights of all."""
+        return copy.deepcopy(self.loaded)
+
+    def draw(self, pipe: Any, values: Values) -> Any:
+        """What the candidate's call draws of the two prompts, at the candidate's batch."""
+        indices = [[0, 1]] if values["batch"] == 2 else [[0], [1]]
+        arguments = call_arguments(values)
+        drawn = [pipeline.draw(pipe, self.workload, pair, arguments, output_type="np") for pair in indices]
+        return flat(np.concatenate(drawn))
+
+    def build(self, values: Values) -> tuple[dict[str, str], Any]:
+        """What was changed, and what is drawn then."""
+        with own_process_state():
+            pipe = self.pipe()
+            changes = apply_knobs(pipe, values, CPU)
+            return changes, self.draw(pipe, values)
+
+
+def available(name: str, kind: Architecture) -> tuple[Value, ...]:
+    knob = KNOBS[name]
+    return tuple(value for value in knob.choices if knob.unavailable(value, CPU, kind) is None)
+
+
+@pytest.fixture(scope="session")
+def family(pipeline_folder: Callable[[str], Path]) -> Callable[[str], Family]:
+    return cache(lambda name: Family(name, pipeline_folder(name)))
+
+
+def beside(space: Space, name: str, value: Value) -> Values | None:
+    """A valid candidate with this value, as near to the baseline as can be; None when there is none."""
+    first = space.candidate({name: value})
+    if first.get(name) == value and space.refusal(first) is None:
+        return first
+    rng = random.Random(0)
+    for _ in range(3000):
+        some = rng.sample(sorted(space.knobs), k=rng.choice((1, 1, 2, 3)))
+        values = space.candidate({other: rng.choice(space.knobs[other]) for other in some} | {name: value})
+        if values.get(name) == value and space.refusal(values) is None:
+            return values
+    return None
+
+
+@pytest.mark.parametrize("name", KNOBS)
+@pytest.mark.parametrize("family_name", pipelines.FAMILIES)
+def test_each_value_works_or_says_why_not(family_name: str, name: str, family: Callable[[str], Family]) -> None:
+    this = family(family_name)
+    knob = KNOBS[name]
+    for value in knob.choices:
+        if knob.acts == "call" and isinstance(value, int) and value > MOST_CALLED:
+            continue
+        reason = knob.unavailable(value, CPU, this.kind)
+        if reason is not None:
+            assert reason.strip()
+            assert "\n" not in reason
+            continue
+        values = beside(this.space, name, value)
+        if values is None or value == this.space.baseline[name]:
+            continue
+        changes, drawn = this.build(values)
+        assert knob.acts == "call" or name in changes
+        assert all(change.strip() and "\n" not in change for change in changes.values())
+        assert np.isfinite(drawn).all()
+        assert drawn.std() > 0.01
+        if not any(KNOBS[changed].image for changed in this.space.changed(values)):
+            assert min(psnr_and_ssim(drawn, this.untouched)[0]) > COST_ONLY_DB, changes
+
+
+@pytest.mark.parametrize("family_name", pipelines.FAMILIES)
+def test_random_valid_candidates_do_not_fail(family_name: str, family: Callable[[str], Family]) -> None:
+    this = family(family_name)
+    rng = random.Random(family_name)
+    built = 0
+    while built < CANDIDATES:
+        values = this.space.choose(lambda name, choices: rng.choice(choices))
+        if this.space.refusal(values) is None:
+            built += 1
+            try:
+                _, drawn = this.build(values)
+            except Exception as error:
+                raise AssertionError(f"{this.space.changed(values)}: {error}") from error
+            assert np.isfinite(drawn).all(), this.space.changed(values)
+
+
+@pytest.mark.parametrize("family_name", pipelines.FAMILIES)
+def test_the_shipped_space_of_a_family_is_found_for_its_pipeline(
+    family_name: str, family: Callable[[str], Family]
+) -> None:
+    this = family(family_name)
+    file = space_file.find(None, this.kind, is_demo=False)
+    assert file.stem == family_name
+    loaded = msgspec.structs.replace(space_file.load(file, this.kind, CPU), workload=this.workload)
+    rng = random.Random(0)
+    candidates = [loaded.choose(lambda name, choices: rng.choice(choices)) for _ in range(200)]
+    assert sum(loaded.refusal(values) is None for values in candidates) >= 20

@@ -1,0 +1,380 @@
+"""The GPU watched by a made-up NVML: every counter that may be missing, every brake, and who else is there."""
+
+from __future__ import annotations
+
+import os
+import sys
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tuner import telemetry
+from tuner.measure import Clock, Throttled, measure
+from tuner.record import GpuUse, decode, encode
+from tuner.telemetry import Blind, Nvml, Watch, neighbours
+
+IDLE, CAP, HW, SW_HEAT, HW_HEAT, BRAKE = 0x001, 0x004, 0x008, 0x020, 0x040, 0x080
+UUID, BUS_ID = "GPU-1234", "00000000:1B:00.0"
+
+
+class NvmlError(Exception):
+    pass
+
+
+class FakeNvml:
+    """One H200 that draws 500 J a call, and whatever a test changes about it. Any other function is an error: a
+    setting cannot be changed by accident."""
+
+    NVMLError = NvmlError
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+
+    def __init__(self) -> None:
+        self.reasons = 0
+        self.sm_clock = 1900
+        self.energy = count(10_000, 500_000)
+        self.braked_ns = {269: 0, 270: 0, 271: 0}
+        self.processes = [SimpleNamespace(pid=os.getpid(), usedGpuMemory=30 << 30)]
+        self.missing: set[str] = set()
+        self.handle: object = None
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("nvml") and name in self.missing:
+            raise NvmlError("Not Supported")
+        return super().__getattribute__(name)
+
+    def nvmlInit(self) -> None:
+        pass
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> object:
+        self.handle = uuid
+        return uuid
+
+    def nvmlDeviceGetHandleByPciBusId(self, bus_id: str) -> object:
+        self.handle = bus_id
+        return bus_id
+
+    def nvmlDeviceGetMaxClockInfo(self, handle: object, kind: int) -> int:
+        return 1980
+
+    def nvmlDeviceGetClockInfo(self, handle: object, kind: int) -> int:
+        return self.sm_clock if kind == self.NVML_CLOCK_SM else 3201
+
+    def nvmlDeviceGetPowerUsage(self, handle: object) -> int:
+        return 650_500
+
+    def nvmlDeviceGetTemperature(self, handle: object, kind: int) -> int:
+        return 61
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: object) -> int:
+        return next(self.energy)
+
+    def nvmlDeviceGetCurrentClocksEventReasons(self, handle: object) -> int:
+        return self.reasons
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: object) -> int:
+        return self.reasons
+
+    def nvmlDeviceGetFieldValues(self, handle: object, fields: list[int]) -> list[object]:
+        return [
+            SimpleNamespace(fieldId=field, nvmlReturn=0 if field in self.braked_ns else 3,
+                            value=SimpleNamespace(ullVal=self.braked_ns.get(field, 0)))
+            for field in fields
+        ]  # fmt: skip
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: object) -> list[SimpleNamespace]:
+        return self.processes
+
+
+@pytest.fixture
+def nvml() -> FakeNvml:
+    return FakeNvml()
+
+
+def watch(nvml: FakeNvml) -> Watch:
+    found = Nvml(UUID, BUS_ID, nvml).watch()
+    assert isinstance(found, Watch)
+    return found
+
+
+def seen(nvml: FakeNvml, calls: int = 3) -> GpuUse:
+    """The report after so many calls, as it comes out of a file."""
+    watched = watch(nvml)
+    for _ in range(calls):
+        watched.begin()
+        watched.end()
+    return decode(encode(watched.report()), GpuUse, "test")
+
+
+def test_a_healthy_gpu(nvml: FakeNvml) -> None:
+    use = seen(nvml)
+    assert use.energy_j is not None
+    assert use.energy_j.value == pytest.approx(500.0)
+    assert (use.sm_clock_mhz, use.sm_clock_max_mhz, use.memory_clock_mhz) == (1900, 1980, 3201)
+    assert (use.power_w, use.temperature_c) == (650.5, 61)
+    assert (use.events, use.discarded, use.lacks) == ({}, {}, ())
+    assert (use.other_processes, use.other_memory_bytes) == (0, 0)
+
+
+def test_the_gpu_is_found_by_its_uuid_else_by_its_place_on_the_bus(nvml: FakeNvml) -> None:
+    watch(nvml)
+    assert nvml.handle == UUID
+    nvml.missing = {"nvmlDeviceGetHandleByUUID"}
+    watch(nvml)
+    assert nvml.handle == BUS_ID
+
+
+def test_it_is_the_gpu_that_torch_uses(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    found = SimpleNamespace(uuid="1234", pci_domain_id=0, pci_bus_id=0x1B, pci_device_id=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: found)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    assert isinstance(Nvml.of_torch().watch(), Watch)
+    assert nvml.handle == UUID
+    nvml.missing = {"nvmlDeviceGetHandleByUUID"}
+    Nvml.of_torch()
+    assert nvml.handle == BUS_ID
+    del found.pci_bus_id
+    assert isinstance(Nvml.of_torch().watch(), Blind), "a torch that does not tell its place on the bus"
+
+
+def test_without_nvml_every_call_counts_and_it_is_said_why(nvml: FakeNvml) -> None:
+    nvml.missing = {"nvmlInit"}
+    blind = Nvml(UUID, None, nvml).watch()
+    assert isinstance(blind, Blind)
+    timing = measure(lambda: None, Clock(), batch=1, allowance_s=0.0, watch=blind)
+    assert timing.gpu == GpuUse(lacks=("NVML: Not Supported",))
+
+
+def test_a_gpu_that_nvml_does_not_find_is_no_obstacle(nvml: FakeNvml) -> None:
+    nvml.missing = {"nvmlDeviceGetHandleByUUID", "nvmlDeviceGetHandleByPciBusId"}
+    assert isinstance(Nvml(UUID, BUS_ID, nvml).watch(), Blind)
+    assert isinstance(Nvml(UUID, None, nvml).watch(), Blind)
+
+
+@pytest.mark.parametrize(
+    ("function", "lacks", "absent"),
+    [
+        ("nvmlDeviceGetTotalEnergyConsumption", "energy", {"energy_j"}),
+        ("nvmlDeviceGetPowerUsage", "power", {"power_w"}),
+        ("nvmlDeviceGetTemperature", "temperature", {"temperature_c"}),
+        ("nvmlDeviceGetClockInfo", "SM clock", {"sm_clock_mhz", "memory_clock_mhz"}),
+        ("nvmlDeviceGetMaxClockInfo", "greatest SM clock", {"sm_clock_max_mhz"}),
+        ("nvmlDeviceGetFieldValues", "time under a brake", set()),
+        ("nvmlDeviceGetComputeRunningProcesses", "processes", {"other_processes", "other_memory_bytes"}),
+    ],
+)
+def test_each_counter_may_be_missing(nvml: FakeNvml, function: str, lacks: str, absent: set[str]) -> None:
+    nvml.missing = {function}
+    use = seen(nvml)
+    assert f"{lacks}: Not Supported" in use.lacks
+    known = {"energy_j", "power_w", "temperature_c", "sm_clock_mhz", "memory_clock_mhz", "sm_clock_max_mhz",
+             "other_processes", "other_memory_bytes", "events"}  # fmt: skip
+    assert {name for name in known if getattr(use, name) is None} == absent
+    assert use.discarded == {}
+
+
+def test_every_counter_may_be_missing_at_once(nvml: FakeNvml) -> None:
+    nvml.missing = {name for name in dir(FakeNvml) if name.startswith("nvmlDeviceGet") and "Handle" not in name}
+    use = seen(nvml)
+    assert len(use.lacks) == 9
+    assert use == GpuUse(lacks=use.lacks)
+
+
+def test_an_older_driver_names_the_reasons_otherwise(nvml: FakeNvml) -> None:
+    nvml.missing = {"nvmlDeviceGetCurrentClocksEventReasons"}
+    nvml.reasons = CAP
+    assert seen(nvml).events == {"SW power cap": 3}
+    nvml.missing |= {"nvmlDeviceGetCurrentClocksThrottleReasons"}
+    use = seen(nvml)
+    assert use.events is None
+    assert use.lacks == ("clock event reasons: Not Supported",)
+
+
+@pytest.mark.parametrize(
+    ("reasons", "reason"),
+    [
+        (HW, "HW slowdown"),
+        (SW_HEAT, "SW thermal slowdown"),
+        (HW_HEAT | HW, "HW thermal slowdown"),
+        (BRAKE | HW | CAP, "HW power brake"),
+    ],
+)
+def test_a_brake_discards_the_sample_and_is_counted(nvml: FakeNvml, reasons: int, reason: str) -> None:
+    watched = watch(nvml)
+    for bits in (0, reasons, 0, 0):
+        nvml.reasons = 0
+        watched.begin()
+        nvml.reasons = bits
+        assert watched.end() == (reason if bits else None)
+    use = watched.report()
+    assert use.discarded == {reason: 1}
+    assert use.events is not None
+    assert use.events[reason] == 1
+
+
+def test_a_brake_before_the_call_counts_too(nvml: FakeNvml) -> None:
+    watched = watch(nvml)
+    nvml.reasons = SW_HEAT
+    watched.begin()
+    nvml.reasons = 0
+    assert watched.end() == "SW thermal slowdown"
+
+
+def test_a_brake_that_came_and_went_inside_the_call_is_seen_by_its_counter(nvml: FakeNvml) -> None:
+    nvml.braked_ns = {269: 7_000, 271: 5}  # what was before does not matter, and one is not counted here
+    watched = watch(nvml)
+    watched.begin()
+    assert watched.end() is None
+    watched.begin()
+    nvml.braked_ns[271] += 1_000_000
+    assert watched.end() == "HW power brake"
+
+
+@pytest.mark.parametrize("reasons", [CAP, IDLE, 0x002, 0x010, 0x100])
+def test_other_reasons_are_counted_and_the_sample_kept(nvml: FakeNvml, reasons: int) -> None:
+    nvml.reasons = reasons
+    use = seen(nvml)
+    assert use.discarded == {}
+    assert use.events is not None
+    assert list(use.events.values()) == [3]
+
+
+def test_a_low_clock_discards_the_sample_whatever_the_reason(nvml: FakeNvml) -> None:
+    nvml.sm_clock = 1485  # 75 % of 1980
+    nvml.reasons = CAP
+    assert seen(nvml).discarded == {}
+    nvml.sm_clock = 1484
+    use = seen(nvml)
+    assert use.discarded == {"SM clock under 75% of its maximum": 3}
+    assert use.sm_clock_mhz is None
+    assert use.energy_j is None
+
+
+def test_the_low_clock_of_a_gpu_that_is_idle_again_says_nothing(nvml: FakeNvml) -> None:
+    nvml.sm_clock, nvml.reasons = 345, IDLE
+    assert seen(nvml).discarded == {}
+
+
+def test_a_gpu_under_a_brake_all_the_time_fails_the_timing_by_name(nvml: FakeNvml, monkeypatch: Any) -> None:
+    monkeypatch.setattr("tuner.measure.FIRST_PAUSE_S", 0.0)
+    nvml.reasons = HW_HEAT
+    with pytest.raises(Throttled, match="HW thermal slowdown"):
+        measure(lambda: None, Clock(), batch=1, allowance_s=0.0, watch=watch(nvml))
+
+
+def test_energy_is_that_of_the_calls_that_count(nvml: FakeNvml) -> None:
+    nvml.energy = iter([0, 1_000, 2_000, 3_000, 90_000, 90_000, 91_500])  # type: ignore[assignment]
+    watched = watch(nvml)  # looks once
+    for bits in (0, HW, 0):
+        watched.begin()
+        nvml.reasons = bits
+        watched.end()
+        nvml.reasons = 0
+    energy = watched.report().energy_j
+    assert energy is not None
+    assert energy.value == pytest.approx((1.0 + 1.5) / 2)
+    assert energy.low < 1.0 < 1.5 < energy.high, "two calls tell little"
+
+
+def test_an_energy_counter_that_stands_still_is_none(nvml: FakeNvml) -> None:
+    nvml.energy = count(5, 0)
+    use = seen(nvml)
+    assert use.energy_j is None
+    assert use.lacks == ("energy: the counter stood still",)
+
+
+def test_others_on_the_gpu(nvml: FakeNvml) -> None:
+    nvml.processes += [SimpleNamespace(pid=-1, usedGpuMemory=5 << 30), SimpleNamespace(pid=-2, usedGpuMemory=1 << 30)]
+    use = seen(nvml)
+    assert (use.other_processes, use.other_memory_bytes) == (2, 6 << 30)
+    nvml.processes[1].usedGpuMemory = None
+    use = seen(nvml)
+    assert (use.other_processes, use.other_memory_bytes) == (2, None)
+
+
+def test_in_a_container_that_hides_process_numbers_one_of_them_is_this_one(nvml: FakeNvml) -> None:
+    nvml.processes = [SimpleNamespace(pid=-1, usedGpuMemory=5 << 30)]
+    use = seen(nvml)
+    assert (use.other_processes, use.other_memory_bytes, use.lacks) == (0, 0, ())
+    nvml.processes *= 2
+    use = seen(nvml)
+    assert (use.other_processes, use.other_memory_bytes) == (1, None)
+    assert use.lacks == ("memory of others: which process is this one is hidden",)
+
+
+def test_a_list_of_processes_without_this_one_shows_nothing(nvml: FakeNvml) -> None:
+    nvml.processes = []
+    use = seen(nvml)
+    assert (use.other_processes, use.other_memory_bytes) == (None, None)
+    assert use.lacks == ("processes: none are shown, not even this one",)
+
+
+@pytest.mark.parametrize(
+    ("use", "said"),
+    [
+        (None, None),
+        ((0, 600 << 20), None),
+        ((1, 2_000_000_000), "another process uses this GPU (2.0 GB of its memory)"),
+        ((3, 2_000_000_000), "3 other processes use this GPU (2.0 GB of its memory)"),
+        ((0, 70_000_000_000), "somebody uses this GPU (70.0 GB of its memory)"),
+    ],
+)
+def test_neighbours_are_reported_before_the_study(use: tuple[int, int] | None, said: str | None) -> None:
+    warning = neighbours(use)
+    assert (warning or "").startswith(said or "")
+    assert (warning is None) == (said is None)
+
+
+def test_nothing_in_the_module_can_change_a_setting() -> None:
+    from pathlib import Path
+
+    text = Path(telemetry.__file__).read_text()
+    assert "nvmlDeviceSet" not in text
+    assert "nvmlDeviceReset" not in text
+
+
+def test_the_real_nvml_has_what_is_asked_of_it() -> None:
+    import re
+    from pathlib import Path
+
+    import pynvml
+
+    for name in re.findall(r"(?<=\")nvml\w+(?=\")|NVML_[A-Z_]+(?=\)|,)", Path(telemetry.__file__).read_text()):
+        assert hasattr(pynvml, name), name
+    for field in telemetry.BRAKE_FIELDS:
+        assert field in {value for name, value in vars(pynvml).items() if name.startswith("NVML_FI_DEV_CLOCKS_EVENT_")}
+    bit = re.compile(r"nvmlClocks(Event|Throttle)Reason(?!All|None)\w+")
+    assert {value for name, value in vars(pynvml).items() if bit.fullmatch(name)} == telemetry.REASONS.keys()
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_is_watched_while_it_works() -> None:
+    import torch
+
+    from tuner.measure import CudaClock, warm_up
+
+    matrix = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+
+    def call() -> None:
+        for _ in range(200):
+            matrix @ matrix
+
+    warm_up(call, CudaClock(), lambda: 0)
+    watched = Nvml.of_torch().watch()
+    assert isinstance(watched, Watch)
+    timing = measure(call, CudaClock(), batch=1, allowance_s=5.0, watch=watched)
+    assert timing.device_s is not None
+    assert timing.device_s.value == pytest.approx(timing.latency_s.value, rel=0.02)
+    use = timing.gpu
+    assert use is not None
+    print(use)
+    assert use.sm_clock_mhz is not None
+    assert use.sm_clock_max_mhz is not None
+    assert use.sm_clock_mhz <= use.sm_clock_max_mhz
+    assert use.events is not None
+    assert use.energy_j is not None
+    assert use.power_w is not None
+    assert use.energy_j.value / timing.latency_s.value == pytest.approx(use.power_w, rel=0.3)

@@ -1,0 +1,68 @@
+"""What capture marks in a trace, and that it leaves the scheduler as it was."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from tuner.trace import read  # noqa: E402
+from tuner.trace.capture import capture  # noqa: E402
+from tuner.trace.summary import summarise  # noqa: E402
+
+
+class Scheduler:
+    """A scheduler as pipelines use it: they look into the signatures of both of its methods."""
+
+    def __init__(self) -> None:
+        self.seen: list[set[str]] = []
+
+    def set_timesteps(self, num_inference_steps: int, sigmas: Any = None) -> None:
+        self.steps = num_inference_steps
+
+    def step(self, model_output: Any, timestep: int, generator: Any = None) -> Any:
+        return model_output * 2
+
+    def call(self, steps: int) -> None:
+        torch.ones(4).sum()  # a text encoder, say
+        self.seen += [set(inspect.signature(method).parameters) for method in (self.set_timesteps, self.step)]
+        self.set_timesteps(steps)
+        latents = torch.ones(4)
+        for index in range(steps):
+            latents = self.step(torch.relu(latents), index)
+
+
+def test_the_first_step_is_marked_apart(tmp_path: Path) -> None:
+    scheduler = Scheduler()
+    trace = read.load(capture(scheduler.call, scheduler, tmp_path, "t"))
+    assert [step.name for step in trace.steps] == ["denoise_step#2", "denoise_step#3", "denoise_step#4"]
+    assert trace.first is not None
+    assert trace.first.end <= trace.steps[0].ts
+    before = [event.name for event in trace.host if event.ts < trace.first.ts]
+    assert "aten::sum" in before
+    assert "aten::relu" not in before
+
+
+def test_the_scheduler_is_a_component_of_its_own(tmp_path: Path) -> None:
+    scheduler = Scheduler()
+    summary = summarise(read.load(capture(scheduler.call, scheduler, tmp_path, "t")))
+    assert set(summary.components) == {"denoiser", read.SCHEDULER}
+
+
+def test_the_scheduler_looks_and_is_left_as_it_was(tmp_path: Path) -> None:
+    scheduler = Scheduler()
+    capture(scheduler.call, scheduler, tmp_path, "t")
+    assert scheduler.seen == [{"num_inference_steps", "sigmas"}, {"model_output", "timestep", "generator"}]
+    assert not {"step", "set_timesteps"} & vars(scheduler).keys()
+
+
+def test_a_step_that_a_knob_put_there_stays(tmp_path: Path) -> None:
+    scheduler = Scheduler()
+    own = scheduler.step
+    scheduler.step = own  # type: ignore[method-assign]
+    capture(scheduler.call, scheduler, tmp_path, "t")
+    assert vars(scheduler)["step"] is own

@@ -1,0 +1,124 @@
+"""What a configuration costs to run, from what was measured of it: arithmetic alone, no files and no prices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tuner.record import Record
+
+CARDS_GB = (16, 24, 32, 48, 80)
+HEADROOM = 0.10
+"""Share of a card that must stay free: what CUDA itself takes, and memory too fragmented to use."""
+
+CONFIDENCE = 0.95
+
+
+class Measured(Record):
+    """What was measured of one configuration; what was not is None. A call draws one batch."""
+
+    images_per_s: float
+    latency_s: float
+    latency_samples: int
+    latency_p95_s: float | None = None
+    first_call_s: float | None = None
+    joules_per_image: float | None = None
+    peak_reserved_bytes: int | None = None
+
+
+class Economics(Record, omit_defaults=True):
+    """What follows from a price and a measurement; in a file, what is not known is absent.
+
+    `compile_s` is what the first call takes longer than a warm one, and `paid_for_after_images` when what it takes
+    longer than the baseline's is saved again: 0 at once, absent never.
+    """
+
+    usd_per_1000_images: float
+    usd_per_million_images: float
+    images_per_hour: float
+    images_per_1000_usd: float
+    latency_samples: int
+    latency_p50_s: float | None = None
+    latency_p95_s: float | None = None
+    compile_s: float | None = None
+    paid_for_after_images: int | None = None
+    joules_per_image: float | None = None
+    images_per_s_per_watt: float | None = None
+    smallest_card_gb: int | None = None
+
+
+def economics(usd_per_hour: float, point: Measured, baseline: Measured) -> Economics:
+    """What a configuration costs at a price, and when its compiling has paid for itself against the baseline."""
+    usd = usd_per_1000_images(usd_per_hour, point.images_per_s)
+    count, joules = point.latency_samples, point.joules_per_image
+    return Economics(
+        usd_per_1000_images=usd,
+        usd_per_million_images=usd * 1000.0,
+        images_per_hour=point.images_per_s * 3600.0,
+        images_per_1000_usd=1e6 / usd,
+        latency_samples=count,
+        latency_p50_s=point.latency_s if supports(count, 0.50) else None,
+        latency_p95_s=point.latency_p95_s if supports(count, 0.95) else None,
+        compile_s=compile_s(point),
+        paid_for_after_images=paid_for_after_images(point, baseline),
+        joules_per_image=joules,
+        images_per_s_per_watt=1.0 / joules if joules else None,
+        smallest_card_gb=smallest_card_gb(point.peak_reserved_bytes),
+    )
+
+
+def usd_per_1000_images(usd_per_hour: float, images_per_s: float) -> float:
+    return usd_per_hour / 3600.0 * 1000.0 / images_per_s
+
+
+# ---- percentiles ----------------------------------------------------------------------------------------------------
+
+
+def supports(count: int, share: float) -> bool:
+    """Whether so many samples bound a percentile from above with 95 % confidence, whatever their distribution.
+
+    The largest of n samples lies above the p-quantile with probability 1 - p^n (Sommerville, Tables for Obtaining
+    Non-Parametric Confidence Limits, 1958): the median needs 5 samples, the 95th percentile 59, the 99th 299.
+    """
+    return 1.0 - share**count >= CONFIDENCE
+
+
+def percentile(samples: Sequence[float], share: float) -> float | None:
+    """The percentile by nearest rank, a sample itself; None when the samples are too few to support it."""
+    if not supports(len(samples), share):
+        return None
+    return sorted(samples)[math.ceil(share * len(samples)) - 1]
+
+
+# ---- compiling ------------------------------------------------------------------------------------------------------
+
+
+def compile_s(point: Measured) -> float | None:
+    """What the first call takes longer than a warm one."""
+    return None if point.first_call_s is None else max(0.0, point.first_call_s - point.latency_s)
+
+
+def paid_for_after_images(point: Measured, baseline: Measured) -> int | None:
+    """After how many images, those of the first call included, all time taken is no more than the baseline's."""
+    ours, theirs = compile_s(point), compile_s(baseline)
+    saved_s = 1.0 / baseline.images_per_s - 1.0 / point.images_per_s
+    if ours is None or theirs is None or point == baseline:
+        return None
+    if ours <= theirs:
+        return 0 if saved_s >= 0 else None
+    images = (ours - theirs) / saved_s if saved_s > 0 else math.inf
+    return math.ceil(images) if math.isfinite(images) else None
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+def smallest_card_gb(peak_reserved_bytes: int | None) -> int | None:
+    """The smallest usual card that holds what torch reserved at most, with a tenth of it left free.
+
+    None when the memory is not known, or the largest is too small. A card of N GB is taken to have N * 10^9 bytes:
+    drivers report at least that much.
+    """
+    if peak_reserved_bytes is None:
+        return None
+    return next((card for card in CARDS_GB if peak_reserved_bytes <= (1.0 - HEADROOM) * card * 1e9), None)

@@ -1,0 +1,90 @@
+"""Pyramid attention broadcast: attention is computed every few steps and its output used again in between.
+
+diffusers' own hooks are not used: they mix up the two calls of a guided step, and inside a compiled block they compile
+anew at each step. Here a block is compiled with attention and without, for each call of the denoiser in a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from tuner.knobs.base import NoEffect, denoisers
+from tuner.knobs.caches.clock import Clock
+from tuner.knobs.compile import repeated_blocks
+from tuner.record import Architecture, Environment, Value
+
+TIMESTEPS = (100, 800)
+"""Between these, of 1000, attention changes little from step to step (the paper's range, and diffusers' default)."""
+
+
+def unavailable(environment: Environment, architecture: Architecture) -> str | None:
+    return None
+
+
+def enable(pipe: Any, values: Mapping[str, Value]) -> str:
+    clock, interval = Clock(pipe), int(values["cache.interval"])
+    layers = 0
+    for denoiser in denoisers(pipe):
+        plan = Plan(clock, interval)
+        denoiser.register_forward_pre_hook(plan.decide)
+        for attention in self_attention(denoiser):
+            attention.__class__ = _broadcasting(attention.__class__)
+            attention.plan = plan
+            layers += 1
+    if not layers:
+        raise NoEffect("the denoiser's blocks have no attention layer to skip")
+    return f"attention of {layers} layers computed every {interval} steps"
+
+
+class Plan:
+    """Whether the layers of one denoiser compute their attention in this call of it. Compiled code reads it."""
+
+    def __init__(self, clock: Clock, interval: int) -> None:
+        self.reuse = False
+        self.call = 0
+        self._clock = clock
+        self._interval = interval
+        self._computed: set[int] = set()
+        clock.at_begin(self._computed.clear)
+
+    def decide(self, *_: Any) -> None:
+        clock = self._clock
+        self.call = clock.call
+        self.reuse = (
+            self.call in self._computed
+            and clock.index % self._interval != 0
+            and TIMESTEPS[0] < clock.timestep < TIMESTEPS[1]
+        )
+        self._computed.add(self.call)
+
+
+def self_attention(denoiser: Any) -> list[Any]:
+    """The attention layers in a denoiser's repeated blocks, without those to the text alone."""
+    from diffusers.hooks._common import _ATTENTION_CLASSES
+
+    found = {
+        id(module): module
+        for block in repeated_blocks(denoiser)
+        for module in block.modules()
+        if isinstance(module, _ATTENTION_CLASSES) and not getattr(module, "is_cross_attention", False)
+    }
+    return list(found.values())
+
+
+@cache  # compiled code is shared between the layers of one class
+def _broadcasting(attention: Any) -> Any:
+    """The class of an attention layer, with a forward that gives its last output again when the plan says so."""
+
+    compute = attention.forward  # by itself: inside, torch.compile knows the function but not every class
+
+    def forward(self: Any, *arguments: Any, **named: Any) -> Any:
+        kept = f"kept_{self.plan.call}"
+        if self.plan.reuse:
+            return getattr(self, kept)
+        output = compute(self, *arguments, **named)
+        setattr(self, kept, output)
+        return output
+
+    return type(attention.__name__, (attention,), {"forward": forward})

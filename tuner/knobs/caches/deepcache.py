@@ -1,0 +1,45 @@
+"""DeepCache (arXiv:2312.00858) for UNets: between full steps only the outermost layers are computed."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from tuner.knobs.base import NoEffect
+from tuner.knobs.caches.clock import Clock
+from tuner.record import Architecture, Environment, Value
+
+
+def unavailable(environment: Environment, architecture: Architecture) -> str | None:
+    if any(denoiser.class_name != "UNet2DConditionModel" for denoiser in architecture.denoisers):
+        return f"DeepCache skips the inner layers of a UNet, and {architecture.pipeline_class} has none"
+    if not environment.libraries.get("DeepCache"):
+        return "DeepCache is not installed (pip install DeepCache)"
+    return None
+
+
+def enable(pipe: Any, values: Mapping[str, Value]) -> str:
+    interval, clock, unwrapped = int(values["cache.interval"]), Clock(pipe), pipe.unet.forward
+    helper = _counting(importlib.import_module("DeepCache").DeepCacheSDHelper, clock)(pipe=pipe)
+    helper.set_params(cache_interval=interval, cache_branch_id=0)
+    helper.enable()
+    if pipe.unet.forward is unwrapped:
+        raise NoEffect("the UNet was not wrapped")
+    return f"DeepCache, all layers every {interval} steps"
+
+
+def _counting(helper: Any, clock: Clock) -> Any:
+    """DeepCache's helper, told the step by the clock: its own search for the timestep waits for the GPU many times."""
+
+    class CountingHelper(helper):  # type: ignore[misc]
+        def wrap_unet_forward(self) -> None:
+            forward = self.function_dict["unet_forward"] = self.pipe.unet.forward
+
+            def at_step(*arguments: Any, **named: Any) -> Any:
+                self.cur_timestep = clock.index
+                return forward(*arguments, **named)
+
+            self.pipe.unet.forward = at_step
+
+    return CountingHelper

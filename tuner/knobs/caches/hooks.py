@@ -1,0 +1,132 @@
+"""The caches that diffusers has: hooks around blocks and attention layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tuner.knobs.base import NoEffect, denoisers
+from tuner.knobs.caches.clock import Clock
+from tuner.record import Architecture, Environment, Value
+
+FASTER_FORMATS: Mapping[str, str | None] = {
+    "FluxTransformer2DModel": None,
+    "HunyuanVideoTransformer3DModel": None,
+    "CogVideoXTransformer3DModel": "BFCHW",
+    "MochiTransformer3DModel": "BCFHW",
+}
+"""How a denoiser that takes both guidance branches as one batch lays them out; None where guidance is an input."""
+
+
+def without_context(environment: Environment, architecture: Architecture) -> str | None:
+    if not all(denoiser.is_cacheable for denoiser in architecture.denoisers):
+        return f"{architecture.pipeline_class}'s denoiser has no enable_cache"
+    if not architecture.enters_cache_context:
+        return f"{architecture.pipeline_class} never enters the cache context that the cache needs"
+    return None
+
+
+def without_registered_blocks(environment: Environment, architecture: Architecture) -> str | None:
+    reason = without_context(environment, architecture)
+    if reason is None and not all(denoiser.registers_blocks for denoiser in architecture.denoisers):
+        return f"diffusers' block caches do not know the blocks of {architecture.pipeline_class}, or not as one kind"
+    return reason
+
+
+def without_ratios(environment: Environment, architecture: Architecture) -> str | None:
+    if any(denoiser.class_name != "FluxTransformer2DModel" for denoiser in architecture.denoisers):
+        return f"MagCache's ratios are published for FLUX.1, not for the denoiser of {architecture.pipeline_class}"
+    return without_registered_blocks(environment, architecture)
+
+
+def without_projection(environment: Environment, architecture: Architecture) -> str | None:
+    reason = without_context(environment, architecture)
+    if reason is None and not all(denoiser.projects_out for denoiser in architecture.denoisers):
+        return f"{architecture.pipeline_class}'s denoiser has no proj_out, whose output TaylorSeer extrapolates"
+    return reason
+
+
+def without_format(environment: Environment, architecture: Architecture) -> str | None:
+    if any(denoiser.class_name not in FASTER_FORMATS for denoiser in architecture.denoisers):
+        return f"FasterCache cannot split the guidance branches of {architecture.pipeline_class}"
+    return without_context(environment, architecture)
+
+
+def first_block(pipe: Any, values: Mapping[str, Value]) -> str:
+    from diffusers import FirstBlockCacheConfig
+
+    config = FirstBlockCacheConfig(threshold=float(values["cache.threshold"]))
+    hooks, _ = _enable(pipe, config, "fbc_leader_block_hook", "fbc_block_hook")
+    return f"first-block cache, threshold {config.threshold}, on {hooks} blocks"
+
+
+def mag(pipe: Any, values: Mapping[str, Value]) -> str:
+    """The hooks share the config, so that each call of the pipeline can bring its own number of steps."""
+    from diffusers import MagCacheConfig
+    from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS, nearest_interp
+
+    config = MagCacheConfig(
+        threshold=float(values["cache.threshold"]),
+        max_skip_steps=int(values["cache.max_skip_steps"]),
+        mag_ratios=FLUX_MAG_RATIOS,
+    )
+    hooks, clock = _enable(pipe, config, "mag_cache_leader_block_hook", "mag_cache_block_hook")
+
+    def stretch() -> None:
+        config.num_inference_steps = clock.steps
+        config.mag_ratios = nearest_interp(FLUX_MAG_RATIOS, clock.steps).tolist()
+
+    clock.at_begin(stretch)
+    return f"MagCache, threshold {config.threshold}, at most {config.max_skip_steps} steps, on {hooks} blocks"
+
+
+def taylorseer(pipe: Any, values: Mapping[str, Value]) -> str:
+    from diffusers import TaylorSeerCacheConfig
+
+    config = TaylorSeerCacheConfig(
+        cache_interval=int(values["cache.interval"]), use_lite_mode=True, taylor_factors_dtype=pipe.dtype
+    )
+    hooks, _ = _enable(pipe, config, "taylorseer_cache")
+    return f"TaylorSeer in lite mode, interval {config.cache_interval}, on {hooks} modules"
+
+
+def faster(pipe: Any, values: Mapping[str, Value]) -> str:
+    from diffusers import FasterCacheConfig
+
+    clock = Clock(pipe)
+    interval = int(values["cache.interval"])
+    form = FASTER_FORMATS[type(pipe.transformer).__name__]
+    config = FasterCacheConfig(
+        spatial_attention_block_skip_range=interval,
+        current_timestep_callback=lambda: clock.timestep,
+        attention_weight_callback=lambda _: 0.5,
+        is_guidance_distilled=form is None,
+        tensor_format=form or "BCHW",
+    )
+    hooks, _ = _enable(pipe, config, "faster_cache_block", clock=clock)
+    return f"FasterCache, interval {interval}, on {hooks} attention layers"
+
+
+def _enable(pipe: Any, config: Any, *names: str, clock: Clock | None = None) -> tuple[int, Clock]:
+    """Put a cache on every denoiser, fresh whenever a call of the pipeline begins; count the hooks with these names.
+
+    diffusers itself forgets the last call's state only at that call's end, which a failed call does not reach.
+    """
+    hooks = 0
+    for denoiser in denoisers(pipe):
+        try:
+            denoiser.enable_cache(config)
+        except IndexError:  # diffusers takes the first and the last block of a list that has none
+            raise NoEffect("the denoiser has no blocks to skip") from None
+        hooks += _count(denoiser.modules(), names)
+    if not hooks:
+        raise NoEffect("no module of the denoiser took the cache's hook")
+    clock = clock or Clock(pipe)
+    for denoiser in denoisers(pipe):
+        clock.at_begin(denoiser._reset_stateful_cache)
+    return hooks, clock
+
+
+def _count(modules: Iterable[Any], names: tuple[str, ...]) -> int:
+    registries = filter(None, (getattr(module, "_diffusers_hook", None) for module in modules))
+    return sum(registry.get_hook(name) is not None for registry in registries for name in names)

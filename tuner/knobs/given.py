@@ -1,0 +1,53 @@
+"""Weights that a person names: a folder or file of this machine, or what stands on the hub. Safetensors only."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from tuner.errors import Unavailable
+from tuner.knobs.base import Knob
+from tuner.record import Architecture, Environment, Value
+
+ON_THE_HUB = re.compile(
+    r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(?:/(?P<weight_name>\w[\w./-]*\.safetensors))?(?:@(?P<revision>\w[\w.-]*))?"
+)
+
+
+class GivenWeights(Knob):
+    """An absolute path, or owner/name on the hub, with /file.safetensors and @revision behind it where needed."""
+
+    choices = ("none",)
+    image = True
+
+    def wrong(self, value: Value) -> str | None:
+        if isinstance(value, str) and (value == "none" or Path(value).is_absolute() or ON_THE_HUB.fullmatch(value)):
+            return None
+        return "must be none, an absolute path, or owner/name on the hub"
+
+    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+        if value == "none":
+            return None
+        if Path(str(value)).is_absolute() and not os.path.exists(str(value)):  # noqa: PTH110  (Path raises on long names)
+            return f"there is no {value} on this machine"
+        return self.unfit(environment, architecture)
+
+    def unfit(self, environment: Environment, architecture: Architecture) -> str | None:
+        """Why no such weights at all can be used here, or None."""
+        return None
+
+
+def located(value: str) -> tuple[str, dict[str, str]]:
+    """Where diffusers' loaders find given weights, and the keywords that narrow them down."""
+    on_the_hub = None if Path(value).is_absolute() else ON_THE_HUB.fullmatch(value)
+    if on_the_hub is None:
+        return value, {}
+    named = on_the_hub.groupdict()
+    return str(named.pop("repository")), {name: text for name, text in named.items() if text}
+
+
+def unreadable(what: str, given: str, error: Exception) -> Unavailable:
+    """The failure to load given weights, in one line."""
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return Unavailable(f"no {what} could be loaded from {given}: {reason}")

@@ -1,0 +1,85 @@
+"""A LoRA that distils many steps into few, fused into the weights that it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tuner.knobs import source
+from tuner.knobs.base import Knob, NoEffect, denoisers
+from tuner.knobs.conditions import package_lacks
+from tuner.knobs.given import GivenWeights, located, unreadable
+from tuner.record import Architecture, Environment, Value
+
+
+class LoraFile(GivenWeights):
+    """A distilled LoRA, fused into the denoiser: a file or folder, or owner/name[/file.safetensors] on the hub."""
+
+    name = "lora.file"
+    order = 8
+
+    def unfit(self, environment: Environment, architecture: Architecture) -> str | None:
+        name = architecture.pipeline_class
+        if lacks := package_lacks(environment, "peft", "0.17"):
+            return lacks
+        if len(architecture.denoisers) > 1:
+            return f"{name} has two denoisers, and a LoRA is for one of them"
+        if not loads_lora(name):
+            return f"{name} loads no LoRA"
+        return None
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        from safetensors import SafetensorError
+
+        given = str(values[self.name])
+        where, narrowed = located(given)
+        before = sums(pipe)
+        try:
+            pipe.load_lora_weights(where, use_safetensors=True, **narrowed)
+        except (OSError, ValueError, IndexError, RuntimeError, SafetensorError) as error:
+            raise unreadable("LoRA for this pipeline", given, error) from None
+        pipe.fuse_lora(lora_scale=float(values["lora.scale"]))
+        pipe.unload_lora_weights()
+        after = sums(pipe)
+        if after.keys() != before.keys():
+            raise NoEffect("the LoRA's own weights were not unloaded")
+        changed = sum(after[name] != before[name] for name in before)
+        if not changed:
+            raise NoEffect(f"{given} changed no weight of the denoiser")
+        return f"{changed} weights changed at scale {values['lora.scale']}"
+
+
+def loads_lora(pipeline_class: str) -> bool:
+    """Whether the class is declared with one of diffusers' loaders of LoRAs."""
+    declared = source.file_of("pipelines", pipeline_class).partition(f"class {pipeline_class}(")[2]
+    return "LoraLoaderMixin" in declared.partition(":")[0]
+
+
+def sums(pipe: Any) -> dict[str, float]:
+    """A sum for each weight of the denoisers, by name: what was fused into it moves it."""
+    import torch
+
+    return {
+        f"{index}.{name}": float(parameter.detach().sum(dtype=torch.float64))
+        for index, denoiser in enumerate(denoisers(pipe))
+        for name, parameter in denoiser.named_parameters()
+    }
+
+
+class LoraScale(Knob):
+    """How strongly the LoRA changes the weights: what its author says, for example 0.125 for Hyper-SD's of FLUX.1."""
+
+    name = "lora.scale"
+    choices = (1.0, 0.125)
+    image = True
+
+    def wrong(self, value: Value) -> str | None:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 2:
+            return None
+        return "must be a number between 0 and 2"
+
+    def active(self, values: Mapping[str, Value]) -> bool:
+        return values.get("lora.file", "none") != "none"
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        return f"scale {values[self.name]}"

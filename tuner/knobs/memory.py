@@ -1,0 +1,96 @@
+"""Weights that take less of the GPU's memory: kept in the host's, or in fewer bits. Neither is faster by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tuner.knobs.base import Knob, NoEffect, denoisers
+from tuner.record import Allowance, Architecture, Environment, Value
+
+
+class GroupOffload(Knob):
+    """Keeps the weights of denoiser and text encoders in host memory and copies each block over just before it runs."""
+
+    name = "memory.group_offload"
+    choices = (False, True)
+    # After a regional compile, as a cache: its hooks then run around the compiled blocks.
+    order = 45
+
+    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+        return "a CPU has no other memory to copy from" if value and environment.device == "cpu" else None
+
+    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+        if not values.get(self.name):
+            return None
+        if values.get("compile.scope") == "full":
+            return "it copies weights between blocks, which breaks the graph of the whole denoiser; regional works"
+        if values.get("cache.kind", "none") != "none":
+            return "a cache skips the blocks whose weights were copied over ahead"
+        return None
+
+    def allowances(self, values: Mapping[str, Value]) -> tuple[Allowance, ...]:
+        if not values[self.name]:
+            return ()
+        # It waits for the copies of every block, however many there are.
+        return (Allowance(kind="device sync", count_per_step=10_000, knob=self.name),)
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        import torch
+        from diffusers.hooks import apply_group_offloading
+
+        device = denoisers(pipe)[0].device
+        settings = {"onload_device": device, "offload_device": torch.device("cpu"), "use_stream": device.type == "cuda"}
+        encoders = [part for name, part in pipe.components.items() if name.startswith("text_encoder")]
+        for encoder in filter(None, encoders):
+            apply_group_offloading(encoder, offload_type="leaf_level", **settings)
+        for denoiser in denoisers(pipe):
+            denoiser.enable_group_offload(offload_type="block_level", num_blocks_per_group=1, **settings)
+        groups = sum(map(offloaded, denoisers(pipe)))
+        if not groups:
+            raise NoEffect("no block of the denoiser is offloaded")
+        parameters = [parameter for denoiser in denoisers(pipe) for parameter in denoiser.parameters()]
+        waiting = sum(p.numel() * p.element_size() for p in parameters if p.device.type == "cpu")
+        if not waiting:
+            raise NoEffect("the denoiser's weights stayed where they were")
+        return f"{groups} blocks of the denoiser, {waiting / 1e9:.2f} GB, wait in host memory"
+
+
+def offloaded(model: Any) -> int:
+    """How many modules copy weights over before they run."""
+    hooks = (getattr(module, "_diffusers_hook", None) for module in model.modules())
+    return sum(registry is not None and registry.get_hook("group_offloading") is not None for registry in hooks)
+
+
+class LayerwiseCasting(Knob):
+    """Stores the denoiser's weights as 8-bit floats (e4m3) and widens each layer's just before it runs."""
+
+    name = "memory.layerwise_casting"
+    choices = (False, True)
+    image = True
+    order = 35
+
+    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+        if not values.get(self.name):
+            return None
+        if values.get("quantization.scheme", "none") != "none":
+            return "quantized weights are stored in few bits already"
+        if values.get("compile.scope", "none") != "none":
+            return "it widens weights between a block's layers, which breaks every graph, that of a single block too"
+        if values.get("graphs.denoiser"):
+            return "a CUDA graph replays on fixed addresses, and widened weights are new at each call"
+        return None
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        import torch
+
+        storage = torch.float8_e4m3fn
+        stored, total = 0, 0
+        for denoiser in denoisers(pipe):
+            denoiser.enable_layerwise_casting(storage_dtype=storage, compute_dtype=denoiser.dtype)
+            sizes = [(parameter.dtype, parameter.numel()) for parameter in denoiser.parameters()]
+            stored += sum(count for dtype, count in sizes if dtype == storage)
+            total += sum(count for _, count in sizes)
+        if not stored:
+            raise NoEffect("no weight is stored in 8 bits")
+        return f"{stored / total:.0%} of the denoiser's weights are stored in 8 bits"

@@ -1,0 +1,182 @@
+"""The denoising schedule: how many steps, by which solver, and a start that needs no look back from the GPU."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from tuner.errors import Unavailable
+from tuner.knobs import source
+from tuner.knobs.base import Knob, NoEffect, not_positive_integer
+from tuner.record import Architecture, Environment, Value
+
+MOST_DISTILLED_STEPS = 12
+
+
+FOR_BOTH = ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler")
+SOLVERS: Mapping[str, tuple[str, ...]] = {
+    "a flow": ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", *FOR_BOTH),
+    "noise": ("EulerDiscreteScheduler", "HeunDiscreteScheduler", *FOR_BOTH),
+}
+"""Schedulers that one another's configuration suits, by what the denoiser predicts."""
+
+SHIFTED_BY_MU = ("DPMSolverMultistepScheduler", "DEISMultistepScheduler")
+"""Schedulers that insist on dynamic shifting where they are given its `mu`."""
+
+SIMILAR = {
+    "DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "EulerAncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DPMSolverSinglestepScheduler",
+}  # fmt: skip
+"""Schedulers of pipelines that predict noise which can be replaced, and are no better replacement themselves. Those of
+CogVideoX, of LCM and the like have a noise schedule or a training of their own."""
+
+
+class Steps(Knob):
+    """Denoising steps."""
+
+    name = "steps"
+    choices = (28, 20, 14, 10, 6)
+    acts = "call"
+    image = True
+
+    def wrong(self, value: Value) -> str | None:
+        return not_positive_integer(value)
+
+    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+        steps = values.get(self.name, 1)
+        if values.get("lora.file", "none") != "none" and isinstance(steps, int) and steps > MOST_DISTILLED_STEPS:
+            return f"a distilled LoRA is trained for few steps, give at most {MOST_DISTILLED_STEPS}"
+        return None
+
+    def call_arguments(self, values: Mapping[str, Value]) -> dict[str, Any]:
+        return {"num_inference_steps": values[self.name]}
+
+
+class SchedulerKind(Knob):
+    """Another scheduler, configured like the pipeline's `own`. Heun's run the denoiser twice a step."""
+
+    name = "scheduler.kind"
+    choices = ("own", *dict.fromkeys(name for names in SOLVERS.values() for name in names))
+    image = True
+    order = 1
+
+    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+        own, name = architecture.components.get("scheduler", ""), str(value)
+        if value == "own":
+            return None
+        if own == value:
+            return "it is the pipeline's own"
+        if own not in {*self.choices, *SIMILAR}:
+            return f"{own or 'this scheduler'} has a schedule of its own that others do not follow"
+        settings = architecture.settings.get("scheduler", {})
+        predicts = "a flow" if solves_flow(own, settings) else "noise"
+        if name not in SOLVERS[predicts]:
+            return f"{name} is not for a denoiser that predicts {predicts}"
+        if settings.get("invert_sigmas"):
+            return f"{own} runs backwards here (invert_sigmas), {name} has no such setting"
+        return not_taken(architecture.pipeline_class, name, settings)
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        import diffusers
+
+        own, name, pipeline_class = pipe.scheduler, str(values[self.name]), type(pipe).__name__
+        if name == type(own).__name__:
+            raise NoEffect(f"{name} is the pipeline's own")
+        further = flow_settings(own.config, name) if solves_flow(type(own).__name__, own.config) else {}
+        scheduler = getattr(diffusers, name).from_config(own.config, **further)
+        try:
+            scheduler.set_timesteps(**as_called(pipeline_class, name))
+        except (TypeError, ValueError, AssertionError) as error:
+            raise Unavailable(f"{name} does not take the schedule that {pipeline_class} gives: {error!r}") from None
+        pipe.scheduler = scheduler
+        return f"{type(pipe.scheduler).__name__} in place of {type(own).__name__}"
+
+
+def solves_flow(scheduler_class: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a scheduler solves the flow that a denoiser predicts, rather than removing predicted noise."""
+    return scheduler_class.startswith("FlowMatch") or bool(settings.get("use_flow_sigmas"))
+
+
+def flow_settings(config: Any, name: str) -> dict[str, Any]:
+    """What a scheduler of this class needs besides the old one's configuration to solve the same flow."""
+    shift = config.get("shift", config.get("flow_shift", 1.0))
+    if name.startswith("FlowMatch"):
+        return {"shift": shift}
+    return {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
+
+
+def given(pipeline_class: str, scheduler_class: str) -> set[str]:
+    """What a pipeline of itself gives a scheduler's `set_timesteps` besides the number of steps."""
+    text = source.file_of("pipelines", pipeline_class)
+    patterns = {
+        "sigmas": r"^ +sigmas = (?!None)",
+        "timesteps": r"^ +timesteps = \(\s*np\.linspace",
+        "mu": r"\bmu=mu\b|\{\"mu\": mu\}",
+    }
+    found = {name for name, pattern in patterns.items() if re.search(pattern, text, re.MULTILINE)}
+    takes_back = "use_flow_sigmas" in text and "use_flow_sigmas" in source.file_of("schedulers", scheduler_class)
+    return found - {"sigmas"} if takes_back else found
+
+
+def not_taken(pipeline_class: str, scheduler_class: str, settings: Mapping[str, Any]) -> str | None:
+    """Why this scheduler cannot follow the schedule that the pipeline gives, as their sources say, or None."""
+    declared = re.search(r"def set_timesteps\((.*?)\)", source.file_of("schedulers", scheduler_class), re.DOTALL)
+    takes = set(re.findall(r"(\w+):", declared[1])) if declared else set()
+    gives = given(pipeline_class, scheduler_class)
+    if gives - takes:
+        return f"{pipeline_class} gives its own {' and '.join(sorted(gives - takes))}, {scheduler_class} takes none"
+    is_list = "sigmas" in gives and not re.search(r"sigmas = np\.", source.file_of("pipelines", pipeline_class))
+    if is_list and not scheduler_class.startswith("FlowMatch"):
+        return f"{pipeline_class} gives its sigmas as a list, {scheduler_class} takes an array"
+    if "mu" in gives and scheduler_class in SHIFTED_BY_MU and not settings.get("use_dynamic_shifting"):
+        return f"{pipeline_class} gives mu, which {scheduler_class} takes with dynamic shifting only"
+    return None
+
+
+def as_called(pipeline_class: str, scheduler_class: str) -> dict[str, Any]:
+    """Arguments of `set_timesteps` for four steps, such as the pipeline gives."""
+    import numpy as np
+
+    steps = 4
+    sigmas = np.linspace(1.0, 1 / steps, steps)
+    possible = {"sigmas": sigmas, "timesteps": sigmas * 1000, "mu": 1.0}
+    gives = given(pipeline_class, scheduler_class)
+    count = {} if gives & {"sigmas", "timesteps"} else {"num_inference_steps": steps}
+    return {**count, **{name: value for name, value in possible.items() if name in gives}}
+
+
+class BeginIndex(Knob):
+    """Tells the scheduler that it starts at step 0, which it would else look up on the GPU and wait for."""
+
+    name = "scheduler.begin_index"
+    choices = (False, True)
+    order = 2
+
+    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+        if not value:
+            return None
+        if "set_begin_index(0)" in source.file_of("pipelines", architecture.pipeline_class):
+            return f"{architecture.pipeline_class} already does so"
+        own = architecture.components.get("scheduler", "")
+        if "def set_begin_index" not in source.file_of("schedulers", own):
+            return f"{own or 'this scheduler'} has no begin index to set"
+        return None
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        scheduler = pipe.scheduler
+        if not hasattr(scheduler, "set_begin_index"):
+            raise NoEffect(f"{type(scheduler).__name__} has no begin index to set")
+        set_timesteps = scheduler.set_timesteps
+
+        @functools.wraps(set_timesteps)  # pipelines read its signature
+        def from_the_start(*arguments: Any, **named: Any) -> None:
+            set_timesteps(*arguments, **named)
+            scheduler.set_begin_index(0)
+
+        scheduler.set_timesteps = from_the_start
+        scheduler.set_timesteps(**as_called(type(pipe).__name__, type(scheduler).__name__))
+        if scheduler.begin_index != 0:
+            raise NoEffect(f"{type(scheduler).__name__} forgot its begin index")
+        return f"{type(scheduler).__name__} begins at step 0 without looking for it"

@@ -1,0 +1,42 @@
+"""How many tokens of text the denoiser attends to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from tuner.knobs import source
+from tuner.knobs.base import Knob, not_positive_integer
+from tuner.record import Architecture, Environment, Value
+
+
+class SequenceLength(Knob):
+    """Tokens that a prompt is padded or cut to (`max_sequence_length`); `workload` leaves it as it is there."""
+
+    name = "text.sequence_length"
+    choices = ("workload", 512, 256, 128, 64)
+    image = True
+
+    def wrong(self, value: Value) -> str | None:
+        if value == "workload" or not_positive_integer(value) is None:
+            return None
+        return "must be workload, or a whole number of tokens of at least 1"
+
+    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+        if value == "workload":
+            return None
+        name = architecture.pipeline_class
+        if "max_sequence_length" not in architecture.arguments:
+            return f"{name} takes no max_sequence_length"
+        limit = re.search(r"max_sequence_length > (\d+)", source.file_of("pipelines", name))
+        if limit and int(value) > int(limit[1]):
+            return f"{name} takes at most {limit[1]} tokens"
+        return None
+
+    def call_arguments(self, values: Mapping[str, Value]) -> dict[str, Any]:
+        length = values[self.name]
+        return {} if length == "workload" else {"max_sequence_length": length}
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        return f"prompts of {values[self.name]} tokens"

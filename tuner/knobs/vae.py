@@ -1,0 +1,126 @@
+"""The autoencoder that turns latents into pixels: how it lies in memory, how it is cut up, and a tiny one instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from tuner.errors import Unavailable
+from tuner.knobs import source
+from tuner.knobs.base import Knob, NoEffect
+from tuner.knobs.given import GivenWeights, located, unreadable
+from tuner.record import Architecture, Environment, Value
+
+
+class TinyVae(GivenWeights):
+    """An AutoencoderTiny (TAESD) that decodes instead: a folder, or owner/name on the hub."""
+
+    name = "vae.tiny"
+    order = 3
+
+    def wrong(self, value: Value) -> str | None:
+        if isinstance(value, str) and value.endswith(".safetensors"):
+            return "must be a folder or owner/name on the hub, for a file alone says nothing of the layers"
+        return super().wrong(value)
+
+    def unfit(self, environment: Environment, architecture: Architecture) -> str | None:
+        own = architecture.components.get("vae", "no autoencoder")
+        return None if own == "AutoencoderKL" else f"an AutoencoderTiny stands in for an AutoencoderKL, not for {own}"
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        from diffusers import AutoencoderTiny
+        from safetensors import SafetensorError
+
+        given, own = str(values[self.name]), pipe.vae
+        where, narrowed = located(given)
+        try:
+            tiny = AutoencoderTiny.from_pretrained(where, use_safetensors=True, **narrowed)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise unreadable("AutoencoderTiny", given, error) from None
+        if tiny.config.latent_channels != own.config.latent_channels:
+            has, needs = tiny.config.latent_channels, own.config.latent_channels
+            raise Unavailable(f"{given} decodes latents of {has} channels, this pipeline's have {needs}")
+        pipe.vae = tiny.to(device=own.device, dtype=own.dtype).eval()
+        makes, needs = pixels_a_latent(pipe.vae), pixels_a_latent(own)
+        if makes != needs:
+            raise Unavailable(f"{given} makes {makes} pixels of a latent's side, this pipeline's own makes {needs}")
+        return f"{parameters(pipe.vae):,} parameters decode instead of {parameters(own):,}"
+
+
+def parameters(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def pixels_a_latent(vae: Any) -> int:
+    """How many times wider the picture is than its latents, by decoding the smallest one."""
+    import torch
+
+    side = 8
+    with torch.no_grad():
+        latents = torch.zeros(1, vae.config.latent_channels, side, side, device=vae.device, dtype=vae.dtype)
+        return int(vae.decode(latents, return_dict=False)[0].shape[-1]) // side
+
+
+class ChannelsLast(Knob):
+    """Lays the weights of the autoencoder's convolutions out channels last, as tensor cores read them."""
+
+    name = "vae.channels_last"
+    choices = (False, True)
+    order = 12
+
+    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+        return None if not value or "vae" in architecture.components else "this pipeline has no autoencoder"
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        import torch
+
+        formats = {torch.nn.Conv2d: torch.channels_last, torch.nn.Conv3d: torch.channels_last_3d}
+        changed = 0
+        for module in pipe.vae.modules():
+            for kind, memory_format in formats.items():
+                if isinstance(module, kind) and not module.weight.is_contiguous(memory_format=memory_format):
+                    module.to(memory_format=memory_format)
+                    changed += module.weight.is_contiguous(memory_format=memory_format)
+        if not changed:
+            raise NoEffect("no convolution of the autoencoder changed its layout")
+        return f"{changed} convolutions of the autoencoder are channels last"
+
+
+class InPieces(Knob):
+    """The autoencoder decodes a piece at a time: slower, with less memory."""
+
+    choices = (False, True)
+    order = 4
+    switch: ClassVar[str]
+
+    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+        own = architecture.components.get("vae", "no autoencoder")
+        if not value or f"if self.use_{self.switch}" in source.file_of("models", own):
+            return None
+        return f"{own} has no {self.switch}"
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        getattr(pipe.vae, f"enable_{self.switch}")()
+        if not getattr(pipe.vae, f"use_{self.switch}"):
+            raise NoEffect(f"{type(pipe.vae).__name__} did not switch {self.switch} on")
+        return f"{type(pipe.vae).__name__} decodes with {self.switch}"
+
+
+class Tiling(InPieces):
+    """Decodes large pictures in overlapping tiles that are blended: less memory, more time."""
+
+    name = "vae.tiling"
+    switch = "tiling"
+    image = True
+
+
+class Slicing(InPieces):
+    """Decodes the pictures of a batch one after the other: less memory, more time."""
+
+    name = "vae.slicing"
+    switch = "slicing"
+
+    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+        if values.get(self.name) and values.get("batch") == 1:
+            return "it takes a batch apart, and this is one picture at a time"
+        return None

@@ -1,0 +1,82 @@
+"""What a call costs at a step count that was not measured: a fixed part, and a part for each step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from tuner.record import Estimate, StepCost, Timing, Value
+
+UNEVEN: Mapping[str, Value] = {"cache.kind": "none", "guidance.stop": 1, "guidance.truncation": 1}
+"""Knobs by which some steps cost less, how many of them depending on the step count; and the value that does not."""
+
+NORMAL = 1.959964
+"""Half of a 95 % interval in standard errors."""
+
+SHARPEST = 1e-4
+"""No timing is taken to be known better than this share of it."""
+
+
+def is_even(values: Mapping[str, Value]) -> bool:
+    """Whether every step of a configuration costs the same, so that other step counts can be predicted."""
+    return all(values.get(name, even) == even for name, even in UNEVEN.items())
+
+
+def fit(measured: Mapping[int, Estimate]) -> StepCost:
+    """The cost of a call from the latencies measured at two or more step counts, in one process and at one batch.
+
+    Least squares, weighted by the intervals. Where three or more do not lie on a line within them, the intervals are
+    widened by the Birge ratio, as the Particle Data Group does. What differs between processes is not in them.
+    """
+    if len(measured) < 2:
+        raise ValueError("the cost of a step needs two step counts")
+    weights = {steps: max(_error(latency), SHARPEST * latency.value) ** -2 for steps, latency in measured.items()}
+    total = sum(weights.values())
+    centre = sum(weight * steps for steps, weight in weights.items()) / total
+    spread = sum(weight * (steps - centre) ** 2 for steps, weight in weights.items())
+    mean = sum(weight * measured[steps].value for steps, weight in weights.items()) / total
+    slope = sum(weight * (steps - centre) * measured[steps].value for steps, weight in weights.items()) / spread
+    fixed = mean - slope * centre
+    misfit = sum(weight * (measured[steps].value - fixed - slope * steps) ** 2 for steps, weight in weights.items())
+    scale = max(1.0, misfit / max(len(measured) - 2, 1))
+    return StepCost(
+        fixed_s=_estimate(fixed, scale * (1 / total + centre**2 / spread)),
+        per_step_s=_estimate(slope, scale / spread),
+        covariance_s2=-scale * centre / spread,
+        measured_at=tuple(sorted(measured)),
+    )
+
+
+def predict(cost: StepCost, steps: int) -> Estimate:
+    """The latency of a call of so many steps in the process that was measured, with its 95 % interval."""
+    variance = _error(cost.fixed_s) ** 2 + (steps * _error(cost.per_step_s)) ** 2 + 2 * steps * cost.covariance_s2
+    return _estimate(cost.fixed_s.value + steps * cost.per_step_s.value, max(variance, 0.0))
+
+
+def timing(cost: StepCost, steps: int, batch: int) -> Timing:
+    """A predicted latency in the place of a measured one."""
+    latency = predict(cost, steps)
+    return Timing(
+        latency_s=latency,
+        samples=0,
+        images_per_s=batch / latency.value,
+        stopped="predicted",
+        predicted_from=cost.measured_at,
+    )
+
+
+def agrees(predicted: Estimate, measured: Estimate, spread: float = 0.0) -> bool:
+    """Whether a prediction held: the two differ by no more than their intervals explain, together with the `spread`
+    between processes (coefficient of variation) when they come from two."""
+    error = math.hypot(_error(predicted), _error(measured), math.sqrt(2) * spread * measured.value)
+    return abs(predicted.value - measured.value) <= NORMAL * error
+
+
+def _error(estimate: Estimate) -> float:
+    """The standard error that an interval stands for."""
+    return (estimate.high - estimate.low) / 2 / NORMAL
+
+
+def _estimate(value: float, variance: float) -> Estimate:
+    half = NORMAL * math.sqrt(variance)
+    return Estimate(value=value, low=value - half, high=value + half)

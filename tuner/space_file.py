@@ -1,0 +1,405 @@
+"""search_spaces/*.yaml -> Space: reading a space file strictly, with the file that it extends and what --set says."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from tuner.errors import BadInput
+from tuner.knobs import KNOBS
+from tuner.record import Architecture, Environment, Record, Value, Values, Workload, read
+from tuner.space import Recipe, Space, show
+
+S = TypeVar("S", bound=Record)
+
+MOST_PIXELS = 16384
+DEVICES = ("cpu", "cuda")
+FIXED_ARGUMENTS = {"prompt", "generator", "num_inference_steps", "output_type", "return_dict", "latents"}
+"""Of a pipeline's call: what the tuner itself decides."""
+
+Listed = Value | list[Value]
+
+
+class WorkloadFields(Record):
+    """The workload as a space file gives it; `prompts` is a list, or the name of a file in the space file's folder,
+    which may bring seeds along. What is absent is as the pipeline itself has it."""
+
+    prompts: str | tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    height: int | None = None
+    width: int | None = None
+    num_frames: int | None = None
+    guidance_scale: float | None = None
+    max_sequence_length: int | None = None
+    arguments: Values | None = None
+
+
+class QualityFields(Record):
+    """How much worse than the baseline's the mean score may be (in points of the metric) and still be as good."""
+
+    tolerance: float | None = None
+
+
+class SpaceFile(Record):
+    """A space file, as written. A knob has a list of values, one value (which pins it), or either for each device."""
+
+    extends: str | None = None
+    pipelines: tuple[str, ...] = ()
+    workload: WorkloadFields = WorkloadFields()
+    quality: QualityFields = QualityFields()
+    baseline: Values = msgspec.field(default_factory=dict)
+    knobs: dict[str, Listed | dict[str, Listed]] = msgspec.field(default_factory=dict)
+    recipes: tuple[Recipe, ...] = ()
+
+
+class PromptFile(Record):
+    """Prompts with a seed each."""
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...] | None = None
+
+
+def folder() -> Path:
+    """Where the spaces are that come with the package: in the wheel, or beside it in a checkout."""
+    packaged = Path(str(resources.files("tuner"))) / "search_spaces"
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parent.parent / "search_spaces"
+
+
+def find(name: str | None, architecture: Architecture, is_demo: bool) -> Path:
+    """The space file for a name or path; without one, the shipped space that names the pipeline's class, or `any`.
+
+    Raises BadInput when there is no file of that name.
+    """
+    shipped = {path.stem: path for path in sorted(folder().glob("*.yaml"))}
+    if name is not None:
+        path = shipped.get(name, Path(name))
+        if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises when a name is too long)
+            raise BadInput(f"{name}: no such space file; the shipped ones are {', '.join(shipped)}")
+        return path
+    if is_demo:
+        return shipped["demo"]
+    fitting = (p for stem, p in shipped.items() if stem != "demo" and architecture.pipeline_class in parse(p).pipelines)
+    return next(fitting, shipped["any"])
+
+
+def load(path: Path, architecture: Architecture, environment: Environment, settings: Sequence[str] = ()) -> Space:
+    """Read a space file for a pipeline on this machine; `settings` are NAME=VALUE, each overriding a field of it.
+
+    Raises BadInput naming file (or setting) and field for anything that is not right in it.
+    """
+    written = _with_extended(path)
+    name = architecture.pipeline_class
+    if "any" not in written.pipelines and name not in written.pipelines:
+        raise BadInput(f"{path}: pipelines: this space is for {', '.join(written.pipelines)}, not for {name}")
+    for setting in settings:
+        written = _merged(written, _setting(setting))
+    baseline = _baseline(written.baseline, architecture, environment)
+    knobs, left_out = _usable(written, architecture, environment, baseline)
+    _check_settings(settings, left_out)
+    pinned = {name: values[0] for name, values in knobs.items() if values != (baseline[name],) and len(values) == 1}
+    recipes: list[Recipe] = []
+    for recipe in written.recipes:
+        reason = _unusable(recipe, knobs, architecture, environment)
+        if reason:
+            left_out[f"recipe {recipe.name}"] = reason
+        else:
+            recipes.append(msgspec.structs.replace(recipe, values=pinned | recipe.values))
+    if written.quality.tolerance is None:
+        raise BadInput(f"{path}: quality.tolerance is missing, in points of the metric")
+    return Space(
+        name=path.stem,
+        architecture=architecture,
+        workload=_workload(path, written.workload, architecture),
+        tolerance=written.quality.tolerance,
+        baseline=baseline,
+        knobs=knobs,
+        recipes=tuple(recipes),
+        left_out=left_out,
+    )
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def parse(path: Path) -> SpaceFile:
+    """One file by itself: every field of the right type, every knob known and every value one that it can have."""
+    written = _checked(_convert(_yaml(path), str(path)), str(path))
+    if isinstance(written.workload.prompts, str):
+        listed = _prompts(_inside(path, "workload.prompts", written.workload.prompts))
+        seeds = written.workload.seeds if written.workload.seeds is not None else listed.seeds
+        workload = msgspec.structs.replace(written.workload, prompts=listed.prompts, seeds=seeds)
+        written = msgspec.structs.replace(written, workload=workload)
+    if not written.extends and not (written.pipelines and written.knobs):
+        missing = "knobs" if written.pipelines else "pipelines"
+        raise BadInput(f"{path}: {missing}: nothing is listed, and the file extends no other")
+    return written
+
+
+def _with_extended(path: Path, seen: tuple[Path, ...] = ()) -> SpaceFile:
+    """A file merged over the one that it extends, and so on."""
+    written = parse(path)
+    if written.extends is None:
+        return written
+    parent = folder() / f"{written.extends}.yaml"
+    if not parent.is_file() or not parent.resolve().is_relative_to(folder().resolve()):
+        parent = _inside(path, "extends", written.extends)
+    if parent.resolve() in (path.resolve(), *seen):
+        raise BadInput(f"{path}: extends: {show(written.extends)} extends this file in turn")
+    return _merged(_with_extended(parent, (*seen, path.resolve())), written)
+
+
+def _merged(parent: SpaceFile, child: SpaceFile) -> SpaceFile:
+    """The child's fields over the parent's; the recipes of both, the child's in place of those with their names."""
+    names = {recipe.name for recipe in child.recipes}
+    return SpaceFile(
+        pipelines=child.pipelines or parent.pipelines,
+        workload=_over(parent.workload, child.workload),
+        quality=_over(parent.quality, child.quality),
+        baseline=parent.baseline | child.baseline,
+        knobs=parent.knobs | child.knobs,
+        recipes=tuple(recipe for recipe in parent.recipes if recipe.name not in names) + child.recipes,
+    )
+
+
+def _over(parent: S, child: S) -> S:
+    """One group of fields over another; other prompts do not keep the seeds of those before."""
+    given = {name: value for name, value in msgspec.structs.asdict(child).items() if value is not None}
+    if "prompts" in given:
+        given.setdefault("seeds", None)
+    return msgspec.structs.replace(parent, **given)
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which would silently keep the last of two equal keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                problem = f"the key {key.value} stands there twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  (a SafeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise BadInput(f"{path}{where}: not YAML: {show(str(problem))}") from None
+
+
+def _convert(data: Any, where: str) -> SpaceFile:
+    try:
+        return msgspec.convert(data, SpaceFile)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"{where}: {error}") from None
+    except RecursionError:
+        raise BadInput(f"{where}: nested too deeply") from None
+
+
+def _inside(path: Path, field: str, name: str) -> Path:
+    """A file in the space file's own folder: a space from elsewhere reads nothing outside it."""
+    from tuner.demo import PROMPTS_FILE
+
+    if (field, name) == ("workload.prompts", "demo"):
+        return PROMPTS_FILE
+    parent = path.resolve().parent
+    file = Path(os.path.realpath(parent / name))
+    if not file.is_relative_to(parent) or not os.path.isfile(file):  # noqa: PTH113
+        what = "no shipped space and not" if field == "extends" else "not"
+        raise BadInput(f"{path}: {field}: {show(name)} is {what} a file in the folder of the space")
+    return file
+
+
+def _prompts(file: Path) -> PromptFile:
+    """A JSON file with prompts and seeds, or a text file with a prompt a line."""
+    if file.suffix != ".txt":
+        return read(file, PromptFile)
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{file}: cannot be read: {error}") from None
+    return PromptFile(prompts=tuple(line.strip() for line in lines if line.strip()))
+
+
+# ---- settings from the command line ---------------------------------------------------------------------------------
+
+
+def _setting(text: str) -> SpaceFile:
+    """What one NAME=VALUE says: of a knob, or of a field of workload, baseline or quality."""
+    where = f"--set {show(text)}"
+    name, equals, written = text.partition("=")
+    if not equals:
+        raise BadInput(f"{where}: write it as KNOB=VALUE or workload.FIELD=VALUE")
+    try:
+        value = yaml.load(written, _Loader)  # noqa: S506  (a SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise BadInput(f"{where}: the value is not YAML") from None
+    group, _, field = name.partition(".")
+    if name == "workload.prompts" and isinstance(value, str):
+        listed = _prompts(Path(value))
+        return SpaceFile(workload=WorkloadFields(prompts=listed.prompts, seeds=listed.seeds))
+    if group in ("workload", "baseline", "quality"):
+        return _checked(_convert({group: {field: value}}, where), where)
+    return _checked(_convert({"knobs": {name: value}}, where), where)
+
+
+def _check_settings(settings: Sequence[str], left_out: Mapping[str, str]) -> None:
+    """What a user asked for by name and cannot have is an error, not a note."""
+    for setting in settings:
+        knob = setting.partition("=")[0]
+        for what, reason in left_out.items():
+            if what.startswith(f"{knob}="):
+                raise BadInput(f"--set {show(setting)}: {what} cannot be had here: {reason}")
+
+
+# ---- checking -------------------------------------------------------------------------------------------------------
+
+
+def _checked(written: SpaceFile, where: str) -> SpaceFile:
+    """The file, if every knob in it is known and every value one that its knob can have."""
+    for name, values in written.knobs.items():
+        _check_knob(where, f"knobs.{name}", name)
+        for device, listed in values.items() if isinstance(values, dict) else (("", values),):
+            if device and device not in DEVICES:
+                raise BadInput(f"{where}: knobs.{name}.{show(device)}: values are listed for cpu and cuda")
+            _check_listed(where, f"knobs.{name}", name, listed if isinstance(listed, list) else [listed])
+    for name, value in written.baseline.items():
+        _check_value(where, f"baseline.{name}", name, value)
+        if KNOBS[name].acts != "call":
+            raise BadInput(
+                f"{where}: baseline.{name}: the baseline is the untouched pipeline, only its call can be set"
+            )
+    for recipe in written.recipes:
+        for name, value in recipe.values.items():
+            _check_value(where, f"recipes.{show(recipe.name)}", name, value)
+    tolerance = written.quality.tolerance
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise BadInput(f"{where}: quality.tolerance: {tolerance} must be a number of points, 0 or more")
+    return written
+
+
+def _check_knob(where: str, field: str, name: str) -> None:
+    if name not in KNOBS:
+        near = difflib.get_close_matches(name, KNOBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "`tune knobs` lists them"
+        raise BadInput(f"{where}: {show(field)}: unknown knob; {hint}")
+
+
+def _check_listed(where: str, field: str, name: str, values: list[Value]) -> None:
+    if not values:
+        raise BadInput(f"{where}: {field}: no values are listed")
+    for value in values:
+        _check_value(where, field, name, value)
+        if values.count(value) > 1:
+            raise BadInput(f"{where}: {field}: {show(value)} is listed twice")
+
+
+def _check_value(where: str, field: str, name: str, value: Value) -> None:
+    _check_knob(where, field, name)
+    wrong = KNOBS[name].wrong(value)
+    if wrong:
+        raise BadInput(f"{where}: {field}: {show(value)} {wrong}")
+
+
+# ---- what of it can be used here ------------------------------------------------------------------------------------
+
+
+def _on(device: str, values: Listed | dict[str, Listed]) -> list[Value]:
+    """The values that a knob has on a device."""
+    listed = values.get(device, []) if isinstance(values, dict) else values
+    return listed if isinstance(listed, list) else [listed]
+
+
+def _baseline(given: Values, architecture: Architecture, environment: Environment) -> Values:
+    """The untouched pipeline: with the file's call, else with the steps that the pipeline itself takes."""
+    own = architecture.arguments.get("num_inference_steps")
+    steps = {"steps": own} if isinstance(own, int) else {}
+    return {name: knob.baseline(environment) for name, knob in KNOBS.items()} | steps | given
+
+
+def _usable(
+    written: SpaceFile, architecture: Architecture, environment: Environment, baseline: Values
+) -> tuple[dict[str, tuple[Value, ...]], dict[str, str]]:
+    """The values to search here, and those left out with the reason."""
+    knobs: dict[str, tuple[Value, ...]] = {}
+    left_out: dict[str, str] = {}
+    for name, values in written.knobs.items():
+        usable = []
+        for value in _on(environment.device, values):
+            reason = KNOBS[name].unavailable(value, environment, architecture)
+            if name == "steps" and int(value) > int(baseline["steps"]):
+                reason = f"the untouched pipeline takes {baseline['steps']} (baseline.steps says otherwise if it does)"
+            if reason:
+                left_out[f"{name}={show(value)}"] = reason
+            else:
+                usable.append(value)
+        if usable:
+            knobs[name] = tuple(usable)
+    return knobs, left_out
+
+
+def _unusable(
+    recipe: Recipe, knobs: Mapping[str, tuple[Value, ...]], architecture: Architecture,
+    environment: Environment,
+) -> str | None:  # fmt: skip
+    """Why a recipe cannot be tried here, or None. A knob's list binds the recipes too."""
+    for name, value in recipe.values.items():
+        reason = KNOBS[name].unavailable(value, environment, architecture)
+        if reason:
+            return reason
+        if name in knobs and value not in knobs[name]:
+            return f"the space has {name} only as {', '.join(map(show, knobs[name]))}"
+    return None
+
+
+def _workload(path: Path, fields: WorkloadFields, architecture: Architecture) -> Workload:
+    prompts = fields.prompts
+    if prompts is None or isinstance(prompts, str):
+        raise BadInput(f"{path}: workload.prompts is missing: a list, or the name of a file beside this one")
+    seeds = tuple(range(len(prompts))) if fields.seeds is None else fields.seeds
+    if not prompts or not all(prompt.strip() for prompt in prompts):
+        raise BadInput(f"{path}: workload.prompts: at least one prompt, and none of them empty")
+    if len(seeds) != len(prompts):
+        raise BadInput(f"{path}: workload.seeds: {len(seeds)} seeds for {len(prompts)} prompts, they pair up")
+    if not all(0 <= seed < 2**63 for seed in seeds):
+        raise BadInput(f"{path}: workload.seeds: a seed is a whole number from 0 to 2**63 - 1")
+    _check_numbers(path, fields)
+    arguments = fields.arguments or {}
+    optional = ("height", "width", "num_frames", "guidance_scale", "max_sequence_length")
+    given = [f"workload.{name}" for name in optional if getattr(fields, name) is not None]
+    for field in given + [f"workload.arguments.{name}" for name in arguments]:
+        name = field.rpartition(".")[2]
+        if name not in architecture.arguments or (name in FIXED_ARGUMENTS):
+            raise BadInput(f"{path}: {show(field)}: {architecture.pipeline_class} takes no such argument from a space")
+    return Workload(
+        prompts=prompts, seeds=seeds, height=fields.height, width=fields.width, num_frames=fields.num_frames,
+        guidance_scale=fields.guidance_scale, max_sequence_length=fields.max_sequence_length, arguments=arguments,
+    )  # fmt: skip
+
+
+def _check_numbers(path: Path, fields: WorkloadFields) -> None:
+    for side in (fields.height, fields.width):
+        if side is not None and not 8 <= side <= MOST_PIXELS:
+            name = "height" if side is fields.height else "width"
+            raise BadInput(f"{path}: workload.{name}: {side} is in pixels, from 8 to {MOST_PIXELS}")
+    if fields.guidance_scale is not None and not math.isfinite(fields.guidance_scale):
+        raise BadInput(f"{path}: workload.guidance_scale: {fields.guidance_scale} is not a number")
+    for name, unit in (("num_frames", "frames"), ("max_sequence_length", "tokens")):
+        value = getattr(fields, name)
+        if value is not None and value < 1:
+            raise BadInput(f"{path}: workload.{name}: {value} is in {unit}, at least 1")

@@ -1,0 +1,287 @@
+"""The GPU watched while it is measured, through NVML: clocks, power, temperature, energy, and who else uses it.
+
+Nothing here changes a setting of the GPU. Where NVML or one of its counters is missing the run goes on, and what is
+lacking is said.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any, NamedTuple
+
+from tuner.intervals import mean_interval, median
+from tuner.record import Estimate, GpuUse
+
+LOW_CLOCK = 0.75
+"""A sample at less than this share of the greatest SM clock does not show what the GPU can do."""
+
+BRAKES = ("HW thermal slowdown", "HW power brake", "SW thermal slowdown", "HW slowdown")
+"""Clock events that come from heat or from the power supply, the most telling first. A software power cap is none of
+them: under a steady load a large GPU always runs at its cap."""
+
+REASONS = {
+    0x001: "idle",
+    0x002: "clocks set by a user",
+    0x004: "SW power cap",
+    0x008: "HW slowdown",
+    0x010: "sync boost",
+    0x020: "SW thermal slowdown",
+    0x040: "HW thermal slowdown",
+    0x080: "HW power brake",
+    0x100: "display clocks",
+    0x200: "board limit",
+    0x400: "reliability",
+}
+"""The bits of NVML's clocks event reasons (nvml.h, group NvmlClocksEventReasons)."""
+
+OLDER_REASONS = "nvmlDeviceGetCurrentClocksThrottleReasons"
+"""What drivers before 535 call the clock event reasons."""
+
+BRAKE_FIELDS = {269: "SW thermal slowdown", 270: "HW thermal slowdown", 271: "HW power brake"}
+"""Fields of NVML that count the nanoseconds under a brake (NVML_FI_DEV_CLOCKS_EVENT_REASON_*), in newer drivers: they
+also tell of a brake that began and ended inside a call."""
+
+UNSEEN_BYTES = 1 << 30
+"""Memory in use without a process that would explain it, from which on it is somebody else's."""
+
+
+class Sample(NamedTuple):
+    """What NVML said right after a call that counts, and the energy that it took."""
+
+    sm_clock_mhz: float | None
+    memory_clock_mhz: float | None
+    power_w: float | None
+    temperature_c: float | None
+    energy_j: float | None
+
+
+class Moment(NamedTuple):
+    """What must be known before a call to judge it after."""
+
+    energy_mj: int | None
+    reasons: int | None
+    braked_ns: dict[str, int]
+
+
+class Gpu:
+    """One GPU as NVML sees it. `lacks` gathers what it could not answer, once each."""
+
+    def __init__(self, nvml: Any, handle: object) -> None:
+        self.nvml = nvml
+        self.handle = handle
+        self.lacks: dict[str, str] = {}
+        self.reasons_function = "nvmlDeviceGetCurrentClocksEventReasons"
+
+    def ask(self, what: str, question: str, *arguments: Any) -> Any:
+        """The answer of an NVML function about this GPU, or None, from then on without asking again."""
+        if what in self.lacks:
+            return None
+        try:
+            return getattr(self.nvml, question)(self.handle, *arguments)
+        except self.nvml.NVMLError as error:
+            self.lacks[what] = f"{what}: {_said(error)}"
+            return None
+
+    def reasons(self) -> int | None:
+        """The clock event reasons of this moment as bits."""
+        what = "clock event reasons"
+        answer: int | None = self.ask(what, self.reasons_function)
+        if what in self.lacks and self.reasons_function != OLDER_REASONS:
+            self.reasons_function = OLDER_REASONS
+            del self.lacks[what]
+            return self.reasons()
+        return answer
+
+    def braked_ns(self) -> dict[str, int]:
+        """Nanoseconds under each brake since the driver was loaded, of those that the driver counts."""
+        values = self.ask("time under a brake", "nvmlDeviceGetFieldValues", list(BRAKE_FIELDS))
+        return {BRAKE_FIELDS[v.fieldId]: int(v.value.ullVal) for v in values or () if v.nvmlReturn == 0}
+
+    def energy_mj(self) -> int | None:
+        """Millijoules since the driver was loaded."""
+        answer: int | None = self.ask("energy", "nvmlDeviceGetTotalEnergyConsumption")
+        return answer
+
+    def sm_clock_max_mhz(self) -> int | None:
+        answer: int | None = self.ask("greatest SM clock", "nvmlDeviceGetMaxClockInfo", self.nvml.NVML_CLOCK_SM)
+        return answer
+
+    def sample(self, energy_j: float | None) -> Sample:
+        power_mw = self.ask("power", "nvmlDeviceGetPowerUsage")
+        return Sample(
+            sm_clock_mhz=self.ask("SM clock", "nvmlDeviceGetClockInfo", self.nvml.NVML_CLOCK_SM),
+            memory_clock_mhz=self.ask("memory clock", "nvmlDeviceGetClockInfo", self.nvml.NVML_CLOCK_MEM),
+            power_w=None if power_mw is None else power_mw / 1e3,
+            temperature_c=self.ask("temperature", "nvmlDeviceGetTemperature", self.nvml.NVML_TEMPERATURE_GPU),
+            energy_j=energy_j,
+        )
+
+    def others(self) -> tuple[int | None, int | None]:
+        """How many other processes compute on this GPU, and how many bytes they hold; None for what cannot be told."""
+        processes = self.ask("processes", "nvmlDeviceGetComputeRunningProcesses")
+        if not processes:  # this process computes too: a list without it hides others as well
+            self.lacks.setdefault("processes", "processes: none are shown, not even this one")
+            return None, None
+        others = [process for process in processes if process.pid != os.getpid()]
+        if len(others) == len(processes):  # a container hides the numbers; one of them is still this process
+            if len(processes) > 1:
+                self.lacks["memory of others"] = "memory of others: which process is this one is hidden"
+            return len(processes) - 1, None if len(processes) > 1 else 0
+        held = [process.usedGpuMemory for process in others]
+        return len(others), None if None in held else sum(held)
+
+
+class Watch:
+    """Looks at a GPU before and after each timed call, and judges whether the call counts."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+        self.maximum = gpu.sm_clock_max_mhz()
+        self.samples: list[Sample] = []
+        self.events: Counter[str] = Counter()
+        self.discarded: Counter[str] = Counter()
+        self.before = self._moment()
+
+    def begin(self) -> None:
+        """A call is about to be timed."""
+        self.before = self._moment()
+
+    def end(self) -> str | None:
+        """A call was timed: why its sample must be discarded, or None to keep it."""
+        before, after = self.before, self._moment()
+        energy = None
+        if before.energy_mj is not None and after.energy_mj is not None:
+            energy = (after.energy_mj - before.energy_mj) / 1e3
+        sample = self.gpu.sample(energy)
+        seen = names((before.reasons or 0) | (after.reasons or 0))
+        seen |= {name for name, ns in after.braked_ns.items() if ns > before.braked_ns.get(name, ns)}
+        self.events.update(seen)
+        reason = self._brake(seen, sample, is_idle=bool((after.reasons or 0) & 0x001))
+        if reason is None:
+            self.samples.append(sample)
+        else:
+            self.discarded[reason] += 1
+        return reason
+
+    def report(self) -> GpuUse:
+        """What was seen."""
+        processes, memory_bytes = self.gpu.others()
+        return GpuUse(
+            sm_clock_mhz=_median([sample.sm_clock_mhz for sample in self.samples]),
+            sm_clock_max_mhz=self.maximum,
+            memory_clock_mhz=_median([sample.memory_clock_mhz for sample in self.samples]),
+            power_w=_median([sample.power_w for sample in self.samples]),
+            temperature_c=_median([sample.temperature_c for sample in self.samples]),
+            energy_j=self._energy(),
+            events=None if "clock event reasons" in self.gpu.lacks else dict(self.events),
+            discarded=dict(self.discarded),
+            other_processes=processes,
+            other_memory_bytes=memory_bytes,
+            lacks=tuple(self.gpu.lacks.values()),
+        )
+
+    def _moment(self) -> Moment:
+        return Moment(self.gpu.energy_mj(), self.gpu.reasons(), self.gpu.braked_ns())
+
+    def _brake(self, seen: set[str], sample: Sample, is_idle: bool) -> str | None:
+        brake = next((name for name in BRAKES if name in seen), None)
+        if brake is not None:
+            return brake
+        # A GPU that waits for the host to finish the call lowers its clock: that says nothing of the time before.
+        if is_idle or sample.sm_clock_mhz is None or self.maximum is None:
+            return None
+        if sample.sm_clock_mhz < LOW_CLOCK * self.maximum:
+            return f"SM clock under {LOW_CLOCK:.0%} of its maximum"
+        return None
+
+    def _energy(self) -> Estimate | None:
+        """Joules of one call. The counter moves in steps longer than a short call, hence the mean, not the median."""
+        joules = [sample.energy_j for sample in self.samples if sample.energy_j is not None]
+        if len(joules) < 2 or len(joules) < len(self.samples):
+            return None
+        if not any(joules):
+            self.gpu.lacks["energy"] = "energy: the counter stood still"
+            return None
+        return mean_interval(joules)
+
+
+class Blind:
+    """Stands for a GPU that NVML does not show: every call counts, and it is said why nothing is known."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def begin(self) -> None:
+        """Nothing can be asked."""
+
+    def end(self) -> str | None:
+        return None
+
+    def report(self) -> GpuUse:
+        return GpuUse(lacks=(self.reason,))
+
+
+def names(reasons: int) -> set[str]:
+    """The names of the bits of NVML's clock event reasons."""
+    return {name for bit, name in REASONS.items() if reasons & bit}
+
+
+class Nvml:
+    """Opens NVML once for a process, and gives a watch for each measurement."""
+
+    def __init__(self, uuid: str, bus_id: str | None, nvml: Any = None) -> None:
+        """`uuid` or `bus_id` (domain:bus:device.function) tells which GPU: NVML counts them in an order of its own."""
+        if nvml is None:
+            import pynvml
+
+            nvml = pynvml
+        self.gpu: Gpu | None = None
+        self.missing = ""
+        try:
+            nvml.nvmlInit()
+            self.gpu = Gpu(nvml, _handle(nvml, uuid, bus_id))
+        except nvml.NVMLError as error:
+            self.missing = f"NVML: {_said(error)}"
+
+    @classmethod
+    def of_torch(cls) -> Nvml:
+        """For the GPU that torch calls cuda:0."""
+        import torch
+
+        gpu = torch.cuda.get_device_properties(0)
+        bus: list[Any] = [getattr(gpu, f"pci_{name}_id", None) for name in ("domain", "bus", "device")]
+        bus_id = None if None in bus else "{:08X}:{:02X}:{:02X}.0".format(*bus)
+        return cls(f"GPU-{gpu.uuid}", bus_id)
+
+    def watch(self) -> Watch | Blind:
+        return Blind(self.missing) if self.gpu is None else Watch(self.gpu)
+
+
+def _handle(nvml: Any, uuid: str, bus_id: str | None) -> object:
+    try:
+        return nvml.nvmlDeviceGetHandleByUUID(uuid)
+    except nvml.NVMLError:
+        if bus_id is None:
+            raise
+        return nvml.nvmlDeviceGetHandleByPciBusId(bus_id)  # part of a GPU (MIG) has a UUID of its own
+
+
+def neighbours(use: tuple[int, int] | None) -> str | None:
+    """What to tell the user before a study about those who use the GPU already: `use` is how many processes compute
+    on it, and how many bytes of its memory are taken. None when nobody does, or when it cannot be told."""
+    processes, memory_bytes = use or (0, 0)
+    if not processes and memory_bytes < UNSEEN_BYTES:
+        return None
+    who = {0: "somebody", 1: "another process"}.get(processes, f"{processes} other processes")
+    verb = "use" if processes > 1 else "uses"
+    return f"{who} {verb} this GPU ({memory_bytes / 1e9:.1f} GB of its memory): times will vary with what they do"
+
+
+def _median(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def _said(error: Exception) -> str:
+    return str(error).strip() or type(error).__name__

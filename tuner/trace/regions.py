@@ -1,0 +1,77 @@
+"""What a trace shows of torch.compile: regions that ran compiled, look-ups of compiled code, compile work. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+
+from tuner.trace.read import Trace
+from tuner.trace.waits import GRAPH_LAUNCHES
+
+UNNAMED = "?"
+LOOKUP = "TorchDynamo Cache Lookup"
+_REGION = re.compile(r"^Torch-Compiled Region(?:: (\d+)/\d+)?")  # older versions of torch name no function
+_COMPILED = re.compile(r"^dynamo_data: compile_id=(\d+/\d+)")
+_WORK = "(dynamo_timed)"
+_WHOLE_WORK = "dynamo"
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The indices of events inside the steps that torch.compile left.
+
+    `regions` with the id of their function (the `1` of `Torch-Compiled Region: 1/0`), `lookups` of compiled code,
+    `work` of the compiler, and `graphs` compiled, with their id.
+    """
+
+    regions: dict[int, str] = field(default_factory=dict)
+    lookups: list[int] = field(default_factory=list)
+    work: set[int] = field(default_factory=set)
+    graphs: dict[int, str] = field(default_factory=dict)
+
+
+def regions(trace: Trace) -> Regions:
+    found = Regions()
+    for name, indices in trace.names.items():
+        if name == LOOKUP:
+            found.lookups.extend(indices)
+        elif name == _WHOLE_WORK or name.endswith(_WORK):
+            found.work.update(indices)
+        elif match := _REGION.match(name):
+            found.regions.update(dict.fromkeys(indices, match[1] or UNNAMED))
+        elif match := _COMPILED.match(name):
+            found.graphs.update(dict.fromkeys(indices, match[1]))
+    return found
+
+
+def nested(trace: Trace, found: Regions) -> list[int]:
+    """The regions that ran inside another one."""
+    return [index for index in found.regions if any(i in found.regions for i in trace.ancestors(index))]
+
+
+def unanswered(trace: Trace, found: Regions) -> list[int]:
+    """The look-ups after which no compiled region ran: dynamo gave the function up, and it runs uncompiled."""
+    open_lookup: dict[int, int] = {}
+    without: list[int] = []
+    for index in sorted((*found.lookups, *found.regions)):
+        # What follows at the same depth decides: a region, or another look-up.
+        before = open_lookup.pop(trace.parents[index], None)
+        if index not in found.regions:
+            if before is not None:
+                without.append(before)
+            open_lookup[trace.parents[index]] = index
+    return sorted([*without, *open_lookup.values()])
+
+
+def outermost_work(trace: Trace, found: Regions, index: int) -> int:
+    """The index of the outermost compile work around an event, or its own."""
+    return next((i for i in reversed([index, *trace.ancestors(index)]) if i in found.work), index)
+
+
+def replays(trace: Trace, found: Regions) -> Iterator[tuple[int, int]]:
+    """Each launch of a CUDA graph, with the innermost compiled region around it or -1."""
+    launches = (indices for name, indices in trace.names.items() if name.startswith(GRAPH_LAUNCHES))
+    for index in sorted(chain.from_iterable(launches)):
+        yield index, next((i for i in trace.ancestors(index) if i in found.regions), -1)
