@@ -94,7 +94,7 @@ def test_it_says_what_may_change_the_picture() -> None:
 
 def test_what_a_knob_takes_beside_its_choices_is_in_its_own_words() -> None:
     entries = {entry.name: entry for entry in catalogue("demo", kind(), CPU).knobs}
-    assert entries["steps"].accepts == "a whole number of at least 1"
+    assert entries["steps"].accepts == "a whole number from 1 to 100000"
     assert entries["compile.scope"].accepts is None
 
 

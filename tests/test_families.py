@@ -25,7 +25,7 @@ from tuner.environment import detect
 from tuner.knobs import KNOBS, apply_knobs, call_arguments
 from tuner.quality.panel import flat
 from tuner.quality.similarity import psnr_and_ssim
-from tuner.record import Architecture, Value, Values, Workload
+from tuner.record import Architecture, GatePolicy, Value, Values, Workload
 from tuner.space import Space
 
 CPU = detect("cpu")
@@ -57,8 +57,8 @@ class Family:
         knobs = {name: usable for name in KNOBS if (usable := available(name, self.kind))}
         baseline = {name: knob.baseline(CPU) for name, knob in KNOBS.items()} | {"steps": STEPS}
         return Space(
-            name="everything", architecture=self.kind, workload=self.workload, tolerance=1.0, baseline=baseline,
-            recipes=(), left_out={}, knobs=knobs | {"steps": (STEPS, 2), "batch": (1, 2)},
+            name="everything", architecture=self.kind, workload=self.workload, tolerance=1.0, gate=GatePolicy(),
+            baseline=baseline, recipes=(), left_out={}, knobs=knobs | {"steps": (STEPS, 2), "batch": (1, 2)},
         )  # fmt: skip
 
     def pipe(self) -> Any:

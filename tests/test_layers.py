@@ -43,7 +43,7 @@ LEAVES = {
     "components": {"record", "errors", "measure"},
     "trace": {"record", "errors"},
     "quality": {"record", "errors"},
-    "front": {"record", "errors"},
+    "front": {"record", "errors", "intervals"},
     "economics": {"record"},
     "prices": {"record", "errors", "economics"},
     "report": {"record", "errors"},

@@ -23,7 +23,6 @@ WORKLOAD = {"prompts": ["a", "b"], "seeds": [1, 2], "height": 32, "width": 32}
         ({"height": "32"}, "$.height"),
         ({"height": 32.5}, "$.height"),
         ({"height": True}, "$.height"),
-        ({"height": None}, "$.height"),
         ({"prompts": "a"}, "$.prompts"),
         ({"prompts": ["a", 3]}, "$.prompts[1]"),
         ({"seeds": [1, 2.5]}, "$.seeds[1]"),
@@ -39,7 +38,7 @@ def test_a_wrong_field_is_refused_by_name(change: dict[str, Any], field: str) ->
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("missing", WORKLOAD)
+@pytest.mark.parametrize("missing", ["prompts", "seeds"])
 def test_a_missing_field_is_refused_by_name(missing: str) -> None:
     fields = {name: value for name, value in WORKLOAD.items() if name != missing}
     with pytest.raises(BadInput, match=missing):

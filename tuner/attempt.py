@@ -61,6 +61,7 @@ class Attempt:
             build=build_values(self.row[0]),
             points=tuple(self.point(index, values) for index, values in enumerate(self.row)),
             reference=ledger.reference(),
+            gate=ledger.space.gate,
             allowance_s=allowance_s,
         )
 

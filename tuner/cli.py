@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tuner.store import Request
     from tuner.study import Study
 
+MOST_REASONS = 3
 UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -277,12 +278,24 @@ def show(record: Record, text: RenderableType, as_json: bool) -> None:
 
 def notes(request: Request) -> list[str]:
     """What the user should know before it begins: the price it reckons with, and what cannot be tried here."""
+    from tuner import environment, telemetry
+
+    neighbours = telemetry.neighbours(environment.gpu_use()) if request.environment.device == "cuda" else None
+    said = [f"cost at {request.price.usd_per_hour:.2f} US$ an hour ({request.price.source})"]
+    return said + ([neighbours] if neighbours else []) + left_out(request)
+
+
+def left_out(request: Request) -> list[str]:
+    """What the space lists and cannot be had here: each reason when they are few, else how many there are."""
     grouped: dict[str, list[str]] = {}
     for what, reason in request.space.left_out.items():
         grouped.setdefault(reason, []).append(what)
+    if len(grouped) <= MOST_REASONS:
+        return [f"left out: {', '.join(names)}: {reason}" for reason, names in grouped.items()]
+    model = request.model.source
     return [
-        f"cost at {request.price.usd_per_hour:.2f} US$ an hour ({request.price.source})",
-        *(f"left out: {', '.join(names)}: {reason}" for reason, names in grouped.items()),
+        f"left out: {len(request.space.left_out)} values or recipes that cannot be had here (`tune knobs {model}` "
+        f"says why): {', '.join(request.space.left_out)}"
     ]
 
 

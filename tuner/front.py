@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
+from tuner.intervals import median
 from tuner.record import Estimate, Outcome, Timing
 
 
@@ -51,25 +54,23 @@ def speed_up(baseline: Sequence[Outcome], other: Sequence[Outcome]) -> Estimate:
     ours = [seconds_per_image(outcome) for outcome in other]
     theirs = [seconds_per_image(outcome) for outcome in baseline]
     return Estimate(
-        value=_middle([e.value for e in theirs]) / _middle([e.value for e in ours]),
+        value=median([e.value for e in theirs]) / median([e.value for e in ours]),
         low=min(e.low for e in theirs) / max(e.high for e in ours),
         high=max(e.high for e in theirs) / min(e.low for e in ours),
     )
 
 
 def merged(runs: Sequence[Timing]) -> Timing:
-    """One timing from those of several processes: the median of their medians, the widest of their intervals."""
+    """One timing from those of several processes: the median of their medians, the widest of their intervals, and what
+    else the last of them saw."""
     latency_s = Estimate(
-        value=_middle([run.latency_s.value for run in runs]),
+        value=median([run.latency_s.value for run in runs]),
         low=min(run.latency_s.low for run in runs),
         high=max(run.latency_s.high for run in runs),
     )
     images = runs[0].images_per_s * runs[0].latency_s.value
-    return Timing(
-        latency_s=latency_s,
-        samples=sum(run.samples for run in runs),
-        images_per_s=images / latency_s.value,
-        stopped=runs[-1].stopped,
+    return msgspec.structs.replace(
+        runs[-1], latency_s=latency_s, samples=sum(run.samples for run in runs), images_per_s=images / latency_s.value
     )
 
 
@@ -79,8 +80,3 @@ def seconds_per_image(outcome: Outcome) -> Estimate:
     assert isinstance(batch, int)
     latency = outcome.timing.latency_s
     return Estimate(value=latency.value / batch, low=latency.low / batch, high=latency.high / batch)
-
-
-def _middle(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2

@@ -8,6 +8,7 @@ import msgspec
 
 from tuner import board, export, front, report
 from tuner.display import Display
+from tuner.intervals import ratio_in_turns
 from tuner.prices import cost_usd_per_1000_images
 from tuner.record import Estimate, Outcome, Reference, SpotCheck, Values
 from tuner.space import build_key, candidate_key, image_key
@@ -73,10 +74,18 @@ class Ledger:
         return list(zip(baselines, self.repeats_of(candidate), strict=False))
 
     def speed_up(self, outcome: Outcome) -> Estimate:
-        """Over the baseline, from every repeated measurement of both, or from the search where there is none."""
+        """Over the baseline, from fresh processes in turns, or from the search where there are none."""
         if outcome.number == self.baseline.number:
             return Estimate(value=1.0, low=1.0, high=1.0)
-        return front.speed_up(self.repeats_of(self.baseline) or [self.baseline], self.repeats_of(outcome) or [outcome])
+        turns = self.confirmations_of(outcome)
+        if len(turns) < CONFIRMATIONS:
+            return front.speed_up(self.repeats_of(self.baseline) or [self.baseline], [outcome])
+        others = [self.baseline, *(r for r in self.repeats_of(self.baseline) if r.beside != outcome.number)]
+        return ratio_in_turns(
+            [front.seconds_per_image(baseline).value for baseline, _ in turns],
+            [front.seconds_per_image(candidate).value for _, candidate in turns],
+            [front.seconds_per_image(other).value for other in others],
+        )
 
     def is_confirmed(self, outcome: Outcome) -> bool:
         """Whether a gain over the baseline was seen again, surely, in fresh processes. The baseline needs none."""
@@ -151,5 +160,5 @@ class Ledger:
 def was_built(outcome: Outcome) -> bool:
     """Whether other points of an outcome's build can be measured: not if the build itself failed or was rejected."""
     if outcome.failure is not None:
-        return outcome.failure.kind in ("invalid picture", "recompile")
+        return outcome.failure.kind in ("invalid picture", "recompile", "throttled")
     return outcome.status == "measured"

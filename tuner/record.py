@@ -154,6 +154,15 @@ class Point(Record):
     predict: bool = False
 
 
+class GatePolicy(Record):
+    """What the gate tolerates besides what knobs declare: so many findings of a kind in a step, and any that together
+    leave the GPU idle for no longer than this in a step. The default tolerates nothing. Whatever has no known price,
+    and compiling inside the steps, is tolerated by kind only."""
+
+    count_per_step: dict[FindingKind, Annotated[float, msgspec.Meta(ge=0)]] = msgspec.field(default_factory=dict)
+    max_idle_ms_per_step: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
 class Job(Record):
     """What a worker process is asked to do: one build and the call points to measure on it, in order."""
 
@@ -165,6 +174,7 @@ class Job(Record):
     allowance_s: float
     reference: Reference | None = None
     trace: bool = True
+    gate: GatePolicy = GatePolicy()
 
 
 class Allowance(Record):
@@ -173,15 +183,6 @@ class Allowance(Record):
     kind: FindingKind
     count_per_step: float
     knob: str
-
-
-class GatePolicy(Record):
-    """What the gate tolerates besides what knobs declare: so many findings of a kind in a step, and any that together
-    leave the GPU idle for no longer than this in a step. The default tolerates nothing. Whatever has no known price,
-    and compiling inside the steps, is tolerated by kind only."""
-
-    count_per_step: dict[FindingKind, Annotated[float, msgspec.Meta(ge=0)]] = msgspec.field(default_factory=dict)
-    max_idle_ms_per_step: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 class Finding(Record):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from tuner.knobs import KNOBS
-from tuner.record import Architecture, Record, Value, Values, Workload, fingerprint
+from tuner.record import Architecture, GatePolicy, Record, Value, Values, Workload, fingerprint
 
 
 class Recipe(Record):
@@ -27,6 +27,7 @@ class Space(Record):
     architecture: Architecture
     workload: Workload
     tolerance: float
+    gate: GatePolicy
     baseline: Values
     knobs: dict[str, tuple[Value, ...]]
     recipes: tuple[Recipe, ...]

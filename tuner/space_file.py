@@ -15,7 +15,7 @@ import yaml
 
 from tuner.errors import BadInput
 from tuner.knobs import KNOBS
-from tuner.record import Architecture, Environment, Record, Value, Values, Workload, read
+from tuner.record import Architecture, Environment, GatePolicy, Record, Value, Values, Workload, read
 from tuner.space import Recipe, Space, show
 
 S = TypeVar("S", bound=Record)
@@ -55,6 +55,7 @@ class SpaceFile(Record):
     pipelines: tuple[str, ...] = ()
     workload: WorkloadFields = WorkloadFields()
     quality: QualityFields = QualityFields()
+    gate: GatePolicy | None = None
     baseline: Values = msgspec.field(default_factory=dict)
     knobs: dict[str, Listed | dict[str, Listed]] = msgspec.field(default_factory=dict)
     recipes: tuple[Recipe, ...] = ()
@@ -119,6 +120,7 @@ def load(path: Path, architecture: Architecture, environment: Environment, setti
         architecture=architecture,
         workload=_workload(path, written.workload, architecture),
         tolerance=written.quality.tolerance,
+        gate=written.gate or GatePolicy(),
         baseline=baseline,
         knobs=knobs,
         recipes=tuple(recipes),
@@ -163,6 +165,7 @@ def _merged(parent: SpaceFile, child: SpaceFile) -> SpaceFile:
         pipelines=child.pipelines or parent.pipelines,
         workload=_over(parent.workload, child.workload),
         quality=_over(parent.quality, child.quality),
+        gate=child.gate or parent.gate,
         baseline=parent.baseline | child.baseline,
         knobs=parent.knobs | child.knobs,
         recipes=tuple(recipe for recipe in parent.recipes if recipe.name not in names) + child.recipes,
@@ -253,7 +256,7 @@ def _setting(text: str) -> SpaceFile:
     if name == "workload.prompts" and isinstance(value, str):
         listed = _prompts(Path(value))
         return SpaceFile(workload=WorkloadFields(prompts=listed.prompts, seeds=listed.seeds))
-    if group in ("workload", "baseline", "quality"):
+    if group in ("workload", "baseline", "quality", "gate"):
         return _checked(_convert({group: {field: value}}, where), where)
     return _checked(_convert({"knobs": {name: value}}, where), where)
 

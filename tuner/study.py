@@ -10,6 +10,7 @@ from tuner.attempt import Attempt, Repeat
 from tuner.display import Display
 from tuner.errors import StudyFailed
 from tuner.export import BestConfig
+from tuner.intervals import coefficient_of_variation
 from tuner.ledger import CONFIRMATIONS, Ledger
 from tuner.record import Outcome, Purpose, Record, Values, encode_pretty
 from tuner.space import Recipe
@@ -19,10 +20,13 @@ IDLE_ASKS = 200
 """Candidates in a row that were tried before, after which the sampler has nothing new to say."""
 
 NOISY = 0.1
-"""Half of the baseline's spread, as a share of its latency, above which the user is warned."""
+"""The coefficient of variation of the baseline's processes above which the user is warned."""
 
-LEAST_CALLS = 11
-"""Of a repeated measurement: about five to warm up, and six that are timed."""
+LEAST_CALLS = 12
+"""Of a repeated measurement: about five to warm up, six that are timed, and one to see where the time goes."""
+
+MOST_CONFIRMATIONS = 6
+"""Turns of baseline and candidate, after which a gain that is still in doubt is given up."""
 
 NEVER = float("inf")
 
@@ -75,11 +79,11 @@ class Study:
 
     def warn_of_noise(self) -> None:
         """Say so when the baseline's own processes disagree by more than the gains that people look for."""
-        timing = self.ledger.settled(self.ledger.baseline).timing
-        assert timing is not None
-        spread = (timing.latency_s.high - timing.latency_s.low) / 2 / timing.latency_s.value
+        runs = [self.ledger.baseline, *self.ledger.repeats_of(self.ledger.baseline)]
+        spread = coefficient_of_variation([front.seconds_per_image(run).value for run in runs])
         if spread > NOISY:
-            self.display.note(f"this machine is noisy: the baseline's latency varies by {spread:.0%}, so will the rest")
+            said = f"the baseline's latency varies by {spread:.0%} from process to process, so will the rest"
+            self.display.note(f"this machine is noisy: {said}")
 
     def try_recipe(self, recipe: Recipe) -> None:
         """An expert's configuration, unless it was tried before or is invalid here."""
@@ -131,8 +135,11 @@ class Study:
         return bool(self.ledger.confirmations_of(candidate)) or self.seconds_left() >= self.confirmation_s(candidate)
 
     def measure_again(self, candidate: Outcome) -> None:
-        """Baseline and candidate in turns, each time in a fresh process."""
-        while len(self.ledger.confirmations_of(candidate)) < CONFIRMATIONS:
+        """Baseline and candidate in turns, each time in a fresh process; while a gain is in doubt, as time allows."""
+        while not self.ledger.is_confirmed(candidate):
+            turns = len(self.ledger.confirmations_of(candidate))
+            if turns >= CONFIRMATIONS and (turns >= MOST_CONFIRMATIONS or self.seconds_left() < self.turn_s(candidate)):
+                return
             if not self.repeat(self.ledger.baseline, beside=candidate) or not self.repeat(candidate, beside=candidate):
                 return
 
@@ -211,7 +218,11 @@ class Study:
     def confirmation_s(self, candidate: Outcome) -> float:
         """Seconds that confirming a candidate will take, from what building and timing it took."""
         missing = max(0, CONFIRMATIONS - len(self.ledger.confirmations_of(candidate)))
-        return missing * (self.repeat_s(candidate) + self.repeat_s(self.ledger.baseline))
+        return missing * self.turn_s(candidate)
+
+    def turn_s(self, candidate: Outcome) -> float:
+        """Seconds that measuring the baseline and a candidate again will take."""
+        return self.repeat_s(candidate) + self.repeat_s(self.ledger.baseline)
 
     def repeat_s(self, outcome: Outcome) -> float:
         """Seconds that measuring a trial again will take: what it took for the baseline, and what it takes longer."""

@@ -170,14 +170,17 @@ class Bench:
         from tuner.trace import capture, gate, read
         from tuner.trace.summary import summarise
 
-        device = self.job.environment.device
+        job = self.job
 
         def call(steps: int) -> object:
             of_knobs = self.of_knobs(point) | call_arguments({"steps": steps})
             return pipeline.draw(self.pipe, self.job.workload, self.indices(point), of_knobs)
 
         trace = read.load(capture.capture(call, self.pipe.scheduler, folder, "denoise"))
-        verdict = gate.judge(trace, self.compile_log.read(), allowances(self.job.build), device)
+        verdict = gate.judge(
+            trace, self.compile_log.read(), allowances(job.build), job.environment.device, job.gate,
+            asks_for_graphs=replays_cuda_graphs(job.build),
+        )  # fmt: skip
         if any(not finding.source for finding in verdict.undeclared()):
             with tempfile.TemporaryDirectory() as scratch:
                 diagnostic = read.load(

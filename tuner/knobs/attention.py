@@ -41,7 +41,7 @@ BUILD_SAGE = "build it from github.com/thu-ml/SageAttention; PyPI has only 1.0.6
 PRE_RELEASE = "pip install --pre flash-attn-4"
 
 FROM_HUB = "it runs code downloaded from the Hub when it is set, and this project runs no remote code"
-READS_LENGTHS = "it reads each sequence's length back from the GPU in every attention call, which the gate rejects"
+READS_LENGTHS = "it reads each sequence's length back from the GPU in every attention call, and the CPU waits"
 OTHER_DEVICE = "it is for another kind of accelerator than NVIDIA GPUs and CPUs"
 
 BACKENDS: Mapping[str, Backend] = {

@@ -30,7 +30,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 class CacheKind(Knob):
-    """What to reuse between steps, and how that is decided.
+    """What a step reuses of the steps before it instead of computing it, each kind by a rule of its own.
 
     By a number read from the GPU: `first-block` (ParaAttention's, when the first block's residual moved little),
     `teacache` (when its modulated input did), `dbcache` (cache-dit's, when several blocks' residual did). By a

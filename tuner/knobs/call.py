@@ -7,7 +7,7 @@ from tuner.record import Value
 
 
 class Batch(Knob):
-    """Prompts in one call."""
+    """Prompts in one call: more are cheaper a picture, wait longer and take more memory."""
 
     name = "batch"
     choices = (1, 2, 4, 8, 16, 32)

@@ -13,7 +13,7 @@ from tuner.record import Architecture, Denoiser, Environment, Value
 
 
 class FuseQkv(Knob):
-    """diffusers' `fuse_qkv_projections`, where the model's forward really uses the fused weights."""
+    """One matrix product for queries, keys and values instead of three."""
 
     name = "fuse_qkv"
     choices = (False, True)

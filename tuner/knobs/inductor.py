@@ -26,7 +26,7 @@ NOT_OFFERED: Mapping[str, str] = {
     f"{INDUCTOR}.force_fuse_int_mm_with_mul": "ignored: the rewrite that it once allowed is gone from torch 2.11 on",
     f"{INDUCTOR}.reorder_for_compute_comm_overlap": "it orders the traffic between GPUs, and one GPU has none",
     f"{DYNAMO}.inline_inbuilt_nn_modules": "already on, and deprecated from torch 2.12 on",
-    f"{DYNAMO}.cache_size_limit": "it says how often to compile anew before giving up, and the gate rejects each time",
+    f"{DYNAMO}.cache_size_limit": "it says how often to compile anew before giving up, and a configuration that compiles while it draws is rejected",
     f"{DYNAMO}.capture_dynamic_output_shape_ops": "the pipelines' denoisers have no operator that it is for",
     "torch._higher_order_ops.auto_functionalize.auto_functionalized_v2._cacheable": "already on",
     f"{BACKENDS}.cuda.matmul.allow_bf16_reduced_precision_reduction": "already on",
@@ -75,7 +75,7 @@ class AutotunedFlag(TritonFlag):
 
 
 class EpilogueFusion(AutotunedFlag):
-    """Whether pointwise work after a product joins its kernel. Only the max-autotune modes write such kernels."""
+    """Whether pointwise work after a matrix product is fused into its kernel, as only the max-autotune modes can."""
 
     name = "inductor.epilogue_fusion"
     flag = "epilogue_fusion"
@@ -83,7 +83,7 @@ class EpilogueFusion(AutotunedFlag):
 
 
 class PersistentTmaMatmul(AutotunedFlag):
-    """Whether max-autotune also tries persistent kernels for products, fed by the tensor memory accelerator."""
+    """Whether max-autotune also tries persistent kernels for matrix products, fed by the tensor memory accelerator."""
 
     name = "inductor.persistent_tma_matmul"
     flag = "triton.enable_persistent_tma_matmul"
@@ -98,7 +98,7 @@ class PersistentTmaMatmul(AutotunedFlag):
 
 
 class MaxAutotuneGemmBackends(AutotunedFlag):
-    """Which libraries' kernels max-autotune tries for products: cuBLAS is ATEN. CPP is for CPUs."""
+    """Whose kernels max-autotune tries for matrix products: ATEN is cuBLAS, TRITON is compiled here."""
 
     name = "inductor.max_autotune_gemm_backends"
     flag = "max_autotune_gemm_backends"
@@ -123,7 +123,7 @@ class CoordinateDescentTuning(TritonFlag):
 
 
 class CoordinateDescentCheckAllDirections(TritonFlag):
-    """Whether that search also changes several parameters at once. Only beside it, or a max-autotune mode."""
+    """Whether coordinate_descent_tuning also changes several parameters at once."""
 
     name = "inductor.coordinate_descent_check_all_directions"
     flag = "coordinate_descent_check_all_directions"

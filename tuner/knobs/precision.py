@@ -10,7 +10,7 @@ from tuner.record import Architecture, Environment, Value
 
 
 class Dtype(Knob):
-    """The baseline is what people run: bfloat16 on a GPU, float32 on a CPU."""
+    """The number format of weights and activations; untouched: bfloat16 on a GPU, float32 on a CPU."""
 
     name = "precision.dtype"
     choices = ("float32", "bfloat16", "float16")

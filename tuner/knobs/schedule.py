@@ -34,7 +34,7 @@ CogVideoX, of LCM and the like have a noise schedule or a training of their own.
 
 
 class Steps(Knob):
-    """Denoising steps."""
+    """Denoising steps: fewer are faster, and draw another picture."""
 
     name = "steps"
     choices = (28, 20, 14, 10, 6)

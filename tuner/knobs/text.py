@@ -12,7 +12,7 @@ from tuner.record import Architecture, Environment, Value
 
 
 class SequenceLength(Knob):
-    """Tokens that a prompt is padded or cut to (`max_sequence_length`); `workload` leaves it as it is there."""
+    """Tokens that a prompt is padded or cut to (max_sequence_length); `workload` leaves the workload's own."""
 
     name = "text.sequence_length"
     choices = ("workload", 512, 256, 128, 64)
