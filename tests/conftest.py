@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -10,6 +11,36 @@ from typing import Any
 
 import pytest
 from drawing import own_process_state
+from machine import Machine
+
+CORE = ("flux", "sdxl", "wan")
+"""Families on which every knob is tried each time: a transformer, a UNet, a video. The others are for -m exhaustive."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        chosen = getattr(item, "callspec", None)
+        family = chosen.params.get("family") if chosen is not None else None
+        if isinstance(family, str) and family not in CORE and item.path.name != "test_pipelines.py":
+            item.add_marker("exhaustive")
+
+
+@pytest.fixture(scope="session")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    """The machine that the processes of a test run share."""
+    base = tmp_path_factory.getbasetemp()
+    return Machine(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
+
+
+@pytest.fixture(autouse=True)
+def turn(request: pytest.FixtureRequest, machine: Machine) -> Iterator[None]:
+    """Tests share the machine, but for those that measure it."""
+    if request.node.get_closest_marker("alone"):
+        yield
+    else:
+        with machine.shared():
+            yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from tuner import architecture
-from tuner.record import Architecture
+from tuner.record import Architecture, Values
 
 COMMON = {
     "scheduler": "FlowMatchEulerDiscreteScheduler", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel",
@@ -31,6 +33,15 @@ COMPONENTS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 
 
+SETTINGS: dict[str, dict[str, Values]] = {
+    "FluxPipeline": {"scheduler": {"use_dynamic_shifting": True}},
+    "SanaPipeline": {"scheduler": {"use_flow_sigmas": True}},
+    "WanPipeline": {"scheduler": {"use_flow_sigmas": True}},
+}
+
+
+@cache
 def kind(pipeline_class: str = "FluxPipeline") -> Architecture:
     """What the package knows of a pipeline of this class."""
-    return architecture.describe(pipeline_class, COMMON | COMPONENTS[pipeline_class])
+    components = COMMON | COMPONENTS[pipeline_class]
+    return architecture.describe(pipeline_class, components, SETTINGS.get(pipeline_class))

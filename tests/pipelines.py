@@ -243,7 +243,7 @@ def flux2(size: Size) -> Any:
     return Flux2KleinPipeline(
         scheduler=flow(use_dynamic_shifting=True),
         vae=AutoencoderKLFlux2(
-            block_out_channels=(16, 16, 32), down_block_types=("DownEncoderBlock2D",) * 3,
+            block_out_channels=(16, 16, 16), down_block_types=("DownEncoderBlock2D",) * 3,
             up_block_types=("UpDecoderBlock2D",) * 3, latent_channels=4, norm_num_groups=4, layers_per_block=1,
         ),
         text_encoder=language_model(  # the pipeline reads layers 9, 18 and 27, side by side

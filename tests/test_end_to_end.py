@@ -11,10 +11,12 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from machine import Machine
 
 from tuner.export import BestConfig
 from tuner.record import Outcome, read
@@ -70,12 +72,18 @@ class Study:
         self.outcomes = [read(path, Outcome) for path in sorted(self.folder.glob("trials/*/outcome.json"))]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def machine_to_itself(machine: Machine) -> Iterator[None]:
+    with machine.alone():
+        yield
+
+
 @pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Study:
+def study(machine_to_itself: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Study:
     return Study(request.param, tmp_path_factory.mktemp("studies"))
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 def test_it_ends_by_itself_in_time(study: Study) -> None:

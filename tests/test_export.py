@@ -207,7 +207,7 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     data["chosen"]["changed"]["attention.backend"] = "flex"
     (tmp_path / "best.json").write_text(json.dumps(data))
     with pytest.raises(BadInput, match=r"chosen\.values\.attention\.backend: flex: .*compiled"):
-        tuner.load(tmp_path / "best.json")
+        tuner.apply(FluxPipeline(), tmp_path / "best.json")
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

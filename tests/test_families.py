@@ -86,7 +86,7 @@ def available(name: str, kind: Architecture) -> tuple[Value, ...]:
 
 
 @pytest.fixture(scope="session")
-def family(pipeline_folder: Callable[[str], Path]) -> Callable[[str], Family]:
+def load_family(pipeline_folder: Callable[[str], Path]) -> Callable[[str], Family]:
     return cache(lambda name: Family(name, pipeline_folder(name)))
 
 
@@ -105,9 +105,9 @@ def beside(space: Space, name: str, value: Value) -> Values | None:
 
 
 @pytest.mark.parametrize("name", KNOBS)
-@pytest.mark.parametrize("family_name", pipelines.FAMILIES)
-def test_each_value_works_or_says_why_not(family_name: str, name: str, family: Callable[[str], Family]) -> None:
-    this = family(family_name)
+@pytest.mark.parametrize("family", pipelines.FAMILIES)
+def test_each_value_works_or_says_why_not(family: str, name: str, load_family: Callable[[str], Family]) -> None:
+    this = load_family(family)
     knob = KNOBS[name]
     for value in knob.choices:
         if knob.acts == "call" and isinstance(value, int) and value > MOST_CALLED:
@@ -129,10 +129,10 @@ def test_each_value_works_or_says_why_not(family_name: str, name: str, family: C
             assert min(psnr_and_ssim(drawn, this.untouched)[0]) > COST_ONLY_DB, changes
 
 
-@pytest.mark.parametrize("family_name", pipelines.FAMILIES)
-def test_random_valid_candidates_do_not_fail(family_name: str, family: Callable[[str], Family]) -> None:
-    this = family(family_name)
-    rng = random.Random(family_name)
+@pytest.mark.parametrize("family", pipelines.FAMILIES)
+def test_random_valid_candidates_do_not_fail(family: str, load_family: Callable[[str], Family]) -> None:
+    this = load_family(family)
+    rng = random.Random(family)
     built = 0
     while built < CANDIDATES:
         values = this.space.choose(lambda name, choices: rng.choice(choices))
@@ -145,13 +145,13 @@ def test_random_valid_candidates_do_not_fail(family_name: str, family: Callable[
             assert np.isfinite(drawn).all(), this.space.changed(values)
 
 
-@pytest.mark.parametrize("family_name", pipelines.FAMILIES)
+@pytest.mark.parametrize("family", pipelines.FAMILIES)
 def test_the_shipped_space_of_a_family_is_found_for_its_pipeline(
-    family_name: str, family: Callable[[str], Family]
+    family: str, load_family: Callable[[str], Family]
 ) -> None:
-    this = family(family_name)
+    this = load_family(family)
     file = space_file.find(None, this.kind, is_demo=False)
-    assert file.stem == family_name
+    assert file.stem == family
     loaded = msgspec.structs.replace(space_file.load(file, this.kind, CPU), workload=this.workload)
     rng = random.Random(0)
     candidates = [loaded.choose(lambda name, choices: rng.choice(choices)) for _ in range(200)]

@@ -18,8 +18,7 @@ from tuner.knobs.fusion import is_fused
 Folder = Callable[[str], Path]
 FUSE = KNOBS["fuse_qkv"]
 FUSING = {"flux", "flux2", "sdxl", "pixart", "wan", "sd15", "auraflow", "wan22", "cogvideox"}
-WITHOUT_NORMS = {"sd3"}
-"""Families whose fused processor leaves out norms that the denoiser may have."""
+"""Not sd3 as it is here: its fused processor leaves out norms that the denoiser has."""
 
 
 def spoil(layer: Any) -> None:
@@ -36,11 +35,9 @@ def spoil(layer: Any) -> None:
 def test_fused_weights_are_the_ones_that_count(family: str, pipeline_folder: Folder) -> None:
     folder = pipeline_folder(family)
     reason = FUSE.unavailable(True, CPU, kind(folder))
-    assert (reason is None) is (family in FUSING | WITHOUT_NORMS)
+    assert (reason is None) is (family in FUSING)
     if reason is not None:
         assert is_one_line(reason)
-        return
-    if family in WITHOUT_NORMS:
         return
     pipe = load(folder)
     untouched = draw(pipe, family)

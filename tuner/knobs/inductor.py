@@ -26,7 +26,7 @@ NOT_OFFERED: Mapping[str, str] = {
     f"{INDUCTOR}.force_fuse_int_mm_with_mul": "ignored: the rewrite that it once allowed is gone from torch 2.11 on",
     f"{INDUCTOR}.reorder_for_compute_comm_overlap": "it orders the traffic between GPUs, and one GPU has none",
     f"{DYNAMO}.inline_inbuilt_nn_modules": "already on, and deprecated from torch 2.12 on",
-    f"{DYNAMO}.cache_size_limit": "it says how often to compile anew before giving up, and a configuration that compiles while it draws is rejected",
+    f"{DYNAMO}.cache_size_limit": "it says how often to compile anew, and what compiles while it draws is rejected",
     f"{DYNAMO}.capture_dynamic_output_shape_ops": "the pipelines' denoisers have no operator that it is for",
     "torch._higher_order_ops.auto_functionalize.auto_functionalized_v2._cacheable": "already on",
     f"{BACKENDS}.cuda.matmul.allow_bf16_reduced_precision_reduction": "already on",
