@@ -13,6 +13,10 @@ import pytest
 from drawing import own_process_state
 from machine import Machine
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two processes whose threads wait for each other take five times as long.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 CORE = ("flux", "sdxl", "wan")
 """Families on which every knob is tried each time: a transformer, a UNet, a video. The others are for -m exhaustive."""
 
@@ -36,10 +40,14 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
 @pytest.fixture(autouse=True)
 def turn(request: pytest.FixtureRequest, machine: Machine) -> Iterator[None]:
     """Tests share the machine, but for those that measure it."""
-    if request.node.get_closest_marker("alone"):
+    alone = request.node.get_closest_marker("alone")
+    if alone is None:
+        with machine.shared():
+            yield
+    elif alone.kwargs.get("as_a_module"):
         yield
     else:
-        with machine.shared():
+        with machine.alone():
             yield
 
 

@@ -12,7 +12,7 @@ from kinds import COMPONENTS, kind
 
 from tuner import architecture
 from tuner.errors import BadInput
-from tuner.record import Value
+from tuner.record import Architecture, Value, decode, encode
 
 
 @pytest.mark.parametrize("pipeline_class", COMPONENTS)
@@ -26,24 +26,23 @@ def test_a_text_to_picture_pipeline_can_be_tuned(pipeline_class: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pipeline_class", "dispatches", "caches", "fuses", "draws"),
+    ("pipeline_class", "dispatches", "caches", "fuses"),
     [
-        ("FluxPipeline", True, True, True, "images"),
-        ("QwenImagePipeline", True, True, False, "images"),
-        ("ZImagePipeline", True, False, False, "images"),
-        ("StableDiffusion3Pipeline", False, False, True, "images"),
-        ("SanaPipeline", False, False, False, "images"),
-        ("WanPipeline", True, True, True, "frames"),
-        ("LTXPipeline", True, True, False, "frames"),
+        ("FluxPipeline", True, True, True),
+        ("QwenImagePipeline", True, True, False),
+        ("ZImagePipeline", True, False, False),
+        ("StableDiffusion3Pipeline", False, False, True),
+        ("SanaPipeline", False, False, False),
+        ("WanPipeline", True, True, True),
+        ("LTXPipeline", True, True, False),
     ],
 )
 def test_what_a_class_can_do_is_read_from_its_source(
-    pipeline_class: str, dispatches: bool, caches: bool, fuses: bool, draws: str
+    pipeline_class: str, dispatches: bool, caches: bool, fuses: bool
 ) -> None:
     known = kind(pipeline_class)
     (denoiser,) = known.denoisers
     assert (denoiser.dispatches_attention, denoiser.is_cacheable, denoiser.fuses_qkv) == (dispatches, caches, fuses)
-    assert known.draws == draws
 
 
 @pytest.mark.parametrize(
@@ -116,3 +115,37 @@ print(*{"torch", "diffusers"} & sys.modules.keys())
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True)
     assert done.stdout.split() == []
+
+
+def test_a_scheduler_with_an_infinite_setting_is_described_in_json(tmp_path: Path) -> None:
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text('{"lambda_min_clipped": -Infinity, "shift": 3.0}')
+    file = tmp_path / "model_index.json"
+    file.write_text(
+        '{"_class_name": "PixArtSigmaPipeline", "transformer": ["diffusers", "PixArtTransformer2DModel"],'
+        ' "scheduler": ["diffusers", "DPMSolverMultistepScheduler"]}'
+    )
+    known = architecture.read(file)
+    assert known.settings == {"scheduler": {"shift": 3.0}}
+    assert decode(encode(known), Architecture, "here") == known
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000])
+def test_a_deeply_nested_index_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(text)
+    with pytest.raises(BadInput):
+        architecture.read(tmp_path / "model_index.json")
+
+
+def test_a_component_is_no_way_out_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "config.json").write_text('{"secret": 1}')
+    (tmp_path / "model").mkdir()
+    file = tmp_path / "model" / "model_index.json"
+    file.write_text(
+        '{"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"],'
+        ' "../outside": ["diffusers", "AutoencoderKL"]}'
+    )
+    known = architecture.read(file)
+    assert set(known.components) == {"transformer"}
+    assert known.settings == {}

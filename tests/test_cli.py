@@ -61,6 +61,8 @@ WRONG = [
     (("run", "--trials", "9" * 5000), "--trials"),
     (("run", "--price", "-1"), "--price"),
     (("run", "--price", "nan"), "--price"),
+    (("run", "--price", "0.0000009"), "--price"),
+    (("run", "--price", f"0.{'0' * 319}1"), "--price"),
     (("run", "--price", "9" * 400), "--price"),
     (("run", "--price"), "--price"),
     (("run", "nowhere"), "nowhere"),
@@ -140,18 +142,26 @@ def test_times(text: str, expected: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "code"),
-    [(BadInput("a\nb"), 2), (StorageFull("full"), 2), (StudyFailed("x"), 1), (PermissionError(13, "no", "f"), 2)],
+    ("error", "code", "line"),
+    [
+        (BadInput("a\nb"), 2, "tune: a b"),
+        (StorageFull("full"), 2, "tune: full"),
+        (StudyFailed("x"), 1, "tune: x"),
+        (PermissionError(13, "no", "f"), 2, "tune: f: no"),
+        (OSError(24, "Too many open files"), 2, "tune: [Errno 24] Too many open files"),
+        (OSError("cannot\nread"), 2, "tune: cannot read"),
+        (MemoryError(), 2, "tune: out of memory"),
+    ],
 )
 def test_every_failure_has_its_exit_code_and_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, code: int
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, code: int, line: str
 ) -> None:
     def fail(options: object) -> int:
         raise error
 
     monkeypatch.setattr(cli, "run_study", fail)
     assert cli.main(["run"]) == code
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert capsys.readouterr().err.splitlines() == [line]
 
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -167,8 +167,28 @@ def test_what_a_study_measured_besides_is_shown(file: Path) -> None:
         assert part in text, part
 
 
+def test_what_was_measured_is_passed_on_as_it_was_measured(tmp_path: Path) -> None:
+    seen = {
+        "chosen__latency_samples": 60, "chosen__latency_p95_s": 1.25, "chosen__compile_s": 30.0,
+        "chosen__joules_per_image": 250.0, "chosen__peak_reserved_bytes": 20 * 10**9, "front": [],
+    }  # fmt: skip
+    found = reckon([study(tmp_path, "a", "NVIDIA H200", **seen)], None, None).rows[1].economics
+    assert (found.latency_p95_s, found.compile_s, found.joules_per_image) == (1.25, 30.0, 250.0)
+    assert found.smallest_card_gb == 24
+
+
+def test_a_file_of_before_these_were_measured_still_reads(tmp_path: Path) -> None:
+    file = study(tmp_path, "a", "NVIDIA H200")
+    data = json.loads(file.read_text())
+    for point in (data["baseline"], data["chosen"], *data["front"]):
+        for name in ("compile_s", "latency_p95_s", "peak_reserved_bytes", "joules_per_image"):
+            del point[name]
+    file.write_text(json.dumps(data))
+    assert reckon([file], None, None).rows[1].economics.compile_s is None
+
+
 def test_what_is_not_known_is_not_shown(tmp_path: Path) -> None:
-    data = {"baseline__first_call_s": None, "chosen__first_call_s": None, "front": []}
+    data = {"baseline__compile_s": None, "chosen__compile_s": None, "front": []}
     text = text_of(reckon([study(tmp_path, "a", "NVIDIA H200", **data)], None, None), 120)
     assert "at least 59 samples" in text
     for word in ("first call", "card", "J/image", "None", "nan"):
@@ -226,6 +246,7 @@ def here(tmp_path: Path, file: Path) -> Path:
     study(tmp_path, "other", "NVIDIA L4", workload__height=64)
     study(tmp_path, "still", "NVIDIA L4", chosen__images_per_s=0.0)
     study(tmp_path, "tiny", "NVIDIA L4", baseline__images_per_s=1e-320)
+    study(tmp_path, "warm", "NVIDIA L4", chosen__joules_per_image=1e-320)
     study(tmp_path, "free", "NVIDIA L4", price__usd_per_hour=0.0)
     study(tmp_path, "knob", "NVIDIA L4", chosen__values={})
     return tmp_path
@@ -241,10 +262,12 @@ WRONG = [
     (("h200.json", "other.json"), "workload.height"),
     (("still.json",), "chosen.images_per_s"),
     (("tiny.json",), "baseline.images_per_s"),
+    (("warm.json",), "chosen.joules_per_image"),
     (("free.json",), "price.usd_per_hour"),
     (("knob.json",), "chosen.values"),
     (("h200.json", "--price", "0"), "--price"),
     (("h200.json", "--price", "x"), "--price"),
+    (("h200.json", "--price", f"0.{'0' * 319}1"), "--price"),
     (("h200.json", "--provider", "nobody"), "--provider nobody"),
     (("h200.json", "--price", "2", "--provider", "Lambda"), "--provider"),
     (("h200.json", "--prise", "2"), "did you mean --price"),

@@ -191,6 +191,35 @@ def test_a_gpu_that_torch_cannot_use_is_a_problem(monkeypatch: pytest.MonkeyPatc
     assert "NVIDIA H100 is not used: the installed torch has no CUDA" in problems(monkeypatch, CPU)
 
 
+def test_a_gpu_that_is_left_aside_on_purpose_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "driver_gpu", lambda: "NVIDIA H100")
+    found = doctor.diagnose("cpu")
+    assert (found.machine.unused_gpu, found.machine.no_gpu) == (None, "left aside, as --device cpu says")
+    assert not any("H100" in problem for problem in found.problems)
+
+
+def test_what_is_a_problem_does_not_depend_on_how_it_is_worded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "driver_gpu", lambda: None)
+    monkeypatch.setattr(doctor, "_no_gpu", lambda *_: "one is not used: it is only a word")
+    assert doctor.diagnose().machine.unused_gpu is None
+    assert "only a word" not in problems(monkeypatch, CPU)
+
+
+def test_a_checkout_that_is_not_installed_is_a_problem(monkeypatch: pytest.MonkeyPatch, on_a_gpu: None) -> None:
+    def missing(distribution: str) -> list[str]:
+        raise doctor.metadata.PackageNotFoundError(distribution)
+
+    monkeypatch.setattr(doctor.metadata, "requires", missing)
+    doctor._requirements.cache_clear()
+    try:
+        found = doctor.diagnose()
+    finally:
+        doctor._requirements.cache_clear()
+    (problem,) = found.problems
+    assert problem.startswith("diffusion-tuner itself is not installed")
+    assert not text(found, 80).startswith("Ready")
+
+
 def test_a_full_disk_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
     assert any("--out" in problem for problem in doctor.diagnose("cpu", tmp_path / "a" / "b").problems)

@@ -8,6 +8,7 @@ what a fresh process reproduces is the gain over a baseline that is measured bes
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -65,7 +66,9 @@ class Study:
 
     def run(self, *options: str) -> None:
         command = ["tune", "run", "--device", self.device, "--out", str(self.out), *options]
-        self.process = subprocess.run(command, capture_output=True, text=True, cwd=self.out, timeout=800)
+        self.process = subprocess.run(
+            command, capture_output=True, text=True, cwd=self.out, timeout=800, env=all_threads()
+        )
         assert self.process.returncode == 0, self.process.stdout + self.process.stderr
         (self.folder,) = self.out.iterdir()
         self.best = read(self.folder / "best_config.json", BestConfig)
@@ -83,7 +86,7 @@ def study(machine_to_itself: None, request: pytest.FixtureRequest, tmp_path_fact
     return Study(request.param, tmp_path_factory.mktemp("studies"))
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.slow, pytest.mark.alone(as_a_module=True)]
 
 
 def test_it_ends_by_itself_in_time(study: Study) -> None:
@@ -157,9 +160,18 @@ def test_fresh_processes_reproduce_the_chosen_gain(study: Study) -> None:
     assert gains[1] > 1
 
 
+def all_threads() -> dict[str, str]:
+    """The environment without the limit that tests put on each other."""
+    return {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+
+
 def in_a_fresh_process(config: Path, *arguments: str) -> dict[str, Any]:
     process = subprocess.run(
-        [sys.executable, "-c", TIME_A_PIPELINE, str(config), *arguments], capture_output=True, text=True, timeout=400
+        [sys.executable, "-c", TIME_A_PIPELINE, str(config), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env=all_threads(),
     )
     assert process.returncode == 0, process.stderr
     result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])

@@ -18,11 +18,12 @@ import tuner
 from tuner import export, knobs
 from tuner.environment import detect
 from tuner.errors import BadInput, Unavailable
-from tuner.export import BestConfig, TrialCounts, measured_point
+from tuner.export import BestConfig, TrialCounts, measured_point, read_config
 from tuner.prices import Price
 from tuner.record import (
     Build,
     Estimate,
+    GpuUse,
     Memory,
     Model,
     Outcome,
@@ -244,6 +245,31 @@ def test_a_setting_that_cannot_work_here_is_unavailable(tmp_path: Path) -> None:
         tuner.apply(FluxPipeline(), tmp_path / "best.json")
 
 
+def test_what_the_file_calls_unchanged_is_checked_all_the_same(tmp_path: Path) -> None:
+    data = changed("chosen", "values", "attention.backend", to="flash_hub")
+    data["chosen"]["values"]["precision.dtype"] = "bfloat16"
+    del data["chosen"]["values"]["matmul.tf32"]
+    data["chosen"]["changed"] = {}
+    (tmp_path / "best.json").write_text(json.dumps(data))
+    with pytest.raises(Unavailable, match=r"attention\.backend=flash_hub cannot work here: .*remote code"):
+        tuner.apply(FluxPipeline(), tmp_path / "best.json")
+
+
+def test_a_setting_that_means_nothing_beside_the_others_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "best.json").write_text(json.dumps(changed("chosen", "values", "cache.threshold", to=0.2)))
+    with pytest.raises(BadInput, match=r"chosen\.values\.cache\.threshold: .*nothing beside"):
+        tuner.apply(FluxPipeline(), tmp_path / "best.json")
+
+
+def test_a_knob_that_an_older_version_did_not_have_is_as_the_untouched_pipeline_has_it(tmp_path: Path) -> None:
+    data = changed("chosen", "values", "steps", to=4)
+    data["chosen"]["changed"] = {}
+    for name in ("vae.slicing", "graphs.denoiser"):
+        del data["chosen"]["values"][name]
+    (tmp_path / "best.json").write_text(json.dumps(data))
+    assert read_config(tmp_path / "best.json").chosen.values["graphs.denoiser"] is False
+
+
 def test_another_device_is_warned_about(tmp_path: Path) -> None:
     best = example()
     best = msgspec.structs.replace(
@@ -304,6 +330,23 @@ def test_a_point_says_what_was_measured() -> None:
     assert (point.trial, point.batch, point.images_per_s, point.first_call_s) == (5, 4, 2.0, 2.5)
     assert point.latency_s.value == 2.0
     assert decode(encode_pretty(point), export.MeasuredPoint, "here") == point
+
+
+def test_a_point_says_what_only_some_studies_measure() -> None:
+    plain = outcome(5, {**knobs.baseline(CPU), "batch": 4}, 2.0)
+    assert plain.build and plain.timing and plain.memory
+    energy_j = Estimate(value=1000.0, low=990.0, high=1010.0)
+    known = msgspec.structs.replace(
+        plain,
+        build=msgspec.structs.replace(plain.build, compile_s=1.5),
+        timing=msgspec.structs.replace(plain.timing, latency_p95_s=2.25, gpu=GpuUse(energy_j=energy_j)),
+        memory=msgspec.structs.replace(plain.memory, reserved_bytes=2**31),
+    )
+    point = measured_point(known, {"batch": 4}, True)
+    assert (point.compile_s, point.latency_p95_s, point.peak_reserved_bytes) == (1.5, 2.25, 2**31)
+    assert point.joules_per_image == 250.0
+    point = measured_point(plain, {"batch": 4}, True)
+    assert {point.compile_s, point.latency_p95_s, point.peak_reserved_bytes, point.joules_per_image} == {None}
 
 
 def test_trials_are_counted_by_how_they_ended() -> None:

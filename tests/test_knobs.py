@@ -90,8 +90,6 @@ def test_the_baseline_is_right_available_and_allowed(name: str) -> None:
     for environment in ENVIRONMENTS:
         value = KNOBS[name].baseline(environment)
         assert KNOBS[name].wrong(value) is None
-        if (name, environment.compute_capability) == ("precision.dtype", "7.5"):  # its baseline, bfloat16, needs 8.0
-            continue
         for known in KINDS.values():
             assert KNOBS[name].unavailable(value, environment, known) is None
         untouched = baseline(environment)
@@ -296,12 +294,11 @@ def test_a_model_without_processors_takes_no_backend() -> None:
         KNOBS["quantization.scheme"].apply(pipe, {"quantization.scheme": "int8-weight-only"})
 
 
-def test_a_flag_that_stands_already_has_no_effect() -> None:
+def test_a_flag_that_stands_already_is_as_good_as_set() -> None:
     from torch._inductor import config
 
     config.freezing = True
-    with pytest.raises(NoEffect, match="already"):
-        KNOBS["inductor.freezing"].apply(None, {"inductor.freezing": True})
+    assert KNOBS["inductor.freezing"].apply(None, {"inductor.freezing": True}).endswith("= True already")
 
 
 @pytest.mark.parametrize("name", ["steps", "batch"])

@@ -16,7 +16,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     map(
         frozenset,
         (
-            {"errors", "demo"},
+            {"errors", "demo", "diffusers_source"},
             {"record"},
             {"economics", "intervals", "prediction"},
             {"knobs", "environment", "architecture", "prices", "front", "measure", "quality", "trace"},
@@ -35,10 +35,10 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
 """Modules and packages, lowest first. Each imports from lower layers only, and from inside its own package."""
 
 LEAVES = {
-    "knobs": {"record", "errors"},
+    "knobs": {"record", "errors", "diffusers_source"},
     "intervals": {"record", "errors"},
     "prediction": {"record", "errors"},
-    "measure": {"record", "errors", "intervals"},
+    "measure": {"record", "errors", "intervals", "economics"},
     "telemetry": {"record", "errors", "intervals"},
     "components": {"record", "errors", "measure"},
     "trace": {"record", "errors"},
@@ -48,7 +48,7 @@ LEAVES = {
     "prices": {"record", "errors", "economics"},
     "report": {"record", "errors"},
     "pipeline": {"record", "errors", "demo", "architecture"},
-    "architecture": {"record", "errors"},
+    "architecture": {"record", "errors", "diffusers_source"},
     "demo": set(),
 }
 """What the stations of a trial may know of the rest."""

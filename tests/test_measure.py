@@ -15,7 +15,7 @@ import pytest
 from tuner import intervals, measure
 from tuner.intervals import SURE_SAMPLES, median_interval
 from tuner.measure import Clock, Throttled, warm_up
-from tuner.record import GpuUse
+from tuner.record import Estimate, GpuUse
 
 HOST = Clock()
 
@@ -149,6 +149,27 @@ def test_noise_costs_samples_until_the_interval_is_narrow(clocked: Start) -> Non
     assert (timing.latency_s.high - timing.latency_s.low) / 2 <= 0.005 * timing.latency_s.value
 
 
+def test_it_looks_ever_more_seldom(clocked: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    def look(samples: Sequence[float]) -> Estimate:
+        looks.append(len(samples))
+        return median_interval(samples)
+
+    monkeypatch.setattr(measure, "median_interval", look)
+    measure.measure(clocked(cycle([1.0, 3.0])), HOST, batch=1, allowance_s=60)
+    assert looks == [6, 9, 14, 21, 30], "the last when the time was spent"
+
+
+@pytest.mark.parametrize(("allowance_s", "samples", "p95"), [(57.5, 58, None), (58.5, 59, 2.0)])
+def test_the_95th_percentile_is_told_where_the_samples_are_enough(
+    clocked: Start, allowance_s: float, samples: int, p95: float | None
+) -> None:
+    durations = chain([2.0] * 3, cycle([0.9, 1.0]))
+    timing = measure.measure(clocked(durations), HOST, batch=1, allowance_s=allowance_s)
+    assert (timing.samples, timing.latency_p95_s) == (samples, p95)
+
+
 # ---- two clocks -----------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +229,7 @@ def test_warming_up_ends(clocked: Start, seconds: list[float], compiled: list[in
 
     done = warm_up(call, HOST, graphs)
     assert (done.calls, done.settled) == (calls, settled)
+    assert done.last_call_s == pytest.approx(seconds[calls - 1])
     assert call.calls == calls
 
 

@@ -157,6 +157,7 @@ def measured(tmp_path: Path, tiny_pipeline: Path) -> Callable[..., list[PointDon
     return run
 
 
+@pytest.mark.alone
 def test_a_worker_predicts_from_two_points_and_measures_without_them(
     measured: Callable[..., list[PointDone]],
 ) -> None:
@@ -172,6 +173,7 @@ def test_a_worker_predicts_from_two_points_and_measures_without_them(
         assert (timing.gpu, timing.device_s) == (None, None), "on a CPU what needs a GPU is absent"
 
 
+@pytest.mark.alone
 def test_a_worker_measures_a_cache_at_every_step_count(measured: Callable[..., list[PointDone]]) -> None:
     points = measured(cache__kind="first-block", cache__threshold=0.1)
     assert all(point.timing.predicted_from is None and point.timing.samples for point in points)

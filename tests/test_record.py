@@ -119,6 +119,16 @@ def test_records_survive_a_round_trip() -> None:
     assert decode(record.encode(estimate), Estimate, "here") == estimate
 
 
+def test_a_build_and_a_timing_of_before_still_read() -> None:
+    build = b'{"changes":{},"load_s":1,"apply_s":1,"first_call_s":1,"trace":null,"verdict":null}'
+    assert decode(build, record.Build, "here").compile_s is None
+    timing = b"""{"latency_s":{"value":1,"low":1,"high":1},"samples":6,"images_per_s":1,
+                  "stopped":"time allowance spent","warm_up":{"calls":2,"settled":true}}"""
+    before = decode(timing, record.Timing, "here")
+    assert before.latency_p95_s is None
+    assert before.warm_up == record.WarmUp(calls=2, settled=True)
+
+
 def test_messages_are_told_apart_and_take_one_line_each() -> None:
     timing = record.Timing(
         latency_s=Estimate(value=1, low=1, high=1), samples=6, images_per_s=1.0, stopped="time allowance spent"

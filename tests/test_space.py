@@ -139,6 +139,14 @@ MALFORMED: list[tuple[Any, str]] = [
     (changed("workload", "num_frames", to=5), "takes no such argument"),
     (changed("workload", "arguments", to={"output_type": "pt"}), "takes no such argument"),
     (changed("workload", "arguments", to={"nonsense": 1}), "workload.arguments.nonsense"),
+    (changed("workload", "arguments", to={"num_images_per_prompt": 4}), "workload.arguments.num_images_per_prompt"),
+    (changed("workload", "arguments", to={"height": 512}), "workload.arguments.height"),
+    (changed("knobs", "lora.file", to=["none", "/etc/passwd"]), "--set lora.file"),
+    (changed("knobs", "quantization.gguf_file", to="/dev/zero.gguf"), "quantization.gguf_file"),
+    (changed("recipes", 0, "values", to={"vae.tiny": "owner/name"}), "--set vae.tiny"),
+    (changed("gate", to={"max_idle_ms_per_step": -1}), "max_idle_ms_per_step"),
+    (changed("gate", to={"count_per_step": {"typo": 1}}), "count_per_step"),
+    (changed("extends", to="a" * 300), "extends"),
     (changed("workload", "arguments", to={"latents": [1]}), "$.workload.arguments"),
     (changed("extends", to="nope"), "extends: nope"),
     (changed("extends", to="../demo"), "extends: ../demo"),
@@ -566,3 +574,21 @@ def test_a_setting_that_is_not_right_is_refused_in_one_line(tmp_path: Path, sett
         extended(tmp_path, {}, setting)
     assert says in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_the_gates_policy_is_merged_field_by_field(tmp_path: Path) -> None:
+    settings = ("gate.count_per_step={device sync: 2}", "gate.max_idle_ms_per_step=0.5")
+    gate = extended(tmp_path, {"gate": {"max_idle_ms_per_step": 0.1}}, settings[0]).gate
+    assert (gate.count_per_step, gate.max_idle_ms_per_step) == ({"device sync": 2.0}, 0.1)
+    assert extended(tmp_path, {}, *settings).gate.max_idle_ms_per_step == 0.5
+
+
+def test_a_whole_number_is_the_float_that_it_is(tmp_path: Path) -> None:
+    loaded = extended(tmp_path, {"knobs": {"cache.threshold": [1, 0.5]}})
+    assert [type(value) for value in loaded.knobs["cache.threshold"]] == [float, float]
+
+
+def test_weights_of_ones_own_are_named_on_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    loaded = extended(tmp_path, {}, f"vae.tiny={tmp_path / 'tiny'}")
+    assert loaded.knobs["vae.tiny"] == (str(tmp_path / "tiny"),)

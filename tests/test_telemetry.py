@@ -15,7 +15,7 @@ from tuner.measure import Clock, Throttled, measure
 from tuner.record import GpuUse, decode, encode
 from tuner.telemetry import Blind, Nvml, Watch, neighbours
 
-IDLE, CAP, HW, SW_HEAT, HW_HEAT, BRAKE = 0x001, 0x004, 0x008, 0x020, 0x040, 0x080
+IDLE, LOCKED, CAP, HW, SW_HEAT, HW_HEAT, BRAKE = 0x001, 0x002, 0x004, 0x008, 0x020, 0x040, 0x080
 UUID, BUS_ID = "GPU-1234", "00000000:1B:00.0"
 
 
@@ -29,6 +29,7 @@ class FakeNvml:
 
     NVMLError = NvmlError
     NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+    NVML_DEVICE_MIG_ENABLE = 1
 
     def __init__(self) -> None:
         self.reasons = 0
@@ -37,6 +38,7 @@ class FakeNvml:
         self.braked_ns = {269: 0, 270: 0, 271: 0}
         self.processes = [SimpleNamespace(pid=os.getpid(), usedGpuMemory=30 << 30)]
         self.missing: set[str] = set()
+        self.mig_mode = 0
         self.handle: object = None
 
     def __getattribute__(self, name: str) -> Any:
@@ -54,6 +56,9 @@ class FakeNvml:
     def nvmlDeviceGetHandleByPciBusId(self, bus_id: str) -> object:
         self.handle = bus_id
         return bus_id
+
+    def nvmlDeviceGetMigMode(self, handle: object) -> tuple[int, int]:
+        return self.mig_mode, 0
 
     def nvmlDeviceGetMaxClockInfo(self, handle: object, kind: int) -> int:
         return 1980
@@ -242,15 +247,29 @@ def test_other_reasons_are_counted_and_the_sample_kept(nvml: FakeNvml, reasons: 
     assert list(use.events.values()) == [3]
 
 
-def test_a_low_clock_discards_the_sample_whatever_the_reason(nvml: FakeNvml) -> None:
+@pytest.mark.parametrize("reasons", [0, 0x010])
+def test_a_low_clock_that_no_cap_explains_discards_the_sample(nvml: FakeNvml, reasons: int) -> None:
     nvml.sm_clock = 1485  # 75 % of 1980
-    nvml.reasons = CAP
+    nvml.reasons = reasons
     assert seen(nvml).discarded == {}
     nvml.sm_clock = 1484
     use = seen(nvml)
     assert use.discarded == {"SM clock under 75% of its maximum": 3}
     assert use.sm_clock_mhz is None
     assert use.energy_j is None
+
+
+@pytest.mark.parametrize(("reasons", "name"), [(CAP, "SW power cap"), (LOCKED, "clocks set by a user")])
+def test_a_capped_or_locked_gpu_can_be_measured_and_its_cap_is_counted(nvml: FakeNvml, reasons: int, name: str) -> None:
+    nvml.sm_clock, nvml.reasons = 900, reasons
+    use = seen(nvml)
+    assert (use.discarded, use.events, use.sm_clock_mhz) == ({}, {name: 3}, 900)
+    assert use.energy_j is not None
+
+
+def test_a_brake_is_one_under_a_cap_too(nvml: FakeNvml) -> None:
+    nvml.sm_clock, nvml.reasons = 900, CAP | HW_HEAT
+    assert seen(nvml).discarded == {"HW thermal slowdown": 3}
 
 
 def test_the_low_clock_of_a_gpu_that_is_idle_again_says_nothing(nvml: FakeNvml) -> None:
@@ -286,6 +305,21 @@ def test_an_energy_counter_that_stands_still_is_none(nvml: FakeNvml) -> None:
     assert use.lacks == ("energy: the counter stood still",)
 
 
+def test_what_one_measurement_lacked_is_asked_for_again_in_the_next(nvml: FakeNvml) -> None:
+    process = nvml.processes
+    nvml.energy, nvml.processes = count(5, 0), []
+    opened = Nvml(UUID, BUS_ID, nvml)
+    for missing in (2, 0):
+        watched = opened.watch()
+        for _ in range(3):
+            watched.begin()
+            watched.end()
+        use = watched.report()
+        assert len(use.lacks) == missing
+        assert (use.energy_j is None) == (use.other_processes is None) == bool(missing)
+        nvml.energy, nvml.processes = count(10_000, 500_000), process
+
+
 def test_others_on_the_gpu(nvml: FakeNvml) -> None:
     nvml.processes += [SimpleNamespace(pid=-1, usedGpuMemory=5 << 30), SimpleNamespace(pid=-2, usedGpuMemory=1 << 30)]
     use = seen(nvml)
@@ -295,21 +329,31 @@ def test_others_on_the_gpu(nvml: FakeNvml) -> None:
     assert (use.other_processes, use.other_memory_bytes) == (2, None)
 
 
-def test_in_a_container_that_hides_process_numbers_one_of_them_is_this_one(nvml: FakeNvml) -> None:
-    nvml.processes = [SimpleNamespace(pid=-1, usedGpuMemory=5 << 30)]
+@pytest.mark.parametrize("others", [1, 2])
+def test_processes_without_this_one_among_them_cannot_be_told_apart(nvml: FakeNvml, others: int) -> None:
+    nvml.processes = [SimpleNamespace(pid=-1, usedGpuMemory=5 << 30)] * others
     use = seen(nvml)
-    assert (use.other_processes, use.other_memory_bytes, use.lacks) == (0, 0, ())
-    nvml.processes *= 2
-    use = seen(nvml)
-    assert (use.other_processes, use.other_memory_bytes) == (1, None)
-    assert use.lacks == ("memory of others: which process is this one is hidden",)
+    assert (use.other_processes, use.other_memory_bytes) == (None, None)
+    assert use.lacks == (f"processes: {others} shown, none with the number of this one: they cannot be told apart",)
 
 
 def test_a_list_of_processes_without_this_one_shows_nothing(nvml: FakeNvml) -> None:
     nvml.processes = []
     use = seen(nvml)
     assert (use.other_processes, use.other_memory_bytes) == (None, None)
-    assert use.lacks == ("processes: none are shown, not even this one",)
+    assert use.lacks == ("processes: none shown, not even this one",)
+
+
+@pytest.mark.parametrize(("uuid", "mode"), [("MIG-1234", 0), (UUID, 1)])
+def test_of_a_part_of_a_gpu_it_is_said_what_is_the_whole_ones(nvml: FakeNvml, uuid: str, mode: int) -> None:
+    nvml.mig_mode = mode
+    watched = Nvml(uuid, BUS_ID, nvml).watch()
+    assert watched.report().lacks == (telemetry.WHOLE_GPU,)
+
+
+def test_a_gpu_that_cannot_be_divided_is_whole(nvml: FakeNvml) -> None:
+    nvml.missing = {"nvmlDeviceGetMigMode"}
+    assert seen(nvml).lacks == ()
 
 
 @pytest.mark.parametrize(

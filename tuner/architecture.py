@@ -6,14 +6,15 @@ Importing diffusers takes seconds and torch; its source files say the same in a 
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
+import math
 import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tuner import diffusers_source
 from tuner.errors import BadInput, Unavailable
 from tuner.record import Architecture, Denoiser, Values
 
@@ -22,7 +23,7 @@ DENOISERS = ("transformer", "transformer_2", "unet")
 
 NEEDS_A_PICTURE = re.compile(
     r"Img2Img|Inpaint|ImageToVideo|Image2Video|VideoToVideo|I2V|I2I|ControlNet|Control|Edit|Upscale|Refiner|Adapter|Pix2Pix"
-    r"|Depth2Img|Variation|Fill|Layered|Cloze|Animate"
+    r"|Depth2Img|Variation|Fill|Layered|Cloze"
 )
 BLOCK_LISTS = {
     "blocks", "transformer_blocks", "single_transformer_blocks", "temporal_transformer_blocks",
@@ -38,14 +39,14 @@ def read(index: Path) -> Architecture:
     try:
         written = json.loads(index.read_text())
         name = written["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise BadInput(f"{index}: not a pipeline index with a _class_name") from None
     if not isinstance(name, str) or not name.isidentifier():
         raise BadInput(f"{index}: _class_name must be the name of a diffusers pipeline class")
     components = {
         component: loaded[1]
         for component, loaded in written.items()
-        if isinstance(loaded, list) and len(loaded) == 2 and isinstance(loaded[1], str)
+        if isinstance(loaded, list) and len(loaded) == 2 and isinstance(loaded[1], str) and component.isidentifier()
     }
     settings = {component: _settings(index.parent / component) for component in components}
     try:
@@ -80,7 +81,6 @@ def describe(
         arguments=arguments,
         settings={name: dict(values) for name, values in (settings or {}).items() if values},
         enters_cache_context="cache_context(" in source.text,
-        draws="frames" if "frames=" in source.text else "images",
     )
 
 
@@ -105,18 +105,17 @@ def _settings(folder: Path) -> Values:
     for file in (folder / "config.json", folder / "scheduler_config.json"):
         try:
             written = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         return _plain_values(written) if isinstance(written, dict) else {}
     return {}
 
 
 def _plain_values(configuration: Mapping[str, Any]) -> Values:
-    return {
-        name: value
-        for name, value in configuration.items()
-        if isinstance(value, bool | int | float | str) and not name.startswith("_")
-    }
+    """Those that JSON has: some schedulers are configured with an infinity."""
+    plain = {name: value for name, value in configuration.items() if isinstance(value, bool | int | float | str)}
+    finite = {name: value for name, value in plain.items() if not isinstance(value, float) or math.isfinite(value)}
+    return {name: value for name, value in finite.items() if not name.startswith("_")}
 
 
 class _Source:
@@ -140,16 +139,21 @@ class _Source:
 @cache
 def _class(folder: str, name: str) -> _Source | None:
     """A class of diffusers by name, searched for in one folder of the package."""
-    spec = importlib.util.find_spec("diffusers")
-    if spec is None or spec.origin is None:
+    _root()
+    file = diffusers_source.declared(folder).get(name)
+    if file is None:
+        return None
+    text = file.read_text(encoding="utf-8")
+    classes = (node for node in ast.parse(text).body if isinstance(node, ast.ClassDef))
+    return next((_Source(node, text) for node in classes if node.name == name), None)
+
+
+def _root() -> Path:
+    """The folder of diffusers; Unavailable without it."""
+    root = diffusers_source.root()
+    if root is None:
         raise Unavailable("diffusers is not installed (pip install diffusers)")
-    declaration = f"\nclass {name}("
-    for file in sorted((Path(spec.origin).parent / folder).rglob("*.py")):
-        text = file.read_text(encoding="utf-8")
-        if declaration in text:
-            tree = ast.parse(text)
-            return next(_Source(n, text) for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
-    return None
+    return root
 
 
 def _call_arguments(source: _Source) -> dict[str, str | int | float | bool | None]:
@@ -219,10 +223,7 @@ def _assigned_to_self(source: _Source) -> dict[str, list[ast.expr]]:
 @cache
 def _known_blocks() -> dict[str, bool]:
     """The blocks that diffusers registers for its caches, and whether each returns the text's states too."""
-    spec = importlib.util.find_spec("diffusers")
-    if spec is None or spec.origin is None:
-        raise Unavailable("diffusers is not installed (pip install diffusers)")
-    file = Path(spec.origin).parent / "hooks" / "_helpers.py"
+    file = _root() / "hooks" / "_helpers.py"
     known = {}
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if file.is_file() else []:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "TransformerBlockRegistry.register":

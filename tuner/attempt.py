@@ -62,6 +62,8 @@ class Attempt:
             points=tuple(self.point(index, values) for index, values in enumerate(self.row)),
             reference=ledger.reference(),
             gate=ledger.space.gate,
+            allowed=ledger.allowed(),
+            is_baseline=self.purpose == "baseline",
             allowance_s=allowance_s,
         )
 
@@ -96,7 +98,7 @@ class Attempt:
 
     def judge(self, build: Build) -> None:
         verdict = build.verdict
-        if verdict is None or verdict.status == "clean":
+        if verdict is None or verdict.status == "clean" or self.purpose == "baseline":
             return
         if verdict.status == "rejected":
             self.settle(0, self.outcome(0, status="rejected"))

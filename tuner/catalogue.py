@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from tuner.knobs import KNOBS, Knob, inductor
 from tuner.record import Architecture, Environment, Record, Value, Values
-from tuner.report import BASELINE, QUIET, glyphs_for, one_line, times, value_text
+from tuner.report import BASELINE, QUIET, glyphs_for, one_line, times, value_text, wrapped
 
 INDENT = 4
 LABEL = 11
@@ -68,7 +67,7 @@ def catalogue(model: str, architecture: Architecture, environment: Environment) 
         pipeline_class=architecture.pipeline_class,
         environment=environment,
         knobs=tuple(_entry(knob, environment, architecture, needs.get(knob.name, ())) for knob in KNOBS.values()),
-        not_offered=dict(getattr(inductor, "NOT_OFFERED", {})),
+        not_offered=dict(inductor.NOT_OFFERED),
     )
 
 
@@ -183,15 +182,6 @@ class CatalogueTable:
         yield Text(rule, style=QUIET)
         yield from _not_offered(self.catalogue.not_offered, width)
         yield from wrapped("", _totals(knobs), width)
-
-
-def wrapped(label: str, text: str, width: int, style: str = "", indent: int = 0) -> Iterator[Text]:
-    """A paragraph beside its label, wrapped to the width and never cut."""
-    head = " " * indent + label
-    lines = textwrap.wrap(text, max(20, width - len(head)), break_on_hyphens=False, break_long_words=False)
-    for number, line in enumerate(lines):
-        start = head if number == 0 else " " * len(head)
-        yield Text.assemble((start, QUIET), (line, style))
 
 
 def _introduction(found: Catalogue, width: int) -> Iterator[Text]:

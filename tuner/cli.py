@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from tuner.study import Study
 
 MOST_REASONS = 3
+LEAST_USD, MOST_USD = 1e-6, 1e6
+"""Prices beyond are none, and what is reckoned from them could be zero or infinite."""
+
 UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -34,7 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(one_line(f"tune: {error}"), file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(one_line(f"tune: {error.filename}: {error.strerror}"), file=sys.stderr)
+        told = error if error.filename is None else f"{error.filename}: {error.strerror}"
+        print(one_line(f"tune: {told}"), file=sys.stderr)
+        return BadInput.exit_code
+    except MemoryError:
+        print("tune: out of memory", file=sys.stderr)
         return BadInput.exit_code
     except KeyboardInterrupt:
         print("tune: interrupted; every recorded trial is kept, the same command goes on from here", file=sys.stderr)
@@ -119,7 +126,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_device(doctor)
     doctor.add_argument("--json", action="store_true", help="for programs: one JSON object")
-    doctor.set_defaults(run=examine)
+    doctor.set_defaults(run=examine_machine)
 
     trace = commands.add_parser(
         "trace",
@@ -145,7 +152,7 @@ def parser() -> argparse.ArgumentParser:
     cost.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a best_config.json, or a study's folder")
     prices = cost.add_mutually_exclusive_group()
     prices.add_argument("--price", type=price, metavar="USD", help="US dollars for an hour of the machine")
-    prices.add_argument("--provider", metavar="NAME", help="list prices of this provider (default: the median of all)")
+    prices.add_argument("--provider", metavar="NAME", help="list prices of this provider (default: their lower median)")
     cost.add_argument("--json", action="store_true", help="for programs: one JSON object")
     cost.set_defaults(run=show_cost)
     return top
@@ -182,7 +189,7 @@ def positive(text: str) -> int:
 
 
 def price(text: str) -> float:
-    if not re.fullmatch(r"\d+(\.\d+)?", text) or not 0 < float(text) < math.inf:
+    if not re.fullmatch(r"\d+(\.\d+)?", text) or not LEAST_USD <= float(text) <= MOST_USD:
         raise argparse.ArgumentTypeError(f"{text!r} is not a price in US dollars, like 2.49")
     return float(text)
 
@@ -237,7 +244,7 @@ def list_knobs(options: argparse.Namespace) -> int:
     return 0
 
 
-def examine(options: argparse.Namespace) -> int:
+def examine_machine(options: argparse.Namespace) -> int:
     """`tune doctor`: what this machine has, and what that switches on."""
     from tuner.doctor import Report, diagnose
 
@@ -257,8 +264,7 @@ def show_cost(options: argparse.Namespace) -> int:
 
 def judge_trace(options: argparse.Namespace) -> int:
     """`tune trace`: what a trace shows; its verdict is the exit code."""
-    from tuner.trace_report import EXIT_CODES
-    from tuner.trace_report import examine as examine_trace
+    from tuner.trace_report import EXIT_CODES, examine_trace
 
     found = examine_trace(options.file, options.max_idle_ms)
     show(found.report, found, options.json)

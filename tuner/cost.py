@@ -11,13 +11,24 @@ from typing import Any, NamedTuple
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from tuner.catalogue import wrapped
 from tuner.economics import CARDS_GB, HEADROOM, Economics, Measured, economics, supports
 from tuner.errors import BadInput
 from tuner.export import BestConfig, MeasuredPoint, read_config
 from tuner.prices import Price, is_nominal, price_of
 from tuner.record import Record, Values
-from tuner.report import BASELINE, CHOSEN, QUIET, Glyphs, glyphs_for, label, latency_text, number_text, one_line, times
+from tuner.report import (
+    BASELINE,
+    CHOSEN,
+    QUIET,
+    Glyphs,
+    glyphs_for,
+    label,
+    latency_text,
+    number_text,
+    one_line,
+    times,
+    wrapped,
+)  # fmt: skip
 
 GAP = 2
 INDENT = 4
@@ -110,8 +121,13 @@ def _study(path: Path) -> Study:
 
 
 def _refuse_impossible(file: Path, field: str, point: MeasuredPoint) -> None:
-    for name, value in (("images_per_s", point.images_per_s), ("latency_s.value", point.latency_s.value)):
-        if not _is_positive(value):
+    for name, value in (
+        ("images_per_s", point.images_per_s),
+        ("latency_s.value", point.latency_s.value),
+        ("latency_p95_s", point.latency_p95_s),
+        ("joules_per_image", point.joules_per_image),
+    ):
+        if value is not None and not _is_positive(value):
             raise BadInput(f"{file}: {field}.{name}: {value} cannot have been measured")
 
 
@@ -165,15 +181,15 @@ def _row(study: Study, point: MeasuredPoint, price: Price) -> CostRow:
 
 
 def measured(point: MeasuredPoint) -> Measured:
-    """What economics needs of a point. What not every study measures is looked up by name."""
+    """What economics needs of a point."""
     return Measured(
         images_per_s=point.images_per_s,
         latency_s=point.latency_s.value,
         latency_samples=point.latency_samples,
-        latency_p95_s=getattr(point, "latency_p95_s", None),
-        first_call_s=point.first_call_s,
-        joules_per_image=getattr(point, "joules_per_image", None),
-        peak_reserved_bytes=getattr(point, "peak_reserved_bytes", None),
+        latency_p95_s=point.latency_p95_s,
+        compile_s=point.compile_s,
+        joules_per_image=point.joules_per_image,
+        peak_reserved_bytes=point.peak_reserved_bytes,
     )
 
 

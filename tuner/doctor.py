@@ -18,11 +18,11 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from tuner import architecture, environment
-from tuner.catalogue import by_reason, wrapped
+from tuner.catalogue import by_reason
 from tuner.errors import TunerError
 from tuner.knobs import KNOBS, Knob
 from tuner.record import Architecture, Environment, Record, Value
-from tuner.report import BASELINE, QUIET, one_line, times, value_text
+from tuner.report import BASELINE, QUIET, one_line, times, value_text, wrapped
 
 DISTRIBUTION = "diffusion-tuner"
 GIB = 2**30
@@ -100,10 +100,12 @@ ABILITIES = (
 
 
 class Machine(Record):
-    """What the machine has. `no_gpu` says why none is used; `gpu_processes` counts those that compute on it now."""
+    """What the machine has. `no_gpu` says why no GPU is used, `unused_gpu` names one that ought to be and cannot;
+    `gpu_processes` counts those that compute on it now."""
 
     environment: Environment
     no_gpu: str | None
+    unused_gpu: str | None
     torch_cuda: str | None
     gpu_processes: int | None
     gpu_memory_used_bytes: int | None
@@ -156,12 +158,10 @@ class Diagnosis(Record):
 def diagnose(device: str = "auto", studies: Path = Path("traces")) -> Diagnosis:
     """Look at this machine as `tune run --device DEVICE` would find it; what is missing is a finding, not an error."""
     try:
-        here, no_gpu = environment.detect(device), None
+        here = environment.detect(device)
     except TunerError:
-        here, no_gpu = environment.detect("cpu"), _no_gpu()
-    if here.device == "cpu" and no_gpu is None:
-        no_gpu = "left aside, as --device cpu says" if device == "cpu" else _no_gpu()
-    machine = _machine(here, no_gpu, studies)
+        here = environment.detect("cpu")
+    machine = _machine(here, device, studies)
     listed = packages(here.libraries)
     return Diagnosis(
         problems=tuple(_problems(machine, listed)),
@@ -172,15 +172,17 @@ def diagnose(device: str = "auto", studies: Path = Path("traces")) -> Diagnosis:
     )
 
 
-def _machine(here: Environment, no_gpu: str | None, studies: Path) -> Machine:
+def _machine(here: Environment, device: str, studies: Path) -> Machine:
     import psutil
 
     processes, used = (environment.gpu_use() if here.device == "cuda" else None) or (None, None)
+    unused_gpu = environment.driver_gpu() if here.device == "cpu" and device != "cpu" else None
     studies = studies.absolute()
     existing = next(folder for folder in (studies, *studies.parents) if folder.is_dir())
     return Machine(
         environment=here,
-        no_gpu=no_gpu,
+        no_gpu=_no_gpu(device, unused_gpu) if here.device == "cpu" else None,
+        unused_gpu=unused_gpu,
         torch_cuda=environment.torch_cuda(),
         gpu_processes=processes,
         gpu_memory_used_bytes=used,
@@ -191,19 +193,22 @@ def _machine(here: Environment, no_gpu: str | None, studies: Path) -> Machine:
     )
 
 
-def _no_gpu() -> str:
-    seen = environment.driver_gpu()
-    if seen is None:
+def _no_gpu(device: str, unused_gpu: str | None) -> str:
+    if device == "cpu":
+        return "left aside, as --device cpu says"
+    if unused_gpu is None:
         return "none found (nvidia-smi would list an NVIDIA GPU; CUDA_VISIBLE_DEVICES can hide it)"
-    return f"{seen} is not used: {environment.why_no_gpu()}"
+    return f"{unused_gpu} is not used: {environment.why_no_gpu()}"
 
 
 def _problems(machine: Machine, listed: Sequence[Package]) -> Iterator[str]:
+    if not any(package.needed for package in listed):
+        yield f"{DISTRIBUTION} itself is not installed, so no version can be checked (pip install . in its folder)"
     for package in listed:
         if not package.supported:
             lacking = f"{package.version} is not a version that tune is made for" if package.version else "is missing"
             yield f"{package.name} {lacking} (pip install '{package.name}{package.supported_versions}')"
-    if machine.no_gpu is not None and " is not used: " in machine.no_gpu:
+    if machine.no_gpu is not None and machine.unused_gpu is not None:
         yield machine.no_gpu
     if machine.gpu_processes:
         yield f"{times(machine.gpu_processes, 'other process', 'other processes')} on the GPU will disturb timings"

@@ -15,13 +15,16 @@ CONFIDENCE = 0.95
 
 
 class Measured(Record):
-    """What was measured of one configuration; what was not is None. A call draws one batch."""
+    """What was measured of one configuration; what was not is None. A call draws one batch.
+
+    `compile_s` is what the first call of its build took longer than a warm one.
+    """
 
     images_per_s: float
     latency_s: float
     latency_samples: int
     latency_p95_s: float | None = None
-    first_call_s: float | None = None
+    compile_s: float | None = None
     joules_per_image: float | None = None
     peak_reserved_bytes: int | None = None
 
@@ -29,8 +32,8 @@ class Measured(Record):
 class Economics(Record, omit_defaults=True):
     """What follows from a price and a measurement; in a file, what is not known is absent.
 
-    `compile_s` is what the first call takes longer than a warm one, and `paid_for_after_images` when what it takes
-    longer than the baseline's is saved again: 0 at once, absent never.
+    `paid_for_after_images` is when what compiling took longer than the baseline's is saved again: 0 at once, absent
+    never.
     """
 
     usd_per_1000_images: float
@@ -59,7 +62,7 @@ def economics(usd_per_hour: float, point: Measured, baseline: Measured) -> Econo
         latency_samples=count,
         latency_p50_s=point.latency_s if supports(count, 0.50) else None,
         latency_p95_s=point.latency_p95_s if supports(count, 0.95) else None,
-        compile_s=compile_s(point),
+        compile_s=point.compile_s,
         paid_for_after_images=paid_for_after_images(point, baseline),
         joules_per_image=joules,
         images_per_s_per_watt=1.0 / joules if joules else None,
@@ -93,14 +96,9 @@ def percentile(samples: Sequence[float], share: float) -> float | None:
 # ---- compiling ------------------------------------------------------------------------------------------------------
 
 
-def compile_s(point: Measured) -> float | None:
-    """What the first call takes longer than a warm one."""
-    return None if point.first_call_s is None else max(0.0, point.first_call_s - point.latency_s)
-
-
 def paid_for_after_images(point: Measured, baseline: Measured) -> int | None:
     """After how many images, those of the first call included, all time taken is no more than the baseline's."""
-    ours, theirs = compile_s(point), compile_s(baseline)
+    ours, theirs = point.compile_s, baseline.compile_s
     saved_s = 1.0 / baseline.images_per_s - 1.0 / point.images_per_s
     if ours is None or theirs is None or point == baseline:
         return None

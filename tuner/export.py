@@ -15,15 +15,22 @@ import msgspec
 from tuner import architecture, pipeline
 from tuner.environment import detect
 from tuner.errors import BadInput, Unavailable
-from tuner.knobs import KNOBS, apply_knobs, call_arguments
+from tuner.knobs import KNOBS, apply_knobs, baseline, call_arguments, changed
 from tuner.prices import Price
 from tuner.record import Environment, Estimate, Model, Outcome, Record, Values, Workload, read
+
+REQUIRED = ("compile.scope", "precision.dtype", "steps", "batch")
+"""Knobs that every version had."""
 
 SCHEMA_FILE = Path(__file__).parent / "best_config.schema.json"
 
 
 class MeasuredPoint(Record):
-    """One configuration and what was measured of it; `changed` is what differs from the untouched pipeline."""
+    """One configuration and what was measured of it; `changed` is what differs from the untouched pipeline.
+
+    `first_call_s` is that of the build, whose first call may have had other steps; `compile_s` is what that call took
+    longer than a warm one like it, and the same for all points of the build. What was not measured is null.
+    """
 
     trial: int
     values: Values
@@ -40,6 +47,10 @@ class MeasuredPoint(Record):
     psnr_db: float | None
     ssim: float | None
     confirmed: bool
+    compile_s: float | None = None
+    latency_p95_s: float | None = None
+    peak_reserved_bytes: int | None = None
+    joules_per_image: float | None = None
 
 
 class TrialCounts(Record):
@@ -120,7 +131,7 @@ def _apply(pipe: Any, best: BestConfig, config: str | os.PathLike[str]) -> Tuned
         conflict = KNOBS[name].conflict(values, kind)
         if conflict:
             raise BadInput(f"{config}: chosen.values.{name}: {values[name]}: {conflict}")
-    for name, value in best.chosen.changed.items():
+    for name, value in changed(values, here).items():
         reason = KNOBS[name].unavailable(value, here, kind)
         if reason:
             raise Unavailable(f"{config}: {name}={value} cannot work here: {reason}")
@@ -144,16 +155,27 @@ def read_config(config: str | os.PathLike[str]) -> BestConfig:
             wrong = KNOBS[name].wrong(value)
             if wrong:
                 raise BadInput(f"{config}: chosen.{field}.{name}: {value} {wrong}")
-    values = best.chosen.values
-    for name, knob in KNOBS.items():
-        if name not in values and knob.active(values):
-            raise BadInput(f"{config}: chosen.values: {name} is missing")
+    values = _complete(best, config)
     for name, value in best.chosen.changed.items():
         if values.get(name) != value:
             raise BadInput(f"{config}: chosen.changed.{name}: {value} is not what chosen.values says")
     if best.chosen.batch != values["batch"]:
         raise BadInput(f"{config}: chosen.batch: {best.chosen.batch} is not what chosen.values says")
-    return best
+    return msgspec.structs.replace(best, chosen=msgspec.structs.replace(best.chosen, values=values))
+
+
+def _complete(best: BestConfig, config: str | os.PathLike[str]) -> Values:
+    """The chosen values, a knob that an older version did not have yet at the untouched pipeline's value."""
+    given, untouched, values = best.chosen.values, baseline(best.environment), Values()
+    for name, knob in KNOBS.items():
+        if not knob.active(values):
+            if name in given:
+                raise BadInput(f"{config}: chosen.values.{name}: it means nothing beside the others")
+            continue
+        if name not in given and (name in REQUIRED or name not in untouched):
+            raise BadInput(f"{config}: chosen.values: {name} is missing")
+        values[name] = given.get(name, untouched.get(name, False))
+    return values
 
 
 def measured_point(outcome: Outcome, changed: Values, confirmed: bool) -> MeasuredPoint:
@@ -161,6 +183,7 @@ def measured_point(outcome: Outcome, changed: Values, confirmed: bool) -> Measur
     assert outcome.timing and outcome.memory and outcome.quality and outcome.cost_usd_per_1000_images is not None
     batch = outcome.values["batch"]
     assert isinstance(batch, int)
+    energy_j = outcome.timing.gpu.energy_j if outcome.timing.gpu else None
     return MeasuredPoint(
         trial=outcome.number,
         values=outcome.values,
@@ -177,6 +200,10 @@ def measured_point(outcome: Outcome, changed: Values, confirmed: bool) -> Measur
         psnr_db=outcome.quality.psnr_db,
         ssim=outcome.quality.ssim,
         confirmed=confirmed,
+        compile_s=outcome.build.compile_s if outcome.build else None,
+        latency_p95_s=outcome.timing.latency_p95_s,
+        peak_reserved_bytes=outcome.memory.reserved_bytes,
+        joules_per_image=energy_j.value / batch if energy_j else None,
     )
 
 

@@ -10,7 +10,7 @@ from tuner import board, export, front, report
 from tuner.display import Display
 from tuner.intervals import ratio_in_turns
 from tuner.prices import cost_usd_per_1000_images
-from tuner.record import Estimate, Outcome, Reference, SpotCheck, Values
+from tuner.record import Allowance, Estimate, Outcome, Reference, SpotCheck, Values
 from tuner.space import build_key, candidate_key, image_key
 from tuner.store import Store
 
@@ -64,14 +64,26 @@ class Ledger:
         scored = self.scored(values)
         return SpotCheck(images=str(self.store.trial_folder(scored.number) / "images")) if scored else None
 
+    def allowed(self) -> tuple[Allowance, ...]:
+        """What the untouched pipeline does of itself in each step, so that no candidate is rejected for it."""
+        baseline = self.outcomes.get(0)
+        verdict = baseline.build.verdict if baseline is not None and baseline.build is not None else None
+        found = verdict.undeclared() if verdict is not None else []
+        return tuple(Allowance(kind=f.kind, count_per_step=f.count_per_step, knob="untouched pipeline") for f in found)
+
     def repeats_of(self, outcome: Outcome) -> list[Outcome]:
         return [repeat for repeat in self.repeats if repeat.number == outcome.number and repeat.status == "measured"]
 
     def confirmations_of(self, candidate: Outcome) -> list[tuple[Outcome, Outcome]]:
         """The measurements of baseline and candidate that were made in turns for this candidate."""
-        turns = [repeat for repeat in self.repeats if repeat.beside == candidate.number and repeat.status == "measured"]
-        baselines = [repeat for repeat in turns if repeat.number == self.baseline.number]
-        return list(zip(baselines, self.repeats_of(candidate), strict=False))
+        turns: list[tuple[Outcome, Outcome]] = []
+        before: Outcome | None = None
+        for repeat in (repeat for repeat in self.repeats if repeat.beside == candidate.number):
+            if repeat.number == candidate.number and before is not None and repeat.status == "measured":
+                turns.append((before, repeat))
+            is_baseline = repeat.number == self.baseline.number and repeat.status == "measured"
+            before = repeat if is_baseline else None
+        return turns
 
     def speed_up(self, outcome: Outcome) -> Estimate:
         """Over the baseline, from fresh processes in turns, or from the search where there are none."""
@@ -80,7 +92,8 @@ class Ledger:
         turns = self.confirmations_of(outcome)
         if len(turns) < CONFIRMATIONS:
             return front.speed_up(self.repeats_of(self.baseline) or [self.baseline], [outcome])
-        others = [self.baseline, *(r for r in self.repeats_of(self.baseline) if r.beside != outcome.number)]
+        paired = [baseline for baseline, _ in turns]
+        others = [self.baseline, *(repeat for repeat in self.repeats_of(self.baseline) if repeat not in paired)]
         return ratio_in_turns(
             [front.seconds_per_image(baseline).value for baseline, _ in turns],
             [front.seconds_per_image(candidate).value for _, candidate in turns],

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from tuner.economics import percentile
 from tuner.intervals import SURE_SAMPLES, median_interval
 from tuner.record import Estimate, GpuUse, Timing, WarmUp
 
@@ -96,7 +97,7 @@ def warm_up(call: Callable[[], object], clock: Clock, compiled: Callable[[], int
     Gives up after eight calls, or when `allowance_s` is spent if that is later; the answer says whether it did.
     """
     latest: deque[float] = deque(maxlen=2)
-    spent, calls = 0.0, 0
+    spent, calls, seconds = 0.0, 0, 0.0
     while calls < USUAL_WARM_UP_CALLS or spent < allowance_s:
         before = compiled()
         seconds, _ = timed(call, clock)
@@ -105,9 +106,9 @@ def warm_up(call: Callable[[], object], clock: Clock, compiled: Callable[[], int
             latest.clear()
             continue
         if seconds >= FALLING * min(latest, default=math.inf):
-            return WarmUp(calls=calls, settled=True)
+            return WarmUp(calls=calls, settled=True, last_call_s=seconds)
         latest.append(seconds)
-    return WarmUp(calls=calls, settled=False)
+    return WarmUp(calls=calls, settled=False, last_call_s=seconds)
 
 
 def measure(
@@ -138,7 +139,7 @@ def measure(
             samples.append(host_s)
             on_device.append(device_s)
             pause_s = FIRST_PAUSE_S
-        # Looking after every sample would stop at a lucky moment: look at 6, 9, 13, 19, ... samples.
+        # Looking after every sample would stop at a lucky moment: look at 6, 9, 14, 21, ... samples.
         if len(samples) < SURE_SAMPLES or (len(samples) < looked and not spent):
             continue
         looked = -(-len(samples) * 3 // 2)
@@ -151,6 +152,7 @@ def measure(
                 images_per_s=batch / estimate.value,
                 stopped="interval within target" if converged else "time allowance spent",
                 device_s=median_interval(on_device) if clock.apart else None,
+                latency_p95_s=percentile(samples, 0.95),
                 gpu=watch.report() if watch is not None else None,
             )
 

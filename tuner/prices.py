@@ -67,20 +67,17 @@ def gpu_of(device_name: str) -> str | None:
 
 
 def quotes_for(device_name: str) -> list[Quote]:
-    """The newest price of each provider for a device, cheapest first."""
+    """The price of each provider for a device, cheapest first."""
     gpu = gpu_of(device_name)
-    newest: dict[str, Quote] = {}
-    for quote in sorted(table().quotes, key=lambda quote: quote.date):
-        if quote.gpu == gpu:
-            newest[quote.provider] = quote
-    return sorted(newest.values(), key=lambda quote: (quote.usd_per_hour, quote.provider))
+    quotes = [quote for quote in table().quotes if quote.gpu == gpu]
+    return sorted(quotes, key=lambda quote: (quote.usd_per_hour, quote.provider))
 
 
 def price_of(device_name: str, override: float | None, provider: str | None = None) -> Price:
     """The price to reckon with: the user's, else the table's, else a nominal one that only ranks configurations.
 
-    Of several providers the table's price is the median, which one odd offer does not move. With a `provider` it is
-    that one's, and BadInput names those that have the device when that one does not.
+    Of several providers the table's price is the lower median: one odd offer does not move it, and somebody asks it.
+    With a `provider` it is that one's, and BadInput names those that have the device when that one does not.
     """
     if override is not None:
         return Price(usd_per_hour=override, source="--price")
@@ -92,7 +89,7 @@ def price_of(device_name: str, override: float | None, provider: str | None = No
             raise BadInput(f"--provider {provider}: no price for {device_name}; the table has {others} for it")
         quotes = found
     if quotes:
-        return Price(usd_per_hour=statistics.median(quote.usd_per_hour for quote in quotes), source=_source(quotes))
+        return Price(usd_per_hour=statistics.median_low(quote.usd_per_hour for quote in quotes), source=_source(quotes))
     source = f"{NOMINAL}: no price is known for {device_name}, give --price"
     return Price(usd_per_hour=NOMINAL_USD_PER_HOUR, source=source)
 
@@ -108,10 +105,10 @@ def cost_usd_per_1000_images(price: Price, images_per_s: float) -> float:
 
 
 def _source(quotes: Sequence[Quote]) -> str:
-    """Who asked for how much, and when: the parts of a median."""
+    """Who asked for how much, and when: what the lower median is one of."""
     if len(quotes) == 1:
         return f"{quotes[0].provider}, {quotes[0].date}"
     asked = ", ".join(f"{quote.provider} {quote.usd_per_hour:.2f}" for quote in quotes)
     oldest, newest = min(quote.date for quote in quotes), max(quote.date for quote in quotes)
     dates = f"{oldest}" if oldest == newest else f"{oldest} to {newest}"
-    return f"median of {len(quotes)} providers, {dates}: {asked}"
+    return f"lower median of {len(quotes)} providers, {dates}: {asked}"

@@ -113,8 +113,7 @@ class Denoiser(Record):
 
 class Architecture(Record):
     """What kind of pipeline it is: its components (name to class), the parameters of its call with their defaults
-    ("required" without one, null where that is no plain value), the plain values of its components' configurations, and
-    what it gives back."""
+    ("required" without one, null where that is no plain value), and its components' plain settings."""
 
     pipeline_class: str
     components: dict[str, str]
@@ -122,7 +121,6 @@ class Architecture(Record):
     arguments: dict[str, Value | None]
     settings: dict[str, Values]
     enters_cache_context: bool
-    draws: Literal["images", "frames"]
 
 
 class Reference(Record):
@@ -163,8 +161,19 @@ class GatePolicy(Record):
     max_idle_ms_per_step: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
+class Allowance(Record):
+    """Findings of the gate that are a knob's design: up to so many of a kind in a denoising step."""
+
+    kind: FindingKind
+    count_per_step: float
+    knob: str
+
+
 class Job(Record):
-    """What a worker process is asked to do: one build and the call points to measure on it, in order."""
+    """What a worker process is asked to do: one build and the call points to measure on it, in order.
+
+    `allowed` is what the untouched pipeline does of itself in each step. The baseline is measured whatever it does.
+    """
 
     model: Model
     environment: Environment
@@ -175,14 +184,8 @@ class Job(Record):
     reference: Reference | None = None
     trace: bool = True
     gate: GatePolicy = GatePolicy()
-
-
-class Allowance(Record):
-    """Findings of the gate that are a knob's design: up to so many of a kind in a denoising step."""
-
-    kind: FindingKind
-    count_per_step: float
-    knob: str
+    allowed: tuple[Allowance, ...] = ()
+    is_baseline: bool = False
 
 
 class Finding(Record):
@@ -200,7 +203,7 @@ class Finding(Record):
 
 class Verdict(Record):
     """What the gate makes of a trace; `skipped` names each check that could not be made here, and why. `warnings` are
-    what only the first step of the loop does: it is paid once a picture and rejects nothing."""
+    what only the first step does, or autoencoders and text encoders: paid once a picture, it rejects nothing."""
 
     status: Literal["clean", "rejected", "inconclusive"]
     findings: tuple[Finding, ...] = ()
@@ -249,7 +252,8 @@ class TraceSummary(Record):
 class Build(Record):
     """How a pipeline was built: what each knob really changed, how long it took, and the gate's verdict.
 
-    `first_call_s` is the call that compiles. Code that an earlier trial of the study compiled is taken from its cache.
+    `first_call_s` is the call that compiles, `compile_s` what it took longer than a warm call of the same point. Code
+    that an earlier trial of the study compiled is taken from its cache.
     """
 
     changes: dict[str, str]
@@ -258,13 +262,16 @@ class Build(Record):
     first_call_s: float
     trace: TraceSummary | None
     verdict: Verdict | None
+    compile_s: float | None = None
 
 
 class WarmUp(Record):
-    """How many calls warmed a build up, and whether by then nothing was compiled and the time no longer fell."""
+    """How many calls warmed a build up, whether by then nothing was compiled and the time no longer fell, and the
+    seconds of the last of them."""
 
     calls: int
     settled: bool
+    last_call_s: float | None = None
 
 
 class Components(Record):
@@ -304,8 +311,9 @@ class GpuUse(Record):
 class Timing(Record):
     """Latency of one call (of `batch` pictures) by the host's clock, profiler off, and why sampling stopped.
 
-    `device_s` is the same by CUDA's events; it and `gpu` are absent on a CPU. Of a predicted latency `predicted_from`
-    are the step counts that were measured, and there are no samples.
+    `device_s` is the same by CUDA's events; it and `gpu` are absent on a CPU. `latency_p95_s`, the 95th percentile, is
+    there where the samples of one process are enough to bound it. Of a predicted latency `predicted_from` are the step
+    counts that were measured, and there are no samples.
     """
 
     latency_s: Estimate
@@ -314,6 +322,7 @@ class Timing(Record):
     stopped: Literal["interval within target", "time allowance spent", "predicted"]
     warm_up: WarmUp | None = None
     device_s: Estimate | None = None
+    latency_p95_s: float | None = None
     components: Components | None = None
     gpu: GpuUse | None = None
     predicted_from: tuple[int, ...] | None = None
@@ -414,13 +423,17 @@ class PointFailed(Record, tag="point_failed"):
     failure: Failure
 
 
+class Alive(Record, tag="alive"):
+    """A worker's message: another call of the pipeline came back, the stage goes on."""
+
+
 class WorkerFailed(Record, tag="failed"):
     """A worker's message: the whole build failed, and the process is about to end."""
 
     failure: Failure
 
 
-Message = StageStarted | BuildDone | PointDone | PointFailed | WorkerFailed
+Message = StageStarted | Alive | BuildDone | PointDone | PointFailed | WorkerFailed
 
 R = TypeVar("R")
 

@@ -116,6 +116,15 @@ def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: max(0, width - 3)] + "..."[: max(0, width)]
 
 
+def wrapped(label: str, text: str, width: int, style: str = "", indent: int = 0) -> Iterator[Text]:
+    """A paragraph beside its label, wrapped to the width and never cut."""
+    head = " " * indent + label
+    lines = textwrap.wrap(text, max(20, width - len(head)), break_on_hyphens=False, break_long_words=False)
+    for number, line in enumerate(lines):
+        start = head if number == 0 else " " * len(head)
+        yield Text.assemble((start, QUIET), (line, style))
+
+
 def value_text(value: Value) -> str:
     """A knob's value as a person writes it."""
     if isinstance(value, bool):

@@ -18,6 +18,7 @@ import msgspec
 import psutil
 
 from tuner.record import (
+    Alive,
     BuildDone,
     Failure,
     Job,
@@ -36,12 +37,12 @@ DEADLINES_S = {
     "load": 1800.0,
     "apply": 300.0,
     "compile": 900.0,
-    "warm up": 300.0,
-    "trace": 300.0,
-    "time": 600.0,
-    "score": 900.0,
+    "warm up": 1200.0,
+    "trace": 1200.0,
+    "time": 1200.0,
+    "score": 1200.0,
 }
-"""How long a worker may stay in a stage before it counts as hung."""
+"""How long a worker may stay in a stage, or between two calls of the pipeline in it, before it counts as hung."""
 
 WORKER = (sys.executable, "-m", "tuner.worker")
 """The program that is started for each build."""
@@ -117,9 +118,11 @@ def _listen(
         message = None if line is None else _understand(line, stage)
         if isinstance(message, StageStarted):
             stage, entered = message.stage, now
+        elif isinstance(message, Alive):
+            entered = now
         elif isinstance(message, (PointDone, PointFailed)):
             awaited.discard(message.index)
-        elif isinstance(message, WorkerFailed) or (isinstance(message, BuildDone) and not goes_on(message)):
+        elif isinstance(message, WorkerFailed) or (isinstance(message, BuildDone) and not goes_on(job, message)):
             awaited.clear()
         if message is not None:
             on_message(message)
@@ -134,10 +137,10 @@ def _listen(
         on_message(WorkerFailed(failure=name_death(code, stage)))
 
 
-def goes_on(message: BuildDone) -> bool:
+def goes_on(job: Job, message: BuildDone) -> bool:
     """Whether the worker measures the points of a build: not when the gate did not let it pass."""
     verdict = message.build.verdict
-    return verdict is None or verdict.status == "clean"
+    return job.is_baseline or verdict is None or verdict.status == "clean"
 
 
 def _lines(process: subprocess.Popen[bytes], reading: int) -> Iterator[bytes | None]:

@@ -8,22 +8,26 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import yaml
 
 from tuner.errors import BadInput
 from tuner.knobs import KNOBS
-from tuner.record import Architecture, Environment, GatePolicy, Record, Value, Values, Workload, read
+from tuner.record import Architecture, Environment, FindingKind, GatePolicy, Record, Value, Values, Workload, read
 from tuner.space import Recipe, Space, show
 
 S = TypeVar("S", bound=Record)
 
 MOST_PIXELS = 16384
 DEVICES = ("cpu", "cuda")
-FIXED_ARGUMENTS = {"prompt", "generator", "num_inference_steps", "output_type", "return_dict", "latents"}
-"""Of a pipeline's call: what the tuner itself decides."""
+FIELDS = ("height", "width", "num_frames", "guidance_scale", "max_sequence_length")
+FIXED_ARGUMENTS = {
+    "prompt", "generator", "num_inference_steps", "output_type", "return_dict", "latents", "num_images_per_prompt",
+    "num_videos_per_prompt", *FIELDS,
+}  # fmt: skip
+"""Of a pipeline's call: what the tuner itself decides, and what the workload has a field for."""
 
 Listed = Value | list[Value]
 
@@ -48,6 +52,13 @@ class QualityFields(Record):
     tolerance: float | None = None
 
 
+class GateFields(Record):
+    """What the gate tolerates, see GatePolicy."""
+
+    count_per_step: dict[FindingKind, Annotated[float, msgspec.Meta(ge=0)]] | None = None
+    max_idle_ms_per_step: Annotated[float, msgspec.Meta(ge=0)] | None = None
+
+
 class SpaceFile(Record):
     """A space file, as written. A knob has a list of values, one value (which pins it), or either for each device."""
 
@@ -55,7 +66,7 @@ class SpaceFile(Record):
     pipelines: tuple[str, ...] = ()
     workload: WorkloadFields = WorkloadFields()
     quality: QualityFields = QualityFields()
-    gate: GatePolicy | None = None
+    gate: GateFields = GateFields()
     baseline: Values = msgspec.field(default_factory=dict)
     knobs: dict[str, Listed | dict[str, Listed]] = msgspec.field(default_factory=dict)
     recipes: tuple[Recipe, ...] = ()
@@ -112,7 +123,8 @@ def load(path: Path, architecture: Architecture, environment: Environment, setti
         if reason:
             left_out[f"recipe {recipe.name}"] = reason
         else:
-            recipes.append(msgspec.structs.replace(recipe, values=pinned | recipe.values))
+            given = {name: _typed(name, value) for name, value in recipe.values.items()}
+            recipes.append(msgspec.structs.replace(recipe, values=pinned | given))
     if written.quality.tolerance is None:
         raise BadInput(f"{path}: quality.tolerance is missing, in points of the metric")
     return Space(
@@ -120,7 +132,10 @@ def load(path: Path, architecture: Architecture, environment: Environment, setti
         architecture=architecture,
         workload=_workload(path, written.workload, architecture),
         tolerance=written.quality.tolerance,
-        gate=written.gate or GatePolicy(),
+        gate=GatePolicy(
+            count_per_step=written.gate.count_per_step or {},
+            max_idle_ms_per_step=written.gate.max_idle_ms_per_step or 0.0,
+        ),
         baseline=baseline,
         knobs=knobs,
         recipes=tuple(recipes),
@@ -134,6 +149,7 @@ def load(path: Path, architecture: Architecture, environment: Environment, setti
 def parse(path: Path) -> SpaceFile:
     """One file by itself: every field of the right type, every knob known and every value one that it can have."""
     written = _checked(_convert(_yaml(path), str(path)), str(path))
+    _refuse_given(path, written)
     if isinstance(written.workload.prompts, str):
         listed = _prompts(_inside(path, "workload.prompts", written.workload.prompts))
         seeds = written.workload.seeds if written.workload.seeds is not None else listed.seeds
@@ -145,13 +161,25 @@ def parse(path: Path) -> SpaceFile:
     return written
 
 
+def _refuse_given(path: Path, written: SpaceFile) -> None:
+    """A file from elsewhere opens no other file and fetches nothing: weights are named on the command line."""
+    used = {name for recipe in written.recipes for name, value in recipe.values.items() if value != "none"}
+    for name, values in written.knobs.items():
+        by_device = values.values() if isinstance(values, dict) else [values]
+        used |= {name for listed in by_device if listed not in ("none", ["none"])}
+    for name in sorted(used):
+        if KNOBS[name].given:
+            raise BadInput(f"{path}: {name}: weights of your own are named on the command line: --set {name}=PATH")
+
+
 def _with_extended(path: Path, seen: tuple[Path, ...] = ()) -> SpaceFile:
     """A file merged over the one that it extends, and so on."""
     written = parse(path)
     if written.extends is None:
         return written
     parent = folder() / f"{written.extends}.yaml"
-    if not parent.is_file() or not parent.resolve().is_relative_to(folder().resolve()):
+    is_file = os.path.isfile(parent)  # noqa: PTH113  (Path.is_file raises when a name is too long)
+    if not is_file or not parent.resolve().is_relative_to(folder().resolve()):
         parent = _inside(path, "extends", written.extends)
     if parent.resolve() in (path.resolve(), *seen):
         raise BadInput(f"{path}: extends: {show(written.extends)} extends this file in turn")
@@ -165,7 +193,7 @@ def _merged(parent: SpaceFile, child: SpaceFile) -> SpaceFile:
         pipelines=child.pipelines or parent.pipelines,
         workload=_over(parent.workload, child.workload),
         quality=_over(parent.quality, child.quality),
-        gate=child.gate or parent.gate,
+        gate=_over(parent.gate, child.gate),
         baseline=parent.baseline | child.baseline,
         knobs=parent.knobs | child.knobs,
         recipes=tuple(recipe for recipe in parent.recipes if recipe.name not in names) + child.recipes,
@@ -322,17 +350,27 @@ def _check_value(where: str, field: str, name: str, value: Value) -> None:
 # ---- what of it can be used here ------------------------------------------------------------------------------------
 
 
-def _on(device: str, values: Listed | dict[str, Listed]) -> list[Value]:
+def _on(device: str, name: str, values: Listed | dict[str, Listed]) -> list[Value]:
     """The values that a knob has on a device."""
     listed = values.get(device, []) if isinstance(values, dict) else values
-    return listed if isinstance(listed, list) else [listed]
+    return [_typed(name, value) for value in (listed if isinstance(listed, list) else [listed])]
+
+
+def _typed(name: str, value: Value) -> Value:
+    """A whole number as the float that it is for this knob: 1 and 1.0 are one value."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if is_whole and isinstance(KNOBS[name].choices[0], float) else value
 
 
 def _baseline(given: Values, architecture: Architecture, environment: Environment) -> Values:
     """The untouched pipeline: with the file's call, else with the steps that the pipeline itself takes."""
     own = architecture.arguments.get("num_inference_steps")
     steps = {"steps": own} if isinstance(own, int) else {}
-    return {name: knob.baseline(environment) for name, knob in KNOBS.items()} | steps | given
+    return (
+        {name: knob.baseline(environment) for name, knob in KNOBS.items()}
+        | steps
+        | {name: _typed(name, value) for name, value in given.items()}
+    )
 
 
 def _usable(
@@ -343,7 +381,7 @@ def _usable(
     left_out: dict[str, str] = {}
     for name, values in written.knobs.items():
         usable = []
-        for value in _on(environment.device, values):
+        for value in _on(environment.device, name, values):
             reason = KNOBS[name].unavailable(value, environment, architecture)
             if name == "steps" and int(value) > int(baseline["steps"]):
                 reason = f"the untouched pipeline takes {baseline['steps']} (baseline.steps says otherwise if it does)"
@@ -383,11 +421,10 @@ def _workload(path: Path, fields: WorkloadFields, architecture: Architecture) ->
         raise BadInput(f"{path}: workload.seeds: a seed is a whole number from 0 to 2**63 - 1")
     _check_numbers(path, fields)
     arguments = fields.arguments or {}
-    optional = ("height", "width", "num_frames", "guidance_scale", "max_sequence_length")
-    given = [f"workload.{name}" for name in optional if getattr(fields, name) is not None]
+    given = [f"workload.{name}" for name in FIELDS if getattr(fields, name) is not None]
     for field in given + [f"workload.arguments.{name}" for name in arguments]:
         name = field.rpartition(".")[2]
-        if name not in architecture.arguments or (name in FIXED_ARGUMENTS):
+        if name not in architecture.arguments or (name in FIXED_ARGUMENTS and field not in given):
             raise BadInput(f"{path}: {show(field)}: {architecture.pipeline_class} takes no such argument from a space")
     return Workload(
         prompts=prompts, seeds=seeds, height=fields.height, width=fields.width, num_frames=fields.num_frames,

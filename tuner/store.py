@@ -47,7 +47,10 @@ class Request(Record):
     price: Price
 
     def fingerprint(self) -> str:
-        return fingerprint(msgspec.to_builtins(self))
+        """Of all but words: what was left out and why, and where the price is from."""
+        space = msgspec.structs.replace(self.space, left_out={})
+        price = msgspec.structs.replace(self.price, source="")
+        return fingerprint(msgspec.to_builtins(msgspec.structs.replace(self, space=space, price=price)))
 
 
 class Refusal(Record):

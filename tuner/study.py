@@ -68,12 +68,14 @@ class Study:
             self.try_candidate(self.store.enter(values), values, "baseline", stop_at=NEVER)
         baseline = self.ledger.baseline
         if baseline.status != "measured":
-            said = baseline.failure.message if baseline.failure else "the gate rejected it"
+            said = baseline.failure.message if baseline.failure else "it was not measured"
             log = self.store.trial_folder(0) / "worker.log"
             raise StudyFailed(f"the baseline, the untouched pipeline, has no result: {said} (see {log})")
         if not self.ledger.repeats_of(baseline) and not self.repeat(baseline):
             raise StudyFailed("the baseline was measured once and failed in a second process; run the command again")
         self.warn_of_noise()
+        for own in self.ledger.allowed():
+            self.display.note(f"the untouched pipeline itself has {own.count_per_step:g} {own.kind} a step: allowed")
         if self.is_over():
             self.display.note("the budget is spent, over all runs of this study: give a longer --budget to go on")
 
@@ -135,10 +137,18 @@ class Study:
         return bool(self.ledger.confirmations_of(candidate)) or self.seconds_left() >= self.confirmation_s(candidate)
 
     def measure_again(self, candidate: Outcome) -> None:
-        """Baseline and candidate in turns, each time in a fresh process; while a gain is in doubt, as time allows."""
-        while not self.ledger.is_confirmed(candidate):
-            turns = len(self.ledger.confirmations_of(candidate))
-            if turns >= CONFIRMATIONS and (turns >= MOST_CONFIRMATIONS or self.seconds_left() < self.turn_s(candidate)):
+        """Baseline and candidate in turns, each time in a fresh process.
+
+        The gain is looked at twice at most, since each further look would find one by chance more often.
+        """
+        self.take_turns(candidate, CONFIRMATIONS)
+        if not self.ledger.is_confirmed(candidate):
+            self.take_turns(candidate, MOST_CONFIRMATIONS)
+
+    def take_turns(self, candidate: Outcome, wanted: int) -> None:
+        """Until there are so many turns, or those beyond the least have no time left."""
+        while (turns := len(self.ledger.confirmations_of(candidate))) < wanted:
+            if turns >= CONFIRMATIONS and self.seconds_left() < self.turn_s(candidate):
                 return
             if not self.repeat(self.ledger.baseline, beside=candidate) or not self.repeat(candidate, beside=candidate):
                 return
@@ -179,7 +189,8 @@ class Study:
         folder = self.store.trial_folder(number)
         try:
             job = attempt.job(self.allowance_s())
-            runner.run(job, folder, self.store.cache, stop_at, attempt.hear, self.compile_deadline_s())
+            patience_s = NEVER if purpose == "baseline" else self.compile_deadline_s()
+            runner.run(job, folder, self.store.cache, stop_at, attempt.hear, patience_s)
         except runner.BudgetSpent:
             self.display.note(f"time is up: trial {number} was stopped")
         finally:

@@ -11,14 +11,17 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 from tuner.intervals import mean_interval, median
-from tuner.record import Estimate, GpuUse
+from tuner.record import GpuUse
 
 LOW_CLOCK = 0.75
-"""A sample at less than this share of the greatest SM clock does not show what the GPU can do."""
+"""A sample at less than this share of the greatest SM clock, and under no cap, does not show what the GPU can do."""
+
+CAPS = {"SW power cap", "clocks set by a user"}
+"""Clock events that explain a low clock by how the machine is set up. Cards with a low power limit (L4, T4, H100 PCIe)
+run like that all the time, and will in production: such a sample counts, and so does the event."""
 
 BRAKES = ("HW thermal slowdown", "HW power brake", "SW thermal slowdown", "HW slowdown")
-"""Clock events that come from heat or from the power supply, the most telling first. A software power cap is none of
-them: under a steady load a large GPU always runs at its cap."""
+"""Clock events that come from heat or from the power supply, the most telling first. A cap is none of them."""
 
 REASONS = {
     0x001: "idle",
@@ -45,6 +48,8 @@ also tell of a brake that began and ended inside a call."""
 UNSEEN_BYTES = 1 << 30
 """Memory in use without a process that would explain it, from which on it is somebody else's."""
 
+WHOLE_GPU = "MIG: power, energy and processes are those of the whole GPU, not of the part that this process uses"
+
 
 class Sample(NamedTuple):
     """What NVML said right after a call that counts, and the energy that it took."""
@@ -64,8 +69,16 @@ class Moment(NamedTuple):
     braked_ns: dict[str, int]
 
 
+class Others(NamedTuple):
+    """The other processes on a GPU and the bytes that they hold; None for what cannot be told, and `lacks` says why."""
+
+    processes: int | None
+    memory_bytes: int | None
+    lacks: str | None = None
+
+
 class Gpu:
-    """One GPU as NVML sees it. `lacks` gathers what it could not answer, once each."""
+    """One GPU as NVML sees it. `lacks` gathers what it could not answer, once each: that is not asked again."""
 
     def __init__(self, nvml: Any, handle: object) -> None:
         self.nvml = nvml
@@ -117,19 +130,19 @@ class Gpu:
             energy_j=energy_j,
         )
 
-    def others(self) -> tuple[int | None, int | None]:
-        """How many other processes compute on this GPU, and how many bytes they hold; None for what cannot be told."""
+    def others(self) -> Others:
+        """Who else computes on this GPU now."""
         processes = self.ask("processes", "nvmlDeviceGetComputeRunningProcesses")
-        if not processes:  # this process computes too: a list without it hides others as well
-            self.lacks.setdefault("processes", "processes: none are shown, not even this one")
-            return None, None
+        if processes is None:  # which `lacks` says already
+            return Others(None, None)
         others = [process for process in processes if process.pid != os.getpid()]
-        if len(others) == len(processes):  # a container hides the numbers; one of them is still this process
-            if len(processes) > 1:
-                self.lacks["memory of others"] = "memory of others: which process is this one is hidden"
-            return len(processes) - 1, None if len(processes) > 1 else 0
+        if len(others) == len(processes):  # this process computes too, so a container hides it, or its number
+            shown = f"{len(processes)} shown, none with the number of this one: they cannot be told apart"
+            return Others(
+                None, None, f"processes: {shown}" if processes else "processes: none shown, not even this one"
+            )
         held = [process.usedGpuMemory for process in others]
-        return len(others), None if None in held else sum(held)
+        return Others(len(others), None if None in held else sum(held))
 
 
 class Watch:
@@ -166,19 +179,21 @@ class Watch:
 
     def report(self) -> GpuUse:
         """What was seen."""
-        processes, memory_bytes = self.gpu.others()
+        others, joules = self.gpu.others(), self._joules()
+        stood_still = "energy: the counter stood still" if joules and not any(joules) else None
         return GpuUse(
             sm_clock_mhz=_median([sample.sm_clock_mhz for sample in self.samples]),
             sm_clock_max_mhz=self.maximum,
             memory_clock_mhz=_median([sample.memory_clock_mhz for sample in self.samples]),
             power_w=_median([sample.power_w for sample in self.samples]),
             temperature_c=_median([sample.temperature_c for sample in self.samples]),
-            energy_j=self._energy(),
+            # The counter moves in steps longer than a short call, hence the mean, not the median.
+            energy_j=mean_interval(joules) if len(joules) > 1 and any(joules) else None,
             events=None if "clock event reasons" in self.gpu.lacks else dict(self.events),
             discarded=dict(self.discarded),
-            other_processes=processes,
-            other_memory_bytes=memory_bytes,
-            lacks=tuple(self.gpu.lacks.values()),
+            other_processes=others.processes,
+            other_memory_bytes=others.memory_bytes,
+            lacks=(*self.gpu.lacks.values(), *filter(None, (others.lacks, stood_still))),
         )
 
     def _moment(self) -> Moment:
@@ -191,19 +206,14 @@ class Watch:
         # A GPU that waits for the host to finish the call lowers its clock: that says nothing of the time before.
         if is_idle or sample.sm_clock_mhz is None or self.maximum is None:
             return None
-        if sample.sm_clock_mhz < LOW_CLOCK * self.maximum:
+        if sample.sm_clock_mhz < LOW_CLOCK * self.maximum and not seen & CAPS:
             return f"SM clock under {LOW_CLOCK:.0%} of its maximum"
         return None
 
-    def _energy(self) -> Estimate | None:
-        """Joules of one call. The counter moves in steps longer than a short call, hence the mean, not the median."""
+    def _joules(self) -> list[float]:
+        """What each call that counts took; none where that is not known of all of them."""
         joules = [sample.energy_j for sample in self.samples if sample.energy_j is not None]
-        if len(joules) < 2 or len(joules) < len(self.samples):
-            return None
-        if not any(joules):
-            self.gpu.lacks["energy"] = "energy: the counter stood still"
-            return None
-        return mean_interval(joules)
+        return joules if len(joules) == len(self.samples) else []
 
 
 class Blind:
@@ -241,6 +251,8 @@ class Nvml:
         try:
             nvml.nvmlInit()
             self.gpu = Gpu(nvml, _handle(nvml, uuid, bus_id))
+            if _is_part(self.gpu, uuid):
+                self.gpu.lacks["MIG"] = WHOLE_GPU
         except nvml.NVMLError as error:
             self.missing = f"NVML: {_said(error)}"
 
@@ -265,6 +277,17 @@ def _handle(nvml: Any, uuid: str, bus_id: str | None) -> object:
         if bus_id is None:
             raise
         return nvml.nvmlDeviceGetHandleByPciBusId(bus_id)  # part of a GPU (MIG) has a UUID of its own
+
+
+def _is_part(gpu: Gpu, uuid: str) -> bool:
+    """Whether this process has a part of the GPU (MIG) instead of all of it."""
+    if uuid.startswith("MIG-"):
+        return True
+    try:
+        mode, _ = gpu.nvml.nvmlDeviceGetMigMode(gpu.handle)
+    except gpu.nvml.NVMLError:  # most GPUs cannot be divided
+        return False
+    return bool(mode == gpu.nvml.NVML_DEVICE_MIG_ENABLE)
 
 
 def neighbours(use: tuple[int, int] | None) -> str | None:

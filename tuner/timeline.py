@@ -13,7 +13,7 @@ from rich.text import Text
 from tuner.record import Finding, Verdict
 from tuner.report import QUIET, number_text
 from tuner.trace import classes
-from tuner.trace.read import Event, Trace
+from tuner.trace.read import RUNTIME, Around, Event, Trace
 from tuner.trace.regions import nested, outermost_work, regions
 from tuner.trace.waits import GRAPH_LAUNCHES, waits
 
@@ -131,10 +131,14 @@ def _host_lanes(trace: Trace, inside: Sequence[int], scale: _Scale, verdict: Ver
 
 def _outermost(trace: Trace, inside: Iterable[int]) -> Iterator[Span]:
     """When the CPU was inside an operator or a call of the GPU's runtime, whichever it entered first."""
-    for index in inside:
-        event, parent = trace.host[index], trace.parents[index]
-        if event.cat != "user_annotation" and (parent < 0 or trace.host[parent].cat == "user_annotation"):
-            yield event.ts, event.end
+    around = Around(trace, lambda index: _is_work(trace.host[index]))
+    outermost = (index for index in inside if _is_work(trace.host[index]) and around(index) < 0)
+    return _spans(trace, outermost)
+
+
+def _is_work(event: Event) -> bool:
+    """Not an annotation, and not a Python function of which nobody knows what it did."""
+    return event.cat == "cpu_op" or event.cat in RUNTIME
 
 
 def _compiled_lanes(trace: Trace, inside: set[int], scale: _Scale) -> Iterator[Lane]:
@@ -147,7 +151,7 @@ def _compiled_lanes(trace: Trace, inside: set[int], scale: _Scale) -> Iterator[L
                 first, last = scale.column(trace.host[index].ts), scale.column(trace.host[index].end)
                 cells[first : last + 1] = NESTED * (last + 1 - first)
         yield Lane("compiled", "".join(cells))
-    work = {outermost_work(trace, found, index) for index in (*found.work, *found.graphs) if index in inside}
+    work = {outer for index, outer in outermost_work(trace, found).items() if index in inside}
     if work:
         yield Lane("compiling", _filled(scale.shares(_spans(trace, work)), COMPILING, COMPILING), MARK)
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from tuner.catalogue import wrapped
 from tuner.record import Copies, Finding, GatePolicy, Record, TraceSummary, Verdict
-from tuner.report import BASELINE, QUIET, number_text, one_line, shorten, times
+from tuner.report import BASELINE, QUIET, number_text, one_line, shorten, times, wrapped
 from tuner.timeline import TimeLine
 from tuner.trace import gate, read
 from tuner.trace.summary import summarise
@@ -61,7 +60,7 @@ class Examined:
             yield from wrapped("- ", text, width, indent=2)
 
 
-def examine(path: Path, max_idle_ms_per_step: float = 0.0) -> Examined:
+def examine_trace(path: Path, max_idle_ms_per_step: float = 0.0) -> Examined:
     """Read a trace and judge it; BadInput names the file when it is none."""
     trace = read.marked(read.load(path))
     verdict = gate.judge_alone(trace, GatePolicy(max_idle_ms_per_step=max_idle_ms_per_step))
@@ -87,11 +86,13 @@ def _clean(report: TraceReport) -> str:
 
 def _rejected(report: TraceReport) -> str:
     undeclared = report.verdict.undeclared()
-    cost = sum(finding.idle_ms_per_step or 0.0 for finding in undeclared)
-    share = cost / report.summary.step_ms if report.summary.step_ms else 0.0
-    per = _per(report)
-    price = f"; the GPU idles {_ms(cost)} {per} because of that, {share:.0%} of the time" if report.gpu else ""
-    return f"REJECTED: {times(len(undeclared), 'finding')}{price}"
+    headline = f"REJECTED: {times(len(undeclared), 'finding')}"
+    prices = [finding.idle_ms_per_step for finding in undeclared if finding.idle_ms_per_step is not None]
+    if len(prices) < len(undeclared):
+        return headline
+    cost, step = sum(prices), report.summary.step_ms
+    share = cost / step if step else 0.0
+    return f"{headline}; the GPU idles {_ms(cost)} {_per(report)} because of that, {share:.0%} of the time"
 
 
 def _inconclusive(report: TraceReport) -> str:
@@ -117,7 +118,8 @@ def _findings(verdict: Verdict, per: str, width: int) -> Iterator[Text]:
     for number, finding in enumerate(verdict.findings[:_LISTED], 1):
         yield from _finding(f"{number:>2} ", finding, per, width)
     for finding in verdict.warnings[:_LISTED]:
-        yield from _finding(" - ", finding, "in the first step only, which rejects nothing", width)
+        where = "in the first step only" if finding.kind == "device sync" else "outside the steps"
+        yield from _finding(" - ", finding, f"{where}, which rejects nothing", width)
     more = sum(max(0, len(found) - _LISTED) for found in (verdict.findings, verdict.warnings))
     if more:
         yield from wrapped("   ", f"and {more:,} more, all of which --json lists", width, QUIET)

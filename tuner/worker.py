@@ -34,6 +34,7 @@ from tuner.quality import panel
 from tuner.quality.clip_score import ClipScorer
 from tuner.quality.guards import InvalidPicture
 from tuner.record import (
+    Alive,
     Build,
     BuildDone,
     Failure,
@@ -107,7 +108,7 @@ def run(job: Job, channel: Channel) -> None:
     bench = Bench(job, channel)
     build = bench.build(Path(job.points[0].folder))
     channel.send(BuildDone(build=build))
-    if build.verdict is not None and build.verdict.status != "clean":
+    if build.verdict is not None and build.verdict.status != "clean" and not job.is_baseline:
         return
     for point in job.points:
         try:
@@ -156,14 +157,17 @@ class Bench:
         self.clock.wait()
         first_call_s = clock.lap()
         self.channel.enter("warm up")
-        warm_up(call, self.clock, self.graphs)
+        warmed_up = warm_up(call, self.clock, self.graphs)
+        assert warmed_up.last_call_s is not None
+        compile_s = max(0.0, first_call_s - warmed_up.last_call_s)
         summary, verdict = None, None
         if job.trace:
             self.channel.enter("trace")
             summary, verdict = self.trace(first, folder)
         return Build(
-            changes=changes, load_s=load_s, apply_s=apply_s, first_call_s=first_call_s, trace=summary, verdict=verdict
-        )
+            changes=changes, load_s=load_s, apply_s=apply_s, first_call_s=first_call_s, compile_s=compile_s,
+            trace=summary, verdict=verdict,
+        )  # fmt: skip
 
     def trace(self, point: Point, folder: Path) -> tuple[TraceSummary, Verdict]:
         """Three profiled denoising steps and what the gate makes of them; a rejection gets its source lines."""
@@ -178,7 +182,7 @@ class Bench:
 
         trace = read.load(capture.capture(call, self.pipe.scheduler, folder, "denoise"))
         verdict = gate.judge(
-            trace, self.compile_log.read(), allowances(job.build), job.environment.device, job.gate,
+            trace, self.compile_log.read(), (*allowances(job.build), *job.allowed), job.environment.device, job.gate,
             asks_for_graphs=replays_cuda_graphs(job.build),
         )  # fmt: skip
         if any(not finding.source for finding in verdict.undeclared()):
@@ -253,6 +257,7 @@ class Bench:
         batches = []
         for start in range(0, count, point.batch):
             indices = self.indices(point, start)
+            self.channel.send(Alive())
             drawn = pipeline.draw(self.pipe, self.job.workload, indices, self.of_knobs(point), output_type="np")
             batches.append(drawn)
         return np.concatenate(batches)[:count]
@@ -260,7 +265,12 @@ class Bench:
     def caller(self, point: Point) -> Callable[[], object]:
         """A call of the pipeline as a user makes it: `batch` prompts in, PIL pictures out."""
         indices, of_knobs = self.indices(point), self.of_knobs(point)
-        return lambda: pipeline.draw(self.pipe, self.job.workload, indices, of_knobs)
+
+        def call() -> object:
+            self.channel.send(Alive())
+            return pipeline.draw(self.pipe, self.job.workload, indices, of_knobs)
+
+        return call
 
     def of_knobs(self, point: Point) -> dict[str, Any]:
         """What the knobs of a point say of the arguments of its calls."""

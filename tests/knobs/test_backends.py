@@ -8,6 +8,7 @@ from drawing import CPU, GPU
 from kinds import kind
 
 from tuner.knobs import KNOBS, NoEffect
+from tuner.knobs.base import switched
 
 pytestmark = pytest.mark.usefixtures("process_state")
 
@@ -19,8 +20,7 @@ def test_tf32_stands_and_can_be_read_by_its_old_and_its_new_name() -> None:
     assert torch.backends.cuda.matmul.allow_tf32 is True
     assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     assert torch.get_float32_matmul_precision() == "high"
-    with pytest.raises(NoEffect, match="already"):
-        KNOBS["matmul.tf32"].apply(None, {"matmul.tf32": True})
+    assert KNOBS["matmul.tf32"].apply(None, {"matmul.tf32": True}).endswith("= True already")
 
 
 def test_tf32_is_no_rounding() -> None:
@@ -33,8 +33,21 @@ def test_cudnn_times_its_convolutions() -> None:
 
     assert KNOBS["cudnn.benchmark"].apply(None, {"cudnn.benchmark": True}) == "torch.backends.cudnn.benchmark = True"
     assert torch.backends.cudnn.benchmark is True
-    with pytest.raises(NoEffect, match="already"):
-        KNOBS["cudnn.benchmark"].apply(None, {"cudnn.benchmark": True})
+    assert KNOBS["cudnn.benchmark"].apply(None, {"cudnn.benchmark": True}).endswith("= True already")
+
+
+def test_a_flag_that_does_not_stay_is_no_effect() -> None:
+    class Stubborn:
+        @property
+        def flag(self) -> bool:
+            return False
+
+        @flag.setter
+        def flag(self, value: bool) -> None:
+            pass
+
+    with pytest.raises(NoEffect, match="a flag stayed False"):
+        switched(Stubborn(), "flag", True, "a flag")
 
 
 def test_cudnn_has_nothing_to_time_without_convolutions() -> None:

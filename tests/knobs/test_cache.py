@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +19,12 @@ from kinds import kind as known
 
 from tuner.knobs import KNOBS, NoEffect, allowances, apply_knobs
 from tuner.knobs.cache import KINDS
+from tuner.knobs.caches import dbcache
 from tuner.knobs.caches.broadcast import Plan
 from tuner.knobs.caches.clock import Clock
 from tuner.knobs.caches.teacache import COEFFICIENTS, TeaCache
 from tuner.record import Environment, Values
+from tuner.trace import capture
 
 Folder = Callable[[str], Path]
 Untouched = Callable[[str], tuple[Any, "Work"]]
@@ -226,6 +228,22 @@ def test_a_larger_number_skips_more(family: str, name: str, knob: str, cached: C
         pytest.skip(f"{distribution} is not installed")
     few, many = (worked(cached(family, name, **{knob: number}), family, 12)[1].products for number in (2, 5))
     assert many < few
+
+
+def test_teacache_reads_a_number_for_each_of_two_calls_and_says_so(
+    pipeline_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guided: dict[str, Any] = {"negative_prompt": ["blue", "green"], "true_cfg_scale": 3.0}
+    monkeypatch.setitem(globals(), "draw", partial(draw, **guided))
+    pipe = load(pipeline_folder("flux"))
+    plain = worked(pipe, "flux")[1].read_back
+    KINDS["teacache"].enable(pipe, EAGER)
+    read = worked(pipe, "flux")[1].read_back
+    assert max(cached - own for cached, own in zip(read, plain, strict=True)) == KINDS["teacache"].syncs_per_step == 2
+
+
+def test_dbcache_skips_in_the_steps_that_are_traced() -> None:
+    assert dbcache.WARM_UP_STEPS < capture.STEPS - 1
 
 
 def test_no_blocks_is_no_effect() -> None:

@@ -127,6 +127,39 @@ def test_what_does_not_go_together_says_why(different: dict[str, Value], reason:
     assert reason is None or reason in found[0]
 
 
+@pytest.mark.parametrize("pipeline_class", ["QwenImagePipeline", "ZImagePipeline"])
+@pytest.mark.parametrize("scope", ["regional", "full"])
+def test_prompts_that_are_not_padded_need_code_for_any_length(pipeline_class: str, scope: str) -> None:
+    def reason(name: str = pipeline_class, **different: Value) -> str | None:
+        return KNOBS["compile.scope"].conflict(candidate(compile__scope=scope, **different), kind(name))
+
+    assert "compile.dynamic=true" in str(reason())
+    assert reason(compile__dynamic=True) is None
+    assert reason("FluxPipeline") is None
+    assert KNOBS["compile.scope"].conflict(candidate(compile__scope="none"), kind(pipeline_class)) is None
+
+
+def test_encoders_of_prompts_that_are_not_padded_are_not_compiled() -> None:
+    knob = KNOBS["compile.text_encoders"]
+    assert "does not pad its prompts" in str(knob.unavailable(True, CPU, kind("QwenImagePipeline")))
+    assert knob.unavailable(True, CPU, kind("ZImagePipeline")) is None
+
+
+@pytest.mark.usefixtures("only_dynamo")
+@pytest.mark.parametrize(("dynamic", "most"), [(False, 8), (True, 1)])
+def test_the_reason_why_is_true(
+    pipeline_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, dynamic: bool, most: int
+) -> None:
+    """Ten lengths: dynamo stops at its eighth graph and runs the rest uncompiled, and dynamic code serves them all."""
+    pipe = load(pipeline_folder("qwen-image"))
+    log = dynamo.start_compile_log()
+    apply_knobs(pipe, values({"compile.scope": "full", "compile.dynamic": dynamic}), CPU)
+    for words in range(1, 11):
+        monkeypatch.setattr("drawing.PROMPTS", ("cat " * words,) * 2)
+        draw(pipe, "qwen-image", 1)
+    assert log.read().unique_graphs == most
+
+
 def test_fp8_allows_no_break_unless_a_cache_makes_one() -> None:
     fp8 = {"quantization__scheme": "fp8-dynamic-tensor"}
     assert compile_options(candidate(**fp8)) == {"mode": "default", "dynamic": False, "fullgraph": True}

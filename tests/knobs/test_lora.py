@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from kinds import kind as known
 from tuner.errors import Unavailable
 from tuner.knobs import KNOBS, NoEffect
 from tuner.knobs.base import denoisers
+from tuner.knobs.given import unopenable
 
 Folder = Callable[[str], Path]
 FILE = KNOBS["lora.file"]
@@ -138,6 +140,27 @@ def test_it_is_refused_where_it_cannot_be_loaded(pipeline_folder: Folder, tmp_pa
     assert "loads no LoRA" in (FILE.unavailable(given, GPU, kind(pipeline_folder("pixart"))) or "")
     assert "there is no" in (FILE.unavailable("/nowhere/at/all", GPU, flux) or "")
     assert FILE.unavailable("owner/name", GPU, flux) is None
+
+
+def test_what_is_no_file_or_folder_is_not_opened(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.safetensors"
+    os.mkfifo(pipe)
+    assert unopenable(str(tmp_path), may_be_folder=True) is None
+    for path in (str(pipe), "/dev/zero", "/a\0b", "/" + "x" * 5000, f"{tmp_path}/two\nlines"):
+        assert is_one_line(unopenable(path))
+        assert unopenable(path, may_be_folder=True)
+    assert "no regular file" in (unopenable(str(tmp_path)) or "")
+    assert "no regular file or folder" in (FILE.unavailable(str(pipe), GPU, known()) or "")
+
+
+@pytest.mark.parametrize(
+    ("given", "is_known"),
+    [("owner/name/folder/file.safetensors@main", True), ("owner/name/a..b.safetensors", True),
+     ("owner/name/a/../../b.safetensors", False), ("owner/../b.safetensors", False), ("../name", False),
+     ("owner/name/../b.safetensors", False), ("owner/name/a/./b.safetensors", False)],
+)  # fmt: skip
+def test_a_name_on_the_hub_does_not_climb(given: str, is_known: bool) -> None:
+    assert (FILE.wrong(given) is None) is is_known
 
 
 def test_a_cache_beside_it_is_refused() -> None:

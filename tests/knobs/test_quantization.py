@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -393,12 +394,14 @@ def test_a_gguf_file_is_refused_with_a_reason(tmp_path: Path) -> None:
     assert reason(good) is None
     assert reason("none") is None
     assert "is no GGUF file" in str(reason(bad))
-    assert "No such file" in str(reason(tmp_path / "missing.gguf"))
+    assert "there is no" in str(reason(tmp_path / "missing.gguf"))
+    os.mkfifo(tmp_path / "pipe.gguf")
+    assert "no regular file" in str(reason(tmp_path / "pipe.gguf"))
     assert "cannot be read" in str(reason("/" + "x" * 5000 + ".gguf"))
     assert "cannot be read" in str(reason("/a\0b.gguf"))
     assert "pip install 'gguf>=0.10'" in str(reason(good, machine("9.0")))
     assert "reads no single file" in str(reason(good, with_gguf, "PixArtSigmaPipeline"))
-    with pytest.raises(Unavailable, match="No such file"):
+    with pytest.raises(Unavailable, match="there is no"):
         GGUF.apply(SimpleNamespace(), {"quantization.gguf_file": str(tmp_path / "missing.gguf")})
 
 

@@ -12,17 +12,19 @@ from drawing import CPU, FAMILIES, draw, is_one_line, is_valid, kind, load, valu
 
 from tuner.knobs import KNOBS
 from tuner.knobs.base import denoisers
+from tuner.knobs.text import denoises_unpadded, encodes_unpadded
 
 Folder = Callable[[str], Path]
 LENGTH = KNOBS["text.sequence_length"]
 WITHOUT = {"sdxl", "sd15"}
+UNPADDED = {"qwen-image", "z-image", "cogview4"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_is_there_where_the_pipeline_takes_it(family: str, pipeline_folder: Folder) -> None:
     folder = pipeline_folder(family)
     reason = LENGTH.unavailable(64, CPU, kind(folder))
-    assert (reason is not None) is (family in WITHOUT)
+    assert (reason is not None) is (family in WITHOUT | UNPADDED)
     assert LENGTH.unavailable("workload", CPU, kind(folder)) is None
     if reason is not None:
         assert is_one_line(reason)
@@ -30,6 +32,46 @@ def test_it_is_there_where_the_pipeline_takes_it(family: str, pipeline_folder: F
     arguments = LENGTH.call_arguments({"text.sequence_length": 64})
     assert arguments == {"max_sequence_length": 64}
     assert is_valid(draw(load(folder), family, 2, **arguments))
+
+
+def given_to_the_denoiser(pipe: Any, family: str, **more: Any) -> tuple[Any, list[Any]]:
+    """What is drawn in one step, and the shapes of all that the denoiser is given for it."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    shapes: list[Any] = []
+
+    def record(module: Any, *given: Any) -> None:
+        shapes.extend(leaf.shape for leaf in tree_leaves(given) if isinstance(leaf, torch.Tensor))
+
+    hooks = [denoiser.register_forward_pre_hook(record, with_kwargs=True) for denoiser in denoisers(pipe)]
+    pictures = draw(pipe, family, 1, **more)
+    for hook in hooks:
+        hook.remove()
+    return pictures, shapes
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in WITHOUT])
+def test_it_saves_the_denoiser_work_wherever_it_is_there(family: str, pipeline_folder: Folder) -> None:
+    pipe = load(pipeline_folder(family))
+    (long, of_long), (short, of_short) = (
+        given_to_the_denoiser(pipe, family, max_sequence_length=length) for length in (128, 64)
+    )
+    assert (of_long == of_short) is (family in UNPADDED)
+    assert np.array_equal(long, short) or family not in UNPADDED
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_source_says_who_pads_prompts(
+    family: str, pipeline_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, name = load(pipeline_folder(family)), kind(pipeline_folder(family)).pipeline_class
+    shapes = []
+    for prompts in (("a red cat", "the blue dog"), ("cat " * 30, "a red cat on the blue dog " * 6)):
+        monkeypatch.setattr("drawing.PROMPTS", prompts)
+        shapes.append(given_to_the_denoiser(pipe, family)[1])
+    assert (shapes[0] != shapes[1]) is denoises_unpadded(name) is (family in UNPADDED)
+    assert encodes_unpadded(name) is (family in UNPADDED - {"z-image"})
 
 
 def test_flux_attends_to_so_many_tokens(pipeline_folder: Folder) -> None:
@@ -46,7 +88,7 @@ def test_flux_attends_to_so_many_tokens(pipeline_folder: Folder) -> None:
     assert LENGTH.image
 
 
-@pytest.mark.parametrize(("family", "most"), [("flux", 512), ("ovis-image", 256), ("qwen-image", 1024)])
+@pytest.mark.parametrize(("family", "most"), [("flux", 512), ("ovis-image", 256), ("sd3", 512)])
 def test_more_than_the_pipeline_takes_is_refused(family: str, most: int, pipeline_folder: Folder) -> None:
     folder = pipeline_folder(family)
     assert LENGTH.unavailable(most, CPU, kind(folder)) is None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tuner.record import Allowance, Finding, Verdict
+from tuner.record import Allowance, Finding, GatePolicy, Verdict
 from tuner.trace import read
 from tuner.trace.compile_log import Compilation, CompileLog, GraphBreak
 from tuner.trace.gate import judge, name_sources
@@ -114,10 +114,60 @@ def test_a_driver_call_inside_a_runtime_call_is_one_wait(planted: Any, tmp_path:
     assert only(judged(planted, tmp_path)).count == 1
 
 
+def test_each_wait_of_an_operator_counts(planted: Any, tmp_path: Path) -> None:
+    busy(planted)
+    planted.host("mine::solve", 405, 90)
+    for number in range(5):
+        planted.call("cudaStreamSynchronize", 410 + number * 10, 5)
+    finding = only(judged(planted, tmp_path))
+    assert (finding.operator, finding.count) == ("mine::solve", 5)
+
+
+def test_a_copy_takes_only_the_wait_that_follows_it(planted: Any, tmp_path: Path) -> None:
+    busy(planted)
+    planted.host("mine::solve", 405, 90)
+    for ts in (410, 430):
+        copy = planted.call("cudaMemcpyAsync", ts, 5)
+        planted.device("Memcpy DtoH (Device -> Pageable)", ts + 1, 2, copy, cat="gpu_memcpy")
+        planted.call("cudaStreamSynchronize", ts + 10, 5)
+    planted.call("cudaStreamSynchronize", 450, 5)
+    alone = planted.call("cudaMemcpyAsync", 460, 5)
+    planted.device("Memcpy DtoH (Device -> Pageable)", 461, 2, alone, cat="gpu_memcpy")
+    counts = {finding.reason.partition(" in ")[2]: finding.count for finding in judged(planted, tmp_path).findings}
+    assert counts == {
+        "cudaStreamSynchronize for Memcpy DtoH (Device -> Pageable)": 2,
+        "cudaStreamSynchronize": 1,
+        "cudaMemcpyAsync for Memcpy DtoH (Device -> Pageable)": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    "call", ["cudaFree", "cudaFreeHost", "cudaHostUnregister", "cudaMemcpy2D", "cudaMemcpy3D", "cudaMemcpyToSymbol"]
+)
+def test_other_calls_that_wait(call: str, planted: Any, tmp_path: Path) -> None:
+    busy(planted)
+    planted.call(call, 410, 20)
+    assert only(judged(planted, tmp_path)).operator == call
+
+
+@pytest.mark.parametrize("call", ["cudaFreeAsync", "cudaMemcpy2DAsync", "cudaMalloc", "cudaHostRegister"])
+def test_other_calls_that_do_not(call: str, planted: Any, tmp_path: Path) -> None:
+    busy(planted)
+    planted.call(call, 410, 20)
+    assert judged(planted, tmp_path).status == "clean"
+
+
 def test_no_kernels_are_inconclusive(planted: Any, tmp_path: Path) -> None:
     verdict = judged(planted, tmp_path)
     assert verdict.status == "inconclusive"
     assert "no GPU kernel" in verdict.skipped[0]
+
+
+def test_a_wait_has_no_price_where_the_gpu_left_nothing(planted: Any, tmp_path: Path) -> None:
+    planted.call("cudaDeviceSynchronize", 410, 20)
+    trace = read.load(planted.save(tmp_path))
+    finding = only(judge(trace, CompileLog(), (), "cuda", GatePolicy(max_idle_ms_per_step=1e6)))
+    assert (finding.idle_ms_per_step, finding.allowed_by) == (None, None)
 
 
 def test_kernels_outside_the_steps_do_not_count(planted: Any, tmp_path: Path) -> None:
@@ -183,6 +233,26 @@ def test_sources_come_from_the_diagnostic_pass(planted: Any, tmp_path: Path) -> 
     )
     diagnostic = read.load(planted.save(tmp_path, "diagnostic.1.pt.trace.json"))
     assert only(name_sources(verdict, diagnostic)).source == "diffusers/m.py:40"
+
+
+def test_sources_of_the_first_step_are_not_those_of_the_others(planted: Any, tmp_path: Path) -> None:
+    def items(first: str, steady: str) -> None:
+        planted.item(4400, 60, stack=first)
+        planted.item(4500, 60, stack=steady)
+        planted.item(5402, 60, stack=steady)
+
+    busy(planted)
+    planted.shift(5000)
+    planted.host("first_step", 4000, 900, cat="user_annotation")
+    before = list(planted.events)
+    items("", "")
+    verdict = judged(planted, tmp_path)
+    assert ([finding.count for finding in verdict.findings], [one.count for one in verdict.warnings]) == ([1], [1])
+    planted.events = before
+    items("diffusers/m.py(10): begin;", "diffusers/m.py(40): forward;")
+    named = name_sources(verdict, read.load(planted.save(tmp_path, "diagnostic.1.pt.trace.json")))
+    assert only(named).source == "diffusers/m.py:40"
+    assert [warning.source for warning in named.warnings] == ["diffusers/m.py:10"]
 
 
 def test_an_annotated_line_comes_before_a_function_s(planted: Any, tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ def test_nesting_follows_thread_and_time(planted: Any, tmp_path: Path) -> None:
     planted.item(402, 60)
     trace = read.load(planted.save(tmp_path))
     sync = next(i for i, event in enumerate(trace.host) if event.name == "cudaStreamSynchronize")
-    names = [trace.host[i].name for i in trace.ancestors(sync)]
+    names = []
+    while (sync := trace.parents[sync]) >= 0:
+        names.append(trace.host[sync].name)
     assert names == ["aten::_local_scalar_dense", "aten::item", "denoise_step#2", "ProfilerStep#2"]
 
 
@@ -37,7 +39,25 @@ def test_another_thread_is_no_parent(planted: Any, tmp_path: Path) -> None:
     planted.events[-1]["tid"] = 7
     trace = read.load(planted.save(tmp_path))
     index = next(i for i, event in enumerate(trace.host) if event.name == "aten::mm")
-    assert list(trace.ancestors(index)) == []
+    assert trace.parents[index] == -1
+
+
+def test_the_innermost_wanted_event_is_found_and_each_is_asked_for_once(planted: Any, tmp_path: Path) -> None:
+    for depth in range(50):
+        planted.host("aten::outer" if depth % 10 == 0 else "aten::inner", 100 + depth, 500 - 2 * depth)
+    trace = read.load(planted.save(tmp_path))
+    asked: list[int] = []
+
+    def wanted(index: int) -> bool:
+        asked.append(index)
+        return trace.host[index].name == "aten::outer"
+
+    around = read.Around(trace, wanted)
+    found = {trace.host[index].ts: around(index) for index in range(len(trace.host))}
+    assert trace.host[found[145]].ts == 140
+    assert trace.host[found[140]].ts == 130
+    assert found[100] == -1
+    assert len(asked) == len(set(asked))
 
 
 def test_a_hundred_thousand_events_are_quick(planted: Any, tmp_path: Path) -> None:
@@ -61,6 +81,10 @@ def test_a_hundred_thousand_events_are_quick(planted: Any, tmp_path: Path) -> No
         (b'{"traceEvents": [{"ph": "X", "name": 5}]}', "name"),
         (b'{"traceEvents": [{"ph": "X", "ts": "soon"}]}', "ts"),
         (b'{"traceEvents": [{"ph": "X", "cat": "cpu_op", "name": "n", "ts": 5, "dur": -1}]}', "negative"),
+        (b'{"traceEvents": [{"ph": "X", "args": {"bytes": -1}}]}', "bytes"),
+        (b'{"traceEvents": [{"ph": "X", "args": {"bytes": 1' + b"0" * 400 + b"}}]}", "bytes"),
+        (b'{"traceEvents": [{"ph": "X", "args": {"correlation": -5}}]}', "correlation"),
+        (b'{"traceEvents": [{"ph": "X", "tid": 1' + b"0" * 40 + b"}]}", "tid"),
         (b'{"traceEvents": [{"ph": "X", "args": ' + b"[" * 5000 + b"]" * 5000 + b"}]}", "args"),
         (b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b', "traceEvents": []}', "recursion"),
         (b"\xff\xfe", "malformed"),
@@ -100,6 +124,32 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 )
 def test_user_code(file: str, user: bool) -> None:
     assert sources.is_user_code(file) is user
+
+
+@pytest.mark.parametrize(
+    ("line", "beside"),
+    [
+        ("diffusers/models/autoencoders/autoencoder_kl.py:7", True),
+        ("/home/me/diffusers/src/diffusers/models/autoencoders/vae.py:7", True),
+        ("transformers/models/clip/modeling_clip.py:7", True),
+        ("transformers/masking_utils.py:7", True),
+        ("diffusers/models/transformers/transformer_flux.py:7", False),
+        ("diffusers/models/unets/unet_2d_condition.py:7", False),
+        ("diffusers/models/resnet.py:7", False),
+        ("/home/me/transformers/mine.py:7", False),
+        ("", False),
+    ],
+)
+def test_what_runs_beside_the_denoiser(line: str, beside: bool) -> None:
+    assert sources.is_beside_denoiser(line) is beside
+
+
+def test_a_call_stack_is_read_in_one_pass() -> None:
+    stack = "<built-in method item of Tensor>;torch/x.py(9): g;diffusers/m.py(40): forward;run.py(3): f;"
+    assert sources.of_call_stack(stack) == "diffusers/m.py:40"
+    start = time.perf_counter()
+    assert sources.of_call_stack("a" * 100_000) == ""
+    assert time.perf_counter() - start < 1
 
 
 def test_a_line_of_a_package_needs_no_folder() -> None:

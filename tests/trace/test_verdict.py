@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,35 @@ def test_a_wait_of_every_step_is_no_warning_of_the_first(planted: Any, tmp_path:
     assert verdict.warnings == ()
 
 
+def test_the_first_step_s_further_waits_are_a_warning(planted: Any, tmp_path: Path) -> None:
+    busy(planted)
+    for step in range(3):
+        planted.item(step * 1000 + 402, 60)
+    planted.shift(5000)
+    planted.host("first_step", 4000, 900, cat="user_annotation")
+    for number in range(4):
+        planted.item(4100 + number * 100, 60)
+    verdict = judged(planted, tmp_path)
+    assert only(verdict).count == 3
+    assert [warning.count for warning in verdict.warnings] == [3]
+
+
+def test_deep_nesting_is_quick(planted: Any, tmp_path: Path) -> None:
+    busy(planted)
+    each = 0.02
+    for depth in range(4000):
+        planted.region(f"{depth}/0", 100 + depth * each, 800 - 2 * depth * each)
+        planted.host("aten::deep", 100 + depth * each, 800 - 2 * depth * each, **{"Call stack": "torch/x.py(1): f"})
+        planted.call("cudaStreamSynchronize", 100 + depth * each + each / 4, each / 4)
+    trace = read.load(planted.save(tmp_path))
+    start = time.perf_counter()
+    verdict = judge(trace, CompileLog(), (), "cuda")
+    summarise(trace)
+    assert time.perf_counter() - start < 3  # some 0.2 s alone on one core
+    assert sum(finding.count for finding in verdict.findings if finding.kind == "device sync") == 4000
+    assert all(len(finding.operator) <= 300 for finding in verdict.findings)
+
+
 @pytest.mark.parametrize(
     ("runtime", "call"),
     [
@@ -116,6 +146,60 @@ def test_a_lookup_without_a_region_runs_uncompiled(planted: Any, tmp_path: Path)
     assert "runs uncompiled" in finding.reason
 
 
+VAE = "diffusers/models/autoencoders/autoencoder_kl.py:300"
+DENOISER = "diffusers/models/transformers/transformer_flux.py:500"
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+@pytest.mark.parametrize(
+    ("source", "frames", "status"),
+    [
+        (VAE, (), "clean"),
+        (VAE, ("7",), "clean"),
+        (VAE, ("0",), "rejected"),  # it runs in the steps after all
+        ("transformers/models/t5/modeling_t5.py:3", ("7",), "clean"),
+        (DENOISER, (), "rejected"),
+        (DENOISER, ("7",), "rejected"),
+        ("", (), "rejected"),
+    ],
+)
+def test_a_break_outside_the_denoiser_is_a_warning(
+    source: str, frames: tuple[str, ...], status: str, device: Any, planted: Any, tmp_path: Path
+) -> None:
+    busy(planted)
+    planted.region("0/0", 50, 800)
+    log = CompileLog(breaks=(GraphBreak(count=2, reason="print", source=source, frames=frames),))
+    verdict = judge(read.load(planted.save(tmp_path)), log, (), device)
+    assert verdict.status == status
+    found = verdict.findings if status == "rejected" else verdict.warnings
+    assert [(finding.kind, finding.source) for finding in found] == [("graph break", source)]
+    assert len(verdict.findings) + len(verdict.warnings) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "frame", "status"), [(VAE, 7, "clean"), (VAE, 0, "rejected"), (DENOISER, 7, "rejected")]
+)
+def test_a_fallback_outside_the_denoiser_is_a_warning(
+    source: str, frame: int, status: str, planted: Any, tmp_path: Path
+) -> None:
+    busy(planted)
+    planted.region("0/0", 50, 800)
+    log = CompileLog(fallbacks=(Compilation(id=f"{frame}/8", function="f", reason="size", source=source),))
+    verdict = judged(planted, tmp_path, log)
+    assert verdict.status == status
+    assert [one.kind for one in (*verdict.findings, *verdict.warnings)] == ["recompile"]
+
+
+def test_a_break_outside_the_denoiser_hides_none_inside(planted: Any, tmp_path: Path) -> None:
+    busy(planted)
+    planted.region("0/0", 50, 800)
+    planted.region("1/0", 450, 300)
+    log = CompileLog(breaks=(GraphBreak(count=1, reason="print", source=VAE),))
+    verdict = judged(planted, tmp_path, log)
+    assert "runs inside another" in only(verdict).reason
+    assert len(verdict.warnings) == 1
+
+
 def test_compile_work_that_is_no_new_graph_is_found(planted: Any, tmp_path: Path) -> None:
     busy(planted)
     planted.host("async_compile.wait (dynamo_timed)", 410, 150)
@@ -156,6 +240,22 @@ def test_a_cuda_graph_in_one_piece_is_clean(planted: Any, tmp_path: Path) -> Non
     assert judged(planted, tmp_path, asks_for_graphs=True).status == "clean"
     summary = summarise(read.load(planted.save(tmp_path)))
     assert (summary.graph_launches_per_step, summary.graph_kernel_share) == (1, 1)
+
+
+def test_a_step_without_its_cuda_graph_is_found(planted: Any, tmp_path: Path) -> None:
+    planted.region("0/0", 20, 300)
+    planted.replay(40, kernels=20)
+    planted.kernel(1100, 300)
+    planted.kernel(1600, 300)
+    planted.region("0/0", 2020, 300)
+    planted.replay(2040, kernels=20)
+    assert judged(planted, tmp_path).status == "clean"
+    finding = only(judged(planted, tmp_path, asks_for_graphs=True))
+    assert (finding.kind, finding.count, finding.reason) == (
+        "cuda graph", 1, "asked for, and 1 of 3 steps replay no CUDA graph",
+    )  # fmt: skip
+    # The GPU waits for a launch from 1400 to 1600, and from 1900 on for the next step's.
+    assert finding.idle_ms_per_step == pytest.approx((200 + 152) / 3000)
 
 
 def test_a_cuda_graph_in_pieces(planted: Any, tmp_path: Path) -> None:
@@ -330,6 +430,19 @@ def test_time_by_class_and_component(planted: Any, tmp_path: Path) -> None:
     assert [(copies.direction, copies.bytes_per_step) for copies in summary.copies] == [
         ("HtoD (Pinned -> Device)", 2000)
     ]
+
+
+def test_shares_of_the_cpu_are_of_time_that_passed(planted: Any, tmp_path: Path) -> None:
+    planted.region("0/0", 0, 1000)
+    planted.host("nn.Module: Block_0", 6, 990, cat="python_function")
+    planted.host("aten::mm", 10, 980)
+    planted.host("aten::add", 980, 500)  # begins inside another and outlasts it
+    summary = summarise(read.load(planted.save(tmp_path)))
+    shares = dict(summary.top_operators)
+    assert shares["aten::mm"] == pytest.approx(970 / 3000)
+    assert shares["aten::add"] == pytest.approx(500 / 3000)
+    assert all(share >= 0 for share in shares.values())
+    assert sum(shares.values()) == pytest.approx(1490 / 3000, abs=0.01)
 
 
 def test_a_summary_of_an_older_study_still_reads() -> None:

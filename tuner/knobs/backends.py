@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.knobs.base import Knob, NoEffect
+from tuner.knobs.base import Knob, switched
 from tuner.knobs.compile import OfDenoiser
 from tuner.record import Architecture, Environment, Value
 
@@ -62,10 +62,7 @@ class CudnnBenchmark(Knob):
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         from torch.backends import cudnn
 
-        if cudnn.benchmark:
-            raise NoEffect("torch.backends.cudnn.benchmark is on already")
-        cudnn.benchmark = True
-        return "torch.backends.cudnn.benchmark = True"
+        return switched(cudnn, "benchmark", True, "torch.backends.cudnn.benchmark")
 
 
 class MatmulTf32(Knob):
@@ -91,10 +88,5 @@ class MatmulTf32(Knob):
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         from torch.backends.cuda import matmul
 
-        if matmul.allow_tf32:
-            raise NoEffect("torch.backends.cuda.matmul.allow_tf32 is on already")
         # The newer fp32_precision would make every later reading of this flag raise, and torch itself reads it.
-        matmul.allow_tf32 = True
-        if not matmul.allow_tf32:
-            raise NoEffect("torch.backends.cuda.matmul.allow_tf32 stayed off")
-        return "torch.backends.cuda.matmul.allow_tf32 = True"
+        return switched(matmul, "allow_tf32", True, "torch.backends.cuda.matmul.allow_tf32")

@@ -21,6 +21,7 @@ class Knob(ABC):
 
     `choices` are its values, the untouched pipeline's first; where any number will do (`wrong` says which), some that
     make sense. The first line of a knob's docstring is what the catalogue says of it.
+    `given` says that its values are weights that a person names.
     `order` is the place in the order of application: fuse, attention backend, quantize, compile, cache.
     `image` says that the knob may change the picture by more than rounding.
     """
@@ -29,6 +30,7 @@ class Knob(ABC):
     choices: ClassVar[tuple[Value, ...]]
     acts: ClassVar[Literal["build", "call"]] = "build"
     image: ClassVar[bool] = False
+    given: ClassVar[bool] = False
     order: ClassVar[int] = 0
 
     def baseline(self, environment: Environment) -> Value:
@@ -75,6 +77,16 @@ def denoisers(pipe: Any) -> list[Any]:
     """The components of a pipeline that run once a step: one, or two as in Wan 2.2."""
     found = (getattr(pipe, name, None) for name in ("transformer", "transformer_2", "unet"))
     return [component for component in found if component is not None]
+
+
+def switched(holder: Any, flag: str, wanted: Value, name: str) -> str:
+    """Give a flag of the whole process a value, verify it and say so; an earlier pipeline may have set it `already`."""
+    if getattr(holder, flag) == wanted:
+        return f"{name} = {wanted} already"
+    setattr(holder, flag, wanted)
+    if getattr(holder, flag) != wanted:
+        raise NoEffect(f"{name} stayed {getattr(holder, flag)}")
+    return f"{name} = {wanted}"
 
 
 def not_one_of(value: Value, choices: tuple[Value, ...]) -> str | None:

@@ -16,14 +16,15 @@ OUTSIDE = {"full": "it decides between the blocks, which breaks a whole graph; r
 INSIDE = {"regional": "its hooks sit inside the blocks and break their graphs", **OUTSIDE}
 
 KINDS: Mapping[str, Kind] = {
-    # In a whole graph it is left for the gate to reject. Two calls of the denoiser a step where guidance makes them.
+    # One number a call of the denoiser, of which guidance makes two a step; so too TeaCache.
+    # In a whole graph it is left for the gate to reject.
     "first-block": Kind(hooks.first_block, hooks.without_registered_blocks, (THRESHOLD,), 2, {}),
     "mag": Kind(hooks.mag, hooks.without_ratios, (THRESHOLD, MOST), 0, OUTSIDE),
     "taylorseer": Kind(hooks.taylorseer, hooks.without_projection, (INTERVAL,), 0, OUTSIDE),
     "pab": Kind(broadcast.enable, broadcast.unavailable, (INTERVAL,), 0, OUTSIDE),
     # It makes its two frequency masks on the CPU and copies them.
     "faster": Kind(hooks.faster, hooks.without_format, (INTERVAL,), 2, INSIDE),
-    "teacache": Kind(teacache.enable, teacache.unavailable, (THRESHOLD,), 1, OUTSIDE),
+    "teacache": Kind(teacache.enable, teacache.unavailable, (THRESHOLD,), 2, OUTSIDE),
     "dbcache": Kind(dbcache.enable, dbcache.unavailable, (THRESHOLD, MOST), 4, OUTSIDE),
     "deepcache": Kind(deepcache.enable, deepcache.unavailable, (INTERVAL,), 0, OUTSIDE),
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 from tuner.knobs import source
 from tuner.knobs.base import Knob, NoEffect, denoisers
+from tuner.knobs.text import denoises_unpadded, encodes_unpadded
 from tuner.record import Architecture, Environment, Value
 
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
@@ -81,6 +82,14 @@ class CompileScope(Knob):
 
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         return None if value == "none" else no_compiler(environment)
+
+    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+        if values.get(self.name, "none") == "none" or values.get("compile.dynamic"):
+            return None
+        if denoises_unpadded(architecture.pipeline_class):
+            # After the eighth length dynamo gives up and runs the denoiser uncompiled.
+            return "prompts are not padded, and each length would be compiled anew; compile.dynamic=true serves all"
+        return None
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         import torch
@@ -189,8 +198,11 @@ class CompileTextEncoders(Component):
         name = architecture.pipeline_class
         if not any(component in architecture.components for component in TEXT_ENCODERS):
             return f"{name} has no text encoder"
-        is_called = re.search(r"\btext_encoder(_\d)?\(", source.file_of("pipelines", name))
-        return None if is_called else f"{name} calls no text encoder as a whole, only parts of it"
+        if not re.search(r"\btext_encoder(_\d)?\(", source.file_of("pipelines", name)):
+            return f"{name} calls no text encoder as a whole, only parts of it"
+        if encodes_unpadded(name):
+            return f"{name} does not pad its prompts, and each length would be compiled anew"
+        return None
 
     def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if values.get(self.name) and values.get("memory.group_offload"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 
 from tuner.errors import Unavailable
@@ -11,7 +12,7 @@ from tuner.knobs.base import Knob
 from tuner.record import Architecture, Environment, Value
 
 ON_THE_HUB = re.compile(
-    r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(?:/(?P<weight_name>\w[\w./-]*\.safetensors))?(?:@(?P<revision>\w[\w.-]*))?"
+    r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(?:/(?P<weight_name>(?:\w[\w.-]*/)*\w[\w.-]*\.safetensors))?(?:@(?P<revision>\w[\w.-]*))?"
 )
 
 
@@ -19,6 +20,7 @@ class GivenWeights(Knob):
     """An absolute path, or owner/name on the hub, with /file.safetensors and @revision behind it where needed."""
 
     choices = ("none",)
+    given = True
     image = True
 
     def wrong(self, value: Value) -> str | None:
@@ -29,13 +31,26 @@ class GivenWeights(Knob):
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "none":
             return None
-        if Path(str(value)).is_absolute() and not os.path.exists(str(value)):  # noqa: PTH110  (Path raises on long names)
-            return f"there is no {value} on this machine"
-        return self.unfit(environment, architecture)
+        problem = unopenable(str(value), may_be_folder=True) if Path(str(value)).is_absolute() else None
+        return problem or self.unfit(environment, architecture)
 
     def unfit(self, environment: Environment, architecture: Architecture) -> str | None:
         """Why no such weights at all can be used here, or None."""
         return None
+
+
+def unopenable(path: str, *, may_be_folder: bool = False) -> str | None:
+    """Why a path must not be opened, or None: to open a pipe or a device can take forever."""
+    shown = " ".join(path.split())
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116  (any string, of any length)
+    except FileNotFoundError:
+        return f"there is no {shown} on this machine"
+    except (OSError, ValueError) as error:
+        return f"{shown} cannot be read: {getattr(error, 'strerror', None) or error}"
+    if stat.S_ISREG(mode) or (may_be_folder and stat.S_ISDIR(mode)):
+        return None
+    return f"{shown} is no regular file{' or folder' if may_be_folder else ''}"
 
 
 def located(value: str) -> tuple[str, dict[str, str]]:

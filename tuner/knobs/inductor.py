@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from tuner.knobs.base import Knob, NoEffect, denoisers
+from tuner.knobs.base import Knob, NoEffect, denoisers, switched
 from tuner.knobs.compile import AUTOTUNED_MODES, inductor_compiles
 from tuner.knobs.conditions import capability_lacks
 from tuner.record import Architecture, Environment, Value
@@ -51,11 +51,7 @@ class InductorFlag(Knob):
 
         group, _, flag = self.flag.rpartition(".")
         holder = getattr(config, group) if group else config
-        before = getattr(holder, flag)
-        if before == values[self.name]:
-            raise NoEffect(f"{INDUCTOR}.{self.flag} is {before} already")
-        setattr(holder, flag, values[self.name])
-        return f"{INDUCTOR}.{self.flag} = {getattr(holder, flag)}"
+        return switched(holder, flag, values[self.name], f"{INDUCTOR}.{self.flag}")
 
 
 class TritonFlag(InductorFlag):

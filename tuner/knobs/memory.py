@@ -10,7 +10,10 @@ from tuner.record import Allowance, Architecture, Environment, Value
 
 
 class GroupOffload(Knob):
-    """Keeps the weights of denoiser and text encoders in host memory and copies each block over just before it runs."""
+    """Keeps the weights of denoiser and text encoders in host memory and copies each block over just before it runs.
+
+    The pipeline has to fit the GPU once all the same: it is loaded there first. What is saved is memory while it draws.
+    """
 
     name = "memory.group_offload"
     choices = (False, True)

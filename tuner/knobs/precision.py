@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.knobs.base import Knob, NoEffect
+from tuner.knobs.base import Knob, NoEffect, denoisers
+from tuner.knobs.conditions import capability
 from tuner.record import Architecture, Environment, Value
 
 
 class Dtype(Knob):
-    """The number format of weights and activations; untouched: bfloat16 on a GPU, float32 on a CPU."""
+    """The number format of weights and activations; untouched: 16 bits on a GPU, float32 on a CPU.
+
+    Untouched is bfloat16, but float16 on a GPU older than compute capability 8.0.
+    """
 
     name = "precision.dtype"
     choices = ("float32", "bfloat16", "float16")
@@ -18,20 +22,51 @@ class Dtype(Knob):
     order = 0
 
     def baseline(self, environment: Environment) -> Value:
-        return "bfloat16" if environment.device == "cuda" else "float32"
+        if environment.device == "cpu":
+            return "float32"
+        return "bfloat16" if has_bfloat16(environment) else "float16"
 
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "float16" and environment.device == "cpu":
             return "CPUs compute float16 by converting it: slower than float32 and no more precise than bfloat16"
-        if value == "bfloat16" and environment.device == "cuda" and float(environment.compute_capability or 0) < 8.0:
+        if value == "bfloat16" and environment.device == "cuda" and not has_bfloat16(environment):
             return "bfloat16 needs compute capability 8.0"
         return None
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        """A pipeline loaded in this type is left alone: some of its parts are in float32 on purpose."""
         import torch
 
         dtype = getattr(torch, str(values[self.name]))
-        pipe.to(dtype)
-        if pipe.dtype != dtype:
-            raise NoEffect(f"the pipeline stayed {pipe.dtype}")
+        if all(denoiser.dtype == dtype for denoiser in denoisers(pipe)):
+            return f"loaded in {values[self.name]}"
+        for part in pipe.components.values():
+            if isinstance(part, torch.nn.Module):
+                convert(part, dtype)
+        stayed = [denoiser.dtype for denoiser in denoisers(pipe) if denoiser.dtype != dtype]
+        if stayed:
+            raise NoEffect(f"the denoiser stayed {stayed[0]}")
         return f"pipeline in {values[self.name]}"
+
+
+def has_bfloat16(environment: Environment) -> bool:
+    return capability(environment) >= 8.0
+
+
+def convert(model: Any, dtype: Any) -> None:
+    """Convert a model to `dtype` but for what its class keeps in float32, as loading it in that type does."""
+    kept = kept_in_float32(model, dtype)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and kept.isdisjoint(name.split(".")):
+            tensor.data = tensor.data.to(dtype)
+
+
+def kept_in_float32(model: Any, dtype: Any) -> set[str]:
+    """What a model's class names as too delicate for 16 bits; transformers' classes mean float16 alone by it."""
+    import torch
+    from diffusers import ModelMixin
+
+    kept = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    if isinstance(model, ModelMixin) or dtype == torch.float16:
+        kept.update(getattr(model, "_keep_in_fp32_modules", None) or ())
+    return kept if dtype.itemsize == 2 else set()

@@ -17,6 +17,7 @@ from tuner.errors import Unavailable
 from tuner.knobs import source
 from tuner.knobs.base import Knob, NoEffect, denoisers, not_one_of
 from tuner.knobs.conditions import capability, capability_lacks, package_lacks
+from tuner.knobs.given import unopenable
 from tuner.record import Architecture, Environment, Value
 
 BLOCK = re.compile(r"(^|\.)(\w*blocks|\w*layers|\w*refiner|attentions)\.\d+\.")
@@ -231,6 +232,7 @@ class GgufFile(Knob):
 
     name = "quantization.gguf_file"
     choices = ("none",)
+    given = True
     image = True
     order = 1  # the file brings a new denoiser, which everything else is then applied to
 
@@ -286,6 +288,9 @@ class GgufFile(Knob):
 
 def not_gguf(file: str) -> str | None:
     """Why a path is no GGUF file on this machine, or None."""
+    problem = unopenable(file)
+    if problem:
+        return problem
     try:
         with open(file, "rb") as opened:  # noqa: PTH123  (any string, of any length)
             return None if opened.read(4) == b"GGUF" else f"{file} is no GGUF file"

@@ -4,15 +4,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from tuner.knobs import source
 from tuner.knobs.base import Knob, not_positive_integer
 from tuner.record import Architecture, Environment, Value
 
+FIXED_LENGTH = 'padding="max_length"'
+OWN_LENGTH = re.compile(r'padding=(True|False|"longest")')
+PADDING_TAKEN_OFF = re.compile(r"\bprompt_embeds\[\w+\]\[\w*masks?\[\w+\]\]")
+
+
+@cache
+def encodes_unpadded(pipeline_class: str) -> bool:
+    """Whether text encoders get prompts of their own length, padded at most to the longest of the call."""
+    text = source.file_of("pipelines", pipeline_class)
+    return FIXED_LENGTH not in text and bool(OWN_LENGTH.search(text))
+
+
+@cache
+def denoises_unpadded(pipeline_class: str) -> bool:
+    """Whether the denoiser gets prompts of their own length: never padded, or the padding taken off once encoded."""
+    text = source.file_of("pipelines", pipeline_class)
+    return encodes_unpadded(pipeline_class) or bool(PADDING_TAKEN_OFF.search(text))
+
 
 class SequenceLength(Knob):
-    """Tokens that a prompt is padded or cut to (max_sequence_length); `workload` leaves the workload's own."""
+    """Tokens that a prompt is padded or cut to (max_sequence_length); `workload` leaves the workload's own.
+
+    Where a denoiser masks its padding (Sana, PixArt), fewer tokens are less work for the same picture, as long as the
+    prompts fit.
+    """
 
     name = "text.sequence_length"
     choices = ("workload", 512, 256, 128, 64)
@@ -29,6 +52,8 @@ class SequenceLength(Knob):
         name = architecture.pipeline_class
         if "max_sequence_length" not in architecture.arguments:
             return f"{name} takes no max_sequence_length"
+        if denoises_unpadded(name):
+            return f"{name} gives its denoiser a prompt's own tokens, with no padding to save"
         limit = re.search(r"max_sequence_length > (\d+)", source.file_of("pipelines", name))
         if limit and int(value) > int(limit[1]):
             return f"{name} takes at most {limit[1]} tokens"

@@ -58,7 +58,9 @@ def paired_difference(scores: Sequence[float], baseline: Sequence[float]) -> Est
 
     differences = np.subtract(scores, baseline)
     mean = float(differences.mean())
-    if len(differences) < 2 or np.ptp(differences) == 0:
+    if len(differences) < 2:  # one picture says nothing of others: all that two scores can differ by
+        return Estimate(value=mean, low=-200.0, high=200.0)
+    if np.ptp(differences) == 0:
         return Estimate(value=mean, low=mean, high=mean)
     interval = bootstrap((differences,), np.mean, rng=np.random.default_rng(0)).confidence_interval
     return Estimate(value=mean, low=float(interval.low), high=float(interval.high))

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from tuner.record import Finding, FindingKind
+from tuner.trace import sources
 from tuner.trace.compile_log import Compilation, CompileLog, GraphBreak
 from tuner.trace.idle import Prices
-from tuner.trace.read import Trace
+from tuner.trace.read import Event, Trace
 from tuner.trace.regions import nested, outermost_work, regions, replays, unanswered
 from tuner.trace.waits import Wait, waits, without_profilers_own
+
+_ONCE = " (outside the steps: paid once a picture)"
 
 
 class Findings:
     """Makes the findings of a trace. The GPU's idle time is charged to the first that asks: waits before all others.
 
-    `is_gpu` says whether there is a GPU whose idle time can be a price.
+    `is_gpu` says whether there is a GPU whose idle time can be a price; it is none where the steps left it no work.
     """
 
     def __init__(self, trace: Trace, is_gpu: bool) -> None:
         self.trace = trace
         self.found = regions(trace)
-        self.prices = Prices(trace) if is_gpu else None
+        self.prices = Prices(trace) if is_gpu and trace.work else None
         self.steps = max(1, len(trace.steps))
+        self.outer_work = outermost_work(trace, self.found)
+        self.frames = {*self.found.regions.values(), *map(_frame, self.found.graphs.values())}
 
     def syncs(self) -> list[Finding]:
         """Waits of the CPU for the GPU, alike ones together."""
@@ -30,30 +39,52 @@ class Findings:
         return self._alike(without_profilers_own(self.trace, found) if self.trace.is_whole else found, self.steps)
 
     def syncs_of_first_step(self, steady: Sequence[Finding]) -> list[Finding]:
-        """Waits that only the loop's first step makes: they are paid once a picture."""
+        """Waits that the loop's first step makes and the steady ones do not: they are paid once a picture."""
         first = self.trace.first
         if first is None:
             return []
-        every_step = {(finding.operator, finding.reason) for finding in steady}
-        found = waits(self.trace, self.trace.within(first.ts, first.end))
-        return self._alike([wait for wait in found if (wait.operator, wait.reason) not in every_step], 1)
+        left = Counter({_alike(finding): math.ceil(finding.count_per_step) for finding in steady})
+        more = []
+        for wait in waits(self.trace, self.trace.within(first.ts, first.end)):
+            if left[_alike(wait)] > 0:
+                left[_alike(wait)] -= 1
+            else:
+                more.append(wait)
+        return self._alike(more, 1)
 
     def graph_breaks(self, log: CompileLog | None) -> list[Finding]:
         """Breaks that dynamo reported, else those that only the trace shows: a compiled region inside another."""
-        if log and log.breaks:
-            return [self._reported_break(entry) for entry in log.breaks]
+        reported = [entry for entry in log.breaks if not self._is_once(entry.frames, entry.source)] if log else []
+        if reported:
+            return [self._reported_break(entry) for entry in reported]
         inner: dict[str, list[int]] = {}
         for index in nested(self.trace, self.found):
             inner.setdefault(self.found.regions[index], []).append(index)
         return [self._nested(frame, indices) for frame, indices in sorted(inner.items())]
 
+    def once_a_picture(self, log: CompileLog | None) -> list[Finding]:
+        """What dynamo reported of autoencoders and text encoders, which run before and after the steps."""
+        if not log:
+            return []
+        breaks = [entry for entry in log.breaks if self._is_once(entry.frames, entry.source)]
+        gave_up = {entry.id: entry for entry in log.fallbacks if self._is_once_given_up(entry)}
+        found = [*map(self._reported_break, breaks), *map(fallback_finding, gave_up.values())]
+        return [msgspec.structs.replace(one, reason=f"{one.reason}{_ONCE}") for one in found]
+
+    def _is_once(self, frames: Iterable[str], line: str) -> bool:
+        """Whether something is clearly not of the denoiser: it never ran compiled in the steps, nor is its code."""
+        return self.frames.isdisjoint(frames) and sources.is_beside_denoiser(line)
+
+    def _is_once_given_up(self, entry: Compilation) -> bool:
+        return self._is_once((_frame(entry.id),), entry.source)
+
     def recompiles(self, log: CompileLog | None) -> list[Finding]:
         """Compilations inside the steps, which warm-up should have had, and functions that dynamo gave up compiling."""
         known = {entry.id: entry for entry in log.compilations} if log else {}
-        limits = {entry.id: entry for entry in log.fallbacks} if log else {}
+        limits = {entry.id: entry for entry in log.fallbacks if not self._is_once_given_up(entry)} if log else {}
         inside: dict[str, list[int]] = {}
         for index, graph in self.found.graphs.items():
-            inside.setdefault(graph, []).append(outermost_work(self.trace, self.found, index))
+            inside.setdefault(graph, []).append(self.outer_work[index])
         compiled = [
             compile_finding(known.get(graph) or _unknown(graph), len(spans), self.steps, self._price(spans))
             for graph, spans in inside.items()
@@ -64,8 +95,8 @@ class Findings:
 
     def compile_work(self) -> list[Finding]:
         """What else of the compiler ran inside the steps: autotuning, loading of code, anything but a new graph."""
-        outermost = {outermost_work(self.trace, self.found, index) for index in self.found.work}
-        of_graphs = {outermost_work(self.trace, self.found, index) for index in self.found.graphs}
+        outermost = {self.outer_work[index] for index in self.found.work}
+        of_graphs = {self.outer_work[index] for index in self.found.graphs}
         names: dict[str, list[int]] = {}
         for index in sorted(outermost - of_graphs):
             names.setdefault(self.trace.host[index].name, []).append(index)
@@ -86,15 +117,25 @@ class Findings:
         pieces = self._pieces(launches)
         if log and log.cudagraph_skips:
             reason = "; ".join(log.cudagraph_reasons) or "inductor skipped the CUDA graph"
-            return [self._no_graph(log.cudagraph_skips, float(log.cudagraph_skips), reason), *pieces]
-        if asked and not launches:
-            return [self._no_graph(self.steps, 1.0, "asked for, and no step replays a CUDA graph")]
+            skips = self._no_graph(log.cudagraph_skips, float(log.cudagraph_skips), reason, self.trace.steps)
+            return [skips, *pieces]
+        without = self._steps_without(index for index, _ in launches) if asked else []
+        if without:
+            count = len(without)
+            who = "no step replays a" if count == self.steps else f"{count} of {self.steps} steps replay no"
+            reason = f"asked for, and {who} CUDA graph"
+            return [self._no_graph(count, count / self.steps, reason, without), *pieces]
         return pieces
+
+    def _steps_without(self, launches: Iterable[int]) -> list[Event]:
+        """The steps in which none of some events of the host begins."""
+        times = [self.trace.host[index].ts for index in launches]
+        return [step for step in self.trace.steps if not any(step.ts <= time < step.end for time in times)]
 
     def _alike(self, found: Iterable[Wait], steps: int) -> list[Finding]:
         groups: dict[tuple[str, str, str], list[int]] = {}
         for wait in found:
-            groups.setdefault((wait.operator, wait.reason, wait.source), []).append(wait.index)
+            groups.setdefault(_alike(wait), []).append(wait.index)
         findings = [
             Finding(
                 kind="device sync",
@@ -175,11 +216,11 @@ class Findings:
         price = self._price(lookups)
         return [self._finding("graph break", reason, count=len(lookups), idle_ms=price)] if lookups else []
 
-    def _no_graph(self, count: int, per_step: float, reason: str) -> Finding:
-        """Its price is the time that the GPU still waits for launches: no CUDA graph can save more."""
+    def _no_graph(self, count: int, per_step: float, reason: str, steps: Sequence[Event]) -> Finding:
+        """Its price is the time that the GPU still waits for launches in its steps: no CUDA graph can save more."""
         left = None
-        if self.prices and self.trace.steps:
-            left = self.prices.rest(self.trace.steps[0].ts, self.trace.steps[-1].end) / 1000 / self.steps
+        if self.prices:
+            left = sum(self.prices.rest(step.ts, step.end) for step in steps) / 1000 / self.steps
         return self._finding("cuda graph", reason, count=count, per_step=per_step, idle_ms=left)
 
     def _pieces(self, launches: Iterable[tuple[int, int]]) -> list[Finding]:
@@ -193,6 +234,14 @@ class Findings:
         most = max(map(len, of_region.values()))
         reason = f"a compiled region replays {most} CUDA graphs and not one: what is between cannot be captured"
         return [self._finding("cuda graph", reason, count=len(later), idle_ms=self._price_at(later))]
+
+
+def _alike(wait: Wait | Finding) -> tuple[str, str, str]:
+    return wait.operator, wait.reason, wait.source
+
+
+def _frame(compile_id: str) -> str:
+    return compile_id.partition("/")[0]
 
 
 def recompiles_between(before: CompileLog, after: CompileLog, calls: int) -> list[Finding]:

@@ -41,19 +41,22 @@ def judge(
     policy = policy or GatePolicy()
     allowed = [*allowances, *_as_allowances(policy)]
     if device == "cpu":
-        findings = _tolerate(_allow(_of_compiler(trace, log), allowed), policy)
-        return Verdict(status=_status(findings, few), findings=findings, skipped=(*few, *_ON_A_CPU))
-    blind = [*few, *_missed(trace)]
-    found, warnings = _of_gpu(trace, log, asks_for_graphs)
+        found, warnings = _of_compiler(trace, log)
+        blind, unknown = few, list(_ON_A_CPU)
+    else:
+        found, warnings = _of_gpu(trace, log, asks_for_graphs)
+        blind, unknown = [*few, *_missed(trace)], []
     findings = _tolerate(_allow(found, allowed), policy)
-    return Verdict(status=_status(findings, blind), findings=findings, skipped=tuple(blind), warnings=tuple(warnings))
+    return Verdict(
+        status=_status(findings, blind), findings=findings, skipped=(*blind, *unknown), warnings=tuple(warnings)
+    )
 
 
 def judge_alone(trace: Trace, policy: GatePolicy | None = None) -> Verdict:
     """The verdict on a trace of any program, of which no log is known; see `read.marked`. What a trace alone cannot
     tell is under `skipped`."""
     policy = policy or GatePolicy()
-    found, warnings = _of_gpu(trace, None, False) if trace.gpu else (_of_compiler(trace, None), [])
+    found, warnings = _of_gpu(trace, None, False) if trace.gpu else _of_compiler(trace, None)
     findings = _tolerate(_allow(found, _as_allowances(policy)), policy)
     blind = _missed(trace) if trace.gpu or not trace.host else []
     unknown = [
@@ -66,18 +69,18 @@ def judge_alone(trace: Trace, policy: GatePolicy | None = None) -> Verdict:
     return Verdict(status=_status(findings, blind), findings=findings, skipped=skipped, warnings=tuple(warnings))
 
 
-def _of_compiler(trace: Trace, log: CompileLog | None) -> list[Finding]:
+def _of_compiler(trace: Trace, log: CompileLog | None) -> tuple[list[Finding], list[Finding]]:
     found = Findings(trace, is_gpu=False)
-    return [*found.graph_breaks(log), *found.recompiles(log), *found.compile_work()]
+    return [*found.graph_breaks(log), *found.recompiles(log), *found.compile_work()], found.once_a_picture(log)
 
 
 def _of_gpu(trace: Trace, log: CompileLog | None, asks_for_graphs: bool) -> tuple[list[Finding], list[Finding]]:
-    """The findings, and the warnings about the first step. Each takes its price before the next."""
+    """The findings, and the warnings about what is paid once a picture. Each takes its price before the next."""
     found = Findings(trace, is_gpu=True)
     syncs = found.syncs()
     compiled = [*found.graph_breaks(log), *found.recompiles(log), *found.compile_work()]
     graphs = found.cuda_graphs(log, asks_for_graphs)
-    return [*compiled, *syncs, *graphs], found.syncs_of_first_step(syncs)
+    return [*compiled, *syncs, *graphs], [*found.once_a_picture(log), *found.syncs_of_first_step(syncs)]
 
 
 def _missed(trace: Trace) -> list[str]:
@@ -93,19 +96,26 @@ def _missed(trace: Trace) -> list[str]:
 
 def name_sources(verdict: Verdict, diagnostic: Trace) -> Verdict:
     """The verdict with the source lines of its syncs, taken from a trace of the same build captured with stacks."""
-    lines: dict[str, list[str]] = {}
     found = Findings(diagnostic, is_gpu=True)
-    for finding in (*found.syncs(), *found.syncs_of_first_step(())):
-        if finding.source:
-            lines.setdefault(finding.operator, []).append(finding.source)
-
-    def named(finding: Finding) -> Finding:
-        if finding.source or finding.operator not in lines:
-            return finding
-        return msgspec.structs.replace(finding, source=", ".join(dict.fromkeys(lines[finding.operator])))
-
+    steady = found.syncs()
     return msgspec.structs.replace(
-        verdict, findings=tuple(map(named, verdict.findings)), warnings=tuple(map(named, verdict.warnings))
+        verdict,
+        findings=_named(verdict.findings, steady),
+        warnings=_named(verdict.warnings, found.syncs_of_first_step(steady)),
+    )
+
+
+def _named(findings: Iterable[Finding], diagnostic: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Some findings, those without a source line with the lines of diagnostic ones of the same operator."""
+    lines: dict[str, dict[str, None]] = {}
+    for finding in diagnostic:
+        if finding.source:
+            lines.setdefault(finding.operator, {})[finding.source] = None
+    return tuple(
+        finding
+        if finding.source
+        else msgspec.structs.replace(finding, source=", ".join(lines.get(finding.operator, ())))
+        for finding in findings
     )
 
 

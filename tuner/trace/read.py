@@ -6,13 +6,13 @@ import gc
 import gzip
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from itertools import pairwise
 from operator import attrgetter, or_
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -32,8 +32,8 @@ _OTHER_PHASES = "BEiICbnesStTfFPMNODVvRcpu"
 """What else the Chrome format knows besides complete events."""
 
 _MAX_BYTES = 1 << 30
-_MAX_OBJECTS = 20_000_000
-"""Each event of a file has two or three; what they take in memory is what bounds it."""
+_MAX_OBJECTS = 5_000_000
+"""Each event of a file has two or three; with some 300 bytes for each they take 1.5 GB."""
 
 _LATEST_US = float(1 << 62)
 _EPOCH_US = 1e9
@@ -41,13 +41,15 @@ _CHUNK = 1 << 24
 _PIECE = 1 << 20
 
 T = TypeVar("T")
+_Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class Args(msgspec.Struct, gc=False):
     """Those of an event's arguments that anything here reads."""
 
-    correlation: int = 0
-    bytes: int = 0
+    correlation: _Count = 0
+    bytes: _Count = 0
     stack: str = msgspec.field(default="", name="Call stack")
 
 
@@ -58,8 +60,8 @@ class Event(msgspec.Struct, gc=False, tag_field="ph", tag="X"):
     name: str = ""
     ts: float = 0.0
     dur: float = 0.0
-    pid: int | str = 0
-    tid: int | str = 0
+    pid: _Id | str = 0
+    tid: _Id | str = 0
     args: Args | None = None
 
     @property
@@ -114,11 +116,6 @@ class Trace:
     device: Sequence[Event]
     is_whole: bool = False
 
-    def ancestors(self, index: int) -> Iterator[int]:
-        """The indices of the events around host[index], innermost first."""
-        while (index := self.parents[index]) >= 0:
-            yield index
-
     def within(self, start: float, end: float) -> list[int]:
         """The indices of the host events that begin in a time."""
         return [index for index, event in enumerate(self.host) if start <= event.ts < end]
@@ -159,6 +156,29 @@ class Trace:
     @cached_property
     def kernels(self) -> list[Event]:
         return [event for event in self.work if event.cat == "kernel"]
+
+
+class Around:
+    """Finds the innermost wanted event around another. Each event is asked for once, however deep they nest."""
+
+    def __init__(self, trace: Trace, wanted: Callable[[int], bool]) -> None:
+        self._parents = trace.parents
+        self._wanted = wanted
+        self._known = {-1: -1}
+
+    def __call__(self, index: int) -> int:
+        """The index of the innermost wanted event around host[index], -1 if there is none."""
+        passed = []
+        index = self._parents[index]
+        while index not in self._known:
+            passed.append(index)
+            if self._wanted(index):
+                self._known[index] = index
+            else:
+                index = self._parents[index]
+        found = self._known[index]
+        self._known.update(dict.fromkeys(passed, found))
+        return found
 
 
 def load(path: Path) -> Trace:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
-from tuner.trace.read import Trace
+from tuner.trace.read import Around, Trace
 from tuner.trace.waits import GRAPH_LAUNCHES
 
 UNNAMED = "?"
@@ -48,7 +48,8 @@ def regions(trace: Trace) -> Regions:
 
 def nested(trace: Trace, found: Regions) -> list[int]:
     """The regions that ran inside another one."""
-    return [index for index in found.regions if any(i in found.regions for i in trace.ancestors(index))]
+    around = Around(trace, found.regions.__contains__)
+    return [index for index in found.regions if around(index) >= 0]
 
 
 def unanswered(trace: Trace, found: Regions) -> list[int]:
@@ -65,13 +66,18 @@ def unanswered(trace: Trace, found: Regions) -> list[int]:
     return sorted([*without, *open_lookup.values()])
 
 
-def outermost_work(trace: Trace, found: Regions, index: int) -> int:
-    """The index of the outermost compile work around an event, or its own."""
-    return next((i for i in reversed([index, *trace.ancestors(index)]) if i in found.work), index)
+def outermost_work(trace: Trace, found: Regions) -> dict[int, int]:
+    """For each piece of compile work and each graph the index of the outermost work around it, or its own."""
+    around = Around(trace, found.work.__contains__)
+    outermost: dict[int, int] = {}
+    for index in sorted({*found.work, *found.graphs}):  # the outer ones come first
+        outermost[index] = outermost.get(around(index), index)
+    return outermost
 
 
 def replays(trace: Trace, found: Regions) -> Iterator[tuple[int, int]]:
     """Each launch of a CUDA graph, with the innermost compiled region around it or -1."""
     launches = (indices for name, indices in trace.names.items() if name.startswith(GRAPH_LAUNCHES))
+    region = Around(trace, found.regions.__contains__)
     for index in sorted(chain.from_iterable(launches)):
-        yield index, next((i for i in trace.ancestors(index) if i in found.regions), -1)
+        yield index, region(index)

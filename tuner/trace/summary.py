@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, get_args
 from tuner.record import Copies, TraceSummary
 from tuner.trace import classes
 from tuner.trace.idle import Reason, gaps, reason
-from tuner.trace.read import MODULE, STEP_MARKS, SYNC_LINE, Event, Trace
+from tuner.trace.read import MODULE, STEP_MARKS, SYNC_LINE, Around, Event, Trace
 from tuner.trace.waits import GRAPH_LAUNCHES, is_launch
 
 _TOP = 10
@@ -87,29 +87,32 @@ def _busy_us(work: Iterable[Event]) -> float:
 
 def _times_of_gpu(trace: Trace) -> dict[Part, float]:
     """The time of the GPU's work, under the operator that launched it."""
-    components, rest = _components(trace), _rest(trace)
+    components, rest, around = _components(trace), _rest(trace), _operators(trace)
     times: dict[Part, float] = defaultdict(float)
     for event in trace.work:
         call = trace.calls[event.correlation]
-        part = Part(_launcher(trace, call) or event.name, event.name, components.get(call, rest))
-        times[part] += event.dur
+        launcher = around(call)
+        operator = trace.host[launcher].name if launcher >= 0 else event.name
+        times[Part(operator, event.name, components.get(call, rest))] += event.dur
     return times
 
 
-def _launcher(trace: Trace, call: int) -> str:
-    return next((trace.host[i].name for i in trace.ancestors(call) if trace.host[i].cat == "cpu_op"), "")
+def _operators(trace: Trace) -> Around:
+    return Around(trace, lambda index: trace.host[index].cat == "cpu_op")
 
 
 def _times_of_cpu(trace: Trace) -> dict[Part, float]:
     """The time of the CPU's operators, each without that of the operators inside it."""
-    components, rest = _components(trace), _rest(trace)
+    components, rest, around = _components(trace), _rest(trace), _operators(trace)
     own: dict[int, float] = {}
     for index in trace.inside:
-        event, parent = trace.host[index], trace.parents[index]
+        event = trace.host[index]
         if event.cat == "cpu_op":
-            own[index] = own.get(index, 0.0) + event.dur
-            if parent in own:
-                own[parent] -= event.dur
+            own[index] = event.dur
+            outer = around(index)
+            if outer in own:
+                # One that ends after the operator around it shares only the rest of that one's time.
+                own[outer] -= max(0.0, min(event.end, trace.host[outer].end) - event.ts)
     times: dict[Part, float] = defaultdict(float)
     for index, time in own.items():
         name = trace.host[index].name

@@ -8,17 +8,30 @@ from dataclasses import dataclass
 from itertools import chain
 
 from tuner.trace import sources
-from tuner.trace.read import RUNTIME, SYNC_LINE, Trace
+from tuner.trace.read import RUNTIME, SYNC_LINE, Around, Trace
 
+_RUNTIME_WAITS = (
+    "StreamSynchronize DeviceSynchronize EventSynchronize HostUnregister "
+    "Memcpy Memcpy2D Memcpy2DToArray Memcpy2DFromArray Memcpy3D MemcpyToSymbol MemcpyFromSymbol"
+)
+_DRIVER_WAITS = (
+    "StreamSynchronize CtxSynchronize EventSynchronize MemFree_v2 MemFreeHost MemHostUnregister "
+    "Memcpy MemcpyDtoH_v2 MemcpyHtoD_v2 Memcpy2D_v2 Memcpy2DUnaligned_v2 Memcpy3D_v2"
+)
 WAITS = frozenset(
     f"{vendor}{call}"
     for vendor, calls in {
-        "cuda": ("StreamSynchronize", "DeviceSynchronize", "EventSynchronize", "Memcpy"),
-        "cu": ("StreamSynchronize", "CtxSynchronize", "EventSynchronize", "MemcpyDtoH_v2", "MemcpyHtoD_v2"),
-        "hip": ("StreamSynchronize", "DeviceSynchronize", "EventSynchronize", "Memcpy", "MemcpyWithStream"),
+        "cuda": f"{_RUNTIME_WAITS} Free FreeHost",
+        "cu": _DRIVER_WAITS,
+        "hip": f"{_RUNTIME_WAITS} Free FreeHost HostFree MemcpyDtoH MemcpyHtoD MemcpyWithStream",
     }.items()
-    for call in calls
+    for call in calls.split()
 )
+"""The calls that wait by their contract. Two kinds do so under conditions only, which a trace does not tell: those that
+free or unregister memory, for as long as the GPU still has work (torch's allocator calls them only when it is out of
+memory), and copies, unless within the GPU or so small (64 kB) that the driver stages them. Allocations are left out:
+they order the work of streams and seldom make the CPU wait."""
+
 LAUNCHES = ("cudaLaunch", "cuLaunch", "hipLaunch", "hipExtLaunch", "hipExtModuleLaunch", "hipModuleLaunch")
 GRAPH_LAUNCHES = ("cudaGraphLaunch", "cuGraphLaunch", "hipGraphLaunch")
 _COPIES = frozenset({"cudaMemcpyAsync", "hipMemcpyAsync", "cuMemcpyDtoHAsync_v2"})
@@ -36,31 +49,30 @@ class Wait:
 
 
 def waits(trace: Trace, indices: Sequence[int] | None = None) -> list[Wait]:
-    """The waits among some events of the host, those inside the steps if none are given: one for each operator."""
+    """The waits among some events of the host, those inside the steps if none are given."""
     copies = {event.correlation: event.name for event in trace.device if event.cat == "gpu_memcpy"}
-    calls: dict[int, int] = {}
-    copied: dict[int, str] = {}
+    found: dict[int, str] = {}
+    last_copy: dict[int, tuple[int, str]] = {}
     named = trace.names if indices is None else trace.by_name(indices)
-    lines = _Lines(trace, named)
     for index in sorted(chain.from_iterable(named[name] for name in named if name in WAITS or "emcpy" in name)):
         event = trace.host[index]
         if event.cat not in RUNTIME:
             continue
-        # A copy and the wait for it are one thing when one operator does both.
-        group = _operator_around(trace, index)
+        operator = _operator_around(trace, index)
         copy = copies.get(event.correlation, "") if event.correlation else ""
-        if copy:
-            copied[group] = copy
-        if _is_wait(trace, index) or (event.name in _COPIES and _blocks(copy)):
-            calls[group] = index
+        if _is_wait(trace, index):
+            # A copy and the one wait that follows it are one thing when one operator does both.
+            begun, copied = (index, copy) if copy else last_copy.pop(operator, (index, ""))
+            found.pop(begun, None)
+            found[index] = copied
+        elif copy:
+            last_copy[operator] = index, copy
+            if event.name in _COPIES and _blocks(copy):
+                found[index] = copy
+    path, source = _Path(trace), _Source(trace, named)
     return [
-        Wait(
-            index,
-            _operator(trace, index),
-            _why(trace.host[index].name, copied.get(group, "")),
-            _source(trace, index, lines),
-        )
-        for group, index in calls.items()
+        Wait(index, path(index) or trace.host[index].name, _why(trace.host[index].name, copy), source(index))
+        for index, copy in found.items()
     ]
 
 
@@ -100,17 +112,36 @@ def _operator_around(trace: Trace, index: int) -> int:
     return parent if parent >= 0 and trace.host[parent].cat == "cpu_op" else index
 
 
-def _operator(trace: Trace, index: int) -> str:
-    around = (trace.host[i] for i in trace.ancestors(index))
-    operators = [event.name for event in around if event.cat == "cpu_op" and "::" in event.name]
-    return " > ".join(reversed(operators))[:_LONGEST] or trace.host[index].name
+class _Path:
+    """The operators around a call, the innermost last; of many the innermost only."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._host = trace.host
+        self._around = Around(trace, self._is_operator)
+
+    def __call__(self, index: int) -> str:
+        path = ""
+        while (index := self._around(index)) >= 0 and len(path) < _LONGEST:
+            path = self._host[index].name[:_LONGEST] + (f" > {path}" if path else "")
+        return path[-_LONGEST:]
+
+    def _is_operator(self, index: int) -> bool:
+        return self._host[index].cat == "cpu_op" and "::" in self._host[index].name
 
 
-def _source(trace: Trace, index: int, lines: _Lines) -> str:
+class _Source:
     """The Python line of a wait, if the trace was captured with stacks."""
-    return lines.before(index) or next(
-        (line for i in trace.ancestors(index) if (line := sources.of_call_stack(trace.host[i].stack))), ""
-    )
+
+    def __init__(self, trace: Trace, named: Mapping[str, list[int]]) -> None:
+        self._host = trace.host
+        self._lines = _Lines(trace, named)
+        self._around = Around(trace, lambda index: bool(self._of_stack(index)))
+
+    def __call__(self, index: int) -> str:
+        return self._lines.before(index) or self._of_stack(self._around(index))
+
+    def _of_stack(self, index: int) -> str:
+        return sources.of_call_stack(self._host[index].stack) if index >= 0 else ""
 
 
 class _Lines:

@@ -17,8 +17,8 @@ from tuner.record import Architecture, Environment, Value
 DECIDING_BLOCKS = 8
 """As many first blocks are always computed, fewer in a small model: cache-dit's default."""
 
-WARM_UP_STEPS = 4
-"""Half of cache-dit's default, which would leave nothing to skip in a call of few steps."""
+WARM_UP_STEPS = 2
+"""Less than cache-dit's default of 8, so that a call of few steps, as the traced one is, has steps to skip too."""
 
 
 def unavailable(environment: Environment, architecture: Architecture) -> str | None:
