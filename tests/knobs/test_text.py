@@ -35,7 +35,7 @@ def test_it_is_there_where_the_pipeline_takes_it(family: str, pipeline_folder: F
 
 
 def given_to_the_denoiser(pipe: Any, family: str, **more: Any) -> tuple[Any, list[Any]]:
-    """What is drawn in one step, and the shapes of all that the denoiser is given for it."""
+    """What is drawn in two steps, and the shapes of all that the denoiser is given for it."""
     import torch
     from torch.utils._pytree import tree_leaves
 
@@ -45,7 +45,7 @@ def given_to_the_denoiser(pipe: Any, family: str, **more: Any) -> tuple[Any, lis
         shapes.extend(leaf.shape for leaf in tree_leaves(given) if isinstance(leaf, torch.Tensor))
 
     hooks = [denoiser.register_forward_pre_hook(record, with_kwargs=True) for denoiser in denoisers(pipe)]
-    pictures = draw(pipe, family, 1, **more)
+    pictures = draw(pipe, family, 2, **more)
     for hook in hooks:
         hook.remove()
     return pictures, shapes
