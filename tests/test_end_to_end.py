@@ -22,7 +22,7 @@ from machine import Machine
 from tuner.export import BestConfig
 from tuner.record import Outcome, read
 
-CALLS = 15
+CALLS = 9
 
 TIME_A_PIPELINE = f"""
 import json, sys, time, torch, tuner
@@ -94,8 +94,8 @@ def test_it_ends_by_itself_in_time(study: Study) -> None:
 
 
 def test_it_records_many_trials_from_several_builds(study: Study) -> None:
-    assert len(study.outcomes) >= 20
-    assert len({(outcome.build_key, outcome.values["batch"]) for outcome in study.outcomes}) >= 5
+    assert len(study.outcomes) >= 14
+    assert len({(outcome.build_key, outcome.values["batch"]) for outcome in study.outcomes}) >= 4
 
 
 def test_a_graph_break_is_rejected_at_its_line(study: Study) -> None:

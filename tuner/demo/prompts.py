@@ -12,7 +12,7 @@ import numpy as np
 from tuner.demo import PROMPTS_FILE
 from tuner.demo.captions import sample_pair
 
-COUNT = 32
+COUNT = 24
 
 
 def main() -> None:
