@@ -116,6 +116,7 @@ def test_a_prediction_is_checked_against_a_measurement() -> None:
     assert prediction.agrees(predicted, off, spread=0.004), "two processes differ by as much"
 
 
+@pytest.mark.alone
 def test_real_calls_are_predicted() -> None:
     def timed(steps: int) -> Estimate:
         def call() -> None:
