@@ -26,3 +26,10 @@ def declared(folder: str) -> dict[str, Path]:
         for name in _DECLARATION.findall(file.read_bytes()):
             found.setdefault(name.decode(), file)
     return found
+
+
+@cache
+def file_of(folder: str, name: str) -> str:
+    """The text of the file below this folder of diffusers that declares a class; empty where none does."""
+    file = declared(folder).get(name)
+    return file.read_text(encoding="utf-8") if file else ""

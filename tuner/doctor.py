@@ -22,7 +22,7 @@ from tuner.catalogue import by_reason
 from tuner.errors import TunerError
 from tuner.knobs import KNOBS, Knob
 from tuner.record import Architecture, Environment, Record, Value
-from tuner.report import BASELINE, QUIET, one_line, times, value_text, wrapped
+from tuner.report import BASELINE, QUIET, one_line, section, times, value_text, wrapped
 
 DISTRIBUTION = "diffusion-tuner"
 GIB = 2**30
@@ -363,9 +363,9 @@ class Report:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width, found = options.max_width, self.diagnosis
         yield from _verdict(found, width)
-        yield from _section("This machine", _machine_rows(found.machine), width)
-        yield from _section("Packages", _package_rows(found.packages), width)
-        yield from _section("What works here", [(a.name, _ability_text(a)) for a in found.abilities], width)
+        yield from section("This machine", _machine_rows(found.machine), width, _is_absent)
+        yield from section("Packages", _package_rows(found.packages), width, _is_absent)
+        yield from section("What works here", [(a.name, _ability_text(a)) for a in found.abilities], width, _is_absent)
         yield from _additions(found.additions, width)
         yield from wrapped("", "`tune knobs MODEL` lists all settings for a pipeline with their reasons.", width)
 
@@ -380,15 +380,8 @@ def _verdict(found: Diagnosis, width: int) -> Iterator[Text]:
     yield Text("")
 
 
-def _section(title: str, rows: Sequence[tuple[str, str]], width: int) -> Iterator[Text]:
-    if not rows:
-        return
-    yield Text(title, style=BASELINE)
-    label = max(len(name) for name, _ in rows) + 2
-    for name, text in rows:
-        style = QUIET if name == MISSING or text.startswith("no: ") else ""
-        yield from wrapped(f"{name:<{label}}", text, width, style, indent=2)
-    yield Text("")
+def _is_absent(name: str, text: str) -> bool:
+    return name == MISSING or text.startswith("no: ")
 
 
 def _machine_rows(machine: Machine) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ import math
 import re
 import textwrap
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO, TypeVar
 
@@ -123,6 +123,19 @@ def wrapped(label: str, text: str, width: int, style: str = "", indent: int = 0)
     for number, line in enumerate(lines):
         start = head if number == 0 else " " * len(head)
         yield Text.assemble((start, QUIET), (line, style))
+
+
+def section(
+    title: str, rows: Sequence[tuple[str, str]], width: int, is_quiet: Callable[[str, str], bool] = lambda *_: False
+) -> Iterator[Text]:
+    """A title and below it a label and a text a row, `is_quiet` rows dimmed; nothing without rows."""
+    if not rows:
+        return
+    yield Text(title, style=BASELINE)
+    label = max(len(name) for name, _ in rows) + 2
+    for name, text in rows:
+        yield from wrapped(f"{name:<{label}}", text, width, QUIET if is_quiet(name, text) else "", indent=2)
+    yield Text("")
 
 
 def value_text(value: Value) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from tuner.record import Copies, Finding, GatePolicy, Record, TraceSummary, Verdict
-from tuner.report import BASELINE, QUIET, number_text, one_line, shorten, times, wrapped
+from tuner.report import BASELINE, QUIET, number_text, one_line, section, shorten, times, wrapped
 from tuner.timeline import TimeLine
 from tuner.trace import gate, read
 from tuner.trace.summary import summarise
@@ -52,7 +52,7 @@ class Examined:
         yield from _findings(report.verdict, per, width)
         yield TimeLine(self.trace, report.verdict)
         yield Text("")
-        yield from _section(
+        yield from section(
             f"Where the time goes, in shares of {_ms(report.summary.step_ms)}", _times(report.summary, per), width
         )
         yield Text("Not checked", style=BASELINE)
@@ -138,16 +138,6 @@ def _finding(mark: str, finding: Finding, when: str, width: int) -> Iterator[Tex
 
 
 # ---- the summary ----------------------------------------------------------------------------------------------------
-
-
-def _section(title: str, rows: Sequence[tuple[str, str]], width: int) -> Iterator[Text]:
-    if not rows:
-        return
-    yield Text(title, style=BASELINE)
-    label = max(len(name) for name, _ in rows) + 2
-    for name, text in rows:
-        yield from wrapped(f"{name:<{label}}", text, width, indent=2)
-    yield Text("")
 
 
 def _times(summary: TraceSummary, per: str) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tuner.knobs import source
+from tuner.diffusers_source import file_of
 from tuner.knobs.base import Knob, NoEffect, denoisers
 from tuner.knobs.text import denoises_unpadded, encodes_unpadded
 from tuner.record import Architecture, Environment, Value
@@ -198,7 +198,7 @@ class CompileTextEncoders(Component):
         name = architecture.pipeline_class
         if not any(component in architecture.components for component in TEXT_ENCODERS):
             return f"{name} has no text encoder"
-        if not re.search(r"\btext_encoder(_\d)?\(", source.file_of("pipelines", name)):
+        if not re.search(r"\btext_encoder(_\d)?\(", file_of("pipelines", name)):
             return f"{name} calls no text encoder as a whole, only parts of it"
         if encodes_unpadded(name):
             return f"{name} does not pad its prompts, and each length would be compiled anew"
@@ -229,7 +229,7 @@ class CompileVae(Component):
         name = architecture.pipeline_class
         if "vae" not in architecture.components:
             return f"{name} has no VAE"
-        return None if "vae.decode(" in source.file_of("pipelines", name) else f"{name} never calls vae.decode"
+        return None if "vae.decode(" in file_of("pipelines", name) else f"{name} never calls vae.decode"
 
     def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if values.get(self.name) and values.get("vae.tiling"):

@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from tuner.diffusers_source import file_of
 from tuner.errors import Unavailable
-from tuner.knobs import source
 from tuner.knobs.base import Knob, NoEffect, denoisers
 from tuner.record import Architecture, Denoiser, Environment, Value
 
@@ -33,7 +33,7 @@ class FuseQkv(Knob):
     def loses_norms(self, denoiser: Denoiser, architecture: Architecture) -> bool:
         """Whether the fused processor drops norms that the denoiser has, as that of Stable Diffusion 3.5 does."""
         has_norms = bool(architecture.settings.get(denoiser.component, {}).get("qk_norm"))
-        return has_norms and "FusedJointAttnProcessor2_0" in source.file_of("models", denoiser.class_name)
+        return has_norms and "FusedJointAttnProcessor2_0" in file_of("models", denoiser.class_name)
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         fused, apart = 0, 0
@@ -49,7 +49,7 @@ class FuseQkv(Knob):
 
 def can_fuse(class_name: str) -> bool:
     """Whether a model has fuse_qkv_projections: its own, or the one of diffusers' AttentionMixin."""
-    text = source.file_of("models", class_name)
+    text = file_of("models", class_name)
     bases = text.partition(f"class {class_name}(")[2].partition("):")[0]
     return "AttentionMixin" in bases or "def fuse_qkv_projections" in text
 

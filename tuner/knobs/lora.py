@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.knobs import source
+from tuner.diffusers_source import file_of
 from tuner.knobs.base import Knob, NoEffect, denoisers
 from tuner.knobs.conditions import package_lacks
 from tuner.knobs.given import GivenWeights, located, unreadable
@@ -51,7 +51,7 @@ class LoraFile(GivenWeights):
 
 def loads_lora(pipeline_class: str) -> bool:
     """Whether the class is declared with one of diffusers' loaders of LoRAs."""
-    declared = source.file_of("pipelines", pipeline_class).partition(f"class {pipeline_class}(")[2]
+    declared = file_of("pipelines", pipeline_class).partition(f"class {pipeline_class}(")[2]
     return "LoraLoaderMixin" in declared.partition(":")[0]
 
 

@@ -13,8 +13,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from tuner.diffusers_source import file_of
 from tuner.errors import Unavailable
-from tuner.knobs import source
 from tuner.knobs.base import Knob, NoEffect, denoisers, not_one_of
 from tuner.knobs.conditions import capability, capability_lacks, package_lacks
 from tuner.knobs.given import unopenable
@@ -301,4 +301,4 @@ def not_gguf(file: str) -> str | None:
 @cache
 def single_file_classes() -> frozenset[str]:
     """The classes that diffusers loads from single files, as its source lists them."""
-    return frozenset(re.findall(r'^    "(\w+)": \{', source.file_of("loaders", "FromOriginalModelMixin"), re.MULTILINE))
+    return frozenset(re.findall(r'^    "(\w+)": \{', file_of("loaders", "FromOriginalModelMixin"), re.MULTILINE))

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from tuner.diffusers_source import file_of
 from tuner.errors import Unavailable
-from tuner.knobs import source
 from tuner.knobs.base import Knob, NoEffect, not_positive_integer
 from tuner.record import Architecture, Environment, Value
 
@@ -109,25 +109,25 @@ def flow_settings(config: Any, name: str) -> dict[str, Any]:
 
 def given(pipeline_class: str, scheduler_class: str) -> set[str]:
     """What a pipeline of itself gives a scheduler's `set_timesteps` besides the number of steps."""
-    text = source.file_of("pipelines", pipeline_class)
+    text = file_of("pipelines", pipeline_class)
     patterns = {
         "sigmas": r"^ +sigmas = (?!None)",
         "timesteps": r"^ +timesteps = \(\s*np\.linspace",
         "mu": r"\bmu=mu\b|\{\"mu\": mu\}",
     }
     found = {name for name, pattern in patterns.items() if re.search(pattern, text, re.MULTILINE)}
-    takes_back = "use_flow_sigmas" in text and "use_flow_sigmas" in source.file_of("schedulers", scheduler_class)
+    takes_back = "use_flow_sigmas" in text and "use_flow_sigmas" in file_of("schedulers", scheduler_class)
     return found - {"sigmas"} if takes_back else found
 
 
 def not_taken(pipeline_class: str, scheduler_class: str, settings: Mapping[str, Any]) -> str | None:
     """Why this scheduler cannot follow the schedule that the pipeline gives, as their sources say, or None."""
-    declared = re.search(r"def set_timesteps\((.*?)\)", source.file_of("schedulers", scheduler_class), re.DOTALL)
+    declared = re.search(r"def set_timesteps\((.*?)\)", file_of("schedulers", scheduler_class), re.DOTALL)
     takes = set(re.findall(r"(\w+):", declared[1])) if declared else set()
     gives = given(pipeline_class, scheduler_class)
     if gives - takes:
         return f"{pipeline_class} gives its own {' and '.join(sorted(gives - takes))}, {scheduler_class} takes none"
-    is_list = "sigmas" in gives and not re.search(r"sigmas = np\.", source.file_of("pipelines", pipeline_class))
+    is_list = "sigmas" in gives and not re.search(r"sigmas = np\.", file_of("pipelines", pipeline_class))
     if is_list and not scheduler_class.startswith("FlowMatch"):
         return f"{pipeline_class} gives its sigmas as a list, {scheduler_class} takes an array"
     if "mu" in gives and scheduler_class in SHIFTED_BY_MU and not settings.get("use_dynamic_shifting"):
@@ -157,10 +157,10 @@ class BeginIndex(Knob):
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if not value:
             return None
-        if "set_begin_index(0)" in source.file_of("pipelines", architecture.pipeline_class):
+        if "set_begin_index(0)" in file_of("pipelines", architecture.pipeline_class):
             return f"{architecture.pipeline_class} already does so"
         own = architecture.components.get("scheduler", "")
-        if "def set_begin_index" not in source.file_of("schedulers", own):
+        if "def set_begin_index" not in file_of("schedulers", own):
             return f"{own or 'this scheduler'} has no begin index to set"
         return None
 

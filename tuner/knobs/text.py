@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from tuner.knobs import source
+from tuner.diffusers_source import file_of
 from tuner.knobs.base import Knob, not_positive_integer
 from tuner.record import Architecture, Environment, Value
 
@@ -19,14 +19,14 @@ PADDING_TAKEN_OFF = re.compile(r"\bprompt_embeds\[\w+\]\[\w*masks?\[\w+\]\]")
 @cache
 def encodes_unpadded(pipeline_class: str) -> bool:
     """Whether text encoders get prompts of their own length, padded at most to the longest of the call."""
-    text = source.file_of("pipelines", pipeline_class)
+    text = file_of("pipelines", pipeline_class)
     return FIXED_LENGTH not in text and bool(OWN_LENGTH.search(text))
 
 
 @cache
 def denoises_unpadded(pipeline_class: str) -> bool:
     """Whether the denoiser gets prompts of their own length: never padded, or the padding taken off once encoded."""
-    text = source.file_of("pipelines", pipeline_class)
+    text = file_of("pipelines", pipeline_class)
     return encodes_unpadded(pipeline_class) or bool(PADDING_TAKEN_OFF.search(text))
 
 
@@ -54,7 +54,7 @@ class SequenceLength(Knob):
             return f"{name} takes no max_sequence_length"
         if denoises_unpadded(name):
             return f"{name} gives its denoiser a prompt's own tokens, with no padding to save"
-        limit = re.search(r"max_sequence_length > (\d+)", source.file_of("pipelines", name))
+        limit = re.search(r"max_sequence_length > (\d+)", file_of("pipelines", name))
         if limit and int(value) > int(limit[1]):
             return f"{name} takes at most {limit[1]} tokens"
         return None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from tuner.diffusers_source import file_of
 from tuner.errors import Unavailable
-from tuner.knobs import source
 from tuner.knobs.base import Knob, NoEffect
 from tuner.knobs.given import GivenWeights, located, unreadable
 from tuner.record import Architecture, Environment, Value
@@ -95,7 +95,7 @@ class InPieces(Knob):
 
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         own = architecture.components.get("vae", "no autoencoder")
-        if not value or f"if self.use_{self.switch}" in source.file_of("models", own):
+        if not value or f"if self.use_{self.switch}" in file_of("models", own):
             return None
         return f"{own} has no {self.switch}"
 
