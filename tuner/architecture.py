@@ -16,10 +16,7 @@ from typing import Any
 
 from tuner import diffusers_source
 from tuner.errors import BadInput, Unavailable
-from tuner.record import Architecture, Denoiser, Values
-
-DENOISERS = ("transformer", "transformer_2", "unet")
-"""Names of the components that run once a step."""
+from tuner.record import DENOISERS, Architecture, Denoiser, Values
 
 NEEDS_A_PICTURE = re.compile(
     r"Img2Img|Inpaint|ImageToVideo|Image2Video|VideoToVideo|I2V|I2I|ControlNet|Control|Edit|Upscale|Refiner|Adapter|Pix2Pix"

@@ -98,6 +98,10 @@ class Model(Record):
     scorer: str
 
 
+DENOISERS = ("transformer", "transformer_2", "unet")
+"""Names of the components that run once a step."""
+
+
 class Denoiser(Record):
     """A component that runs once a step, and what its class can do, as its source says."""
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from planting import busy, only
 
-from tuner.record import Allowance, Finding, GatePolicy, Verdict
+from tuner.record import Allowance, GatePolicy, Verdict
 from tuner.trace import read
 from tuner.trace.compile_log import Compilation, CompileLog, GraphBreak
 from tuner.trace.gate import judge, name_sources
@@ -18,18 +19,6 @@ def judged(
     planted: Any, folder: Path, allowances: tuple[Allowance, ...] = (), log: CompileLog | None = None
 ) -> Verdict:
     return judge(read.load(planted.save(folder)), log or CompileLog(), allowances, "cuda")
-
-
-def busy(planted: Any, steps: int = 3) -> None:
-    """In each step a kernel at 100-400 us and one at 600-900 us."""
-    for step in range(steps):
-        planted.kernel(step * 1000 + 100, 300)
-        planted.kernel(step * 1000 + 600, 300)
-
-
-def only(verdict: Verdict) -> Finding:
-    assert len(verdict.findings) == 1, verdict.findings
-    return verdict.findings[0]
 
 
 def test_kernels_alone_are_clean(planted: Any, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from planting import busy, only
 
-from tuner.record import Finding, GatePolicy, Verdict, decode
+from tuner.record import GatePolicy, Verdict, decode
 from tuner.trace import read
 from tuner.trace.compile_log import Compilation, CompileLog, GraphBreak
 from tuner.trace.gate import judge, judge_alone
@@ -24,18 +25,6 @@ def judged(planted: Any, folder: Path, log: CompileLog | None = None, **options:
 
 def alone(planted: Any, folder: Path, policy: GatePolicy | None = None) -> Verdict:
     return judge_alone(read.marked(read.load(planted.save(folder))), policy)
-
-
-def busy(planted: Any, steps: int = 3) -> None:
-    """In each step a kernel at 100-400 us and one at 600-900 us."""
-    for step in range(steps):
-        planted.kernel(step * 1000 + 100, 300)
-        planted.kernel(step * 1000 + 600, 300)
-
-
-def only(verdict: Verdict) -> Finding:
-    assert len(verdict.findings) == 1, verdict.findings
-    return verdict.findings[0]
 
 
 # ---- waits ----------------------------------------------------------------------------------------------------------

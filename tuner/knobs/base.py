@@ -6,7 +6,7 @@ from abc import ABC
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from tuner.record import Allowance, Architecture, Environment, Value
+from tuner.record import DENOISERS, Allowance, Architecture, Environment, Value
 
 MOST = 100_000
 """Steps, prompts or tokens beyond this are a slip of the hand."""
@@ -75,7 +75,7 @@ class Knob(ABC):
 
 def denoisers(pipe: Any) -> list[Any]:
     """The components of a pipeline that run once a step: one, or two as in Wan 2.2."""
-    found = (getattr(pipe, name, None) for name in ("transformer", "transformer_2", "unet"))
+    found = (getattr(pipe, name, None) for name in DENOISERS)
     return [component for component in found if component is not None]
 
 
