@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
+from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.plugins.hparams import metadata
 
-from tuner.trace.board import write_trial
+from tuner.trace.board import STATUS, Picture, Row, write_trial
 
-DOMAINS = {"compile.mode": ["none", "default"], "steps": ["4", "8"]}
-
-
-def png(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    rows = zlib.compress(b"".join(b"\0" + b"\x80" * 3 * width for _ in range(height)))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+KNOBS = {"compile.mode": "default", "steps": "4"}
 
 
-def write(folder: Path, status: str = "ok", images: int = 1, latency: float = 1.5) -> None:
+def write(
+    folder: Path,
+    number: int = 0,
+    status: str = "ok",
+    images: int = 1,
+    latency: float = 1.5,
+    knobs: Mapping[str, str] = KNOBS,
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
+    pictures = []
     for index in range(images):
-        path = folder / f"{index}.png"
-        path.write_bytes(png(4, 2))
-        paths.append(path)
-    hparams = {"compile.mode": "default", "steps": "4"}
+        Image.new("RGB", (40, 20), "#888").save(folder / f"{index}.png")
+        pictures.append(Picture(file=folder / f"{index}.png", shows=f"prompt {index}", baseline=None))
     metrics = {"latency_s": latency} if status == "ok" else {}
-    write_trial(folder, hparams, DOMAINS, metrics, ["latency_s", "quality"], status, f"**{status}**", paths)
+    write_trial(folder, Row(number, status, knobs, metrics, f"**{status}**", pictures))
 
 
 def loaded(folder: Path) -> EventAccumulator:
@@ -50,29 +47,36 @@ def row(events: EventAccumulator) -> dict[str, str]:
     return {name: value.string_value for name, value in start.hparams.items()}
 
 
+def shown(events: EventAccumulator, tag: str) -> Any:
+    """A picture as TensorBoard has it, after its width and height."""
+    width, height, png = events.Tensors(tag)[0].tensor_proto.string_val
+    picture = Image.open(BytesIO(png))
+    assert (int(width), int(height)) == picture.size
+    return picture
+
+
 def test_a_trial_is_loaded_whole(tmp_path: Path) -> None:
-    write(tmp_path, images=6)
+    write(tmp_path, number=7, images=6)
     events = loaded(tmp_path)
-    assert row(events) == {"compile.mode": "default", "steps": "4", "status": "ok"}
-    assert [(e.step, e.value) for e in events.Scalars("latency_s")] == [(0, 1.5)]
-    assert events.Tags()["images"] == [f"pictures/{i}" for i in range(4)]
-    image = events.Images("pictures/0")[0]
-    assert (image.width, image.height, image.encoded_image_string) == (4, 2, png(4, 2))
+    assert row(events) == {"compile.mode": "default", "steps": "4", STATUS: "ok"}
+    assert [(e.step, e.value) for e in events.Scalars("latency_s")] == [(7, 1.5)]
+    assert {tag for tag in events.Tags()["tensors"] if tag.startswith("pictures")} == {
+        f"pictures/{i}" for i in range(4)
+    }
+    assert shown(events, "pictures/0").size == (40, 20)
+    assert events.SummaryMetadata("pictures/0").display_name == "prompt 0"
     assert events.Tensors("verdict")[0].tensor_proto.string_val == [b"**ok**"]
 
 
-def test_every_trial_has_the_same_columns(tmp_path: Path) -> None:
-    write(tmp_path / "0")
-    write(tmp_path / "1", status="rejected:graph break", images=0)
-    experiments = [
-        metadata.parse_experiment_plugin_data(
-            loaded(tmp_path / n).SummaryMetadata(metadata.EXPERIMENT_TAG).plugin_data.content
-        )
-        for n in ("0", "1")
-    ]
-    assert experiments[0] == experiments[1]
-    assert [info.name for info in experiments[0].hparam_infos] == ["status", "compile.mode", "steps"]
-    assert [info.name.tag for info in experiments[0].metric_infos] == ["latency_s", "quality"]
+def test_a_picture_stands_beside_the_baselines(tmp_path: Path) -> None:
+    Image.new("RGB", (1600, 800), "#f00").save(tmp_path / "baseline.png")
+    Image.new("RGB", (1600, 800), "#00f").save(tmp_path / "own.png")
+    picture = Picture(file=tmp_path / "own.png", shows="a cat", baseline=tmp_path / "baseline.png")
+    write_trial(tmp_path, Row(1, "ok", KNOBS, {}, "", [picture]))
+    sheet = shown(loaded(tmp_path), "pictures/0")
+    assert sheet.size == (512 + 32 + 512, 256)
+    colours = [sheet.getpixel((x, 128)) for x in (10, 528, 1040)]
+    assert colours == [(255, 0, 0), (255, 255, 255), (0, 0, 255)]
 
 
 def test_writing_again_replaces_the_row(tmp_path: Path) -> None:
@@ -80,44 +84,55 @@ def test_writing_again_replaces_the_row(tmp_path: Path) -> None:
     write(tmp_path, latency=2.5)
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
     events = loaded(tmp_path)
-    assert row(events)["status"] == "ok"
+    assert row(events)[STATUS] == "ok"
     assert [e.value for e in events.Scalars("latency_s")] == [2.5]
 
 
-def test_the_hparams_plugin_lists_the_rows(tmp_path: Path) -> None:
+@pytest.fixture
+def table(tmp_path: Path) -> tuple[Any, list[Any]]:
+    """What TensorBoard's HParams makes of three trials: the columns, and the rows that `rejected:sync` leaves."""
     from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
     from tensorboard.context import RequestContext
     from tensorboard.plugins.base_plugin import TBContext
     from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
     write(tmp_path / "0000")
-    write(tmp_path / "0001", status="rejected:graph break", images=0)
+    write(tmp_path / "0001", 1, status="rejected:sync", images=0, knobs={"steps": "4", "batch": "2"})
+    write(tmp_path / "0002", 2, status="rejected:break", images=0, knobs={**KNOBS, "steps": "8"})
     multiplexer = EventMultiplexer()
     multiplexer.AddRunsFromDirectory(str(tmp_path))
     multiplexer.Reload()
     provider = MultiplexerDataProvider(multiplexer, str(tmp_path))
     context = backend_context.Context(TBContext(data_provider=provider, logdir=str(tmp_path)))
-    request = api_pb2.ListSessionGroupsRequest(
-        allowed_statuses=[api_pb2.STATUS_SUCCESS],
-        start_index=0,
-        slice_size=10,
-        aggregation_type=api_pb2.AGGREGATION_AVG,
-    )
-    experiment_id = ""
     request_context = RequestContext()
     experiment = context.experiment_from_metadata(
-        request_context,
-        experiment_id,
-        True,
-        context.hparams_metadata(request_context, experiment_id),
-        context.hparams_from_data_provider(request_context, experiment_id, limit=1000),
-    )
-    metadata_by_run = context.hparams_metadata(request_context, experiment_id)
-    handler = list_session_groups.Handler(request_context, context, experiment_id, request)
-    groups = handler.run().session_groups
-    assert metadata_by_run
-    assert experiment.metric_infos
-    assert sorted(group.hparams["status"].string_value for group in groups) == ["ok", "rejected:graph break"]
+        request_context, "", True, context.hparams_metadata(request_context, ""),
+        context.hparams_from_data_provider(request_context, "", limit=1000),
+    )  # fmt: skip
+    only = api_pb2.ColParams(hparam=STATUS)
+    only.filter_discrete.values.add(string_value="rejected:sync")
+    request = api_pb2.ListSessionGroupsRequest(
+        allowed_statuses=[api_pb2.STATUS_SUCCESS], col_params=[only], start_index=0, slice_size=10,
+        aggregation_type=api_pb2.AGGREGATION_AVG,
+    )  # fmt: skip
+    groups = list_session_groups.Handler(request_context, context, "", request).run().session_groups
+    return experiment, list(groups)
+
+
+def test_the_columns_are_the_knobs_of_all_trials(table: tuple[Any, list[Any]]) -> None:
+    experiment, _ = table
+    columns = {info.name: info for info in experiment.hparam_infos}
+    assert columns.keys() == {STATUS, "batch", "compile.mode", "steps"}
+    assert experiment.hparam_infos[0].name == STATUS
+    assert [info.name.tag for info in experiment.metric_infos] == ["latency_s"]
+    values = {value.string_value for value in columns[STATUS].domain_discrete.values}
+    assert values == {"ok", "rejected:sync", "rejected:break"}
+
+
+def test_the_rows_can_be_filtered_by_status(table: tuple[Any, list[Any]]) -> None:
+    _, rows = table
+    assert [group.hparams["steps"].string_value for group in rows] == ["4"]
+    assert [group.hparams[STATUS].string_value for group in rows] == ["rejected:sync"]
 
 
 def test_the_profiler_plugin_lists_the_run(planted: Any, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tuner.trace import capture as capturing  # noqa: E402
 from tuner.trace import read  # noqa: E402
 from tuner.trace.capture import capture  # noqa: E402
 from tuner.trace.summary import summarise  # noqa: E402
@@ -66,3 +67,15 @@ def test_a_step_that_a_knob_put_there_stays(tmp_path: Path) -> None:
     scheduler.step = own  # type: ignore[method-assign]
     capture(scheduler.call, scheduler, tmp_path, "t")
     assert vars(scheduler)["step"] is own
+
+
+def test_a_name_that_is_no_text_leaves_a_readable_trace(tmp_path: Path) -> None:
+    """As of a function whose module was imported and done with while the profiler watched (seen in torch 2.13)."""
+
+    class Profiler:
+        def export_chrome_trace(self, path: str) -> None:
+            Path(path).write_bytes(b'{"traceEvents": [{"ph": "X", "cat": "cpu_op", "name": "\xde\xad", "ts": 1}]}')
+
+    path = tmp_path / "trace.json"
+    capturing._export_readable(Profiler(), path)  # type: ignore[arg-type]
+    assert len(read.load(path).host) == 1

@@ -165,6 +165,15 @@ def test_the_reason_of_a_skipped_cudagraph_is_kept() -> None:
     assert start_compile_log().read().cudagraph_reasons == ()
 
 
+def test_the_line_of_a_skipped_cudagraph_is_kept() -> None:
+    log, why = start_compile_log(), "skipping cudagraphs due to "
+    stack = 'File "/home/me/outer.py", line 3, in f\n    g(x)\n  File "/home/me/inner.py", line 12, in g\n    add_'
+    cudagraph_utils.cudagraphs_log.warning(f"{2 * why}mutated inputs. Found from : \n {stack}")
+    seen = log.read()
+    assert seen.cudagraph_reasons == (f"{why}mutated inputs",)
+    assert seen.cudagraph_sources == ("/home/me/inner.py:12",)
+
+
 @pytest.mark.parametrize(
     ("module", "mark", "word"),
     [
@@ -311,3 +320,34 @@ def test_the_diagnostic_pass_annotates_the_line_of_a_wait(pipeline: Any, tmp_pat
     notes = [event.name for event in trace.host if event.name.startswith(read.SYNC_LINE)]
     assert notes == [f"{read.SYNC_LINE}{line_of('wait')}"] * 4
     assert _gpu_trace.StreamSynchronizationCallbacks.callback_list == []
+
+
+def test_the_diagnostic_pass_annotates_the_line_of_a_copy(pipeline: Any, tmp_path: Path) -> None:
+    def step(x: Any, index: int) -> Any:
+        return x.to(torch.float64).to(torch.float32)  # planted: copies
+
+    inherited = {name: getattr(torch.Tensor, name) for name in ("to", "copy_", "cpu", "cuda")}
+    trace = read.load(capture(pipe := pipeline(step, torch.randn(2)), pipe.scheduler, tmp_path, "t", stacks=True))
+    around = [trace.host[trace.parents[i]].name for i, event in enumerate(trace.host) if event.name == "aten::to"]
+    assert around == [f"{read.COPY_LINE}{line_of('copies')}"] * 8
+    assert {name: getattr(torch.Tensor, name) for name in inherited} == inherited
+    assert not vars(torch.Tensor).keys() & inherited.keys()
+
+
+def test_a_wait_in_generated_code_has_the_line_it_was_made_from(pipeline: Any, tmp_path: Path) -> None:
+    fire = _gpu_trace.StreamSynchronizationCallbacks.fire_callbacks
+    torch.library.define("tests::waits", "(Tensor x) -> Tensor")
+    waits = eval("lambda x: x.clone() if fire(0) is None else x", {"fire": fire})  # in no file, as torch's own is not
+    torch.library.impl("tests::waits", "CPU", waits)
+    torch.library.register_fake("tests::waits", torch.empty_like)
+
+    @torch.compile
+    def step(x: Any) -> Any:
+        return torch.ops.tests.waits(x.t() @ x) @ x.t()  # planted: generated
+
+    pipe = pipeline(lambda x, index: step(x).t().contiguous(), torch.randn(4, 8))
+    with torch._inductor.config.patch(force_disable_caches=True):
+        pipe(1)
+    trace = read.load(capture(pipe, pipe.scheduler, tmp_path, "t", stacks=True))
+    notes = {event.name.rpartition("/")[2] for event in trace.host if event.name.startswith(read.SYNC_LINE)}
+    assert notes == {line_of("generated").rpartition("/")[2]}

@@ -73,6 +73,24 @@ def test_a_copy_to_pageable_memory_blocks_even_when_asked_not_to(planted: Any, t
     assert "Pageable" in finding.reason
 
 
+@pytest.mark.parametrize(
+    ("kind", "size", "until", "count"),
+    [
+        ("HtoD (Pageable -> Device)", 1 << 26, 460, 1),
+        ("HtoD (Pageable -> Device)", 1 << 26, 440, 0),  # the driver had room for it, and returned
+        ("HtoD (Pageable -> Device)", 1 << 10, 460, 0),
+        ("HtoD (Pinned -> Device)", 1 << 26, 460, 0),
+    ],
+)
+def test_a_large_copy_from_pageable_memory_blocks(
+    kind: str, size: int, until: float, count: int, planted: Any, tmp_path: Path
+) -> None:
+    busy(planted)
+    copy = planted.call("cudaMemcpyAsync", 411, until - 411)
+    planted.device(f"Memcpy {kind}", 450, 50, copy, cat="gpu_memcpy", size=size)
+    assert [finding.count for finding in judged(planted, tmp_path).findings] == [1] * count
+
+
 @pytest.mark.parametrize("kind", ["HtoD (Pinned -> Device)", "HtoD (Pageable -> Device)", "DtoD (Device -> Device)"])
 def test_a_copy_that_does_not_block_is_none(kind: str, planted: Any, tmp_path: Path) -> None:
     busy(planted)
@@ -254,6 +272,18 @@ def test_an_annotated_line_comes_before_a_function_s(planted: Any, tmp_path: Pat
     trace = read.load(planted.save(tmp_path))
     verdict = judge(trace, CompileLog(), (), "cuda")
     assert sorted(finding.source for finding in verdict.findings) == ["", "diffusers/m.py:52", "user.py:8"]
+
+
+def test_a_copy_that_blocks_has_the_line_around_it(planted: Any, tmp_path: Path) -> None:
+    busy(planted)
+    planted.host("copy at user.py:3", 405, 10, cat="user_annotation")
+    planted.host("copy at user.py:8", 420, 60, cat="user_annotation")
+    planted.host("aten::copy_", 421, 50, **{"Call stack": "user.py(6): f"})
+    copy = planted.call("cudaMemcpyAsync", 422, 40)
+    planted.device("Memcpy DtoH (Device -> Pageable)", 430, 5, copy, cat="gpu_memcpy")
+    planted.call("cudaDeviceSynchronize", 490, 10)
+    sources = {finding.operator: finding.source for finding in judged(planted, tmp_path).findings}
+    assert sources == {"aten::copy_": "user.py:8", "cudaDeviceSynchronize": ""}
 
 
 def test_the_summary_of_a_gpu_trace(planted: Any, tmp_path: Path) -> None:

@@ -118,6 +118,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("/venv/lib/python3.12/site-packages/torch/nn/modules/module.py", False),
         ("torch/nn/modules/module.py", False),
         ("/usr/lib/python3.12/contextlib.py", False),
+        ("/usr/lib/python3.12/logging/__init__.py", False),
+        ("/usr/lib/python3/dist-packages/diffusers/models/x.py", True),
+        ("/venv/lib/python3.12/site-packages/triton/runtime/jit.py", False),
         ("/tmp/torchinductor_me/ab/cab.py", False),
         ("<string>", False),
     ],
@@ -153,7 +156,8 @@ def test_a_call_stack_is_read_in_one_pass() -> None:
 
 
 def test_a_line_of_a_package_needs_no_folder() -> None:
-    assert sources.line("/venv/lib/python3.12/site-packages/diffusers/m.py", 3) == "diffusers/m.py:3"
+    for packages in ("/venv/lib/python3.12/site-packages", "/usr/lib/python3/dist-packages"):
+        assert sources.line(f"{packages}/diffusers/m.py", 3) == "diffusers/m.py:3"
 
 
 def test_reading_and_judging_need_no_torch() -> None:

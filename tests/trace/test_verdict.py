@@ -198,6 +198,14 @@ def test_compile_work_that_is_no_new_graph_is_found(planted: Any, tmp_path: Path
     assert finding.idle_ms_per_step == pytest.approx(0.2 / 3)
 
 
+def test_a_wait_of_compile_work_is_a_part_of_it(planted: Any, tmp_path: Path) -> None:
+    busy(planted)
+    planted.host("CachingAutotuner.benchmark_all_configs (dynamo_timed)", 410, 150)
+    planted.call("cudaDeviceSynchronize", 420, 50)
+    finding = only(judged(planted, tmp_path))
+    assert (finding.kind, finding.idle_ms_per_step) == ("compile work", pytest.approx(0.2 / 3))
+
+
 def test_a_recompile_pays_for_the_whole_of_its_work(planted: Any, tmp_path: Path) -> None:
     busy(planted)
     planted.host("dynamo", 410, 900)
@@ -245,6 +253,20 @@ def test_a_step_without_its_cuda_graph_is_found(planted: Any, tmp_path: Path) ->
     )  # fmt: skip
     # The GPU waits for a launch from 1400 to 1600, and from 1900 on for the next step's.
     assert finding.idle_ms_per_step == pytest.approx((200 + 152) / 3000)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_cuda_graph_that_is_recorded_anew(asked: bool, planted: Any, tmp_path: Path) -> None:
+    for step in (0, 2):
+        planted.region("0/0", step * 1000 + 20, 300)
+        planted.replay(step * 1000 + 40, kernels=20)
+    planted.region("0/0", 1020, 700)
+    planted.kernel(1100, 100)
+    planted.call("cudaGraphInstantiateWithFlags", 1300, 60)
+    planted.host("cuGraphInstantiateWithFlags_v2", 1301, 50, cat="cuda_driver")
+    finding = only(judged(planted, tmp_path, asks_for_graphs=asked))
+    assert (finding.kind, finding.count) == ("cuda graph", 1)
+    assert "recorded" in finding.reason
 
 
 def test_a_cuda_graph_in_pieces(planted: Any, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def capture(call: Callable[[int], object], scheduler: Any, folder: Path, name: s
     """
     marks = _StepMarks(STEPS)
     lines = sync_lines.recorded() if stacks else contextlib.nullcontext()
-    with _profiler(stacks) as profiler, marks.around(scheduler), lines:
+    with lines, _profiler(stacks) as profiler, marks.around(scheduler):
         call(STEPS)
     return _export(profiler, folder, name)
 
@@ -136,6 +136,8 @@ def _export(profiler: profile, folder: Path, name: str) -> Path:
 def _export_readable(profiler: profile, path: Path) -> None:
     """Export, and once more in the slow, correct way when a name in the trace broke the JSON (torch 2.13)."""
     profiler.export_chrome_trace(str(path))
+    if not _readable(path):  # the name of a function that is gone by now is rubbish
+        path.write_text(path.read_text(errors="replace"))
     if not _readable(path) and "use_python_export" in inspect.signature(profiler.export_chrome_trace).parameters:
         profiler.export_chrome_trace(str(path), use_python_export=True)
 

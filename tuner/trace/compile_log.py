@@ -35,4 +35,5 @@ class CompileLog(Record, frozen=True, kw_only=True):
     compilations: tuple[Compilation, ...] = ()
     cudagraph_skips: int = 0
     cudagraph_reasons: tuple[str, ...] = ()
+    cudagraph_sources: tuple[str, ...] = ()
     unique_graphs: int = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +17,8 @@ _CUDAGRAPHS_LOGGER = "torch._inductor.cudagraph_utils.__cudagraphs"
 _RECOMPILE_LIMIT = re.compile(r"recompile.limit|cache_size_limit", re.IGNORECASE)
 _GUARD_PREFIX = re.compile(r"^\d+/\d+: ")
 _GUARD_COMMENT = re.compile(r"\s{2,}# .*$")
+_FOUND_FROM = re.compile(r"\.? Found from *:.*", re.DOTALL)
+_SAID_TWICE = re.compile(r"^(skipping cudagraphs due to )+")
 _USER_STACK_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 
@@ -29,7 +30,7 @@ class _Messages(logging.Handler):
         self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(sources.one_line(record.getMessage()))
+        self.texts.append(record.getMessage())
 
 
 class CompileListener:
@@ -45,12 +46,14 @@ class CompileListener:
         fallbacks = tuple(_compilation(entry, metrics) for entry in metrics if _hit_limit(entry))
         if not breaks and not fallbacks and not _counters_are_clean():
             breaks = (_unexplained(),)
+        skips = self._skips.texts + [entry.cudagraph_skip_reason for entry in metrics if entry.cudagraph_skip_reason]
         return CompileLog(
             breaks=breaks,
             fallbacks=fallbacks,
             compilations=tuple(_compilation(entry, metrics) for entry in metrics if not entry.fail_type),
             cudagraph_skips=utils.counters["inductor"]["cudagraph_skips"],
-            cudagraph_reasons=tuple(dict.fromkeys(self._skips.texts + _skip_reasons(metrics))),
+            cudagraph_reasons=tuple(dict.fromkeys(_reason_of_skip(text) for text in skips)),
+            cudagraph_sources=tuple(dict.fromkeys(filter(None, map(_source_of_stack, skips)))),
             unique_graphs=utils.counters["stats"]["unique_graphs"],
         )
 
@@ -82,23 +85,29 @@ def _counters_are_clean() -> bool:
 
 
 def _breaks(metrics: list[Any]) -> tuple[GraphBreak, ...]:
-    """Every place of a break: those with a graph on both sides, then those that made dynamo give up a frame."""
-    places = [
-        (sources.one_line(entry.reason), *_place_of_stack(entry.user_stack, metrics))
-        for entry in utils.graph_break_reasons
-    ]
-    places += [
-        (
-            f"frame runs uncompiled: {sources.one_line(entry.fail_reason or entry.fail_type)}",
-            _place_of_failure(entry),
-            (),
-        )
-        for entry in metrics
-        if entry.fail_type and not _hit_limit(entry)
-    ]
+    """Every line that ends a graph: of those with a graph on both sides, and of those that made dynamo give up a frame.
+
+    A line in a called function is met once more for each caller that dynamo tried to compile in one piece with it.
+    """
+    gave_up: dict[str, list[str]] = {}
+    for entry in metrics:
+        if entry.fail_type and not _hit_limit(entry):
+            reason = f"frame runs uncompiled: {sources.one_line(entry.fail_reason or entry.fail_type)}"
+            gave_up.setdefault(_place_of_failure(entry), []).append(reason)
+    met: dict[str, list[str]] = {}
+    frames: dict[str, set[str]] = {}
+    for entry in utils.graph_break_reasons:
+        source, ids = _place_of_stack(entry.user_stack, metrics)
+        met.setdefault(source, []).append(sources.one_line(entry.reason))
+        frames.setdefault(source, set()).update(ids)
     return tuple(
-        GraphBreak(count=count, reason=reason, source=source, frames=frames)
-        for (reason, source, frames), count in Counter(places).items()
+        GraphBreak(
+            count=len(gave_up.get(source, "1")),
+            reason=[*gave_up.get(source, ()), *met.get(source, ())][0],
+            source=source,
+            frames=tuple(sorted(frames.get(source, ()))),
+        )
+        for source in dict.fromkeys((*met, *gave_up))
     )
 
 
@@ -107,8 +116,7 @@ def _place_of_stack(stack: Iterable[Any], metrics: list[Any]) -> tuple[str, tupl
     source = sources.innermost((file, number) for file, number, _ in frames)
     outermost = sources.line(*frames[-1][:2]) if frames else ""
     # A break in a called function ends its callers' graphs too, but what counts is how often its own line runs.
-    with_graph = [entry for entry in metrics if entry.graph_op_count]
-    ids = (_resumed_at(*frame, with_graph) or _broken_at(*frame, with_graph) for frame in frames)
+    ids = (_resumed_at(*frame, metrics) or _broken_at(*frame, metrics) for frame in frames)
     return source or outermost, next((found for found in ids if found), ())
 
 
@@ -126,7 +134,8 @@ def _broken_at(file: str, number: int, name: str, metrics: list[Any]) -> tuple[s
 
 
 def _ids(metrics: Iterable[Any]) -> tuple[str, ...]:
-    return tuple(sorted({_frame_id(entry) for entry in metrics}))
+    """The ids of those that have a graph, and so leave a region in a trace."""
+    return tuple(sorted({_frame_id(entry) for entry in metrics if entry.graph_op_count}))
 
 
 def _place_of_failure(entry: Any) -> str:
@@ -147,12 +156,12 @@ def _compilation(entry: Any, metrics: list[Any]) -> Compilation:
     # The entry of a recompile that hit the limit names no function, but those before it, of the same frame, do.
     function = next((e for e in metrics if e.co_name and _frame_id(e) == _frame_id(entry)), entry)
     guard = entry.recompile_reason or ""
-    stack = [(file, int(number)) for file, number in _USER_STACK_FRAME.findall(guard)]
+    begins = sources.innermost([(function.co_filename or "<unknown>", function.co_firstlineno)])
     return Compilation(
         id=str(entry.compile_id),
         function=function.co_name or "",
         reason=_guard_text(guard),
-        source=sources.innermost([*reversed(stack), (function.co_filename or "<unknown>", function.co_firstlineno)]),
+        source=_source_of_stack(guard) or begins,
     )
 
 
@@ -161,8 +170,13 @@ def _guard_text(guard: str) -> str:
     return sources.one_line(_GUARD_COMMENT.sub("", first))
 
 
-def _skip_reasons(metrics: list[Any]) -> list[str]:
-    return [sources.one_line(entry.cudagraph_skip_reason) for entry in metrics if entry.cudagraph_skip_reason]
+def _reason_of_skip(text: str) -> str:
+    return sources.one_line(_SAID_TWICE.sub(r"\1", _FOUND_FROM.sub("", text)))
+
+
+def _source_of_stack(text: str) -> str:
+    """The innermost user line of the stack trace in a message, if there is one."""
+    return sources.innermost((file, int(number)) for file, number in reversed(_USER_STACK_FRAME.findall(text)))
 
 
 def _unexplained() -> GraphBreak:

@@ -12,8 +12,8 @@ from tuner.record import Finding, FindingKind
 from tuner.trace import sources
 from tuner.trace.compile_log import Compilation, CompileLog, GraphBreak
 from tuner.trace.idle import Prices
-from tuner.trace.read import Event, Trace
-from tuner.trace.regions import nested, outermost_work, regions, replays, unanswered
+from tuner.trace.read import Around, Event, Trace
+from tuner.trace.regions import nested, outermost_work, recordings, regions, replays, unanswered
 from tuner.trace.waits import Wait, waits, without_profilers_own
 
 _ONCE = " (outside the steps: paid once a picture)"
@@ -34,8 +34,9 @@ class Findings:
         self.frames = {*self.found.regions.values(), *map(_frame, self.found.graphs.values())}
 
     def syncs(self) -> list[Finding]:
-        """Waits of the CPU for the GPU, alike ones together."""
-        found = waits(self.trace)
+        """Waits of the CPU for the GPU, alike ones together; those of compile work are a part of it."""
+        work = Around(self.trace, self.found.work.__contains__)
+        found = [wait for wait in waits(self.trace) if work(wait.index) < 0]
         return self._alike(without_profilers_own(self.trace, found) if self.trace.is_whole else found, self.steps)
 
     def syncs_of_first_step(self, steady: Sequence[Finding]) -> list[Finding]:
@@ -112,14 +113,15 @@ class Findings:
         ]
 
     def cuda_graphs(self, log: CompileLog | None, asked: bool) -> list[Finding]:
-        """CUDA graphs that were asked for and not used, or that replay in pieces."""
+        """CUDA graphs that were asked for and not used, that replay in pieces, or that are recorded in the steps."""
         launches = list(replays(self.trace, self.found))
-        pieces = self._pieces(launches)
+        anew = recordings(self.trace)
+        pieces = [*self._pieces(launches), *self._recorded(anew)]
         if log and log.cudagraph_skips:
             reason = "; ".join(log.cudagraph_reasons) or "inductor skipped the CUDA graph"
             skips = self._no_graph(log.cudagraph_skips, float(log.cudagraph_skips), reason, self.trace.steps)
-            return [skips, *pieces]
-        without = self._steps_without(index for index, _ in launches) if asked else []
+            return [msgspec.structs.replace(skips, source=", ".join(log.cudagraph_sources)), *pieces]
+        without = self._steps_without([*anew, *(index for index, _ in launches)]) if asked else []
         if without:
             count = len(without)
             who = "no step replays a" if count == self.steps else f"{count} of {self.steps} steps replay no"
@@ -222,6 +224,10 @@ class Findings:
         if self.prices:
             left = sum(self.prices.rest(step.ts, step.end) for step in steps) / 1000 / self.steps
         return self._finding("cuda graph", reason, count=count, per_step=per_step, idle_ms=left)
+
+    def _recorded(self, anew: Sequence[int]) -> list[Finding]:
+        reason = "a CUDA graph is recorded inside the steps, where it should only replay"
+        return [self._finding("cuda graph", reason, count=len(anew), idle_ms=self._price(anew))] if anew else []
 
     def _pieces(self, launches: Iterable[tuple[int, int]]) -> list[Finding]:
         of_region: dict[int, list[int]] = {}

@@ -24,6 +24,7 @@ FIRST_STEP = "first_step"
 SCHEDULER = "scheduler step"
 MODULE = "nn.Module: "
 SYNC_LINE = "sync at "
+COPY_LINE = "copy at "
 RUNTIME = frozenset({"cuda_runtime", "cuda_driver", "hip_runtime", "xpu_runtime", "privateuse1_runtime"})
 HOST = frozenset({"cpu_op", "user_annotation"}) | RUNTIME
 DEVICE = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})

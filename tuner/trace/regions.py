@@ -14,6 +14,7 @@ UNNAMED = "?"
 LOOKUP = "TorchDynamo Cache Lookup"
 _REGION = re.compile(r"^Torch-Compiled Region(?:: (\d+)/\d+)?")  # older versions of torch name no function
 _COMPILED = re.compile(r"^dynamo_data: compile_id=(\d+/\d+)")
+_RECORDED = re.compile(r"^(cuda|cu|hip)GraphInstantiate")
 _WORK = "(dynamo_timed)"
 _WHOLE_WORK = "dynamo"
 
@@ -73,6 +74,13 @@ def outermost_work(trace: Trace, found: Regions) -> dict[int, int]:
     for index in sorted({*found.work, *found.graphs}):  # the outer ones come first
         outermost[index] = outermost.get(around(index), index)
     return outermost
+
+
+def recordings(trace: Trace) -> list[int]:
+    """The recordings of CUDA graphs inside the steps, by what ends each; a driver's call inside a runtime's is it."""
+    ends = chain.from_iterable(indices for name, indices in trace.names.items() if _RECORDED.search(name))
+    within = {index: trace.parents[index] for index in ends}
+    return sorted(index for index, parent in within.items() if parent not in within)
 
 
 def replays(trace: Trace, found: Regions) -> Iterator[tuple[int, int]]:

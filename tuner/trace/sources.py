@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+_PACKAGES = re.compile(r"/(?:site|dist)-packages/")
 _MACHINERY = re.compile(
-    r"(^|/(site|dist)-packages/)torch/|torchinductor_|^<|(^|/)tuner/trace/|/lib/python\d[.\d]*/[^/]+\.py$"
+    r"(^|/(site|dist)-packages/)(torch|triton)/|torchinductor_|^<|(^|/)tuner/trace/"
+    r"|/lib/python\d[.\d]*/(?!(site|dist)-packages/)"
 )
 _BESIDE_DENOISER = re.compile(r"(^|/)(diffusers/models/autoencoders|transformers/models)/|^transformers/")
 _CALL_STACK_ENTRY = re.compile(r"(?P<file>[^;]+?)\((?P<line>\d+)\): ")
@@ -24,7 +26,7 @@ def is_beside_denoiser(line: str) -> bool:
 
 def line(file: str, number: int | None) -> str:
     """`file.py:12`; a file of an installed package is named from the package on, wherever that is installed."""
-    short = file.rpartition("site-packages/")[2]
+    short = _PACKAGES.split(file)[-1]
     return f"{short}:{number}" if number else short
 
 

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple, get_args
 from tuner.record import Copies, TraceSummary
 from tuner.trace import classes
 from tuner.trace.idle import Reason, gaps, reason
-from tuner.trace.read import MODULE, STEP_MARKS, SYNC_LINE, Around, Event, Trace
+from tuner.trace.read import COPY_LINE, MODULE, STEP_MARKS, SYNC_LINE, Around, Event, Trace
 from tuner.trace.waits import GRAPH_LAUNCHES, is_launch
 
 _TOP = 10
 _LONGEST = 300
-_NO_COMPONENT = (*STEP_MARKS, SYNC_LINE)
+_NO_COMPONENT = (*STEP_MARKS, SYNC_LINE, COPY_LINE)
 
 
 class Part(NamedTuple):

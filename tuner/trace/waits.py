@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from tuner.trace import sources
-from tuner.trace.read import RUNTIME, SYNC_LINE, Around, Trace
+from tuner.trace.read import COPY_LINE, RUNTIME, SYNC_LINE, Around, Event, Trace
 
 _RUNTIME_WAITS = (
     "StreamSynchronize DeviceSynchronize EventSynchronize HostUnregister "
@@ -35,6 +35,7 @@ they order the work of streams and seldom make the CPU wait."""
 LAUNCHES = ("cudaLaunch", "cuLaunch", "hipLaunch", "hipExtLaunch", "hipExtModuleLaunch", "hipModuleLaunch")
 GRAPH_LAUNCHES = ("cudaGraphLaunch", "cuGraphLaunch", "hipGraphLaunch")
 _COPIES = frozenset({"cudaMemcpyAsync", "hipMemcpyAsync", "cuMemcpyDtoHAsync_v2"})
+_STAGED_BYTES = 1 << 16
 _LONGEST = 300
 
 
@@ -50,7 +51,7 @@ class Wait:
 
 def waits(trace: Trace, indices: Sequence[int] | None = None) -> list[Wait]:
     """The waits among some events of the host, those inside the steps if none are given."""
-    copies = {event.correlation: event.name for event in trace.device if event.cat == "gpu_memcpy"}
+    copies = {event.correlation: event for event in trace.device if event.cat == "gpu_memcpy"}
     found: dict[int, str] = {}
     last_copy: dict[int, tuple[int, str]] = {}
     named = trace.names if indices is None else trace.by_name(indices)
@@ -59,15 +60,16 @@ def waits(trace: Trace, indices: Sequence[int] | None = None) -> list[Wait]:
         if event.cat not in RUNTIME:
             continue
         operator = _operator_around(trace, index)
-        copy = copies.get(event.correlation, "") if event.correlation else ""
+        copied_by = copies.get(event.correlation) if event.correlation else None
+        copy = copied_by.name if copied_by else ""
         if _is_wait(trace, index):
             # A copy and the one wait that follows it are one thing when one operator does both.
             begun, copied = (index, copy) if copy else last_copy.pop(operator, (index, ""))
             found.pop(begun, None)
             found[index] = copied
-        elif copy:
+        elif copied_by:
             last_copy[operator] = index, copy
-            if event.name in _COPIES and _blocks(copy):
+            if event.name in _COPIES and _blocks(event, copied_by):
                 found[index] = copy
     path, source = _Path(trace), _Source(trace, named)
     return [
@@ -97,9 +99,15 @@ def _is_wait(trace: Trace, index: int) -> bool:
     return trace.host[index].name in WAITS and not inside_a_wait
 
 
-def _blocks(copy: str) -> bool:
-    # To pageable memory the driver returns when the copy is done, asked to wait or not; from it, when it is staged.
-    return "DtoH" in copy and "Pageable" in copy
+def _blocks(call: Event, copy: Event) -> bool:
+    """Whether a copy that was asked not to wait did.
+
+    To pageable memory the driver returns when the copy is done. From it, when all is staged: that of more than it has
+    room for begins when the GPU is free.
+    """
+    if "Pageable" not in copy.name:
+        return False
+    return "DtoH" in copy.name or ("HtoD" in copy.name and copy.bytes > _STAGED_BYTES and call.end > copy.ts)
 
 
 def _why(call: str, copy: str) -> str:
@@ -136,9 +144,13 @@ class _Source:
         self._host = trace.host
         self._lines = _Lines(trace, named)
         self._around = Around(trace, lambda index: bool(self._of_stack(index)))
+        self._copy = Around(trace, lambda index: trace.host[index].name.startswith(COPY_LINE))
 
     def __call__(self, index: int) -> str:
-        return self._lines.before(index) or self._of_stack(self._around(index))
+        return self._lines.before(index) or self._of_copy(self._copy(index)) or self._of_stack(self._around(index))
+
+    def _of_copy(self, index: int) -> str:
+        return self._host[index].name.removeprefix(COPY_LINE) if index >= 0 else ""
 
     def _of_stack(self, index: int) -> str:
         return sources.of_call_stack(self._host[index].stack) if index >= 0 else ""
