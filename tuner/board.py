@@ -1,48 +1,51 @@
-"""A study as TensorBoard shows it: what of an outcome becomes a row, a scalar, a text, a picture."""
+"""A study as TensorBoard shows it: what of an outcome becomes a row, a scalar, a text, a picture; which traces stay."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from tuner.knobs import KNOBS
-from tuner.record import Outcome
+from tuner.record import Finding, Outcome
 from tuner.space import Space, show
 from tuner.trace import board
 
+BASELINE = 0
 INACTIVE = "-"
-METRICS = (
-    "cost_usd_per_1000_images",
-    "clip_score",
-    "clip_score_difference",
-    "latency_s",
-    "images_per_s",
-    "peak_memory_bytes",
-    "first_call_s",
-)
+SHORT = {
+    "graph break": "break",
+    "recompile": "recompile",
+    "compile work": "compile",
+    "device sync": "sync",
+    "cuda graph": "graph",
+}
+"""The kinds of findings as the narrow column of the table has room for them."""
 
 
 def write(folder: Path, outcome: Outcome, space: Space) -> None:
-    """Write the outcome's events file into its trial folder. Every trial of a study gets the same columns."""
-    listed = {name: (*space.knobs.get(name, ()), space.baseline[name]) for name in KNOBS}
-    domains = {name: sorted({INACTIVE, *map(show, values)}) for name, values in listed.items()}
-    board.write_trial(
-        folder,
-        hparams={name: show(outcome.values[name]) if name in outcome.values else INACTIVE for name in KNOBS},
-        domains=domains,
-        metrics=metrics(outcome),
-        metric_names=METRICS,
+    """Write the outcome's events file into its trial folder, which lies beside the baseline's."""
+    row = board.Row(
+        number=outcome.number,
         status=status(outcome),
-        text=text(outcome),
-        images=sorted((folder / "images").glob("*.png")),
+        knobs=knobs(outcome, space),
+        metrics=metrics(outcome),
+        text=text(outcome, space),
+        pictures=list(pictures(folder, outcome, space)),
     )
+    board.write_trial(folder, row)
+
+
+def knobs(outcome: Outcome, space: Space) -> dict[str, str]:
+    """Every knob's value. One that the study varies has one in each trial, for the table to be filtered by it."""
+    varied = {name: INACTIVE for name, values in space.knobs.items() if len(values) > 1}
+    return varied | {name: show(value) for name, value in outcome.values.items()}
 
 
 def metrics(outcome: Outcome) -> dict[str, float]:
-    """What was measured of an outcome, under the names of METRICS; what was not is absent."""
+    """What was measured of an outcome; what was not is absent."""
     found: dict[str, float | None] = {
         "cost_usd_per_1000_images": outcome.cost_usd_per_1000_images,
-        "clip_score": outcome.quality.mean if outcome.quality else None,
-        "clip_score_difference": outcome.quality.difference.value if outcome.quality else None,
+        "quality": outcome.quality.mean if outcome.quality else None,
+        "quality_difference": outcome.quality.difference.value if outcome.quality else None,
         "latency_s": outcome.timing.latency_s.value if outcome.timing else None,
         "images_per_s": outcome.timing.images_per_s if outcome.timing else None,
         "peak_memory_bytes": float(outcome.memory.peak_bytes) if outcome.memory else None,
@@ -52,24 +55,89 @@ def metrics(outcome: Outcome) -> dict[str, float]:
 
 
 def status(outcome: Outcome) -> str:
-    """`ok`, `rejected:graph break` or `failed:timeout`: one word to filter the table by."""
+    """`ok`, `rejected:sync` or `failed:timeout`: what to filter the table by."""
     if outcome.failure is not None:
         return f"failed:{outcome.failure.kind}"
     verdict = outcome.build.verdict if outcome.build else None
     broken = verdict.undeclared() if verdict else []
-    return f"rejected:{broken[0].kind}" if broken else "ok"
+    return f"rejected:{SHORT[broken[0].kind]}" if broken and outcome.status == "rejected" else "ok"
 
 
-def text(outcome: Outcome) -> str:
-    """The verdict in Markdown: what was changed, what the gate found, why it failed."""
+def settings(outcome: Outcome, space: Space) -> str:
+    """What of a trial is not as in the baseline, in one line."""
+    changed = space.changed(outcome.values)
+    return " ".join(f"{name}={show(value)}" for name, value in changed.items()) or "baseline"
+
+
+def text(outcome: Outcome, space: Space) -> str:
+    """A trial in Markdown: what was changed and measured, what the gate found, why it failed."""
     lines = [f"**trial {outcome.number}** ({outcome.recipe or outcome.purpose}): {status(outcome)}", ""]
+    lines.append(f"- settings: `{settings(outcome, space)}`")
+    lines += measured(outcome)
     build = outcome.build
     if build is not None:
         lines += [f"- {name}: {change}" for name, change in build.changes.items()]
-        for finding in build.verdict.findings if build.verdict else ():
-            allowed = f", allowed by {finding.allowed_by}" if finding.allowed_by else ""
-            lines.append(f"- **{finding.kind}** x{finding.count}{allowed}: {finding.reason} (`{finding.source}`)")
-        lines += [f"- not checked: {reason}" for reason in (build.verdict.skipped if build.verdict else ())]
+    if build is not None and build.verdict is not None:
+        lines += [found(finding) for finding in build.verdict.findings]
+        lines += [f"- not checked: {reason}" for reason in build.verdict.skipped]
     if outcome.failure is not None:
-        lines.append(f"- {outcome.failure.kind} in {outcome.failure.stage}: {outcome.failure.message}")
+        lines.append(f"- **{outcome.failure.kind}** in {outcome.failure.stage}: {outcome.failure.message}")
     return "\n".join(lines)
+
+
+def measured(outcome: Outcome) -> list[str]:
+    """Time and quality of a trial, a line each, as far as they are known."""
+    lines = []
+    if outcome.timing is not None:
+        latency = outcome.timing.latency_s
+        lines.append(
+            f"- latency: {1e3 * latency.value:.4g} ms [{1e3 * latency.low:.4g}, {1e3 * latency.high:.4g}], "
+            f"{outcome.timing.images_per_s:.3g} images/s"
+        )
+    if outcome.quality is not None:
+        change = outcome.quality.difference
+        against = f", {change.value:+.2f} [{change.low:+.2f}, {change.high:+.2f}] against the baseline"
+        lines.append(
+            f"- {outcome.quality.metric}: {outcome.quality.mean:.2f}{against if outcome.number != BASELINE else ''}"
+        )
+    return lines
+
+
+def found(finding: Finding) -> str:
+    """What the gate found, as a line of Markdown."""
+    price = finding.idle_ms_per_step
+    cost = f", {price:.3g} ms of idle GPU a step" if price is not None else ""
+    allowed = f", allowed by {finding.allowed_by}" if finding.allowed_by else ""
+    return f"- **{finding.kind}** x{finding.count}{cost}{allowed}: {finding.reason} (`{finding.source}`)"
+
+
+def pictures(folder: Path, outcome: Outcome, space: Space) -> Iterator[board.Picture]:
+    """A finalist's strip, and a trial's pictures, each with the baseline's of the same prompt."""
+    prompts = space.workload.prompts
+    strip = folder.parent.parent / "strips" / f"{outcome.number:04}.png"
+    if strip.is_file():
+        shows = "a finalist: the baseline's pictures, its own below them, and the difference, amplified four times"
+        yield board.Picture(file=strip, shows=shows, baseline=None)
+    for file in sorted((folder / "images").glob("*.png")):
+        prompt = prompts[int(file.stem)] if file.stem.isdigit() and int(file.stem) < len(prompts) else file.stem
+        beside = folder.parent / f"{BASELINE:04}" / "images" / file.name
+        has_baseline = outcome.number != BASELINE and beside.is_file()
+        yield board.Picture(file=file, shows=prompt, baseline=beside if has_baseline else None)
+
+
+def superfluous_traces(
+    outcomes: Iterable[Outcome], finalists: Iterable[Outcome], folder_of: Callable[[int], Path]
+) -> list[Path]:
+    """The traces that few will look at: all but those of the finalists' builds and one of each kind of rejection or
+    failure. TensorBoard's plugin loads every one that there is."""
+    kept = {(outcome.build_key, outcome.values["batch"]) for outcome in finalists}
+    shown: set[str] = set()
+    found: list[Path] = []
+    for outcome in outcomes:
+        traces = sorted(folder_of(outcome.number).glob("*.pt.trace.json.gz"))
+        is_first = status(outcome) not in {"ok", *shown}
+        if traces and is_first:
+            shown.add(status(outcome))
+        elif (outcome.build_key, outcome.values["batch"]) not in kept:
+            found += traces
+    return found

@@ -1,0 +1,128 @@
+"""What of an outcome TensorBoard shows, and which traces a study keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kinds import kind
+from viewed_study import picture
+
+from tuner import board
+from tuner.record import (
+    Build,
+    Estimate,
+    Failure,
+    Finding,
+    FindingKind,
+    GatePolicy,
+    Outcome,
+    Quality,
+    Timing,
+    Values,
+    Verdict,
+    Workload,
+)
+from tuner.space import Space
+
+BASELINE: Values = {"compile.scope": "none", "steps": 28, "batch": 1}
+SPACE = Space(
+    name="small", architecture=kind(), workload=Workload(prompts=("a red cat", "a dog"), seeds=(1, 2)), tolerance=1.0,
+    gate=GatePolicy(), baseline=BASELINE, recipes=(), left_out={},
+    knobs={"compile.scope": ("none", "full"), "compile.mode": ("default", "reduce-overhead"), "steps": (28,)},
+)  # fmt: skip
+
+
+def outcome(number: int = 1, status: Any = "measured", different: Values | None = None, **more: Any) -> Outcome:
+    values = {**BASELINE, **(different or {})}
+    key = str(values["compile.scope"])
+    return Outcome(number=number, purpose="search", values=values, build_key=key, image_key="i", status=status, **more)
+
+
+def rejected(number: int, finding: FindingKind, allowed_by: str | None = None, scope: str = "full") -> Outcome:
+    found = Finding(
+        kind=finding, count=3, count_per_step=1, idle_ms_per_step=0.25, operator="aten::item", reason="waits",
+        source="model.py:7", allowed_by=allowed_by,
+    )  # fmt: skip
+    build = Build(
+        changes={},
+        load_s=1,
+        apply_s=1,
+        first_call_s=1,
+        trace=None,
+        verdict=Verdict(status="rejected", findings=(found,)),
+    )
+    status = "rejected" if allowed_by is None else "measured"
+    return outcome(number, status, {"compile.scope": scope}, build=build)
+
+
+def test_a_status_is_a_word_to_filter_by() -> None:
+    assert board.status(outcome()) == "ok"
+    assert board.status(rejected(1, "device sync")) == "rejected:sync"
+    assert board.status(rejected(1, "graph break")) == "rejected:break"
+    assert board.status(rejected(1, "device sync", allowed_by="cache.kind")) == "ok"
+    failed = outcome(status="failed", failure=Failure(kind="timeout", stage="warm up", message="too slow"))
+    assert board.status(failed) == "failed:timeout"
+
+
+def test_what_a_study_varies_has_a_value_in_each_row() -> None:
+    assert board.knobs(outcome(), SPACE) == {
+        "compile.scope": "none", "compile.mode": board.INACTIVE, "steps": "28", "batch": "1",
+    }  # fmt: skip
+
+
+def test_the_text_says_what_was_found_and_where() -> None:
+    text = board.text(rejected(7, "device sync"), SPACE)
+    assert "**trial 7** (search): rejected:sync" in text
+    assert "- settings: `compile.scope=full`" in text
+    assert "- **device sync** x3, 0.25 ms of idle GPU a step: waits (`model.py:7`)" in text
+
+
+def test_the_text_says_what_was_measured() -> None:
+    latency = Estimate(value=0.153, low=0.151, high=0.156)
+    quality = Quality(
+        metric="clip_score", scores=(52.0, 53.0), mean=52.5, difference=Estimate(value=-0.05, low=-0.22, high=0.01),
+        psnr_db=None, ssim=None,
+    )  # fmt: skip
+    timing = Timing(latency_s=latency, samples=9, images_per_s=6.53, stopped="interval within target")
+    measured = outcome(timing=timing, quality=quality)
+    text = board.text(measured, SPACE)
+    assert "- latency: 153 ms [151, 156], 6.53 images/s" in text
+    assert "- clip_score: 52.50, -0.05 [-0.22, +0.01] against the baseline" in text
+    assert board.metrics(measured)["quality_difference"] == -0.05
+
+
+def test_a_picture_is_shown_with_its_prompt_and_the_baselines(tmp_path: Path) -> None:
+    for number in (0, 1):
+        picture(tmp_path / f"{number:04}" / "images" / "0001.png", "#d33", 9)
+    (own,) = board.pictures(tmp_path / "0001", outcome(1), SPACE)
+    assert (own.shows, own.baseline) == ("a dog", tmp_path / "0000" / "images" / "0001.png")
+    (first,) = board.pictures(tmp_path / "0000", outcome(0), SPACE)
+    assert first.baseline is None
+
+
+@pytest.fixture
+def traced(tmp_path: Path) -> list[Outcome]:
+    """Six trials, all but the last with a trace."""
+    outcomes = [
+        outcome(0),
+        rejected(1, "device sync"),
+        rejected(2, "device sync"),
+        rejected(3, "graph break"),
+        outcome(4, different={"compile.scope": "regional"}),
+        rejected(5, "cuda graph"),
+    ]
+    for one in outcomes:
+        folder = tmp_path / f"{one.number:04}"
+        folder.mkdir()
+        if one.number < 5:
+            (folder / "denoise.1.pt.trace.json.gz").write_bytes(b"")
+    return outcomes
+
+
+def test_few_traces_are_kept(tmp_path: Path, traced: list[Outcome]) -> None:
+    dropped = board.superfluous_traces(traced, traced[:1], lambda number: tmp_path / f"{number:04}")
+    assert [file.parent.name for file in dropped] == ["0002", "0004"]
+    dropped = board.superfluous_traces(traced, [traced[0], traced[4]], lambda number: tmp_path / f"{number:04}")
+    assert [file.parent.name for file in dropped] == ["0002"]

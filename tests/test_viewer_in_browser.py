@@ -1,0 +1,170 @@
+"""`tune board` in a browser that can reach nothing but this machine: every page has its content.
+
+With TUNE_SCREENSHOTS set to a folder, the pages are kept there to be looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import browser
+import pytest
+import viewed_study
+from browser import Page
+
+from tuner.viewer import start
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(browser.found() is None, reason="Chromium is not installed (Debian's package chromium)"),
+]
+
+HELPERS = """
+    window.walk = function* (root) {
+        for (const element of root.querySelectorAll("*")) {
+            yield element;
+            if (element.shadowRoot) yield* walk(element.shadowRoot);
+        }
+    };
+    window.all = (selector) => [...walk(document)].filter((element) => element.matches(selector));
+    window.words = (element) => [...element.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data);
+    window.shown = () => all("*").flatMap(words).join("\\n");
+    window.tab = () => all("iframe").find((frame) => frame.src.includes("pytorch_profiler")).contentDocument;
+    window.colours = (canvas) => {
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        return new Set(new Uint32Array(data.buffer)).size;
+    };
+    window.charts = () => [...tab().querySelectorAll("canvas")].map(colours);
+    window.selects = () => tab().querySelectorAll(".MuiSelect-root");
+    window.pick = async (index, option) => {
+        selects()[index].dispatchEvent(new MouseEvent("mousedown", { bubbles: true, button: 0 }));
+        for (let tries = 0; tries < 50; tries += 1) {
+            const found = [...tab().querySelectorAll("[role=option]")].find((one) => one.textContent === option);
+            if (found) return found.click(), true;
+            await new Promise((resolve) => setTimeout(resolve, 50));
+        }
+        throw new Error(`no option ${option}`);
+    };
+"""
+RUNS, VIEWS = 0, 1
+A_CHART = 8
+"""Colours that a canvas with a chart has at least; an empty one has one."""
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    study = viewed_study.make(tmp_path_factory.mktemp("studies") / "seen")
+    with start.serving(start.find(str(study), study.parent), viewed_study.a_port()) as (address, _):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(os.environ.get("TUNE_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    with browser.opened() as page:
+        yield page
+
+
+@contextmanager
+def looked_at(page: Page, file: Path) -> Iterator[None]:
+    """Keeps a screenshot of what was asserted, or of what was there instead, and holds that all came from here."""
+    try:
+        yield
+    finally:
+        page.screenshot(file)
+    assert page.failed == []
+    assert file.stat().st_size > 20_000, "a page with something on it"
+
+
+def open_tab(page: Page, address: str, name: str) -> None:
+    page.open(f"{address}#{name}")
+    page.until("document.readyState === 'complete' && Boolean(document.body)")
+    page.ask(HELPERS + "; true")
+
+
+def open_view(page: Page, address: str, run: str, view: str) -> None:
+    """A view of torch-tb-profiler's tab, of a run."""
+    open_tab(page, address, "pytorch_profiler")
+    page.until("selects().length > 1 && fetch('data/plugin/pytorch_profiler/runs').then((r) => r.json())"
+               ".then((found) => !found.loading && found.runs.length === 2)")  # fmt: skip
+    page.until(f"selects()[{RUNS}].textContent === '{run}' || pick({RUNS}, '{run}').then(() => false)")
+    page.until(f"selects()[{VIEWS}].textContent === '{view}' || pick({VIEWS}, '{view}').then(() => false)")
+
+
+def test_the_browser_has_no_internet() -> None:
+    with browser.opened() as page:
+        assert page.ask("fetch('https://www.gstatic.com/charts/loader.js').then(() => true, () => false)") is False
+        assert page.failed == ["asked for https://www.gstatic.com/charts/loader.js"]
+
+
+def test_the_overview_draws_the_steps(page: Page, address: str, screenshots: Path) -> None:
+    open_view(page, address, "0000", "Overview")
+    with looked_at(page, screenshots / "overview.png"):
+        page.until(f"charts().length === 2 && charts().every((count) => count >= {A_CHART})")
+        text = page.ask("tab().body.innerText")
+        assert "Average Step Time" in text
+        assert "NVIDIA H200" in text
+        assert "Kernel" in text
+
+
+def test_the_operator_view_draws_and_lists_operators(page: Page, address: str, screenshots: Path) -> None:
+    open_view(page, address, "0000", "Operator")
+    with looked_at(page, screenshots / "operator.png"):
+        page.until(f"charts().length === 4 && charts().every((count) => count >= {A_CHART})")
+        assert "aten::addmm" in page.until("[...tab().querySelectorAll('table')].map((t) => t.innerText).join()")
+
+
+def test_the_kernel_view_draws_and_lists_kernels(page: Page, address: str, screenshots: Path) -> None:
+    open_view(page, address, "0000", "GPU Kernel")
+    with looked_at(page, screenshots / "kernel.png"):
+        page.until(f"charts().length === 2 && charts().every((count) => count >= {A_CHART})")
+        assert "nvjet_hsh" in page.until("[...tab().querySelectorAll('table')].map((t) => t.innerText).join()")
+
+
+@pytest.mark.parametrize("run", ["0000", "0002"])
+def test_the_trace_view_draws_the_time_line(page: Page, address: str, screenshots: Path, run: str) -> None:
+    open_view(page, address, run, "Trace")
+    with looked_at(page, screenshots / f"trace-{run}.png"):
+        viewer = "tab().querySelector('iframe').contentDocument"
+        page.until(f"Array.from({viewer}.querySelectorAll('canvas')).some((canvas) => colours(canvas) >= {A_CHART})")
+        assert "thread" in page.until(f"{viewer}.body.innerText.includes('thread') && {viewer}.body.innerText")
+
+
+def test_hparams_has_a_row_a_trial_and_a_status_to_filter_by(page: Page, address: str, screenshots: Path) -> None:
+    open_tab(page, address, "hparams")
+    with looked_at(page, screenshots / "hparams.png"):
+        for word in ("rejected:sync", "0000", "0001", "0002", "compile.scope", "regional", "latency_s", "0.40000"):
+            page.until(f"shown().includes({word!r})")
+
+
+def test_pictures_stand_beside_the_baselines(page: Page, address: str, screenshots: Path) -> None:
+    open_tab(page, address, "images")
+    with looked_at(page, screenshots / "images.png"):
+        sizes = page.until(
+            "all('img').length >= 3 && all('img').every((image) => image.naturalWidth > 0)"
+            " && all('img').map((image) => image.naturalWidth / image.naturalHeight)"
+        )
+        assert sizes.count(1) >= 1
+        assert sum(ratio > 2 for ratio in sizes) >= 2
+        assert "a red circle" in page.ask("shown()")
+
+
+def test_the_verdict_is_there_as_text(page: Page, address: str, screenshots: Path) -> None:
+    open_tab(page, address, "text")
+    with looked_at(page, screenshots / "text.png"):
+        page.until("shown().includes('rejected:sync')")
+
+
+def test_scalars_are_drawn_by_trial(page: Page, address: str, screenshots: Path) -> None:
+    open_tab(page, address, "timeseries")
+    with looked_at(page, screenshots / "scalars.png"):
+        page.until("shown().includes('latency_s')")

@@ -1,0 +1,1 @@
+"""A study in the browser: TensorBoard with pages that need no internet."""

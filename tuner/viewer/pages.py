@@ -1,0 +1,48 @@
+"""torch-tb-profiler's pages, with scripts that ship in this package in place of those that they load from the web."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+STATIC = Path(__file__).parent / "static"
+SCRIPTS = {
+    "index.html": (
+        '<script src="https://www.gstatic.com/charts/loader.js"></script>',
+        ("chart.umd.min.js", "charts.js"),
+    ),
+    "trace_embedding.html": (
+        '<script src="https://cdnjs.cloudflare.com/ajax/libs/webcomponentsjs/0.7.24/webcomponents.min.js"></script>',
+        ("webcomponents.min.js",),
+    ),
+}
+"""Of each page that needs the web: the element that loads a script from there, and the files that take its place."""
+
+
+def offline(served: Any) -> Any:
+    """The plugin's route of its static files, with the pages of `SCRIPTS` as `page` makes them."""
+    from werkzeug import Response
+
+    def route(plugin: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        name = str(environ["PATH_INFO"]).rpartition("/")[2]
+        if name not in SCRIPTS:
+            answer: Iterable[bytes] = served(plugin, environ, start_response)
+        else:
+            headers = {"Content-Type": "text/html; charset=utf-8", "X-Content-Type-Options": "nosniff"}
+            answer = Response(page(name), headers=headers)(environ, start_response)
+        return answer
+
+    return route
+
+
+@cache
+def page(name: str) -> str:
+    """One of the plugin's pages, with our scripts in it."""
+    import torch_tb_profiler
+
+    original = (Path(torch_tb_profiler.__file__).parent / "static" / name).read_text(encoding="utf-8")
+    from_web, ours = SCRIPTS[name]
+    scripts = ((STATIC / file).read_text(encoding="utf-8") for file in ours)
+    return original.replace(from_web, "".join(f"<script>{script}</script>" for script in scripts))
