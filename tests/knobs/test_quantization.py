@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -300,6 +302,52 @@ def test_torchao_takes_every_configuration(scheme: str) -> None:
     config = torchao_config(scheme)
     assert isinstance(config, AOBaseConfig)
     assert getattr(config, "set_inductor_config", False) is False
+
+
+@pytest.mark.parametrize("scheme", ["fp8-dynamic-row", "fp8-dynamic-tensor"])
+def test_zeros_are_numbers_in_fp8(scheme: str) -> None:
+    """SDXL gives the denoiser zeros for an empty negative prompt."""
+    import torch
+    from torchao.quantization import Float8Tensor
+
+    from tuner.knobs.quantization import torchao_config
+
+    config = torchao_config(scheme)
+    granularity = config.granularity[0] if isinstance(config.granularity, (list, tuple)) else config.granularity
+    packed = Float8Tensor.from_hp(
+        torch.zeros(32, 64, dtype=torch.bfloat16), granularity=granularity, hp_value_lb=config.activation_value_lb
+    )
+    assert (packed.dequantize() == 0).all()
+
+
+INT8_PRODUCTS = """
+import sys
+import torch
+from torch._dynamo.utils import counters
+from torchao.quantization import Int8WeightOnlyConfig, quantize_
+from tuner.knobs.quantization import keep_from_int8pack
+
+if sys.argv[1] == "kept":
+    keep_from_int8pack()
+linear = torch.nn.Linear(64, 64, bias=False).to(torch.bfloat16)
+quantize_(linear, Int8WeightOnlyConfig(set_inductor_config=False))
+seen = torch.randn(2, 32, 64, dtype=torch.bfloat16)
+with torch.no_grad():
+    torch.compile(linear)(seen)
+print(counters["inductor"]["woq_matcher_count"])
+"""
+
+
+@pytest.mark.slow
+def test_inductor_is_kept_from_the_int8_product_without_tensor_cores() -> None:
+    def matched(how: str) -> int:
+        command = [sys.executable, "-c", INT8_PRODUCTS, how]
+        environment = {**os.environ, "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600, env=environment)
+        return int(done.stdout)
+
+    assert matched("as it is") == 1
+    assert matched("kept") == 0
 
 
 def test_a_microscaled_weight_is_made(tiny: Callable[[], Any]) -> None:
