@@ -55,6 +55,8 @@ from tuner.space import Space, show
 What = Literal["step", "mean step", "step, a picture", "VAE decode", "text encoding", "whole call"]
 
 WARM_UP_STEPS, TIMED_STEPS, MEAN_STEPS = 3, 6, 12
+UNEVEN = 1.1
+"""From this ratio of the longest step to the shortest on, the table gives both."""
 PARTS_TIMED = 5
 CALM = 1.03
 """Above this ratio of the longest step to the shortest, a call is timed once more and the calmer one counts."""
@@ -372,7 +374,8 @@ class Bench:
     def warm_up(self) -> None:
         """A whole call, which compiles, with a picture that is one."""
         steps = MEAN_STEPS if self.row.what == "mean step" else WARM_UP_STEPS
-        drawn = np.asarray(self.draw(steps, "np"), dtype=np.float32)
+        with marked_steps(self.pipe.scheduler, self.clock, waits=True):  # one that is stopped has a step queued at most
+            drawn = np.asarray(self.draw(steps, "np"), dtype=np.float32)
         if not np.isfinite(drawn).all() or drawn.std() == 0:
             raise worker.InvalidPicture("the picture is constant or has numbers that are none")
 
@@ -465,8 +468,8 @@ class Bench:
 
 
 @contextlib.contextmanager
-def marked_steps(scheduler: Any, clock: Clock) -> Iterator[list[Any]]:
-    """While the end of each of the scheduler's steps is marked."""
+def marked_steps(scheduler: Any, clock: Clock, waits: bool = False) -> Iterator[list[Any]]:
+    """While the end of each of the scheduler's steps is marked, and perhaps waited for."""
     own, step = vars(scheduler).get("step"), scheduler.step
     marks: list[Any] = []
 
@@ -474,6 +477,8 @@ def marked_steps(scheduler: Any, clock: Clock) -> Iterator[list[Any]]:
     def marked(*arguments: Any, **named: Any) -> Any:
         result = step(*arguments, **named)
         marks.append(clock.mark())
+        if waits:
+            clock.wait()
         return result
 
     scheduler.step = marked
@@ -679,7 +684,8 @@ class Room:
             child.signal(signal.SIGSTOP)
         for name in ready:
             self.reap()
-            os.write(self.building[name][1].hear, b"1")
+            with contextlib.suppress(BrokenPipeError):  # one that has died since is met with below
+                os.write(self.building[name][1].hear, b"1")
             row = self.building[name][0]
             limit_s = row.limit_s if row.alone else TURN_S
             until = time.monotonic() + limit_s
@@ -765,10 +771,14 @@ def table(results: Sequence[Result]) -> list[tuple[str, ...]]:
         if row.compared_with is not None and result.seconds is not None:
             base = known.get(row.compared_with)
             faster = f"{base.seconds / result.seconds:.2f}" if base and base.seconds else "no base"
+        taken = f"{1e3 * (result.seconds or 0):.1f}"
+        if row.what in ("step", "step, a picture") and result.samples_s:
+            shortest, longest = min(result.samples_s), max(result.samples_s)
+            taken += "" if longest / shortest < UNEVEN else f" (of {1e3 * shortest:.0f} to {1e3 * longest:.0f})"
         build = [part for part in (result.apply_s, result.first_call_s) if part is not None]
         rows.append((
             row.name, "" if row.base is None else said(row.base), row.what,
-            result.failure or f"{1e3 * (result.seconds or 0):.1f}", faster,
+            result.failure or taken, faster,
             "" if result.peak_bytes is None else f"{result.peak_bytes / 1e9:.1f}", f"{sum(build):.0f}" if build else "",
         ))  # fmt: skip
     return rows
@@ -814,7 +824,7 @@ def in_markdown(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def console(rows: Sequence[tuple[str, ...]]) -> str:
-    widths = (52, 34, 15, 9, 5, 6, 5)
+    widths = (52, 34, 15, 26, 5, 6, 5)
     lines = []
     for row in (HEADINGS, *rows):
         cells = [cell[:width].ljust(width) for cell, width in zip(row, widths, strict=True)]

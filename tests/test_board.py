@@ -40,10 +40,12 @@ def outcome(number: int = 1, status: Any = "measured", different: Values | None 
     return Outcome(number=number, purpose="search", values=values, build_key=key, image_key="i", status=status, **more)
 
 
-def rejected(number: int, finding: FindingKind, allowed_by: str | None = None, scope: str = "full") -> Outcome:
+def rejected(
+    number: int, finding: FindingKind, allowed_by: str | None = None, scope: str = "full", source: str = "model.py:7"
+) -> Outcome:
     found = Finding(
         kind=finding, count=3, count_per_step=1, idle_ms_per_step=0.25, operator="aten::item", reason="waits",
-        source="model.py:7", allowed_by=allowed_by,
+        source=source, allowed_by=allowed_by,
     )  # fmt: skip
     build = Build(
         changes={},
@@ -77,6 +79,7 @@ def test_the_text_says_what_was_found_and_where() -> None:
     assert "**trial 7** (search): rejected:sync" in text
     assert "- settings: `compile.scope=full`" in text
     assert "- **device sync** x3, 0.25 ms of idle GPU a step: waits (`model.py:7`)" in text
+    assert board.text(rejected(7, "device sync", source=""), SPACE).endswith("idle GPU a step: waits")
 
 
 def test_the_text_says_what_was_measured() -> None:
@@ -94,12 +97,20 @@ def test_the_text_says_what_was_measured() -> None:
 
 
 def test_a_picture_is_shown_with_its_prompt_and_the_baselines(tmp_path: Path) -> None:
+    trials = tmp_path / "trials"
+    of_baseline = trials / "0000" / "images" / "0001.png"
     for number in (0, 1):
-        picture(tmp_path / f"{number:04}" / "images" / "0001.png", "#d33", 9)
-    (own,) = board.pictures(tmp_path / "0001", outcome(1), SPACE)
-    assert (own.shows, own.baseline) == ("a dog", tmp_path / "0000" / "images" / "0001.png")
-    (first,) = board.pictures(tmp_path / "0000", outcome(0), SPACE)
-    assert first.baseline is None
+        picture(trials / f"{number:04}" / "images" / "0001.png", "#d33", 9)
+    (own,) = board.pictures(trials / "0001", outcome(1), SPACE)
+    assert (own.shows, own.baseline) == ("a dog", of_baseline)
+    assert own.of == "left the baseline's picture, right this trial's"
+    (first,) = board.pictures(trials / "0000", outcome(0), SPACE)
+    assert (first.of, first.baseline) == ("the baseline's picture", None)
+    of_baseline.unlink()
+    picture(tmp_path / "strips" / "0001.png", "#d33", 9)
+    strip, alone = board.pictures(trials / "0001", outcome(1), SPACE)
+    assert (strip.of, strip.baseline) == ("the finalist's strip", None)
+    assert (alone.of, alone.baseline) == ("this trial's picture", None)
 
 
 @pytest.fixture

@@ -56,6 +56,8 @@ WRONG = [
     (("run", "--budget", "0"), "--budget"),
     (("run", "--budget", "9" * 400), "--budget"),
     (("run", "--budget", "-5m"), "--budget"),
+    (("run", "--latency-target", "fast"), "--latency-target"),
+    (("run", "--latency-target", "0s"), "--latency-target"),
     (("run", "--trials", "0"), "--trials"),
     (("run", "--trials", "2.5"), "--trials"),
     (("run", "--trials", "9" * 5000), "--trials"),
@@ -190,3 +192,12 @@ def test_a_study_is_named_by_what_is_tuned(name: str | None, model: str, expecte
 def test_a_study_is_never_named_out_of_its_folder(name: str) -> None:
     with pytest.raises(BadInput, match="--study"):
         cli.study_name(name, "demo", "0123456789ab")
+
+
+def test_a_latency_target_is_a_field_of_the_workload() -> None:
+    given = cli.parser().parse_args(["run", "--latency-target", "2s", "--set", "workload.height=512"])
+    assert cli.settings(given) == ["workload.height=512", "workload.latency_target_s=2.0"]
+    assert cli.settings(cli.parser().parse_args(["run", "--latency-target", "1.5m"])) == [
+        "workload.latency_target_s=90.0"
+    ]
+    assert cli.settings(cli.parser().parse_args(["run"])) == []

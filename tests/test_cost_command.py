@@ -136,7 +136,7 @@ def test_a_device_that_the_table_does_not_know_keeps_its_own_price(tmp_path: Pat
         ("model__scorer", "other"),
         ("workload__height", 64),
         ("workload__seeds", [0, 2]),
-        ("clip_score_tolerance", 2.0),
+        ("quality_tolerance", 2.0),
     ],
 )
 def test_another_model_or_workload_does_not_compare(tmp_path: Path, file: Path, field: str, value: object) -> None:

@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+import msgspec
 import pytest
 
 from tuner import display
 from tuner.display import LINE, Display, LiveDisplay, PlainDisplay, make_display
-from tuner.record import Build, Estimate, Failure, Finding, Memory, Outcome, Quality, Timing, Verdict
+from tuner.record import Build, Estimate, Failure, Finding, GpuUse, Memory, Outcome, Quality, Timing, Verdict
 from tuner.report import FrontPoint
 
 BASELINE: dict[str, Any] = {"compile.scope": "none", "steps": 28}
@@ -140,6 +141,22 @@ def test_plain_lines_for_every_kind_of_outcome() -> None:
         "refused: compile.mode needs compile.scope | compile.mode=default",
         lines_of(stream)[10],
     ]
+
+
+def test_a_line_says_how_a_latency_came_about() -> None:
+    plain = measured(3, "search", 8)
+    assert plain.timing is not None
+
+    def said(**changed: Any) -> str:
+        timing = msgspec.structs.replace(plain.timing, **changed)
+        return display.result_text(msgspec.structs.replace(plain, timing=timing))
+
+    assert " ms (predicted from 6, 28 steps), " in said(predicted_from=(6, 28), samples=0, stopped="predicted")
+    assert " ms (misses the latency target), " in said(within_target=0.2)
+    assert "misses" not in said(within_target=0.9)
+    busy = GpuUse(discarded={"HW thermal slowdown": 2, "HW power brake": 1}, other_processes=1)
+    assert " ms (3 throttled calls discarded) (1 other process on the GPU), " in said(gpu=busy)
+    assert "(" not in said(gpu=GpuUse())
 
 
 def test_plain_lines_are_short_and_hold_no_control_characters() -> None:

@@ -12,6 +12,8 @@ from tuner.economics import (
     Economics,
     Measured,
     economics,
+    goodput,
+    meets,
     paid_for_after_images,
     percentile,
     smallest_card_gb,
@@ -47,6 +49,18 @@ def test_what_is_not_known_is_absent() -> None:
     known = {"usd_per_1000_images", "usd_per_million_images", "images_per_hour", "images_per_1000_usd"}
     assert json.loads(encode_pretty(found)).keys() == known | {"latency_samples"}
     assert decode(encode_pretty(found), Economics, "here") == found
+
+
+def test_only_what_meets_the_latency_target_is_worth_its_price() -> None:
+    found, whole = economics(3.6, point(within_target=0.8), BASELINE), economics(3.6, point(), BASELINE)
+    assert found.usd_per_1000_images == pytest.approx(whole.usd_per_1000_images / 0.8)
+    assert found.images_per_hour == pytest.approx(0.8 * whole.images_per_hour)
+    assert found.images_per_1000_usd == pytest.approx(0.8 * whole.images_per_1000_usd)
+
+
+def test_a_configuration_that_misses_the_target_is_none_and_costs_what_it_costs() -> None:
+    assert (meets(None), meets(1.0), meets(0.5), meets(0.49), meets(0.0)) == (True, True, True, False, False)
+    assert (goodput(2.0, None), goodput(2.0, 0.5), goodput(2.0, 0.0)) == (2.0, 1.0, 2.0)
 
 
 def test_energy() -> None:

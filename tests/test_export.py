@@ -22,6 +22,7 @@ from tuner.export import BestConfig, TrialCounts, measured_point, read_config
 from tuner.prices import Price
 from tuner.record import (
     Build,
+    Components,
     Estimate,
     GpuUse,
     Memory,
@@ -74,7 +75,8 @@ def example(source: str = "/models/tiny") -> BestConfig:
         workload=Workload(
             prompts=("a red circle", "a blue square"), seeds=(0, 1), height=32, width=32, max_sequence_length=16
         ),
-        price=Price(usd_per_hour=1.0, source="a test"), clip_score_tolerance=1.0, baseline=baseline, chosen=chosen,
+        price=Price(usd_per_hour=1.0, source="a test"), quality_metric="clip_score", quality_tolerance=1.0,
+        baseline=baseline, chosen=chosen,
         speed_up=Estimate(value=4.0, low=3.9, high=4.1), speed_up_confirmed=True, front=(chosen, baseline),
         trials=TrialCounts(measured=2, rejected=1, failed=0, refused=3),
     )  # fmt: skip
@@ -115,7 +117,7 @@ def test_every_number_has_its_unit_in_its_name() -> None:
     unitless = {
         "trial", "batch", "latency_samples", "cpu_count", "value", "low", "high", "height", "width",
         "max_sequence_length", "guidance_scale", "measured", "rejected", "failed", "refused", "ssim", "values",
-        "changed", "clip_score", "clip_score_tolerance", "speed_up_confirmed", "confirmed", "seeds",
+        "changed", "quality", "quality_metric", "quality_tolerance", "speed_up_confirmed", "confirmed", "seeds",
     }  # fmt: skip
     units = ("_s", "_bytes", "_db", "_per_s", "_usd_per_1000_images", "usd_per_hour", "_usd_per_hour")
 
@@ -161,7 +163,7 @@ MALFORMED: list[tuple[dict[str, Any], str]] = [
     (changed("workload", "height", to="32"), "$.workload.height"),
     (changed("workload", "prompts", to="a"), "$.workload.prompts"),
     (changed("price", to=1.0), "$.price"),
-    (changed("clip_score_tolerance", to=None), "$.clip_score_tolerance"),
+    (changed("quality_tolerance", to=None), "$.quality_tolerance"),
     (changed("speed_up_confirmed", to="yes"), "$.speed_up_confirmed"),
     (changed("front", to={}), "$.front"),
     (changed("front", 0, "trial", to=0.5), "$.front[0].trial"),
@@ -345,8 +347,24 @@ def test_a_point_says_what_only_some_studies_measure() -> None:
     point = measured_point(known, {"batch": 4}, True)
     assert (point.compile_s, point.latency_p95_s, point.peak_reserved_bytes) == (1.5, 2.25, 2**31)
     assert point.joules_per_image == 250.0
+    assert (point.discarded_samples, point.other_processes, point.lacks) == ({}, None, ())
     point = measured_point(plain, {"batch": 4}, True)
     assert {point.compile_s, point.latency_p95_s, point.peak_reserved_bytes, point.joules_per_image} == {None}
+    assert {point.components, point.predicted_from, point.within_latency_target} == {None}
+    assert (point.discarded_samples, point.other_processes) == (None, None), "on a CPU absent, not zero"
+
+
+def test_a_point_says_what_was_seen_of_the_gpu_and_where_the_time_goes() -> None:
+    plain = outcome(5, {**knobs.baseline(CPU), "batch": 4}, 2.0)
+    assert plain.timing
+    gpu = GpuUse(discarded={"HW thermal slowdown": 2}, other_processes=1, lacks=("energy: Not Supported",))
+    parts = Components(total_s=2.0, text_encoders_s=0.1, denoiser_s=1.5, vae_s=None, rest_s=0.4)
+    timing = msgspec.structs.replace(plain.timing, gpu=gpu, components=parts, within_target=0.9, predicted_from=(4, 28))
+    point = measured_point(msgspec.structs.replace(plain, timing=timing), {"batch": 4}, True)
+    assert (point.discarded_samples, point.other_processes) == ({"HW thermal slowdown": 2}, 1)
+    assert (point.lacks, point.components) == (("energy: Not Supported",), parts)
+    assert (point.within_latency_target, point.predicted_from) == (0.9, (4, 28))
+    assert export.measured(point).within_target == 0.9
 
 
 def test_trials_are_counted_by_how_they_ended() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 
 from tuner import front
-from tuner.record import Estimate, Failure, Memory, Outcome, Quality, Timing
+from tuner.record import Components, Estimate, Failure, Memory, Outcome, Quality, Timing
 
 
 def outcome(
@@ -51,6 +52,48 @@ def failed(number: int) -> Outcome:
 
 def numbers(outcomes: list[Outcome]) -> list[int]:
     return [outcome.number for outcome in outcomes]
+
+
+def within(trial: Outcome, share: float) -> Outcome:
+    """The outcome, so large a share of its calls within a latency target."""
+    assert trial.timing is not None
+    return msgspec.structs.replace(trial, timing=msgspec.structs.replace(trial.timing, within_target=share))
+
+
+def test_what_misses_the_latency_target_is_neither_on_the_front_nor_preferred() -> None:
+    late, half, early = within(outcome(1, 1, 40), 0.49), within(outcome(2, 2, 35), 0.5), within(outcome(3, 3, 36), 1.0)
+    assert numbers(front.pareto([late, half, early])) == [2, 3]
+    assert numbers(front.by_preference([late, half, early], 1.0)) == [2, 3]
+
+
+def test_the_share_within_the_target_is_that_of_all_samples() -> None:
+    first, second = within(outcome(1), 1.0).timing, within(outcome(1), 0.4).timing
+    assert first is not None and second is not None
+    more = msgspec.structs.replace(second, samples=18)
+    assert front.merged([first, more]).within_target == pytest.approx((6 + 0.4 * 18) / 24)
+    assert front.merged([first]).within_target == 1.0
+    plain = outcome(1).timing
+    assert plain is not None
+    assert front.merged([plain, plain]).within_target is None
+
+
+def test_what_several_processes_saw_is_that_of_the_most_typical() -> None:
+    def took(seconds: float) -> Timing:
+        parts = Components(total_s=seconds, text_encoders_s=None, denoiser_s=seconds, vae_s=None, rest_s=0.0)
+        timing = outcome(1, latency=(seconds, seconds, seconds)).timing
+        assert timing is not None
+        return msgspec.structs.replace(timing, components=parts)
+
+    found = front.merged([took(1.0), took(5.0), took(1.1)])
+    assert (found.latency_s.value, found.components) == (1.1, took(1.1).components)
+
+
+def test_a_ratio_is_widened_by_the_noise_of_two_processes() -> None:
+    ratio = Estimate(value=2.0, low=1.9, high=2.1)
+    assert front.widened(ratio, 0.0) == ratio
+    wider = front.widened(ratio, 0.01)
+    assert (wider.value, wider.low) == (2.0, pytest.approx(1.9 / 1.0281, rel=1e-3))
+    assert wider.high == pytest.approx(2.1 * 1.0281, rel=1e-3)
 
 
 def test_the_front_is_what_none_other_beats_cheapest_first() -> None:

@@ -344,13 +344,33 @@ def test_no_ratio_without_two_pairs(ours: list[float], theirs: list[float]) -> N
         intervals.ratio_in_turns(ours, theirs)
 
 
-def test_the_program_that_plants_a_slowdown_tells_how_often_it_was_found() -> None:
+def test_the_program_that_plants_a_slowdown_judges_what_it_found() -> None:
     import bench_aa
 
-    plain = [1.0, 1.001, 0.999, 1.002, 1.0, 0.998]
-    slowed = [1.021, 1.02, 1.018, 1.023, 1.02, 1.019]
-    lines = bench_aa.summary(plain, slowed)
-    assert lines[0] == "coefficient of variation between processes: 0.14% as it is, 0.17% slowed"
-    assert lines[1].endswith("called a difference")
-    assert "with 3 pairs: called in 100%; without any slowdown in 0%" in lines
-    assert lines[-1] == "with 6 pairs: called in 100%; without any slowdown not tried, that takes 12 processes"
+    random = np.random.default_rng(1)
+    plain = list(1 + 0.0025 * random.standard_normal(20))
+    slowed = list(1.02 + 0.0025 * random.standard_normal(20))
+    first, second, ratio, alarms, found = bench_aa.summary(plain, slowed)
+    assert first.startswith("20 processes as it is: coefficient of variation 0.15%")
+    assert first.endswith("at most 0.5% asked for: MET")
+    assert second.startswith("20 processes slowed")
+    assert ratio.endswith("called a difference")
+    assert alarms.endswith("at most 5% asked for: MET")
+    assert found == "slowdown: called in 20 of 20 comparisons, at least 95% asked for: MET"
+
+
+def test_the_program_that_plants_a_slowdown_admits_what_is_not_met() -> None:
+    import bench_aa
+
+    noisy = list(1 + 0.02 * np.random.default_rng(2).standard_normal(20))
+    first, _, _, _, found = bench_aa.summary(noisy, noisy[::-1])
+    assert first.endswith(": NOT MET")
+    assert found.endswith(": NOT MET")
+    assert bench_aa.summary(noisy[:5], noisy[5:10])[-1] == "comparisons as at the end of a study take 8 pairs"
+
+
+def test_each_comparison_is_of_processes_in_turns() -> None:
+    import bench_aa
+
+    assert bench_aa.around([0.0, 1.0, 2.0, 3.0], 3, 2) == [3.0, 0.0]
+    assert bench_aa.around([0.0, 1.0, 2.0, 3.0], 1, 2, 2) == [1.0, 3.0]

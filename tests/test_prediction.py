@@ -5,13 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from tuner import environment, pipeline, prediction, runner, space_file
+from tuner import environment, pipeline, prediction, runner, space_file, worker
 from tuner.measure import Clock, measure, warm_up
-from tuner.record import Estimate, Job, Message, Point, PointDone, StepCost, Value, decode, encode
+from tuner.record import (
+    Estimate,
+    Job,
+    Memory,
+    Message,
+    Point,
+    PointDone,
+    StepCost,
+    Timing,
+    Value,
+    decode,
+    encode,
+)
 from tuner.space import build_values
 
 FIXED_S, PER_STEP_S = 0.3, 0.17
@@ -172,6 +187,40 @@ def test_a_worker_predicts_from_two_points_and_measures_without_them(
         assert timing.components is not None
         assert timing.components.denoiser_s
         assert (timing.gpu, timing.device_s) == (None, None), "on a CPU what needs a GPU is absent"
+
+
+def test_a_worker_measures_what_its_pictures_contradict(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(taking_s: float) -> Timing:
+        """What a bench says of a point that it predicts at 1 s, when each call that draws pictures takes so long."""
+        channel: Any = SimpleNamespace(enter=lambda *_: None)
+        job: Any = SimpleNamespace(environment=environment.detect("cpu"), reference=None)
+        bench = worker.Bench(job, channel)
+        predicted = prediction.timing(prediction.fit({2: estimate(0.5), 12: estimate(3.0)}), 4, 1)
+        memory: Any = Memory(peak_bytes=1, reserved_bytes=None)
+        measured = msgspec.structs.replace(predicted, stopped="interval within target", predicted_from=None)
+        monkeypatch.setattr(bench, "predicted", lambda _: (predicted, memory))
+        monkeypatch.setattr(bench, "timed", lambda _: (measured, memory))
+        monkeypatch.setattr(bench, "quality", lambda _: bench.drawn_s.extend([taking_s] * 6))
+        return bench.measure(Point(index=0, folder="", steps=4, batch=1)).timing
+
+    held = drawn(1.004)
+    assert held.predicted_from == (2, 12)
+    assert held.drawn_s is not None
+    assert held.drawn_s.value == 1.004
+    assert drawn(1.2).predicted_from is None
+
+
+def test_a_predicted_latency_meets_a_target_or_does_not() -> None:
+    cost = prediction.fit({4: exactly(4), 28: exactly(28)})
+    shares = [prediction.timing(cost, 10, 1, target_s).within_target for target_s in (None, 1.9, 2.1)]
+    assert shares == [None, 0.0, 1.0]
+
+
+def test_a_small_difference_between_pictures_and_prediction_is_no_contradiction() -> None:
+    sharp = estimate(1.0, 1e-6)
+    assert not prediction.is_contradicted(sharp, estimate(1.009, 1e-6))
+    assert prediction.is_contradicted(sharp, estimate(1.011, 1e-6))
+    assert not prediction.is_contradicted(estimate(1.0, 0.1), estimate(1.1, 1e-6)), "its interval covers that"
 
 
 @pytest.mark.alone

@@ -3,21 +3,22 @@
 import io
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import RenderableType
 
+from tuner.drawing import drawing
+from tuner.front_table import table
 from tuner.record import Build, Estimate, Failure, Finding, Outcome, Quality, Timing, Verdict
 from tuner.report import (
     FrontPoint,
     changes,
-    drawing,
     front_point,
     latency_with_error,
     make_console,
     one_line,
     shorten,
     summary,
-    table,
 )
 
 
@@ -115,6 +116,18 @@ def test_table_marks_the_baseline_and_the_chosen_point_only() -> None:
     assert next(row for row in rows if row.startswith("◆")).endswith("reference")
 
 
+def test_table_marks_what_was_predicted_and_what_misses_the_latency_target() -> None:
+    late = point(0, "baseline", 0.07, 0.31, is_baseline=True, misses_target=True)
+    text = printed(table([late, point(12, "steps=8", 0.02, 0.308, is_predicted=True), POINTS[3]]), 100)
+    lines = text.splitlines()
+    assert "252 ms!" in lines[first_row_of(text, 0)]
+    assert "~72.0 ms" in lines[first_row_of(text, 12)]
+    assert " 18.0 ms" in lines[first_row_of(text, 30)]
+    assert "~ predicted from other step counts" in text
+    assert "! misses the latency target" in " ".join(text.split())
+    assert "~" not in printed(table(POINTS)) and "!" not in printed(table(POINTS))
+
+
 def test_a_configuration_stands_beside_its_numbers_where_there_is_room() -> None:
     assert "steps=2" in printed(table(POINTS), 240).splitlines()[first_row_of(printed(table(POINTS), 240), 30)]
     assert "steps=2" not in printed(table(POINTS), 80).splitlines()[first_row_of(printed(table(POINTS), 80), 30)]
@@ -209,6 +222,11 @@ def test_a_row_is_made_from_two_outcomes() -> None:
     assert (row.label, row.speed_up, row.is_chosen, row.is_baseline) == ("fuse_qkv=on", 4.0, True, False)
     assert (row.quality_low, row.quality_high) == pytest.approx((0.28, 0.33))
     assert front_point(baseline, baseline, {}).label == "baseline"
+    assert not row.is_predicted and not row.misses_target
+    assert faster.timing is not None
+    timing = msgspec.structs.replace(faster.timing, predicted_from=(4, 28), within_target=0.0)
+    row = front_point(msgspec.structs.replace(faster, timing=timing), baseline, {})
+    assert row.is_predicted and row.misses_target
     with pytest.raises(ValueError, match="trial 9"):
         front_point(outcome(9, "measured"), baseline, {})
 

@@ -38,6 +38,7 @@ class FakeNvml:
         self.braked_ns = {269: 0, 270: 0, 271: 0}
         self.processes = [SimpleNamespace(pid=os.getpid(), usedGpuMemory=30 << 30)]
         self.missing: set[str] = set()
+        self.used = 600 << 20
         self.mig_mode = 0
         self.handle: object = None
 
@@ -87,6 +88,9 @@ class FakeNvml:
                             value=SimpleNamespace(ullVal=self.braked_ns.get(field, 0)))
             for field in fields
         ]  # fmt: skip
+
+    def nvmlDeviceGetMemoryInfo(self, handle: object) -> SimpleNamespace:
+        return SimpleNamespace(used=self.used)
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: object) -> list[SimpleNamespace]:
         return self.processes
@@ -184,7 +188,7 @@ def test_each_counter_may_be_missing(nvml: FakeNvml, function: str, lacks: str, 
 def test_every_counter_may_be_missing_at_once(nvml: FakeNvml) -> None:
     nvml.missing = {name for name in dir(FakeNvml) if name.startswith("nvmlDeviceGet") and "Handle" not in name}
     use = seen(nvml)
-    assert len(use.lacks) == 9
+    assert len(use.lacks) == 10
     assert use == GpuUse(lacks=use.lacks)
 
 
@@ -327,6 +331,34 @@ def test_others_on_the_gpu(nvml: FakeNvml) -> None:
     nvml.processes[1].usedGpuMemory = None
     use = seen(nvml)
     assert (use.other_processes, use.other_memory_bytes) == (2, None)
+
+
+def hidden(nvml: FakeNvml, taken: int, before: int, after: int, held: int) -> int | None:
+    """What others hold as the report has it, where no process is shown: so many GiB in use before this process came,
+    before and after the calls, and so many more that it came to hold itself meanwhile."""
+    nvml.processes, nvml.used = [], taken << 30
+    opened, ours = Nvml(UUID, BUS_ID, nvml), [20 << 30]
+    nvml.used = before << 30
+    watched = opened.watch(lambda: ours[0])
+    nvml.used, ours[0] = after << 30, ours[0] + (held << 30)
+    use = watched.report()
+    assert use.other_processes is None
+    return None if use.other_memory_bytes is None else use.other_memory_bytes >> 30
+
+
+def test_what_a_container_hides_still_takes_memory(nvml: FakeNvml) -> None:
+    assert hidden(nvml, taken=0, before=20, after=20, held=0) is None
+    assert hidden(nvml, taken=0, before=20, after=25, held=5) is None, "what this process takes is its own"
+    assert hidden(nvml, taken=40, before=60, after=60, held=0) == 40, "it was there before"
+    assert hidden(nvml, taken=0, before=20, after=50, held=5) == 25, "it came meanwhile"
+    assert hidden(nvml, taken=2, before=22, after=20, held=0) == 2, "it went meanwhile"
+
+
+def test_memory_that_is_not_told_is_not_guessed(nvml: FakeNvml) -> None:
+    nvml.processes, nvml.missing = [], {"nvmlDeviceGetMemoryInfo"}
+    use = seen(nvml)
+    assert use.other_memory_bytes is None
+    assert any(reason.startswith("memory in use: ") for reason in use.lacks)
 
 
 @pytest.mark.parametrize("others", [1, 2])

@@ -20,7 +20,7 @@ import pytest
 import viewed_study
 
 from tuner.cli import main
-from tuner.errors import BadInput
+from tuner.errors import BadInput, Unavailable
 from tuner.viewer import pages, plugin, start
 
 WITHIN_S = 60
@@ -99,6 +99,13 @@ def test_no_page_loads_anything_from_the_web(name: str) -> None:
     page = pages.page(name)
     assert re.findall(r"""<(?:script|link|img)[^>]*(?:src|href)\s*=\s*["']?https?:""", page) == []
     assert all((pages.STATIC / script).read_text(encoding="utf-8") in page for script in pages.SCRIPTS[name][1])
+
+
+def test_a_page_that_changed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pages.SCRIPTS, "index.html", ("<script src='elsewhere.js'></script>", ("charts.js",)))
+    pages.page.cache_clear()
+    with pytest.raises(Unavailable, match=r"index\.html is another than that of .* elsewhere\.js"):
+        pages.page("index.html")
 
 
 def test_every_third_party_script_has_its_licence() -> None:
@@ -211,10 +218,15 @@ def test_it_serves_this_machine_only_and_ctrl_c_ends_it(board: subprocess.Popen[
     assert list(scratch.iterdir()) == []
 
 
-def test_the_server_ends_when_the_command_is_killed(board: subprocess.Popen[str]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_the_server_ends_when_the_command_is_killed(
+    number: signal.Signals, board: subprocess.Popen[str], scratch: Path
+) -> None:
     address = address_of(board)
-    board.kill()
+    assert list(scratch.iterdir()) != []
+    board.send_signal(number)
     assert refuses(address)
+    assert list(scratch.iterdir()) == []
 
 
 def test_the_command_itself_imports_neither_torch_nor_tensorboard(studies: Path) -> None:

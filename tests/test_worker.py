@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tuner import worker
+from tuner.record import Estimate, Memory, Point, Timing
 from tuner.trace import dynamo
 
 
@@ -24,10 +25,50 @@ def test_compiling_is_what_the_first_call_takes_longer_than_a_warm_one_of_the_sa
     monkeypatch.setattr(dynamo, "start_compile_log", lambda: log)
     monkeypatch.setattr(worker.Bench, "caller", lambda *_: lambda: time.sleep(next(seconds)))
     job: Any = SimpleNamespace(
-        environment=SimpleNamespace(device="cpu"), reference=None, points=(None,), model=None, trace=False,
+        environment=SimpleNamespace(device="cpu"), reference=None, points=(None,), model=None, trace=False, probe=False,
         build={"precision.dtype": "float32"},
     )  # fmt: skip
     channel: Any = SimpleNamespace(enter=lambda *_: None)
     build = worker.Bench(job, channel).build(Path())
     assert build.compile_s == pytest.approx(compile_s, abs=0.05)
     assert build.first_call_s == pytest.approx(first_s, abs=0.05)
+
+
+def test_on_a_gpu_what_is_measured_is_timed_before_the_profiler_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, int | None]] = []
+    log = SimpleNamespace(read=lambda: SimpleNamespace(unique_graphs=0))
+    monkeypatch.setattr(worker.pipeline, "load", lambda *_: None)
+    monkeypatch.setattr(worker, "apply_knobs", lambda *_: {})
+    monkeypatch.setattr(worker.telemetry.Nvml, "of_torch", lambda: None)
+    monkeypatch.setattr(dynamo, "start_compile_log", lambda: log)
+    monkeypatch.setattr(worker.Bench, "caller", lambda *_: lambda: None)
+    monkeypatch.setattr(worker.Bench, "trace", lambda *_: (None, None))
+    monkeypatch.setattr(worker.Bench, "quality", lambda *_: None)
+    points = tuple(Point(index=index, folder="", steps=steps, batch=1, predict=steps == 10)
+                   for index, steps in enumerate((28, 6, 10)))  # fmt: skip
+    job: Any = SimpleNamespace(
+        environment=SimpleNamespace(device="cuda"), points=points, model=None, trace=True, probe=False,
+        build={"precision.dtype": "bfloat16"}, workload=SimpleNamespace(latency_target_s=None),
+    )  # fmt: skip
+    channel: Any = SimpleNamespace(enter=lambda stage, index=None: seen.append((stage, index)))
+    bench = worker.Bench(job, channel)
+    bench.clock = worker.Clock()
+
+    def timed(point: Point) -> tuple[Timing, Memory]:
+        channel.enter("time", point.index)
+        if point.steps == 6:
+            raise worker.Throttled("held back")
+        latency_s = Estimate(value=point.steps, low=point.steps, high=point.steps)
+        timing = Timing(latency_s=latency_s, samples=6, images_per_s=1.0, stopped="time allowance spent")
+        bench.timings[point.steps, 1] = timing
+        bench.memories[1] = Memory(peak_bytes=1, reserved_bytes=None)
+        return timing, bench.memories[1]
+
+    monkeypatch.setattr(bench, "timed", timed)
+    bench.build(Path())
+    assert bench.measure(points[0]).timing.latency_s.value == 28
+    with pytest.raises(worker.Throttled):
+        bench.measure(points[1])
+    stages = [stage for stage, _ in seen]
+    assert stages.index("trace") > max(place for place, stage in enumerate(seen[:-1]) if stage[0] == "time")
+    assert [index for stage, index in seen if stage == "time"] == [0, 1]

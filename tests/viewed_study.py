@@ -97,6 +97,7 @@ def make(folder: Path) -> Path:
                 Picture(
                     file=trial / "images" / f"{index:04}.png",
                     shows=prompt,
+                    of="a pair" if baseline else "the baseline's picture",
                     baseline=baseline / f"{index:04}.png" if baseline else None,
                 )
                 for index, prompt in enumerate(PROMPTS)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from tuner.errors import StorageFull
+from tuner import prediction
+from tuner.errors import StorageFull, StudyFailed
 from tuner.ledger import Ledger
-from tuner.prices import cost_usd_per_1000_images
 from tuner.record import (
     Build,
     BuildDone,
@@ -42,7 +42,8 @@ class Attempt:
     ) -> None:
         self.ledger = ledger
         self.number = number
-        self.row = row
+        self.row = in_order(row)
+        self.to_measure = prediction.spanning([int(values["steps"]) for values in row])
         self.purpose = purpose
         self.recipe = recipe
         self.build: Build | None = None
@@ -63,7 +64,9 @@ class Attempt:
             reference=ledger.reference(),
             gate=ledger.space.gate,
             allowed=ledger.allowed(),
+            quality=request.quality,
             is_baseline=self.purpose == "baseline",
+            probe=self.purpose == "baseline",
             allowance_s=allowance_s,
         )
 
@@ -74,6 +77,7 @@ class Attempt:
             steps=int(values["steps"]),
             batch=int(values["batch"]),
             spot_check=self.ledger.spot_check(values),
+            predict=int(values["steps"]) not in self.to_measure and prediction.is_even(values),
         )
 
     def folder(self, index: int) -> Path:
@@ -91,6 +95,8 @@ class Attempt:
         elif isinstance(message, PointDone):
             self.settle(message.index, self.measured(message))
         elif isinstance(message, PointFailed):
+            if self.purpose == "baseline" and message.index == 0:
+                stop_if_throttled(message.failure)
             self.settle(message.index, self.failed(message.index, message.failure))
         elif isinstance(message, WorkerFailed):
             stop_if_disk_full(message.failure, self.ledger.store.folder)
@@ -113,9 +119,7 @@ class Attempt:
             timing=message.timing,
             memory=message.memory,
             quality=message.quality or self.reused(message.index),
-            cost_usd_per_1000_images=cost_usd_per_1000_images(
-                self.ledger.store.request.price, message.timing.images_per_s
-            ),
+            cost_usd_per_1000_images=self.ledger.cost(message.timing),
         )
 
     def reused(self, index: int) -> Quality | None:
@@ -123,7 +127,7 @@ class Attempt:
         scored = self.ledger.scored(self.row[index])
         if scored is None or scored.quality is None:
             return None
-        return msgspec.structs.replace(scored.quality, reused_from=scored.number)
+        return msgspec.structs.replace(scored.quality, reused_from=scored.number, noise=None, spent_s=0.0)
 
     def failed(self, index: int, failure: Failure) -> Outcome:
         return self.outcome(index, status="failed", failure=failure)
@@ -164,6 +168,12 @@ class Attempt:
         shutil.rmtree(self.folder(0) / "row", ignore_errors=True)
 
 
+def in_order(row: Sequence[Values]) -> list[Values]:
+    """The candidate first, then what spans the row's step counts, then those that are predicted from these."""
+    spanning = prediction.spanning([int(values["steps"]) for values in row])
+    return sorted(row, key=lambda values: int(values["steps"]) not in spanning)
+
+
 class Repeat:
     """One more measurement of a trial's latency in a fresh process."""
 
@@ -193,7 +203,7 @@ class Repeat:
         if isinstance(message, StageStarted):
             self.ledger.display.stage(message.stage)
         elif isinstance(message, PointDone):
-            cost = cost_usd_per_1000_images(self.ledger.store.request.price, message.timing.images_per_s)
+            cost = self.ledger.cost(message.timing)
             self.keep(status="measured", timing=message.timing, memory=message.memory, cost_usd_per_1000_images=cost)
             self.done = True
         elif isinstance(message, (PointFailed, WorkerFailed)):
@@ -213,6 +223,13 @@ class Repeat:
             **result,  # type: ignore[arg-type]
         )
         self.ledger.record_repeat(self.index, outcome)
+
+
+def stop_if_throttled(failure: Failure) -> None:
+    """A GPU that heat or its power supply holds back says nothing of the baseline, which the next run tries again."""
+    if failure.kind == "throttled":
+        said = f"the untouched pipeline could not be timed, the GPU is held back: {failure.message}"
+        raise StudyFailed(f"{said}; run the same command again when it has recovered")
 
 
 def stop_if_disk_full(failure: Failure, folder: Path) -> None:

@@ -108,7 +108,8 @@ def found(finding: Finding) -> str:
     price = finding.idle_ms_per_step
     cost = f", {price:.3g} ms of idle GPU a step" if price is not None else ""
     allowed = f", allowed by {finding.allowed_by}" if finding.allowed_by else ""
-    return f"- **{finding.kind}** x{finding.count}{cost}{allowed}: {finding.reason} (`{finding.source}`)"
+    source = f" (`{finding.source}`)" if finding.source else ""
+    return f"- **{finding.kind}** x{finding.count}{cost}{allowed}: {finding.reason}{source}"
 
 
 def pictures(folder: Path, outcome: Outcome, space: Space) -> Iterator[board.Picture]:
@@ -117,12 +118,17 @@ def pictures(folder: Path, outcome: Outcome, space: Space) -> Iterator[board.Pic
     strip = folder.parent.parent / "strips" / f"{outcome.number:04}.png"
     if strip.is_file():
         shows = "a finalist: the baseline's pictures, its own below them, and the difference, amplified four times"
-        yield board.Picture(file=strip, shows=shows, baseline=None)
+        yield board.Picture(file=strip, shows=shows, of="the finalist's strip", baseline=None)
     for file in sorted((folder / "images").glob("*.png")):
         prompt = prompts[int(file.stem)] if file.stem.isdigit() and int(file.stem) < len(prompts) else file.stem
         beside = folder.parent / f"{BASELINE:04}" / "images" / file.name
-        has_baseline = outcome.number != BASELINE and beside.is_file()
-        yield board.Picture(file=file, shows=prompt, baseline=beside if has_baseline else None)
+        if outcome.number == BASELINE:
+            yield board.Picture(file=file, shows=prompt, of="the baseline's picture", baseline=None)
+        elif beside.is_file():
+            pair = "left the baseline's picture, right this trial's"
+            yield board.Picture(file=file, shows=prompt, of=pair, baseline=beside)
+        else:
+            yield board.Picture(file=file, shows=prompt, of="this trial's picture", baseline=None)
 
 
 def superfluous_traces(

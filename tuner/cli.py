@@ -12,12 +12,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from tuner.errors import BadInput, TunerError
+from tuner.errors import BadInput, TunerError, Unavailable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from tuner.record import Record
+    from tuner.export import BestConfig
+    from tuner.record import QualityPolicy, Record
     from tuner.store import Request
     from tuner.study import Study
 
@@ -98,8 +99,21 @@ def parser() -> argparse.ArgumentParser:
         help="pin a knob (compile.mode=default), or set a field of the workload (workload.height=512); repeatable",
     )  # fmt: skip
     run.add_argument("--scorer", metavar="MODEL", help="the CLIP model that scores the pictures: a folder or a hub id")
+    run.add_argument(
+        "--quality", metavar="NAME", default="clip_score",
+        help="the metric that the search goes by (default: clip_score), or module:function of your own",
+    )  # fmt: skip
+    run.add_argument(
+        "--metric", action="append", default=[], metavar="NAME=PATH",
+        help="give a metric what it needs: preference=FOLDER (a CLIP model), cmmd=FOLDER (real pictures), fid=FILE; "
+        "repeatable",
+    )  # fmt: skip
     add_device(run)
     run.add_argument("--budget", type=seconds, default=300.0, metavar="TIME", help="like 90s, 20m, 2h (default: 5m)")
+    run.add_argument(
+        "--latency-target", type=seconds, metavar="TIME",
+        help="like 2s: a configuration whose calls take longer is none, and only calls that meet it count in the cost",
+    )  # fmt: skip
     run.add_argument("--trials", type=positive, metavar="N", help="end after so many recorded trials")
     run.add_argument("--price", type=price, metavar="USD", help="US dollars for an hour of this machine")
     run.add_argument("--out", type=Path, default=Path("traces"), metavar="DIR", help="of all studies (default: traces)")
@@ -155,6 +169,17 @@ def parser() -> argparse.ArgumentParser:
     prices.add_argument("--provider", metavar="NAME", help="list prices of this provider (default: their lower median)")
     cost.add_argument("--json", action="store_true", help="for programs: one JSON object")
     cost.set_defaults(run=show_cost)
+
+    board = commands.add_parser(
+        "board",
+        help="show a study in the browser: its trials, pictures and traces, with TensorBoard",
+        description="Start TensorBoard on 127.0.0.1 with a study: a table of all trials, their pictures beside the "
+        "baseline's, the gate's verdicts, and the traces. Needs no internet. Ctrl-C ends it.",
+    )
+    board.add_argument("study", nargs="?", metavar="STUDY", help="a folder or a name (default: the newest study)")
+    board.add_argument("--out", type=Path, default=Path("traces"), metavar="DIR", help="where studies are looked for")
+    board.add_argument("--port", type=port, metavar="N", help="default: 6006, or the next free one")
+    board.set_defaults(run=show_board)
     return top
 
 
@@ -188,6 +213,12 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: a whole number from 1 to 65535")
+    return int(text)
+
+
 def price(text: str) -> float:
     if not re.fullmatch(r"\d+(\.\d+)?", text) or not LEAST_USD <= float(text) <= MOST_USD:
         raise argparse.ArgumentTypeError(f"{text!r} is not a price in US dollars, like 2.49")
@@ -214,8 +245,9 @@ def run_study(options: argparse.Namespace) -> int:
     request = Request(
         model=model,
         environment=here,
-        space=space_file.load(file, kind, here, options.set),
+        space=space_file.load(file, kind, here, settings(options), options.quality),
         price=price_of(here.device_name, options.price),
+        quality=quality_policy(options.quality, options.metric, model.scorer),
     )
     folder = options.out.resolve() / study_name(options.study, model.source, request.fingerprint())
     display = make_display(sys.stdout, request.space.baseline)
@@ -229,8 +261,33 @@ def run_study(options: argparse.Namespace) -> int:
             best = study.run()
         finally:
             display.closed()
-        report_study(study, best.chosen.trial)
+        report_study(study, best)
     return 0
+
+
+def quality_policy(name: str, given: Sequence[str], scorer: str) -> QualityPolicy:
+    """By what pictures are judged, if all that the axis needs is here. Raises BadInput or Unavailable."""
+    from tuner.quality.metrics import METRICS, Setting, axis
+    from tuner.record import QualityPolicy
+
+    paths: dict[str, str] = {}
+    for text in given:
+        of, equals, path = text.partition("=")
+        if not equals or of not in METRICS:
+            raise BadInput(f"--metric {text}: write it as NAME=PATH with a metric's name: {', '.join(METRICS)}")
+        if not Path(path).exists():
+            raise BadInput(f"--metric {text}: there is no such file or folder")
+        paths[of] = str(Path(path).resolve())
+    lacking = axis(name).lacks(Setting("cpu", scorer, paths))
+    if lacking:
+        raise Unavailable(f"--quality {name}: {lacking}; clip_score, ssim and ms_ssim work without")
+    return QualityPolicy(metric=name, given=paths)
+
+
+def settings(options: argparse.Namespace) -> list[str]:
+    """What --set says, and the options that say the same in fewer words."""
+    target_s = options.latency_target
+    return [*options.set, *([f"workload.latency_target_s={target_s}"] if target_s is not None else [])]
 
 
 def list_knobs(options: argparse.Namespace) -> int:
@@ -271,6 +328,21 @@ def judge_trace(options: argparse.Namespace) -> int:
     return EXIT_CODES[found.report.verdict.status]
 
 
+def show_board(options: argparse.Namespace) -> int:
+    """`tune board`: TensorBoard with a study, until Ctrl-C."""
+    from tuner.viewer import start
+
+    folder = start.find(options.study, options.out)
+    try:
+        with start.serving(folder, start.free_port(options.port)) as (address, process):
+            print(start.guide(folder, address), flush=True)
+            process.wait()
+            raise Unavailable("TensorBoard ended by itself")
+    except KeyboardInterrupt:
+        print()
+    return 0
+
+
 def show(record: Record, text: RenderableType, as_json: bool) -> None:
     """A record on standard output, for programs or for people."""
     from tuner.record import encode_pretty
@@ -288,6 +360,9 @@ def notes(request: Request) -> list[str]:
 
     neighbours = telemetry.neighbours(environment.gpu_use()) if request.environment.device == "cuda" else None
     said = [f"cost at {request.price.usd_per_hour:.2f} US$ an hour ({request.price.source})"]
+    target_s = request.space.workload.latency_target_s
+    if target_s is not None:
+        said.append(f"only calls within {target_s:g} s count, and a configuration that misses that is none")
     return said + ([neighbours] if neighbours else []) + left_out(request)
 
 
@@ -314,14 +389,17 @@ def study_name(name: str | None, model: str, fingerprint: str) -> str:
     return name
 
 
-def report_study(study: Study, chosen: int) -> None:
-    """The end of `tune run`: the front as a table and a drawing, why the others are not on it, what to do next."""
-    from tuner import report
+def report_study(study: Study, best: BestConfig) -> None:
+    """The end of `tune run`: the front as a table and a drawing, the choice's figures, why the others are not on it,
+    what to do next."""
+    from tuner import drawing, figures, front_table, panel_table, report
 
     console = report.make_console(sys.stdout)
-    points = study.ledger.front_points(chosen)
+    points = study.ledger.front_points(best.chosen.trial)
     refused = Counter(refusal.reason for refusal in study.store.refusals())
-    console.print(report.table(points))
-    console.print(report.drawing(points))
+    console.print(front_table.table(points, study.ledger.metric_title))
+    console.print(drawing.drawing(points, metric=study.ledger.metric_title))
+    console.print(figures.figures(best))
+    console.print(panel_table.panel(best))
     console.print(report.summary(list(study.ledger.outcomes.values()), refused))
-    console.print(study.conclusion(chosen))
+    console.print(study.conclusion(best.chosen.trial))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from tuner.measure import Clock
@@ -23,7 +24,8 @@ def time_components(call: Callable[[], object], pipe: Any, clock: Clock) -> Comp
                 owner = getattr(component, "_orig_mod", component)  # what torch.compile wraps keeps the attributes
                 stack.enter_context(_replaced(owner, "decode", parts.around(part, owner.decode)))
             else:
-                stack.enter_context(_calls_timed(component, part, parts))
+                members = [component, *_inside(component)] if part == "text encoders" else [component]
+                stack.enter_context(calls_replaced(members, partial(parts.around, part)))
         clock.wait()
         start = clock.mark()
         call()
@@ -38,6 +40,38 @@ def time_components(call: Callable[[], object], pipe: Any, clock: Clock) -> Comp
         vae_s=seconds.get("vae"),
         rest_s=max(total - sum(seconds.values()), 0.0),
     )
+
+
+def denoisers(pipe: Any) -> list[Any]:
+    """The components that run once a step."""
+    return [component for part, component in _components(pipe) if part == "denoiser"]
+
+
+@contextlib.contextmanager
+def calls_replaced(
+    members: Sequence[Any], replaced: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
+    """While calls of some modules are other ones, each class's `__call__` being `replaced`.
+
+    A compiled module ignores hooks that come later, and would compile again if its class or its `forward` were another;
+    that its class's `__call__` is, it does not notice.
+    """
+    known = {id(member) for member in members}
+    with contextlib.ExitStack() as stack:
+        for kind in {type(member) for member in members}:
+            original = kind.__call__
+            stack.enter_context(_replaced(kind, "__call__", _for_some(known, replaced(original), original)))
+        yield
+
+
+def _for_some(known: set[int], ours: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """A class's `__call__` that is another one for the known objects."""
+
+    def call(self: Any, *arguments: Any, **named: Any) -> Any:
+        function = ours if id(self) in known else original
+        return function(self, *arguments, **named)
+
+    return call
 
 
 def _components(pipe: Any) -> Iterator[tuple[str, Any]]:
@@ -76,34 +110,8 @@ class _Parts:
         return marked
 
 
-@contextlib.contextmanager
-def _calls_timed(module: Any, part: str, parts: _Parts) -> Iterator[None]:
-    """While calls of a module are marked, and those of what it consists of: some pipelines call an encoder's inside.
-
-    A compiled module ignores hooks that come later, and would compile again if its class or its `forward` were another;
-    that its class's `__call__` is, it does not notice.
-    """
-    members = [module, *_inside(module)] if part == "text encoders" else [module]
-    known = {id(member) for member in members}
-    with contextlib.ExitStack() as stack:
-        for kind in {type(member) for member in members}:
-            stack.enter_context(_replaced(kind, "__call__", _marking(kind.__call__, known, part, parts)))
-        yield
-
-
-def _marking(original: Callable[..., Any], known: set[int], part: str, parts: _Parts) -> Callable[..., Any]:
-    """A class's `__call__` that marks the calls of the known objects."""
-    marked = parts.around(part, original)
-
-    def call(self: Any, *arguments: Any, **named: Any) -> Any:
-        function = marked if id(self) in known else original
-        return function(self, *arguments, **named)
-
-    return call
-
-
 def _inside(module: Any) -> list[Any]:
-    """The modules one and two levels inside another, but for torch's own layers."""
+    """The modules one and two levels inside another, but for torch's own layers: some pipelines call an encoder's."""
     children = [child for child in module.children() if not type(child).__module__.startswith("torch.nn")]
     grandchildren = [inner for child in children for inner in child.children()]
     return children + [inner for inner in grandchildren if not type(inner).__module__.startswith("torch.nn")]

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from tuner.economics import CARDS_GB, HEADROOM, Economics, Measured, economics, supports
+from tuner.economics import CARDS_GB, HEADROOM, Economics, economics, supports
 from tuner.errors import BadInput
-from tuner.export import BestConfig, MeasuredPoint, read_config
+from tuner.export import BestConfig, MeasuredPoint, measured, read_config
 from tuner.prices import Price, is_nominal, price_of
 from tuner.record import Record, Values
 from tuner.report import (
@@ -21,6 +21,7 @@ from tuner.report import (
     CHOSEN,
     QUIET,
     Glyphs,
+    amount,
     glyphs_for,
     label,
     latency_text,
@@ -151,7 +152,8 @@ def _identity(best: BestConfig) -> dict[str, Any]:
         "model.revision": model.revision,
         "model.scorer": _name(model.scorer),
         **{f"workload.{name}": getattr(workload, name) for name in workload.__struct_fields__},
-        "clip_score_tolerance": best.clip_score_tolerance,
+        "quality_metric": best.quality_metric,
+        "quality_tolerance": best.quality_tolerance,
     }
 
 
@@ -177,19 +179,6 @@ def _row(study: Study, point: MeasuredPoint, price: Price) -> CostRow:
         is_chosen=point.trial == best.chosen.trial,
         changed=point.changed,
         economics=economics(price.usd_per_hour, measured(point), measured(best.baseline)),
-    )
-
-
-def measured(point: MeasuredPoint) -> Measured:
-    """What economics needs of a point."""
-    return Measured(
-        images_per_s=point.images_per_s,
-        latency_s=point.latency_s.value,
-        latency_samples=point.latency_samples,
-        latency_p95_s=point.latency_p95_s,
-        compile_s=point.compile_s,
-        joules_per_image=point.joules_per_image,
-        peak_reserved_bytes=point.peak_reserved_bytes,
     )
 
 
@@ -263,14 +252,6 @@ def _numbers(found: Economics) -> tuple[str, ...]:
         UNKNOWN if found.latency_p95_s is None else latency_text(found.latency_p95_s),
         str(found.latency_samples),
     )
-
-
-def amount(value: float) -> str:
-    """A large number in three digits, a small one as it is."""
-    for least, power, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
-        if value >= least:
-            return f"{number_text(value / power)}{unit}"
-    return number_text(value)
 
 
 def _below(row: CostRow, left: Sequence[str], report: CostReport, width: int) -> Iterator[Text]:

@@ -18,8 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from tuner import report
-from tuner.record import Finding, Outcome, Value
-from tuner.report import QUIET, CompactFront, FrontPoint, OneLine, label, one_line, shorten
+from tuner.economics import meets
+from tuner.front_table import CompactFront
+from tuner.record import Finding, Outcome, Timing, Value
+from tuner.report import QUIET, FrontPoint, OneLine, label, one_line, shorten
 
 LINE = 220
 """The longest line of the plain display."""
@@ -115,7 +117,7 @@ def _measured_text(outcome: Outcome, plus_minus: str) -> str:
     if outcome.timing:
         latency = outcome.timing.latency_s
         half = (latency.high - latency.low) / 2
-        parts.append(report.latency_with_error(latency.value, half, plus_minus))
+        parts.append(report.latency_with_error(latency.value, half, plus_minus) + _how(outcome.timing))
         parts.append(f"{report.number_text(outcome.timing.images_per_s)} images/s")
     if outcome.cost_usd_per_1000_images is not None:
         parts.append(f"{report.number_text(outcome.cost_usd_per_1000_images)} US$/1000 images")
@@ -127,6 +129,20 @@ def _measured_text(outcome: Outcome, plus_minus: str) -> str:
     else:
         parts.append("not scored")
     return ", ".join(parts)
+
+
+def _how(timing: Timing) -> str:
+    """What else there is to say of a latency."""
+    said = ""
+    if timing.predicted_from:
+        said += f" (predicted from {', '.join(map(str, timing.predicted_from))} steps)"
+    discarded = sum(timing.gpu.discarded.values()) if timing.gpu else 0
+    if discarded:
+        said += f" ({report.times(discarded, 'throttled call')} discarded)"
+    others = report.others_text(timing.gpu.other_processes, timing.gpu.other_memory_bytes) if timing.gpu else ""
+    if others:
+        said += f" ({others} on the GPU)"
+    return said if meets(timing.within_target) else f"{said} (misses the latency target)"
 
 
 def _findings_text(findings: Sequence[Finding]) -> str:

@@ -13,11 +13,15 @@ HEADROOM = 0.10
 
 CONFIDENCE = 0.95
 
+LEAST_WITHIN = 0.5
+"""The share of calls within the latency target below which a configuration misses it: its median does."""
+
 
 class Measured(Record):
     """What was measured of one configuration; what was not is None. A call draws one batch.
 
-    `compile_s` is what the first call of its build took longer than a warm one.
+    `compile_s` is what the first call of its build took longer than a warm one, `within_target` the share of calls
+    within the latency target.
     """
 
     images_per_s: float
@@ -27,10 +31,12 @@ class Measured(Record):
     compile_s: float | None = None
     joules_per_image: float | None = None
     peak_reserved_bytes: int | None = None
+    within_target: float | None = None
 
 
 class Economics(Record, omit_defaults=True):
-    """What follows from a price and a measurement; in a file, what is not known is absent.
+    """What follows from a price and a measurement; in a file, what is not known is absent. With a latency target only
+    the images that meet it count.
 
     `paid_for_after_images` is when what compiling took longer than the baseline's is saved again: 0 at once, absent
     never.
@@ -52,12 +58,13 @@ class Economics(Record, omit_defaults=True):
 
 def economics(usd_per_hour: float, point: Measured, baseline: Measured) -> Economics:
     """What a configuration costs at a price, and when its compiling has paid for itself against the baseline."""
-    usd = usd_per_1000_images(usd_per_hour, point.images_per_s)
+    images_per_s = goodput(point.images_per_s, point.within_target)
+    usd = usd_per_1000_images(usd_per_hour, images_per_s)
     count, joules = point.latency_samples, point.joules_per_image
     return Economics(
         usd_per_1000_images=usd,
         usd_per_million_images=usd * 1000.0,
-        images_per_hour=point.images_per_s * 3600.0,
+        images_per_hour=images_per_s * 3600.0,
         images_per_1000_usd=1e6 / usd,
         latency_samples=count,
         latency_p50_s=point.latency_s if supports(count, 0.50) else None,
@@ -68,6 +75,17 @@ def economics(usd_per_hour: float, point: Measured, baseline: Measured) -> Econo
         images_per_s_per_watt=1.0 / joules if joules else None,
         smallest_card_gb=smallest_card_gb(point.peak_reserved_bytes),
     )
+
+
+def meets(within_target: float | None) -> bool:
+    """Whether a configuration meets a latency target: at least half of its calls do, or there is no target."""
+    return within_target is None or within_target >= LEAST_WITHIN
+
+
+def goodput(images_per_s: float, within_target: float | None) -> float:
+    """Images per second that come within the latency target; of a configuration that misses it, and so is no choice,
+    all of them."""
+    return images_per_s if within_target is None or not meets(within_target) else images_per_s * within_target
 
 
 def usd_per_1000_images(usd_per_hour: float, images_per_s: float) -> float:

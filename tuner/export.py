@@ -13,11 +13,26 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from tuner import architecture, pipeline
+from tuner.economics import Economics, Measured
 from tuner.environment import detect
 from tuner.errors import BadInput, Unavailable
 from tuner.knobs import KNOBS, apply_knobs, baseline, call_arguments, changed
 from tuner.prices import Price
-from tuner.record import Environment, Estimate, Model, Outcome, Record, Values, Workload, read
+from tuner.record import (
+    Components,
+    Environment,
+    Estimate,
+    Judged,
+    LimitShare,
+    Model,
+    Outcome,
+    PredictionCheck,
+    Record,
+    Roofline,
+    Values,
+    Workload,
+    read,
+)
 
 REQUIRED = ("compile.scope", "precision.dtype", "steps", "batch")
 """Knobs that every version had."""
@@ -29,7 +44,9 @@ class MeasuredPoint(Record):
     """One configuration and what was measured of it; `changed` is what differs from the untouched pipeline.
 
     `first_call_s` is that of the build, whose first call may have had other steps; `compile_s` is what that call took
-    longer than a warm one like it, and the same for all points of the build. What was not measured is null.
+    longer than a warm one like it, and the same for all points of the build. `discarded_samples` are the calls that
+    did not count, by why; `lacks` is what the GPU's driver did not tell; `predicted_from` the step counts that a
+    latency without samples was predicted from. What was not measured is null.
     """
 
     trial: int
@@ -42,8 +59,8 @@ class MeasuredPoint(Record):
     cost_usd_per_1000_images: float
     peak_memory_bytes: int
     first_call_s: float | None
-    clip_score: float
-    clip_score_difference: Estimate
+    quality: float
+    quality_difference: Estimate
     psnr_db: float | None
     ssim: float | None
     confirmed: bool
@@ -51,6 +68,24 @@ class MeasuredPoint(Record):
     latency_p95_s: float | None = None
     peak_reserved_bytes: int | None = None
     joules_per_image: float | None = None
+    within_latency_target: float | None = None
+    predicted_from: tuple[int, ...] | None = None
+    components: Components | None = None
+    panel: dict[str, Judged] | None = None
+    quality_flags: tuple[str, ...] = ()
+    limit: LimitShare | None = None
+    economics: Economics | None = None
+    discarded_samples: dict[str, int] | None = None
+    other_processes: int | None = None
+    other_memory_bytes: int | None = None
+    lacks: tuple[str, ...] = ()
+
+
+class TimingNoise(Record):
+    """How far the baseline's fresh processes differ: the coefficient of variation of what each measured, a share."""
+
+    processes: int
+    coefficient_of_variation: float
 
 
 class TrialCounts(Record):
@@ -63,7 +98,12 @@ class TrialCounts(Record):
 
 
 class BestConfig(Record):
-    """What `best_config.json` holds: the chosen configuration, and all that it was compared with, where and on what."""
+    """What `best_config.json` holds: the chosen configuration, and all that it was compared with, where and on what.
+
+    Quality is a mean in the unit of `quality_metric`, the axis of the search, turned so that more is better; its floor
+    is what harmless variations of rounding move the baseline's by. `quality_lacks` says which metrics could not be had,
+    and why. `predictions` are the predicted latencies that were measured later, `roofline` is what bounds a step.
+    """
 
     created_at: str
     tuner_version: str
@@ -71,13 +111,20 @@ class BestConfig(Record):
     environment: Environment
     workload: Workload
     price: Price
-    clip_score_tolerance: float
+    quality_metric: str
+    quality_tolerance: float
     baseline: MeasuredPoint
     chosen: MeasuredPoint
     speed_up: Estimate
     speed_up_confirmed: bool
     front: tuple[MeasuredPoint, ...]
     trials: TrialCounts
+    timing_noise: TimingNoise | None = None
+    predictions: tuple[PredictionCheck, ...] = ()
+    roofline: Roofline | None = None
+    quality_floor: float | None = None
+    quality_lacks: dict[str, str] = msgspec.field(default_factory=dict)
+    quality_time_share: float | None = None
     format: Literal["diffusion-tuner/1"] = "diffusion-tuner/1"
 
 
@@ -183,7 +230,8 @@ def measured_point(outcome: Outcome, changed: Values, confirmed: bool) -> Measur
     assert outcome.timing and outcome.memory and outcome.quality and outcome.cost_usd_per_1000_images is not None
     batch = outcome.values["batch"]
     assert isinstance(batch, int)
-    energy_j = outcome.timing.gpu.energy_j if outcome.timing.gpu else None
+    timing, gpu = outcome.timing, outcome.timing.gpu
+    energy_j = gpu.energy_j if gpu else None
     return MeasuredPoint(
         trial=outcome.number,
         values=outcome.values,
@@ -195,8 +243,9 @@ def measured_point(outcome: Outcome, changed: Values, confirmed: bool) -> Measur
         cost_usd_per_1000_images=outcome.cost_usd_per_1000_images,
         peak_memory_bytes=outcome.memory.peak_bytes,
         first_call_s=outcome.build.first_call_s if outcome.build else None,
-        clip_score=outcome.quality.mean,
-        clip_score_difference=outcome.quality.difference,
+        quality=outcome.quality.mean,
+        quality_difference=outcome.quality.difference,
+        quality_flags=outcome.quality.flags,
         psnr_db=outcome.quality.psnr_db,
         ssim=outcome.quality.ssim,
         confirmed=confirmed,
@@ -204,6 +253,27 @@ def measured_point(outcome: Outcome, changed: Values, confirmed: bool) -> Measur
         latency_p95_s=outcome.timing.latency_p95_s,
         peak_reserved_bytes=outcome.memory.reserved_bytes,
         joules_per_image=energy_j.value / batch if energy_j else None,
+        within_latency_target=timing.within_target,
+        predicted_from=timing.predicted_from,
+        components=timing.components,
+        discarded_samples=gpu.discarded if gpu else None,
+        other_processes=gpu.other_processes if gpu else None,
+        other_memory_bytes=gpu.other_memory_bytes if gpu else None,
+        lacks=gpu.lacks if gpu else (),
+    )
+
+
+def measured(point: MeasuredPoint) -> Measured:
+    """What economics needs of a point."""
+    return Measured(
+        images_per_s=point.images_per_s,
+        latency_s=point.latency_s.value,
+        latency_samples=point.latency_samples,
+        latency_p95_s=point.latency_p95_s,
+        compile_s=point.compile_s,
+        joules_per_image=point.joules_per_image,
+        peak_reserved_bytes=point.peak_reserved_bytes,
+        within_target=point.within_latency_target,
     )
 
 
@@ -223,4 +293,5 @@ def version() -> str:
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of best_config.json; the copy in the package is for readers that have no Python."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(BestConfig)}
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(BestConfig)))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **plain}

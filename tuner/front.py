@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
 
+from tuner.economics import meets
 from tuner.intervals import median
 from tuner.record import Estimate, Outcome, Timing
+
+NORMAL = 1.959964
+"""Half of a 95 % interval in standard errors."""
 
 
 def measured(outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -25,11 +30,18 @@ def mean_quality(outcome: Outcome) -> float:
     return outcome.quality.mean
 
 
+def meets_target(outcome: Outcome) -> bool:
+    """Whether a measured outcome meets the latency target, if there is one."""
+    return outcome.timing is not None and meets(outcome.timing.within_target)
+
+
 def pareto(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The non-dominated outcomes, cheapest first. Of two that are equal in both, the earlier one stays."""
+    """The non-dominated outcomes among those that meet the latency target, cheapest first. Of two that are equal in
+    both, the earlier one stays."""
     points: list[Outcome] = []
     best = float("-inf")
-    for outcome in sorted(measured(outcomes), key=lambda o: (cost(o), -mean_quality(o), o.number)):
+    candidates = filter(meets_target, measured(outcomes))
+    for outcome in sorted(candidates, key=lambda o: (cost(o), -mean_quality(o), o.number)):
         if mean_quality(outcome) > best:
             points.append(outcome)
             best = mean_quality(outcome)
@@ -42,8 +54,8 @@ def as_good(outcome: Outcome, tolerance: float) -> bool:
 
 
 def by_preference(outcomes: Sequence[Outcome], tolerance: float) -> list[Outcome]:
-    """The outcomes that are as good as the baseline, cheapest first."""
-    return sorted((o for o in measured(outcomes) if as_good(o, tolerance)), key=cost)
+    """The outcomes that are as good as the baseline and meet the latency target, cheapest first."""
+    return sorted((o for o in measured(outcomes) if as_good(o, tolerance) and meets_target(o)), key=cost)
 
 
 def speed_up(baseline: Sequence[Outcome], other: Sequence[Outcome]) -> Estimate:
@@ -60,17 +72,29 @@ def speed_up(baseline: Sequence[Outcome], other: Sequence[Outcome]) -> Estimate:
     )
 
 
+def widened(ratio: Estimate, spread: float) -> Estimate:
+    """A ratio whose interval also covers what two processes differ by, given their coefficient of variation."""
+    factor = math.exp(NORMAL * math.sqrt(2) * spread)
+    return Estimate(value=ratio.value, low=ratio.low / factor, high=ratio.high * factor)
+
+
 def merged(runs: Sequence[Timing]) -> Timing:
     """One timing from those of several processes: the median of their medians, the widest of their intervals, and what
-    else the last of them saw."""
+    else the most typical of them saw."""
     latency_s = Estimate(
         value=median([run.latency_s.value for run in runs]),
         low=min(run.latency_s.low for run in runs),
         high=max(run.latency_s.high for run in runs),
     )
-    images = runs[0].images_per_s * runs[0].latency_s.value
+    typical = min(runs, key=lambda run: abs(run.latency_s.value - latency_s.value))
+    images, samples = runs[0].images_per_s * runs[0].latency_s.value, sum(run.samples for run in runs)
+    within = [run.within_target * run.samples for run in runs if run.within_target is not None]
     return msgspec.structs.replace(
-        runs[-1], latency_s=latency_s, samples=sum(run.samples for run in runs), images_per_s=images / latency_s.value
+        typical,
+        latency_s=latency_s,
+        samples=samples,
+        images_per_s=images / latency_s.value,
+        within_target=sum(within) / samples if within else None,
     )
 
 

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import msgspec
 
-from tuner import board, export, front, report
+from tuner import board, export, front, prediction, report, roofline, scoring
 from tuner.display import Display
-from tuner.intervals import ratio_in_turns
+from tuner.economics import economics, goodput
+from tuner.intervals import coefficient_of_variation, ratio_in_turns
 from tuner.prices import cost_usd_per_1000_images
-from tuner.record import Allowance, Estimate, Outcome, Reference, SpotCheck, Values
+from tuner.quality.metrics import metric
+from tuner.record import (
+    Allowance,
+    Estimate,
+    Outcome,
+    Panel,
+    PredictionCheck,
+    Reference,
+    Roofline,
+    SpotCheck,
+    Timing,
+    Values,
+)
 from tuner.space import build_key, candidate_key, image_key
 from tuner.store import Store
 
 CONFIRMATIONS = 2
 """How often baseline and candidate are measured again in turns, each time in a fresh process."""
+
+MOST_TRIES = 2
+"""How often a candidate is measured while the GPU is held back by heat or its power supply."""
 
 
 class Ledger:
@@ -36,13 +53,21 @@ class Ledger:
         return self.outcomes[0]
 
     def known(self, values: Values) -> Outcome | None:
-        """The outcome that already answers for a candidate: its own, or that of its build when the build failed."""
+        """The outcome that already answers for a candidate: its own, or that of its build when the build failed. One
+        that was throttled says nothing of the candidate until it is tried again."""
         candidate, build = candidate_key(values), build_key(values)
+        found = []
         for outcome in self.outcomes.values():
             same_build = outcome.build_key == build and outcome.values["batch"] == values["batch"]
             if candidate_key(outcome.values) == candidate or (same_build and not was_built(outcome)):
-                return outcome
-        return None
+                found.append(outcome)
+        return found[-1] if len(found) >= MOST_TRIES or not all(map(was_throttled, found)) else None
+
+    def to_retry(self) -> Outcome | None:
+        """A throttled trial to try again, once other builds were tried since and the GPU had time to recover."""
+        last = max(self.outcomes.values(), key=lambda outcome: outcome.number)
+        throttled = filter(was_throttled, self.outcomes.values())
+        return next((o for o in throttled if o.build_key != last.build_key and self.known(o.values) is None), None)
 
     def scored(self, values: Values) -> Outcome | None:
         """An outcome whose own pictures were scored and have the same image key."""
@@ -57,7 +82,7 @@ class Ledger:
         baseline = self.outcomes.get(0)
         if baseline is None or baseline.quality is None:
             return None
-        return Reference(images=str(self.store.trial_folder(0) / "images"), scores=baseline.quality.scores)
+        return scoring.reference(self.store.trial_folder(0), baseline.quality, self.tolerance)
 
     def spot_check(self, values: Values) -> SpotCheck | None:
         """Pictures that a new build of a candidate should draw again."""
@@ -70,6 +95,57 @@ class Ledger:
         verdict = baseline.build.verdict if baseline is not None and baseline.build is not None else None
         found = verdict.undeclared() if verdict is not None else []
         return tuple(Allowance(kind=f.kind, count_per_step=f.count_per_step, knob="untouched pipeline") for f in found)
+
+    def noise(self) -> export.TimingNoise | None:
+        """How far fresh processes of the baseline differ (A/A); None before there are two."""
+        runs = [self.baseline, *self.repeats_of(self.baseline)]
+        if len(runs) < 2:
+            return None
+        spread = coefficient_of_variation([front.seconds_per_image(run).value for run in runs])
+        return export.TimingNoise(processes=len(runs), coefficient_of_variation=spread)
+
+    def predictions(self) -> list[PredictionCheck]:
+        """The predicted latencies of trials that were measured later, in fresh processes."""
+        noise = self.noise()
+        spread = noise.coefficient_of_variation if noise else 0.0
+        return [
+            prediction.check(number, outcome.timing.latency_s, settled.latency_s, spread)
+            for number, outcome in self.outcomes.items()
+            if outcome.timing and outcome.timing.predicted_from
+            and (settled := self.settled(outcome).timing) and not settled.predicted_from
+        ]  # fmt: skip
+
+    def roofline(self) -> Roofline | None:
+        """What bounds a step here, as the baseline's worker found."""
+        build = self.baseline.build
+        return build.roofline if build else None
+
+    def cost(self, timing: Timing) -> float:
+        """US dollars for 1000 images, of which with a latency target only those count that meet it."""
+        images_per_s = goodput(timing.images_per_s, timing.within_target)
+        return cost_usd_per_1000_images(self.store.request.price, images_per_s)
+
+    @property
+    def metric_title(self) -> str:
+        """What the axis of the search is called."""
+        return metric(self.store.request.quality.metric).title
+
+    @property
+    def quality_floor(self) -> float:
+        """By how much harmless variations of rounding move the baseline's mean score."""
+        baseline = self.outcomes.get(0)
+        noise = baseline.quality.noise if baseline is not None and baseline.quality is not None else None
+        return noise.axis if noise else 0.0
+
+    @property
+    def tolerance(self) -> float:
+        """How much worse than the baseline's mean score is as good: what the space says, and rounding is always."""
+        return max(self.space.tolerance, self.quality_floor)
+
+    def quality_time_share(self) -> float:
+        """The share of the study's time that went into drawing and judging pictures, 0 to 1."""
+        spent_s = sum(o.quality.spent_s for o in self.outcomes.values() if o.quality and o.quality.reused_from is None)
+        return min(1.0, spent_s / max(time.monotonic() - self.started, 1e-9))
 
     def repeats_of(self, outcome: Outcome) -> list[Outcome]:
         return [repeat for repeat in self.repeats if repeat.number == outcome.number and repeat.status == "measured"]
@@ -86,12 +162,15 @@ class Ledger:
         return turns
 
     def speed_up(self, outcome: Outcome) -> Estimate:
-        """Over the baseline, from fresh processes in turns, or from the search where there are none."""
+        """Over the baseline, from fresh processes in turns; where there are none from the search, and as wide as the
+        baseline's processes spread."""
         if outcome.number == self.baseline.number:
             return Estimate(value=1.0, low=1.0, high=1.0)
         turns = self.confirmations_of(outcome)
         if len(turns) < CONFIRMATIONS:
-            return front.speed_up(self.repeats_of(self.baseline) or [self.baseline], [outcome])
+            found = front.speed_up(self.repeats_of(self.baseline) or [self.baseline], [outcome])
+            noise = self.noise()
+            return front.widened(found, noise.coefficient_of_variation if noise else 0.0)
         paired = [baseline for baseline, _ in turns]
         others = [self.baseline, *(repeat for repeat in self.repeats_of(self.baseline) if repeat not in paired)]
         return ratio_in_turns(
@@ -112,16 +191,22 @@ class Ledger:
         if not runs:
             return outcome
         timing = front.merged([run.timing for run in runs if run.timing is not None])
-        price = self.store.request.price
-        cost = cost_usd_per_1000_images(price, timing.images_per_s)
-        return msgspec.structs.replace(outcome, timing=timing, cost_usd_per_1000_images=cost)
+        return msgspec.structs.replace(outcome, timing=timing, cost_usd_per_1000_images=self.cost(timing))
 
     def front(self) -> list[Outcome]:
         """The non-dominated trials, cheapest first."""
         return front.pareto([self.settled(outcome) for outcome in self.outcomes.values()])
 
-    def point(self, outcome: Outcome) -> export.MeasuredPoint:
-        """What is exported of a trial."""
+    def point(self, outcome: Outcome, panel: Panel | None = None) -> export.MeasuredPoint:
+        """What is exported of a trial, with all metrics if it is one of the `panel`'s finalists."""
+        point, baseline = self._plain_point(outcome), self._plain_point(self.baseline)
+        point = msgspec.structs.replace(point, panel=panel.finalists.get(outcome.number) if panel else None)
+        limit = roofline.share(self.roofline(), point.components, outcome.values, self.baseline.values)
+        price = self.store.request.price.usd_per_hour
+        found = economics(price, export.measured(point), export.measured(baseline))
+        return msgspec.structs.replace(point, limit=limit, economics=found)
+
+    def _plain_point(self, outcome: Outcome) -> export.MeasuredPoint:
         return export.measured_point(
             self.settled(outcome), self.space.changed(outcome.values), self.is_confirmed(outcome)
         )
@@ -151,8 +236,14 @@ class Ledger:
         board.write(self.store.trial_folder(outcome.number), outcome, self.space)
         points = self.front_points(None)
         on_front = any(point.number == outcome.number for point in points if not point.is_baseline)
-        self.display.trial_ended(outcome, "; ".join(filter(None, (remark, "on the front" if on_front else ""))))
+        flags = outcome.quality.flags if outcome.quality else ()
+        self.display.trial_ended(outcome, "; ".join(filter(None, (remark, "on the front" if on_front else "", *flags))))
         self.display.front(points)
+
+    def show_strips(self, finalists: Sequence[Outcome]) -> None:
+        """Show TensorBoard the finalists' strips of pictures, once there are some."""
+        for outcome in finalists:
+            board.write(self.store.trial_folder(outcome.number), outcome, self.space)
 
     def record_repeat(self, index: int, outcome: Outcome) -> None:
         """Keep a measurement that was repeated in a fresh process."""
@@ -175,3 +266,7 @@ def was_built(outcome: Outcome) -> bool:
     if outcome.failure is not None:
         return outcome.failure.kind in ("invalid picture", "recompile", "throttled")
     return outcome.status == "measured"
+
+
+def was_throttled(outcome: Outcome) -> bool:
+    return outcome.failure is not None and outcome.failure.kind == "throttled"

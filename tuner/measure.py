@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from tuner.economics import percentile
@@ -112,13 +112,18 @@ def warm_up(call: Callable[[], object], clock: Clock, compiled: Callable[[], int
 
 
 def measure(
-    call: Callable[[], object], clock: Clock, batch: int, allowance_s: float, watch: Watch | None = None
+    call: Callable[[], object],
+    clock: Clock,
+    batch: int,
+    allowance_s: float,
+    watch: Watch | None = None,
+    target_s: float | None = None,
 ) -> Timing:
     """Time a warm call until the 95 % interval of the median is within 0.5 %, or the allowance is spent.
 
     Six samples are always taken, since fewer have no such interval. `watch` is there on a GPU: a sample that it
     discards costs time but does not count, and is followed by a pause. Raises Throttled when the allowance is spent
-    and six were discarded before six could be kept.
+    and six were discarded before six could be kept. `target_s` is the latency that a call should not exceed.
     """
     samples: list[float] = []
     on_device: list[float] = []
@@ -154,7 +159,13 @@ def measure(
                 device_s=median_interval(on_device) if clock.apart else None,
                 latency_p95_s=percentile(samples, 0.95),
                 gpu=watch.report() if watch is not None else None,
+                within_target=share_within(samples, target_s),
             )
+
+
+def share_within(samples: Sequence[float], target_s: float | None) -> float | None:
+    """The share of the samples that met a target; None without one."""
+    return None if target_s is None else sum(sample <= target_s for sample in samples) / len(samples)
 
 
 def half_width(estimate: Estimate) -> float:

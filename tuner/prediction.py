@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from tuner.record import Estimate, StepCost, Timing, Value
+from tuner.record import Estimate, PredictionCheck, StepCost, Timing, Value
 
 UNEVEN: Mapping[str, Value] = {"cache.kind": "none", "guidance.stop": 1, "guidance.truncation": 1}
 """Knobs by which some steps cost less, how many of them depending on the step count; and the value that does not."""
 
 NORMAL = 1.959964
 """Half of a 95 % interval in standard errors."""
+
+MOST_ERROR = 0.01
+"""The share by which a prediction may miss what the calls that drew the pictures took, and still stand."""
 
 SHARPEST = 1e-4
 """No timing is taken to be known better than this share of it."""
@@ -20,6 +23,12 @@ SHARPEST = 1e-4
 def is_even(values: Mapping[str, Value]) -> bool:
     """Whether every step of a configuration costs the same, so that other step counts can be predicted."""
     return all(values.get(name, even) == even for name, even in UNEVEN.items())
+
+
+def spanning(steps: Sequence[int]) -> set[int]:
+    """Which step counts to measure: the first, which was asked for, and the least and the greatest, so that all others
+    lie between measured ones."""
+    return {steps[0], min(steps), max(steps)}
 
 
 def fit(measured: Mapping[int, Estimate]) -> StepCost:
@@ -53,8 +62,8 @@ def predict(cost: StepCost, steps: int) -> Estimate:
     return _estimate(cost.fixed_s.value + steps * cost.per_step_s.value, max(variance, 0.0))
 
 
-def timing(cost: StepCost, steps: int, batch: int) -> Timing:
-    """A predicted latency in the place of a measured one."""
+def timing(cost: StepCost, steps: int, batch: int, target_s: float | None = None) -> Timing:
+    """A predicted latency in the place of a measured one. Its calls all meet a latency target, or none does."""
     latency = predict(cost, steps)
     return Timing(
         latency_s=latency,
@@ -62,6 +71,7 @@ def timing(cost: StepCost, steps: int, batch: int) -> Timing:
         images_per_s=batch / latency.value,
         stopped="predicted",
         predicted_from=cost.measured_at,
+        within_target=None if target_s is None else float(latency.value <= target_s),
     )
 
 
@@ -70,6 +80,22 @@ def agrees(predicted: Estimate, measured: Estimate, spread: float = 0.0) -> bool
     between processes (coefficient of variation) when they come from two."""
     error = math.hypot(_error(predicted), _error(measured), math.sqrt(2) * spread * measured.value)
     return abs(predicted.value - measured.value) <= NORMAL * error
+
+
+def is_contradicted(predicted: Estimate, drawn: Estimate) -> bool:
+    """Whether the calls of the same process that drew the pictures took clearly something else than was predicted."""
+    return not agrees(predicted, drawn) and abs(drawn.value / predicted.value - 1) > MOST_ERROR
+
+
+def check(trial: int, predicted: Estimate, measured: Estimate, spread: float) -> PredictionCheck:
+    """What became of a prediction; `spread` as for `agrees`."""
+    return PredictionCheck(
+        trial=trial,
+        predicted_s=predicted,
+        measured_s=measured,
+        error=predicted.value / measured.value - 1,
+        held=agrees(predicted, measured, spread),
+    )
 
 
 def _error(estimate: Estimate) -> float:

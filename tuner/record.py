@@ -77,7 +77,8 @@ class Environment(Record):
 
 class Workload(Record):
     """What the user will run. Sizes in pixels; prompts and seeds pair up one to one; `arguments` are further keywords
-    of the call. What is absent is as the pipeline itself has it."""
+    of the call. What is absent is as the pipeline itself has it. With a latency target only the calls that take no
+    longer count."""
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -87,6 +88,7 @@ class Workload(Record):
     guidance_scale: float | None = None
     max_sequence_length: int | None = None
     arguments: Values = msgspec.field(default_factory=dict)
+    latency_target_s: float | None = None
 
 
 class Model(Record):
@@ -127,11 +129,40 @@ class Architecture(Record):
     enters_cache_context: bool
 
 
+class QualityPolicy(Record):
+    """By what pictures are judged: `metric` is the axis of the search, the name of a metric or `module:function` of the
+    user's own. `given` is what the user points metrics to, by their names: a model's folder, weights, pictures."""
+
+    metric: str = "clip_score"
+    given: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class NoiseFloor(Record):
+    """How far harmless variations of rounding move the untouched pipeline's own pictures on the axis of the search.
+
+    `axis` is the largest end of a variation's 95 % interval of the difference, `variations` folders of pictures by what
+    was varied, and `lacks` which could not be drawn, and why.
+    """
+
+    axis: float
+    variations: dict[str, str]
+    lacks: tuple[str, ...] = ()
+
+
 class Reference(Record):
-    """The baseline's pictures (a folder with 0000.png, 0001.png, ...) and their scores, prompt by prompt."""
+    """The baseline's pictures (a folder with 0000.png, 0001.png, ...) and their scores, prompt by prompt.
+
+    `other_seeds` is a folder with the same prompts' pictures from other seeds, `denoiser` a file with what the
+    baseline's denoiser was given and gave back, `floor` what rounding alone moves the axis by, `tolerance` how much
+    worse is still as good.
+    """
 
     images: str
     scores: tuple[float, ...]
+    other_seeds: str | None = None
+    denoiser: str | None = None
+    floor: float | None = None
+    tolerance: float | None = None
 
 
 class SpotCheck(Record):
@@ -144,7 +175,7 @@ class Point(Record):
     """One call point to measure on a built pipeline: its place in the job, its folder, and what to do about its
     pictures: score them, compare a few with those of `spot_check` and score only if they differ, or neither.
 
-    With `predict` its latency is computed from two points of the job before it, where that can be done.
+    With `predict` its latency is computed from two or more points of the job before it, where that can be done.
     """
 
     index: int
@@ -177,6 +208,7 @@ class Job(Record):
     """What a worker process is asked to do: one build and the call points to measure on it, in order.
 
     `allowed` is what the untouched pipeline does of itself in each step. The baseline is measured whatever it does.
+    With `probe` the worker also finds out what bounds a step on this device.
     """
 
     model: Model
@@ -189,7 +221,9 @@ class Job(Record):
     trace: bool = True
     gate: GatePolicy = GatePolicy()
     allowed: tuple[Allowance, ...] = ()
+    quality: QualityPolicy = QualityPolicy()
     is_baseline: bool = False
+    probe: bool = False
 
 
 class Finding(Record):
@@ -253,11 +287,34 @@ class TraceSummary(Record):
     graph_kernel_share: float | None = None
 
 
+class Roofline(Record):
+    """What bounds a denoising step on a device (Williams, Waterman and Patterson, "Roofline", CACM 2009).
+
+    `flop_per_step` is the arithmetic of one step for one picture (a multiplication and an addition are two) and
+    `weight_bytes` what the denoiser's weights take, both of the untouched pipeline. `flop_per_s` is the rate that a
+    large product of each type reaches, `copy_bytes_per_s` what a large copy reads and writes. `lacks` says what could
+    not be found out, and why.
+    """
+
+    flop_per_step: float | None = None
+    weight_bytes: int | None = None
+    flop_per_s: dict[str, float] = msgspec.field(default_factory=dict)
+    copy_bytes_per_s: float | None = None
+    lacks: tuple[str, ...] = ()
+
+
+class LimitShare(Record):
+    """How close a denoising step comes to a rate of the device, 0 to 1; `rate` is a type of number, or "copy"."""
+
+    share: float
+    rate: str
+
+
 class Build(Record):
     """How a pipeline was built: what each knob really changed, how long it took, and the gate's verdict.
 
     `first_call_s` is the call that compiles, `compile_s` what it took longer than a warm call of the same point. Code
-    that an earlier trial of the study compiled is taken from its cache.
+    that an earlier trial of the study compiled is taken from its cache. `roofline` is there where it was asked for.
     """
 
     changes: dict[str, str]
@@ -267,6 +324,7 @@ class Build(Record):
     trace: TraceSummary | None
     verdict: Verdict | None
     compile_s: float | None = None
+    roofline: Roofline | None = None
 
 
 class WarmUp(Record):
@@ -296,7 +354,8 @@ class GpuUse(Record):
 
     Clocks, power and temperature are medians over the calls that count, `energy_j` is the mean of one such call.
     `events` counts in how many calls, discarded ones included, each reason for another clock was seen, `discarded` the
-    calls that do not count, by their reason. The others are the other processes that compute on the GPU.
+    calls that do not count, by their reason. The others are the other processes that compute on the GPU; where they
+    are not shown, as in a container, there is still what they must hold of its memory, from one GiB on.
     """
 
     sm_clock_mhz: float | None = None
@@ -316,8 +375,9 @@ class Timing(Record):
     """Latency of one call (of `batch` pictures) by the host's clock, profiler off, and why sampling stopped.
 
     `device_s` is the same by CUDA's events; it and `gpu` are absent on a CPU. `latency_p95_s`, the 95th percentile, is
-    there where the samples of one process are enough to bound it. Of a predicted latency `predicted_from` are the step
-    counts that were measured, and there are no samples.
+    there where the samples of one process are enough to bound it. `within_target` is the share of the samples that met
+    the workload's latency target, absent without one. Of a predicted latency `predicted_from` are the step counts that
+    were measured, there are no samples, and `drawn_s` is what the calls took that drew its pictures.
     """
 
     latency_s: Estimate
@@ -330,6 +390,8 @@ class Timing(Record):
     components: Components | None = None
     gpu: GpuUse | None = None
     predicted_from: tuple[int, ...] | None = None
+    within_target: float | None = None
+    drawn_s: Estimate | None = None
 
 
 class StepCost(Record):
@@ -344,6 +406,17 @@ class StepCost(Record):
     measured_at: tuple[int, ...]
 
 
+class PredictionCheck(Record):
+    """A predicted latency beside what fresh processes measured; `error` is the share that it says too much, and `held`
+    whether the two differ by no more than their intervals and the spread between processes explain."""
+
+    trial: int
+    predicted_s: Estimate
+    measured_s: Estimate
+    error: float
+    held: bool
+
+
 class Memory(Record):
     """Peak memory. On a GPU what torch had allocated at most during the timed calls, or had reserved where CUDA graphs
     hide their allocations; on a CPU the largest resident set of the process so far, loading and compiling included."""
@@ -352,8 +425,21 @@ class Memory(Record):
     reserved_bytes: int | None
 
 
+class DenoiserError(Record):
+    """How far a candidate's denoiser is from the baseline's when it is given the baseline's own latents: the relative
+    error (of the Euclidean norm, 0 is none) of each of its calls in turn."""
+
+    per_call: tuple[float, ...]
+    mean: float
+    largest: float
+
+
 class Quality(Record):
-    """Scores of a configuration's pictures, prompt by prompt, and the mean paired difference from the baseline's."""
+    """Scores of a configuration's pictures, prompt by prompt, and the mean paired difference from the baseline's.
+
+    More is always better: of a metric of which less is better these are the negative values. `flags` says what a person
+    should look at, `spent_s` is what drawing and judging the pictures took. Only the baseline has a noise floor.
+    """
 
     metric: str
     scores: tuple[float, ...]
@@ -362,6 +448,49 @@ class Quality(Record):
     psnr_db: float | None
     ssim: float | None
     reused_from: int | None = None
+    flags: tuple[str, ...] = ()
+    noise: NoiseFloor | None = None
+    denoiser_error: DenoiserError | None = None
+    denoiser_error_lacks: str | None = None
+    spent_s: float = 0.0
+
+
+class Judged(Record):
+    """What one metric says of a finalist's pictures, in its `unit`. `difference` is from the baseline's value, paired
+    picture by picture; of a metric that compares with the baseline's pictures it is absent. `floor` is what harmless
+    variations of rounding move the metric by, and the verdict is stated against it."""
+
+    title: str
+    unit: str
+    higher_is_better: bool
+    value: Estimate
+    difference: Estimate | None
+    floor: float | None
+    verdict: Literal["same", "better", "worse", "in doubt", "not judged"]
+    ms_per_picture: float
+
+
+class PanelJob(Record):
+    """What the process that judges the finalists is asked: folders of pictures, by trial; the baseline is trial 0.
+
+    `scorer` is the CLIP model's folder or hub id, `strips` the folder that takes the strips of pictures, `variations`
+    folders of the baseline's first pictures drawn with other rounding.
+    """
+
+    workload: Workload
+    device: Literal["cuda", "cpu"]
+    scorer: str
+    policy: QualityPolicy
+    images: dict[int, str]
+    strips: str
+    variations: tuple[str, ...] = ()
+
+
+class Panel(Record):
+    """All metrics of the finalists, by trial and by the metric's name; `lacks` says which could not be had, and why."""
+
+    finalists: dict[int, dict[str, Judged]]
+    lacks: dict[str, str]
 
 
 class Failure(Record):

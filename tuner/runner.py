@@ -39,6 +39,7 @@ DEADLINES_S = {
     "compile": 900.0,
     "warm up": 1200.0,
     "trace": 1200.0,
+    "probe": 300.0,
     "time": 1200.0,
     "score": 1200.0,
 }

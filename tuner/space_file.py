@@ -15,12 +15,14 @@ import yaml
 
 from tuner.errors import BadInput
 from tuner.knobs import KNOBS
+from tuner.quality.metrics import axis
 from tuner.record import Architecture, Environment, FindingKind, GatePolicy, Record, Value, Values, Workload, read
 from tuner.space import Recipe, Space, show
 
 S = TypeVar("S", bound=Record)
 
 MOST_PIXELS = 16384
+CLIP_SCORE = "clip_score"
 DEVICES = ("cpu", "cuda")
 FIELDS = ("height", "width", "num_frames", "guidance_scale", "max_sequence_length")
 FIXED_ARGUMENTS = {
@@ -44,6 +46,7 @@ class WorkloadFields(Record):
     guidance_scale: float | None = None
     max_sequence_length: int | None = None
     arguments: Values | None = None
+    latency_target_s: float | None = None
 
 
 class QualityFields(Record):
@@ -73,10 +76,12 @@ class SpaceFile(Record):
 
 
 class PromptFile(Record):
-    """Prompts with a seed each."""
+    """Prompts with a seed each, and what each is about. Scores of different versions of a set do not compare."""
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...] | None = None
+    version: int | None = None
+    topics: tuple[str, ...] | None = None
 
 
 def folder() -> Path:
@@ -102,8 +107,12 @@ def find(name: str | None, architecture: Architecture, is_demo: bool) -> Path:
     return next(fitting, shipped["any"])
 
 
-def load(path: Path, architecture: Architecture, environment: Environment, settings: Sequence[str] = ()) -> Space:
+def load(
+    path: Path, architecture: Architecture, environment: Environment, settings: Sequence[str] = (),
+    metric: str = CLIP_SCORE,
+) -> Space:  # fmt: skip
     """Read a space file for a pipeline on this machine; `settings` are NAME=VALUE, each overriding a field of it.
+    `metric` is the axis of quality: the file's tolerance is in points of CLIP score, another metric has its own.
 
     Raises BadInput naming file (or setting) and field for anything that is not right in it.
     """
@@ -125,13 +134,11 @@ def load(path: Path, architecture: Architecture, environment: Environment, setti
         else:
             given = {name: _typed(name, value) for name, value in recipe.values.items()}
             recipes.append(msgspec.structs.replace(recipe, values=pinned | given))
-    if written.quality.tolerance is None:
-        raise BadInput(f"{path}: quality.tolerance is missing, in points of the metric")
     return Space(
         name=path.stem,
         architecture=architecture,
         workload=_workload(path, written.workload, architecture),
-        tolerance=written.quality.tolerance,
+        tolerance=_tolerance(path, written, settings, metric),
         gate=GatePolicy(
             count_per_step=written.gate.count_per_step or {},
             max_idle_ms_per_step=written.gate.max_idle_ms_per_step or 0.0,
@@ -141,6 +148,16 @@ def load(path: Path, architecture: Architecture, environment: Environment, setti
         recipes=tuple(recipes),
         left_out=left_out,
     )
+
+
+def _tolerance(path: Path, written: SpaceFile, settings: Sequence[str], metric: str) -> float:
+    """How much worse is still as good, in points of the metric that is the axis."""
+    is_set = any(setting.startswith("quality.tolerance=") for setting in settings)
+    found = written.quality.tolerance if metric == CLIP_SCORE or is_set else axis(metric).tolerance
+    if found is None:
+        hint = "" if metric == CLIP_SCORE else f": --set quality.tolerance=POINTS, as {metric} counts"
+        raise BadInput(f"{path}: quality.tolerance is missing, in points of the metric{hint}")
+    return found
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -429,6 +446,7 @@ def _workload(path: Path, fields: WorkloadFields, architecture: Architecture) ->
     return Workload(
         prompts=prompts, seeds=seeds, height=fields.height, width=fields.width, num_frames=fields.num_frames,
         guidance_scale=fields.guidance_scale, max_sequence_length=fields.max_sequence_length, arguments=arguments,
+        latency_target_s=fields.latency_target_s,
     )  # fmt: skip
 
 
@@ -439,6 +457,9 @@ def _check_numbers(path: Path, fields: WorkloadFields) -> None:
             raise BadInput(f"{path}: workload.{name}: {side} is in pixels, from 8 to {MOST_PIXELS}")
     if fields.guidance_scale is not None and not math.isfinite(fields.guidance_scale):
         raise BadInput(f"{path}: workload.guidance_scale: {fields.guidance_scale} is not a number")
+    target_s = fields.latency_target_s
+    if target_s is not None and not 0 < target_s < math.inf:
+        raise BadInput(f"{path}: workload.latency_target_s: {target_s} is in seconds, above 0")
     for name, unit in (("num_frames", "frames"), ("max_sequence_length", "tokens")):
         value = getattr(fields, name)
         if value is not None and value < 1:

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import msgspec
 
+from tuner.economics import LEAST_WITHIN, meets
 from tuner.errors import BadInput, StorageFull
 from tuner.knobs import KNOBS
 from tuner.prices import Price
@@ -26,7 +27,9 @@ from tuner.record import (
     Environment,
     Model,
     Outcome,
+    QualityPolicy,
     Record,
+    Timing,
     Values,
     decode,
     encode_pretty,
@@ -35,7 +38,7 @@ from tuner.record import (
 )
 from tuner.space import Space
 
-METRICS = ("cost_usd_per_1000_images", "clip_score")
+METRICS = ("cost_usd_per_1000_images", "quality")
 
 
 class Request(Record):
@@ -45,6 +48,7 @@ class Request(Record):
     environment: Environment
     space: Space
     price: Price
+    quality: QualityPolicy = QualityPolicy()
 
     def fingerprint(self) -> str:
         """Of all but words: what was left out and why, and where the price is from."""
@@ -242,7 +246,11 @@ class Store:
     def _tell(self, outcome: Outcome) -> None:
         attributes: dict[str, Any] = {"status": outcome.status, "purpose": outcome.purpose}
         values = _values(outcome)
-        self._end(outcome.number, attributes, {outcome.status: 0.0 if values else 1.0}, values)
+        constraints: dict[str, float] = {outcome.status: 0.0 if values else 1.0}
+        target_s = self.request.space.workload.latency_target_s
+        if target_s is not None and outcome.timing is not None:
+            constraints["latency target"] = _excess(outcome.timing, target_s)
+        self._end(outcome.number, attributes, constraints, values)
 
     def _trial(self, number: int) -> Any:
         from optuna.trial import Trial
@@ -261,6 +269,13 @@ class Store:
         for name, amount in constraints.items():
             trial.set_constraint(name, amount)
         self.study.tell(number, values, state=TrialState.COMPLETE if values else TrialState.PRUNED)
+
+
+def _excess(timing: Timing, target_s: float) -> float:
+    """By how much a configuration misses its latency target, above 0 if it does: a share of the target."""
+    if timing.within_target is None or meets(timing.within_target):
+        return 0.0
+    return (LEAST_WITHIN - timing.within_target) + max(0.0, timing.latency_s.value / target_s - 1)
 
 
 def _values(outcome: Outcome) -> list[float] | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import time
 
-from tuner import export, front, report, runner
+from tuner import board, export, front, report, runner
 from tuner.attempt import Attempt, Repeat
 from tuner.display import Display
 from tuner.errors import StudyFailed
 from tuner.export import BestConfig
-from tuner.intervals import coefficient_of_variation
-from tuner.ledger import CONFIRMATIONS, Ledger
+from tuner.finalists import examine as finalists_panel
+from tuner.ledger import CONFIRMATIONS, Ledger, was_throttled
 from tuner.record import Outcome, Purpose, Record, Values, encode_pretty
 from tuner.space import Recipe
 from tuner.store import Store, atomic_write
@@ -21,6 +21,12 @@ IDLE_ASKS = 200
 
 NOISY = 0.1
 """The coefficient of variation of the baseline's processes above which the user is warned."""
+
+MOST_BASELINES = 4
+"""Fresh processes of the baseline at the start, if they are quick."""
+
+BASELINES_SHARE = 0.1
+"""Of the budget: what the baseline's processes beyond the second may take, with the second."""
 
 LEAST_CALLS = 12
 """Of a repeated measurement: about five to warm up, six that are timed, and one to see where the time goes."""
@@ -62,7 +68,7 @@ class Study:
     # ---- stations ---------------------------------------------------------------------------------------------------
 
     def measure_baseline(self) -> None:
-        """Trial 0, the untouched pipeline, and once more in a fresh process: their spread is the timing noise."""
+        """Trial 0, the untouched pipeline, and again in fresh processes: their spread is the timing noise (A/A)."""
         if 0 not in self.ledger.outcomes:
             values = self.space.candidate({})
             self.try_candidate(self.store.enter(values), values, "baseline", stop_at=NEVER)
@@ -73,19 +79,28 @@ class Study:
             raise StudyFailed(f"the baseline, the untouched pipeline, has no result: {said} (see {log})")
         if not self.ledger.repeats_of(baseline) and not self.repeat(baseline):
             raise StudyFailed("the baseline was measured once and failed in a second process; run the command again")
-        self.warn_of_noise()
+        while self.can_repeat_baseline() and self.repeat(baseline):
+            pass
+        self.tell_noise()
         for own in self.ledger.allowed():
             self.display.note(f"the untouched pipeline itself has {own.count_per_step:g} {own.kind} a step: allowed")
         if self.is_over():
             self.display.note("the budget is spent, over all runs of this study: give a longer --budget to go on")
 
-    def warn_of_noise(self) -> None:
-        """Say so when the baseline's own processes disagree by more than the gains that people look for."""
-        runs = [self.ledger.baseline, *self.ledger.repeats_of(self.ledger.baseline)]
-        spread = coefficient_of_variation([front.seconds_per_image(run).value for run in runs])
-        if spread > NOISY:
-            said = f"the baseline's latency varies by {spread:.0%} from process to process, so will the rest"
-            self.display.note(f"this machine is noisy: {said}")
+    def can_repeat_baseline(self) -> bool:
+        """Whether another process of it would still be a small part of the budget."""
+        walls = [repeat.wall_s for repeat in self.ledger.repeats_of(self.ledger.baseline)]
+        return len(walls) + 1 < MOST_BASELINES and sum(walls) + max(walls) <= BASELINES_SHARE * self.limits.budget_s
+
+    def tell_noise(self) -> None:
+        """Say by how much the baseline's processes disagree, plainly where that hides gains that people look for."""
+        noise = self.ledger.noise()
+        assert noise is not None
+        spread = f"{noise.coefficient_of_variation:.2%} between {noise.processes} processes of the baseline"
+        if noise.coefficient_of_variation > NOISY:
+            self.display.note(f"this machine is noisy: latency varies by {spread}, so will the rest")
+        else:
+            self.display.note(f"timing noise: {spread} (coefficient of variation)")
 
     def try_recipe(self, recipe: Recipe) -> None:
         """An expert's configuration, unless it was tried before or is invalid here."""
@@ -103,6 +118,8 @@ class Study:
         """Ask the sampler, try, tell, until a limit is reached or it has nothing new to propose."""
         idle = 0
         while not self.is_over() and idle < IDLE_ASKS:
+            if self.retry_throttled():
+                continue
             number, values = self.store.ask()
             known, refusal = self.ledger.known(values), self.space.refusal(values)
             if refusal:
@@ -116,10 +133,20 @@ class Study:
         if idle >= IDLE_ASKS:
             self.display.note(f"the last {IDLE_ASKS} candidates were all known or invalid: the search ends early")
 
+    def retry_throttled(self) -> bool:
+        """Try a candidate again whose calls were all held back by heat or the power supply, once. False without one."""
+        throttled = self.ledger.to_retry()
+        if throttled is None:
+            return False
+        self.display.note(f"trial {throttled.number} was throttled: its configuration is tried again")
+        number, values = self.store.enter(throttled.values), throttled.values
+        self.try_candidate(number, values, throttled.purpose, self.search_until(), throttled.recipe)
+        return True
+
     def confirm(self) -> Outcome:
         """The cheapest configuration that is as good as the baseline and, measured again, surely faster; else the
         baseline. Only the first candidate is measured again whatever the time."""
-        candidates = front.by_preference(list(self.ledger.outcomes.values()), self.space.tolerance)
+        candidates = front.by_preference(list(self.ledger.outcomes.values()), self.ledger.tolerance)
         for place, candidate in enumerate(candidates):
             if candidate.number == 0:
                 break
@@ -127,10 +154,23 @@ class Study:
                 self.display.note("no time is left to confirm a cheaper configuration; the baseline stays")
                 break
             self.measure_again(candidate)
-            if self.ledger.is_confirmed(candidate):
+            self.tell_prediction(candidate)
+            if not front.meets_target(self.ledger.settled(candidate)):
+                self.display.note(f"trial {candidate.number}: it missed the latency target when it was measured again")
+            elif self.ledger.is_confirmed(candidate):
                 return candidate
-            self.display.note(f"trial {candidate.number}: its gain did not hold when it was measured again")
+            else:
+                self.display.note(f"trial {candidate.number}: its gain did not hold when it was measured again")
         return self.ledger.baseline
+
+    def tell_prediction(self, candidate: Outcome) -> None:
+        """Say how well a predicted latency held, once it was measured."""
+        for check in self.ledger.predictions():
+            if check.trial == candidate.number:
+                verdict = "which intervals and noise explain" if check.held else "more than intervals and noise explain"
+                said = f"predicted {report.latency_text(check.predicted_s.value)}"
+                measured = f"measured {report.latency_text(check.measured_s.value)}, {check.error:+.2%}"
+                self.display.note(f"trial {candidate.number}: {said}, {measured}, {verdict}")
 
     def can_confirm(self, candidate: Outcome) -> bool:
         """Whether a candidate was measured again already, or there is time for it."""
@@ -156,6 +196,8 @@ class Study:
     def finish(self, chosen: Outcome) -> BestConfig:
         """Write best_config.json and tidy the folder."""
         request = self.store.request
+        finalists = [chosen, *self.ledger.front()]
+        panel = finalists_panel(self.ledger, finalists)
         best = BestConfig(
             created_at=export.now(),
             tuner_version=export.version(),
@@ -163,17 +205,25 @@ class Study:
             environment=request.environment,
             workload=self.space.workload,
             price=request.price,
-            clip_score_tolerance=self.space.tolerance,
-            baseline=self.ledger.point(self.ledger.baseline),
-            chosen=self.ledger.point(chosen),
+            quality_metric=request.quality.metric,
+            quality_tolerance=self.ledger.tolerance,
+            quality_floor=self.ledger.quality_floor,
+            quality_lacks=panel.lacks if panel else {},
+            quality_time_share=self.ledger.quality_time_share(),
+            baseline=self.ledger.point(self.ledger.baseline, panel),
+            chosen=self.ledger.point(chosen, panel),
             speed_up=self.ledger.speed_up(chosen),
             speed_up_confirmed=self.ledger.is_confirmed(chosen),
-            front=tuple(self.ledger.point(outcome) for outcome in self.ledger.front()),
+            front=tuple(self.ledger.point(outcome, panel) for outcome in self.ledger.front()),
             trials=export.counts(list(self.ledger.outcomes.values()), len(self.store.refusals())),
+            timing_noise=self.ledger.noise(),
+            predictions=tuple(self.ledger.predictions()),
+            roofline=self.ledger.roofline(),
         )
         atomic_write(self.store.folder / "best_config.json", encode_pretty(best))
         self.ledger.keep_time()
-        self.drop_traces(finalists=[self.ledger.baseline, chosen, *self.ledger.front()])
+        self.ledger.show_strips(finalists)
+        self.drop_traces(finalists=[self.ledger.baseline, *finalists])
         return best
 
     # ---- one build --------------------------------------------------------------------------------------------------
@@ -197,7 +247,13 @@ class Study:
             attempt.close()
 
     def repeat(self, outcome: Outcome, beside: Outcome | None = None) -> bool:
-        """Measure a trial's latency again in a fresh process, in turns with another's. False when that failed."""
+        """Measure a trial's latency again in a fresh process, in turns with another's, and once more if it was
+        throttled. False when that failed."""
+        return self.repeat_once(outcome, beside) or (
+            was_throttled(self.ledger.repeats[-1]) and self.repeat_once(outcome, beside)
+        )
+
+    def repeat_once(self, outcome: Outcome, beside: Outcome | None) -> bool:
         index = len(self.ledger.repeats)
         self.display.trial_started(outcome.number, "confirm", self.space.changed(outcome.values), 1)
         folder = self.store.repeat_folder(index)
@@ -223,7 +279,7 @@ class Study:
 
     def search_until(self) -> float:
         """The time.monotonic() at which searching must end to leave time for the confirmation."""
-        preferred = front.by_preference(list(self.ledger.outcomes.values()), self.space.tolerance)
+        preferred = front.by_preference(list(self.ledger.outcomes.values()), self.ledger.tolerance)
         return self.ledger.started + self.limits.budget_s - (self.confirmation_s(preferred[0]) if preferred else 0.0)
 
     def confirmation_s(self, candidate: Outcome) -> float:
@@ -271,21 +327,31 @@ class Study:
         if chosen:
             times = f"{gain.value:.2f}x the baseline's throughput [{gain.low:.2f}, {gain.high:.2f}]"
             verdict = f"trial {chosen}, {times}: {configuration}"
-        else:
+        elif front.meets_target(self.ledger.settled(best)):
             verdict = "the baseline: no other configuration was both as good and surely cheaper"
+        else:
+            verdict = "the baseline, although it misses the latency target: nothing that meets it was as good"
         return "\n".join(
             (
                 f"Chosen   {verdict}",
-                f"As good  means a CLIP score above the baseline's less {self.space.tolerance:g}, with 95 % confidence",
+                f"As good  means a {self.ledger.metric_title} above the baseline's less {self.ledger.tolerance:g}"
+                f"{self.in_floors()}, with 95 % confidence",
                 f"Use it   tuner.load({str(folder / 'best_config.json')!r})",
-                f"Look     tensorboard --logdir {folder / 'trials'}",
+                f"Look     tune board {folder}",
             )
         )
 
+    def in_floors(self) -> str:
+        """The tolerance in units of what rounding alone does, where that is anything."""
+        floor = self.ledger.quality_floor
+        return f" ({self.ledger.tolerance / floor:.3g} times what rounding moves it by)" if floor > 0 else ""
+
     def drop_traces(self, finalists: list[Outcome]) -> None:
-        """Remove the traces of builds that nobody will look at: TensorBoard's plugin loads every one."""
-        kept = {(outcome.build_key, outcome.values["batch"]) for outcome in finalists}
-        for outcome in self.ledger.outcomes.values():
-            if outcome.status == "measured" and (outcome.build_key, outcome.values["batch"]) not in kept:
-                for trace in self.store.trial_folder(outcome.number).glob("*.pt.trace.json.gz"):
-                    trace.unlink()
+        """Leave TensorBoard the few traces that are looked at, since its plugin loads every one. A rejection's is kept
+        under a name that the plugin does not read."""
+        superfluous = board.superfluous_traces(self.ledger.outcomes.values(), finalists, self.store.trial_folder)
+        for trace in superfluous:
+            if self.ledger.outcomes[int(trace.parent.name)].status == "measured":
+                trace.unlink()
+            else:
+                trace.rename(trace.with_name(trace.name.replace(".pt.trace.", ".trace.")))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from tuner.intervals import mean_interval, median
@@ -130,6 +131,13 @@ class Gpu:
             energy_j=energy_j,
         )
 
+    def memory_bytes(self) -> int | None:
+        """What all processes together hold of this GPU's memory, those that a container hides too."""
+        if "MIG" in self.lacks:
+            return None
+        memory = self.ask("memory in use", "nvmlDeviceGetMemoryInfo")
+        return None if memory is None else int(memory.used)
+
     def others(self) -> Others:
         """Who else computes on this GPU now."""
         processes = self.ask("processes", "nvmlDeviceGetComputeRunningProcesses")
@@ -148,8 +156,12 @@ class Gpu:
 class Watch:
     """Looks at a GPU before and after each timed call, and judges whether the call counts."""
 
-    def __init__(self, gpu: Gpu) -> None:
+    def __init__(self, gpu: Gpu, taken_bytes: int | None = None, held: Callable[[], int] = lambda: 0) -> None:
+        """`taken_bytes` were in use before this process used the GPU, `held` says what it holds at the moment."""
         self.gpu = gpu
+        self.taken_bytes = taken_bytes
+        self.held = held
+        self.unexplained = self._unexplained()
         self.maximum = gpu.sm_clock_max_mhz()
         self.samples: list[Sample] = []
         self.events: Counter[str] = Counter()
@@ -192,9 +204,23 @@ class Watch:
             events=None if "clock event reasons" in self.gpu.lacks else dict(self.events),
             discarded=dict(self.discarded),
             other_processes=others.processes,
-            other_memory_bytes=others.memory_bytes,
+            other_memory_bytes=self._others_bytes() if others.memory_bytes is None else others.memory_bytes,
             lacks=(*self.gpu.lacks.values(), *filter(None, (others.lacks, stood_still))),
         )
+
+    def _unexplained(self) -> int | None:
+        """The memory in use that this process does not say it holds."""
+        used = self.gpu.memory_bytes()
+        return None if used is None else used - self.held()
+
+    def _others_bytes(self) -> int | None:
+        """What others must hold where processes are not shown: what was taken before this one came, and what has come
+        since that this one does not hold. None where that is too little to tell from what the driver itself takes."""
+        now = self._unexplained()
+        if now is None or self.unexplained is None or self.taken_bytes is None:
+            return None
+        found = self.taken_bytes + max(0, now - self.unexplained)
+        return found if found >= UNSEEN_BYTES else None
 
     def _moment(self) -> Moment:
         return Moment(self.gpu.energy_mj(), self.gpu.reasons(), self.gpu.braked_ns())
@@ -238,7 +264,7 @@ def names(reasons: int) -> set[str]:
 
 
 class Nvml:
-    """Opens NVML once for a process, and gives a watch for each measurement."""
+    """Opens NVML once for a process, before it uses the GPU, and gives a watch for each measurement."""
 
     def __init__(self, uuid: str, bus_id: str | None, nvml: Any = None) -> None:
         """`uuid` or `bus_id` (domain:bus:device.function) tells which GPU: NVML counts them in an order of its own."""
@@ -247,12 +273,14 @@ class Nvml:
 
             nvml = pynvml
         self.gpu: Gpu | None = None
+        self.taken_bytes: int | None = None
         self.missing = ""
         try:
             nvml.nvmlInit()
             self.gpu = Gpu(nvml, _handle(nvml, uuid, bus_id))
             if _is_part(self.gpu, uuid):
                 self.gpu.lacks["MIG"] = WHOLE_GPU
+            self.taken_bytes = self.gpu.memory_bytes()
         except nvml.NVMLError as error:
             self.missing = f"NVML: {_said(error)}"
 
@@ -266,8 +294,9 @@ class Nvml:
         bus_id = None if None in bus else "{:08X}:{:02X}:{:02X}.0".format(*bus)
         return cls(f"GPU-{gpu.uuid}", bus_id)
 
-    def watch(self) -> Watch | Blind:
-        return Blind(self.missing) if self.gpu is None else Watch(self.gpu)
+    def watch(self, held: Callable[[], int] = lambda: 0) -> Watch | Blind:
+        """For one measurement; `held` says how many bytes this process holds at the moment."""
+        return Blind(self.missing) if self.gpu is None else Watch(self.gpu, self.taken_bytes, held)
 
 
 def _handle(nvml: Any, uuid: str, bus_id: str | None) -> object:

@@ -1,4 +1,5 @@
-"""The child's half of a trial: load -> apply -> warm up -> trace -> gate -> time -> score.
+"""The child's half of a trial: load -> apply -> warm up -> trace -> gate -> time -> score; on a GPU the time comes
+before the trace, whose profiler slows all later launches.
 
 Run as `python -m tuner.worker JOB FD`: JOB is a file with a Job, FD an inherited pipe that takes one JSON message a
 line. Standard input is a lifeline: when it closes the parent is gone, and the whole process group ends.
@@ -18,20 +19,20 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import psutil
 
-from tuner import pipeline, prediction, telemetry
+from tuner import pipeline, prediction, roofline, telemetry
 from tuner.components import time_components
 from tuner.errors import Unavailable
+from tuner.intervals import SURE_SAMPLES, median_interval
 from tuner.knobs import NoEffect, allowances, apply_knobs, call_arguments
 from tuner.knobs.graphs import replays_cuda_graphs
 from tuner.measure import Clock, CudaClock, Throttled, measure, warm_up
-from tuner.quality import panel
-from tuner.quality.clip_score import ClipScorer
 from tuner.quality.guards import InvalidPicture
 from tuner.record import (
     Alive,
@@ -46,7 +47,6 @@ from tuner.record import (
     PointDone,
     PointFailed,
     Quality,
-    Reference,
     StageStarted,
     Timing,
     TraceSummary,
@@ -55,6 +55,7 @@ from tuner.record import (
     encode,
     read,
 )
+from tuner.scoring import Scoring
 
 LEAST_FOR_PREDICTION = 2
 """So many step counts tell a fixed cost and a cost per step."""
@@ -134,8 +135,12 @@ class Bench:
         """What was measured so far, by step count and batch."""
         self.memories: dict[int, Memory] = {}
         """By batch: the step count does not change the peak."""
-        self.scorer: ClipScorer | None = None
-        self.reference = job.reference  # the baseline's own job has none: its first pictures become it
+        self.untimed: dict[int, Exception] = {}
+        """Why points could not be timed ahead of the trace, by index."""
+        self.profiled = False
+        self.drawn_s: list[float] = []
+        """Seconds of each call that drew pictures of the point to be scored."""
+        self.scoring: Scoring | None = None
 
     def build(self, folder: Path) -> Build:
         """Load, apply, warm up and trace. `folder` takes the trace."""
@@ -145,6 +150,8 @@ class Bench:
         self.channel.enter("load")
         clock = Stopwatch()
         dtype = job.build["precision.dtype"]
+        if self.cuda:
+            self.nvml = telemetry.Nvml.of_torch()
         self.pipe = pipeline.load(job.model, job.environment, dtype)
         load_s = clock.lap()
         self.channel.enter("apply")
@@ -162,11 +169,18 @@ class Bench:
         compile_s = max(0.0, first_call_s - warmed_up.last_call_s)
         summary, verdict = None, None
         if job.trace:
+            if self.cuda:
+                self.time_ahead()
             self.channel.enter("trace")
+            self.profiled = self.cuda
             summary, verdict = self.trace(first, folder)
+        found = None
+        if job.probe:
+            self.channel.enter("probe")
+            found = roofline.probe(partial(self.draw_steps, first), self.pipe, job.environment, first.batch)
         return Build(
             changes=changes, load_s=load_s, apply_s=apply_s, first_call_s=first_call_s, compile_s=compile_s,
-            trace=summary, verdict=verdict,
+            trace=summary, verdict=verdict, roofline=found,
         )  # fmt: skip
 
     def trace(self, point: Point, folder: Path) -> tuple[TraceSummary, Verdict]:
@@ -174,12 +188,7 @@ class Bench:
         from tuner.trace import capture, gate, read
         from tuner.trace.summary import summarise
 
-        job = self.job
-
-        def call(steps: int) -> object:
-            of_knobs = self.of_knobs(point) | call_arguments({"steps": steps})
-            return pipeline.draw(self.pipe, self.job.workload, self.indices(point), of_knobs)
-
+        job, call = self.job, partial(self.draw_steps, point)
         trace = read.load(capture.capture(call, self.pipe.scheduler, folder, "denoise"))
         verdict = gate.judge(
             trace, self.compile_log.read(), (*allowances(job.build), *job.allowed), job.environment.device, job.gate,
@@ -193,11 +202,35 @@ class Bench:
             verdict = gate.name_sources(verdict, diagnostic)
         return summarise(trace), verdict
 
+    def time_ahead(self) -> None:
+        """Time the points that are measured before the profiler has run: it stays attached to CUDA until the process
+        ends and makes each launch dearer (pytorch issue 144455), a call of the demo on an H200 by 30 %."""
+        for point in self.job.points:
+            if not point.predict:
+                try:
+                    self.timed(point)
+                except (CompiledWhileTimed, Throttled) as error:
+                    self.untimed[point.index] = error
+
+    def timed_ahead(self, point: Point) -> tuple[Timing, Memory] | None:
+        """What was timed before the trace; what failed then fails now."""
+        if point.index in self.untimed:
+            raise self.untimed[point.index]
+        timing = self.timings.get((point.steps, point.batch))
+        return (timing, self.memories[point.batch]) if timing else None
+
     def measure(self, point: Point) -> PointDone:
         """Latency and memory, then the pictures."""
-        timing, memory = self.predicted(point) or self.timed(point)
+        timing, memory = self.timed_ahead(point) or self.predicted(point) or self.timed(point)
         self.channel.enter("score", point.index)
-        return PointDone(index=point.index, timing=timing, memory=memory, quality=self.quality(point))
+        self.drawn_s = []
+        quality = self.quality(point)
+        if timing.predicted_from is not None and len(self.drawn_s) >= SURE_SAMPLES and not self.profiled:
+            drawn_s = median_interval(self.drawn_s)
+            timing = msgspec.structs.replace(timing, drawn_s=drawn_s)
+            if prediction.is_contradicted(timing.latency_s, drawn_s):
+                timing, memory = self.timed(point)
+        return PointDone(index=point.index, timing=timing, memory=memory, quality=quality)
 
     def predicted(self, point: Point) -> tuple[Timing, Memory] | None:
         """What the points before tell of this one; None when it must be measured."""
@@ -205,7 +238,8 @@ class Bench:
         if not point.predict or len(known) < LEAST_FOR_PREDICTION or not prediction.is_even(self.job.build):
             return None
         cost = prediction.fit({steps: timing.latency_s for steps, timing in known.items()})
-        return prediction.timing(cost, point.steps, point.batch), self.memories[point.batch]
+        target_s = self.job.workload.latency_target_s
+        return prediction.timing(cost, point.steps, point.batch, target_s), self.memories[point.batch]
 
     def timed(self, point: Point) -> tuple[Timing, Memory]:
         """Latency with the profiler off, peak memory, and where the time goes."""
@@ -221,7 +255,8 @@ class Bench:
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
         before = self.compile_log.read()
-        timing = measure(call, self.clock, point.batch, self.job.allowance_s, self.watch())
+        target_s = self.job.workload.latency_target_s
+        timing = measure(call, self.clock, point.batch, self.job.allowance_s, self.watch(), target_s)
         late = recompiles_between(before, self.compile_log.read(), calls=timing.samples)
         if late:
             raise CompiledWhileTimed(f"{late[0].operator} was compiled while it was timed: {late[0].reason}")
@@ -234,21 +269,9 @@ class Bench:
 
     def quality(self, point: Point) -> Quality | None:
         """None when no pictures were asked for, or when they are those that the spot check knows."""
-        if not point.score:
-            return None
-        workload = self.job.workload
-        if point.spot_check is not None:
-            sample = self.pictures(point, panel.SPOT_CHECKED)
-            if panel.same_pictures(sample, point.spot_check, workload):
-                return None
-        if self.scorer is None:
-            self.scorer = ClipScorer(pipeline.scorer_source(self.job.model), self.job.environment.device)
-        pictures = self.pictures(point, len(workload.prompts))
-        folder = Path(point.folder) / "images"
-        quality = panel.judge(pictures, workload, self.reference, self.scorer, folder)
-        if self.reference is None:
-            self.reference = Reference(images=str(folder), scores=quality.scores)
-        return quality
+        if self.scoring is None:
+            self.scoring = Scoring(self.pipe, self.job, self.pictures, lambda: self.channel.send(Alive()))
+        return self.scoring.score(point)
 
     def pictures(self, point: Point, count: int) -> Any:
         """The first `count` pictures of the workload, drawn at the point's batch, as floats in 0..1."""
@@ -258,7 +281,9 @@ class Bench:
         for start in range(0, count, point.batch):
             indices = self.indices(point, start)
             self.channel.send(Alive())
+            clock = Stopwatch()
             drawn = pipeline.draw(self.pipe, self.job.workload, indices, self.of_knobs(point), output_type="np")
+            self.drawn_s.append(clock.lap())
             batches.append(drawn)
         return np.concatenate(batches)[:count]
 
@@ -271,6 +296,11 @@ class Bench:
             return pipeline.draw(self.pipe, self.job.workload, indices, of_knobs)
 
         return call
+
+    def draw_steps(self, point: Point, steps: int) -> object:
+        """One call of a point with another step count."""
+        of_knobs = self.of_knobs(point) | call_arguments({"steps": steps})
+        return pipeline.draw(self.pipe, self.job.workload, self.indices(point), of_knobs)
 
     def of_knobs(self, point: Point) -> dict[str, Any]:
         """What the knobs of a point say of the arguments of its calls."""
@@ -288,8 +318,10 @@ class Bench:
         """Who looks at the GPU while a point is timed; None on a CPU."""
         if not self.cuda:
             return None
+        import torch
+
         self.nvml = self.nvml or telemetry.Nvml.of_torch()
-        return self.nvml.watch()
+        return self.nvml.watch(torch.cuda.memory_reserved)
 
     def memory(self) -> Memory:
         if self.cuda:

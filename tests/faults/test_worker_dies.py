@@ -23,25 +23,26 @@ FAULTS = (
     ("garbage@score", "error", "score", "the worker said what is no message"),
     ("grandchild@load", "crash", "load", "the worker exited with code 9 without a word"),
 )
-FIRST = 3
-"""The baseline and its repetition come first."""
+FIRST = 5
+"""The baseline and its three repetitions come first."""
 
 
 @pytest.mark.slow
 def test_each_fault_is_named_and_the_next_trial_is_healthy(tune: Tune) -> None:
     faults = {str(FIRST + 2 * index): fault for index, (fault, *_) in enumerate(FAULTS)}
     deadlines = dict.fromkeys(("load", "apply", "compile"), 2.0)
-    done = tune.run("--trials", str(3 + 4 * len(FAULTS)), TUNER_FAULTS=faults, TUNER_DEADLINES=deadlines)
+    done = tune.run("--trials", str(7 + 4 * len(FAULTS)), TUNER_FAULTS=faults, TUNER_DEADLINES=deadlines)
     assert done.returncode == 0, done.stderr
     tune.check()
     built = [outcome for number, outcome in sorted(tune.outcomes().items()) if tune.has_own_build(number)][1:]
-    for (_, kind, stage, message), hit, following in zip(FAULTS, built[::2], built[1::2], strict=False):
+    # The sampler may have nothing new to propose after the last fault.
+    assert len(built) >= 2 * len(FAULTS) - 1
+    assert not [following for following in built[1::2] if following.failure]
+    for (_, kind, stage, message), hit in zip(FAULTS, built[::2], strict=False):
         assert hit.failure is not None, hit
         assert (hit.failure.kind, hit.failure.stage) == (kind, stage)
         assert hit.failure.message.startswith(message)
         assert (tune.folder / "trials" / f"{hit.number:04}" / hit.failure.log).is_file()
-        assert following.failure is None, following
-    assert len(built) >= 2 * len(FAULTS)
 
 
 @pytest.mark.parametrize("fault", ["kill@load", "exit 0@load", "sleep@apply", "garbage@trace"])

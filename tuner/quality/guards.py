@@ -2,33 +2,193 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tuner.record import Workload
 
 LEAST_DEVIATION = 2 / 255
 
+NOISE_CORRELATION = 0.3
+"""Of neighbouring pixels, below which a picture is noise: white noise has 0, photographs 0.9 and more."""
+
+CLIPPED_SHARE = 0.9
+"""Of a picture's values at the very bottom or top, from which on it is saturated."""
+
+LOST_PROMPT = 0.25
+"""A picture fits its own prompt better than others'. When less of that is left than this share of the baseline's, the
+prompts are ignored."""
+
+STRANGER = 0.35
+"""A quarter of the pictures may be this near to how like the baseline's those from other seeds are, as a share of what
+is left to perfect likeness. On the demo one step instead of 28 still gives 0.44."""
+
+MOST_ALIKE = 0.8
+"""Likeness of pictures from other seeds, above which a seed changes too little to tell."""
+
+THUMBNAIL = 8
+"""Pixels across, of the small pictures that are compared: what is where, whatever the detail."""
+
 
 class InvalidPicture(Exception):
     """A picture that no user would call one."""
 
 
-def check(pictures: Any, count: int, workload: Workload) -> None:
+def check(pictures: Any, count: int, workload: Workload, baseline: Any = None) -> None:
     """`pictures`: float array (count, height, width, 3) in 0..1, of videos (count, frames, height, width, 3).
 
+    With the `baseline`'s stills also what only a comparison can tell: noise, and pictures at the ends of the range.
     Raises InvalidPicture naming the wrong one.
+    """
+    _check_shape(pictures, count, workload)
+    for guard in (_finite, _not_constant):
+        for index, picture in enumerate(pictures):
+            guard(index, picture)
+    _check_different(pictures, workload)
+    if baseline is not None:
+        _check_beside(pictures, baseline)
+
+
+def check_seeds(pictures: Any, baseline: Any, other_seeds: Any) -> None:
+    """That pictures (stills, like the others) come from the baseline's seeds: more like the baseline's pictures than
+    those of the same first prompts from other seeds are, all but a few. Where another sampler draws other noise it does
+    not apply.
+
+    Raises InvalidPicture.
     """
     import numpy as np
 
+    count = len(other_seeds)
+    of_others = float(np.median(likeness(other_seeds, baseline[:count])))
+    if of_others > MOST_ALIKE:
+        return
+    least = of_others + STRANGER * (1 - of_others)
+    found = float(np.quantile(likeness(pictures, baseline[: len(pictures)]), 0.25))
+    if found < least:
+        raise InvalidPicture(
+            f"the pictures ignore their seeds: the likeness of a quarter of them to the baseline's is {found:.2f} or "
+            f"less, that of pictures from other seeds {of_others:.2f} (from {least:.2f} on it is right)"
+        )
+
+
+def likeness(stills: Any, others: Any) -> Any:
+    """The correlation of what is where in each still and its counterpart, -1 to 1: of thumbnails without their mean
+    colour, which the ground alone may give two pictures in common. Of stills without any layout it is 1."""
+    import numpy as np
+
+    ours, theirs = (thumbnails(of).reshape(len(of), -1, 3) for of in (stills, others))
+    ours, theirs = ((of - of.mean(1, keepdims=True)).reshape(len(of), -1) for of in (ours, theirs))
+    scale = np.sqrt((ours**2).sum(1) * (theirs**2).sum(1))
+    return np.where(scale > 1e-9, (ours * theirs).sum(1) / np.maximum(scale, 1e-9), 1.0)
+
+
+def check_prompts(margins: Sequence[float], baseline: Sequence[float]) -> None:
+    """That pictures show their own prompts rather than others', given by how much for each (see `margins`).
+
+    Raises InvalidPicture when surely most of the baseline's margin is lost.
+    """
+    from tuner.quality.statistics import mean_of
+
+    ours, theirs = mean_of(margins), mean_of(baseline)
+    if theirs.low > 0 and ours.high < LOST_PROMPT * theirs.value:
+        raise InvalidPicture(
+            f"the pictures ignore their prompts: they fit their own better than others' by {ours.value:.1f} points, "
+            f"the baseline's by {theirs.value:.1f}"
+        )
+
+
+def margins(pictures: Any, prompts: Any) -> list[float]:
+    """By how much each picture fits its own prompt better than the others on average, in points of CLIP score; both are
+    unit vectors (count, width)."""
+    points = 100 * pictures @ prompts.T
+    count = len(points)
+    return [float(row[index] - (row.sum() - row[index]) / max(1, count - 1)) for index, row in enumerate(points)]
+
+
+def thumbnails(stills: Any) -> Any:
+    """The mean colours of 8 x 8 fields of each still, as rows."""
+    import numpy as np
+
+    bands = [np.array_split(np.arange(size), min(size, THUMBNAIL)) for size in stills.shape[1:3]]
+    rows = np.stack([stills[:, band].mean(1) for band in bands[0]], 1)
+    fields = np.stack([rows[:, :, band].mean(2) for band in bands[1]], 2)
+    return fields.reshape(len(stills), -1)
+
+
+def _check_shape(pictures: Any, count: int, workload: Workload) -> None:
     if pictures.ndim not in (4, 5) or len(pictures) != count or pictures.shape[-1] != 3:
         raise InvalidPicture(f"the pictures have shape {pictures.shape}, expected {count} of three colours")
     expected = (workload.height or pictures.shape[-3], workload.width or pictures.shape[-2])
     if pictures.shape[-3:-1] != expected:
         raise InvalidPicture(f"the pictures have {pictures.shape[-3:-1]} pixels, expected {expected}")
-    for index, picture in enumerate(pictures):
-        if not np.isfinite(picture).all():
-            raise InvalidPicture(f"picture {index} contains NaN or infinity")
-        if picture.std() < LEAST_DEVIATION:
-            raise InvalidPicture(f"picture {index} is constant (standard deviation {picture.std():.4f} of 1)")
-    if count > 1 and np.abs(pictures - pictures[0]).max() < LEAST_DEVIATION:
+
+
+def _finite(index: int, picture: Any) -> None:
+    import numpy as np
+
+    if not np.isfinite(picture).all():
+        raise InvalidPicture(f"picture {index} contains NaN or infinity")
+
+
+def _not_constant(index: int, picture: Any) -> None:
+    if picture.std() < LEAST_DEVIATION:
+        what = "black" if picture.max() < LEAST_DEVIATION else "constant"
+        raise InvalidPicture(f"picture {index} is {what} (standard deviation {picture.std():.4f} of 1)")
+
+
+def _check_different(pictures: Any, workload: Workload) -> None:
+    """No two pictures are the same that have another prompt or another seed."""
+    import numpy as np
+
+    flat = pictures.reshape(-1, *pictures.shape[-3:])
+    each = len(flat) // len(pictures)
+    small = thumbnails(flat[::each])
+    asked = list(zip(workload.prompts, workload.seeds, strict=True))
+    alike = []
+    for index in range(1, len(pictures)):
+        for other in np.flatnonzero(np.abs(small[:index] - small[index]).max(1) < LEAST_DEVIATION):
+            is_other = index >= len(asked) or asked[index] != asked[other]
+            if is_other and np.abs(pictures[index] - pictures[other]).max() < LEAST_DEVIATION:
+                alike.append((int(other), index))
+    if len({index for _, index in alike}) == len(pictures) - 1 and alike:
         raise InvalidPicture("all pictures are alike, although prompts and seeds differ")
+    if alike:
+        raise InvalidPicture(f"pictures {alike[0][0]} and {alike[0][1]} are the same, although prompt or seed differ")
+
+
+def _check_beside(pictures: Any, baseline: Any) -> None:
+    """What a sound baseline's pictures are not: noise, or all of them at the ends of the range."""
+    import numpy as np
+
+    for what, measure, is_wrong in BESIDE:
+        of_baseline = float(np.median([measure(still) for still in baseline]))
+        if is_wrong(of_baseline):
+            continue
+        for index, picture in enumerate(pictures):
+            value = measure(picture)
+            if is_wrong(value):
+                raise InvalidPicture(f"picture {index} is {what} {value:.2f}, the baseline's {of_baseline:.2f}")
+
+
+def neighbour_correlation(picture: Any) -> float:
+    """The correlation of each value with the one below it and the one to its right, the larger of the two; (height,
+    width, 3), of videos the first frame."""
+    import numpy as np
+
+    still = picture.reshape(-1, *picture.shape[-3:])[0]
+    pairs = ((still[:-1], still[1:]), (still[:, :-1], still[:, 1:]))
+    with np.errstate(invalid="ignore"):
+        found = [float(np.corrcoef(a.ravel(), b.ravel())[0, 1]) for a, b in pairs if a.size > 1]
+    return max(found, default=1.0)
+
+
+def clipped_share(picture: Any) -> float:
+    """The share of values that are at the bottom or the top of the range, 0 to 1."""
+    return float(((picture <= 0.5 / 255) | (picture >= 1 - 0.5 / 255)).mean())
+
+
+BESIDE: tuple[tuple[str, Callable[[Any], float], Callable[[float], bool]], ...] = (
+    ("noise: neighbouring pixels have a correlation of", neighbour_correlation, lambda x: x < NOISE_CORRELATION),
+    ("saturated: the share of values that are 0 or 1 is", clipped_share, lambda x: x > CLIPPED_SHARE),
+)
+"""What a picture may not be where the baseline's are not: what it is, by which figure, and from where on."""

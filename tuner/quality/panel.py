@@ -1,13 +1,17 @@
-"""The verdict on a configuration's pictures: guards, then scores, then the paired comparison with the baseline."""
+"""The verdict on a configuration's pictures: guards, then the axis of the search, compared with the baseline's."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tuner.errors import Unavailable
 from tuner.quality import guards, similarity
-from tuner.quality.clip_score import ClipScorer
+from tuner.quality.metrics import Metric, Own, Setting, axis
+from tuner.quality.pictures import Pictures, flat
+from tuner.quality.statistics import mean_of, paired_difference
 from tuner.record import Estimate, Quality, Reference, SpotCheck, Workload
 
 SPOT_CHECKED = 2
@@ -15,55 +19,133 @@ SPOT_PSNR_DB = 25.0
 """Below it a picture has changed by more than rounding does, and is scored anew."""
 
 
-def judge(pictures: Any, workload: Workload, reference: Reference | None, scorer: ClipScorer, folder: Path) -> Quality:
-    """Score all pictures of the workload (float array (count, height, width, 3) in 0..1) and save them to `folder`.
+class Judge:
+    """Judges the pictures of one workload on one metric, the axis of the search."""
 
-    Videos (count, frames, height, width, 3) are judged by their first, middle and last frame. Without a reference the
-    pictures are the baseline's, and compare equal to themselves. Raises InvalidPicture.
+    def __init__(self, metric: str, setting: Setting, workload: Workload) -> None:
+        self.metric = axis(metric)
+        self.setting = setting
+        self.workload = workload
+
+    def judge(
+        self, pictures: Any, reference: Reference | None, folder: Path, draws_same_noise: bool = True,
+        count: int | None = None,
+    ) -> Quality:  # fmt: skip
+        """Score the pictures of the workload's first `count` prompts (default: all; float array (count, height, width,
+        3) in 0..1) and save them to `folder`.
+
+        Videos (count, frames, height, width, 3) are judged by pairs of neighbouring frames. Without a reference the
+        pictures are the baseline's, and compare equal to themselves. `draws_same_noise` is false where the seeds mean
+        other noise than the baseline's. Raises InvalidPicture, and Unavailable naming what the metric lacks.
+        """
+        started = time.monotonic()
+        workload, count = self.workload, count or len(self.workload.prompts)
+        baseline = None if reference is None else Pictures.load(Path(reference.images), workload.prompts).first(count)
+        guards.check(pictures, count, workload, None if baseline is None else baseline.stills)
+        ours = Pictures.drawn(pictures, workload.prompts[:count])
+        if reference is not None and baseline is not None and reference.other_seeds and draws_same_noise:
+            others = load_some(Path(reference.other_seeds), workload.prompts, ours.each)
+            guards.check_seeds(ours.stills, baseline.stills, others.stills[: len(ours.stills)])
+        scores = self.scores(ours, baseline)
+        if baseline is not None:
+            self.check_prompts(ours, baseline)
+        ours.save(folder)
+        ours.save_features(folder)
+        if reference is None or baseline is None:
+            mean = sum(scores) / len(scores)
+            same = Estimate(value=0.0, low=0.0, high=0.0)
+            return Quality(metric=self.metric.name, scores=scores, mean=mean, difference=same, psnr_db=None, ssim=None,
+                           spent_s=time.monotonic() - started)  # fmt: skip
+        psnr, ssim = similarity.psnr_and_ssim(ours.stills, baseline.stills)
+        difference = paired_difference(scores, reference.scores[:count])
+        return Quality(
+            metric=self.metric.name,
+            scores=scores,
+            mean=sum(reference.scores) / len(reference.scores) + difference.value,
+            difference=difference,
+            psnr_db=sum(psnr) / len(psnr),
+            ssim=sum(ssim) / len(ssim),
+            flags=flags(self.metric, difference, reference.floor),
+            spent_s=time.monotonic() - started,
+        )
+
+    def scores(self, pictures: Pictures, baseline: Pictures | None) -> tuple[float, ...]:
+        """The metric prompt by prompt, so that more is better."""
+        return axis_scores(self.metric, pictures, baseline, self.setting)
+
+    def check_prompts(self, pictures: Pictures, baseline: Pictures) -> None:
+        """The guard against ignored prompts, where the axis has had the CLIP model look at the pictures anyway."""
+        clip = self.setting.scorer
+        if clip not in pictures.features or len(set(pictures.prompts)) < 2:
+            return
+        said = self.setting.clip.of_prompts(pictures.prompts)
+        each = pictures.each
+        seen, known = (self.setting.clip.of_pictures(of)[::each] for of in (pictures, baseline))
+        guards.check_prompts(guards.margins(seen, said), guards.margins(known, said))
+
+
+def axis_scores(metric: Metric, pictures: Pictures, baseline: Pictures | None, setting: Setting) -> tuple[float, ...]:
+    """A metric's values for each prompt, negative where less is better. Without a baseline they are the baseline's own.
+
+    Raises Unavailable naming the metric, what it lacks, and what would work without.
     """
-    guards.check(pictures, len(workload.prompts), workload)
-    stills = flat(pictures)
-    images = similarity.save(stills, folder)
-    each = len(stills) // len(pictures)
-    of_stills = scorer.scores(images, [prompt for prompt in workload.prompts for _ in range(each)])
-    scores = tuple(sum(of_stills[start : start + each]) / each for start in range(0, len(of_stills), each))
-    mean = sum(scores) / len(scores)
-    if reference is None:
-        return Quality(metric="clip_score", scores=scores, mean=mean, difference=Estimate(value=0.0, low=0.0, high=0.0),
-                       psnr_db=None, ssim=None)  # fmt: skip
-    psnr, ssim = similarity.psnr_and_ssim(stills, similarity.load(reference.images, range(len(images))))
-    return Quality(
-        metric="clip_score",
-        scores=scores,
-        mean=mean,
-        difference=paired_difference(scores, reference.scores),
-        psnr_db=sum(psnr) / len(psnr),
-        ssim=sum(ssim) / len(ssim),
+    sign = 1.0 if metric.higher_is_better else -1.0
+    if baseline is None and metric.own_value is not None:
+        return (sign * metric.own_value,) * len(pictures.prompts)
+    reason = metric.unavailable(setting, pictures)
+    if reason:
+        raise Unavailable(f"--quality {metric.name}: {reason}; psnr, ssim and ms_ssim need no weights")
+    values = metric.scores(pictures, pictures if baseline is None else baseline, setting)
+    return tuple(sign * value for value in values)
+
+
+def load_some(folder: Path, prompts: Sequence[str], each: int) -> Pictures:
+    """The pictures of a folder that holds those of the first prompts only, `each` stills a prompt."""
+    count = len(list(folder.glob("*.png"))) // each
+    return Pictures.load(folder, prompts[:count])
+
+
+def flags(metric: Metric, difference: Estimate, floor: float | None) -> tuple[str, ...]:
+    """What a person should look at: pictures that are suddenly better than those of the pipeline that they copy."""
+    if floor is None or isinstance(metric, Own) or difference.low <= floor:
+        return ()
+    return (
+        f"better than the baseline by more than rounding moves it ({difference.low:.3g} > {floor:.3g}): look at it",
     )
 
 
-def flat(pictures: Any) -> Any:
-    """Pictures as they are; of videos the first, the middle and the last frame, one after the other."""
-    if pictures.ndim == 4:
-        return pictures
-    frames = pictures.shape[1]
-    chosen = sorted({0, frames // 2, frames - 1})
-    return pictures[:, chosen].reshape(-1, *pictures.shape[2:])
+def compare(
+    asked: Metric, pictures: Pictures, baseline: Pictures, setting: Setting
+) -> tuple[Estimate, Estimate | None, Estimate]:
+    """The value with its interval, the paired difference where there is one, and by how much better it is than the
+    baseline's own."""
+    sign = 1.0 if asked.higher_is_better else -1.0
+    distance = asked.distance(pictures, baseline, setting)
+    if distance is not None:
+        own = asked.distance(baseline, baseline, setting) if asked.name in setting.given else None
+        return distance, None, _shifted(distance, 0.0 if own is None else own.value, sign)
+    scores = asked.scores(pictures, baseline, setting)
+    value = mean_of(scores)
+    if asked.own_value is not None:
+        return value, None, _shifted(value, asked.own_value, sign)
+    difference = paired_difference(scores, asked.scores(baseline, baseline, setting))
+    return value, difference, _shifted(difference, 0.0, sign)
 
 
-def paired_difference(scores: Sequence[float], baseline: Sequence[float]) -> Estimate:
-    """Mean of the differences prompt by prompt, with a bootstrap 95 % interval (bias-corrected and accelerated)."""
-    import numpy as np
-    from scipy.stats import bootstrap
+def floor_of(asked: Metric, baseline: Pictures, variations: Sequence[Pictures], setting: Setting) -> float | None:
+    """The largest end of the 95 % intervals by which variations of rounding move a metric; None without variations."""
+    ends = []
+    for varied in variations:
+        part = baseline.first(len(varied.prompts))
+        if asked.unavailable(setting, part) is None:
+            _, _, judged = compare(asked, varied, part, setting)
+            ends.append(max(abs(judged.low), abs(judged.high)))
+    return max(ends, default=None)
 
-    differences = np.subtract(scores, baseline)
-    mean = float(differences.mean())
-    if len(differences) < 2:  # one picture says nothing of others: all that two scores can differ by
-        return Estimate(value=mean, low=-200.0, high=200.0)
-    if np.ptp(differences) == 0:
-        return Estimate(value=mean, low=mean, high=mean)
-    interval = bootstrap((differences,), np.mean, rng=np.random.default_rng(0)).confidence_interval
-    return Estimate(value=mean, low=float(interval.low), high=float(interval.high))
+
+def _shifted(estimate: Estimate, origin: float, sign: float) -> Estimate:
+    ends = sorted((sign * (estimate.low - origin), sign * (estimate.high - origin)))
+    return Estimate(value=sign * (estimate.value - origin), low=ends[0], high=ends[1])
 
 
 def same_pictures(pictures: Any, known: SpotCheck, workload: Workload) -> bool:
@@ -73,5 +155,5 @@ def same_pictures(pictures: Any, known: SpotCheck, workload: Workload) -> bool:
     """
     guards.check(pictures, len(pictures), workload)
     stills = flat(pictures)
-    psnr, _ = similarity.psnr_and_ssim(stills, similarity.load(known.images, range(len(stills))))
-    return min(psnr) >= SPOT_PSNR_DB
+    those = Pictures.load(Path(known.images), workload.prompts, len(pictures))
+    return min(similarity.psnr_db(stills, those.stills)) >= SPOT_PSNR_DB

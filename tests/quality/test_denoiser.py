@@ -1,0 +1,83 @@
+"""Teacher-forced denoiser error, on tiny pipelines of random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuner.errors import Unavailable
+from tuner.quality import denoiser
+
+
+def load(folder: Path) -> Any:
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def call(pipe: Any, steps: int = 3, prompts: tuple[str, ...] = ("a",), **more: Any) -> Callable[[], object]:
+    import torch
+
+    def run() -> object:
+        generators = [torch.Generator().manual_seed(0) for _ in prompts]
+        return pipe(list(prompts), generator=generators, num_inference_steps=steps, height=32, width=32,
+                    output_type="latent", **more)  # fmt: skip
+
+    return run
+
+
+def test_the_error_is_none_for_the_same_denoiser_and_grows_with_the_damage(
+    pipeline_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    import torch
+
+    pipe, file = load(pipeline_folder("flux")), tmp_path / "denoiser.safetensors"
+    own = pipe.transformer
+    denoiser.record(pipe, call(pipe), file, {"steps": 3, "batch": 1})
+    assert pipe.transformer is own
+    assert denoiser.recorded(file) == {"steps": 3, "batch": 1}
+    same = denoiser.compare(pipe, call(pipe), file, 1)
+    assert same.per_call == pytest.approx((0.0, 0.0, 0.0), abs=1e-6)
+    twice = denoiser.compare(pipe, call(pipe, prompts=("a", "a")), file, 2)
+    assert twice.largest < 1e-4
+    with torch.no_grad():
+        pipe.transformer.proj_out.weight.mul_(1.1)
+    damaged = denoiser.compare(pipe, call(pipe), file, 1)
+    assert 0.01 < damaged.mean <= damaged.largest < 0.3
+
+
+def test_the_latents_are_the_baselines_whatever_the_steps_before_did(
+    pipeline_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    pipe, file = load(pipeline_folder("sdxl")), tmp_path / "denoiser.safetensors"
+    denoiser.record(pipe, call(pipe), file, {"steps": 3, "batch": 1})
+    again = load(pipeline_folder("sdxl"))
+    own = again.scheduler.step
+    again.scheduler.step = lambda noise, *args, **kwargs: own(noise * 2, *args, **kwargs)
+    assert denoiser.compare(again, call(again), file, 1).largest < 1e-4
+
+
+def test_other_steps_do_not_compare_and_say_so(pipeline_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    pipe, file = load(pipeline_folder("flux")), tmp_path / "denoiser.safetensors"
+    denoiser.record(pipe, call(pipe), file, {"steps": 3, "batch": 1})
+    with pytest.raises(Unavailable, match="2 times, the baseline 3"):
+        denoiser.compare(pipe, call(pipe, steps=2), file, 1)
+    with pytest.raises(Unavailable, match="more than the baseline's 3"):
+        denoiser.compare(pipe, call(pipe, steps=4), file, 1)
+    reason = denoiser.refusal({"steps": 2}, {"steps": 3})
+    assert reason is not None
+    assert "steps changes the steps" in reason
+    assert denoiser.refusal({"steps": 3, "quantization.scheme": "int8-dynamic"}, {"steps": 3}) is None
+
+
+def test_a_pipeline_without_a_denoiser_says_so(tmp_path: Path) -> None:
+    class Nothing:
+        pass
+
+    with pytest.raises(Unavailable, match="no denoiser"):
+        denoiser.record(Nothing(), lambda: None, tmp_path / "file", {"steps": 1, "batch": 1})

@@ -1,0 +1,44 @@
+"""--quality and --metric: what is refused before anything is loaded, each in a line that says what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tuner import cli
+from tuner.errors import BadInput, TunerError, Unavailable
+from tuner.record import QualityPolicy
+
+
+def test_without_options_it_is_the_clip_score() -> None:
+    assert cli.quality_policy("clip_score", [], "demo") == QualityPolicy()
+
+
+def test_what_a_metric_is_given_is_kept_by_its_name_as_a_whole_path(tmp_path: Path, tiny_scorer: Path) -> None:
+    policy = cli.quality_policy("preference", [f"preference={tiny_scorer}", f"cmmd={tmp_path}"], "demo")
+    assert policy.metric == "preference"
+    assert policy.given == {"preference": str(tiny_scorer), "cmmd": str(tmp_path)}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "kind", "said"),
+    [
+        ("clip_scor", [], BadInput, "did you mean clip_score"),
+        ("psnr", [], BadInput, "cannot be the axis"),
+        ("preference", [], Unavailable, "--metric preference=PATH"),
+        ("lpips", [], Unavailable, "pip install lpips"),
+        ("clip_score", ["fid"], BadInput, "NAME=PATH"),
+        ("clip_score", ["beauty=/tmp"], BadInput, "a metric's name"),
+        ("clip_score", ["fid=/no/such/file"], BadInput, "no such file or folder"),
+    ],
+)
+def test_what_cannot_be_had_is_one_line(name: str, given: list[str], kind: type[TunerError], said: str) -> None:
+    with pytest.raises(kind, match=said) as refusal:
+        cli.quality_policy(name, given, "demo")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_metric_that_lacks_something_names_those_that_do_not() -> None:
+    with pytest.raises(Unavailable, match="ssim and ms_ssim work without"):
+        cli.quality_policy("lpips", [], "demo")

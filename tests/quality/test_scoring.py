@@ -1,0 +1,102 @@
+"""Scoring of a build: what the baseline leaves for others to be judged against, and when scoring stops early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tuner import environment, knobs, pipeline, scoring
+from tuner.record import Job, Model, Point, Quality, Reference, Workload
+from tuner.scoring import Scoring
+
+STEPS = 2
+
+
+def job(folder: Path, scorer: Path, prompts: int, batch: int = 1) -> tuple[Job, Point]:
+    here = environment.detect("cpu")
+    workload = Workload(
+        prompts=tuple(f"a circle and {number} squares" for number in range(prompts)), seeds=tuple(range(prompts)),
+        height=32, width=32,
+    )  # fmt: skip
+    build = {name: value for name, value in knobs.baseline(here).items() if knobs.KNOBS[name].acts == "build"}
+    model = Model(source=str(folder), revision=None, pipeline_class="FluxPipeline", scorer=str(scorer))
+    point = Point(index=0, folder="", steps=STEPS, batch=batch)
+    return Job(model=model, environment=here, workload=workload, build=build, points=(point,), allowance_s=1.0), point
+
+
+def scorer_of(asked: Job, pipe: Any) -> Scoring:
+    def draw(point: Point, count: int) -> Any:
+        return Scoring.varied(made, point, range(count))
+
+    made = Scoring(pipe, asked, draw, lambda: None)
+    return made
+
+
+@pytest.fixture(scope="module")
+def scored(
+    pipeline_folder: Callable[[str], Path], tiny_scorer: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, Job, Point, Quality, Path]:
+    asked, point = job(pipeline_folder("flux"), tiny_scorer, prompts=5)
+    pipe = pipeline.load(asked.model, asked.environment, "float32")
+    folder = tmp_path_factory.mktemp("baseline")
+    quality = scorer_of(asked, pipe).score(msgspec.structs.replace(point, folder=str(folder)))
+    assert quality is not None
+    return pipe, asked, point, quality, folder
+
+
+def test_the_baseline_leaves_its_noise_floor_other_seeds_and_its_denoisers_calls(
+    scored: tuple[Any, Job, Point, Quality, Path],
+) -> None:
+    _, _, _, quality, folder = scored
+    assert quality.noise is not None
+    assert set(quality.noise.variations) == {"another attention kernel", "another batch position"}
+    assert 0 <= quality.noise.axis < 1
+    for path in (*quality.noise.variations.values(), str(folder / scoring.OTHER_SEEDS)):
+        assert len(list(Path(path).glob("*.png"))) == 5
+    known = scoring.reference(folder, quality, tolerance=0.5)
+    assert known.denoiser is not None
+    assert known.other_seeds is not None
+    assert (known.floor, known.tolerance) == (quality.noise.axis, 0.5)
+    assert quality.spent_s > 0
+
+
+def test_a_candidate_gets_its_denoiser_error_or_the_reason(
+    scored: tuple[Any, Job, Point, Quality, Path], tmp_path: Path
+) -> None:
+    pipe, asked, point, quality, folder = scored
+    known = msgspec.structs.replace(scoring.reference(folder, quality), other_seeds=None)
+    asked = msgspec.structs.replace(asked, reference=known)
+    same = scorer_of(asked, pipe).score(msgspec.structs.replace(point, folder=str(tmp_path / "same")))
+    assert same is not None
+    assert same.denoiser_error is not None
+    assert same.denoiser_error.largest < 1e-5
+    fewer = scorer_of(asked, pipe).score(msgspec.structs.replace(point, folder=str(tmp_path / "fewer"), steps=1))
+    assert fewer is not None
+    assert fewer.denoiser_error is None
+    assert "steps changes the steps" in str(fewer.denoiser_error_lacks)
+    batched = scorer_of(asked, pipe).score(msgspec.structs.replace(point, folder=str(tmp_path / "batched"), batch=4))
+    assert batched is not None
+    assert batched.denoiser_error is not None
+    assert batched.denoiser_error.largest < 1e-3
+
+
+def test_scoring_stops_early_when_the_first_prompts_leave_no_doubt(
+    pipeline_folder: Callable[[str], Path], tiny_scorer: Path, tmp_path: Path
+) -> None:
+    count = 2 * scoring.FIRST_PROMPTS
+    asked, point = job(pipeline_folder("flux"), tiny_scorer, count, batch=8)
+    pipe = pipeline.load(asked.model, asked.environment, "float32")
+    made = scorer_of(asked, pipe)
+    own = made.judged(point, tmp_path / "baseline")
+    known = Reference(images=str(tmp_path / "baseline"), scores=own.scores, tolerance=0.5)
+    made.reference = known
+    assert len(made.judged(point, tmp_path / "same").scores) == count
+    made.reference = msgspec.structs.replace(known, scores=tuple(score + 30 for score in own.scores))
+    early = made.judged(point, tmp_path / "worse")
+    assert len(early.scores) == scoring.FIRST_PROMPTS
+    assert "surely worse" in early.flags[0]
+    assert early.mean == pytest.approx(own.mean, abs=1.0)

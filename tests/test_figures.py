@@ -1,0 +1,142 @@
+"""The figures of the choice beside the baseline's: what is shown, what is a dash, and that it fits."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import msgspec
+import pytest
+from test_export import example
+
+from tuner.economics import economics
+from tuner.export import BestConfig, MeasuredPoint, TimingNoise, measured
+from tuner.figures import figures
+from tuner.record import Components, Estimate, LimitShare, PredictionCheck, Roofline
+from tuner.report import make_console
+
+replace = msgspec.structs.replace
+
+
+def printed(best: BestConfig, width: int = 100) -> str:
+    stream = io.StringIO()
+    make_console(stream, width).print(figures(best))
+    return stream.getvalue()
+
+
+def row(text: str, name: str) -> str:
+    (found,) = [line for line in text.splitlines() if line.strip().startswith(name)]
+    return found.strip().removeprefix(name).strip()
+
+
+def parts(total_s: float, vae_s: float | None = 0.1) -> Components:
+    return Components(total_s=total_s, text_encoders_s=0.05, denoiser_s=total_s * 0.8, vae_s=vae_s, rest_s=0.01)
+
+
+def full(best: BestConfig | None = None, **of_chosen: Any) -> BestConfig:
+    """An example in which everything was measured."""
+    best = best or example()
+    common: dict[str, Any] = {
+        "latency_samples": 100, "latency_p95_s": 2.1, "peak_reserved_bytes": 20 * 10**9, "joules_per_image": 500.0,
+        "compile_s": 1.0, "components": parts(2.0), "limit": LimitShare(share=0.36, rate="bfloat16"),
+    }  # fmt: skip
+    baseline = replace(best.baseline, **common)
+    chosen = replace(best.chosen, **common | {"compile_s": 31.0, "components": parts(1.0)} | of_chosen)
+
+    def reckoned(point: MeasuredPoint) -> MeasuredPoint:
+        return replace(point, economics=economics(3.6, measured(point), measured(baseline)))
+
+    gpu = replace(best.environment, device="cuda", device_name="NVIDIA H200")
+    return replace(best, environment=gpu, baseline=reckoned(baseline), chosen=reckoned(chosen))
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_it_fits(width: int) -> None:
+    assert max(map(len, printed(full(), width).splitlines())) <= width
+
+
+def test_everything_that_was_measured_stands_beside_the_baselines() -> None:
+    text = printed(full())
+    heading = text.splitlines()[0]
+    assert heading.startswith("The chosen configuration ")
+    assert heading.endswith("trial 5")
+    assert " ".join(row(text, "latency, median").split()) == "2.00 s of 100 calls 1.00 s of 100 calls"
+    assert "The chosen denoiser runs at 36 % of this GPU's bf16 rate" in text
+    assert row(text, "latency, 95th percentile").split() == ["2.10", "s", "2.10", "s"]
+    assert row(text, "denoiser  ").split() == ["1.60", "s", "80%", "800", "ms", "80%"]
+    assert row(text, "VAE decode").split() == ["100", "ms", "5%", "100", "ms", "10%"]
+    assert row(text, "denoiser's share of the limit").split() == ["36", "%", "of", "bf16"] * 2
+    assert row(text, "images per hour").split() == ["1800", "7200"]
+    assert row(text, "images per 1000 US$").split() == ["500k", "2.00M"]
+    assert row(text, "US$ per 1000 images").split() == ["2.00", "0.500"]
+    assert row(text, "US$ per million images").split() == ["2000", "500"]
+    assert row(text, "joules per image").split() == ["500", "500"]
+    assert row(text, "images/s per watt").split() == ["0.00200", "0.00200"]
+    assert row(text, "compiling  ").split() == ["1.00", "s", "31.0", "s"]
+    assert row(text, "compiling is paid for after").split() == ["-", "20", "images"]
+    assert row(text, "smallest card it fits").split() == ["24", "GB", "24", "GB"]
+    assert "throttling" not in text
+    assert "Not known" not in text
+
+
+def test_what_was_not_measured_is_no_row() -> None:
+    text = printed(example())
+    for name in ("95th", "joules", "card", "limit", "denoiser", "also on", "None", "nan"):
+        assert name not in text
+
+
+def test_a_percentile_that_the_samples_do_not_support_is_not_shown() -> None:
+    assert row(printed(full(latency_samples=58)), "latency, 95th percentile").split() == ["2.10", "s", "-"]
+    assert "calls" not in row(printed(full(latency_samples=4)), "latency, median").split("100 calls")[1]
+
+
+def test_what_was_seen_of_the_gpu_is_said() -> None:
+    text = printed(
+        full(
+            discarded_samples={"HW thermal slowdown": 3},
+            other_processes=1,
+            other_memory_bytes=5 * 10**9,
+            lacks=("energy: Not Supported",),
+        )
+    )
+    assert row(text, "calls discarded for throttling").endswith("3 by HW thermal slowdown")
+    assert row(text, "also on the GPU").endswith("  1 other process with 5.00 GB")
+    assert "Not known: energy: Not Supported" in text
+
+
+def test_compiling_that_never_pays_is_said_so() -> None:
+    assert row(printed(full(images_per_s=0.4)), "compiling is paid for after").split() == ["-", "never"]
+    assert row(printed(full(compile_s=0.5)), "compiling is paid for after").split() == ["-", "at", "once"]
+
+
+def test_a_model_that_fits_no_card_of_the_list() -> None:
+    assert row(printed(full(peak_reserved_bytes=100 * 10**9)), "smallest card it fits").endswith("over 80 GB")
+
+
+def test_a_chosen_baseline_has_one_column() -> None:
+    best = full()
+    text = printed(replace(best, chosen=best.baseline))
+    assert text.startswith("The chosen configuration is the baseline\n")
+    assert row(text, "images per hour") == "1800"
+
+
+def test_the_notes_say_how_sure_the_figures_are() -> None:
+    check = PredictionCheck(
+        trial=5, predicted_s=Estimate(value=1.01, low=1.0, high=1.02), error=0.01, held=True,
+        measured_s=Estimate(value=1.0, low=1.0, high=1.0),
+    )  # fmt: skip
+    best = replace(
+        full(), timing_noise=TimingNoise(processes=3, coefficient_of_variation=0.0031), predictions=(check,),
+        roofline=Roofline(flop_per_s={"bfloat16": 790e12}, copy_bytes_per_s=4.1e12, lacks=("rate of fp16: no",)),
+    )  # fmt: skip
+    text = " ".join(printed(best).split())
+    assert "Timing noise 0.31% (coefficient of variation between 3 processes of the baseline)" in text
+    assert "Predictions measured later: 1, the worst +1.00% off (trial 5)" in text
+    assert "TFLOP/s: bf16 790; copies 4.1 TB/s" in text
+    assert "Not known: rate of fp16: no" in text
+
+
+def test_the_latency_target() -> None:
+    text = printed(full(within_latency_target=0.93))
+    assert row(text, "calls within the latency target").split() == ["-", "93%"]
+    assert row(text, "images per hour").split() == ["1800", "6696"]

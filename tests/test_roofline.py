@@ -1,0 +1,199 @@
+"""How close to the limit: a step's arithmetic, the rate that bounds it, and what is absent where it is not known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from tuner import environment, pipeline, roofline
+from tuner.record import Components, Environment, LimitShare, Roofline, Values, decode, encode
+
+CPU = environment.detect("cpu")
+FOUND = Roofline(
+    flop_per_step=74e12,
+    weight_bytes=24_000_000_000,
+    flop_per_s={"bfloat16": 790e12, roofline.FLOAT8: 1500e12},
+    copy_bytes_per_s=4e12,
+)
+BASELINE: Values = {
+    "precision.dtype": "bfloat16", "quantization.scheme": "none", "cache.kind": "none", "guidance.stop": 1.0,
+    "steps": 28, "batch": 1, "compile.scope": "none",
+}  # fmt: skip
+
+
+def parts(denoiser_s: float | None) -> Components:
+    return Components(total_s=5.0, text_encoders_s=None, denoiser_s=denoiser_s, vae_s=None, rest_s=0.0)
+
+
+def share(denoiser_s: float | None, found: Roofline | None = FOUND, **changed: Any) -> LimitShare | None:
+    values = BASELINE | {name.replace("__", "."): value for name, value in changed.items()}
+    return roofline.share(found, parts(denoiser_s), values, BASELINE)
+
+
+# ---- arithmetic -----------------------------------------------------------------------------------------------------
+
+
+def test_the_figures_measured_on_an_h200() -> None:
+    """research: FLUX.1-dev compiled takes 133.9 ms a step of 74 TFLOP, and is at 70 % of the bf16 rate."""
+    found = share(28 * 0.1339)
+    assert found is not None
+    assert found.rate == "bfloat16"
+    assert found.share == pytest.approx(0.70, abs=0.005)
+    assert roofline.text(found, "cuda") == "70 % of this GPU's bf16 rate"
+
+
+def test_a_batch_is_as_many_pictures() -> None:
+    one, four = share(28 * 0.1367), share(28 * 0.5286, batch=4)
+    assert one is not None and four is not None
+    assert four.share / one.share == pytest.approx(4 * 0.1367 / 0.5286)
+
+
+def test_fp8_products_are_held_against_the_fp8_rate_and_small_weights_alone_are_not() -> None:
+    row = share(28 * 0.1018, quantization__scheme="fp8-dynamic-row")
+    assert row == LimitShare(share=pytest.approx(74e12 / 0.1018 / 1500e12), rate=roofline.FLOAT8)
+    weights = share(28 * 0.1339, quantization__scheme="fp8-weight-only")
+    assert weights is not None and weights.rate == "bfloat16"
+
+
+def test_what_waits_for_its_weights_is_held_against_copies() -> None:
+    small = msgspec.structs.replace(FOUND, flop_per_step=0.2e12)
+    found = share(28 * 0.008, small)
+    assert found == LimitShare(share=pytest.approx(24e9 / 0.008 / 4e12), rate=roofline.COPY)
+    assert roofline.text(found, "cuda") == "75 % of this GPU's copy rate"
+    quantized = share(28 * 0.008, small, quantization__scheme="int8-weight-only")
+    assert quantized is not None and quantized.rate == "bfloat16", "its weights are smaller than those counted"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"cache__kind": "first-block"},
+        {"guidance__stop": 0.5},
+        {"text__sequence_length": 128},
+        {"quantization__scheme": "int8-dynamic"},
+        {"precision__dtype": "float32"},
+    ],
+)
+def test_no_share_where_the_count_or_the_rate_is_of_something_else(changed: dict[str, Any]) -> None:
+    assert share(28 * 0.1, **changed) is None
+
+
+def test_no_share_without_what_it_is_made_of() -> None:
+    assert share(28 * 0.1, None) is None
+    assert share(None) is None
+    assert share(28 * 0.1, Roofline()) is None
+    assert roofline.share(FOUND, None, BASELINE, BASELINE) is None
+
+
+def test_a_small_share_is_not_rounded_to_none() -> None:
+    assert roofline.text(LimitShare(share=0.0031, rate="bfloat16"), "cpu") == "0.31 % of this CPU's bf16 rate"
+
+
+# ---- the probe ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(roofline.SIDE, "cpu", 128)
+
+
+class Pipe:
+    """A denoiser of one linear layer and one attention, beside something else that calculates."""
+
+    def __init__(self) -> None:
+        import torch
+
+        class Denoiser(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.layer = torch.nn.Linear(32, 32)
+
+            def forward(self, x: Any) -> Any:
+                x = self.layer(x)[:, None]
+                return torch.nn.functional.scaled_dot_product_attention(x, x, x)
+
+        self.transformer = Denoiser()
+        self.components = {"transformer": self.transformer, "text_encoder": torch.nn.Linear(32, 32)}
+
+    def draw(self, steps: int) -> None:
+        import torch
+
+        with torch.no_grad():
+            x = torch.ones(2, 16, 32)
+            self.components["text_encoder"](x)
+            for _ in range(steps):
+                self.transformer(x)
+
+
+def test_the_probe_counts_the_products_of_a_step_and_measures_rates(small: None) -> None:
+    pipe = Pipe()
+    found = roofline.probe(pipe.draw, pipe, CPU, batch=2)
+    linear, attention = 2 * 16 * 32 * 32, 2 * 2 * 16 * 16 * 32
+    assert found.flop_per_step == linear + attention, "of one picture"
+    assert found.weight_bytes == 4 * (32 * 32 + 32)
+    assert set(found.flop_per_s) == {"float32", "bfloat16"}
+    assert all(1e8 < rate < 1e14 for rate in found.flop_per_s.values())
+    assert decode(encode(found), Roofline, "here") == found
+
+
+def test_on_a_cpu_what_needs_a_gpu_is_absent(small: None) -> None:
+    found = roofline.probe(Pipe().draw, Pipe(), CPU, batch=1)
+    assert found.copy_bytes_per_s is None
+    assert roofline.FLOAT8 not in found.flop_per_s
+
+
+def test_a_probe_that_fails_says_so_and_harms_nothing(small: None) -> None:
+    def broken(steps: int) -> None:
+        raise ValueError("two steps are too few")
+
+    found = roofline.probe(broken, Pipe(), CPU, batch=1)
+    assert found.flop_per_step is None
+    assert found.lacks == ("arithmetic of a step: ValueError: two steps are too few",)
+    assert found.flop_per_s
+
+
+def test_a_real_denoiser_is_counted(small: None, tiny_pipeline: Path) -> None:
+    model, _ = pipeline.resolve(str(tiny_pipeline), None, None)
+    pipe = pipeline.load(model, CPU, "float32")
+    original = type(pipe.transformer).__call__
+
+    def draw(steps: int) -> None:
+        pipe("a red circle", num_inference_steps=steps, height=32, width=32, max_sequence_length=16, output_type="np")
+
+    found = roofline.probe(draw, pipe, CPU, batch=1)
+    layers = [m for m in pipe.transformer.modules() if type(m).__name__ == "Linear"]
+    assert found.flop_per_step is not None
+    assert found.flop_per_step > 2 * sum(layer.weight.numel() for layer in layers), "each layer sees a token at least"
+    assert type(pipe.transformer).__call__ is original
+
+
+def test_a_gpu_without_fp8_is_not_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    gpu: Environment = msgspec.structs.replace(CPU, device="cuda", compute_capability="8.0")
+    monkeypatch.setattr(roofline, "_product_rate", lambda kind, *_: asked.append(kind) or 1e12)
+    monkeypatch.setattr(roofline, "_copy_rate", lambda *_: 1e12)
+    pipe: Any = SimpleNamespace(components={})
+    assert roofline.probe(lambda _: None, pipe, gpu, 1).copy_bytes_per_s == 1e12
+    assert asked == ["bfloat16", "float16", "float32"]
+    asked.clear()
+    roofline.probe(lambda _: None, pipe, msgspec.structs.replace(gpu, compute_capability="9.0"), 1)
+    assert roofline.FLOAT8 in asked
+
+
+def test_the_pipeline_that_is_bound_by_arithmetic_can_be_tuned(small: None, tmp_path: Path) -> None:
+    """At a CPU's size: its denoiser is all that takes time, and draws."""
+    from compute_bound import write
+
+    model, kind = pipeline.resolve(str(write(tmp_path / "model", "cpu", 1, 1, heads=1)), None, None)
+    assert kind.pipeline_class == "FluxPipeline"
+    pipe = pipeline.load(model, CPU, "bfloat16")
+    models = {name: part for name, part in pipe.components.items() if hasattr(part, "parameters")}
+    sizes = {name: sum(weight.numel() for weight in model.parameters()) for name, model in models.items()}
+    assert sizes["transformer"] > 10 * sum(size for name, size in sizes.items() if name != "transformer")
+    call = {"num_inference_steps": 2, "height": 128, "width": 128, "max_sequence_length": 64}
+    (picture,) = pipe("a red circle", **call).images
+    assert picture.size == (128, 128)

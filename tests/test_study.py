@@ -1,0 +1,361 @@
+"""The loop, with a worker that is made up: what is predicted and then measured, what misses a latency target, what is
+tried again, and how the baseline's processes become the timing noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from kinds import kind
+
+from tuner import environment, prediction, space_file, study
+from tuner.errors import StudyFailed
+from tuner.export import BestConfig
+from tuner.prices import Price
+from tuner.record import (
+    Build,
+    BuildDone,
+    Estimate,
+    Failure,
+    Job,
+    Memory,
+    Message,
+    Model,
+    Outcome,
+    Point,
+    PointDone,
+    PointFailed,
+    Quality,
+    Timing,
+    read,
+)
+from tuner.store import Request, Store
+from tuner.study import Limits, Study
+
+SPACE = """
+pipelines: [FluxPipeline]
+workload: {prompts: [a red circle, a blue square], height: 32, width: 32}
+quality: {tolerance: 1.0}
+baseline: {steps: 28, batch: 1}
+knobs:
+  attention.backend: [native, _native_math]
+  cache.kind: [none, first-block]
+  cache.threshold: [0.1]
+  steps: [28, 20, 14, 10, 6]
+recipes:
+  - {name: math, source: here, values: {attention.backend: _native_math, steps: 14}}
+"""
+FIXED_S, PER_STEP_S = 0.5, 0.1
+
+
+class Told:
+    """A display that only remembers what was noted and recorded."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.outcomes: list[Outcome] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def trial_ended(self, outcome: Outcome, remark: str) -> None:
+        self.outcomes.append(outcome)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
+class Workers:
+    """In the place of `runner.run`: answers each job from `seconds` and `score`, and remembers it."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.throttled: Callable[[Job, Point], bool] = lambda *_: False
+        self.bad_steps: set[int] = set()
+
+    def __call__(
+        self, job: Job, folder: Path, cache: Path, stop_at: float, hear: Callable[[Message], None], *_: Any
+    ) -> None:
+        self.jobs.append(job)
+        hear(BuildDone(build=Build(changes={}, load_s=1.0, apply_s=0.0, first_call_s=1.0, trace=None, verdict=None)))
+        for point in job.points:
+            if self.throttled(job, point):
+                failure = Failure(kind="throttled", stage="time", message="6 of 6 calls were discarded")
+                hear(PointFailed(index=point.index, failure=failure))
+            else:
+                quality = self.quality(job, point) if point.score else None
+                timing, memory = self.timing(job, point), Memory(peak_bytes=1 << 30, reserved_bytes=None)
+                hear(PointDone(index=point.index, timing=timing, memory=memory, quality=quality))
+
+    def seconds(self, job: Job, point: Point) -> float:
+        slower = 1.0 if job.build.get("attention.backend") == "native" else 0.8
+        return slower * point.batch * (FIXED_S + PER_STEP_S * point.steps)
+
+    def timing(self, job: Job, point: Point) -> Timing:
+        target_s, seconds = job.workload.latency_target_s, self.seconds(job, point)
+        latency = Estimate(value=seconds, low=seconds * 0.999, high=seconds * 1.001)
+        return Timing(
+            latency_s=latency, samples=0 if point.predict else 6, images_per_s=point.batch / seconds,
+            stopped="predicted" if point.predict else "interval within target",
+            predicted_from=(6, 28) if point.predict else None,
+            within_target=None if target_s is None else float(seconds <= target_s),
+        )  # fmt: skip
+
+    def quality(self, job: Job, point: Point) -> Quality:
+        mean = 30.0 - 0.01 * (28 - point.steps) - 5.0 * (point.steps in self.bad_steps)
+        return Quality(
+            metric="clip_score", scores=(mean, mean), mean=mean, psnr_db=None, ssim=None,
+            difference=Estimate(value=mean - 30, low=mean - 30 - 0.05, high=mean - 30 + 0.05),
+        )  # fmt: skip
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
+    workers = Workers()
+    monkeypatch.setattr(study.runner, "run", workers)
+    monkeypatch.setattr(study, "IDLE_ASKS", 10)
+    monkeypatch.setattr("tuner.board.write", lambda *_: None)
+    return workers
+
+
+class Bench:
+    """Studies in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "space.yaml").write_text(SPACE)
+
+    @contextmanager
+    def study(self, *settings: str, trials: int | None = 12, budget_s: float = 600.0) -> Iterator[Study]:
+        here = environment.detect("cpu")
+        request = Request(
+            model=Model(source="/model", revision=None, pipeline_class="FluxPipeline", scorer="/scorer"),
+            environment=here,
+            space=space_file.load(self.folder / "space.yaml", kind(), here, settings),
+            price=Price(usd_per_hour=3.6, source="here"),
+        )
+        with Store(self.folder / "study", request) as store:
+            yield Study(store, Limits(budget_s=budget_s, max_trials=trials), Told())  # type: ignore[arg-type]
+
+    def run(self, *settings: str, **limits: Any) -> BestConfig:
+        with self.study(*settings, **limits) as found:
+            self.told: Told = found.display  # type: ignore[assignment]
+            return found.run()
+
+    def outcomes(self) -> list[Outcome]:
+        return [read(file, Outcome) for file in sorted((self.folder / "study").glob("trials/*/outcome.json"))]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+# ---- prediction -----------------------------------------------------------------------------------------------------
+
+
+def test_a_row_measures_the_candidate_and_what_spans_it_and_predicts_the_rest(bench: Bench, workers: Workers) -> None:
+    bench.run(trials=10)
+    rows = [[(point.steps, point.predict) for point in job.points] for job in workers.jobs if len(job.points) > 1]
+    baseline, recipe = rows[0], next(row for row in rows if row[0][0] == 14)
+    assert baseline == [(28, False), (6, False), (20, True), (14, True), (10, True)]
+    assert recipe == [(14, False), (28, False), (6, False), (20, True), (10, True)]
+    assert all(point.score for job in workers.jobs for point in job.points if len(job.points) > 1), "also if predicted"
+
+
+def test_what_skips_work_in_some_steps_is_measured_at_every_step_count(bench: Bench, workers: Workers) -> None:
+    bench.run("cache.kind=first-block", trials=10)
+    cached = [job for job in workers.jobs if job.build.get("cache.kind") == "first-block"]
+    assert cached
+    assert not any(point.predict for job in cached for point in job.points)
+
+
+def test_a_predicted_finalist_is_measured_before_it_is_chosen(bench: Bench, workers: Workers) -> None:
+    workers.bad_steps = {6}
+    best = bench.run(trials=10)
+    trial = bench.outcomes()[best.chosen.trial]
+    assert trial.timing is not None
+    assert trial.timing.predicted_from == (6, 28), "the search only predicted it"
+    assert (best.chosen.values["steps"], best.chosen.predicted_from) == (10, None)
+    assert best.chosen.latency_samples >= 12
+    assert best.speed_up_confirmed
+    (check,) = best.predictions
+    assert (check.trial, check.held) == (best.chosen.trial, True)
+    assert abs(check.error) < 1e-9
+    assert any(note.startswith(f"trial {check.trial}: predicted ") for note in bench.told.notes)
+
+
+def test_a_prediction_that_did_not_hold_is_said_to_have_not(bench: Bench, workers: Workers) -> None:
+    honest = workers.seconds
+    workers.seconds = lambda job, point: honest(job, point) * (0.9 if point.predict else 1.0)  # type: ignore[method-assign]
+    workers.bad_steps = {6}
+    best = bench.run(trials=10)
+    worst = max(best.predictions, key=lambda check: abs(check.error))
+    assert worst.error == pytest.approx(-0.1)
+    assert not worst.held
+    assert any("-10.00%" in note and "more than" in note for note in bench.told.notes)
+
+
+# ---- the latency target ---------------------------------------------------------------------------------------------
+
+
+def test_what_misses_the_latency_target_is_no_point_but_the_baseline_stays_shown(
+    bench: Bench, workers: Workers
+) -> None:
+    best = bench.run("workload.latency_target_s=2.0", trials=10)
+    assert best.workload.latency_target_s == 2.0
+    assert (best.baseline.trial, best.baseline.within_latency_target) == (0, 0.0)
+    assert best.chosen.latency_s.value <= 2.0
+    assert best.front
+    assert all(point.latency_s.value <= 2.0 for point in best.front)
+    late = [outcome for outcome in bench.outcomes() if outcome.timing and outcome.timing.latency_s.value > 2.0]
+    assert len(late) >= 3, "among them some are better in quality, and would be on the front"
+    with bench.study("workload.latency_target_s=2.0", trials=10) as again:
+        trials = again.store.study.get_trials()
+        for outcome in bench.outcomes():
+            violated = trials[outcome.number].constraints["latency target"]
+            assert outcome.timing is not None
+            assert (violated > 0) == (outcome.timing.latency_s.value > 2.0)
+        assert again.ledger.front_points(best.chosen.trial)[-1].is_baseline
+        assert again.ledger.front_points(best.chosen.trial)[-1].misses_target
+
+
+def test_a_study_with_a_latency_target_resumes_and_is_another_than_without(bench: Bench, workers: Workers) -> None:
+    best = bench.run("workload.latency_target_s=2.0", trials=10)
+    jobs = len(workers.jobs)
+    again = bench.run("workload.latency_target_s=2.0", trials=10)
+    assert len(workers.jobs) == jobs
+    assert (again.chosen, again.front) == (best.chosen, best.front)
+    with pytest.raises(Exception, match="another one with --study"):
+        bench.run(trials=10)
+
+
+def test_nothing_that_meets_the_target_leaves_the_baseline(bench: Bench, workers: Workers) -> None:
+    best = bench.run("workload.latency_target_s=0.1", trials=10)
+    assert (best.chosen.trial, best.front) == (0, ())
+    with bench.study("workload.latency_target_s=0.1", trials=10) as again:
+        assert "the baseline, although it misses the latency target" in again.conclusion(0)
+
+
+def test_cost_counts_only_the_calls_that_meet_the_target(bench: Bench, workers: Workers) -> None:
+    honest = workers.timing
+
+    def mixed(job: Job, point: Point) -> Timing:
+        return msgspec.structs.replace(honest(job, point), within_target=0.8)
+
+    workers.timing = mixed  # type: ignore[method-assign]
+    best = bench.run("workload.latency_target_s=2.0", trials=5)
+    point = best.baseline
+    assert point.cost_usd_per_1000_images == pytest.approx(1.0 * 3.3 / 0.8)
+    assert point.economics is not None
+    assert point.economics.images_per_hour == pytest.approx(0.8 * 3600 / 3.3)
+    assert point.images_per_s == pytest.approx(1 / 3.3), "the throughput is what it is"
+
+
+# ---- throttling -----------------------------------------------------------------------------------------------------
+
+
+def is_math(job: Job) -> bool:
+    return (job.build["attention.backend"], job.build["cache.kind"]) == ("_native_math", "none")
+
+
+def test_what_was_throttled_is_tried_again_once_later(bench: Bench, workers: Workers) -> None:
+    tries: list[int] = []
+
+    def throttled(job: Job, point: Point) -> bool:
+        is_it = is_math(job) and point.steps == 14 and point.score
+        if is_it:
+            tries.append(len(workers.jobs))
+        return is_it and len(tries) == 1
+
+    workers.throttled = throttled
+    bench.run("cache.kind=[none, first-block]", trials=20)
+    assert len(tries) == 2
+    assert tries[1] > tries[0] + 1, "another build came between"
+    same = [
+        outcome
+        for outcome in bench.outcomes()
+        if outcome.values["steps"] == 14
+        and outcome.values["attention.backend"] == "_native_math"
+        and outcome.values["cache.kind"] == "none"
+    ]
+    assert [(outcome.status, outcome.recipe) for outcome in same] == [("failed", "math"), ("measured", "math")]
+
+
+def test_what_is_throttled_twice_is_known(bench: Bench, workers: Workers) -> None:
+    tries: list[Job] = []
+
+    def throttled(job: Job, point: Point) -> bool:
+        is_it = is_math(job) and point.score
+        if is_it and point.steps == 14:
+            tries.append(job)
+        return is_it
+
+    workers.throttled = throttled
+    bench.run("cache.kind=none", trials=60)
+    assert len(tries) == 2
+
+
+def test_a_confirmation_that_was_throttled_is_made_once_more(bench: Bench, workers: Workers) -> None:
+    def throttled(job: Job, point: Point) -> bool:
+        return not point.score and len(workers.jobs) == 2
+
+    workers.throttled = throttled
+    assert bench.run(trials=5).timing_noise is not None
+
+
+def test_a_throttled_baseline_is_left_to_the_next_run(bench: Bench, workers: Workers) -> None:
+    workers.throttled = lambda job, point: point.index == 0
+    with pytest.raises(StudyFailed, match="held back: 6 of 6 calls were discarded; run the same command again"):
+        bench.run(trials=5)
+    workers.throttled = lambda *_: False
+    assert bench.run(trials=5).baseline.trial == 0
+
+
+def test_a_baseline_whose_repetitions_are_throttled_ends_the_study(bench: Bench, workers: Workers) -> None:
+    workers.throttled = lambda job, point: not point.score
+    with pytest.raises(StudyFailed, match="second process"):
+        bench.run(trials=5)
+    assert len(workers.jobs) == 3
+
+
+# ---- A/A ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_spread_of_the_baselines_processes_is_the_noise_of_the_study(bench: Bench, workers: Workers) -> None:
+    honest = workers.seconds
+    workers.seconds = lambda job, point: honest(job, point) * (1 + 0.01 * (len(workers.jobs) % 2))  # type: ignore[method-assign]
+    with bench.study(trials=5) as found:
+        found.measure_baseline()
+        noise = found.ledger.noise()
+        assert noise is not None
+        assert noise.processes == study.MOST_BASELINES
+        assert noise.coefficient_of_variation == pytest.approx(0.00575, rel=0.05)
+        shown = found.display.notes  # type: ignore[attr-defined]
+        assert any(note.startswith("timing noise: 0.57% between 4 processes") for note in shown)
+        other = next(outcome for outcome in found.ledger.outcomes.values() if outcome.number)
+        gain = found.ledger.speed_up(other)
+        assert gain.high / gain.value > 1.96 * 2**0.5 * 0.0057, "wide enough for another process of either"
+
+
+def test_slow_processes_of_the_baseline_are_few(bench: Bench, workers: Workers) -> None:
+    with bench.study(trials=5, budget_s=1e-6) as found:
+        found.measure_baseline()
+        noise = found.ledger.noise()
+        assert noise is not None
+        assert noise.processes == 2
+
+
+def test_only_the_baseline_is_asked_what_bounds_a_step(bench: Bench, workers: Workers) -> None:
+    bench.run(trials=10)
+    assert [job.probe for job in workers.jobs].count(True) == 1
+    assert workers.jobs[0].probe
+
+
+def test_steps_that_span_a_row() -> None:
+    assert prediction.spanning([14, 28, 20, 6]) == {14, 28, 6}
+    assert prediction.spanning([28]) == {28}

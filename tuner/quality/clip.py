@@ -1,0 +1,75 @@
+"""A network of CLIP's architecture (Radford et al., ICML 2021): embeddings of pictures and of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tuner.errors import Unavailable
+from tuner.quality.pictures import Pictures
+
+BATCH = 64
+
+
+class Clip:
+    """A CLIP model with its processor, from a folder or a hub id. It rests on the CPU between two uses.
+
+    Raises Unavailable naming `option`, which points it to a local copy.
+    """
+
+    def __init__(self, source: str, device: str, option: str = "--scorer FOLDER") -> None:
+        import torch
+        from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
+
+        try:
+            self.model = CLIPModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32).eval()
+            self.processor = CLIPImageProcessorPil.from_pretrained(source)
+            self.tokenizer = AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise Unavailable(
+                f"the CLIP model {source} cannot be loaded ({reason}); point {option} to a local folder of a CLIPModel "
+                "with safetensors; psnr, ssim and ms_ssim (--quality NAME) need no weights"
+            ) from None
+        self.source = source
+        self.device = device
+
+    def of_pictures(self, pictures: Pictures) -> Any:
+        """Unit vectors (stills, width), float32; computed once for the same pictures."""
+        if self.source not in pictures.features:
+            pictures.features[self.source] = self._embed(pictures.images)
+        return pictures.features[self.source]
+
+    def of_prompts(self, prompts: Sequence[str]) -> Any:
+        """Unit vectors (prompts, width), float32."""
+        import torch
+
+        model = self.model.to(self.device)
+        with torch.inference_mode():
+            tokens = self.tokenizer(list(prompts), padding=True, truncation=True, return_tensors="pt").to(self.device)
+            rows = unit(model.text_projection(model.text_model(**tokens).pooler_output))
+        self.model.to("cpu")
+        return rows
+
+    def scale(self) -> float:
+        """By what the cosines are multiplied before they compete, about 100."""
+        return float(self.model.logit_scale.detach().exp())
+
+    def _embed(self, images: Sequence[Any]) -> Any:
+        import numpy as np
+        import torch
+
+        model = self.model.to(self.device)
+        rows = []
+        with torch.inference_mode():
+            for start in range(0, len(images), BATCH):
+                part = self.processor(images=list(images[start : start + BATCH]), return_tensors="pt")
+                seen = model.vision_model(pixel_values=part["pixel_values"].to(self.device)).pooler_output
+                rows.append(unit(model.visual_projection(seen)))
+        self.model.to("cpu")
+        return np.concatenate(rows)
+
+
+def unit(rows: Any) -> Any:
+    """Each row over its length, as float32 on the CPU."""
+    return (rows / rows.norm(dim=-1, keepdim=True)).float().cpu().numpy()

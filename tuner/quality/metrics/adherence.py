@@ -1,0 +1,102 @@
+"""How well a picture shows its prompt."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from tuner.quality.clip import Clip
+from tuner.quality.metrics.base import Metric, Setting, missing
+from tuner.quality.pictures import Pictures
+
+
+class ClipScore(Metric):
+    """100 times the cosine of the picture's and its prompt's embeddings.
+
+    Hessel et al., CLIPScore, EMNLP 2021, without their clipping at zero.
+    """
+
+    name, title, unit = "clip_score", "CLIP score", "100 x cosine"
+    needs = "a CLIP model (--scorer)"
+    cost = "one pass of the CLIP model"
+    tolerance = 0.5
+
+    def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
+        seen, said = setting.clip.of_pictures(pictures), setting.clip.of_prompts(pictures.prompts)
+        cosines = (seen.reshape(len(said), pictures.each, -1) * said[:, None]).sum(-1).reshape(-1)
+        return pictures.by_prompt([100 * float(cosine) for cosine in cosines])
+
+
+class Preference(Metric):
+    """The score by which a network of CLIP's architecture that was trained on people's choices ranks pictures of one
+    prompt: its scale times the cosine.
+
+    Kirstain et al., Pick-a-Pic, NeurIPS 2023 (yuvalkirstain/PickScore_v1); 1 more is odds of e to 1 in favour.
+    """
+
+    name, title, unit = "preference", "Preference", "logits"
+    needs = "a preference model of CLIP's architecture (--metric preference=FOLDER)"
+    cost = "one pass of the preference model"
+    tolerance = 0.2
+
+    def lacks(self, setting: Setting) -> str | None:
+        return not_given(self.name, setting, "a folder of a CLIPModel such as yuvalkirstain/PickScore_v1")
+
+    def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
+        model = _preference(setting.given[self.name], setting.device)
+        seen, said = model.of_pictures(pictures), model.of_prompts(pictures.prompts)
+        cosines = (seen.reshape(len(said), pictures.each, -1) * said[:, None]).sum(-1).reshape(-1)
+        return pictures.by_prompt([model.scale() * float(cosine) for cosine in cosines])
+
+
+class ImageReward(Metric):
+    """A reward model of people's rankings, about -2 to 2. Xu et al., ImageReward, NeurIPS 2023."""
+
+    name, title, unit = "image_reward", "ImageReward", "reward"
+    needs = "the package image-reward with its weights"
+    cost = "one pass of BLIP-L"
+    tolerance = 0.1
+
+    def lacks(self, setting: Setting) -> str | None:
+        absent = missing("ImageReward")
+        return "the package ImageReward is not installed: pip install image-reward" if absent else None
+
+    def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
+        import ImageReward
+        import torch
+
+        model = ImageReward.load(setting.given.get(self.name, "ImageReward-v1.0"), device=setting.device)
+        with torch.inference_mode():
+            pairs = zip(pictures.prompt_of_each, pictures.images, strict=True)
+            return pictures.by_prompt([float(model.score(prompt, image)) for prompt, image in pairs])
+
+
+class Hps(Metric):
+    """Human Preference Score v2, 100 times the cosine. Wu et al., HPS v2, 2023."""
+
+    name, title, unit = "hps", "HPS v2", "100 x cosine"
+    needs = "the package hpsv2 with its weights"
+    cost = "one pass of CLIP ViT-H"
+    tolerance = 0.2
+
+    def lacks(self, setting: Setting) -> str | None:
+        return missing("hpsv2")
+
+    def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
+        import hpsv2
+
+        pairs = zip(pictures.prompt_of_each, pictures.images, strict=True)
+        return pictures.by_prompt([100 * float(hpsv2.score(image, prompt)[0]) for prompt, image in pairs])
+
+
+def not_given(name: str, setting: Setting, what: str) -> str | None:
+    """Why a metric lacks the file or folder that a user must point it to, or None when it is there."""
+    path = setting.given.get(name)
+    if path is None:
+        return f"it needs {what}: --metric {name}=PATH"
+    return None if Path(path).exists() else f"--metric {name}={path}: there is no such file or folder"
+
+
+@lru_cache(maxsize=1)
+def _preference(source: str, device: str) -> Clip:
+    return Clip(source, device, "--metric preference=FOLDER")

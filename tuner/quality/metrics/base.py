@@ -1,0 +1,75 @@
+"""The contract of every metric."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import cached_property
+from importlib.util import find_spec
+from typing import ClassVar, Literal
+
+from tuner.quality.clip import Clip
+from tuner.quality.pictures import Pictures
+from tuner.record import Estimate
+
+Against = Literal["prompt", "baseline", "real pictures", "itself"]
+
+
+class Setting:
+    """Where metrics are computed and with what: the CLIP model, loaded when it is first asked for, and what the user
+    pointed metrics to, by their names."""
+
+    def __init__(self, device: str, scorer: str, given: Mapping[str, str]) -> None:
+        self.device = device
+        self.scorer = scorer
+        self.given = given
+
+    @cached_property
+    def clip(self) -> Clip:
+        return Clip(self.scorer, self.device)
+
+
+class Metric:
+    """One way to judge pictures: `scores` gives a value for every prompt, or `distance` one for the whole set.
+
+    `needs` says in words what it needs besides the pictures, `cost` what a picture costs. `tolerance`, in the metric's
+    unit, is how much worse than the baseline's is still as good when the metric is the axis of the search; None where
+    it cannot be the axis. A metric of the whole set has no paired difference and is no axis.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    unit: ClassVar[str]
+    higher_is_better: ClassVar[bool] = True
+    against: ClassVar[Against] = "prompt"
+    needs: ClassVar[str] = "nothing"
+    cost: ClassVar[str] = "arithmetic on its pixels"
+    tolerance: ClassVar[float | None] = None
+    own_value: ClassVar[float | None] = None
+    """What the baseline's pictures score against themselves; None where that must be measured."""
+
+    def lacks(self, setting: Setting) -> str | None:
+        """What is missing here, with what to do about it, or None. Loads nothing."""
+        return None
+
+    def unsuited(self, pictures: Pictures) -> str | None:
+        """Why it says nothing of such pictures, or None."""
+        return None
+
+    def unavailable(self, setting: Setting, pictures: Pictures) -> str | None:
+        """Why the metric cannot be had here of these pictures, or None."""
+        return self.lacks(setting) or self.unsuited(pictures)
+
+    def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
+        """One value for each prompt, in the metric's unit."""
+        raise NotImplementedError
+
+    def distance(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> Estimate | None:
+        """One value for the whole set, or None for a metric that scores prompt by prompt."""
+        return None
+
+
+def missing(package: str, because: str = "") -> str | None:
+    """Why a package is not there and how to get it, or None when it is."""
+    found = package in sys.modules or find_spec(package) is not None
+    return None if found else f"the package {package} is not installed{because}: pip install {package}"

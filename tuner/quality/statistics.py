@@ -1,0 +1,64 @@
+"""Paired differences with their 95 % intervals, and what they mean beside the noise floor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from tuner.record import Estimate
+
+Verdict = Literal["same", "better", "worse", "in doubt"]
+
+RESAMPLINGS = 4999
+
+
+def paired_difference(scores: Sequence[float], baseline: Sequence[float], widest: float = 200.0) -> Estimate:
+    """Mean of the differences prompt by prompt, with its interval; of one pair alone it is `widest` to each side."""
+    return mean_of([ours - theirs for ours, theirs in zip(scores, baseline, strict=True)], widest)
+
+
+def mean_of(values: Sequence[float], widest: float = 200.0) -> Estimate:
+    """The mean with a bootstrap 95 % interval, each resample divided by its own standard error (bootstrap-t), and never
+    narrower than Student's t.
+
+    Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 12. Of the demo's scores some differ by far
+    more than the rest: percentiles of the bare mean, also bias-corrected ones, cover in 84 to 94 of 100 times there,
+    this in 91 to 97 with 24 prompts and in 95 to 97 with 64.
+    """
+    import numpy as np
+    from scipy import stats
+
+    sample = np.asarray(values, np.float64)
+    mean, count = float(sample.mean()), len(sample)
+    if count < 2:
+        return Estimate(value=mean, low=mean - widest, high=mean + widest)
+    error = float(sample.std(ddof=1)) / count**0.5
+    if error <= 1e-12 * max(1.0, abs(mean)):
+        return Estimate(value=mean, low=mean, high=mean)
+    drawn = sample[np.random.default_rng(0).integers(0, count, (RESAMPLINGS, count))]
+    errors = drawn.std(axis=1, ddof=1) / count**0.5
+    usable = errors > 1e-3 * error  # a resample of one value again and again has no spread to divide by
+    low, high = np.quantile((drawn.mean(axis=1)[usable] - mean) / errors[usable], [0.025, 0.975])
+    student = float(stats.t.ppf(0.975, count - 1))
+    return Estimate(
+        value=mean, low=mean - max(float(high), student) * error, high=mean - min(float(low), -student) * error
+    )
+
+
+def jackknife(value: float, without: Sequence[float]) -> Estimate:
+    """A value with a 95 % interval from its values `without` each picture in turn (Quenouille and Tukey)."""
+    import numpy as np
+
+    left_out = np.asarray(without, np.float64)
+    count = len(left_out)
+    error = float(np.sqrt((count - 1) / count * ((left_out - left_out.mean()) ** 2).sum()))
+    return Estimate(value=value, low=value - 1.96 * error, high=value + 1.96 * error)
+
+
+def verdict(difference: Estimate, floor: float) -> Verdict:
+    """Two-sided: what lies within the floor is the same, and better counts only as far beyond it as worse does."""
+    if difference.low > floor:
+        return "better"
+    if difference.high < -floor:
+        return "worse"
+    return "same" if -floor <= difference.low and difference.high <= floor else "in doubt"
