@@ -44,11 +44,9 @@ TRACE, DIAGNOSTIC = ".pt.trace.json.gz", ".stacks.pt.trace.json.gz"
 
 MOST_BYTES = 60_000
 LONGEST_NAME = 160
-DEADLINE_S = 215.0
-"""For all of the program, which is given four minutes."""
-ALONE_S = 110.0
-"""For one process."""
-
+DEADLINE_S = 3600.0
+"""For all of the program, unless it is told another; half of it for one process, so that what it was to run can be run
+once more."""
 
 Device = Literal["cuda", "cpu"]
 
@@ -113,14 +111,17 @@ def record(case: Any, mode: Any, device: Device, folder: Path) -> Recorded:
 def write_golden(recorded: Recorded, about: Golden, folder: Path) -> list[Path]:
     """The golden traces of a case, at most two files."""
     folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{about.case}.{about.mode}".replace(" ", "-")
     files = []
     for path, suffix in ((recorded.trace, TRACE), (recorded.diagnostic, DIAGNOSTIC)):
         if path:
-            target = folder / f"{stem}{suffix}"
+            target = file_of(about.case, about.mode, folder, suffix)
             target.write_bytes(_trimmed(read.load(path), about))
             files.append(target)
     return files
+
+
+def file_of(case: str, mode: str, folder: Path = GOLDEN, suffix: str = TRACE) -> Path:
+    return folder / f"{case}.{mode}{suffix}".replace(" ", "-")
 
 
 def read_golden(path: Path) -> Golden:
@@ -281,9 +282,9 @@ def shares(jobs: Iterable[Job]) -> list[list[Job]]:
 class Pool:
     """A few processes at a time, none for longer than it may be, none beyond the deadline."""
 
-    def __init__(self, folder: Path, device: str, processes: int) -> None:
+    def __init__(self, folder: Path, device: str, processes: int, deadline_s: float) -> None:
         self.folder, self.device, self.most = folder, device, processes
-        self.until = time.monotonic() + DEADLINE_S
+        self.alone_s, self.until = deadline_s / 2, time.monotonic() + deadline_s
         self.running: dict[subprocess.Popen[bytes], float] = {}
         self.started = 0
 
@@ -305,7 +306,7 @@ class Pool:
         command = [sys.executable, __file__, str(self.folder), "--device", self.device, "--work", json.dumps(jobs)]
         command += ["--results", str(self.folder / f"{self.started:03}.jsonl")]
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=_environment())
-        self.running[process] = time.monotonic() + ALONE_S
+        self.running[process] = time.monotonic() + self.alone_s
 
     def _reap(self) -> None:
         for process, until in list(self.running.items()):
@@ -351,6 +352,7 @@ def main() -> int:
     parser.add_argument("--archive", type=Path, help="a .tar.gz of golden/; the table is written beside it")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--deadline", type=float, default=DEADLINE_S, help="seconds, after which no case goes on")
     parser.add_argument("--only", nargs="+", default=[""], help="cases with one of these in `NAME.MODE`")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--results", type=Path, help=argparse.SUPPRESS)
@@ -376,7 +378,7 @@ def run_all(arguments: argparse.Namespace, golden: Path) -> int:
         if any(text in f"{case.name}.{mode}" for text in arguments.only)
         if arguments.device == "cuda" or (not case.needs_gpu and mode != "reduce-overhead")
     ]
-    pool = Pool(arguments.folder, arguments.device, arguments.processes)
+    pool = Pool(arguments.folder, arguments.device, arguments.processes, arguments.deadline)
     pool.run(shares(jobs))
     first = pool.rows()
     again = [job for job in jobs if job not in first or first[job].error]

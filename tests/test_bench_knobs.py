@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import bench_knobs
@@ -64,6 +67,26 @@ def test_a_small_run_measures_and_writes_its_table(tmp_path: Path) -> None:
     table = (tmp_path / "knobs-flux.md").read_text()
     assert "| steps=6 | untouched | whole call |" in table
     assert f"0 of {len(results)} failed" in table
+
+
+def test_one_that_dies_when_its_turn_has_come_ends_only_itself(tmp_path: Path) -> None:
+    def dies(tell: int, hear: int) -> None:
+        os.write(tell, b'{"stage": "ready", "at": 1.0}\n')
+
+    pipe = pipelines.build("flux", empty=True)
+    given = argparse.Namespace(fork=True, weights=False, tiny=True, budget=60, family="flux", out=tmp_path)
+    space = bench_knobs.catalogue(architecture.of(pipe), H200)
+    trial = bench_knobs.trial(space, "steps=6", {"steps": 6}, "step", {})
+    room = bench_knobs.Room(given, H200, pipe, tmp_path)
+    child = bench_knobs.Child(trial.name, given, tmp_path / "log", dies)
+    while bench_knobs.alive(child.pid):
+        time.sleep(0.01)
+    child.stage = "ready"
+    room.building[trial.name] = (trial, child)
+    room.take_turns([trial.name])
+    (result,) = room.results
+    assert result.failure == "crash (ready): it ended without a result"
+    assert room.building == {}
 
 
 def test_a_value_that_fails_stays_in_the_table() -> None:

@@ -113,6 +113,26 @@ def test_a_picture_is_shown_with_its_prompt_and_the_baselines(tmp_path: Path) ->
     assert (alone.of, alone.baseline) == ("this trial's picture", None)
 
 
+def test_a_picture_is_there_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from tuner.quality.pictures import Pictures
+
+    def is_killed(image: Any, file: Path, *arguments: Any) -> None:
+        file.write_bytes(b"half of it")
+        raise KeyboardInterrupt
+
+    pictures = Pictures.drawn(np.full((1, 8, 8, 3), 0.5), ["a red cat"])
+    pictures.save(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["0000.png"]
+    whole = (tmp_path / "0000.png").read_bytes()
+    monkeypatch.setattr(Image.Image, "save", is_killed)
+    with pytest.raises(KeyboardInterrupt):
+        pictures.save(tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.glob("*.png")} == {"0000.png": whole}
+
+
 @pytest.fixture
 def traced(tmp_path: Path) -> list[Outcome]:
     """Six trials, all but the last with a trace."""

@@ -15,7 +15,7 @@ import pytest
 import viewed_study
 from browser import Page
 
-from tuner.viewer import start
+from tuner.viewer import pages, start
 
 pytestmark = [
     pytest.mark.slow,
@@ -36,6 +36,11 @@ HELPERS = """
     window.colours = (canvas) => {
         const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
         return new Set(new Uint32Array(data.buffer)).size;
+    };
+    window.copied = (canvas) => {
+        const copy = Object.assign(document.createElement("canvas"), { width: canvas.width, height: canvas.height });
+        copy.getContext("2d").drawImage(canvas, 0, 0);
+        return copy;
     };
     window.charts = () => [...tab().querySelectorAll("canvas")].map(colours);
     window.selects = () => tab().querySelectorAll(".MuiSelect-root");
@@ -106,6 +111,26 @@ def test_the_browser_has_no_internet() -> None:
         assert page.failed == ["asked for https://www.gstatic.com/charts/loader.js"]
 
 
+def test_charts_of_many_rows(page: Page) -> None:
+    """As many as a long trace has: more than a call can have arguments."""
+    page.open("about:blank")
+    for script in ("chart.umd.min.js", "charts.js"):
+        page.ask((pages.STATIC / script).read_text(encoding="utf-8") + "; true")
+    drawn = page.ask("""
+        const { DataTable, Table, Timeline } = google.visualization;
+        const box = document.body.appendChild(document.createElement("div"));
+        const table = new DataTable();
+        for (const label of ["level", "name", "hint", "start", "end"]) table.addColumn("string", label);
+        table.addRows(Array.from({ length: 130000 }, (_, index) => ["0", "kernel", "", index, index + 1]));
+        new Timeline(box).draw(table);
+        const bars = box.firstChild.children;
+        const last = [bars.length, bars[bars.length - 1].style.left];
+        new Table(box).draw(table, {});
+        [...last, box.querySelectorAll("tr").length];
+    """)
+    assert drawn == [130_000, "99.9992%", 130_001]
+
+
 def test_the_overview_draws_the_steps(page: Page, address: str, screenshots: Path) -> None:
     open_view(page, address, "0000", "Overview")
     with looked_at(page, screenshots / "overview.png"):
@@ -168,3 +193,5 @@ def test_scalars_are_drawn_by_trial(page: Page, address: str, screenshots: Path)
     open_tab(page, address, "timeseries")
     with looked_at(page, screenshots / "scalars.png"):
         page.until("shown().includes('latency_s')")
+        # A worker draws it, so that only a copy can be looked at: the ground and a dot for each of two trials.
+        page.until("all('line-chart canvas').some((canvas) => colours(copied(canvas)) >= 3)")

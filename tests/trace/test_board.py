@@ -30,7 +30,7 @@ def write(
     pictures = []
     for index in range(images):
         Image.new("RGB", (40, 20), "#888").save(folder / f"{index}.png")
-        pictures.append(Picture(file=folder / f"{index}.png", shows=f"prompt {index}", baseline=None))
+        pictures.append(Picture(file=folder / f"{index}.png", shows=f"prompt {index}", of="it", baseline=None))
     metrics = {"latency_s": latency} if status == "ok" else {}
     write_trial(folder, Row(number, status, knobs, metrics, f"**{status}**", pictures))
 
@@ -64,19 +64,37 @@ def test_a_trial_is_loaded_whole(tmp_path: Path) -> None:
         f"pictures/{i}" for i in range(4)
     }
     assert shown(events, "pictures/0").size == (40, 20)
-    assert events.SummaryMetadata("pictures/0").display_name == "prompt 0"
+    about = events.SummaryMetadata("pictures/0")
+    assert (about.display_name, about.summary_description) == ("prompt 0", "it")
     assert events.Tensors("verdict")[0].tensor_proto.string_val == [b"**ok**"]
 
 
 def test_a_picture_stands_beside_the_baselines(tmp_path: Path) -> None:
     Image.new("RGB", (1600, 800), "#f00").save(tmp_path / "baseline.png")
     Image.new("RGB", (1600, 800), "#00f").save(tmp_path / "own.png")
-    picture = Picture(file=tmp_path / "own.png", shows="a cat", baseline=tmp_path / "baseline.png")
+    picture = Picture(file=tmp_path / "own.png", shows="a cat", of="a pair", baseline=tmp_path / "baseline.png")
     write_trial(tmp_path, Row(1, "ok", KNOBS, {}, "", [picture]))
     sheet = shown(loaded(tmp_path), "pictures/0")
     assert sheet.size == (512 + 32 + 512, 256)
     colours = [sheet.getpixel((x, 128)) for x in (10, 528, 1040)]
     assert colours == [(255, 0, 0), (255, 255, 255), (0, 0, 255)]
+
+
+@pytest.mark.parametrize("bytes_left", [0, 5, 60, -40])
+def test_a_picture_that_was_cut_off_is_left_out(bytes_left: int, tmp_path: Path) -> None:
+    """As of a worker that was killed while it wrote."""
+    good, broken = tmp_path / "good.png", tmp_path / "broken.png"
+    Image.effect_noise((40, 20), 50).save(good)
+    broken.write_bytes(good.read_bytes()[:bytes_left])
+    pictures = [
+        Picture(file=broken, shows="broken", of="", baseline=None),
+        Picture(file=good, shows="beside a broken one", of="", baseline=broken),
+        Picture(file=good, shows="good", of="", baseline=None),
+    ]
+    write_trial(tmp_path, Row(1, "ok", KNOBS, {}, "", pictures))
+    events = loaded(tmp_path)
+    assert [tag for tag in events.Tags()["tensors"] if tag.startswith("pictures")] == ["pictures/0"]
+    assert events.SummaryMetadata("pictures/0").display_name == "good"
 
 
 def test_writing_again_replaces_the_row(tmp_path: Path) -> None:

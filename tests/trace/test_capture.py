@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tuner.trace import capture as capturing  # noqa: E402
-from tuner.trace import read  # noqa: E402
+from tuner.trace import read, sync_lines  # noqa: E402
 from tuner.trace.capture import capture  # noqa: E402
 from tuner.trace.summary import summarise  # noqa: E402
 
@@ -79,3 +79,46 @@ def test_a_name_that_is_no_text_leaves_a_readable_trace(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     capturing._export_readable(Profiler(), path)  # type: ignore[arg-type]
     assert len(read.load(path).host) == 1
+
+
+def test_a_name_that_breaks_the_json_is_exported_the_slow_way(tmp_path: Path) -> None:
+    class Profiler:
+        def export_chrome_trace(self, path: str, use_python_export: bool = False) -> None:
+            name = "right" if use_python_export else 'wr"ng'
+            Path(path).write_text(f'{{"traceEvents": [{{"ph": "X", "cat": "cpu_op", "name": "{name}", "ts": 1}}]}}')
+
+    path = tmp_path / "trace.json"
+    capturing._export_readable(Profiler(), path)  # type: ignore[arg-type]
+    assert [event.name for event in read.load(path).host] == ["right"]
+
+
+def test_a_good_trace_is_read_by_the_caller_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read, "load", lambda path: pytest.fail("read once more"))
+    scheduler = Scheduler()
+    assert capture(scheduler.call, scheduler, tmp_path, "t").is_file()
+
+
+def test_tensors_get_their_own_methods_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def own(tensor: Any, *arguments: Any, **named: Any) -> Any:
+        return torch._C.TensorBase.to(tensor, *arguments, **named)
+
+    before = {name: vars(torch.Tensor).get(name) for name in sync_lines._COPIES}
+    monkeypatch.setattr(torch.Tensor, "to", own)
+    with sync_lines.recorded():
+        assert vars(torch.Tensor)["to"] is not own
+        assert torch.ones(2).to(torch.int32).tolist() == [1, 1]
+    assert {name: vars(torch.Tensor).get(name) for name in sync_lines._COPIES} == {**before, "to": own}
+
+
+def test_a_start_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.cuda import _gpu_trace
+
+    def fails(callback: Any) -> None:
+        raise RuntimeError("no room")
+
+    registries = (_gpu_trace.DeviceSynchronizationCallbacks, _gpu_trace.StreamSynchronizationCallbacks)
+    before = [list(registry.callback_list) for registry in registries]
+    monkeypatch.setattr(_gpu_trace.EventSynchronizationCallbacks, "add_callback", fails)
+    with pytest.raises(RuntimeError, match="no room"), sync_lines.recorded():
+        pass
+    assert [registry.callback_list for registry in registries] == before

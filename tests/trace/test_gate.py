@@ -74,21 +74,30 @@ def test_a_copy_to_pageable_memory_blocks_even_when_asked_not_to(planted: Any, t
 
 
 @pytest.mark.parametrize(
-    ("kind", "size", "until", "count"),
+    ("kind", "size", "called", "until", "count"),
     [
-        ("HtoD (Pageable -> Device)", 1 << 26, 460, 1),
-        ("HtoD (Pageable -> Device)", 1 << 26, 440, 0),  # the driver had room for it, and returned
-        ("HtoD (Pageable -> Device)", 1 << 10, 460, 0),
-        ("HtoD (Pinned -> Device)", 1 << 26, 460, 0),
+        ("HtoD (Pageable -> Device)", 1 << 26, 391, 460, 1),
+        ("HtoD (Pageable -> Device)", 1 << 26, 391, 440, 0),  # the driver had room for it, and returned
+        ("HtoD (Pageable -> Device)", 1 << 26, 411, 460, 0),  # the GPU had nothing to do meanwhile
+        ("HtoD (Pageable -> Device)", 1 << 10, 391, 460, 0),
+        ("HtoD (Pinned -> Device)", 1 << 26, 391, 460, 0),
     ],
 )
 def test_a_large_copy_from_pageable_memory_blocks(
-    kind: str, size: int, until: float, count: int, planted: Any, tmp_path: Path
+    kind: str, size: int, called: float, until: float, count: int, planted: Any, tmp_path: Path
 ) -> None:
     busy(planted)
-    copy = planted.call("cudaMemcpyAsync", 411, until - 411)
+    copy = planted.call("cudaMemcpyAsync", called, until - called)
     planted.device(f"Memcpy {kind}", 450, 50, copy, cat="gpu_memcpy", size=size)
     assert [finding.count for finding in judged(planted, tmp_path).findings] == [1] * count
+
+
+def test_a_copy_does_not_wait_for_its_own_parts(planted: Any, tmp_path: Path) -> None:
+    busy(planted)
+    copy = planted.call("cudaMemcpyAsync", 411, 80)
+    for ts in (415, 435, 455):
+        planted.device("Memcpy HtoD (Pageable -> Device)", ts, 15, copy, cat="gpu_memcpy", size=1 << 20)
+    assert judged(planted, tmp_path).status == "clean"
 
 
 @pytest.mark.parametrize("kind", ["HtoD (Pinned -> Device)", "HtoD (Pageable -> Device)", "DtoD (Device -> Device)"])

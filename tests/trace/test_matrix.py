@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,6 +13,8 @@ torch = pytest.importorskip("torch")
 import golden_traces  # noqa: E402
 from golden_traces import DIAGNOSTIC, GOLDEN, TRACE  # noqa: E402
 from planted_cases import BY_NAME, CASES, Case, Mode, lines_of_marks  # noqa: E402
+
+from tuner.record import Finding, FindingKind, Verdict  # noqa: E402
 
 ON_A_CPU = [
     pytest.param(case, mode, id=f"{case.name}.{mode}")
@@ -48,30 +49,67 @@ def test_a_trimmed_trace_is_judged_alike(most_bytes: int, tmp_path: Path, monkey
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 def test_every_case_on_a_gpu(tmp_path: Path) -> None:
-    program = [sys.executable, golden_traces.__file__, str(tmp_path)]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=300)
+    program = [sys.executable, golden_traces.__file__, str(tmp_path), "--deadline", "1500"]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=1600)
     print(done.stdout, done.stderr)
     assert done.returncode == 0, done.stdout
 
 
-def golden_files() -> list[Any]:
-    """Those of `tests/data/golden`, once it has been filled from an archive of `golden_traces.py`."""
-    files = sorted(GOLDEN.glob(f"*{TRACE}"))
-    return [path for path in files if not path.name.endswith(DIAGNOSTIC)]
+NOT_RECORDED: dict[tuple[str, Mode], str] = {
+    ("recorded anew", "eager"): "the case was written after the last recording",
+}
+
+ON_A_GPU = [
+    pytest.param(case, mode, id=f"{case.name}.{mode}")
+    for case in CASES
+    for mode in case.expected
+    if (case.name, mode) not in NOT_RECORDED
+]
 
 
-@pytest.mark.parametrize("path", golden_files(), ids=lambda path: path.name.removesuffix(TRACE))
-def test_a_golden_trace_of_a_gpu(path: Path) -> None:
-    about = golden_traces.read_golden(path)
-    case = BY_NAME[about.case]
-    mode: Mode = about.mode  # type: ignore[assignment]
-    verdict, lines = golden_traces.verdict_of_golden(path, "cuda", case.asks(mode))
+@pytest.mark.parametrize(("case", "mode"), ON_A_GPU)
+def test_a_golden_trace_of_a_gpu(case: Case, mode: Mode) -> None:
+    verdict, lines = golden_traces.verdict_of_golden(golden_traces.file_of(case.name, mode), "cuda", case.asks(mode))
     assert case.problems(mode, verdict, lines) == []
+    places = [place for finding in verdict.findings for place in finding.source.split(", ")]
+    assert not any(place.startswith("/") for place in places), places
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason="no golden traces were recorded yet")
-def test_golden_traces_are_many_and_small() -> None:
+def test_golden_traces_are_those_of_all_cases() -> None:
+    files = [path for path in GOLDEN.glob(f"*{TRACE}") if not path.name.endswith(DIAGNOSTIC)]
+    recorded = {(about.case, about.mode) for about in map(golden_traces.read_golden, files)}
+    assert recorded == {(case.name, mode) for case in CASES for mode in case.expected} - NOT_RECORDED.keys()
+
+
+def test_what_is_expected_is_bounded_and_at_marks_that_there_are() -> None:
+    """A mark that no line has would only be looked for where it was formerly."""
+    expected = [(case.status(mode), case.expected[mode]) for case in CASES for mode in case.expected]
+    assert all(status == "rejected" for status, findings in expected if findings)
+    unsure = [one for _, findings in expected for one in findings if not one.sure]
+    assert all(one.per_step is not None for one in unsure)
+    places = {one.where for _, findings in expected for one in findings}
+    assert lines_of_marks().keys() == {place for place in places if place and not place.endswith(".py")}
+
+
+def test_what_comes_along_is_expected_only_with_its_defect_and_no_more_often() -> None:
+    def problems(name: str, mode: Mode, *found: tuple[FindingKind, str, float]) -> list[str]:
+        findings = tuple(
+            Finding(kind=kind, count=1, count_per_step=count, idle_ms_per_step=None, operator="", reason="", source=at)
+            for kind, at, count in found
+        )
+        verdict = Verdict(status="rejected" if findings else "clean", findings=findings)
+        return BY_NAME[name].problems(mode, verdict, {"late": "a.py:1"})
+
+    late: tuple[FindingKind, str, float] = ("recompile", "a.py:1", 1 / 3)
+    assert problems("late function", "full", late) == []
+    assert problems("late function", "full", late, ("compile work", "", 1 / 3)) == []
+    assert len(problems("late function", "full", late, ("compile work", "", 2 / 3))) == 1
+    assert problems("late function", "full")[-1] == "is clean, not rejected"
+    assert problems("automatic int", "full", ("compile work", "", 1 / 3))[-1] == "is rejected, not clean"
+    assert len(problems("automatic int", "reduce-overhead")) == 4
+
+
+def test_golden_traces_are_small() -> None:
     sizes = [path.stat().st_size for path in GOLDEN.iterdir()]
-    assert len({golden_traces.read_golden(path).case for path in golden_files()}) >= 30
     assert max(sizes) <= golden_traces.MOST_BYTES
     assert sum(sizes) < 2_000_000

@@ -122,6 +122,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("/usr/lib/python3/dist-packages/diffusers/models/x.py", True),
         ("/venv/lib/python3.12/site-packages/triton/runtime/jit.py", False),
         ("/tmp/torchinductor_me/ab/cab.py", False),
+        ("/opt/pytorch/torch/nn/modules/module.py", False),
+        ("/root/site/torch/_tensor.py", False),
+        ("/root/site/triton/runtime/jit.py", False),
+        ("/root/site/diffusers/models/attention.py", True),
+        ("/home/me/torch/utils/samplers.py", True),
         ("<string>", False),
     ],
 )
@@ -158,6 +163,11 @@ def test_a_call_stack_is_read_in_one_pass() -> None:
 def test_a_line_of_a_package_needs_no_folder() -> None:
     for packages in ("/venv/lib/python3.12/site-packages", "/usr/lib/python3/dist-packages"):
         assert sources.line(f"{packages}/diffusers/m.py", 3) == "diffusers/m.py:3"
+    for folder in ("/root/site", "/home/me/diffusers/src", "/work/diffusers"):
+        assert sources.line(f"{folder}/diffusers/hooks/hooks.py", 91) == "diffusers/hooks/hooks.py:91"
+    flux = "diffusers/models/transformers/transformer_flux.py"
+    assert sources.line(f"/root/site/{flux}", 7) == f"{flux}:7"
+    assert sources.line("/home/me/diffusers/mine.py", 7) == "/home/me/diffusers/mine.py:7"
 
 
 def test_reading_and_judging_need_no_torch() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -34,10 +35,11 @@ _GAP_SHARE = 16
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file, what it should show, and the baseline's picture of the same, which is drawn to its left."""
+    """A PNG file, what it should show, what it is of, and the baseline's of the same, which is drawn to its left."""
 
     file: Path
     shows: str
+    of: str
     baseline: Path | None
 
 
@@ -54,12 +56,14 @@ class Row:
 
 
 def write_trial(folder: Path, row: Row) -> None:
-    """Write a trial's events file into its folder, in place of a former one. The first four pictures are shown."""
+    """Write a trial's events file into its folder, in place of a former one. The first four pictures are shown, less
+    those that cannot be read: whoever wrote them may have been killed meanwhile."""
+    shown = [(picture, sheet) for picture in row.pictures[:_PICTURES] if (sheet := _drawn(picture))]
     values = [
         *_hparams(row),
         *(Summary.Value(tag=name, simple_value=value) for name, value in row.metrics.items()),
         _text(row.text),
-        *(_picture(index, picture) for index, picture in enumerate(row.pictures[:_PICTURES])),
+        *(_picture(index, *one) for index, one in enumerate(shown)),
     ]
     _replace_events(folder, row.number, values)
 
@@ -87,25 +91,27 @@ def _text(text: str) -> Summary.Value:
     return Summary.Value(tag="verdict", metadata=about, tensor=make_tensor_proto([text.encode()]))
 
 
-def _picture(index: int, picture: Picture) -> Summary.Value:
-    width, height, png = _drawn(picture)
+def _picture(index: int, picture: Picture, sheet: Any) -> Summary.Value:
     about = image_metadata.create_summary_metadata(
-        display_name=picture.shows,
-        description="left the baseline's picture, right this trial's" if picture.baseline else "the baseline's picture",
-        converted_to_tensor=True,
+        display_name=picture.shows, description=picture.of, converted_to_tensor=True
     )
-    tensor = make_tensor_proto([str(width).encode(), str(height).encode(), png])
+    buffer = BytesIO()
+    sheet.save(buffer, "PNG")
+    tensor = make_tensor_proto([str(sheet.width).encode(), str(sheet.height).encode(), buffer.getvalue()])
     return Summary.Value(tag=f"pictures/{index}", metadata=about, tensor=tensor)
 
 
-def _drawn(picture: Picture) -> tuple[int, int, bytes]:
-    """Width, height and PNG of a picture beside the baseline's, small enough for a page of many."""
+def _drawn(picture: Picture) -> Any | None:
+    """A picture beside the baseline's, small enough for a page of many; None if either cannot be read."""
     from PIL import Image
 
     shown = []
     for file in filter(None, (picture.baseline, picture.file)):
-        with Image.open(file) as opened:
-            shown.append(opened.convert("RGB"))
+        try:
+            with Image.open(file) as opened:
+                shown.append(opened.convert("RGB"))
+        except (OSError, SyntaxError, ValueError):  # what Pillow makes of a file that is cut off or is no picture
+            return None
         shown[-1].thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     gap = max(1, shown[0].width // _GAP_SHARE)
     sheet = Image.new("RGB", (sum(one.width + gap for one in shown) - gap, max(one.height for one in shown)), "white")
@@ -113,9 +119,7 @@ def _drawn(picture: Picture) -> tuple[int, int, bytes]:
     for one in shown:
         sheet.paste(one, (left, 0))
         left += one.width + gap
-    buffer = BytesIO()
-    sheet.save(buffer, "PNG")
-    return sheet.width, sheet.height, buffer.getvalue()
+    return sheet
 
 
 def _replace_events(folder: Path, step: int, values: Iterable[Summary.Value]) -> None:

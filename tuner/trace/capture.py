@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from tuner.errors import BadInput
 from tuner.trace import read, sync_lines
 
 STEPS = 4
+_CHUNK = 1 << 24
 
 
 class _StepMarks:
@@ -136,15 +137,26 @@ def _export(profiler: profile, folder: Path, name: str) -> Path:
 def _export_readable(profiler: profile, path: Path) -> None:
     """Export, and once more in the slow, correct way when a name in the trace broke the JSON (torch 2.13)."""
     profiler.export_chrome_trace(str(path))
-    if not _readable(path):  # the name of a function that is gone by now is rubbish
-        path.write_text(path.read_text(errors="replace"))
-    if not _readable(path) and "use_python_export" in inspect.signature(profiler.export_chrome_trace).parameters:
+    if not _is_text(path):  # the name of a function that is gone by now is rubbish
+        path.write_text(path.read_text(encoding="utf-8", errors="replace"), encoding="utf-8")
+    if not _is_json(path) and "use_python_export" in inspect.signature(profiler.export_chrome_trace).parameters:
         profiler.export_chrome_trace(str(path), use_python_export=True)
 
 
-def _readable(path: Path) -> bool:
+def _is_text(path: Path) -> bool:
+    with path.open(encoding="utf-8", newline="") as file:
+        try:
+            while file.read(_CHUNK):
+                pass
+        except UnicodeDecodeError:
+            return False
+    return True
+
+
+def _is_json(path: Path) -> bool:
+    """Whether a file is well-formed, found without making anything of it: a tenth of the time that reading it takes."""
     try:
-        read.load(path)
-    except BadInput:
+        msgspec.json.decode(path.read_bytes(), type=msgspec.Raw)
+    except msgspec.DecodeError:
         return False
     return True

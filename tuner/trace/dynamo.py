@@ -102,7 +102,7 @@ def _breaks(metrics: list[Any]) -> tuple[GraphBreak, ...]:
         frames.setdefault(source, set()).update(ids)
     return tuple(
         GraphBreak(
-            count=len(gave_up.get(source, "1")),
+            count=max(1, len(gave_up.get(source, ()))),
             reason=[*gave_up.get(source, ()), *met.get(source, ())][0],
             source=source,
             frames=tuple(sorted(frames.get(source, ()))),

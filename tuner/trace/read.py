@@ -155,6 +155,11 @@ class Trace:
         return [event for event in self.device if event.args and event.args.correlation in calls]
 
     @cached_property
+    def ends(self) -> list[tuple[float, int]]:
+        """When each piece of the GPU's work ended, in order, and its correlation."""
+        return sorted((event.end, event.correlation) for event in self.device)
+
+    @cached_property
     def kernels(self) -> list[Event]:
         return [event for event in self.work if event.cat == "kernel"]
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_PACKAGES = re.compile(r"/(?:site|dist)-packages/")
+_TORCH = (
+    r"torch/(?:_[a-z]\w*|nn/(?:modules|functional|attention|parallel)|autograd|cuda|amp|fx|functional|overrides|profiler"
+    r"|compiler|library|utils/(?:_|checkpoint))|triton/(?:runtime|compiler|backends|language)"
+)
+_LIBRARIES = (
+    r"diffusers/(?:hooks|models|schedulers|pipelines|modular_pipelines|loaders|guiders|quantizers|utils|image_processor"
+    r"|configuration_utils)|transformers/(?:models|generation|integrations|utils|modeling_\w+|masking_utils|activations)"
+)
+"""Parts of packages, by which these are known in a checkout or in any folder that they were installed into."""
+
+_FOLDER = re.compile(rf"^.*/(?:(?:site|dist)-packages/|(?=(?:{_TORCH}|{_LIBRARIES})\b))")
 _MACHINERY = re.compile(
     r"(^|/(site|dist)-packages/)(torch|triton)/|torchinductor_|^<|(^|/)tuner/trace/"
-    r"|/lib/python\d[.\d]*/(?!(site|dist)-packages/)"
+    rf"|/lib/python\d[.\d]*/(?!(site|dist)-packages/)|/(?:{_TORCH})\b"
 )
 _BESIDE_DENOISER = re.compile(r"(^|/)(diffusers/models/autoencoders|transformers/models)/|^transformers/")
 _CALL_STACK_ENTRY = re.compile(r"(?P<file>[^;]+?)\((?P<line>\d+)\): ")
@@ -26,7 +36,7 @@ def is_beside_denoiser(line: str) -> bool:
 
 def line(file: str, number: int | None) -> str:
     """`file.py:12`; a file of an installed package is named from the package on, wherever that is installed."""
-    short = _PACKAGES.split(file)[-1]
+    short = _FOLDER.sub("", file)
     return f"{short}:{number}" if number else short
 
 

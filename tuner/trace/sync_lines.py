@@ -52,17 +52,22 @@ def recorded() -> Iterator[None]:
 
     # Under dynamo the callback would be compiled itself, in the middle of what it watches.
     callback = torch.compiler.disable(annotate)
-    for registry in registries:
-        registry.add_callback(callback)
-    for name in _COPIES:
-        setattr(torch.Tensor, name, _annotated(getattr(torch.Tensor, name), PyCodeCache.linemaps))
-    try:
-        yield
-    finally:
+    with contextlib.ExitStack() as undo:
         for registry in registries:
-            registry.callback_list.remove(callback)
+            registry.add_callback(callback)
+            undo.callback(registry.callback_list.remove, callback)
         for name in _COPIES:
-            delattr(torch.Tensor, name)  # what it inherits is there again
+            undo.callback(_restore, name, vars(torch.Tensor).get(name))
+            setattr(torch.Tensor, name, _annotated(getattr(torch.Tensor, name), PyCodeCache.linemaps))
+        yield
+
+
+def _restore(name: str, own: Any) -> None:
+    """Give tensors back a method of their own, or that which they inherit where they had none."""
+    if own is not None:
+        setattr(torch.Tensor, name, own)
+    elif name in vars(torch.Tensor):
+        delattr(torch.Tensor, name)
 
 
 def _annotate(linemaps: Linemaps) -> None:

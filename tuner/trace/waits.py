@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from math import inf
 
 from tuner.trace import sources
 from tuner.trace.read import COPY_LINE, RUNTIME, SYNC_LINE, Around, Event, Trace
@@ -69,7 +70,7 @@ def waits(trace: Trace, indices: Sequence[int] | None = None) -> list[Wait]:
             found[index] = copied
         elif copied_by:
             last_copy[operator] = index, copy
-            if event.name in _COPIES and _blocks(event, copied_by):
+            if event.name in _COPIES and _blocks(trace, event, copied_by):
                 found[index] = copy
     path, source = _Path(trace), _Source(trace, named)
     return [
@@ -99,15 +100,22 @@ def _is_wait(trace: Trace, index: int) -> bool:
     return trace.host[index].name in WAITS and not inside_a_wait
 
 
-def _blocks(call: Event, copy: Event) -> bool:
+def _blocks(trace: Trace, call: Event, copy: Event) -> bool:
     """Whether a copy that was asked not to wait did.
 
     To pageable memory the driver returns when the copy is done. From it, when all is staged: that of more than it has
-    room for begins when the GPU is free.
+    room for begins when the GPU is free. A GPU that had nothing to do was not waited for.
     """
     if "Pageable" not in copy.name:
         return False
-    return "DtoH" in copy.name or ("HtoD" in copy.name and copy.bytes > _STAGED_BYTES and call.end > copy.ts)
+    is_staged = copy.bytes <= _STAGED_BYTES or call.end <= copy.ts
+    return "DtoH" in copy.name or ("HtoD" in copy.name and not is_staged and _was_busy(trace, call, copy))
+
+
+def _was_busy(trace: Trace, call: Event, copy: Event) -> bool:
+    """Whether any work of the GPU, other than parts of the copy, came to its end between the call and the copy."""
+    since, until = (bisect_right(trace.ends, (time, inf)) for time in (call.ts, copy.ts))
+    return any(correlation != copy.correlation for _, correlation in trace.ends[since:until])
 
 
 def _why(call: str, copy: str) -> str:
@@ -150,7 +158,7 @@ class _Source:
         return self._lines.before(index) or self._of_copy(self._copy(index)) or self._of_stack(self._around(index))
 
     def _of_copy(self, index: int) -> str:
-        return self._host[index].name.removeprefix(COPY_LINE) if index >= 0 else ""
+        return _line(self._host[index], COPY_LINE) if index >= 0 else ""
 
     def _of_stack(self, index: int) -> str:
         return sources.of_call_stack(self._host[index].stack) if index >= 0 else ""
@@ -171,7 +179,12 @@ class _Lines:
             return ""
         event, around = self._trace.host[line], self._trace.host[index]
         is_same_thread = (event.pid, event.tid) == (around.pid, around.tid)
-        return event.name.removeprefix(SYNC_LINE) if is_same_thread else ""
+        return _line(event, SYNC_LINE) if is_same_thread else ""
+
+
+def _line(annotation: Event, mark: str) -> str:
+    """The line that an annotation names, by the package that it is of if that is one that is known by now."""
+    return sources.line(annotation.name.removeprefix(mark), None)
 
 
 def _last_before(indices: Sequence[int], index: int) -> int:

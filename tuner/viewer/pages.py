@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tuner.errors import Unavailable
+
 STATIC = Path(__file__).parent / "static"
 SCRIPTS = {
     "index.html": (
@@ -39,10 +41,12 @@ def offline(served: Any) -> Any:
 
 @cache
 def page(name: str) -> str:
-    """One of the plugin's pages, with our scripts in it."""
+    """One of the plugin's pages, with our scripts in it; an error if it is not the page that they were made for."""
     import torch_tb_profiler
 
     original = (Path(torch_tb_profiler.__file__).parent / "static" / name).read_text(encoding="utf-8")
     from_web, ours = SCRIPTS[name]
+    if from_web not in original:
+        raise Unavailable(f"torch-tb-profiler's {name} is another than that of 0.4.3: it has no {from_web}")
     scripts = ((STATIC / file).read_text(encoding="utf-8") for file in ours)
     return original.replace(from_web, "".join(f"<script>{script}</script>" for script in scripts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -11,9 +12,9 @@ from typing import Any
 from tuner.viewer.plugin import MendedProfiler
 
 
-def main(folder: str, port: str) -> int:
-    """Serve a folder until standard input ends."""
-    threading.Thread(target=end_with_parent, daemon=True).start()
+def main(folder: str, port: str, scratch: str) -> int:
+    """Serve a folder until standard input ends, and the folder of temporary files with it."""
+    threading.Thread(target=end_with_parent, args=(scratch,), daemon=True).start()
 
     from tensorboard import program
 
@@ -36,9 +37,13 @@ def plugins() -> list[Any]:
     return found if MendedProfiler in found else [*found, MendedProfiler]
 
 
-def end_with_parent() -> None:
-    """End at the end of standard input, with all that the plugin started: nothing here has anything to save."""
+def end_with_parent(scratch: str) -> None:
+    """End at the end of standard input, with all that the plugin started: nothing here has anything to save.
+
+    The parent may have been killed, so the folder of temporary files goes from here.
+    """
     sys.stdin.buffer.read()
+    shutil.rmtree(scratch, ignore_errors=True)
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 

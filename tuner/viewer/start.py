@@ -82,7 +82,7 @@ def serving(folder: Path, port: int) -> Iterator[tuple[str, subprocess.Popen[str
     """TensorBoard's address and process, for as long as the context lasts; it ends with this process in any case."""
     with TemporaryDirectory(prefix="tune-board-") as scratch, (Path(scratch) / "log").open("w+") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tuner.viewer.server", str(folder), str(port)],
+            [sys.executable, "-m", "tuner.viewer.server", str(folder), str(port), scratch],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
             env={**os.environ, "TMPDIR": scratch},
         )  # fmt: skip

@@ -37,7 +37,7 @@
       this.rows.push(row);
     }
     addRows(rows) {
-      this.rows.push(...rows);
+      for (const row of rows) this.rows.push(row); // as arguments of one call, a hundred thousand are too many
     }
     setProperty(row, column, name, setting) {
       this.properties.set(`${row} ${column} ${name}`, setting);
@@ -310,7 +310,7 @@
     }
     draw(table, options) {
       this.table = table;
-      this.size = options.page === "enable" ? options.pageSize ?? 10 : Infinity;
+      this.size = options.page === "enable" ? options.pageSize ?? 10 : table.rows.length;
       this.order = table.rows.map((_, index) => index);
       if (options.sortColumn === undefined) this.show();
       else this.sort(options.sortColumn, options.sortAscending ?? true);
@@ -326,7 +326,8 @@
     show() {
       const grid = element("table", `border-collapse: collapse; width: 100%; font: 12px Roboto, Arial, sans-serif; color: ${INK}`);
       const first = this.page * this.size;
-      grid.append(this.head(), ...this.order.slice(first, first + this.size).map((index) => this.row(index)));
+      grid.append(this.head());
+      for (const index of this.order.slice(first, first + this.size)) grid.append(this.row(index));
       const box = element("div", "overflow: auto; max-height: 100%");
       box.append(grid, ...(this.order.length > this.size ? [this.pager()] : []));
       this.container.style.height = "100%";
@@ -378,8 +379,8 @@
     }
     draw(table) {
       const rows = table.rows.map(([level, name, hint, start, end]) => ({ level, name, hint, start, end }));
-      const from = Math.min(...rows.map((row) => row.start));
-      const whole = Math.max(...rows.map((row) => row.end)) - from || 1;
+      const from = rows.reduce((least, row) => Math.min(least, row.start), Infinity);
+      const whole = rows.reduce((most, row) => Math.max(most, row.end), -Infinity) - from || 1;
       const levels = [...new Set(rows.map((row) => row.level))];
       const names = [...new Set(rows.map((row) => row.name))];
       const box = element("div", `position: relative; height: ${26 * levels.length}px; font: 12px Roboto, Arial, sans-serif`);
