@@ -97,7 +97,7 @@ def measured(job: Job, slowdown: float, folder: Path, pair: int) -> Timing:
     heard: list[Message] = []
     here = folder / f"{pair}-{slowdown}"
     runner.WORKER = (sys.executable, __file__, "--as-worker", str(slowdown))  # type: ignore[assignment]
-    runner.run(job, here, folder / "cache", float("inf"), heard.append)
+    runner.run(job, here, folder / "cache", lambda: float("inf"), heard.append)
     if not isinstance(heard[-1], PointDone):
         raise SystemExit(f"no result: {heard[-1]}\n{(here / 'worker.log').read_text()[-2000:]}")
     return heard[-1].timing

@@ -81,7 +81,7 @@ def measured(given: argparse.Namespace, build: str, folder: Path) -> Iterator[Ro
     """The rows of one build: a fresh process measures every step count, and the prediction is made here."""
     job = make_job(given, build)
     heard: list[Message] = []
-    runner.run(job, folder, folder.parent / "cache", float("inf"), heard.append)
+    runner.run(job, folder, folder.parent / "cache", lambda: float("inf"), heard.append)
     found = {job.points[m.index].steps: m.timing for m in heard if isinstance(m, PointDone)}
     if len(found) < len(job.points):
         print(f"{build or 'baseline'}: no result: {heard[-1]}\n{(folder / 'worker.log').read_text()[-1000:]}")

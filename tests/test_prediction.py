@@ -165,7 +165,7 @@ def measured(tmp_path: Path, tiny_pipeline: Path) -> Callable[..., list[PointDon
             points=tuple(points), allowance_s=0.3, trace=False,
         )  # fmt: skip
         heard: list[Message] = []
-        runner.run(job, tmp_path / "trial", tmp_path / "cache", float("inf"), heard.append)
+        runner.run(job, tmp_path / "trial", tmp_path / "cache", lambda: float("inf"), heard.append)
         done = [message for message in heard if isinstance(message, PointDone)]
         assert len(done) == 3, heard[-1]
         return done

@@ -30,7 +30,10 @@ from tuner.record import (
     PointDone,
     PointFailed,
     Quality,
+    StageStarted,
     Timing,
+    Values,
+    WorkerFailed,
     read,
 )
 from tuner.store import Request, Store
@@ -78,7 +81,13 @@ class Workers:
         self.bad_steps: set[int] = set()
 
     def __call__(
-        self, job: Job, folder: Path, cache: Path, stop_at: float, hear: Callable[[Message], None], *_: Any
+        self,
+        job: Job,
+        folder: Path,
+        cache: Path,
+        stop_at: Callable[[], float],
+        hear: Callable[[Message], None],
+        *_: Any,
     ) -> None:
         self.jobs.append(job)
         hear(BuildDone(build=Build(changes={}, load_s=1.0, apply_s=0.0, first_call_s=1.0, trace=None, verdict=None)))
@@ -359,3 +368,42 @@ def test_only_the_baseline_is_asked_what_bounds_a_step(bench: Bench, workers: Wo
 def test_steps_that_span_a_row() -> None:
     assert prediction.spanning([14, 28, 20, 6]) == {14, 28, 6}
     assert prediction.spanning([28]) == {28}
+
+
+# ---- the choice, and builds that fail -------------------------------------------------------------------------------
+
+
+def test_a_choice_that_turns_out_dearer_makes_room_for_the_next(
+    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = workers.seconds
+    first: list[tuple[Values, int]] = []
+
+    def dearer(job: Job, point: Point) -> float:
+        """The first that is measured again, but for the baseline, takes half as long again as it did in the search."""
+        asked = (job.build, point.steps)
+        if not point.score and point.steps != 28 and not first:
+            first.append(asked)
+        return seconds(job, point) * (1.5 if not point.score and asked in first else 1.0)
+
+    monkeypatch.setattr(workers, "seconds", dearer)
+    best = bench.run(trials=10)
+    assert first
+    assert best.speed_up_confirmed
+    assert {**first[0][0], "steps": first[0][1]}.items() - best.chosen.values.items(), "another is chosen"
+    cheaper = [point for point in best.front if point.cost_usd_per_1000_images < best.chosen.cost_usd_per_1000_images]
+    assert not [point for point in cheaper if point.quality_difference.low >= -best.quality_tolerance]
+
+
+def test_a_build_that_dies_later_in_its_row_is_known_by_its_candidate(
+    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(job: Job, folder: Path, cache: Path, stop_at: object, hear: Callable[[Message], None], *_: Any) -> None:
+        for index in (0, 1):
+            hear(StageStarted(stage="time", index=index))
+        hear(WorkerFailed(failure=Failure(kind="crash", stage="time", message="SIGSEGV")))
+
+    monkeypatch.setattr(study.runner, "run", dies)
+    with pytest.raises(StudyFailed, match="SIGSEGV"):
+        bench.run(trials=10)
+    assert [outcome.number for outcome in bench.outcomes()] == [0]

@@ -65,6 +65,7 @@ class Attempt:
             gate=ledger.space.gate,
             allowed=ledger.allowed(),
             quality=request.quality,
+            tolerance=ledger.tolerance,
             is_baseline=self.purpose == "baseline",
             probe=self.purpose == "baseline",
             allowance_s=allowance_s,
@@ -100,7 +101,8 @@ class Attempt:
             self.settle(message.index, self.failed(message.index, message.failure))
         elif isinstance(message, WorkerFailed):
             stop_if_disk_full(message.failure, self.ledger.store.folder)
-            self.settle(self.index, self.failed(self.index, message.failure))
+            index = self.index if 0 in self.settled else 0  # the build failed, and the candidate is what it is known by
+            self.settle(index, self.failed(index, message.failure))
 
     def judge(self, build: Build) -> None:
         verdict = build.verdict

@@ -82,7 +82,7 @@ class Ledger:
         baseline = self.outcomes.get(0)
         if baseline is None or baseline.quality is None:
             return None
-        return scoring.reference(self.store.trial_folder(0), baseline.quality, self.tolerance)
+        return scoring.reference(self.store.trial_folder(0), baseline.quality)
 
     def spot_check(self, values: Values) -> SpotCheck | None:
         """Pictures that a new build of a candidate should draw again."""
@@ -139,8 +139,8 @@ class Ledger:
 
     @property
     def tolerance(self) -> float:
-        """How much worse than the baseline's mean score is as good: what the space says, and rounding is always."""
-        return max(self.space.tolerance, self.quality_floor)
+        """How much worse than the baseline's mean score is as good."""
+        return self.space.tolerance
 
     def quality_time_share(self) -> float:
         """The share of the study's time that went into drawing and judging pictures, 0 to 1."""

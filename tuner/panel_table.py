@@ -40,8 +40,12 @@ class _PanelTable:
         for name, cells in rows:
             text = Text(_line(name, cells, first, widths))
             text.stylize(QUIET, 0, first)
-            if len(widths) > 1:
-                text.stylize(CHOSEN, first + GAP + widths[0] + GAP, first + 2 * GAP + widths[0] + widths[1])
+            start = first
+            for point, width in zip(points.values(), widths, strict=False):
+                start += GAP
+                if point.trial == best.chosen.trial != best.baseline.trial:
+                    text.stylize(CHOSEN, start, start + width)
+                start += width
             yield text
         yield from wrapped(
             "", f"{SAME} as near as rounding alone leaves the baseline to itself", options.max_width, QUIET

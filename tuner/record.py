@@ -153,8 +153,7 @@ class Reference(Record):
     """The baseline's pictures (a folder with 0000.png, 0001.png, ...) and their scores, prompt by prompt.
 
     `other_seeds` is a folder with the same prompts' pictures from other seeds, `denoiser` a file with what the
-    baseline's denoiser was given and gave back, `floor` what rounding alone moves the axis by, `tolerance` how much
-    worse is still as good.
+    baseline's denoiser was given and gave back, `floor` what rounding alone moves the axis by.
     """
 
     images: str
@@ -162,7 +161,6 @@ class Reference(Record):
     other_seeds: str | None = None
     denoiser: str | None = None
     floor: float | None = None
-    tolerance: float | None = None
 
 
 class SpotCheck(Record):
@@ -208,7 +206,8 @@ class Job(Record):
     """What a worker process is asked to do: one build and the call points to measure on it, in order.
 
     `allowed` is what the untouched pipeline does of itself in each step. The baseline is measured whatever it does.
-    With `probe` the worker also finds out what bounds a step on this device.
+    With `probe` the worker also finds out what bounds a step on this device. `tolerance` is how much worse than the
+    baseline's a mean score is still as good.
     """
 
     model: Model
@@ -222,6 +221,7 @@ class Job(Record):
     gate: GatePolicy = GatePolicy()
     allowed: tuple[Allowance, ...] = ()
     quality: QualityPolicy = QualityPolicy()
+    tolerance: float | None = None
     is_baseline: bool = False
     probe: bool = False
 

@@ -62,13 +62,13 @@ def run(
     job: Job,
     folder: Path,
     cache: Path,
-    stop_at: float,
+    stop_at: Callable[[], float],
     on_message: Callable[[Message], None],
     compile_deadline_s: float = math.inf,
 ) -> None:
     """Run one worker to its end. Every message reaches `on_message`; the last one is a WorkerFailed if it failed.
 
-    `folder` takes the job and the worker's log, `cache` its compiled code. `stop_at` is a time.monotonic() at which
+    `folder` takes the job and the worker's log, `cache` its compiled code. `stop_at` says at which time.monotonic()
     the worker is killed and BudgetSpent raised. `compile_deadline_s` shortens that stage's deadline. On any way out no
     process of the worker's is left.
     """
@@ -108,7 +108,7 @@ def _listen(
     process: subprocess.Popen[bytes],
     reading: int,
     deadlines: Mapping[str, float],
-    stop_at: float,
+    stop_at: Callable[[], float],
     on_message: Callable[[Message], None],
 ) -> None:
     """Pass messages on until the worker ends, a stage outlasts its deadline, or the budget ends."""
@@ -127,7 +127,7 @@ def _listen(
             awaited.clear()
         if message is not None:
             on_message(message)
-        elif now >= stop_at:
+        elif now >= stop_at():
             raise BudgetSpent
         elif now >= entered + deadlines[stage]:
             late = f"still in stage {stage!r} after {deadlines[stage]:.0f} s"

@@ -17,7 +17,7 @@ from tuner.quality.metrics import Setting
 from tuner.quality.pictures import Pictures
 from tuner.record import DenoiserError, Job, NoiseFloor, Point, Quality, Reference, Workload
 
-VARIED = 6
+VARIED = 4
 """So many prompts are drawn again with other rounding, and from other seeds."""
 
 FIRST_PROMPTS = 16
@@ -30,7 +30,7 @@ OTHER_SEEDS, DENOISER, VARIATIONS = "other_seeds", "denoiser.safetensors", "vari
 """In the baseline's folder, beside its images."""
 
 
-def reference(folder: Path, quality: Quality, tolerance: float | None = None) -> Reference:
+def reference(folder: Path, quality: Quality) -> Reference:
     """What the baseline's folder holds for others to be judged against."""
     others, recorded = folder / OTHER_SEEDS, folder / DENOISER
     return Reference(
@@ -39,7 +39,6 @@ def reference(folder: Path, quality: Quality, tolerance: float | None = None) ->
         other_seeds=str(others) if others.is_dir() else None,
         denoiser=str(recorded) if recorded.is_file() else None,
         floor=quality.noise.axis if quality.noise else None,
-        tolerance=tolerance,
     )
 
 
@@ -79,11 +78,12 @@ class Scoring:
         import numpy as np
 
         known, same_noise, count = self.reference, self.draws_same_noise(), len(self.job.workload.prompts)
-        if known is None or known.tolerance is None or count < 2 * FIRST_PROMPTS:
+        tolerance = self.job.tolerance
+        if known is None or tolerance is None or count < 2 * FIRST_PROMPTS:
             return self.judge.judge(self.draw(point, count), known, folder, same_noise)
         pictures = self.draw(point, FIRST_PROMPTS)
         quality = self.judge.judge(pictures, known, folder, same_noise, FIRST_PROMPTS)
-        if quality.difference.high < -SURELY_WORSE * known.tolerance:
+        if quality.difference.high < -SURELY_WORSE * tolerance:
             return msgspec.structs.replace(
                 quality, flags=(f"scored on {FIRST_PROMPTS} of {count} prompts: surely worse",)
             )
@@ -102,15 +102,15 @@ class Scoring:
         for name, vary in {"another attention kernel": self.other_kernel, "another batch position": self.moved}.items():
             try:
                 drawn[name] = Pictures.drawn(vary(point), prompts)
-            except RuntimeError as error:  # out of memory, or a kernel that cannot do this
+            except Exception as error:  # out of memory, a kernel that cannot do this, one prompt at a time
                 lacks.append(f"{name}: {_first_line(error)}")
                 _free_memory()
         paths = {name: folder / VARIATIONS / name.replace(" ", "-") for name in drawn}
         for name, pictures in drawn.items():
             pictures.save(paths[name])
-        floor = panel.floor_of(self.judge.metric, baseline, list(drawn.values()), self.judge.setting)
-        if len(prompts) > 1 or self.job.workload.seeds[0]:
-            Pictures.drawn(self.other_seeds(point), prompts).save(folder / OTHER_SEEDS)
+        varied = list(drawn.values()) if len(prompts) > 1 else []  # one picture has no interval
+        floor = panel.floor_of(self.judge.metric, baseline, varied, self.judge.setting)
+        Pictures.drawn(self.other_seeds(point), prompts).save(folder / OTHER_SEEDS)
         lacked = self.record_denoiser(point, folder / DENOISER)
         noise = NoiseFloor(axis=floor or 0.0, variations={name: str(path) for name, path in paths.items()},
                            lacks=tuple(lacks))  # fmt: skip

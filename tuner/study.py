@@ -12,7 +12,7 @@ from tuner.errors import StudyFailed
 from tuner.export import BestConfig
 from tuner.finalists import examine as finalists_panel
 from tuner.ledger import CONFIRMATIONS, Ledger, was_throttled
-from tuner.record import Outcome, Purpose, Record, Values, encode_pretty
+from tuner.record import Outcome, Panel, Purpose, Record, Values, encode_pretty
 from tuner.space import Recipe
 from tuner.store import Store, atomic_write
 
@@ -71,8 +71,10 @@ class Study:
         """Trial 0, the untouched pipeline, and again in fresh processes: their spread is the timing noise (A/A)."""
         if 0 not in self.ledger.outcomes:
             values = self.space.candidate({})
-            self.try_candidate(self.store.enter(values), values, "baseline", stop_at=NEVER)
-        baseline = self.ledger.baseline
+            self.try_candidate(self.store.enter(values), values, "baseline")
+        baseline = self.ledger.outcomes.get(0)
+        if baseline is None:
+            raise StudyFailed("the baseline was not measured; run the same command again")
         if baseline.status != "measured":
             said = baseline.failure.message if baseline.failure else "it was not measured"
             log = self.store.trial_folder(0) / "worker.log"
@@ -112,7 +114,7 @@ class Study:
             if not any(known.values == values for known in self.store.refusals()):
                 self.ledger.refuse(self.store.enter(values), values, refusal)
             return
-        self.try_candidate(self.store.enter(values), values, "recipe", self.search_until(), recipe.name)
+        self.try_candidate(self.store.enter(values), values, "recipe", recipe.name)
 
     def search(self) -> None:
         """Ask the sampler, try, tell, until a limit is reached or it has nothing new to propose."""
@@ -127,7 +129,7 @@ class Study:
             elif known is not None:
                 self.store.duplicate(number, known.number)
             else:
-                self.try_candidate(number, values, "search", self.search_until())
+                self.try_candidate(number, values, "search")
                 idle = -1
             idle += 1
         if idle >= IDLE_ASKS:
@@ -140,28 +142,37 @@ class Study:
             return False
         self.display.note(f"trial {throttled.number} was throttled: its configuration is tried again")
         number, values = self.store.enter(throttled.values), throttled.values
-        self.try_candidate(number, values, throttled.purpose, self.search_until(), throttled.recipe)
+        self.try_candidate(number, values, throttled.purpose, throttled.recipe)
         return True
 
     def confirm(self) -> Outcome:
         """The cheapest configuration that is as good as the baseline and, measured again, surely faster; else the
-        baseline. Only the first candidate is measured again whatever the time."""
-        candidates = front.by_preference(list(self.ledger.outcomes.values()), self.ledger.tolerance)
-        for place, candidate in enumerate(candidates):
-            if candidate.number == 0:
-                break
-            if place and not self.can_confirm(candidate):
-                self.display.note("no time is left to confirm a cheaper configuration; the baseline stays")
-                break
-            self.measure_again(candidate)
-            self.tell_prediction(candidate)
-            if not front.meets_target(self.ledger.settled(candidate)):
-                self.display.note(f"trial {candidate.number}: it missed the latency target when it was measured again")
-            elif self.ledger.is_confirmed(candidate):
-                return candidate
-            else:
-                self.display.note(f"trial {candidate.number}: its gain did not hold when it was measured again")
-        return self.ledger.baseline
+        baseline. What measuring again showed counts in that order. The first is measured again whatever the time."""
+        tried: set[int] = set()
+        while True:
+            order = [o for o in self.by_preference() if o.number not in tried or self.ledger.is_confirmed(o)]
+            first = order[0] if order else self.ledger.baseline
+            if self.ledger.is_confirmed(first):
+                return self.ledger.outcomes[first.number]
+            if tried and not self.can_confirm(first):
+                self.display.note("no time is left to confirm a cheaper configuration")
+                return self.ledger.outcomes[next((o.number for o in order if self.ledger.is_confirmed(o)), 0)]
+            tried.add(first.number)
+            self.measure_again(self.ledger.outcomes[first.number])
+            self.tell_confirmation(first)
+
+    def by_preference(self) -> list[Outcome]:
+        """What is as good as the baseline, the cheapest by what is known now first."""
+        settled = [self.ledger.settled(outcome) for outcome in self.ledger.outcomes.values()]
+        return front.by_preference(settled, self.ledger.tolerance)
+
+    def tell_confirmation(self, candidate: Outcome) -> None:
+        """Say what measuring a candidate again showed, where that is not what was expected."""
+        self.tell_prediction(candidate)
+        if not front.meets_target(self.ledger.settled(candidate)):
+            self.display.note(f"trial {candidate.number}: it missed the latency target when it was measured again")
+        elif not self.ledger.is_confirmed(candidate):
+            self.display.note(f"trial {candidate.number}: its gain did not hold when it was measured again")
 
     def tell_prediction(self, candidate: Outcome) -> None:
         """Say how well a predicted latency held, once it was measured."""
@@ -194,11 +205,21 @@ class Study:
                 return
 
     def finish(self, chosen: Outcome) -> BestConfig:
-        """Write best_config.json and tidy the folder."""
-        request = self.store.request
+        """Write best_config.json, first without the finalists' other metrics, and tidy the folder."""
         finalists = [chosen, *self.ledger.front()]
-        panel = finalists_panel(self.ledger, finalists)
-        best = BestConfig(
+        path = self.store.folder / "best_config.json"
+        atomic_write(path, encode_pretty(self.result(chosen, None)))
+        best = self.result(chosen, finalists_panel(self.ledger, finalists))
+        atomic_write(path, encode_pretty(best))
+        self.ledger.keep_time()
+        self.ledger.show_strips(finalists)
+        self.drop_traces(finalists=[self.ledger.baseline, *finalists])
+        return best
+
+    def result(self, chosen: Outcome, panel: Panel | None) -> BestConfig:
+        """What is exported."""
+        request = self.store.request
+        return BestConfig(
             created_at=export.now(),
             tuner_version=export.version(),
             model=request.model,
@@ -220,18 +241,12 @@ class Study:
             predictions=tuple(self.ledger.predictions()),
             roofline=self.ledger.roofline(),
         )
-        atomic_write(self.store.folder / "best_config.json", encode_pretty(best))
-        self.ledger.keep_time()
-        self.ledger.show_strips(finalists)
-        self.drop_traces(finalists=[self.ledger.baseline, *finalists])
-        return best
 
     # ---- one build --------------------------------------------------------------------------------------------------
 
-    def try_candidate(
-        self, number: int, values: Values, purpose: Purpose, stop_at: float, recipe: str | None = None
-    ) -> None:
-        """Build a candidate in a fresh process, measure it, and with it the other step counts of the same build."""
+    def try_candidate(self, number: int, values: Values, purpose: Purpose, recipe: str | None = None) -> None:
+        """Build a candidate in a fresh process, measure it, and with it the other step counts of the same build. The
+        baseline itself is measured however long it takes."""
         row = [values] + [other for other in self.space.row(values)[1:] if self.ledger.known(other) is None]
         row = row[: self.trials_left()]
         self.display.trial_started(number, purpose, self.space.changed(values), len(row))
@@ -240,6 +255,8 @@ class Study:
         try:
             job = attempt.job(self.allowance_s())
             patience_s = NEVER if purpose == "baseline" else self.compile_deadline_s()
+            until = self.search_until()
+            stop_at = lambda: until if self.ledger.outcomes else NEVER  # noqa: E731
             runner.run(job, folder, self.store.cache, stop_at, attempt.hear, patience_s)
         except runner.BudgetSpent:
             self.display.note(f"time is up: trial {number} was stopped")
@@ -258,7 +275,7 @@ class Study:
         self.display.trial_started(outcome.number, "confirm", self.space.changed(outcome.values), 1)
         folder = self.store.repeat_folder(index)
         attempt = Repeat(self.ledger, index, outcome, beside)
-        runner.run(attempt.job(folder, self.allowance_s()), folder, self.store.cache, NEVER, attempt.hear)
+        runner.run(attempt.job(folder, self.allowance_s()), folder, self.store.cache, lambda: NEVER, attempt.hear)
         return attempt.done
 
     # ---- limits -----------------------------------------------------------------------------------------------------

@@ -203,18 +203,19 @@ class Bench:
         return summarise(trace), verdict
 
     def time_ahead(self) -> None:
-        """Time the points that are measured before the profiler has run: it stays attached to CUDA until the process
-        ends and makes each launch dearer (pytorch issue 144455), a call of the demo on an H200 by 30 %."""
+        """Time what cannot be predicted before the profiler has run: it stays attached to CUDA until the process ends
+        and makes each launch dearer (pytorch issue 144455), a call of the demo on an H200 by 30 %."""
         for point in self.job.points:
-            if not point.predict:
+            if self.predicted(point) is None:
                 try:
                     self.timed(point)
-                except (CompiledWhileTimed, Throttled) as error:
+                except Exception as error:  # one step count that fails leaves the others
                     self.untimed[point.index] = error
 
     def timed_ahead(self, point: Point) -> tuple[Timing, Memory] | None:
         """What was timed before the trace; what failed then fails now."""
         if point.index in self.untimed:
+            self.channel.enter("time", point.index)
             raise self.untimed[point.index]
         timing = self.timings.get((point.steps, point.batch))
         return (timing, self.memories[point.batch]) if timing else None

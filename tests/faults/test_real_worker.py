@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 from tuner import runner
 from tuner.record import Job, read
-runner.run(read(Path(sys.argv[1]), Job), Path(sys.argv[2]), Path(sys.argv[3]), float("inf"), print)
+runner.run(read(Path(sys.argv[1]), Job), Path(sys.argv[2]), Path(sys.argv[3]), lambda: float("inf"), print)
 """
 
 
@@ -64,7 +64,7 @@ def make_job(tmp_path: Path, tiny_pipeline: Path, tiny_scorer: Path) -> Callable
 
 def run(job: Job, tmp_path: Path) -> list[Message]:
     heard: list[Message] = []
-    runner.run(job, tmp_path / "trial", tmp_path / "cache", float("inf"), heard.append)
+    runner.run(job, tmp_path / "trial", tmp_path / "cache", lambda: float("inf"), heard.append)
     return heard
 
 

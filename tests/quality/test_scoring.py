@@ -56,11 +56,11 @@ def test_the_baseline_leaves_its_noise_floor_other_seeds_and_its_denoisers_calls
     assert set(quality.noise.variations) == {"another attention kernel", "another batch position"}
     assert 0 <= quality.noise.axis < 1
     for path in (*quality.noise.variations.values(), str(folder / scoring.OTHER_SEEDS)):
-        assert len(list(Path(path).glob("*.png"))) == 5
-    known = scoring.reference(folder, quality, tolerance=0.5)
+        assert len(list(Path(path).glob("*.png"))) == scoring.VARIED
+    known = scoring.reference(folder, quality)
     assert known.denoiser is not None
     assert known.other_seeds is not None
-    assert (known.floor, known.tolerance) == (quality.noise.axis, 0.5)
+    assert known.floor == quality.noise.axis
     assert quality.spent_s > 0
 
 
@@ -89,10 +89,11 @@ def test_scoring_stops_early_when_the_first_prompts_leave_no_doubt(
 ) -> None:
     count = 2 * scoring.FIRST_PROMPTS
     asked, point = job(pipeline_folder("flux"), tiny_scorer, count, batch=8)
+    asked = msgspec.structs.replace(asked, tolerance=0.5)
     pipe = pipeline.load(asked.model, asked.environment, "float32")
     made = scorer_of(asked, pipe)
     own = made.judged(point, tmp_path / "baseline")
-    known = Reference(images=str(tmp_path / "baseline"), scores=own.scores, tolerance=0.5)
+    known = Reference(images=str(tmp_path / "baseline"), scores=own.scores)
     made.reference = known
     assert len(made.judged(point, tmp_path / "same").scores) == count
     made.reference = msgspec.structs.replace(known, scores=tuple(score + 30 for score in own.scores))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,14 +21,22 @@ class Clip:
 
     def __init__(self, source: str, device: str, option: str = "--scorer FOLDER") -> None:
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
         try:
-            self.model = CLIPModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32).eval()
+            model, loaded = CLIPModel.from_pretrained(
+                source, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
+            missing = sorted(loaded["missing_keys"])
+            if missing:  # transformers would make them up
+                raise ValueError(f"{len(missing)} weights are missing: {', '.join(missing[:3])}")
+            self.model = model.eval()
             self.processor = CLIPImageProcessorPil.from_pretrained(source)
             self.tokenizer = AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+            lines = (line.strip() for line in str(error).splitlines())
+            reason = next(filter(None, lines), type(error).__name__)[:200]
             raise Unavailable(
                 f"the CLIP model {source} cannot be loaded ({reason}); point {option} to a local folder of a CLIPModel "
                 "with safetensors; psnr, ssim and ms_ssim (--quality NAME) need no weights"
@@ -68,6 +78,14 @@ class Clip:
                 rows.append(unit(model.visual_projection(seen)))
         self.model.to("cpu")
         return np.concatenate(rows)
+
+
+def free_memory() -> None:
+    """What nothing refers to any longer goes back to the GPU. Loads nothing."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def unit(rows: Any) -> Any:

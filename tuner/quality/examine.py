@@ -11,13 +11,15 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tuner.errors import TunerError
 from tuner.quality import strips
+from tuner.quality.clip import free_memory
 from tuner.quality.metrics import METRICS, Metric, Setting, metric
-from tuner.quality.panel import compare, floor_of, load_some
+from tuner.quality.panel import compare, floor_of
 from tuner.quality.pictures import Pictures
 from tuner.quality.statistics import verdict
 from tuner.record import Judged, Panel, PanelJob, encode_pretty, read
@@ -38,31 +40,52 @@ def _end_with_parent() -> None:
 
 
 def examine(job: PanelJob) -> Panel:
-    """Every metric that can be had of every finalist, and a strip of pictures for each but the baseline."""
+    """Every metric that can be had of every finalist, and a strip of pictures for each but the baseline.
+
+    Whatever goes wrong costs the metric, the finalist or the variation it goes wrong with: it is in `lacks`, and the
+    rest is measured. Raises OSError when the baseline's pictures are not there.
+    """
     prompts = job.workload.prompts
     baseline = Pictures.load(Path(job.images[0]), prompts)
-    pictures = {trial: load_some(Path(job.images[trial]), prompts, baseline.each) for trial in job.images if trial}
-    pictures[0] = baseline
-    for trial, own in pictures.items():
-        if trial:
-            strips.write(own, baseline, Path(job.strips) / f"{trial:04}.png")
-    setting = Setting(job.device, job.scorer, job.policy.given)
-    variations = [load_some(Path(folder), prompts, baseline.each) for folder in job.variations]
-    found: dict[int, dict[str, Judged]] = {trial: {} for trial in pictures}
     lacks: dict[str, str] = {}
+    pictures = {0: baseline}
+    for trial, folder in job.images.items():
+        if trial:
+            with _noted(lacks, f"trial {trial}"):
+                pictures[trial] = Pictures.load(Path(folder), prompts, each=baseline.each)
+                strips.write(pictures[trial], baseline, Path(job.strips) / f"{trial:04}.png")
+    variations = []
+    for folder in job.variations:
+        with _noted(lacks, f"noise floor of {Path(folder).name}"):
+            variations.append(Pictures.load(Path(folder), prompts, each=baseline.each))
+    setting = Setting(job.device, job.scorer, job.policy.given, frozenset({job.policy.metric, *job.policy.given}))
+    found: dict[int, dict[str, Judged]] = {trial: {} for trial in pictures}
     own_metric = [] if job.policy.metric in METRICS else [metric(job.policy.metric)]
     for asked in (*METRICS.values(), *own_metric):
-        reason = asked.unavailable(setting, baseline)
-        if reason:
-            lacks[asked.name] = reason
-            continue
-        try:
-            floor = floor_of(asked, baseline, variations, setting)
-            for trial, own in pictures.items():
-                found[trial][asked.name] = measure(asked, own, baseline, setting, floor)
-        except (TunerError, ImportError, OSError) as error:
-            lacks[asked.name] = " ".join(str(error).split())[:300]
+        with _noted(lacks, asked.name):
+            reason = asked.unavailable(setting, baseline)
+            if reason:
+                lacks[asked.name] = reason
+                continue
+            floor = floor_of(asked, baseline, variations, setting) if asked.has_verdict else None
+            judged = {trial: measure(asked, own, baseline, setting, floor) for trial, own in pictures.items()}
+            for trial, one in judged.items():
+                found[trial][asked.name] = one
     return Panel(finalists=found, lacks=lacks)
+
+
+@contextmanager
+def _noted(lacks: dict[str, str], name: str) -> Iterator[None]:
+    """Whatever is raised is noted in a line under the name, and what it held of the GPU's memory is freed."""
+    try:
+        yield
+    except Exception as error:  # other people's code and weights: nothing of it may cost the rest of the panel
+        said = " ".join(str(error).split()) or "no reason given"
+        known = isinstance(error, (TunerError, OSError, ArithmeticError))
+        lacks[name] = (said if known else f"{type(error).__name__}: {said}")[:300]
+    else:
+        return
+    free_memory()
 
 
 def measure(asked: Metric, pictures: Pictures, baseline: Pictures, setting: Setting, floor: float | None) -> Judged:

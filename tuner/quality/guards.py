@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tuner.quality.pictures import flat
 from tuner.record import Workload
 
 LEAST_DEVIATION = 2 / 255
@@ -14,6 +15,10 @@ NOISE_CORRELATION = 0.3
 
 CLIPPED_SHARE = 0.9
 """Of a picture's values at the very bottom or top, from which on it is saturated."""
+
+APART = 0.1
+"""By more than this a picture that is noise or saturated must differ in it from its counterpart: else two that are
+nearly the same could lie on either side of the limit."""
 
 LOST_PROMPT = 0.25
 """A picture fits its own prompt better than others'. When less of that is left than this share of the baseline's, the
@@ -37,7 +42,8 @@ class InvalidPicture(Exception):
 def check(pictures: Any, count: int, workload: Workload, baseline: Any = None) -> None:
     """`pictures`: float array (count, height, width, 3) in 0..1, of videos (count, frames, height, width, 3).
 
-    With the `baseline`'s stills also what only a comparison can tell: noise, and pictures at the ends of the range.
+    With the `baseline`'s, picture by picture, also what only a comparison can tell: noise, and pictures at the ends of
+    the range.
     Raises InvalidPicture naming the wrong one.
     """
     _check_shape(pictures, count, workload)
@@ -157,16 +163,15 @@ def _check_different(pictures: Any, workload: Workload) -> None:
 
 
 def _check_beside(pictures: Any, baseline: Any) -> None:
-    """What a sound baseline's pictures are not: noise, or all of them at the ends of the range."""
-    import numpy as np
-
+    """What no picture may become whose counterpart is it not: noise, or all of it at the ends of the range."""
+    ours, theirs = (flat(of).reshape(len(pictures), -1, *of.shape[-3:]) for of in (pictures, baseline))
     for what, measure, is_wrong in BESIDE:
-        of_baseline = float(np.median([measure(still) for still in baseline]))
-        if is_wrong(of_baseline):
-            continue
-        for index, picture in enumerate(pictures):
+        for index, (picture, known) in enumerate(zip(ours, theirs, strict=True)):
             value = measure(picture)
-            if is_wrong(value):
+            if not is_wrong(value):
+                continue
+            of_baseline = measure(known)
+            if not is_wrong(of_baseline) and abs(value - of_baseline) > APART:
                 raise InvalidPicture(f"picture {index} is {what} {value:.2f}, the baseline's {of_baseline:.2f}")
 
 
@@ -191,4 +196,4 @@ BESIDE: tuple[tuple[str, Callable[[Any], float], Callable[[float], bool]], ...] 
     ("noise: neighbouring pixels have a correlation of", neighbour_correlation, lambda x: x < NOISE_CORRELATION),
     ("saturated: the share of values that are 0 or 1 is", clipped_share, lambda x: x > CLIPPED_SHARE),
 )
-"""What a picture may not be where the baseline's are not: what it is, by which figure, and from where on."""
+"""What a picture may not be whose counterpart of the baseline's is not: what it is, by which figure, and from where on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from tuner.errors import Unavailable
 from tuner.quality import guards, similarity
 from tuner.quality.metrics import Metric, Own, Setting, axis
-from tuner.quality.pictures import Pictures, flat
+from tuner.quality.pictures import Pictures, each_of, flat
 from tuner.quality.statistics import mean_of, paired_difference
 from tuner.record import Estimate, Quality, Reference, SpotCheck, Workload
 
@@ -40,11 +41,12 @@ class Judge:
         """
         started = time.monotonic()
         workload, count = self.workload, count or len(self.workload.prompts)
-        baseline = None if reference is None else Pictures.load(Path(reference.images), workload.prompts).first(count)
+        asked = workload.prompts[:count]
+        baseline = None if reference is None else Pictures.load(Path(reference.images), asked, each=each_of(pictures))
         guards.check(pictures, count, workload, None if baseline is None else baseline.stills)
-        ours = Pictures.drawn(pictures, workload.prompts[:count])
+        ours = Pictures.drawn(pictures, asked)
         if reference is not None and baseline is not None and reference.other_seeds and draws_same_noise:
-            others = load_some(Path(reference.other_seeds), workload.prompts, ours.each)
+            others = Pictures.load(Path(reference.other_seeds), workload.prompts, each=ours.each)
             guards.check_seeds(ours.stills, baseline.stills, others.stills[: len(ours.stills)])
         scores = self.scores(ours, baseline)
         if baseline is not None:
@@ -99,12 +101,6 @@ def axis_scores(metric: Metric, pictures: Pictures, baseline: Pictures | None, s
     return tuple(sign * value for value in values)
 
 
-def load_some(folder: Path, prompts: Sequence[str], each: int) -> Pictures:
-    """The pictures of a folder that holds those of the first prompts only, `each` stills a prompt."""
-    count = len(list(folder.glob("*.png"))) // each
-    return Pictures.load(folder, prompts[:count])
-
-
 def flags(metric: Metric, difference: Estimate, floor: float | None) -> tuple[str, ...]:
     """What a person should look at: pictures that are suddenly better than those of the pipeline that they copy."""
     if floor is None or isinstance(metric, Own) or difference.low <= floor:
@@ -118,17 +114,24 @@ def compare(
     asked: Metric, pictures: Pictures, baseline: Pictures, setting: Setting
 ) -> tuple[Estimate, Estimate | None, Estimate]:
     """The value with its interval, the paired difference where there is one, and by how much better it is than the
-    baseline's own."""
+    baseline's own.
+
+    Raises ArithmeticError when the metric gives NaN or infinity.
+    """
     sign = 1.0 if asked.higher_is_better else -1.0
     distance = asked.distance(pictures, baseline, setting)
     if distance is not None:
         own = asked.distance(baseline, baseline, setting) if asked.name in setting.given else None
+        _check_finite(asked, (distance.value, distance.low, distance.high, 0.0 if own is None else own.value))
         return distance, None, _shifted(distance, 0.0 if own is None else own.value, sign)
     scores = asked.scores(pictures, baseline, setting)
+    _check_finite(asked, scores)
     value = mean_of(scores)
     if asked.own_value is not None:
         return value, None, _shifted(value, asked.own_value, sign)
-    difference = paired_difference(scores, asked.scores(baseline, baseline, setting))
+    own_scores = asked.scores(baseline, baseline, setting)
+    _check_finite(asked, own_scores)
+    difference = paired_difference(scores, own_scores)
     return value, difference, _shifted(difference, 0.0, sign)
 
 
@@ -143,6 +146,11 @@ def floor_of(asked: Metric, baseline: Pictures, variations: Sequence[Pictures], 
     return max(ends, default=None)
 
 
+def _check_finite(asked: Metric, values: Sequence[float]) -> None:
+    if not all(map(math.isfinite, values)):
+        raise ArithmeticError(f"{asked.name} gives NaN or infinity")
+
+
 def _shifted(estimate: Estimate, origin: float, sign: float) -> Estimate:
     ends = sorted((sign * (estimate.low - origin), sign * (estimate.high - origin)))
     return Estimate(value=sign * (estimate.value - origin), low=ends[0], high=ends[1])
@@ -154,6 +162,6 @@ def same_pictures(pictures: Any, known: SpotCheck, workload: Workload) -> bool:
     Raises InvalidPicture when they are no pictures at all.
     """
     guards.check(pictures, len(pictures), workload)
-    stills = flat(pictures)
-    those = Pictures.load(Path(known.images), workload.prompts, len(pictures))
+    those = Pictures.load(Path(known.images), workload.prompts, len(pictures), each_of(pictures))
+    stills = flat(pictures)[: len(those.stills)]
     return min(similarity.psnr_db(stills, those.stills)) >= SPOT_PSNR_DB

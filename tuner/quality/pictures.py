@@ -42,20 +42,28 @@ class Pictures:
         return cls(rounded, prompts, len(stills) // len(pictures))
 
     @classmethod
-    def load(cls, folder: Path, prompts: Sequence[str], count: int | None = None) -> Pictures:
+    def load(
+        cls, folder: Path, prompts: Sequence[str], count: int | None = None, each: int | None = None
+    ) -> Pictures:  # fmt: skip
         """Those that `save` wrote: the first `count` prompts', or all.
 
-        Raises OSError when one is missing.
+        With `each`, the stills of a prompt, those of as many of them as the folder holds; without it the folder must
+        hold all prompts'. Raises OSError when one is missing.
         """
         import numpy as np
         from PIL import Image
         from safetensors import safe_open
 
-        files = sorted(folder.glob("*.png"))
-        each = max(1, len(files) // len(prompts))
+        stills = len(list(folder.glob("*.png")))
         chosen = tuple(prompts if count is None else prompts[:count])
-        if not files:
+        if each is not None:
+            chosen = chosen[: stills // each]
+        if not stills or not chosen:
             raise FileNotFoundError(f"{folder}: there are no pictures in it")
+        if each is None:
+            if stills % len(prompts):
+                raise FileNotFoundError(f"{folder}: {stills} stills are not those of {len(prompts)} prompts")
+            each = stills // len(prompts)
         images = []
         for index in range(len(chosen) * each):
             with Image.open(folder / name_of(index)) as image:
@@ -123,3 +131,8 @@ def flat(pictures: Any) -> Any:
     starts = {round(place * max(0, frames - 2) / max(1, FRAME_PAIRS - 1)) for place in range(FRAME_PAIRS)}
     chosen = sorted({frame for start in starts for frame in (start, start + 1) if frame < frames})
     return pictures[:, chosen].reshape(-1, *pictures.shape[2:])
+
+
+def each_of(pictures: Any) -> int:
+    """How many stills are kept of each picture that a pipeline drew."""
+    return len(flat(pictures[:1])) if pictures.ndim == 5 else 1

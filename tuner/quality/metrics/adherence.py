@@ -6,8 +6,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from tuner.quality.clip import Clip
-from tuner.quality.metrics.base import Metric, Setting, missing
+from tuner.quality.metrics.base import Metric, Setting, cached, missing, unasked
 from tuner.quality.pictures import Pictures
+
+HPS_WEIGHTS = "models--xswu--HPSv2/snapshots/*/HPS_v2_compressed.pt"
+"""In the hub's cache."""
 
 
 class ClipScore(Metric):
@@ -58,8 +61,10 @@ class ImageReward(Metric):
     tolerance = 0.1
 
     def lacks(self, setting: Setting) -> str | None:
-        absent = missing("ImageReward")
-        return "the package ImageReward is not installed: pip install image-reward" if absent else None
+        if missing("ImageReward"):
+            return "the package ImageReward is not installed: pip install image-reward"
+        folder = Path.home() / ".cache" / "ImageReward"
+        return unasked(self.name, setting, folder / "ImageReward.pt", folder / "med_config.json")
 
     def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
         import ImageReward
@@ -80,7 +85,8 @@ class Hps(Metric):
     tolerance = 0.2
 
     def lacks(self, setting: Setting) -> str | None:
-        return missing("hpsv2")
+        hub = cached("HF_HOME", "huggingface") / "hub"
+        return missing("hpsv2") or unasked(self.name, setting, hub / HPS_WEIGHTS)
 
     def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
         import hpsv2

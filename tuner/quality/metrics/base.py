@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from importlib.util import find_spec
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from tuner.quality.clip import Clip
@@ -17,12 +19,16 @@ Against = Literal["prompt", "baseline", "real pictures", "itself"]
 
 class Setting:
     """Where metrics are computed and with what: the CLIP model, loaded when it is first asked for, and what the user
-    pointed metrics to, by their names."""
+    pointed metrics to, by their names. `named` are the metrics that the user asked for, which alone may fetch weights;
+    None when no other is measured."""
 
-    def __init__(self, device: str, scorer: str, given: Mapping[str, str]) -> None:
+    def __init__(
+        self, device: str, scorer: str, given: Mapping[str, str], named: Collection[str] | None = None
+    ) -> None:  # fmt: skip
         self.device = device
         self.scorer = scorer
         self.given = given
+        self.named = named
 
     @cached_property
     def clip(self) -> Clip:
@@ -45,6 +51,9 @@ class Metric:
     needs: ClassVar[str] = "nothing"
     cost: ClassVar[str] = "arithmetic on its pixels"
     tolerance: ClassVar[float | None] = None
+    has_verdict: ClassVar[bool] = True
+    """Whether its interval is one of the difference, which a noise floor can be compared with."""
+
     own_value: ClassVar[float | None] = None
     """What the baseline's pictures score against themselves; None where that must be measured."""
 
@@ -67,6 +76,24 @@ class Metric:
     def distance(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> Estimate | None:
         """One value for the whole set, or None for a metric that scores prompt by prompt."""
         return None
+
+
+def unasked(name: str, setting: Setting, *files: Path) -> str | None:
+    """Why a metric may not be measured whose package fetches weights, or None when it was asked for or when the files
+    that it would fetch are there; each may be a glob pattern."""
+    if setting.named is None or name in setting.named:
+        return None
+    if all(any(Path(file.anchor).glob(str(file.relative_to(file.anchor)))) for file in files):
+        return None
+    return (
+        f"its weights are not here, and are downloaded only when asked for: --quality {name}, or --metric {name}=PATH"
+    )
+
+
+def cached(variable: str, name: str) -> Path:
+    """The folder that a library keeps its downloads in: the environment variable's, or in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get(variable) or f"{cache}/{name}").expanduser().absolute()
 
 
 def missing(package: str, because: str = "") -> str | None:

@@ -75,10 +75,12 @@ class _OfInception(Metric):
 class Fid(_OfInception):
     """Frechet distance of two normal distributions fitted to the features. Heusel et al., NeurIPS 2017.
 
-    Biased upwards when pictures are few, as they are here: compare it between configurations only.
+    Biased upwards when pictures are few, as they are here, and the more so the fewer they are: compare it between
+    configurations with as many pictures only. It has no interval that could be compared with the noise floor's.
     """
 
     name, title, unit = "fid", "FID", "distance"
+    has_verdict = False
 
     def distance(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> Estimate:
         value = frechet(self.features(pictures, setting), self.features(baseline, setting))

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from tuner.quality.metrics.base import Metric, Setting, missing
+from tuner.quality.metrics.base import Metric, Setting, cached, missing, unasked
 from tuner.quality.pictures import Pictures
 from tuner.quality.similarity import HIGHEST_PSNR_DB, psnr_db, ssim, tensor
 
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Of the five scales, each half as wide as the one before."""
+
+ALEXNET = "hub/checkpoints/alexnet-owt-*.pth"
+"""In torch's cache, where torchvision keeps what LPIPS takes its features from."""
 
 LEAST_SIDE = 11
 """SSIM's window in pixels, which the smallest scale must hold."""
@@ -77,7 +80,7 @@ class Lpips(Metric):
     own_value = 0.0
 
     def lacks(self, setting: Setting) -> str | None:
-        return missing("lpips")
+        return missing("lpips") or unasked(self.name, setting, cached("TORCH_HOME", "torch") / ALEXNET)
 
     def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
         import torch
