@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -296,3 +297,55 @@ def test_the_demo_scorer_takes_64_pictures_in_two_seconds() -> None:
     began = time.monotonic()
     assert len(METRICS["clip_score"].scores(drawn, drawn, setting)) == 64
     assert time.monotonic() - began < 2
+
+
+# ---- pictures of fewer prompts than the workload has ----------------------------------------------------------------
+
+
+def test_the_spot_check_knows_videos_that_were_scored_on_some_prompts_only(tmp_path: Path) -> None:
+    many = Workload(prompts=tuple(map(str, range(6))), seeds=tuple(range(6)), height=SIDE, width=SIDE)
+    videos = np.random.default_rng(0).random((3, 9, SIDE, SIDE, 3), np.float32)
+    Pictures.drawn(videos, many.prompts[:3]).save(tmp_path / "early")
+    early = SpotCheck(images=str(tmp_path / "early"))
+    assert panel.same_pictures(videos[:2], early, many)
+    assert not panel.same_pictures(videos[1:], early, many)
+    Pictures.drawn(videos[:1], many.prompts[:1]).save(tmp_path / "one")
+    assert panel.same_pictures(videos[:2], SpotCheck(images=str(tmp_path / "one")), many)
+
+
+def test_a_folder_that_is_not_whole_is_refused_where_all_prompts_are_wanted(tmp_path: Path) -> None:
+    Pictures.drawn(pictures()[:2], WORKLOAD.prompts[:2]).save(tmp_path)
+    with pytest.raises(FileNotFoundError, match="2 stills are not those of 3 prompts"):
+        Pictures.load(tmp_path, WORKLOAD.prompts)
+    assert len(Pictures.load(tmp_path, WORKLOAD.prompts, each=1).prompts) == 2
+    with pytest.raises(FileNotFoundError, match="no pictures"):
+        Pictures.load(tmp_path / "nowhere", WORKLOAD.prompts, each=1)
+
+
+# ---- a CLIP model that is not whole ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [("missing", r"1 weights are missing: visual_projection\.weight"), ("shape", "mismatch"), ("file", "cannot be")],
+)
+def test_a_scorer_whose_weights_are_not_whole_is_unavailable(
+    damage: str, said: str, tiny_scorer: Path, tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    folder = tmp_path / "clip"
+    shutil.copytree(tiny_scorer, folder)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    if damage == "missing":
+        del weights["visual_projection.weight"]
+    else:
+        weights["visual_projection.weight"] = weights["visual_projection.weight"][:, :-1].copy()
+    save_file(weights, file, {"format": "pt"})
+    if damage == "file":
+        file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(Unavailable, match=said) as refusal:
+        Clip(str(folder), "cpu")
+    assert str(folder) in str(refusal.value)
+    assert "\n" not in str(refusal.value)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from tuner.errors import BadInput
 from tuner.quality import strips
 from tuner.quality.examine import examine
-from tuner.quality.metrics import METRICS
+from tuner.quality.metrics import METRICS, Setting
+from tuner.quality.metrics.distribution import Fid
 from tuner.quality.pictures import Pictures
 from tuner.record import Panel, PanelJob, QualityPolicy, Workload, decode, encode
 
@@ -120,3 +125,103 @@ def test_the_tolerance_is_the_metrics_own_unless_it_is_set(tmp_path: Path) -> No
     with pytest.raises(BadInput, match=r"quality\.tolerance=POINTS"):
         space_file.load(path, kind, here, metric="mine:score")
     assert space_file.load(path, kind, here, ["quality.tolerance=2"], "mine:score").tolerance == 2
+
+
+# ---- what goes wrong costs the metric, not the panel ----------------------------------------------------------------
+
+
+def asked(folder: Path, scorer: Path, **changes: Any) -> PanelJob:
+    for trial, pictures in {0: stills(), 3: 0.5 * stills() + 0.25}.items():
+        Pictures.drawn(pictures, PROMPTS).save(folder / str(trial))
+    job = PanelJob(
+        workload=WORKLOAD, device="cpu", scorer=str(scorer), policy=QualityPolicy(metric="ssim"),
+        images={trial: str(folder / str(trial)) for trial in (0, 3)}, strips=str(folder / "strips"),
+    )  # fmt: skip
+    return msgspec.structs.replace(job, **changes)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        (
+            RuntimeError("CUDA out of memory.\n  Tried to allocate"),
+            "RuntimeError: CUDA out of memory. Tried to allocate",
+        ),
+        (KeyError("no such key"), "KeyError"),
+        (math.nan, "gives NaN or infinity"),
+        (math.inf, "gives NaN or infinity"),
+    ],
+)
+def test_a_metric_that_fails_costs_only_itself(
+    outcome: Exception | float, said: str, tmp_path: Path, tiny_scorer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scores(*_: Any) -> tuple[float, ...]:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return (outcome,) * len(PROMPTS)
+
+    monkeypatch.setattr(METRICS["ms_ssim"], "scores", scores, raising=False)
+    found = examine(asked(tmp_path, tiny_scorer))
+    assert said in found.lacks["ms_ssim"]
+    assert "\n" not in found.lacks["ms_ssim"]
+    assert {"ssim", "clip_score"} <= set(found.finalists[3])
+    assert decode(encode(found), Panel, "a panel") == found
+
+
+def test_a_folder_that_is_missing_costs_only_itself(tmp_path: Path, tiny_scorer: Path) -> None:
+    images = {0: str(tmp_path / "0"), 3: str(tmp_path / "3"), 9: str(tmp_path / "9")}
+    found = examine(asked(tmp_path, tiny_scorer, images=images, variations=(str(tmp_path / "gone"),)))
+    assert set(found.finalists) == {0, 3}
+    assert "no pictures" in found.lacks["trial 9"]
+    assert "no pictures" in found.lacks["noise floor of gone"]
+    assert found.finalists[3]["ssim"].verdict == "not judged"
+
+
+@pytest.mark.parametrize(("name", "package"), [("lpips", "lpips"), ("hps", "hpsv2"), ("image_reward", "ImageReward")])
+def test_weights_are_fetched_only_when_asked_for(
+    name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, types.ModuleType(package))
+    for variable in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path / ".cache" if variable != "HOME" else tmp_path))
+    for variable in ("TORCH_HOME", "HF_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    unnamed = METRICS[name].lacks(Setting("cpu", "", {}, {"ssim"}))
+    assert unnamed is not None
+    assert f"--quality {name}" in unnamed
+    assert METRICS[name].lacks(Setting("cpu", "", {}, {name})) is None
+    assert METRICS[name].lacks(Setting("cpu", "", {})) is None
+    cache = tmp_path / ".cache"
+    for file in (
+        "torch/hub/checkpoints/alexnet-owt-7be5be79.pth", "ImageReward/ImageReward.pt", "ImageReward/med_config.json",
+        "huggingface/hub/models--bert-base-uncased/snapshots/1/vocab.txt",
+        "huggingface/hub/models--xswu--HPSv2/snapshots/1/HPS_v2_compressed.pt",
+        "huggingface/hub/models--laion--CLIP-ViT-H-14-laion2B-s32B-b79K/snapshots/1/open_clip_pytorch_model.bin",
+    ):  # fmt: skip
+        (cache / file).parent.mkdir(parents=True, exist_ok=True)
+        (cache / file).touch()
+    assert METRICS[name].lacks(Setting("cpu", "", {}, {"ssim"})) is None
+
+
+def test_fid_has_no_verdict(tmp_path: Path, tiny_scorer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fid, "lacks", lambda *_: None)
+    monkeypatch.setattr(Fid, "features", lambda _, of, __: of.stills.reshape(len(of.stills), -1)[:, :64])
+    Pictures.drawn(stills(2)[:4], PROMPTS[:4]).save(tmp_path / "varied")
+    fid = {
+        trial: found["fid"]
+        for trial, found in examine(
+            asked(tmp_path, tiny_scorer, variations=(str(tmp_path / "varied"),))
+        ).finalists.items()
+    }
+    assert fid[3].value.value > 0
+    assert (fid[3].verdict, fid[3].floor) == ("not judged", None)
+    assert fid[0].verdict == "same"
+
+
+def test_a_finalist_of_too_few_pictures_costs_no_other_the_metric(tmp_path: Path, tiny_scorer: Path) -> None:
+    job = asked(tmp_path, tiny_scorer)
+    Pictures.drawn(stills(3)[:2], PROMPTS[:2]).save(tmp_path / "2")
+    found = examine(msgspec.structs.replace(job, images={**job.images, 2: str(tmp_path / "2")}))
+    assert "cmmd" in found.finalists[3]
+    assert "cmmd" not in found.finalists[2]
+    assert "ssim" in found.finalists[2]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tuner.quality.guards import InvalidPicture, check, check_prompts, check_seeds, likeness, margins
+from tuner.quality.pictures import Pictures
 from tuner.record import Workload
 
 SIDE, COUNT = 32, 12
@@ -82,3 +83,35 @@ def test_pictures_that_ignore_their_prompts_are_found() -> None:
 def test_a_baseline_that_ignores_its_prompts_itself_accuses_nobody() -> None:
     nothing = list(np.random.default_rng(0).normal(size=COUNT))
     check_prompts([-value for value in nothing], nothing)
+
+
+@pytest.mark.parametrize("odd", ["white", "noise", "drawing"])
+def test_one_odd_picture_of_the_baseline_rejects_no_candidate(odd: str) -> None:
+    baseline = scenes()
+    baseline[6] = {
+        "white": np.where(np.arange(SIDE)[:, None, None] < 30, 1.0, baseline[6]),
+        "noise": np.random.default_rng(1).random((SIDE, SIDE, 3)),
+        "drawing": baseline[6] > 0.5,
+    }[odd]
+    check(baseline, COUNT, WORKLOAD, baseline=baseline)
+    check(softened(baseline, 0.01), COUNT, WORKLOAD, baseline=baseline)
+    elsewhere = np.roll(baseline, 1, axis=0)
+    with pytest.raises(InvalidPicture, match="picture 7 is"):
+        check(elsewhere, COUNT, WORKLOAD, baseline=baseline)
+
+
+def test_pictures_on_either_side_of_the_limit_are_told_apart_only_when_they_differ() -> None:
+    baseline, candidate = scenes(), scenes()
+    baseline[3, : int(0.88 * SIDE)], candidate[3, : int(0.94 * SIDE)] = 1, 1
+    check(candidate, COUNT, WORKLOAD, baseline=baseline)
+
+
+def test_a_video_is_compared_with_its_own_counterpart() -> None:
+    videos = scenes()[:, None].repeat(9, 1)
+    white = videos.copy()
+    white[6] = np.random.default_rng(1).random((9, SIDE, SIDE, 3))
+    stills = Pictures.drawn(white, WORKLOAD.prompts).stills
+    check(white, COUNT, WORKLOAD, baseline=stills)
+    check(white, COUNT, WORKLOAD, baseline=white)
+    with pytest.raises(InvalidPicture, match="picture 6 is noise"):
+        check(white, COUNT, WORKLOAD, baseline=Pictures.drawn(videos, WORKLOAD.prompts).stills)

@@ -71,12 +71,14 @@ class Clip:
 
         model = self.model.to(self.device)
         rows = []
-        with torch.inference_mode():
-            for start in range(0, len(images), BATCH):
-                part = self.processor(images=list(images[start : start + BATCH]), return_tensors="pt")
-                seen = model.vision_model(pixel_values=part["pixel_values"].to(self.device)).pooler_output
-                rows.append(unit(model.visual_projection(seen)))
-        self.model.to("cpu")
+        try:
+            with torch.inference_mode():
+                for start in range(0, len(images), BATCH):
+                    part = self.processor(images=list(images[start : start + BATCH]), return_tensors="pt")
+                    seen = model.vision_model(pixel_values=part["pixel_values"].to(self.device)).pooler_output
+                    rows.append(unit(model.visual_projection(seen)))
+        finally:
+            self.model.to("cpu")
         return np.concatenate(rows)
 
 

@@ -68,7 +68,8 @@ def examine(job: PanelJob) -> Panel:
                 lacks[asked.name] = reason
                 continue
             floor = floor_of(asked, baseline, variations, setting) if asked.has_verdict else None
-            judged = {trial: measure(asked, own, baseline, setting, floor) for trial, own in pictures.items()}
+            suited = {trial: own for trial, own in pictures.items() if asked.unsuited(own) is None}
+            judged = {trial: measure(asked, own, baseline, setting, floor) for trial, own in suited.items()}
             for trial, one in judged.items():
                 found[trial][asked.name] = one
     return Panel(finalists=found, lacks=lacks)

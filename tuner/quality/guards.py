@@ -196,4 +196,4 @@ BESIDE: tuple[tuple[str, Callable[[Any], float], Callable[[float], bool]], ...] 
     ("noise: neighbouring pixels have a correlation of", neighbour_correlation, lambda x: x < NOISE_CORRELATION),
     ("saturated: the share of values that are 0 or 1 is", clipped_share, lambda x: x > CLIPPED_SHARE),
 )
-"""What a picture may not be whose counterpart of the baseline's is not: what it is, by which figure, and from where on."""
+"""What a picture may not be whose counterpart of the baseline's is not: what it is, by which figure, from where on."""

@@ -41,10 +41,9 @@ class Judge:
         """
         started = time.monotonic()
         workload, count = self.workload, count or len(self.workload.prompts)
-        asked = workload.prompts[:count]
-        baseline = None if reference is None else Pictures.load(Path(reference.images), asked, each=each_of(pictures))
+        baseline = None if reference is None else Pictures.load(Path(reference.images), workload.prompts).first(count)
         guards.check(pictures, count, workload, None if baseline is None else baseline.stills)
-        ours = Pictures.drawn(pictures, asked)
+        ours = Pictures.drawn(pictures, workload.prompts[:count])
         if reference is not None and baseline is not None and reference.other_seeds and draws_same_noise:
             others = Pictures.load(Path(reference.other_seeds), workload.prompts, each=ours.each)
             guards.check_seeds(ours.stills, baseline.stills, others.stills[: len(ours.stills)])

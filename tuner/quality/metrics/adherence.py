@@ -9,8 +9,12 @@ from tuner.quality.clip import Clip
 from tuner.quality.metrics.base import Metric, Setting, cached, missing, unasked
 from tuner.quality.pictures import Pictures
 
-HPS_WEIGHTS = "models--xswu--HPSv2/snapshots/*/HPS_v2_compressed.pt"
-"""In the hub's cache."""
+HPS_WEIGHTS = (
+    "models--xswu--HPSv2/snapshots/*/HPS_v2_compressed.pt",
+    "models--laion--CLIP-ViT-H-14-laion2B-s32B-b79K/snapshots/*/*",
+)
+BERT = "models--*bert-base-uncased/snapshots/*/*"
+"""What the packages fetch into the hub's cache, the last for ImageReward's tokenizer."""
 
 
 class ClipScore(Metric):
@@ -64,13 +68,15 @@ class ImageReward(Metric):
         if missing("ImageReward"):
             return "the package ImageReward is not installed: pip install image-reward"
         folder = Path.home() / ".cache" / "ImageReward"
-        return unasked(self.name, setting, folder / "ImageReward.pt", folder / "med_config.json")
+        own = (folder / "ImageReward.pt", folder / "med_config.json")
+        return unasked(self.name, setting, *own, _hub() / BERT)
 
     def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
         import ImageReward
         import torch
 
-        model = ImageReward.load(setting.given.get(self.name, "ImageReward-v1.0"), device=setting.device)
+        given = setting.given.get(self.name, "")
+        model = ImageReward.load(given if Path(given).is_file() else "ImageReward-v1.0", device=setting.device)
         with torch.inference_mode():
             pairs = zip(pictures.prompt_of_each, pictures.images, strict=True)
             return pictures.by_prompt([float(model.score(prompt, image)) for prompt, image in pairs])
@@ -85,14 +91,17 @@ class Hps(Metric):
     tolerance = 0.2
 
     def lacks(self, setting: Setting) -> str | None:
-        hub = cached("HF_HOME", "huggingface") / "hub"
-        return missing("hpsv2") or unasked(self.name, setting, hub / HPS_WEIGHTS)
+        return missing("hpsv2") or unasked(self.name, setting, *(_hub() / file for file in HPS_WEIGHTS))
 
     def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
         import hpsv2
 
         pairs = zip(pictures.prompt_of_each, pictures.images, strict=True)
         return pictures.by_prompt([100 * float(hpsv2.score(image, prompt)[0]) for prompt, image in pairs])
+
+
+def _hub() -> Path:
+    return cached("HF_HOME", "huggingface") / "hub"
 
 
 def not_given(name: str, setting: Setting, what: str) -> str | None:

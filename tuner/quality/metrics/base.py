@@ -85,9 +85,7 @@ def unasked(name: str, setting: Setting, *files: Path) -> str | None:
         return None
     if all(any(Path(file.anchor).glob(str(file.relative_to(file.anchor)))) for file in files):
         return None
-    return (
-        f"its weights are not here, and are downloaded only when asked for: --quality {name}, or --metric {name}=PATH"
-    )
+    return f"its weights are not here, and are fetched only when asked for: --quality {name}, or --metric {name}=."
 
 
 def cached(variable: str, name: str) -> Path:

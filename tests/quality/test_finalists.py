@@ -1,0 +1,73 @@
+"""What the search asks of the process that examines the finalists, with programs that stand in for it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from tuner import finalists
+from tuner.record import Panel, PanelJob, QualityPolicy, Workload, read
+
+WORKLOAD = Workload(prompts=("a", "b"), seeds=(0, 1), height=32, width=32)
+GOOD = 'open(sys.argv[2], \'w\').write(\'{"finalists": {"0": {}, "4": {}}, "lacks": {"fid": "no weights"}}\')'
+
+
+def outcome(number: int, reused_from: int | None = None) -> Any:
+    return SimpleNamespace(number=number, quality=SimpleNamespace(reused_from=reused_from, noise=None))
+
+
+def study(folder: Path, notes: list[str]) -> Any:
+    for trial in (0, 2):
+        (folder / "trials" / str(trial) / "images").mkdir(parents=True)
+    request = SimpleNamespace(
+        environment=SimpleNamespace(device="cpu"), quality=QualityPolicy(), model=SimpleNamespace(scorer="demo")
+    )
+    store = SimpleNamespace(
+        folder=folder, request=request, cache=folder / "cache",
+        trial_folder=lambda number: folder / "trials" / str(number),
+    )  # fmt: skip
+    return SimpleNamespace(
+        store=store, space=SimpleNamespace(workload=WORKLOAD), baseline=outcome(0),
+        display=SimpleNamespace(note=notes.append),
+    )  # fmt: skip
+
+
+def asked_of(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Panel | None, list[str]]:
+    notes: list[str] = []
+    monkeypatch.setattr(finalists, "EXAMINER", (sys.executable, "-c", f"import sys; {program}"))
+    found = finalists.examine(cast(Any, study(folder, notes)), [outcome(4, reused_from=2), outcome(7)])
+    return found, notes
+
+
+def test_its_answer_is_the_panel_of_those_whose_pictures_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, notes = asked_of(GOOD, tmp_path, monkeypatch)
+    assert found is not None
+    assert found.lacks == {"fid": "no weights"}
+    assert notes == []
+    job = read(tmp_path / "panel.job.json", PanelJob)
+    assert {trial: Path(path).parent.name for trial, path in job.images.items()} == {0: "0", 4: "2"}
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("print('no such thing'); sys.exit(3)", "code 3"),
+        ("open(sys.argv[2], 'w').write('{')", "code 0"),
+        ("import os; os.kill(os.getpid(), 9)", "code -9"),
+    ],
+)
+def test_a_process_that_fails_costs_the_panel_and_a_note_not_the_study(
+    program: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "panel.json").write_text("left by another run")
+    found, notes = asked_of(program, tmp_path, monkeypatch)
+    assert found is None
+    (note,) = notes
+    assert said in note
+    assert "panel.log" in note

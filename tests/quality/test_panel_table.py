@@ -1,0 +1,82 @@
+"""The panel for people: which column is the chosen one, and what is said of the rest."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+import pytest
+from rich.console import Console
+from rich.text import Text
+
+from tuner import panel_table
+from tuner.export import BestConfig, MeasuredPoint, TrialCounts
+from tuner.prices import Price
+from tuner.record import Estimate, Judged, Model, Workload
+from tuner.report import CHOSEN
+
+
+def judged(value: float, verdict: Literal["same", "worse"]) -> Judged:
+    estimate = Estimate(value=value, low=value, high=value)
+    return Judged(
+        title="SSIM", unit="of 1", higher_is_better=True, value=estimate, difference=None, floor=0.1, verdict=verdict,
+        ms_per_picture=1.0,
+    )  # fmt: skip
+
+
+def point(trial: int, value: float | None) -> MeasuredPoint:
+    one = Estimate(value=1.0, low=1.0, high=1.0)
+    return MeasuredPoint(
+        trial=trial, values={}, changed={}, batch=1, latency_s=one, latency_samples=5, images_per_s=1.0,
+        cost_usd_per_1000_images=1.0, peak_memory_bytes=1, first_call_s=None, quality=30.0, quality_difference=one,
+        psnr_db=None, ssim=None, confirmed=True,
+        panel=None if value is None else {"ssim": judged(value, "same" if value == 1 else "worse")},
+    )  # fmt: skip
+
+
+def best(chosen: MeasuredPoint, *front: MeasuredPoint) -> BestConfig:
+    from tuner.environment import detect
+
+    return BestConfig(
+        created_at="", tuner_version="", environment=detect("cpu"), price=Price(usd_per_hour=1.0, source="a test"),
+        model=Model(source="x", revision=None, pipeline_class="FluxPipeline", scorer="demo"),
+        workload=Workload(prompts=("a",), seeds=(0,), height=32, width=32), quality_metric="ssim",
+        quality_tolerance=1.0, baseline=point(0, 1.0), chosen=chosen, speed_up=Estimate(value=1.0, low=1.0, high=1.0),
+        speed_up_confirmed=True, front=front, trials=TrialCounts(measured=3, rejected=0, failed=0, refused=0),
+        quality_lacks={"fid": "no weights"},
+    )  # fmt: skip
+
+
+def rendered(table: object, width: int = 80) -> list[Text]:
+    console = Console(width=width)
+    return [part for part in table.__rich_console__(console, console.options) if isinstance(part, Text)]  # type: ignore[attr-defined]
+
+
+def coloured(lines: list[Text]) -> list[str]:
+    return [line.plain[span.start : span.end].strip() for line in lines for span in line.spans if span.style == CHOSEN]
+
+
+def test_a_row_a_metric_a_column_a_trial_and_what_is_missing() -> None:
+    lines = rendered(panel_table.panel(best(point(5, 0.25), point(5, 0.25), point(7, 0.5))))
+    assert lines[0].plain.split() == ["Quality", "baseline", "trial", "5", "trial", "7"]
+    assert lines[1].plain.split() == ["SSIM", "(of", "1)", "=1", "0.25", "0.5"]
+    assert "not measured: fid" in "".join(line.plain for line in lines)
+    assert coloured(lines) == ["0.25"]
+
+
+@pytest.mark.parametrize("chosen", [point(0, 1.0), point(5, None)])
+def test_no_other_column_is_coloured_as_the_chosen_one(chosen: MeasuredPoint) -> None:
+    lines = rendered(panel_table.panel(best(chosen, point(0, 1.0), point(7, 0.5))))
+    assert lines[0].plain.split() == ["Quality", "baseline", "trial", "7"]
+    assert coloured(lines) == []
+
+
+def test_columns_that_have_no_room_are_left_out_the_chosen_one_last() -> None:
+    lines = rendered(panel_table.panel(best(point(5, 0.25), point(7, 0.5), point(8, 0.75))), width=34)
+    assert lines[0].plain.split() == ["Quality", "baseline", "trial", "5"]
+    assert coloured(lines) == ["0.25"]
+
+
+def test_nothing_is_said_when_nothing_was_examined() -> None:
+    found = best(point(5, None))
+    assert rendered(panel_table.panel(msgspec.structs.replace(found, baseline=point(0, None)))) == []
