@@ -109,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
         "repeatable",
     )  # fmt: skip
     add_device(run)
-    run.add_argument("--budget", type=seconds, default=300.0, metavar="TIME", help="like 90s, 20m, 2h (default: 5m)")
+    run.add_argument("--budget", type=seconds, default=330.0, metavar="TIME", help="like 90s, 20m, 2h (default: 330s)")
     run.add_argument(
         "--latency-target", type=seconds, metavar="TIME",
         help="like 2s: a configuration whose calls take longer is none, and only calls that meet it count in the cost",

@@ -25,7 +25,7 @@ NOISY = 0.1
 MOST_BASELINES = 4
 """Fresh processes of the baseline at the start, if they are quick."""
 
-BASELINES_SHARE = 0.1
+BASELINES_SHARE = 0.05
 """Of the budget: what the baseline's processes beyond the second may take, with the second."""
 
 LEAST_CALLS = 12
