@@ -1,8 +1,9 @@
 """`tune run` as a user types it, on the pipeline that comes with the package, and what it leaves behind.
 
-A machine whose neighbours take half of its time gets through 11 trials from 3 builds in 300 s (see the README), a quiet one
-through twice as many. The bounds leave room for the former, a study that could confirm nothing yet is given more of it as its user would, and
-what a fresh process reproduces is the gain over a baseline that is measured beside it.
+A machine whose neighbours take half of its time gets through 11 trials from 3 builds in 300 s (see the README), a quiet
+one through twice as many. The bounds leave room for the former, a study that could confirm nothing yet is given more
+time as its user would give it, and what a fresh process reproduces is the gain over a baseline that is measured beside
+it.
 """
 
 from __future__ import annotations
