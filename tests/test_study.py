@@ -36,8 +36,8 @@ from tuner.record import (
     WorkerFailed,
     read,
 )
-from tuner.store import Request, Store
-from tuner.study import Limits, Study
+from tuner.store import Limits, Request, Store
+from tuner.study import Study
 
 SPACE = """
 pipelines: [FluxPipeline]
@@ -393,6 +393,24 @@ def test_a_choice_that_turns_out_dearer_makes_room_for_the_next(
     assert {**first[0][0], "steps": first[0][1]}.items() - best.chosen.values.items(), "another is chosen"
     cheaper = [point for point in best.front if point.cost_usd_per_1000_images < best.chosen.cost_usd_per_1000_images]
     assert not [point for point in cheaper if point.quality_difference.low >= -best.quality_tolerance]
+
+
+def test_a_finished_study_measures_nothing_until_it_is_given_more(bench: Bench, workers: Workers) -> None:
+    best = bench.run(trials=10)
+    measured = len(workers.jobs)
+    assert bench.run(trials=10) == best
+    assert bench.run(trials=5, budget_s=300.0) == best
+    assert len(workers.jobs) == measured
+    assert "this study is finished: give a longer --budget, or more --trials, to go on" in bench.told.notes
+    bench.run(trials=12)
+    assert len(bench.outcomes()) == 12
+
+
+def test_a_result_that_was_removed_is_made_again(bench: Bench, workers: Workers) -> None:
+    best = bench.run(trials=10)
+    (bench.folder / "study" / "best_config.json").unlink()
+    assert bench.run(trials=10).chosen == best.chosen
+    assert (bench.folder / "study" / "best_config.json").exists()
 
 
 def test_a_build_that_dies_later_in_its_row_is_known_by_its_candidate(

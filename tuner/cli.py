@@ -236,8 +236,8 @@ def run_study(options: argparse.Namespace) -> int:
     from tuner import environment, pipeline, space_file
     from tuner.display import make_display
     from tuner.prices import price_of
-    from tuner.store import Request, Store
-    from tuner.study import Limits, Study
+    from tuner.store import Limits, Request, Store
+    from tuner.study import Study
 
     here = environment.detect(options.device)
     model, kind = pipeline.resolve(options.model, options.revision, options.scorer)

@@ -124,7 +124,7 @@ class _Drawing:
         glyphs = glyphs_for(options.ascii_only)
         y = _quality_scale(self.points, self.height)
         y_ticks = y.ticks(max(2, self.height // 3))
-        y_places = decimals(y_ticks[1] - y_ticks[0], 1) if len(y_ticks) > 1 else 4
+        y_places = decimals(y_ticks[1] - y_ticks[0] if len(y_ticks) > 1 else y.high - y.low, 1)
         margin = max(len(f"{tick:.{y_places}f}") for tick in y_ticks) if y_ticks else 1
         x = _cost_scale(self.points, max(20, min(self.width or 100, options.max_width) - margin - 3))
         canvas = _Canvas(x.cells, y.cells)

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -55,6 +56,18 @@ class Request(Record):
         space = msgspec.structs.replace(self.space, left_out={})
         price = msgspec.structs.replace(self.price, source="")
         return fingerprint(msgspec.to_builtins(msgspec.structs.replace(self, space=space, price=price)))
+
+
+class Limits(Record):
+    """When a study ends: after so many seconds of trials, or so many recorded trials, whichever comes first."""
+
+    budget_s: float
+    max_trials: int | None
+
+    def cover(self, other: Limits) -> bool:
+        """Whether the others are no wider than these."""
+        trials, wanted = (limits.max_trials or sys.maxsize for limits in (self, other))
+        return self.budget_s >= other.budget_s and trials >= wanted
 
 
 class Refusal(Record):
@@ -115,6 +128,16 @@ class Store:
     @spent_s.setter
     def spent_s(self, seconds: float) -> None:
         self.study.set_user_attr("spent_s", seconds)
+
+    @property
+    def finished(self) -> Limits | None:
+        """The limits within which a run of this study came to its end, the last one if there were several."""
+        text = self.study.user_attrs.get("finished")
+        return decode(str(text), Limits, f"{self.folder / 'study.db'}: finished") if text else None
+
+    @finished.setter
+    def finished(self, limits: Limits) -> None:
+        self.study.set_user_attr("finished", encode_pretty(limits).decode())
 
     # ---- trials -----------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
 from tuner import board, export, front, report, runner
 from tuner.attempt import Attempt, Repeat
@@ -12,9 +13,9 @@ from tuner.errors import StudyFailed
 from tuner.export import BestConfig
 from tuner.finalists import examine as finalists_panel
 from tuner.ledger import CONFIRMATIONS, Ledger, was_throttled
-from tuner.record import Outcome, Panel, Purpose, Record, Values, encode_pretty
+from tuner.record import Outcome, Panel, Purpose, Values, encode_pretty, read
 from tuner.space import Recipe
-from tuner.store import Store, atomic_write
+from tuner.store import Limits, Store, atomic_write
 
 IDLE_ASKS = 200
 """Candidates in a row that were tried before, after which the sampler has nothing new to say."""
@@ -37,13 +38,6 @@ MOST_CONFIRMATIONS = 6
 NEVER = float("inf")
 
 
-class Limits(Record):
-    """When a study ends: after so many seconds of trials, or so many recorded trials, whichever comes first."""
-
-    budget_s: float
-    max_trials: int | None
-
-
 class Study:
     """One study from its folder's present state to its end."""
 
@@ -58,6 +52,9 @@ class Study:
         """Everything that is left to do. Raises StudyFailed when the baseline itself cannot be measured."""
         if self.ledger.outcomes:
             self.display.note(f"resumed: {len(self.ledger.outcomes)} trials are recorded")
+        if self.is_finished():
+            self.display.note("this study is finished: give a longer --budget, or more --trials, to go on")
+            return read(self.best_config, BestConfig)
         self.measure_baseline()
         for recipe in self.space.recipes:
             self.try_recipe(recipe)
@@ -86,8 +83,6 @@ class Study:
         self.tell_noise()
         for own in self.ledger.allowed():
             self.display.note(f"the untouched pipeline itself has {own.count_per_step:g} {own.kind} a step: allowed")
-        if self.is_over():
-            self.display.note("the budget is spent, over all runs of this study: give a longer --budget to go on")
 
     def can_repeat_baseline(self) -> bool:
         """Whether another process of it would still be a small part of the budget."""
@@ -207,13 +202,13 @@ class Study:
     def finish(self, chosen: Outcome) -> BestConfig:
         """Write best_config.json, first without the finalists' other metrics, and tidy the folder."""
         finalists = [chosen, *self.ledger.front()]
-        path = self.store.folder / "best_config.json"
-        atomic_write(path, encode_pretty(self.result(chosen, None)))
+        atomic_write(self.best_config, encode_pretty(self.result(chosen, None)))
         best = self.result(chosen, finalists_panel(self.ledger, finalists))
-        atomic_write(path, encode_pretty(best))
+        atomic_write(self.best_config, encode_pretty(best))
         self.ledger.keep_time()
         self.ledger.show_strips(finalists)
         self.drop_traces(finalists=[self.ledger.baseline, *finalists])
+        self.store.finished = self.limits
         return best
 
     def result(self, chosen: Outcome, panel: Panel | None) -> BestConfig:
@@ -279,6 +274,15 @@ class Study:
         return attempt.done
 
     # ---- limits -----------------------------------------------------------------------------------------------------
+
+    @property
+    def best_config(self) -> Path:
+        return self.store.folder / "best_config.json"
+
+    def is_finished(self) -> bool:
+        """Whether a run within limits as wide as these came to its end, and its result is there."""
+        finished = self.store.finished
+        return finished is not None and finished.cover(self.limits) and self.best_config.exists()
 
     def is_over(self) -> bool:
         """Whether a limit is reached, or too little time is left for another build."""
