@@ -1,4 +1,4 @@
-"""What of an outcome TensorBoard shows, and which traces a study keeps."""
+"""What of an outcome TensorBoard shows."""
 
 from __future__ import annotations
 
@@ -131,29 +131,3 @@ def test_a_picture_is_there_when_it_is_whole(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(KeyboardInterrupt):
         pictures.save(tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.glob("*.png")} == {"0000.png": whole}
-
-
-@pytest.fixture
-def traced(tmp_path: Path) -> list[Outcome]:
-    """Six trials, all but the last with a trace."""
-    outcomes = [
-        outcome(0),
-        rejected(1, "device sync"),
-        rejected(2, "device sync"),
-        rejected(3, "graph break"),
-        outcome(4, different={"compile.scope": "regional"}),
-        rejected(5, "cuda graph"),
-    ]
-    for one in outcomes:
-        folder = tmp_path / f"{one.number:04}"
-        folder.mkdir()
-        if one.number < 5:
-            (folder / "denoise.1.pt.trace.json.gz").write_bytes(b"")
-    return outcomes
-
-
-def test_few_traces_are_kept(tmp_path: Path, traced: list[Outcome]) -> None:
-    dropped = board.superfluous_traces(traced, traced[:1], lambda number: tmp_path / f"{number:04}")
-    assert [file.parent.name for file in dropped] == ["0002", "0004"]
-    dropped = board.superfluous_traces(traced, [traced[0], traced[4]], lambda number: tmp_path / f"{number:04}")
-    assert [file.parent.name for file in dropped] == ["0002"]

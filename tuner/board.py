@@ -1,13 +1,13 @@
-"""A study as TensorBoard shows it: what of an outcome becomes a row, a scalar, a text, a picture; which traces stay."""
+"""A study as TensorBoard shows it: what of an outcome becomes a row, a scalar, a text, a picture."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from tuner.record import Finding, Outcome
 from tuner.space import Space, show
-from tuner.trace import board
+from tuner.trace import events_file
 
 BASELINE = 0
 INACTIVE = "-"
@@ -23,7 +23,7 @@ SHORT = {
 
 def write(folder: Path, outcome: Outcome, space: Space) -> None:
     """Write the outcome's events file into its trial folder, which lies beside the baseline's."""
-    row = board.Row(
+    row = events_file.Row(
         number=outcome.number,
         status=status(outcome),
         knobs=knobs(outcome, space),
@@ -31,7 +31,7 @@ def write(folder: Path, outcome: Outcome, space: Space) -> None:
         text=text(outcome, space),
         pictures=list(pictures(folder, outcome, space)),
     )
-    board.write_trial(folder, row)
+    events_file.write_trial(folder, row)
 
 
 def knobs(outcome: Outcome, space: Space) -> dict[str, str]:
@@ -112,38 +112,20 @@ def found(finding: Finding) -> str:
     return f"- **{finding.kind}** x{finding.count}{cost}{allowed}: {finding.reason}{source}"
 
 
-def pictures(folder: Path, outcome: Outcome, space: Space) -> Iterator[board.Picture]:
+def pictures(folder: Path, outcome: Outcome, space: Space) -> Iterator[events_file.Picture]:
     """A finalist's strip, and a trial's pictures, each with the baseline's of the same prompt."""
     prompts = space.workload.prompts
     strip = folder.parent.parent / "strips" / f"{outcome.number:04}.png"
     if strip.is_file():
         shows = "a finalist: the baseline's pictures, its own below them, and the difference, amplified four times"
-        yield board.Picture(file=strip, shows=shows, of="the finalist's strip", baseline=None)
+        yield events_file.Picture(file=strip, shows=shows, of="the finalist's strip", baseline=None)
     for file in sorted((folder / "images").glob("*.png")):
         prompt = prompts[int(file.stem)] if file.stem.isdigit() and int(file.stem) < len(prompts) else file.stem
         beside = folder.parent / f"{BASELINE:04}" / "images" / file.name
         if outcome.number == BASELINE:
-            yield board.Picture(file=file, shows=prompt, of="the baseline's picture", baseline=None)
+            yield events_file.Picture(file=file, shows=prompt, of="the baseline's picture", baseline=None)
         elif beside.is_file():
             pair = "left the baseline's picture, right this trial's"
-            yield board.Picture(file=file, shows=prompt, of=pair, baseline=beside)
+            yield events_file.Picture(file=file, shows=prompt, of=pair, baseline=beside)
         else:
-            yield board.Picture(file=file, shows=prompt, of="this trial's picture", baseline=None)
-
-
-def superfluous_traces(
-    outcomes: Iterable[Outcome], finalists: Iterable[Outcome], folder_of: Callable[[int], Path]
-) -> list[Path]:
-    """The traces that few will look at: all but those of the finalists' builds and one of each kind of rejection or
-    failure. TensorBoard's plugin loads every one that there is."""
-    kept = {(outcome.build_key, outcome.values["batch"]) for outcome in finalists}
-    shown: set[str] = set()
-    found: list[Path] = []
-    for outcome in outcomes:
-        traces = sorted(folder_of(outcome.number).glob("*.pt.trace.json.gz"))
-        is_first = status(outcome) not in {"ok", *shown}
-        if traces and is_first:
-            shown.add(status(outcome))
-        elif (outcome.build_key, outcome.values["batch"]) not in kept:
-            found += traces
-    return found
+            yield events_file.Picture(file=file, shows=prompt, of="this trial's picture", baseline=None)

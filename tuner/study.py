@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from tuner import board, export, front, report, runner
+from tuner import export, front, report, runner, shown_traces
 from tuner.attempt import Attempt, Repeat
 from tuner.display import Display
 from tuner.errors import StudyFailed
@@ -207,7 +207,7 @@ class Study:
         atomic_write(self.best_config, encode_pretty(best))
         self.ledger.keep_time()
         self.ledger.show_strips(finalists)
-        self.drop_traces(finalists=[self.ledger.baseline, *finalists])
+        shown_traces.tidy(self.ledger.outcomes.values(), [self.ledger.baseline, *finalists], self.store.trial_folder)
         self.store.finished = self.limits
         return best
 
@@ -366,13 +366,3 @@ class Study:
         """The tolerance in units of what rounding alone does, where that is anything."""
         floor = self.ledger.quality_floor
         return f" ({self.ledger.tolerance / floor:.3g} times what rounding moves it by)" if floor > 0 else ""
-
-    def drop_traces(self, finalists: list[Outcome]) -> None:
-        """Leave TensorBoard the few traces that are looked at, since its plugin loads every one. A rejection's is kept
-        under a name that the plugin does not read."""
-        superfluous = board.superfluous_traces(self.ledger.outcomes.values(), finalists, self.store.trial_folder)
-        for trace in superfluous:
-            if self.ledger.outcomes[int(trace.parent.name)].status == "measured":
-                trace.unlink()
-            else:
-                trace.rename(trace.with_name(trace.name.replace(".pt.trace.", ".trace.")))
