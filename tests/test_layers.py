@@ -18,7 +18,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         (
             {"errors", "demo", "diffusers_source"},
             {"record"},
-            {"economics", "intervals", "prediction"},
+            {"economics", "intervals"},
+            {"prediction"},
             {"knobs", "environment", "architecture", "prices", "front", "measure", "quality", "trace", "viewer"},
             {"space", "pipeline", "report", "telemetry", "components"},
             {"space_file", "catalogue", "timeline", "roofline", "front_table", "drawing", "scoring"},
@@ -37,7 +38,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
 LEAVES = {
     "knobs": {"record", "errors", "diffusers_source"},
     "intervals": {"record", "errors"},
-    "prediction": {"record", "errors"},
+    "prediction": {"record", "errors", "intervals"},
     "measure": {"record", "errors", "intervals", "economics"},
     "telemetry": {"record", "errors", "intervals"},
     "components": {"record", "errors", "measure"},

@@ -8,9 +8,10 @@ from functools import partial
 from typing import Any
 
 from tuner.measure import Clock
-from tuner.record import Components
+from tuner.record import DENOISERS, Components
 
-DENOISERS = ("transformer", "transformer_2", "unet", "prior", "decoder")
+STAGES = (*DENOISERS, "prior", "decoder")
+"""Components that step: the denoisers, and the halves of a cascade."""
 DECODERS = ("vae", "vqvae", "vqgan", "movq")
 
 
@@ -81,7 +82,7 @@ def _components(pipe: Any) -> Iterator[tuple[str, Any]]:
             continue
         if name.startswith("text_encoder"):
             yield "text encoders", component
-        elif name in DENOISERS:
+        elif name in STAGES:
             yield "denoiser", component
         elif name in DECODERS and hasattr(component, "decode"):
             yield "vae", component

@@ -21,6 +21,7 @@ from tuner.report import (
     GAP,
     QUIET,
     amount,
+    columns_line,
     latency_text,
     number_text,
     one_line,
@@ -53,20 +54,15 @@ class _Figures:
         widths = [max(map(len, (head, *column))) for head, column in zip(heads, columns, strict=True)]
         title = "The chosen configuration" if len(points) > 1 else "The chosen configuration is the baseline"
         first = max(first, len(title) if len(points) > 1 else 0)
-        yield Text(_line(title, heads if len(points) > 1 else [], first, widths), style=BASELINE)
+        yield Text(columns_line(title, heads if len(points) > 1 else [], first, widths), style=BASELINE)
         for name, cells in shown:
             yield _row(" " * INDENT + name, cells, first, widths)
         for note in _notes(best):
             yield from wrapped("", note, width, QUIET, INDENT)
 
 
-def _line(name: str, cells: Sequence[str], first: int, widths: Sequence[int]) -> str:
-    texts = [cell.rjust(width) for cell, width in zip(cells, widths, strict=False)]
-    return (" " * GAP).join((name.ljust(first), *texts)).rstrip()
-
-
 def _row(name: str, cells: Sequence[str], first: int, widths: Sequence[int]) -> Text:
-    text = Text(_line(name, cells, first, widths))
+    text = Text(columns_line(name, cells, first, widths))
     text.stylize(QUIET, 0, first)
     if len(cells) > 1:
         text.stylize(CHOSEN, first + GAP + widths[0] + GAP)

@@ -8,11 +8,8 @@ from collections.abc import Sequence
 import msgspec
 
 from tuner.economics import meets
-from tuner.intervals import median
+from tuner.intervals import NORMAL, median
 from tuner.record import Estimate, Outcome, Timing
-
-NORMAL = 1.959964
-"""Half of a 95 % interval in standard errors."""
 
 
 def measured(outcomes: Sequence[Outcome]) -> list[Outcome]:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from tuner.record import Estimate
 
+NORMAL = 1.959964
+"""Half of a 95 % interval in standard errors."""
+
 SURE_SAMPLES = 6
 """Six is the least number of samples whose range covers the median with 95 % confidence."""
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from tuner.export import BestConfig, MeasuredPoint
 from tuner.record import Judged
-from tuner.report import BASELINE, CHOSEN, GAP, QUIET, one_line, wrapped
+from tuner.report import BASELINE, CHOSEN, GAP, QUIET, columns_line, one_line, wrapped
 
 ABSENT = "-"
 SAME = "="
@@ -36,9 +36,9 @@ class _PanelTable:
         widths = [max(len(head), *(len(cells[at]) for _, cells in rows)) for at, head in enumerate(heads)]
         while len(widths) > 2 and first + sum(GAP + width for width in widths) > options.max_width:
             widths.pop()
-        yield Text(_line("Quality", heads, first, widths), style=BASELINE)
+        yield Text(columns_line("Quality", heads, first, widths), style=BASELINE)
         for name, cells in rows:
-            text = Text(_line(name, cells, first, widths))
+            text = Text(columns_line(name, cells, first, widths))
             text.stylize(QUIET, 0, first)
             start = first
             for point, width in zip(points.values(), widths, strict=False):
@@ -53,11 +53,6 @@ class _PanelTable:
         if best.quality_lacks:
             missing = f"not measured: {', '.join(best.quality_lacks)} (best_config.json says why)"
             yield from wrapped("", missing, options.max_width, QUIET)
-
-
-def _line(name: str, cells: list[str], first: int, widths: list[int]) -> str:
-    texts = [cell.rjust(width) for cell, width in zip(cells, widths, strict=False)]
-    return (" " * GAP).join((name.ljust(first), *texts)).rstrip()
 
 
 def _head(point: MeasuredPoint, best: BestConfig) -> str:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from tuner.intervals import NORMAL
 from tuner.record import Estimate, PredictionCheck, StepCost, Timing, Value
 
 UNEVEN: Mapping[str, Value] = {"cache.kind": "none", "guidance.stop": 1, "guidance.truncation": 1}
 """Knobs by which some steps cost less, how many of them depending on the step count; and the value that does not."""
-
-NORMAL = 1.959964
-"""Half of a 95 % interval in standard errors."""
 
 MOST_ERROR = 0.01
 """The share by which a prediction may miss what the calls that drew the pictures took, and still stand."""

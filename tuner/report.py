@@ -119,6 +119,12 @@ def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: max(0, width - 3)] + "..."[: max(0, width)]
 
 
+def columns_line(name: str, cells: Sequence[str], first: int, widths: Sequence[int]) -> str:
+    """A row of a table: its name in `first` characters, its cells to the right of their columns."""
+    texts = [cell.rjust(width) for cell, width in zip(cells, widths, strict=False)]
+    return (" " * GAP).join((name.ljust(first), *texts)).rstrip()
+
+
 def wrapped(label: str, text: str, width: int, style: str = "", indent: int = 0) -> Iterator[Text]:
     """A paragraph beside its label, wrapped to the width and never cut."""
     head = " " * indent + label
