@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 
 from tuner import knobs, pipeline
+from tuner.errors import Unavailable
+from tuner.knobs.compile import blocks_compiled, no_compiler
 from tuner.quality import denoiser, panel
 from tuner.quality.metrics import Setting
 from tuner.quality.pictures import Pictures
@@ -99,7 +101,12 @@ class Scoring:
         baseline = Pictures.load(folder / "images", self.job.workload.prompts).first(len(prompts))
         drawn: dict[str, Pictures] = {}
         lacks: list[str] = []
-        for name, vary in {"another attention kernel": self.other_kernel, "another batch position": self.moved}.items():
+        variations = {
+            "another attention kernel": self.other_kernel,
+            "another batch position": self.moved,
+            "compiled blocks": self.compiled,
+        }
+        for name, vary in variations.items():
             try:
                 drawn[name] = Pictures.drawn(vary(point), prompts)
             except Exception as error:  # out of memory, a kernel that cannot do this, one prompt at a time
@@ -132,6 +139,16 @@ class Scoring:
         pairs = [[(start + 1) % count, start] for start in range(0, count, 2)]
         drawn = [self.varied(point, pair, batch=2)[::-1] for pair in pairs]
         return np.concatenate(drawn)[:count]
+
+    def compiled(self, point: Point) -> Any:
+        """The first pictures with the denoiser's blocks compiled, which round between operators as before."""
+        if self.job.build["precision.dtype"] == "float32":
+            raise Unavailable("in float32 they round finer than a picture's 8 bits show")
+        reason = no_compiler(self.job.environment)
+        if reason:
+            raise Unavailable(reason)
+        with blocks_compiled(self.pipe):
+            return self.varied(point, range(VARIED))
 
     def other_seeds(self, point: Point) -> Any:
         """The first prompts' pictures from each other's seeds."""

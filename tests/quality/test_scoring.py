@@ -54,6 +54,7 @@ def test_the_baseline_leaves_its_noise_floor_other_seeds_and_its_denoisers_calls
     _, _, _, quality, folder = scored
     assert quality.noise is not None
     assert set(quality.noise.variations) == {"another attention kernel", "another batch position"}
+    assert quality.noise.lacks == ("compiled blocks: in float32 they round finer than a picture's 8 bits show",)
     assert 0 <= quality.noise.axis < 1
     for path in (*quality.noise.variations.values(), str(folder / scoring.OTHER_SEEDS)):
         assert len(list(Path(path).glob("*.png"))) == scoring.VARIED
@@ -62,6 +63,21 @@ def test_the_baseline_leaves_its_noise_floor_other_seeds_and_its_denoisers_calls
     assert known.other_seeds is not None
     assert known.floor == quality.noise.axis
     assert quality.spent_s > 0
+
+
+def test_compiled_blocks_are_a_variation_where_rounding_shows(
+    only_dynamo: None, pipeline_folder: Callable[[str], Path], tiny_scorer: Path, tmp_path: Path
+) -> None:
+    asked, point = job(pipeline_folder("flux"), tiny_scorer, prompts=2)
+    asked = msgspec.structs.replace(asked, build={**asked.build, "precision.dtype": "bfloat16"})
+    pipe = pipeline.load(asked.model, asked.environment, "bfloat16")
+    blocks = [*pipe.transformer.transformer_blocks, *pipe.transformer.single_transformer_blocks]
+    quality = scorer_of(asked, pipe).score(msgspec.structs.replace(point, folder=str(tmp_path)))
+    assert quality is not None
+    assert quality.noise is not None
+    assert quality.noise.lacks == ()
+    assert len(list(Path(quality.noise.variations["compiled blocks"]).glob("*.png"))) == 2
+    assert not any("forward" in vars(block) for block in blocks), "the blocks are as they were"
 
 
 def test_a_candidate_gets_its_denoiser_error_or_the_reason(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from tuner.diffusers_source import file_of
@@ -67,6 +68,24 @@ def keeping_outputs(call: Callable[..., Any]) -> Callable[..., Any]:
         return tree_map_only(torch.Tensor, torch.clone, call(*arguments, **named))
 
     return kept
+
+
+@contextmanager
+def blocks_compiled(pipe: Any) -> Iterator[None]:
+    """While the denoiser's repeated blocks are compiled by inductor, with eager code's rounding between operators.
+    Raises NoEffect when there are none."""
+    import torch
+    from torch._inductor import config
+
+    blocks = [block for denoiser in denoisers(pipe) for block in repeated_blocks(denoiser)]
+    if not blocks:
+        raise NoEffect("the denoiser has no repeated blocks")
+    with config.patch(emulate_precision_casts=True), ExitStack() as stack:
+        for block in blocks:
+            own = vars(block).get("forward")
+            stack.callback(*(delattr, block, "forward") if own is None else (setattr, block, "forward", own))
+            block.forward = torch.compile(block.forward, dynamic=False)
+        yield
 
 
 class CompileScope(Knob):
