@@ -14,9 +14,9 @@ import msgspec
 from tuner import knobs, pipeline
 from tuner.errors import Unavailable
 from tuner.knobs.compile import blocks_compiled, no_compiler
-from tuner.quality import denoiser, panel
+from tuner.quality import denoiser, guards, panel
 from tuner.quality.metrics import Setting
-from tuner.quality.pictures import Pictures
+from tuner.quality.pictures import Pictures, judged_frames
 from tuner.record import DenoiserError, Job, NoiseFloor, Point, Quality, Reference, Workload
 
 VARIED = 4
@@ -174,7 +174,7 @@ class Scoring:
             self.alive()
             with around():
                 drawn = pipeline.draw(self.pipe, workload, full, self.of_knobs(point, batch), output_type="np")
-            parts.append(drawn[: len(part)])
+            parts.append(to_judge(drawn[: len(part)]))
         return np.concatenate(parts)
 
     # ---- the denoiser ------------------------------------------------------------------------------------------------
@@ -221,6 +221,15 @@ class Scoring:
         return all(
             self.job.build.get(name) == untouched.get(name) for name in ("scheduler.kind", "scheduler.begin_index")
         )
+
+
+def to_judge(drawn: Any) -> Any:
+    """Of what a pipeline drew the frames that are judged, since many videos fit no memory. The others are checked here.
+
+    Raises InvalidPicture."""
+    if drawn.ndim > 4:
+        guards.check_finite(drawn)
+    return judged_frames(drawn)
 
 
 def _first_line(error: BaseException) -> str:

@@ -55,7 +55,7 @@ from tuner.record import (
     encode,
     read,
 )
-from tuner.scoring import Scoring
+from tuner.scoring import Scoring, to_judge
 
 LEAST_FOR_PREDICTION = 2
 """So many step counts tell a fixed cost and a cost per step."""
@@ -275,7 +275,8 @@ class Bench:
         return self.scoring.score(point)
 
     def pictures(self, point: Point, count: int) -> Any:
-        """The first `count` pictures of the workload, drawn at the point's batch, as floats in 0..1."""
+        """The first `count` pictures of the workload, drawn at the point's batch, as floats in 0..1; of videos what is
+        judged of them."""
         import numpy as np
 
         batches = []
@@ -285,7 +286,7 @@ class Bench:
             clock = Stopwatch()
             drawn = pipeline.draw(self.pipe, self.job.workload, indices, self.of_knobs(point), output_type="np")
             self.drawn_s.append(clock.lap())
-            batches.append(drawn)
+            batches.append(to_judge(drawn))
         return np.concatenate(batches)[:count]
 
     def caller(self, point: Point) -> Callable[[], object]:

@@ -15,7 +15,7 @@ from tuner.quality import panel
 from tuner.quality.metrics import AXES, METRICS, Metric, Own, Setting, axis, metric
 from tuner.quality.metrics.distribution import frechet, mmd
 from tuner.quality.metrics.fidelity import scales
-from tuner.quality.pictures import Pictures, flat
+from tuner.quality.pictures import Pictures, flat, judged_frames
 
 PROMPTS = ("a red circle", "a blue square", "a green cross", "a small yellow circle", "a cross", "a large circle")
 SIDE = 48
@@ -202,3 +202,4 @@ def test_of_a_video_pairs_of_neighbouring_frames_are_judged(frames: int, each: i
     assert chosen[0] == 0
     assert chosen[-1] == frames - 1
     assert frames < 8 or set(np.diff(chosen)[::2]) == {1.0}
+    assert (flat(judged_frames(video)) == stills).all(), "the same whether the rest was dropped before or not"

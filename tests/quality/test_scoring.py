@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from tuner import environment, knobs, pipeline, scoring
+from tuner.quality.guards import InvalidPicture
+from tuner.quality.pictures import judged_frames
 from tuner.record import Job, Model, Point, Quality, Reference, Workload
 from tuner.scoring import Scoring
 
@@ -117,3 +120,12 @@ def test_scoring_stops_early_when_the_first_prompts_leave_no_doubt(
     assert len(early.scores) == scoring.FIRST_PROMPTS
     assert "surely worse" in early.flags[0]
     assert early.mean == pytest.approx(own.mean, abs=1.0)
+
+
+def test_a_frame_that_is_not_judged_must_be_finite_too() -> None:
+    video = np.random.default_rng(0).random((2, 81, 4, 4, 3), np.float32)
+    assert scoring.to_judge(video).shape == (2, 8, 4, 4, 3)
+    video[1, 7] = np.nan
+    assert np.isfinite(judged_frames(video)).all()
+    with pytest.raises(InvalidPicture, match="picture 1 contains NaN"):
+        scoring.to_judge(video)

@@ -47,12 +47,18 @@ def check(pictures: Any, count: int, workload: Workload, baseline: Any = None) -
     Raises InvalidPicture naming the wrong one.
     """
     _check_shape(pictures, count, workload)
-    for guard in (_finite, _not_constant):
-        for index, picture in enumerate(pictures):
-            guard(index, picture)
+    check_finite(pictures)
+    for index, picture in enumerate(pictures):
+        _not_constant(index, picture)
     _check_different(pictures, workload)
     if baseline is not None:
         _check_beside(pictures, baseline)
+
+
+def check_finite(pictures: Any) -> None:
+    """That no picture, or frame of a video, contains NaN or infinity. Raises InvalidPicture."""
+    for index, picture in enumerate(pictures):
+        _finite(index, picture)
 
 
 def check_seeds(pictures: Any, baseline: Any, other_seeds: Any) -> None:

@@ -123,14 +123,18 @@ def name_of(index: int) -> str:
     return f"{index:04}.png"
 
 
-def flat(pictures: Any) -> Any:
-    """Pictures as they are; of videos pairs of neighbouring frames, evenly spread, one after the other."""
+def judged_frames(pictures: Any) -> Any:
+    """Pictures as they are; of videos pairs of neighbouring frames, evenly spread. What it gives it leaves as it is."""
     if pictures.ndim == 4:
         return pictures
     frames = pictures.shape[1]
     starts = {round(place * max(0, frames - 2) / max(1, FRAME_PAIRS - 1)) for place in range(FRAME_PAIRS)}
-    chosen = sorted({frame for start in starts for frame in (start, start + 1) if frame < frames})
-    return pictures[:, chosen].reshape(-1, *pictures.shape[2:])
+    return pictures[:, sorted({frame for start in starts for frame in (start, start + 1) if frame < frames})]
+
+
+def flat(pictures: Any) -> Any:
+    """Pictures as they are; of videos the frames that are judged, one after the other."""
+    return pictures if pictures.ndim == 4 else judged_frames(pictures).reshape(-1, *pictures.shape[2:])
 
 
 def each_of(pictures: Any) -> int:
