@@ -31,10 +31,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    """The machine that the processes of a test run share."""
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the processes of a test run share."""
     base = tmp_path_factory.getbasetemp()
-    return Machine(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def machine(shared_folder: Path) -> Machine:
+    """The machine that the processes of a test run share."""
+    return Machine(shared_folder)
 
 
 @pytest.fixture(autouse=True)
@@ -53,8 +59,16 @@ def turn(request: pytest.FixtureRequest, machine: Machine) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """A shell that starts the tests in the background has them ignore Ctrl-C, and what they start inherits that."""
+    """A shell that starts the tests in the background has them ignore Ctrl-C, nohup has them ignore that a terminal
+    closes, and what they start inherits that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_code(shared_folder: Path) -> None:
+    """What inductor compiles, and what it finds out about the compiler in ten seconds, is for all tests of this run."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(shared_folder / "inductor")
 
 
 @pytest.fixture(scope="session")

@@ -151,7 +151,7 @@ def test_the_same_command_has_nothing_left_to_do(study: Study) -> None:
 def test_fresh_processes_reproduce_the_chosen_gain(study: Study) -> None:
     config = study.folder / "best_config.json"
     steps = str(study.best.baseline.values["steps"])
-    turns = [(in_a_fresh_process(config, "untouched", steps), in_a_fresh_process(config, "tuned")) for _ in range(3)]
+    turns = [(in_a_fresh_process(config, "untouched", steps), in_a_fresh_process(config, "tuned")) for _ in range(2)]
     tuned = [run for _, run in turns]
     assert {run["count"] for run in tuned} == {study.best.chosen.batch}
     assert {tuple(run["size"]) for run in tuned} == {(study.best.workload.width, study.best.workload.height)}
@@ -159,7 +159,7 @@ def test_fresh_processes_reproduce_the_chosen_gain(study: Study) -> None:
     recorded, tolerance = study.best.speed_up, 0.03 if study.device == "cuda" else 0.10
     assert recorded.low * (1 - tolerance) <= gains[-1], "what was recorded is more than any turn shows"
     assert recorded.high * (1 + tolerance) >= gains[0], "what was recorded is less than any turn shows"
-    assert gains[1] > 1
+    assert gains[-1] > 1
 
 
 def all_threads() -> dict[str, str]:
@@ -173,7 +173,7 @@ def in_a_fresh_process(config: Path, *arguments: str) -> dict[str, Any]:
         capture_output=True,
         text=True,
         timeout=400,
-        env=all_threads(),
+        env=all_threads() | {"TORCHINDUCTOR_CACHE_DIR": str(config.parent / "cache" / "inductor")},
     )
     assert process.returncode == 0, process.stderr
     result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])

@@ -32,7 +32,7 @@ from tuner.space import Space
 CPU = detect("cpu")
 STEPS = 4
 MOST_CALLED = 6
-CANDIDATES = int(os.environ.get("TUNER_CANDIDATES", "4"))
+CANDIDATES = int(os.environ.get("TUNER_CANDIDATES", "3"))
 PROMPTS = ("a red cat", "the blue dog")
 COST_ONLY_DB = 38.0
 """Pictures of a knob that changes the cost alone are equal up to rounding, of bfloat16 at worst."""

@@ -363,13 +363,12 @@ def test_only_a_cache_inside_a_whole_graph_breaks_it(
     ids=["fused, quantized, compiled, cached", "frozen whole graph"],
 )
 def test_knobs_work_together_when_inductor_really_compiles(
-    fresh: Callable[[], Any], untouched: Any, different: Values, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fresh: Callable[[], Any], untouched: Any, different: Values
 ) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     pipe = fresh()
     changes = apply_knobs(pipe, candidate(different), CPU)
     assert set(changes) == set(different)
     assert list(changes) == sorted(changes, key=lambda name: KNOBS[name].order)
     pictures = draw(pipe)
     assert is_valid(pictures)
-    assert min(psnr_and_ssim(pictures, untouched)[0]) > (20 if "quantization.scheme" in different else 40)
+    assert min(psnr_and_ssim(pictures, untouched)[0]) > (20 if "quantization.scheme" in different else 70)

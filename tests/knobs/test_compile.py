@@ -257,10 +257,7 @@ def test_inductors_knobs_mean_nothing_to_tensorrt() -> None:
     [{"compile.text_encoders": True, "compile.vae": True}, {"compile.scope": "regional", "compile.dynamic": True}],
     ids=str,
 )
-def test_inductor_draws_the_same(
-    tiny_pipeline: Path, untouched: Any, different: Values, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+def test_inductor_draws_the_same(tiny_pipeline: Path, untouched: Any, different: Values) -> None:
     pictures, _ = compiled(tiny_pipeline, different)
     assert np.allclose(pictures, untouched, atol=1e-4)
 

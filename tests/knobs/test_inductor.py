@@ -10,9 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
-from drawing import CPU, GPU, draw, load, values
+from drawing import CPU, GPU, load, values
 from kinds import kind
 
 from tuner.knobs import KNOBS, NoEffect, apply_knobs
@@ -220,15 +219,3 @@ def test_convolutions_of_one_pixel_become_products_and_decode_the_same() -> None
             decoded, codes[flag] = run_and_get_code(torch.compile(vae.decode, dynamic=False), latents)
             assert torch.allclose(decoded.sample, plain, atol=1e-4)
     assert codes[True] != codes[False]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["inductor.aggressive_fusion", "inductor.freezing"])
-def test_a_flag_that_only_costs_draws_the_same(
-    name: str, tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    pipe = load(tiny_pipeline)
-    plain = draw(pipe, "flux")
-    apply_knobs(pipe, values({"compile.scope": "full", name: True}), CPU)
-    assert np.allclose(draw(pipe, "flux"), plain, atol=1e-4)
