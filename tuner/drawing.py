@@ -68,7 +68,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 def _even_ticks(low: float, high: float, count: int) -> list[float]:
     rough = (high - low) / max(1, count)
     power: float = 10.0 ** math.floor(math.log10(rough))
-    step = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= rough * 0.999)
+    step = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= 0.75 * rough)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [index * step for index in range(first, last + 1)]
 
