@@ -60,9 +60,10 @@ def turn(request: pytest.FixtureRequest, machine: Machine) -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
     """A shell that starts the tests in the background has them ignore Ctrl-C, nohup has them ignore that a terminal
-    closes, and what they start inherits that."""
+    closes, and what they start would inherit that. It does not inherit a handler that does nothing."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @pytest.fixture(scope="session", autouse=True)

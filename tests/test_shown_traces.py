@@ -14,6 +14,7 @@ from test_board import outcome, rejected
 
 from tuner import shown_traces
 from tuner.record import Outcome
+from tuner.store import atomic_write
 from tuner.trace import read
 from tuner.trace.summary import summarise
 from tuner.trace.trim import trimmed
@@ -68,6 +69,34 @@ def test_a_study_that_goes_on_is_tidied_again(tmp_path: Path, study: dict[int, O
     assert {file: file.read_bytes() for file in tmp_path.glob("*/*")} == files
 
 
+def test_a_trace_that_cannot_be_read_costs_only_itself(tmp_path: Path, study: dict[int, Outcome]) -> None:
+    (tmp_path / "0001" / SHOWN).write_bytes(b"\x1f\x8b cut off")
+    (tmp_path / "0003" / SHOWN).write_bytes(gzip.compress(b'{"traceEvents": [{"ph": "M", "ts": "soon"}]}'))
+    left = tidy(tmp_path, study, 0)
+    assert (left["0001"], left["0003"], left["0000"]) == ([WHOLE], [WHOLE], [SHOWN, WHOLE])
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+def test_what_was_killed_in_between_is_finished_by_the_next_run(
+    writes: int, tmp_path: Path, study: dict[int, Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def dies(path: Path, data: bytes) -> None:
+        if len(made) == writes:
+            raise KeyboardInterrupt
+        made.append(path)
+        atomic_write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shown_traces, "atomic_write", dies)
+        with pytest.raises(KeyboardInterrupt):
+            tidy(tmp_path, study, 0)
+    assert tidy(tmp_path, study, 0)["0000"] == [SHOWN, WHOLE]
+    assert (tmp_path / "0000" / WHOLE).read_bytes() == LOOP.read_bytes()
+    assert len(events((tmp_path / "0000" / SHOWN).read_bytes())) < len(events(LOOP.read_bytes()))
+
+
 def events(content: bytes, phase: str = "X") -> list[dict[str, Any]]:
     return [event for event in json.loads(gzip.decompress(content))["traceEvents"] if event["ph"] == phase]
 
@@ -106,4 +135,4 @@ def test_an_arrow_stays_with_its_kernel(tmp_path: Path) -> None:
 def test_a_trace_without_steps_stays_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "a.pt.trace.json.gz"
     path.write_bytes(gzip.compress(json.dumps({"traceEvents": [{"ph": "X", "name": "a", "ts": 1, "dur": 1}]}).encode()))
-    assert trimmed(path) == path.read_bytes()
+    assert gzip.decompress(trimmed(path)) == gzip.decompress(path.read_bytes())

@@ -55,6 +55,9 @@ recipes:
 FIXED_S, PER_STEP_S = 0.5, 0.1
 
 
+FINISHED = "this study is finished: give a longer --budget, or more --trials, to go on"
+
+
 class Told:
     """A display that only remembers what was noted and recorded."""
 
@@ -236,6 +239,7 @@ def test_what_misses_the_latency_target_is_no_point_but_the_baseline_stays_shown
 def test_a_study_with_a_latency_target_resumes_and_is_another_than_without(bench: Bench, workers: Workers) -> None:
     best = bench.run("workload.latency_target_s=2.0", trials=10)
     jobs = len(workers.jobs)
+    (bench.folder / "study" / "best_config.json").unlink()  # so that it is made of what is recorded
     again = bench.run("workload.latency_target_s=2.0", trials=10)
     assert len(workers.jobs) == jobs
     assert (again.chosen, again.front) == (best.chosen, best.front)
@@ -401,16 +405,62 @@ def test_a_finished_study_measures_nothing_until_it_is_given_more(bench: Bench, 
     assert bench.run(trials=10) == best
     assert bench.run(trials=5, budget_s=300.0) == best
     assert len(workers.jobs) == measured
-    assert "this study is finished: give a longer --budget, or more --trials, to go on" in bench.told.notes
+    assert FINISHED in bench.told.notes
     bench.run(trials=12)
     assert len(bench.outcomes()) == 12
 
 
-def test_a_result_that_was_removed_is_made_again(bench: Bench, workers: Workers) -> None:
+@pytest.mark.parametrize(
+    "harm",
+    [
+        Path.unlink,
+        lambda file: file.write_bytes(file.read_bytes()[:500]) and None,
+        lambda file: file.write_bytes(file.read_bytes().replace(b'"steps": 28', b'"steps": 27')) and None,
+    ],
+    ids=["removed", "cut off", "of other trials"],
+)
+def test_a_result_that_is_damaged_is_made_again_of_what_is_known(
+    bench: Bench, workers: Workers, harm: Callable[[Path], None]
+) -> None:
     best = bench.run(trials=10)
-    (bench.folder / "study" / "best_config.json").unlink()
-    assert bench.run(trials=10).chosen == best.chosen
-    assert (bench.folder / "study" / "best_config.json").exists()
+    measured, file = len(workers.jobs), bench.folder / "study" / "best_config.json"
+    harm(file)
+    again = bench.run(trials=10)
+    assert (again.chosen, again.front, again.speed_up) == (best.chosen, best.front, best.speed_up)
+    assert len(workers.jobs) == measured
+    assert read(file, BestConfig) == again
+
+
+def test_a_wider_run_that_was_interrupted_leaves_no_finished_study(
+    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run(trials=3)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study.Study, "confirm", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bench.run(trials=12)
+    best = bench.run(trials=3)
+    assert FINISHED not in bench.told.notes
+    assert best.trials.measured == len(bench.outcomes()) == 12
+
+
+def test_a_study_whose_finalists_could_not_be_judged_is_not_finished(
+    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "finalists_panel", lambda *_: None)
+    bench.run(trials=10)
+    monkeypatch.undo()
+    bench.run(trials=10)
+    assert FINISHED not in bench.told.notes
+
+
+def test_it_says_when_nothing_more_can_be_tried(bench: Bench, workers: Workers) -> None:
+    bench.run(trials=1)
+    assert "nothing more is tried: the budget, over all runs, or the number of trials is spent" in bench.told.notes
 
 
 def test_a_build_that_dies_later_in_its_row_is_known_by_its_candidate(

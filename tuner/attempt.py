@@ -18,6 +18,7 @@ from tuner.record import (
     Failure,
     Job,
     Message,
+    NoiseFound,
     Outcome,
     Point,
     PointDone,
@@ -95,6 +96,8 @@ class Attempt:
             self.judge(message.build)
         elif isinstance(message, PointDone):
             self.settle(message.index, self.measured(message))
+        elif isinstance(message, NoiseFound):
+            self.ledger.record_rounding(message.noise)
         elif isinstance(message, PointFailed):
             if self.purpose == "baseline" and message.index == 0:
                 stop_if_throttled(message.failure)

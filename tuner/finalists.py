@@ -26,8 +26,8 @@ STRIPS = "strips"
 
 
 def examine(ledger: Ledger, finalists: Sequence[Outcome]) -> Panel | None:
-    """Every metric of the baseline and of these trials, and a strip of pictures of each. None, with a note to the user,
-    when the process fails: the study's own result does not depend on it."""
+    """Every metric of the baseline and of these trials, and a strip of pictures of each; nothing where no other trial
+    has pictures. None, with a note to the user, when the process fails: the study's result does not depend on it."""
     store, request = ledger.store, ledger.store.request
     images = {0: store.trial_folder(0) / "images"}
     for outcome in finalists:
@@ -36,8 +36,7 @@ def examine(ledger: Ledger, finalists: Sequence[Outcome]) -> Panel | None:
             images[outcome.number] = store.trial_folder(outcome.number if drawn_by is None else drawn_by) / "images"
     images = {number: folder for number, folder in images.items() if folder.is_dir()}
     if len(images) < 2:
-        return None
-    noise = ledger.baseline.quality.noise if ledger.baseline.quality else None
+        return Panel(finalists={}, lacks={})
     job = PanelJob(
         workload=ledger.space.workload,
         device=request.environment.device,
@@ -45,7 +44,7 @@ def examine(ledger: Ledger, finalists: Sequence[Outcome]) -> Panel | None:
         policy=request.quality,
         images={number: str(folder) for number, folder in images.items()},
         strips=str(store.folder / STRIPS),
-        variations=tuple(noise.variations.values()) if noise else (),
+        variations=tuple(path for noise in ledger.rounding() for path in noise.variations.values()),
     )
     asked, answer, log = (store.folder / f"panel.{suffix}" for suffix in ("job.json", "json", "log"))
     atomic_write(asked, encode_pretty(job))

@@ -556,6 +556,12 @@ class PointFailed(Record, tag="point_failed"):
     failure: Failure
 
 
+class NoiseFound(Record, tag="noise"):
+    """A worker's message: one more variation of the untouched pipeline's rounding, drawn when all points were done."""
+
+    noise: NoiseFloor
+
+
 class Alive(Record, tag="alive"):
     """A worker's message: another call of the pipeline came back, the stage goes on."""
 
@@ -566,7 +572,7 @@ class WorkerFailed(Record, tag="failed"):
     failure: Failure
 
 
-Message = StageStarted | Alive | BuildDone | PointDone | PointFailed | WorkerFailed
+Message = StageStarted | Alive | BuildDone | PointDone | PointFailed | NoiseFound | WorkerFailed
 
 R = TypeVar("R")
 

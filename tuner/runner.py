@@ -42,6 +42,7 @@ DEADLINES_S = {
     "probe": 300.0,
     "time": 1200.0,
     "score": 1200.0,
+    "vary": 1200.0,
 }
 """How long a worker may stay in a stage, or between two calls of the pipeline in it, before it counts as hung."""
 

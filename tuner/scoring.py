@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -96,16 +96,18 @@ class Scoring:
 
     def prepare(self, point: Point, quality: Quality) -> Quality:
         """What candidates are judged against besides: other rounding, other seeds, the denoiser's calls."""
-        folder = Path(point.folder)
-        prompts = self.job.workload.prompts[:VARIED]
+        folder, prompts = Path(point.folder), self.job.workload.prompts[:VARIED]
+        noise = self.noise(point, {"another attention kernel": self.other_kernel, "another batch position": self.moved})
+        Pictures.drawn(self.other_seeds(point), prompts).save(folder / OTHER_SEEDS)
+        lacked = self.record_denoiser(point, folder / DENOISER)
+        return msgspec.structs.replace(quality, noise=noise, denoiser_error_lacks=lacked)
+
+    def noise(self, point: Point, variations: Mapping[str, Callable[[Point], Any]]) -> NoiseFloor:
+        """How far the first pictures move when they are drawn in other ways. One that cannot be drawn is in `lacks`."""
+        folder, prompts = Path(point.folder), self.job.workload.prompts[:VARIED]
         baseline = Pictures.load(folder / "images", self.job.workload.prompts).first(len(prompts))
         drawn: dict[str, Pictures] = {}
         lacks: list[str] = []
-        variations = {
-            "another attention kernel": self.other_kernel,
-            "another batch position": self.moved,
-            "compiled blocks": self.compiled,
-        }
         for name, vary in variations.items():
             try:
                 drawn[name] = Pictures.drawn(vary(point), prompts)
@@ -117,11 +119,13 @@ class Scoring:
             pictures.save(paths[name])
         varied = list(drawn.values()) if len(prompts) > 1 else []  # one picture has no interval
         floor = panel.floor_of(self.judge.metric, baseline, varied, self.judge.setting)
-        Pictures.drawn(self.other_seeds(point), prompts).save(folder / OTHER_SEEDS)
-        lacked = self.record_denoiser(point, folder / DENOISER)
-        noise = NoiseFloor(axis=floor or 0.0, variations={name: str(path) for name, path in paths.items()},
-                           lacks=tuple(lacks))  # fmt: skip
-        return msgspec.structs.replace(quality, noise=noise, denoiser_error_lacks=lacked)
+        return NoiseFloor(
+            axis=floor or 0.0, variations={name: str(path) for name, path in paths.items()}, lacks=tuple(lacks)
+        )
+
+    def compiled_noise(self, point: Point) -> NoiseFloor:
+        """The noise of compiling, which comes last: what a compiler does to the process can reach nothing else."""
+        return self.noise(point, {"compiled with emulated casts": self.compiled})
 
     def other_kernel(self, point: Point) -> Any:
         """The first pictures with torch's own attention computed by another kernel."""
@@ -141,7 +145,7 @@ class Scoring:
         return np.concatenate(drawn)[:count]
 
     def compiled(self, point: Point) -> Any:
-        """The first pictures with the denoiser's blocks compiled, which round between operators as before."""
+        """The first pictures with the denoiser's blocks compiled, which round between operators as eager code does."""
         if self.job.build["precision.dtype"] == "float32":
             raise Unavailable("in float32 they round finer than a picture's 8 bits show")
         reason = no_compiler(self.job.environment)
@@ -174,7 +178,7 @@ class Scoring:
             self.alive()
             with around():
                 drawn = pipeline.draw(self.pipe, workload, full, self.of_knobs(point, batch), output_type="np")
-            parts.append(to_judge(drawn[: len(part)]))
+            parts.append(to_judge(drawn[: len(part)], part))
         return np.concatenate(parts)
 
     # ---- the denoiser ------------------------------------------------------------------------------------------------
@@ -223,12 +227,13 @@ class Scoring:
         )
 
 
-def to_judge(drawn: Any) -> Any:
-    """Of what a pipeline drew the frames that are judged, since many videos fit no memory. The others are checked here.
+def to_judge(drawn: Any, indices: Sequence[int]) -> Any:
+    """Of what a pipeline drew for these prompts the frames that are judged, since many videos fit no memory. The others
+    are checked here.
 
     Raises InvalidPicture."""
     if drawn.ndim > 4:
-        guards.check_finite(drawn)
+        guards.check_finite(drawn, indices)
     return judged_frames(drawn)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tuner.board import status
+from tuner.errors import BadInput
 from tuner.record import Outcome
 from tuner.store import atomic_write
 from tuner.trace.trim import trimmed
@@ -34,15 +34,22 @@ def tidy(outcomes: Iterable[Outcome], finalists: Iterable[Outcome], folder_of: C
             if is_shown:
                 cut_down(trace, whole)
             elif outcome.status == "measured":
-                trace.unlink()
                 whole.unlink(missing_ok=True)
+                trace.unlink()
+            elif whole.exists():
+                trace.unlink()
             else:
-                trace.replace(whole) if not whole.exists() else trace.unlink()
+                trace.replace(whole)
 
 
 def cut_down(trace: Path, whole: Path) -> None:
-    """Keep the whole of a trace under another name, and its steps under its own; once."""
+    """Keep the whole of a trace under another name, and its steps under its own. A trace that cannot be read is not
+    shown: the plugin could not read it either."""
     if not whole.exists():
-        shown = trimmed(trace)
-        shutil.copyfile(trace, whole)
-        atomic_write(trace, shown)
+        atomic_write(whole, trace.read_bytes())
+    if trace.stat().st_size != whole.stat().st_size:
+        return
+    try:
+        atomic_write(trace, trimmed(whole))
+    except BadInput:
+        trace.unlink()

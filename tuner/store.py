@@ -27,6 +27,7 @@ from tuner.prices import Price
 from tuner.record import (
     Environment,
     Model,
+    NoiseFloor,
     Outcome,
     QualityPolicy,
     Record,
@@ -38,6 +39,8 @@ from tuner.record import (
     read,
 )
 from tuner.space import Space
+
+ROUNDING = "rounding.json"
 
 METRICS = ("cost_usd_per_1000_images", "quality")
 
@@ -131,13 +134,13 @@ class Store:
 
     @property
     def finished(self) -> Limits | None:
-        """The limits within which a run of this study came to its end, the last one if there were several."""
+        """The limits within which the last run of this study came to its end; None while one goes on."""
         text = self.study.user_attrs.get("finished")
         return decode(str(text), Limits, f"{self.folder / 'study.db'}: finished") if text else None
 
     @finished.setter
-    def finished(self, limits: Limits) -> None:
-        self.study.set_user_attr("finished", encode_pretty(limits).decode())
+    def finished(self, limits: Limits | None) -> None:
+        self.study.set_user_attr("finished", encode_pretty(limits).decode() if limits else None)
 
     # ---- trials -----------------------------------------------------------------------------------------------------
 
@@ -204,6 +207,14 @@ class Store:
         folder = self.repeat_folder(index)
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder / "outcome.json", encode_pretty(outcome))
+
+    def keep_rounding(self, noise: NoiseFloor) -> None:
+        atomic_write(self.trial_folder(0) / ROUNDING, encode_pretty(noise))
+
+    def rounding(self) -> NoiseFloor | None:
+        """What was found of the baseline's rounding after its outcome was acknowledged."""
+        file = self.trial_folder(0) / ROUNDING
+        return read(file, NoiseFloor) if file.exists() else None
 
     def refusals(self) -> list[Refusal]:
         texts = [trial.user_attrs.get("refused") for trial in self._trials()]

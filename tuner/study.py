@@ -9,7 +9,7 @@ from pathlib import Path
 from tuner import export, front, report, runner, shown_traces
 from tuner.attempt import Attempt, Repeat
 from tuner.display import Display
-from tuner.errors import StudyFailed
+from tuner.errors import BadInput, StudyFailed
 from tuner.export import BestConfig
 from tuner.finalists import examine as finalists_panel
 from tuner.ledger import CONFIRMATIONS, Ledger, was_throttled
@@ -52,9 +52,11 @@ class Study:
         """Everything that is left to do. Raises StudyFailed when the baseline itself cannot be measured."""
         if self.ledger.outcomes:
             self.display.note(f"resumed: {len(self.ledger.outcomes)} trials are recorded")
-        if self.is_finished():
+        finished = self.finished()
+        if finished is not None:
             self.display.note("this study is finished: give a longer --budget, or more --trials, to go on")
-            return read(self.best_config, BestConfig)
+            return finished
+        self.store.finished = None
         self.measure_baseline()
         for recipe in self.space.recipes:
             self.try_recipe(recipe)
@@ -83,6 +85,8 @@ class Study:
         self.tell_noise()
         for own in self.ledger.allowed():
             self.display.note(f"the untouched pipeline itself has {own.count_per_step:g} {own.kind} a step: allowed")
+        if self.is_over():
+            self.display.note("nothing more is tried: the budget, over all runs, or the number of trials is spent")
 
     def can_repeat_baseline(self) -> bool:
         """Whether another process of it would still be a small part of the budget."""
@@ -203,12 +207,14 @@ class Study:
         """Write best_config.json, first without the finalists' other metrics, and tidy the folder."""
         finalists = [chosen, *self.ledger.front()]
         atomic_write(self.best_config, encode_pretty(self.result(chosen, None)))
-        best = self.result(chosen, finalists_panel(self.ledger, finalists))
+        panel = finalists_panel(self.ledger, finalists)
+        best = self.result(chosen, panel)
         atomic_write(self.best_config, encode_pretty(best))
-        self.ledger.keep_time()
         self.ledger.show_strips(finalists)
         shown_traces.tidy(self.ledger.outcomes.values(), [self.ledger.baseline, *finalists], self.store.trial_folder)
-        self.store.finished = self.limits
+        self.ledger.keep_time()
+        if panel is not None:
+            self.store.finished = self.limits
         return best
 
     def result(self, chosen: Outcome, panel: Panel | None) -> BestConfig:
@@ -279,10 +285,18 @@ class Study:
     def best_config(self) -> Path:
         return self.store.folder / "best_config.json"
 
-    def is_finished(self) -> bool:
-        """Whether a run within limits as wide as these came to its end, and its result is there."""
-        finished = self.store.finished
-        return finished is not None and finished.cover(self.limits) and self.best_config.exists()
+    def finished(self) -> BestConfig | None:
+        """The result of the last run, if that had limits as wide as these and came to its end."""
+        limits = self.store.finished
+        if limits is None or not limits.cover(self.limits):
+            return None
+        try:
+            best = read(self.best_config, BestConfig)
+        except BadInput:
+            return None
+        known = {number: outcome.values for number, outcome in self.ledger.outcomes.items()}
+        points = (best.baseline, best.chosen, *best.front)
+        return best if all(known.get(point.trial) == point.values for point in points) else None
 
     def is_over(self) -> bool:
         """Whether a limit is reached, or too little time is left for another build."""

@@ -43,6 +43,7 @@ from tuner.record import (
     Job,
     Memory,
     Message,
+    NoiseFound,
     Point,
     PointDone,
     PointFailed,
@@ -116,6 +117,9 @@ def run(job: Job, channel: Channel) -> None:
             channel.send(bench.measure(point))
         except (InvalidPicture, CompiledWhileTimed, Throttled) as error:
             channel.send(PointFailed(index=point.index, failure=channel.failure(error)))
+    if job.is_baseline and bench.scoring is not None:
+        channel.enter("vary")
+        channel.send(NoiseFound(noise=bench.scoring.compiled_noise(job.points[0])))
 
 
 class CompiledWhileTimed(Exception):
@@ -286,7 +290,7 @@ class Bench:
             clock = Stopwatch()
             drawn = pipeline.draw(self.pipe, self.job.workload, indices, self.of_knobs(point), output_type="np")
             self.drawn_s.append(clock.lap())
-            batches.append(to_judge(drawn))
+            batches.append(to_judge(drawn, indices))
         return np.concatenate(batches)[:count]
 
     def caller(self, point: Point) -> Callable[[], object]:

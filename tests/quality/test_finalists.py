@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from tuner import finalists
-from tuner.record import Panel, PanelJob, QualityPolicy, Workload, read
+from tuner.record import NoiseFloor, Panel, PanelJob, QualityPolicy, Workload, read
 
 WORKLOAD = Workload(prompts=("a", "b"), seeds=(0, 1), height=32, width=32)
 GOOD = 'open(sys.argv[2], \'w\').write(\'{"finalists": {"0": {}, "4": {}}, "lacks": {"fid": "no weights"}}\')'
@@ -18,6 +18,10 @@ GOOD = 'open(sys.argv[2], \'w\').write(\'{"finalists": {"0": {}, "4": {}}, "lack
 
 def outcome(number: int, reused_from: int | None = None) -> Any:
     return SimpleNamespace(number=number, quality=SimpleNamespace(reused_from=reused_from, noise=None))
+
+
+def rounded(name: str) -> NoiseFloor:
+    return NoiseFloor(axis=0.1, variations={name: f"/variations/{name}"})
 
 
 def study(folder: Path, notes: list[str]) -> Any:
@@ -32,7 +36,7 @@ def study(folder: Path, notes: list[str]) -> Any:
     )  # fmt: skip
     return SimpleNamespace(
         store=store, space=SimpleNamespace(workload=WORKLOAD), baseline=outcome(0),
-        display=SimpleNamespace(note=notes.append),
+        display=SimpleNamespace(note=notes.append), rounding=lambda: [rounded("kernel"), rounded("compiled")],
     )  # fmt: skip
 
 
@@ -52,6 +56,7 @@ def test_its_answer_is_the_panel_of_those_whose_pictures_are_there(
     assert notes == []
     job = read(tmp_path / "panel.job.json", PanelJob)
     assert {trial: Path(path).parent.name for trial, path in job.images.items()} == {0: "0", 4: "2"}
+    assert job.variations == ("/variations/kernel", "/variations/compiled")
 
 
 @pytest.mark.parametrize(

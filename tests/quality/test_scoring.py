@@ -57,7 +57,7 @@ def test_the_baseline_leaves_its_noise_floor_other_seeds_and_its_denoisers_calls
     _, _, _, quality, folder = scored
     assert quality.noise is not None
     assert set(quality.noise.variations) == {"another attention kernel", "another batch position"}
-    assert quality.noise.lacks == ("compiled blocks: in float32 they round finer than a picture's 8 bits show",)
+    assert quality.noise.lacks == ()
     assert 0 <= quality.noise.axis < 1
     for path in (*quality.noise.variations.values(), str(folder / scoring.OTHER_SEEDS)):
         assert len(list(Path(path).glob("*.png"))) == scoring.VARIED
@@ -71,16 +71,30 @@ def test_the_baseline_leaves_its_noise_floor_other_seeds_and_its_denoisers_calls
 def test_compiled_blocks_are_a_variation_where_rounding_shows(
     only_dynamo: None, pipeline_folder: Callable[[str], Path], tiny_scorer: Path, tmp_path: Path
 ) -> None:
+    from torch._dynamo.utils import counters
+    from torch._inductor import config as inductor
+
     asked, point = job(pipeline_folder("flux"), tiny_scorer, prompts=2)
     asked = msgspec.structs.replace(asked, build={**asked.build, "precision.dtype": "bfloat16"})
     pipe = pipeline.load(asked.model, asked.environment, "bfloat16")
     blocks = [*pipe.transformer.transformer_blocks, *pipe.transformer.single_transformer_blocks]
-    quality = scorer_of(asked, pipe).score(msgspec.structs.replace(point, folder=str(tmp_path)))
-    assert quality is not None
-    assert quality.noise is not None
-    assert quality.noise.lacks == ()
-    assert len(list(Path(quality.noise.variations["compiled blocks"]).glob("*.png"))) == 2
+    scoring, point = scorer_of(asked, pipe), msgspec.structs.replace(point, folder=str(tmp_path))
+    assert scoring.score(point) is not None
+    before = counters["stats"]["unique_graphs"]
+    noise = scoring.compiled_noise(point)
+    assert counters["stats"]["unique_graphs"] > before
+    assert noise.lacks == ()
+    assert len(list(Path(noise.variations["compiled with emulated casts"]).glob("*.png"))) == 2
     assert not any("forward" in vars(block) for block in blocks), "the blocks are as they were"
+    assert not inductor.emulate_precision_casts
+
+
+def test_in_float32_compiling_shows_nothing(scored: tuple[Any, Job, Point, Quality, Path]) -> None:
+    pipe, asked, point, _, folder = scored
+    noise = scorer_of(asked, pipe).compiled_noise(msgspec.structs.replace(point, folder=str(folder)))
+    assert noise.variations == {}
+    (said,) = noise.lacks
+    assert said == "compiled with emulated casts: in float32 they round finer than a picture's 8 bits show"
 
 
 def test_a_candidate_gets_its_denoiser_error_or_the_reason(
@@ -124,8 +138,8 @@ def test_scoring_stops_early_when_the_first_prompts_leave_no_doubt(
 
 def test_a_frame_that_is_not_judged_must_be_finite_too() -> None:
     video = np.random.default_rng(0).random((2, 81, 4, 4, 3), np.float32)
-    assert scoring.to_judge(video).shape == (2, 8, 4, 4, 3)
+    assert scoring.to_judge(video, [6, 7]).shape == (2, 8, 4, 4, 3)
     video[1, 7] = np.nan
     assert np.isfinite(judged_frames(video)).all()
-    with pytest.raises(InvalidPicture, match="picture 1 contains NaN"):
-        scoring.to_judge(video)
+    with pytest.raises(InvalidPicture, match="picture 7 contains NaN"):
+        scoring.to_judge(video, [6, 7])

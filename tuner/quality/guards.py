@@ -47,7 +47,7 @@ def check(pictures: Any, count: int, workload: Workload, baseline: Any = None) -
     Raises InvalidPicture naming the wrong one.
     """
     _check_shape(pictures, count, workload)
-    check_finite(pictures)
+    check_finite(pictures, range(count))
     for index, picture in enumerate(pictures):
         _not_constant(index, picture)
     _check_different(pictures, workload)
@@ -55,9 +55,9 @@ def check(pictures: Any, count: int, workload: Workload, baseline: Any = None) -
         _check_beside(pictures, baseline)
 
 
-def check_finite(pictures: Any) -> None:
-    """That no picture, or frame of a video, contains NaN or infinity. Raises InvalidPicture."""
-    for index, picture in enumerate(pictures):
+def check_finite(pictures: Any, indices: Sequence[int]) -> None:
+    """That no picture, or frame of a video, contains NaN or infinity. Raises InvalidPicture naming its index."""
+    for index, picture in zip(indices, pictures, strict=True):
         _finite(index, picture)
 
 

@@ -12,7 +12,7 @@ from functools import cached_property, reduce
 from itertools import pairwise
 from operator import attrgetter, or_
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -42,6 +42,7 @@ _CHUNK = 1 << 24
 _PIECE = 1 << 20
 
 T = TypeVar("T")
+M = TypeVar("M", bound="Mark")
 _Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -189,7 +190,7 @@ class Around:
 
 def load(path: Path) -> Trace:
     """Read a trace; BadInput names the file when it is missing, cut off or not a trace."""
-    return _without_gc(lambda: _trace(path, _decode(_content(path), path)))
+    return _without_gc(lambda: _trace(path, _decode(content(path), path)))
 
 
 def marked(trace: Trace) -> Trace:
@@ -216,21 +217,22 @@ def _without_gc(work: Callable[[], T]) -> T:
             gc.enable()
 
 
-def _content(path: Path) -> bytes | bytearray:
+def content(path: Path) -> bytes | bytearray:
+    """The text of a trace, plain or gzipped; BadInput names the file when it is missing, cut off or too large."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise BadInput(f"{path}: not a regular file")
     try:
         with path.open("rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
-        content = _unzip(path) if zipped else _plain(path)
+        found = _unzip(path) if zipped else _plain(path)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise BadInput(f"{path}: {reason}") from None
-    if content is None:
+    if found is None:
         raise BadInput(f"{path}: larger than {_MAX_BYTES >> 30} GiB unpacked; trace fewer steps, and without stacks")
-    if _objects(content) > _MAX_OBJECTS:
+    if _objects(found) > _MAX_OBJECTS:
         raise BadInput(f"{path}: more than {_MAX_OBJECTS:,} objects; trace fewer steps, and without stacks")
-    return content
+    return found
 
 
 def _objects(content: bytes | bytearray) -> int:
@@ -271,7 +273,7 @@ def _trace(path: Path, file: Any) -> Trace:
         name=path.name,
         events=len(file.events),
         gpu=_gpu(file, device, host),
-        steps=_steps(marks),
+        steps=steps(marks),
         first=next((event for event in marks if event.name == FIRST_STEP), None),
         host=host,
         parents=parents,
@@ -346,7 +348,14 @@ def _nested(timed: _Timed) -> tuple[list[Event], list[int]]:
     return [host[index] for index in order.tolist()], parents
 
 
-def _steps(marks: Sequence[Event]) -> tuple[Event, ...]:
+class Mark(Protocol):
+    """An event that may mark a step."""
+
+    name: str
+    ts: float
+
+
+def steps(marks: Sequence[M]) -> tuple[M, ...]:
     """The marked steps: our own marks before those of torch's profiler."""
     by_mark = ([event for event in marks if event.name.startswith(mark)] for mark in STEP_MARKS)
     return tuple(sorted(next(filter(None, by_mark), []), key=attrgetter("ts")))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from tuner.errors import BadInput
 from tuner.trace import read
 
 _FLOWS = frozenset("stf")
@@ -16,7 +16,7 @@ _METADATA = "M"
 
 
 class _Args(msgspec.Struct, gc=False):
-    correlation: Any = None
+    correlation: int = 0
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -24,14 +24,19 @@ class _Event(msgspec.Struct, gc=False):
 
     ph: str = ""
     cat: str = ""
+    name: str = ""
     ts: float = 0.0
     dur: float = 0.0
-    id: Any = None
+    id: int | str = 0
     args: _Args | None = None
 
     @property
-    def correlation(self) -> Any:
-        return self.id if self.ph in _FLOWS else self.args.correlation if self.args else None
+    def end(self) -> float:
+        return self.ts + self.dur
+
+    @property
+    def correlation(self) -> int | str:
+        return self.id if self.ph in _FLOWS else self.args.correlation if self.args else 0
 
 
 def trimmed(path: Path) -> bytes:
@@ -39,22 +44,26 @@ def trimmed(path: Path) -> bytes:
     and the names of threads. Events keep all their fields. All of it where no steps are marked.
 
     Raises BadInput when the file is not a trace."""
-    steps = read.load(path).steps
-    if not steps:
-        return path.read_bytes()
-    file = msgspec.json.decode(gzip.decompress(path.read_bytes()), type=dict[str, msgspec.Raw])
-    events = msgspec.json.decode(file["traceEvents"], type=list[msgspec.Raw])
-    kept = list(_kept(events, steps[0].ts, steps[-1].end))
-    return gzip.compress(msgspec.json.encode({**file, "traceEvents": kept}), 1, mtime=0)
+    content = read.content(path)
+    try:
+        file = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+        raws = msgspec.json.decode(file["traceEvents"], type=list[msgspec.Raw])
+        events = list(map(msgspec.json.Decoder(_Event).decode, raws))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError) as error:
+        raise BadInput(f"{path}: not a trace: {str(error)[:300]}") from None
+    steps = read.steps([event for event in events if event.cat == "user_annotation"])
+    if steps:
+        kept = [raws[index] for index in _kept(events, steps[0].ts, steps[-1].end)]
+        content = msgspec.json.encode({**file, "traceEvents": kept})
+    return gzip.compress(content, 1, mtime=0)
 
 
-def _kept(raws: Iterable[msgspec.Raw], start: float, end: float) -> Iterator[msgspec.Raw]:
-    decoder = msgspec.json.Decoder(_Event)
-    events = [(raw, decoder.decode(raw)) for raw in raws]
-    inside = [event for _, event in events if event.ph == "X" and start <= event.ts < end]
-    started = {event.correlation for event in inside if event.cat in read.RUNTIME} - {None, 0}
-    for raw, event in events:
+def _kept(events: Sequence[_Event], start: float, end: float) -> Iterator[int]:
+    """The indices of the events to keep."""
+    calls = (event for event in events if event.cat in read.RUNTIME and start <= event.ts < end)
+    started = {event.correlation for event in calls} - {0}
+    for index, event in enumerate(events):
         of_device = event.cat in read.DEVICE or event.ph in _FLOWS
         is_kept = event.correlation in started if of_device else start <= event.ts < end
         if is_kept or event.ph == _METADATA:
-            yield raw
+            yield index
