@@ -22,7 +22,7 @@ import pytest
 from machine import Machine
 
 from tuner.export import BestConfig
-from tuner.record import Outcome, read
+from tuner.record import NoiseFloor, Outcome, read
 
 CALLS = 9
 
@@ -122,6 +122,12 @@ def test_the_baseline_is_measured_in_several_processes(study: Study) -> None:
     repeats = [read(path, Outcome) for path in study.folder.glob("repeats/*/outcome.json")]
     assert sum(outcome.number == 0 for outcome in repeats) >= 2
     assert sum(outcome.number == study.best.chosen.trial for outcome in repeats) >= 2
+
+
+def test_what_compiling_rounds_is_asked_for_where_it_shows(study: Study) -> None:
+    rounding = read(study.folder / "trials" / "0000" / "rounding.json", NoiseFloor)
+    assert set(rounding.variations) == ({"compiled with emulated casts"} if study.device == "cuda" else set())
+    assert bool(rounding.lacks) == (study.device == "cpu")
 
 
 def test_the_report_shows_what_was_found(study: Study) -> None:

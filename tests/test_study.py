@@ -25,6 +25,7 @@ from tuner.record import (
     Memory,
     Message,
     Model,
+    NoiseFloor,
     Outcome,
     Point,
     PointDone,
@@ -456,6 +457,17 @@ def test_a_study_whose_finalists_could_not_be_judged_is_not_finished(
     monkeypatch.undo()
     bench.run(trials=10)
     assert FINISHED not in bench.told.notes
+
+
+def test_a_variation_that_was_drawn_late_counts_in_the_floor(bench: Bench, workers: Workers) -> None:
+    bench.run(trials=3)
+    with bench.study() as found:
+        before = found.ledger.quality_floor
+        found.ledger.record_rounding(NoiseFloor(axis=before + 0.3, variations={"compiled": "/folder"}))
+        assert found.ledger.quality_floor == before + 0.3
+    with bench.study() as again:
+        assert again.ledger.quality_floor == before + 0.3
+        assert again.ledger.reference().floor == before + 0.3  # type: ignore[union-attr]
 
 
 def test_it_says_when_nothing_more_can_be_tried(bench: Bench, workers: Workers) -> None:
