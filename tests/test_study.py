@@ -472,7 +472,14 @@ def test_a_variation_that_was_drawn_late_counts_in_the_floor(bench: Bench, worke
 
 def test_it_says_when_nothing_more_can_be_tried(bench: Bench, workers: Workers) -> None:
     bench.run(trials=1)
-    assert "nothing more is tried: the budget, over all runs, or the number of trials is spent" in bench.told.notes
+    assert "nothing more is tried: the number of trials is reached: give more --trials" in bench.told.notes
+    with bench.study() as found:
+        assert "there was no time to try anything else" in found.conclusion(0)
+
+
+def test_it_says_how_much_time_a_build_would_take(bench: Bench, workers: Workers) -> None:
+    bench.run(budget_s=0.5, trials=None)
+    assert any("a build takes about" in note and "give a longer --budget" in note for note in bench.told.notes)
 
 
 def test_a_build_that_dies_later_in_its_row_is_known_by_its_candidate(

@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
     # Not `required`, which argparse checks before it finds a misspelt option of this parser.
     commands = top.add_subparsers(metavar="COMMAND")
-    top.set_defaults(run=lambda _: top.error("COMMAND is missing"))
+    top.set_defaults(run=lambda _: top.error(f"COMMAND is missing: {', '.join(commands.choices)}"))
     run = commands.add_parser(
         "run",
         help="search for the best configuration of a pipeline on this machine",

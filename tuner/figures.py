@@ -178,6 +178,10 @@ def _notes(best: BestConfig) -> Iterator[str]:
     """How close to the limit the choice is, how sure the clock is, and what is not known."""
     if best.chosen.limit is not None:
         yield f"The chosen denoiser runs at {roofline.text(best.chosen.limit, best.environment.device)}"
+    calls = [point.components for point in (best.baseline, best.chosen) if point.components]
+    if calls:
+        took = " and ".join(latency_text(seconds) for seconds in dict.fromkeys(call.total_s for call in calls))
+        yield f"Parts are of one call each that was timed part by part, {took}"
     if best.timing_noise is not None:
         noise = best.timing_noise
         yield (

@@ -51,7 +51,7 @@ class Study:
     def run(self) -> BestConfig:
         """Everything that is left to do. Raises StudyFailed when the baseline itself cannot be measured."""
         if self.ledger.outcomes:
-            self.display.note(f"resumed: {len(self.ledger.outcomes)} trials are recorded")
+            self.display.note(f"resumed, with {report.times(len(self.ledger.outcomes), 'recorded trial')}")
         finished = self.finished()
         if finished is not None:
             self.display.note("this study is finished: give a longer --budget, or more --trials, to go on")
@@ -86,7 +86,14 @@ class Study:
         for own in self.ledger.allowed():
             self.display.note(f"the untouched pipeline itself has {own.count_per_step:g} {own.kind} a step: allowed")
         if self.is_over():
-            self.display.note("nothing more is tried: the budget, over all runs, or the number of trials is spent")
+            self.tell_end()
+
+    def tell_end(self) -> None:
+        """Say why nothing but the baseline, and what is recorded, can be had."""
+        left, needed = max(0.0, self.search_until() - time.monotonic()), self.build_wall_s()
+        time_left = f"{left:.0f} s are left to search, and a build takes about {needed:.0f} s: give a longer --budget"
+        reason = time_left if self.trials_left() else "the number of trials is reached: give more --trials"
+        self.display.note(f"nothing more is tried: {reason}")
 
     def can_repeat_baseline(self) -> bool:
         """Whether another process of it would still be a small part of the budget."""
@@ -99,7 +106,8 @@ class Study:
         assert noise is not None
         spread = f"{noise.coefficient_of_variation:.2%} between {noise.processes} processes of the baseline"
         if noise.coefficient_of_variation > NOISY:
-            self.display.note(f"this machine is noisy: latency varies by {spread}, so will the rest")
+            said = f"this machine is noisy: latency varies by {spread}, so will the rest"
+            self.display.note(f"{said}; does something else run on it?")
         else:
             self.display.note(f"timing noise: {spread} (coefficient of variation)")
 
@@ -260,7 +268,7 @@ class Study:
             stop_at = lambda: until if self.ledger.outcomes else NEVER  # noqa: E731
             runner.run(job, folder, self.store.cache, stop_at, attempt.hear, patience_s)
         except runner.BudgetSpent:
-            self.display.note(f"time is up: trial {number} was stopped")
+            self.display.note(f"trial {number} was stopped: what is left of the time is for the confirmation")
         finally:
             attempt.close()
 
@@ -362,6 +370,8 @@ class Study:
         if chosen:
             times = f"{gain.value:.2f}x the baseline's throughput [{gain.low:.2f}, {gain.high:.2f}]"
             verdict = f"trial {chosen}, {times}: {configuration}"
+        elif len(self.ledger.outcomes) == 1:
+            verdict = "the baseline: there was no time to try anything else, give a longer --budget"
         elif front.meets_target(self.ledger.settled(best)):
             verdict = "the baseline: no other configuration was both as good and surely cheaper"
         else:
