@@ -17,8 +17,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Two processes whose threads wait for each other take five times as long.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-CORE = ("flux", "sdxl", "wan")
-"""Families on which every knob is tried each time: a transformer, a UNet, a video. The others are for -m exhaustive."""
+CORE = ("flux", "sdxl")
+"""Families on which every knob is tried each time: a transformer and a UNet. The others are for -m exhaustive."""
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -252,6 +252,7 @@ def test_inductors_knobs_mean_nothing_to_tensorrt() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "different",
     [{"compile.text_encoders": True, "compile.vae": True}, {"compile.scope": "regional", "compile.dynamic": True}],

@@ -106,6 +106,7 @@ def test_the_arithmetic_is_the_schedulers_to_the_last_bit(dtype: str, config: di
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_arithmetic_survives_inductor(tiny_pipeline: Path, untouched: Any) -> None:
     pipe = load(tiny_pipeline)
     apply_knobs(pipe, values(STEPPED), CPU)
