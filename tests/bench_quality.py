@@ -26,6 +26,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from resampling import coverage
 
 from tuner import environment, pipeline
 from tuner.demo.captions import Caption, sample_pair
@@ -35,7 +36,6 @@ from tuner.quality.guards import InvalidPicture
 from tuner.quality.metrics import METRICS, Setting
 from tuner.quality.panel import Judge
 from tuner.quality.pictures import Pictures
-from tuner.quality.statistics import paired_difference
 from tuner.record import Job, Point, Quality, Reference, Values, Workload
 from tuner.scoring import Scoring
 
@@ -44,7 +44,6 @@ TOLERANCE = 1.0
 
 STEPS = 28
 SUBSETS = 5
-RESAMPLINGS = 200
 PANEL_SIZE = 24
 """Prompts of the demo's own set, whose interval is checked."""
 
@@ -264,7 +263,12 @@ class Bench:
         scoring, point = self.scoring(candidate)
         drawn: list[Any] = []
         own = scoring.draw
-        scoring.draw = lambda of, count: drawn.append(own(of, count)) or drawn[-1]  # type: ignore[func-returns-value]
+
+        def kept(of: Point, count: int) -> Any:
+            drawn.append(own(of, count))
+            return drawn[-1]
+
+        scoring.draw = kept
         rejected, quality = None, None
         try:
             quality = scoring.score(point)
@@ -314,19 +318,6 @@ def shown(quality: Quality) -> str:
 
 
 # ---- what comes of it -----------------------------------------------------------------------------------------------
-
-
-def coverage(scores: list[float], of_baseline: list[float], size: int) -> float:
-    """How often the interval from so many prompts covers the mean difference over all of them, 0 to 1."""
-    rng = np.random.default_rng(0)
-    ours, theirs = np.asarray(scores), np.asarray(of_baseline)
-    truth = float((ours - theirs).mean())
-    covered = 0
-    for _ in range(RESAMPLINGS):
-        chosen = rng.integers(0, len(ours), size)
-        estimate = paired_difference(ours[chosen].tolist(), theirs[chosen].tolist())
-        covered += estimate.low <= truth <= estimate.high
-    return covered / RESAMPLINGS
 
 
 def reliability(rows: list[dict[str, Any]], of: str) -> float:

@@ -463,7 +463,7 @@ def test_a_variation_that_was_drawn_late_counts_in_the_floor(bench: Bench, worke
     bench.run(trials=3)
     with bench.study() as found:
         before = found.ledger.quality_floor
-        found.ledger.record_rounding(NoiseFloor(axis=before + 0.3, variations={"compiled": "/folder"}))
+        found.ledger.record_noise_floor(NoiseFloor(axis=before + 0.3, variations={"compiled": "/folder"}))
         assert found.ledger.quality_floor == before + 0.3
     with bench.study() as again:
         assert again.ledger.quality_floor == before + 0.3

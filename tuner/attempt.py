@@ -97,7 +97,7 @@ class Attempt:
         elif isinstance(message, PointDone):
             self.settle(message.index, self.measured(message))
         elif isinstance(message, NoiseFound):
-            self.ledger.record_rounding(message.noise)
+            self.ledger.record_noise_floor(message.noise)
         elif isinstance(message, PointFailed):
             if self.purpose == "baseline" and message.index == 0:
                 stop_if_throttled(message.failure)

@@ -44,7 +44,7 @@ def examine(ledger: Ledger, finalists: Sequence[Outcome]) -> Panel | None:
         policy=request.quality,
         images={number: str(folder) for number, folder in images.items()},
         strips=str(store.folder / STRIPS),
-        variations=tuple(path for noise in ledger.rounding() for path in noise.variations.values()),
+        variations=tuple(path for noise in ledger.noise_floors() for path in noise.variations.values()),
     )
     asked, answer, log = (store.folder / f"panel.{suffix}" for suffix in ("job.json", "json", "log"))
     atomic_write(asked, encode_pretty(job))

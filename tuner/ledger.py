@@ -45,7 +45,7 @@ class Ledger:
         self.space = store.request.space
         self.outcomes = {outcome.number: outcome for outcome in store.outcomes()}
         self.repeats = store.repeats()
-        self.late_rounding = store.rounding()
+        self.late_noise_floor = store.noise_floor()
         self.started = time.monotonic() - store.spent_s
 
     # ---- what is known ----------------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ class Ledger:
         if baseline is None or baseline.quality is None:
             return None
         found = scoring.reference(self.store.trial_folder(0), baseline.quality)
-        return msgspec.structs.replace(found, floor=self.quality_floor if self.rounding() else None)
+        return msgspec.structs.replace(found, floor=self.quality_floor if self.noise_floors() else None)
 
     def spot_check(self, values: Values) -> SpotCheck | None:
         """Pictures that a new build of a candidate should draw again."""
@@ -136,13 +136,13 @@ class Ledger:
     @property
     def quality_floor(self) -> float:
         """By how much harmless variations of rounding move the baseline's mean score."""
-        return max((noise.axis for noise in self.rounding()), default=0.0)
+        return max((noise.axis for noise in self.noise_floors()), default=0.0)
 
-    def rounding(self) -> list[NoiseFloor]:
+    def noise_floors(self) -> list[NoiseFloor]:
         """What was drawn to find that."""
         baseline = self.outcomes.get(0)
         early = baseline.quality.noise if baseline is not None and baseline.quality is not None else None
-        return [noise for noise in (early, self.late_rounding) if noise is not None]
+        return [noise for noise in (early, self.late_noise_floor) if noise is not None]
 
     @property
     def tolerance(self) -> float:
@@ -259,10 +259,10 @@ class Ledger:
         self.keep_time()
         self.display.trial_ended(outcome, "measured again in a fresh process")
 
-    def record_rounding(self, noise: NoiseFloor) -> None:
+    def record_noise_floor(self, noise: NoiseFloor) -> None:
         """Keep what was found of the baseline's rounding when its points were done."""
-        self.store.keep_rounding(noise)
-        self.late_rounding = noise
+        self.store.keep_noise_floor(noise)
+        self.late_noise_floor = noise
 
     def refuse(self, number: int, values: Values, reason: str) -> None:
         self.store.refuse(number, values, reason)

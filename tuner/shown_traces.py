@@ -27,7 +27,8 @@ def tidy(outcomes: Iterable[Outcome], finalists: Iterable[Outcome], folder_of: C
     for outcome in outcomes:
         traces = sorted(folder_of(outcome.number).glob(f"*{SHOWN}"))
         is_first = bool(traces) and status(outcome) not in kinds
-        kinds.update({status(outcome)} if traces else ())
+        if is_first:
+            kinds.add(status(outcome))
         is_shown = is_first or (outcome.build_key, outcome.values["batch"]) in kept
         for trace in traces:
             whole = trace.with_name(trace.name.removesuffix(SHOWN) + WHOLE)

@@ -40,7 +40,7 @@ from tuner.record import (
 )
 from tuner.space import Space
 
-ROUNDING = "rounding.json"
+NOISE_FLOOR = "noise_floor.json"
 
 METRICS = ("cost_usd_per_1000_images", "quality")
 
@@ -208,12 +208,12 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder / "outcome.json", encode_pretty(outcome))
 
-    def keep_rounding(self, noise: NoiseFloor) -> None:
-        atomic_write(self.trial_folder(0) / ROUNDING, encode_pretty(noise))
+    def keep_noise_floor(self, noise: NoiseFloor) -> None:
+        atomic_write(self.trial_folder(0) / NOISE_FLOOR, encode_pretty(noise))
 
-    def rounding(self) -> NoiseFloor | None:
+    def noise_floor(self) -> NoiseFloor | None:
         """What was found of the baseline's rounding after its outcome was acknowledged."""
-        file = self.trial_folder(0) / ROUNDING
+        file = self.trial_folder(0) / NOISE_FLOOR
         return read(file, NoiseFloor) if file.exists() else None
 
     def refusals(self) -> list[Refusal]:

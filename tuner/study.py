@@ -265,7 +265,10 @@ class Study:
             job = attempt.job(self.allowance_s())
             patience_s = NEVER if purpose == "baseline" else self.compile_deadline_s()
             until = self.search_until()
-            stop_at = lambda: until if self.ledger.outcomes else NEVER  # noqa: E731
+
+            def stop_at() -> float:
+                return until if self.ledger.outcomes else NEVER
+
             runner.run(job, folder, self.store.cache, stop_at, attempt.hear, patience_s)
         except runner.BudgetSpent:
             self.display.note(f"trial {number} was stopped: what is left of the time is for the confirmation")

@@ -9,6 +9,7 @@ import select
 import signal
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ class Room:
             waiting.remove(row)
             index = len(self.results) + len(self.building)
             log = self.folder / f"{index}-{row.name.replace('/', '_')[:80]}.log"
-            job = lambda tell, hear, row=row: work(self.given, self.here, row, self.pipe, tell, hear)  # noqa: E731
+            job = partial(work, self.given, self.here, row, self.pipe)
             self.building[row.name] = (row, Child(row.name, self.given, log, job))
 
     def needs_gb(self, row: Trial) -> float:

@@ -36,7 +36,7 @@ def study(folder: Path, notes: list[str]) -> Any:
     )  # fmt: skip
     return SimpleNamespace(
         store=store, space=SimpleNamespace(workload=WORKLOAD), baseline=outcome(0),
-        display=SimpleNamespace(note=notes.append), rounding=lambda: [rounded("kernel"), rounded("compiled")],
+        display=SimpleNamespace(note=notes.append), noise_floors=lambda: [rounded("kernel"), rounded("compiled")],
     )  # fmt: skip
 
 

@@ -72,8 +72,8 @@ def test_a_metric_measures_or_says_what_it_lacks(name: str, setting: Setting) ->
 @every
 def test_the_baseline_scores_what_a_metric_says_it_does(name: str, setting: Setting) -> None:
     found, baseline = METRICS[name], pictures()
-    if found.unavailable(setting, baseline):
-        pytest.skip("not here")
+    if reason := found.unavailable(setting, baseline):
+        pytest.skip(reason)
     if found.own_value is not None:
         assert found.scores(baseline, pictures(), setting) == pytest.approx([found.own_value] * 6, abs=1e-3)
     distance = found.distance(baseline, pictures(), setting)
@@ -84,8 +84,8 @@ def test_the_baseline_scores_what_a_metric_says_it_does(name: str, setting: Sett
 @pytest.mark.parametrize("name", [name for name, found in METRICS.items() if found.against == "baseline"])
 def test_more_damage_is_worse(name: str, setting: Setting) -> None:
     found, baseline = METRICS[name], pictures()
-    if found.unavailable(setting, baseline):
-        pytest.skip("not here")
+    if reason := found.unavailable(setting, baseline):
+        pytest.skip(reason)
     better = [panel.compare(found, pictures(blur=blur), baseline, setting)[2].value for blur in (0.0, 0.2, 0.8)]
     assert better[0] >= better[1] >= better[2]
     assert better[0] > better[2]
@@ -94,8 +94,8 @@ def test_more_damage_is_worse(name: str, setting: Setting) -> None:
 @every
 def test_a_metric_of_a_video_has_a_value_for_each_prompt(name: str, setting: Setting) -> None:
     found, video = METRICS[name], pictures(frames=8)
-    if found.unavailable(setting, video):
-        pytest.skip("not here")
+    if reason := found.unavailable(setting, video):
+        pytest.skip(reason)
     if found.distance(video, pictures(1, frames=8), setting) is None:
         assert len(found.scores(video, pictures(1, frames=8), setting)) == len(PROMPTS)
 

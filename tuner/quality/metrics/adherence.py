@@ -29,9 +29,7 @@ class ClipScore(Metric):
     tolerance = 0.5
 
     def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
-        seen, said = setting.clip.of_pictures(pictures), setting.clip.of_prompts(pictures.prompts)
-        cosines = (seen.reshape(len(said), pictures.each, -1) * said[:, None]).sum(-1).reshape(-1)
-        return pictures.by_prompt([100 * float(cosine) for cosine in cosines])
+        return pictures.by_prompt([100 * cosine for cosine in cosines(setting.clip, pictures)])
 
 
 class Preference(Metric):
@@ -51,9 +49,8 @@ class Preference(Metric):
 
     def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
         model = _preference(setting.given[self.name], setting.device)
-        seen, said = model.of_pictures(pictures), model.of_prompts(pictures.prompts)
-        cosines = (seen.reshape(len(said), pictures.each, -1) * said[:, None]).sum(-1).reshape(-1)
-        return pictures.by_prompt([model.scale() * float(cosine) for cosine in cosines])
+        scale = model.scale()
+        return pictures.by_prompt([scale * cosine for cosine in cosines(model, pictures)])
 
 
 class ImageReward(Metric):
@@ -98,6 +95,13 @@ class Hps(Metric):
 
         pairs = zip(pictures.prompt_of_each, pictures.images, strict=True)
         return pictures.by_prompt([100 * float(hpsv2.score(image, prompt)[0]) for prompt, image in pairs])
+
+
+def cosines(model: Clip, pictures: Pictures) -> list[float]:
+    """Of each still's and its prompt's embeddings."""
+    seen, said = model.of_pictures(pictures), model.of_prompts(pictures.prompts)
+    found = (seen.reshape(len(said), pictures.each, -1) * said[:, None]).sum(-1).reshape(-1)
+    return [float(cosine) for cosine in found]
 
 
 def _hub() -> Path:
