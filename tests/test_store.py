@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import optuna
 import pytest
 from kinds import kind
 
@@ -192,18 +193,32 @@ def test_a_candidate_that_is_entered_is_the_one_that_is_tried(folder: Path, requ
 # ---- after a crash --------------------------------------------------------------------------------------------------
 
 
-def test_an_outcome_that_optuna_missed_is_told(folder: Path, request_: Request) -> None:
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("call", ["set_user_attr", "set_constraint", "tell"])
+def test_an_outcome_that_optuna_missed_is_told(
+    folder: Path, request_: Request, monkeypatch: pytest.MonkeyPatch, call: str, done: bool
+) -> None:
+    owner = optuna.Study if call == "tell" else optuna.trial.Trial
+    method = getattr(owner, call)
+
+    def crashes(*given: Any, **named: Any) -> None:
+        if done:
+            method(*given, **named)
+        raise StorageFull
+
     with Store(folder, request_) as store:
         store.acknowledge(outcome(store.enter(baseline(store)), baseline(store)))
         number, values = store.ask()
-        missed = outcome(number, values)
-        store.trial_folder(number).mkdir()
-        atomic_write(store.trial_folder(number) / "outcome.json", msgspec.json.encode(missed))
-        assert states(store) == ["COMPLETE", "RUNNING"]
+        monkeypatch.setattr(owner, call, crashes)
+        with pytest.raises(StorageFull):
+            store.acknowledge(outcome(number, values))
+        monkeypatch.undo()
     with Store(folder, request_) as store:
         assert states(store) == ["COMPLETE", "COMPLETE"]
         assert store.study.trials[number].values == [2.0, 20.0]
         assert store.study.trials[number].constraints == {"measured": 0.0}
+        assert store.study.trials[number].user_attrs["status"] == "measured"
 
 
 def test_what_has_no_outcome_is_abandoned_and_cleared_away(folder: Path, request_: Request) -> None:

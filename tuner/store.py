@@ -300,8 +300,8 @@ class Store:
         trial = self._trial(number)
         for name, value in attributes.items():
             trial.set_user_attr(name, value)
-        for name, amount in constraints.items():
-            trial.set_constraint(name, amount)
+        for name in constraints.keys() - trial.constraints.keys():  # some are there if a crash came between them
+            trial.set_constraint(name, constraints[name])
         self.study.tell(number, values, state=TrialState.COMPLETE if values else TrialState.PRUNED)
 
 
