@@ -459,6 +459,28 @@ def test_a_study_whose_finalists_could_not_be_judged_is_not_finished(
     assert FINISHED not in bench.told.notes
 
 
+def test_tensorboard_is_told_which_trials_the_result_is_of(
+    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: dict[int, str] = {}
+
+    def write(folder: Path, outcome: Outcome, _: Any, place: str = "none") -> None:
+        places[outcome.number] = place
+
+    monkeypatch.setattr("tuner.board.write", write)
+    best = bench.run(trials=10)
+    assert [number for number, place in places.items() if place == "chosen"] == [best.chosen.trial]
+    shown = {best.chosen.trial, *(point.trial for point in best.front)}
+    assert {number for number, place in places.items() if place != "none"} == shown
+    former = next(number for number in places if number not in shown)
+    strip = bench.folder / "study" / "strips" / f"{former:04}.png"
+    strip.parent.mkdir(exist_ok=True)
+    strip.touch()
+    places[former] = "front"
+    bench.run(trials=12)
+    assert places[former] == "none" and not strip.exists()
+
+
 def test_a_variation_that_was_drawn_late_counts_in_the_floor(bench: Bench, workers: Workers) -> None:
     bench.run(trials=3)
     with bench.study() as found:

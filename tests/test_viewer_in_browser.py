@@ -167,8 +167,9 @@ def test_the_trace_view_draws_the_time_line(page: Page, address: str, screenshot
 def test_hparams_has_a_row_a_trial_and_a_status_to_filter_by(page: Page, address: str, screenshots: Path) -> None:
     open_tab(page, address, "hparams")
     with looked_at(page, screenshots / "hparams.png"):
-        for word in ("rejected:sync", "0000", "0001", "0002", "compile.scope", "regional", "latency_s", "0.40000"):
+        for word in ("0000", "0001", "0002", "rejected:sync", "chosen", "compile.scope", "regional", "latency_s"):
             page.until(f"shown().includes({word!r})")
+        page.until("shown().includes('0.40000')")
 
 
 def test_pictures_stand_beside_the_baselines(page: Page, address: str, screenshots: Path) -> None:

@@ -91,6 +91,7 @@ def make(folder: Path) -> Path:
         row = Row(
             number=number,
             status=status,
+            result=("baseline", "chosen", "-")[number],
             knobs={"compile.scope": ("none", "regional", "full")[number], "steps": "28"},
             metrics={"latency_s": 0.4 / (number + 1)} if status == "ok" else {},
             text=f"**trial {number}**: {status}",

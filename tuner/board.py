@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from tuner.record import Finding, Outcome
 from tuner.space import Space, show
@@ -11,6 +12,9 @@ from tuner.trace import events_file
 
 BASELINE = 0
 INACTIVE = "-"
+Place = Literal["chosen", "front", "none"]
+"""What a trial is in the study's result, which is known at its end."""
+
 SHORT = {
     "graph break": "break",
     "recompile": "recompile",
@@ -21,11 +25,12 @@ SHORT = {
 """The kinds of findings as the narrow column of the table has room for them."""
 
 
-def write(folder: Path, outcome: Outcome, space: Space) -> None:
+def write(folder: Path, outcome: Outcome, space: Space, place: Place = "none") -> None:
     """Write the outcome's events file into its trial folder, which lies beside the baseline's."""
     row = events_file.Row(
         number=outcome.number,
         status=status(outcome),
+        result=result(outcome, place),
         knobs=knobs(outcome, space),
         metrics=metrics(outcome),
         text=text(outcome, space),
@@ -63,6 +68,12 @@ def status(outcome: Outcome) -> str:
     return f"rejected:{SHORT[broken[0].kind]}" if broken and outcome.status == "rejected" else "ok"
 
 
+def result(outcome: Outcome, place: Place) -> str:
+    """`baseline`, `chosen`, `front`, or a dash: the rows to look at first."""
+    places = (["baseline"] if outcome.number == BASELINE else []) + ([place] if place != "none" else [])
+    return " ".join(places) or INACTIVE
+
+
 def settings(outcome: Outcome, space: Space) -> str:
     """What of a trial is not as in the baseline, in one line."""
     changed = space.changed(outcome.values)
@@ -95,10 +106,11 @@ def measured(outcome: Outcome) -> list[str]:
             f"{outcome.timing.images_per_s:.3g} images/s"
         )
     if outcome.quality is not None:
-        change = outcome.quality.difference
+        change, drawn_by = outcome.quality.difference, outcome.quality.reused_from
         against = f", {change.value:+.2f} [{change.low:+.2f}, {change.high:+.2f}] against the baseline"
         lines.append(
             f"- {outcome.quality.metric}: {outcome.quality.mean:.2f}{against if outcome.number != BASELINE else ''}"
+            f"{f', from the pictures of trial {drawn_by}' if drawn_by is not None else ''}"
         )
     return lines
 
@@ -112,10 +124,15 @@ def found(finding: Finding) -> str:
     return f"- **{finding.kind}** x{finding.count}{cost}{allowed}: {finding.reason}{source}"
 
 
+def strip_of(folder: Path) -> Path:
+    """Where a finalist's strip of pictures is, by its trial folder."""
+    return folder.parent.parent / "strips" / f"{folder.name}.png"
+
+
 def pictures(folder: Path, outcome: Outcome, space: Space) -> Iterator[events_file.Picture]:
     """A finalist's strip, and a trial's pictures, each with the baseline's of the same prompt."""
     prompts = space.workload.prompts
-    strip = folder.parent.parent / "strips" / f"{outcome.number:04}.png"
+    strip = strip_of(folder)
     if strip.is_file():
         shows = "a finalist: the baseline's pictures, its own below them, and the difference, amplified four times"
         yield events_file.Picture(file=strip, shows=shows, of="the finalist's strip", baseline=None)

@@ -247,10 +247,18 @@ class Ledger:
         self.display.trial_ended(outcome, "; ".join(filter(None, (remark, "on the front" if on_front else "", *flags))))
         self.display.front(points)
 
-    def show_strips(self, finalists: Sequence[Outcome]) -> None:
-        """Show TensorBoard the finalists' strips of pictures, once there are some."""
-        for outcome in finalists:
-            board.write(self.store.trial_folder(outcome.number), outcome, self.space)
+    def show_result(self, chosen: Outcome, finalists: Sequence[Outcome]) -> None:
+        """Show TensorBoard which trials the result is of, with their strips of pictures, and no more those of a former
+        result."""
+        places: dict[int, board.Place] = {**{o.number: "front" for o in finalists}, chosen.number: "chosen"}
+        for number, outcome in self.outcomes.items():
+            folder = self.store.trial_folder(number)
+            strip = board.strip_of(folder)
+            if number in places:
+                board.write(folder, outcome, self.space, places[number])
+            elif strip.exists():
+                strip.unlink()
+                board.write(folder, outcome, self.space)
 
     def record_repeat(self, index: int, outcome: Outcome) -> None:
         """Keep a measurement that was repeated in a fresh process."""

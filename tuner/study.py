@@ -218,7 +218,7 @@ class Study:
         panel = finalists_panel(self.ledger, finalists)
         best = self.result(chosen, panel)
         atomic_write(self.best_config, encode_pretty(best))
-        self.ledger.show_strips(finalists)
+        self.ledger.show_result(chosen, finalists)
         shown_traces.tidy(self.ledger.outcomes.values(), [self.ledger.baseline, *finalists], self.store.trial_folder)
         self.ledger.keep_time()
         if panel is not None:

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.plugins.hparams import metadata
 
-from tuner.trace.events_file import STATUS, Picture, Row, write_trial
+from tuner.trace.events_file import RESULT, STATUS, Picture, Row, write_trial
 
 KNOBS = {"compile.mode": "default", "steps": "4"}
 
@@ -32,7 +32,7 @@ def write(
         Image.new("RGB", (40, 20), "#888").save(folder / f"{index}.png")
         pictures.append(Picture(file=folder / f"{index}.png", shows=f"prompt {index}", of="it", baseline=None))
     metrics = {"latency_s": latency} if status == "ok" else {}
-    write_trial(folder, Row(number, status, knobs, metrics, f"**{status}**", pictures))
+    write_trial(folder, Row(number, status, "front" if number else "baseline", knobs, metrics, f"**{status}**", pictures))
 
 
 def loaded(folder: Path) -> EventAccumulator:
@@ -58,7 +58,7 @@ def shown(events: EventAccumulator, tag: str) -> Any:
 def test_a_trial_is_loaded_whole(tmp_path: Path) -> None:
     write(tmp_path, number=7, images=6)
     events = loaded(tmp_path)
-    assert row(events) == {"compile.mode": "default", "steps": "4", STATUS: "ok"}
+    assert row(events) == {"compile.mode": "default", "steps": "4", STATUS: "ok", RESULT: "front"}
     assert [(e.step, e.value) for e in events.Scalars("latency_s")] == [(7, 1.5)]
     assert {tag for tag in events.Tags()["tensors"] if tag.startswith("pictures")} == {
         f"pictures/{i}" for i in range(4)
@@ -73,7 +73,7 @@ def test_a_picture_stands_beside_the_baselines(tmp_path: Path) -> None:
     Image.new("RGB", (1600, 800), "#f00").save(tmp_path / "baseline.png")
     Image.new("RGB", (1600, 800), "#00f").save(tmp_path / "own.png")
     picture = Picture(file=tmp_path / "own.png", shows="a cat", of="a pair", baseline=tmp_path / "baseline.png")
-    write_trial(tmp_path, Row(1, "ok", KNOBS, {}, "", [picture]))
+    write_trial(tmp_path, Row(1, "ok", "-", KNOBS, {}, "", [picture]))
     sheet = shown(loaded(tmp_path), "pictures/0")
     assert sheet.size == (512 + 32 + 512, 256)
     colours = [sheet.getpixel((x, 128)) for x in (10, 528, 1040)]
@@ -91,7 +91,7 @@ def test_a_picture_that_was_cut_off_is_left_out(bytes_left: int, tmp_path: Path)
         Picture(file=good, shows="beside a broken one", of="", baseline=broken),
         Picture(file=good, shows="good", of="", baseline=None),
     ]
-    write_trial(tmp_path, Row(1, "ok", KNOBS, {}, "", pictures))
+    write_trial(tmp_path, Row(1, "ok", "-", KNOBS, {}, "", pictures))
     events = loaded(tmp_path)
     assert [tag for tag in events.Tags()["tensors"] if tag.startswith("pictures")] == ["pictures/0"]
     assert events.SummaryMetadata("pictures/0").display_name == "good"
@@ -140,8 +140,8 @@ def table(tmp_path: Path) -> tuple[Any, list[Any]]:
 def test_the_columns_are_the_knobs_of_all_trials(table: tuple[Any, list[Any]]) -> None:
     experiment, _ = table
     columns = {info.name: info for info in experiment.hparam_infos}
-    assert columns.keys() == {STATUS, "batch", "compile.mode", "steps"}
-    assert experiment.hparam_infos[0].name == STATUS
+    assert columns.keys() == {RESULT, STATUS, "batch", "compile.mode", "steps"}
+    assert [info.name for info in experiment.hparam_infos[:2]] == [RESULT, STATUS]
     assert [info.name.tag for info in experiment.metric_infos] == ["latency_s"]
     values = {value.string_value for value in columns[STATUS].domain_discrete.values}
     assert values == {"ok", "rejected:sync", "rejected:break"}

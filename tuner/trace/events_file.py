@@ -23,8 +23,8 @@ from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
-STATUS = "Status"
-"""A column beside the knobs. TensorBoard first shows those five that differ between trials and come first by name, and
+STATUS, RESULT = "Status", "Result"
+"""Columns beside the knobs. TensorBoard first shows those five that differ between trials and come first by name, and
 a capital comes before the knobs' small letters."""
 
 _FILES = "events.out.tfevents.*"
@@ -45,10 +45,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Row:
-    """What is shown of one trial. `status` is like `rejected:sync`, `text` is Markdown."""
+    """What is shown of one trial. `status` is like `rejected:sync`, `result` like `chosen`, `text` is Markdown."""
 
     number: int
     status: str
+    result: str
     knobs: Mapping[str, str]
     metrics: Mapping[str, float]
     text: str
@@ -73,7 +74,7 @@ def _hparams(row: Row) -> list[Summary.Value]:
     now = time.time()
     failed = row.status.startswith("failed")
     start = SessionStartInfo(start_time_secs=now)
-    for name, value in {STATUS: row.status, **row.knobs}.items():
+    for name, value in {STATUS: row.status, RESULT: row.result, **row.knobs}.items():
         start.hparams[name].string_value = value
     end = SessionEndInfo(end_time_secs=now, status=api_pb2.STATUS_FAILURE if failed else api_pb2.STATUS_SUCCESS)
     return [
