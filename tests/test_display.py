@@ -132,7 +132,7 @@ def test_plain_lines_for_every_kind_of_outcome() -> None:
         "trial 0 (baseline) started: baseline",
         "trial 0 measured: 250.0 +- 2.1 ms, 4.00 images/s, 0.0694 US$/1000 images, CLIP score 0.3000 (on the front)"
         " | baseline",
-        "trial 1 (recipe) started [4 call points]: steps=8",
+        "trial 1 (recipe) started [4 step counts]: steps=8",
         "trial 1 measured: 250.0 +- 2.1 ms, 4.00 images/s, 0.0694 US$/1000 images, CLIP score 0.3000, "
         "-0.0020 [-0.0040, +0.0010] (reused pictures of trial 3) | steps=8",
         "front: 1 point, chosen trial 1 at 0.0694 US$/1000 images, 3.00x, difference -0.0020 | steps=8 [/not markup]",
@@ -280,7 +280,7 @@ def test_live_display_shows_everything_and_gives_the_cursor_back(columns: int, m
         "left of 5:00, trial 4 of 40",
         "2 measured 1 rejected 1 failed 1 refused",
         "steps=8 [/not",
-        "trial 4 (search), 2 call points",
+        "trial 4 (search), 2 step counts",
     ):
         assert wanted in unwrapped
     assert screen.text.rindex(SHOW) > screen.text.rindex(HIDE)

@@ -23,7 +23,7 @@ from tuner.front_table import CompactFront
 from tuner.record import Finding, Outcome, Timing, Value
 from tuner.report import QUIET, FrontPoint, OneLine, label, one_line, shorten
 
-LINE = 220
+LINE = 300
 """The longest line of the plain display."""
 
 MESSAGE = 120
@@ -204,7 +204,7 @@ class PlainDisplay:
         self._end_stage()
         self._names.started(values)
         self._trial = f"trial {number}"
-        several = f" [{points} call points]" if points > 1 else ""
+        several = f" [{points} step counts]" if points > 1 else ""
         self._say(f"{_trial_text(number, purpose)} started{several}: {label(values)}")
 
     def stage(self, name: str) -> None:
@@ -319,7 +319,7 @@ class LiveDisplay:
 
     def trial_started(self, number: int, purpose: str, values: Mapping[str, Value], points: int) -> None:
         self._names.started(values)
-        several = f", {points} call points" if points > 1 else ""
+        several = f", {points} step counts" if points > 1 else ""
         self._stage = None
         self._trial = (_trial_text(number, purpose) + several, label(values))
 

@@ -32,7 +32,8 @@ def write(
         Image.new("RGB", (40, 20), "#888").save(folder / f"{index}.png")
         pictures.append(Picture(file=folder / f"{index}.png", shows=f"prompt {index}", of="it", baseline=None))
     metrics = {"latency_s": latency} if status == "ok" else {}
-    write_trial(folder, Row(number, status, "front" if number else "baseline", knobs, metrics, f"**{status}**", pictures))
+    result = "front" if number else "baseline"
+    write_trial(folder, Row(number, status, result, knobs, metrics, f"**{status}**", pictures))
 
 
 def loaded(folder: Path) -> EventAccumulator:
