@@ -586,6 +586,19 @@ def test_the_gates_policy_is_merged_field_by_field(tmp_path: Path) -> None:
     assert extended(tmp_path, {}, *settings).gate.max_idle_ms_per_step == 0.5
 
 
+@pytest.mark.parametrize(
+    "setting", ["workload.height=4", "workload.seeds=[-1]", "workload.seeds=[1]", "workload.num_frames=3"]
+)
+def test_a_wrong_field_of_the_workload_is_blamed_on_where_it_stands(tmp_path: Path, setting: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        extended(tmp_path, {}, "workload.width=32", setting)
+    assert str(caught.value).startswith(f"--set {setting}: workload.")
+    name, value = setting.removeprefix("workload.").split("=")
+    with pytest.raises(BadInput) as caught:
+        extended(tmp_path, {"workload": {name: json.loads(value)}})
+    assert str(caught.value).startswith(str(tmp_path))
+
+
 def test_a_whole_number_is_the_float_that_it_is(tmp_path: Path) -> None:
     loaded = extended(tmp_path, {"knobs": {"cache.threshold": [1, 0.5]}})
     assert [type(value) for value in loaded.knobs["cache.threshold"]] == [float, float]

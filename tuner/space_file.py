@@ -137,7 +137,7 @@ def load(
     return Space(
         name=path.stem,
         architecture=architecture,
-        workload=_workload(path, written.workload, architecture),
+        workload=_workload(path, written.workload, architecture, settings),
         tolerance=_tolerance(path, written, settings, metric),
         gate=GatePolicy(
             count_per_step=written.gate.count_per_step or {},
@@ -338,6 +338,7 @@ def _checked(written: SpaceFile, where: str) -> SpaceFile:
     tolerance = written.quality.tolerance
     if tolerance is not None and not 0 <= tolerance < math.inf:
         raise BadInput(f"{where}: quality.tolerance: {tolerance} must be a number of points, 0 or more")
+    _check_numbers(where, written.workload)
     return written
 
 
@@ -425,24 +426,31 @@ def _unusable(
     return None
 
 
-def _workload(path: Path, fields: WorkloadFields, architecture: Architecture) -> Workload:
+def _workload(path: Path, fields: WorkloadFields, architecture: Architecture, settings: Sequence[str]) -> Workload:
+    """What is drawn. An error names the setting that a field came from, where that was not the file."""
+    origin = {setting.partition("=")[0]: f"--set {show(setting)}" for setting in settings}
     prompts = fields.prompts
     if prompts is None or isinstance(prompts, str):
         raise BadInput(f"{path}: workload.prompts is missing: a list, or the name of a file beside this one")
     seeds = tuple(range(len(prompts))) if fields.seeds is None else fields.seeds
     if not prompts or not all(prompt.strip() for prompt in prompts):
-        raise BadInput(f"{path}: workload.prompts: at least one prompt, and none of them empty")
+        raise BadInput(
+            f"{origin.get('workload.prompts', path)}: workload.prompts: at least one prompt, and none of them empty"
+        )
     if len(seeds) != len(prompts):
-        raise BadInput(f"{path}: workload.seeds: {len(seeds)} seeds for {len(prompts)} prompts, they pair up")
+        told = f"{len(seeds)} seeds for {len(prompts)} prompts, they pair up"
+        raise BadInput(f"{origin.get('workload.seeds', path)}: workload.seeds: {told}")
     if not all(0 <= seed < 2**63 for seed in seeds):
-        raise BadInput(f"{path}: workload.seeds: a seed is a whole number from 0 to 2**63 - 1")
-    _check_numbers(path, fields)
+        raise BadInput(
+            f"{origin.get('workload.seeds', path)}: workload.seeds: a seed is a whole number from 0 to 2**63 - 1"
+        )
     arguments = fields.arguments or {}
     given = [f"workload.{name}" for name in FIELDS if getattr(fields, name) is not None]
     for field in given + [f"workload.arguments.{name}" for name in arguments]:
         name = field.rpartition(".")[2]
         if name not in architecture.arguments or (name in FIXED_ARGUMENTS and field not in given):
-            raise BadInput(f"{path}: {show(field)}: {architecture.pipeline_class} takes no such argument from a space")
+            told = f"{architecture.pipeline_class} takes no such argument from a space"
+            raise BadInput(f"{origin.get(field, path)}: {show(field)}: {told}")
     return Workload(
         prompts=prompts, seeds=seeds, height=fields.height, width=fields.width, num_frames=fields.num_frames,
         guidance_scale=fields.guidance_scale, max_sequence_length=fields.max_sequence_length, arguments=arguments,
@@ -450,17 +458,17 @@ def _workload(path: Path, fields: WorkloadFields, architecture: Architecture) ->
     )  # fmt: skip
 
 
-def _check_numbers(path: Path, fields: WorkloadFields) -> None:
+def _check_numbers(where: str, fields: WorkloadFields) -> None:
     for side in (fields.height, fields.width):
         if side is not None and not 8 <= side <= MOST_PIXELS:
             name = "height" if side is fields.height else "width"
-            raise BadInput(f"{path}: workload.{name}: {side} is in pixels, from 8 to {MOST_PIXELS}")
+            raise BadInput(f"{where}: workload.{name}: {side} is in pixels, from 8 to {MOST_PIXELS}")
     if fields.guidance_scale is not None and not math.isfinite(fields.guidance_scale):
-        raise BadInput(f"{path}: workload.guidance_scale: {fields.guidance_scale} is not a number")
+        raise BadInput(f"{where}: workload.guidance_scale: {fields.guidance_scale} is not a number")
     target_s = fields.latency_target_s
     if target_s is not None and not 0 < target_s < math.inf:
-        raise BadInput(f"{path}: workload.latency_target_s: {target_s} is in seconds, above 0")
+        raise BadInput(f"{where}: workload.latency_target_s: {target_s} is in seconds, above 0")
     for name, unit in (("num_frames", "frames"), ("max_sequence_length", "tokens")):
         value = getattr(fields, name)
         if value is not None and value < 1:
-            raise BadInput(f"{path}: workload.{name}: {value} is in {unit}, at least 1")
+            raise BadInput(f"{where}: workload.{name}: {value} is in {unit}, at least 1")
