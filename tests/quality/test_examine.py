@@ -84,11 +84,30 @@ def test_a_strip_has_three_rows_the_last_grey_where_nothing_changed(panel: tuple
     with Image.open(folder / "0003.png") as opened:
         strip = np.asarray(opened)
     cell = strips.CELL + strips.GAP
-    assert strip.shape == (3 * cell - strips.GAP, strips.MOST_PICTURES * cell - strips.GAP, 3)
-    last = strip[2 * cell : 2 * cell + strips.CELL, : strips.CELL]
-    assert np.abs(last.astype(int) - 127).max() < 8
+    pictures = strip[strips.TOP :, strips.LEFT :]
+    assert pictures.shape == (3 * cell - strips.GAP, strips.MOST_PICTURES * cell - strips.GAP, 3)
+    assert np.abs(pictures[2 * cell :, : strips.CELL].astype(int) - 127).max() < 8
     with Image.open(folder / "0007.png") as opened:
-        assert np.asarray(opened)[2 * cell :, : strips.CELL].std() > 40
+        assert np.asarray(opened)[strips.TOP + 2 * cell :, strips.LEFT : strips.LEFT + strips.CELL].std() > 40
+
+
+def test_a_strip_says_what_its_rows_and_columns_are(panel: tuple[Panel, Path]) -> None:
+    from PIL import Image
+
+    read = []
+    for name in ("0003.png", "0005.png"):
+        with Image.open(panel[1] / "strips" / name) as opened:
+            read.append(np.asarray(opened.convert("L")).astype(int))
+    one, other = read
+    cell = strips.CELL + strips.GAP
+    for column in range(strips.MOST_PICTURES):
+        start = strips.LEFT + column * cell
+        assert one[: strips.TOP, start : start + strips.CELL].min() < 100, "no prompt"
+    for row in range(3):
+        start = strips.TOP + row * cell
+        label, others = (of[start : start + strips.CELL, : strips.LINE] for of in (one, other))
+        assert label.min() < 100, "no name"
+        assert (label == others).all() == (row != 1), "the trials have names of their own, the other rows have not"
 
 
 def test_the_users_own_metric_is_among_them(tmp_path: Path, tiny_scorer: Path) -> None:

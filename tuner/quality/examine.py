@@ -53,7 +53,7 @@ def examine(job: PanelJob) -> Panel:
         if trial:
             with _noted(lacks, f"trial {trial}"):
                 pictures[trial] = Pictures.load(Path(folder), prompts, each=baseline.each)
-                strips.write(pictures[trial], baseline, Path(job.strips) / f"{trial:04}.png")
+                strips.write(f"trial {trial}", pictures[trial], baseline, Path(job.strips) / f"{trial:04}.png")
     variations = []
     for folder in job.variations:
         with _noted(lacks, f"noise floor of {Path(folder).name}"):
