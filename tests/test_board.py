@@ -69,14 +69,14 @@ def test_a_status_is_a_word_to_filter_by() -> None:
 
 
 def test_the_result_is_marked() -> None:
-    places: tuple[board.Place, ...] = ("none", "front", "chosen")
+    places: tuple[board.Place, ...] = (None, "front", "chosen")
     assert [board.result(outcome(0), place) for place in places] == ["baseline", "baseline front", "baseline chosen"]
     assert [board.result(outcome(1), place) for place in places] == ["-", "front", "chosen"]
 
 
 def test_what_a_study_varies_has_a_value_in_each_row() -> None:
     assert board.knobs(outcome(), SPACE) == {
-        "compile.scope": "none", "compile.mode": board.INACTIVE, "steps": "28", "batch": "1",
+        "compile.scope": "none", "compile.mode": board.NOTHING, "steps": "28", "batch": "1",
     }  # fmt: skip
 
 

@@ -18,13 +18,15 @@ from typing import Any, TextIO
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from tuner import display
 from tuner.display import LINE, Display, LiveDisplay, PlainDisplay, make_display
-from tuner.record import Build, Estimate, Failure, Finding, GpuUse, Memory, Outcome, Quality, Timing, Verdict
+from tuner.record import Build, Estimate, Failure, Finding, GpuUse, Limits, Memory, Outcome, Quality, Timing, Verdict
 from tuner.report import FrontPoint
 
 BASELINE: dict[str, Any] = {"compile.scope": "none", "steps": 28}
+LIMITS = Limits(budget_s=300.0, max_trials=40)
 SHOW, HIDE = "\x1b[?25h", "\x1b[?25l"
 
 
@@ -101,7 +103,7 @@ POINT = FrontPoint(
 
 def play(shown: Display) -> None:
     """A short study with an event of every kind."""
-    shown.started("demo [bold]", Path("traces/demo"), 300.0, 40, ["fp8 left the space"])
+    shown.started("demo [bold]", Path("traces/demo"), LIMITS, ["fp8 left the space"])
     shown.trial_started(0, "baseline", {}, 1)
     shown.stage("load")
     shown.stage("time")
@@ -122,7 +124,7 @@ def lines_of(stream: io.StringIO) -> list[str]:
 
 def test_plain_lines_for_every_kind_of_outcome() -> None:
     stream = io.StringIO()
-    shown = make_display(stream)
+    shown = make_display(stream, BASELINE)
     assert isinstance(shown, PlainDisplay)
     play(shown)
     shown.closed()
@@ -161,7 +163,7 @@ def test_a_line_says_how_a_latency_came_about() -> None:
 
 def test_plain_lines_are_short_and_hold_no_control_characters() -> None:
     stream = io.StringIO()
-    shown = make_display(stream)
+    shown = make_display(stream, BASELINE)
     play(shown)
     shown.trial_ended(failed(5, "x" * 5000), "y" * 500)
     shown.note("a\nb\x1b[2Jc\rd\x07")
@@ -172,21 +174,46 @@ def test_plain_lines_are_short_and_hold_no_control_characters() -> None:
     assert "note: a bc d" in text
 
 
-def test_a_trial_is_named_by_what_differs_from_a_baseline_given_or_learnt() -> None:
+def test_a_trial_is_named_by_what_differs_from_the_baseline() -> None:
     stream = io.StringIO()
     make_display(stream, BASELINE).trial_ended(measured(5, "search", 4), "")
-    shown = make_display(stream)
-    shown.trial_started(6, "search", {"compile.scope": "none"}, 1)
-    shown.trial_ended(measured(6, "search", 4), "")
-    names = [line.rpartition(" | ")[2] for line in lines_of(stream) if "measured" in line]
-    assert names == ["steps=4", "compile.scope=none"]
+    assert lines_of(stream)[0].endswith(" | steps=4")
+
+
+def test_what_is_no_trial_is_told_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display, "NOTABLE_S", 0.05)
+    stream = io.StringIO()
+    shown = PlainDisplay(stream, BASELINE, heartbeat_s=0.04)
+    shown.started("demo", Path("x"), LIMITS, [])
+    shown.trial_started(3, "search", {}, 1)
+    shown.task("finalists", "judge")
+    time.sleep(0.15)
+    shown.closed()
+    assert "finalists: judge, 0 s so far" in stream.getvalue()
+    assert re.search(r"finalists: judge took 0\.\d s", stream.getvalue())
+
+
+def test_progress_counts_trials_over_all_runs_and_no_repetitions() -> None:
+    console = Console(file=io.StringIO(), width=100, force_terminal=True)
+    shown = LiveDisplay(console, BASELINE, now=lambda: 1000.0)
+    shown.started("demo", Path("x"), LIMITS, [], spent_s=240.0, recorded=[measured(0, "baseline", 28), rejected(1)])
+    shown.trial_ended(measured(2, "search", 8), "")
+    shown.trial_ended(measured(0, "confirm", 28), "")
+    shown.task("finalists", "judge")
+    with console.capture() as captured:
+        console.print(shown._render())
+    shown.closed()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", captured.get())
+    assert "1:00 left of 5:00, trial 3 of 40" in text
+    assert "2 measured   1 rejected" in text
+    assert "finalists\n" in text.replace(" ", "") and "judge 0 s" in text
 
 
 def test_notable_stages_and_silence_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(display, "NOTABLE_S", 0.05)
     stream = io.StringIO()
-    shown = PlainDisplay(stream, heartbeat_s=0.04)
-    shown.started("demo", Path("x"), None, None, [])
+    shown = PlainDisplay(stream, BASELINE, heartbeat_s=0.04)
+    shown.started("demo", Path("x"), LIMITS, [])
     shown.trial_started(3, "search", {}, 1)
     shown.stage("load")
     shown.stage("compile")
@@ -194,7 +221,6 @@ def test_notable_stages_and_silence_are_told(monkeypatch: pytest.MonkeyPatch) ->
     shown.stage("time")
     shown.closed()
     text = stream.getvalue()
-    assert "until the front stops moving" in text
     assert "trial 3: compile, 0 s so far" in text
     assert re.search(r"trial 3: compile took 0\.\d s", text)
     assert "load took" not in text
@@ -203,7 +229,7 @@ def test_notable_stages_and_silence_are_told(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_stream_that_is_gone_does_not_stop_the_study() -> None:
     stream = io.StringIO()
-    shown = make_display(stream)
+    shown = make_display(stream, BASELINE)
     stream.close()
     play(shown)
     shown.closed()
@@ -212,7 +238,7 @@ def test_a_stream_that_is_gone_does_not_stop_the_study() -> None:
 def test_plain_lines_in_an_encoding_that_knows_only_ascii() -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii", errors="strict")
-    make_display(stream).note("café")
+    make_display(stream, BASELINE).note("café")
     assert raw.getvalue().decode("ascii").endswith("note: caf\\xe9\n")
 
 
@@ -261,7 +287,7 @@ def terminal(columns: int, encoding: str = "utf-8") -> Iterator[tuple[Terminal, 
 def test_live_display_shows_everything_and_gives_the_cursor_back(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     with terminal(columns) as (screen, stream):
-        shown = make_display(stream)
+        shown = make_display(stream, BASELINE)
         assert isinstance(shown, LiveDisplay)
         play(shown)
         screen.wait_for("compile 0 s")
@@ -289,7 +315,7 @@ def test_live_display_shows_everything_and_gives_the_cursor_back(columns: int, m
 
 def test_live_display_in_ascii() -> None:
     with terminal(80, "ascii") as (screen, stream):
-        shown = make_display(stream)
+        shown = make_display(stream, BASELINE)
         play(shown)
         screen.wait_for("compile 0 s")
         shown.closed()
@@ -302,12 +328,12 @@ def test_live_display_in_ascii() -> None:
 def test_a_terminal_that_cannot_redraw_gets_plain_lines(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with terminal(80) as (_, stream):
-        assert isinstance(make_display(stream), PlainDisplay)
+        assert isinstance(make_display(stream, BASELINE), PlainDisplay)
 
 
 def test_a_file_gets_plain_lines_even_where_colour_is_forced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert isinstance(make_display(io.StringIO()), PlainDisplay)
+    assert isinstance(make_display(io.StringIO(), BASELINE), PlainDisplay)
 
 
 @pytest.mark.parametrize("ending", ["finally: shown.closed()", "finally: pass"])
@@ -316,9 +342,10 @@ def test_ctrl_c_gives_the_cursor_back_even_when_nobody_closes_the_display(ending
 import sys, time
 from pathlib import Path
 from tuner.display import make_display
-shown = make_display(sys.stdout)
+from tuner.record import Limits
+shown = make_display(sys.stdout, {{}})
 try:
-    shown.started("demo", Path("x"), 60.0, None, [])
+    shown.started("demo", Path("x"), Limits(budget_s=60.0, max_trials=None), [])
     shown.trial_started(0, "baseline", {{}}, 1)
     shown.stage("asleep")
     time.sleep(20)

@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
             {"knobs", "environment", "architecture", "prices", "front", "measure", "quality", "trace", "viewer"},
             {"space", "pipeline", "report", "telemetry", "components"},
             {"space_file", "catalogue", "timeline", "roofline", "front_table", "drawing", "scoring"},
-            {"store", "export", "worker", "display", "advisor", "doctor", "trace_report"},
+            {"store", "export", "worker", "display", "doctor", "trace_report"},
             {"runner", "board", "cost", "figures", "panel_table"},
             {"ledger", "shown_traces"},
             {"attempt", "finalists"},

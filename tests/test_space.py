@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -587,8 +588,10 @@ def test_the_gates_policy_is_merged_field_by_field(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", ["workload.height=4", "workload.seeds=[-1]", "workload.seeds=[1]", "workload.num_frames=3"]
-)
+    "setting",
+    ["workload.height=4", "workload.seeds=[-1]", "workload.seeds=[1]", "workload.num_frames=3",
+     'workload.prompts=[" "]', 'workload.arguments={"nonsense": 1}'],
+)  # fmt: skip
 def test_a_wrong_field_of_the_workload_is_blamed_on_where_it_stands(tmp_path: Path, setting: str) -> None:
     with pytest.raises(BadInput) as caught:
         extended(tmp_path, {}, "workload.width=32", setting)
@@ -597,6 +600,26 @@ def test_a_wrong_field_of_the_workload_is_blamed_on_where_it_stands(tmp_path: Pa
     with pytest.raises(BadInput) as caught:
         extended(tmp_path, {"workload": {name: json.loads(value)}})
     assert str(caught.value).startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize("settings", [("prompts=[a, b]", "seeds=[7, 8]"), ("seeds=[7, 8]", "prompts=[a, b]")])
+def test_seeds_that_are_set_win_over_those_of_prompts_in_either_order(tmp_path: Path, settings: list[str]) -> None:
+    workload = extended(tmp_path, {}, *(f"workload.{setting}" for setting in settings)).workload
+    assert (workload.prompts, workload.seeds) == (("a", "b"), (7, 8))
+
+
+@pytest.mark.parametrize("setting", ["workload.height=null", "steps=", "quality.tolerance=~"])
+def test_a_setting_has_a_value(tmp_path: Path, setting: str) -> None:
+    with pytest.raises(BadInput, match=f"--set {re.escape(setting)}: give a value"):
+        extended(tmp_path, {}, setting)
+
+
+def test_a_name_with_a_nul_is_no_file(tmp_path: Path) -> None:
+    for content in ({"extends": "a\0b"}, {"workload": {"prompts": "a\0b"}}):
+        with pytest.raises(BadInput, match=r"is (no shipped space and )?not a file"):
+            load(tmp_path, {**GOOD, **content})
+    with pytest.raises(BadInput, match="No such file"):
+        extended(tmp_path, {}, 'workload.prompts="a\\0b"')
 
 
 def test_a_whole_number_is_the_float_that_it_is(tmp_path: Path) -> None:

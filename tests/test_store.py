@@ -249,6 +249,22 @@ def test_a_study_whose_baseline_was_interrupted_begins_with_the_baseline(folder:
             assert store.enter(baseline(store)) == 0
 
 
+def test_a_baseline_that_failed_is_tried_again_as_trial_0(folder: Path, request_: Request) -> None:
+    failure = Failure(kind="out of memory", stage="load", message="CUDA out of memory")
+    with Store(folder, request_) as store:
+        failed = outcome(
+            store.enter(baseline(store)), baseline(store), status="failed", failure=failure, quality=None,
+            cost_usd_per_1000_images=None,
+        )  # fmt: skip
+        store.acknowledge(failed)
+        store.acknowledge(outcome(store.enter(candidate := store.request.space.candidate({"steps": 4})), candidate))
+    for _ in range(2):
+        with Store(folder, request_) as store:
+            assert store.outcomes() == [] and store.study.trials == []
+            assert list((folder / "trials").iterdir()) == []
+            assert store.enter(baseline(store)) == 0
+
+
 def test_a_folder_of_another_request_is_refused(folder: Path, request_: Request) -> None:
     with Store(folder, request_):
         pass

@@ -13,6 +13,7 @@ import pytest
 from kinds import kind
 
 from tuner import environment, prediction, space_file, study
+from tuner.attempt import Attempt
 from tuner.errors import StudyFailed
 from tuner.export import BestConfig
 from tuner.prices import Price
@@ -22,6 +23,7 @@ from tuner.record import (
     Estimate,
     Failure,
     Job,
+    Limits,
     Memory,
     Message,
     Model,
@@ -37,7 +39,7 @@ from tuner.record import (
     WorkerFailed,
     read,
 )
-from tuner.store import Limits, Request, Store
+from tuner.store import Request, Store
 from tuner.study import Study
 
 SPACE = """
@@ -462,41 +464,64 @@ def test_a_study_whose_finalists_could_not_be_judged_is_not_finished(
 def test_tensorboard_is_told_which_trials_the_result_is_of(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places: dict[int, str] = {}
+    places: dict[int, str | None] = {}
 
-    def write(folder: Path, outcome: Outcome, _: Any, place: str = "none") -> None:
+    def write(folder: Path, outcome: Outcome, _: Any, place: str | None = None) -> None:
         places[outcome.number] = place
 
     monkeypatch.setattr("tuner.board.write", write)
     best = bench.run(trials=10)
     assert [number for number, place in places.items() if place == "chosen"] == [best.chosen.trial]
     shown = {best.chosen.trial, *(point.trial for point in best.front)}
-    assert {number for number, place in places.items() if place != "none"} == shown
-    former = next(number for number in places if number not in shown)
-    strip = bench.folder / "study" / "strips" / f"{former:04}.png"
+    assert {number for number, place in places.items() if place} == shown
+
+
+def test_the_marks_of_a_former_result_go_with_its_strips(
+    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: dict[int, str | None] = {}
+    monkeypatch.setattr("tuner.board.write", lambda _, outcome, __, place=None: places.update({outcome.number: place}))
+    bench.run(trials=1)
+    assert places == {0: "chosen"}
+    strip = bench.folder / "study" / "strips" / "0000.png"
     strip.parent.mkdir(exist_ok=True)
     strip.touch()
-    places[former] = "front"
-    bench.run(trials=12)
-    assert places[former] == "none" and not strip.exists()
+    best = bench.run(trials=10)
+    assert [number for number, place in places.items() if place == "chosen"] == [best.chosen.trial] != [0]
+    assert strip.exists() == (0 in {point.trial for point in best.front})
 
 
 def test_a_variation_that_was_drawn_late_counts_in_the_floor(bench: Bench, workers: Workers) -> None:
     bench.run(trials=3)
     with bench.study() as found:
-        before = found.ledger.quality_floor
-        found.ledger.record_noise_floor(NoiseFloor(axis=before + 0.3, variations={"compiled": "/folder"}))
-        assert found.ledger.quality_floor == before + 0.3
+        assert found.ledger.quality_floor is None
+        assert "by how much rounding alone moves the score is not known: nothing to vary" in bench.told.notes
+        found.ledger.record_noise_floor(NoiseFloor(axis=None, variations={}, lacks=("compiled: no compiler",)))
+        assert found.ledger.quality_floor is None
+        found.tell_noise_floor()
+        assert "compiled: no compiler" in found.display.notes[-1]  # type: ignore[attr-defined]
+        found.ledger.record_noise_floor(NoiseFloor(axis=0.3, variations={"compiled": "/folder"}))
+        assert found.ledger.quality_floor == 0.3
     with bench.study() as again:
-        assert again.ledger.quality_floor == before + 0.3
-        assert again.ledger.reference().floor == before + 0.3  # type: ignore[union-attr]
+        assert again.ledger.quality_floor == 0.3
+        assert again.ledger.reference().floor == 0.3  # type: ignore[union-attr]
+
+
+def test_a_late_variation_that_cannot_be_drawn_is_told(bench: Bench, workers: Workers) -> None:
+    bench.run(trials=1)
+    with bench.study() as found:
+        attempt = Attempt(found.ledger, 0, [found.space.candidate({})], "baseline", None)
+        attempt.settled.add(0)
+        attempt.hear(WorkerFailed(failure=Failure(kind="timeout", stage="vary", message="took too long")))
+        assert found.display.notes[-1].endswith("could not be drawn: took too long")  # type: ignore[attr-defined]
+    assert len(bench.outcomes()) == 1
 
 
 def test_it_says_when_nothing_more_can_be_tried(bench: Bench, workers: Workers) -> None:
     bench.run(trials=1)
     assert "nothing more is tried: the number of trials is reached: give more --trials" in bench.told.notes
     with bench.study() as found:
-        assert "there was no time to try anything else" in found.conclusion(0)
+        assert "the baseline: nothing else was tried" in found.conclusion(0)
 
 
 def test_it_says_how_much_time_a_build_would_take(bench: Bench, workers: Workers) -> None:

@@ -104,6 +104,8 @@ class Attempt:
             self.settle(message.index, self.failed(message.index, message.failure))
         elif isinstance(message, WorkerFailed):
             stop_if_disk_full(message.failure, self.ledger.store.folder)
+            if message.failure.stage == "vary":
+                self.ledger.display.note(f"rounding by compiled blocks could not be drawn: {message.failure.message}")
             index = self.index if 0 in self.settled else 0  # the build failed, and the candidate is what it is known by
             self.settle(index, self.failed(index, message.failure))
 

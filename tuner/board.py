@@ -11,8 +11,11 @@ from tuner.space import Space, show
 from tuner.trace import events_file
 
 BASELINE = 0
-INACTIVE = "-"
-Place = Literal["chosen", "front", "none"]
+STRIPS = "strips"
+"""In the study's folder: a strip of pictures for each finalist."""
+
+NOTHING = "-"
+Place = Literal["chosen", "front"] | None
 """What a trial is in the study's result, which is known at its end."""
 
 SHORT = {
@@ -25,7 +28,7 @@ SHORT = {
 """The kinds of findings as the narrow column of the table has room for them."""
 
 
-def write(folder: Path, outcome: Outcome, space: Space, place: Place = "none") -> None:
+def write(folder: Path, outcome: Outcome, space: Space, place: Place = None) -> None:
     """Write the outcome's events file into its trial folder, which lies beside the baseline's."""
     row = events_file.Row(
         number=outcome.number,
@@ -41,7 +44,7 @@ def write(folder: Path, outcome: Outcome, space: Space, place: Place = "none") -
 
 def knobs(outcome: Outcome, space: Space) -> dict[str, str]:
     """Every knob's value. One that the study varies has one in each trial, for the table to be filtered by it."""
-    varied = {name: INACTIVE for name, values in space.knobs.items() if len(values) > 1}
+    varied = {name: NOTHING for name, values in space.knobs.items() if len(values) > 1}
     return varied | {name: show(value) for name, value in outcome.values.items()}
 
 
@@ -70,8 +73,8 @@ def status(outcome: Outcome) -> str:
 
 def result(outcome: Outcome, place: Place) -> str:
     """`baseline`, `chosen`, `front`, or a dash: the rows to look at first."""
-    places = (["baseline"] if outcome.number == BASELINE else []) + ([place] if place != "none" else [])
-    return " ".join(places) or INACTIVE
+    baseline = "baseline" if outcome.number == BASELINE else None
+    return " ".join(filter(None, (baseline, place))) or NOTHING
 
 
 def settings(outcome: Outcome, space: Space) -> str:
@@ -126,7 +129,7 @@ def found(finding: Finding) -> str:
 
 def strip_of(folder: Path) -> Path:
     """Where a finalist's strip of pictures is, by its trial folder."""
-    return folder.parent.parent / "strips" / f"{folder.name}.png"
+    return folder.parent.parent / STRIPS / f"{folder.name}.png"
 
 
 def pictures(folder: Path, outcome: Outcome, space: Space) -> Iterator[events_file.Picture]:

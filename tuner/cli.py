@@ -236,7 +236,8 @@ def run_study(options: argparse.Namespace) -> int:
     from tuner import environment, pipeline, space_file
     from tuner.display import make_display
     from tuner.prices import price_of
-    from tuner.store import Limits, Request, Store
+    from tuner.record import Limits
+    from tuner.store import Request, Store
     from tuner.study import Study
 
     here = environment.detect(options.device)
@@ -252,11 +253,12 @@ def run_study(options: argparse.Namespace) -> int:
     folder = options.out.resolve() / study_name(options.study, model.source, request.fingerprint())
     display = make_display(sys.stdout, request.space.baseline)
     with Store(folder, request) as store:
-        study = Study(store, Limits(budget_s=options.budget, max_trials=options.trials), display)
+        limits = Limits(budget_s=options.budget, max_trials=options.trials)
+        study = Study(store, limits, display)
         try:
             display.started(
-                f"{options.model} ({model.pipeline_class}) on {here.device_name}", folder, options.budget,
-                options.trials, notes(request),
+                f"{options.model} ({model.pipeline_class}) on {here.device_name}", folder, limits, notes(request),
+                store.spent_s, list(study.ledger.outcomes.values()),
             )  # fmt: skip
             best = study.run()
         finally:

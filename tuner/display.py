@@ -20,7 +20,7 @@ from rich.text import Text
 from tuner import report
 from tuner.economics import meets
 from tuner.front_table import CompactFront
-from tuner.record import Finding, Outcome, Timing, Value
+from tuner.record import Finding, Limits, Outcome, Timing, Value
 from tuner.report import QUIET, FrontPoint, OneLine, label, one_line, shorten
 
 LINE = 300
@@ -42,12 +42,16 @@ class Display(Protocol):
     """What the study tells of itself, in the order in which it happens."""
 
     def started(
-        self, title: str, folder: Path, budget_s: float | None, max_trials: int | None, notes: Sequence[str]
-    ) -> None:
-        """The study begins or resumes."""
+        self, title: str, folder: Path, limits: Limits, notes: Sequence[str], spent_s: float = 0.0,
+        recorded: Sequence[Outcome] = (),
+    ) -> None:  # fmt: skip
+        """The study begins, or resumes with what it `recorded` before, for which it `spent_s` of its time."""
 
     def trial_started(self, number: int, purpose: str, values: Mapping[str, Value], points: int) -> None:
-        """A build is tried; `values` is what differs from the baseline, `points` how many call points it is for."""
+        """A build is tried; `values` is what differs from the baseline, `points` how many step counts it is for."""
+
+    def task(self, name: str, stage: str) -> None:
+        """Something begins that is no trial, and its one stage."""
 
     def stage(self, name: str) -> None:
         """The trial enters a stage."""
@@ -68,36 +72,14 @@ class Display(Protocol):
         """Nothing more will come. May be called again."""
 
 
-def make_display(stream: TextIO, baseline: Mapping[str, Value] | None = None) -> Display:
-    """The display that suits the stream.
-
-    `baseline` lets a finished trial be named by what differs from it; without it the display learns it from the
-    baseline's own outcome.
-    """
+def make_display(stream: TextIO, baseline: Mapping[str, Value]) -> Display:
+    """The display that suits the stream; a trial is named by what in it differs from the `baseline`."""
     console = report.make_console(stream)
     is_live = stream.isatty() and console.is_terminal and console.is_interactive and not console.is_dumb_terminal
     return LiveDisplay(console, baseline) if is_live else PlainDisplay(stream, baseline)
 
 
 # ---- what both say --------------------------------------------------------------------------------------------------
-
-
-class _Names:
-    """How finished trials are called: by what differs from the baseline."""
-
-    def __init__(self, baseline: Mapping[str, Value] | None) -> None:
-        self._baseline = baseline
-        self._started: frozenset[str] = frozenset()
-
-    def started(self, values: Mapping[str, Value]) -> None:
-        self._started = frozenset(values)
-
-    def of(self, outcome: Outcome) -> str:
-        if outcome.purpose == "baseline":
-            self._baseline = self._baseline or outcome.values
-        if self._baseline is None:
-            return label({name: value for name, value in outcome.values.items() if name in self._started})
-        return label(report.changes(outcome.values, self._baseline))
 
 
 def result_text(outcome: Outcome, plus_minus: str = "+-") -> str:
@@ -157,10 +139,9 @@ def _finding_text(finding: Finding) -> str:
     return f"{count} at {one_line(finding.source)}{price}"
 
 
-def _limits_text(budget_s: float | None, max_trials: int | None) -> str:
-    limits = [f"{report.clock(budget_s)} of time"] if budget_s is not None else []
-    limits += [report.times(max_trials, "trial")] if max_trials is not None else []
-    return f"at most {' or '.join(limits)}" if limits else "until the front stops moving"
+def _limits_text(limits: Limits) -> str:
+    text = f"at most {report.clock(limits.budget_s)} of time"
+    return text + (f" or {report.times(limits.max_trials, 'trial')}" if limits.max_trials is not None else "")
 
 
 def _trial_text(number: int, purpose: str) -> str:
@@ -176,14 +157,12 @@ class PlainDisplay:
     It goes silent when its stream is gone: a study is worth more than its log.
     """
 
-    def __init__(
-        self, stream: TextIO, baseline: Mapping[str, Value] | None = None, heartbeat_s: float = HEARTBEAT_S
-    ) -> None:
+    def __init__(self, stream: TextIO, baseline: Mapping[str, Value], heartbeat_s: float = HEARTBEAT_S) -> None:
         self._stream = stream
         self._heartbeat_s = heartbeat_s
-        self._names = _Names(baseline)
+        self._baseline = baseline
         self._begin = time.monotonic()
-        self._trial = ""
+        self._task = ""
         self._stage: tuple[str, float] | None = None
         self._front = ""
         self._lock = threading.Lock()
@@ -191,10 +170,11 @@ class PlainDisplay:
         self._ticker: threading.Thread | None = None
 
     def started(
-        self, title: str, folder: Path, budget_s: float | None, max_trials: int | None, notes: Sequence[str]
-    ) -> None:
+        self, title: str, folder: Path, limits: Limits, notes: Sequence[str], spent_s: float = 0.0,
+        recorded: Sequence[Outcome] = (),
+    ) -> None:  # fmt: skip
         self._begin = time.monotonic()
-        self._say(f"{title}: study folder {folder}, {_limits_text(budget_s, max_trials)}")
+        self._say(f"{title}: study folder {folder}, {_limits_text(limits)}")
         for text in notes:
             self.note(text)
         self._ticker = threading.Thread(target=self._tick, name="plain display", daemon=True)
@@ -202,10 +182,14 @@ class PlainDisplay:
 
     def trial_started(self, number: int, purpose: str, values: Mapping[str, Value], points: int) -> None:
         self._end_stage()
-        self._names.started(values)
-        self._trial = f"trial {number}"
+        self._task = f"trial {number}"
         several = f" [{points} step counts]" if points > 1 else ""
         self._say(f"{_trial_text(number, purpose)} started{several}: {label(values)}")
+
+    def task(self, name: str, stage: str) -> None:
+        self._end_stage()
+        self._task = name
+        self.stage(stage)
 
     def stage(self, name: str) -> None:
         self._end_stage()
@@ -214,7 +198,7 @@ class PlainDisplay:
     def trial_ended(self, outcome: Outcome, remark: str) -> None:
         self._end_stage()
         tail = f" ({one_line(remark)})" if remark else ""
-        name, result = self._names.of(outcome), result_text(outcome)
+        name, result = label(report.changes(outcome.values, self._baseline)), result_text(outcome)
         room = LINE - 40 - len(result) - len(tail)
         self._say(f"trial {outcome.number} {outcome.status}: {result}{tail} | {shorten(name, max(40, room))}")
 
@@ -240,13 +224,13 @@ class PlainDisplay:
     def _end_stage(self) -> None:
         ended, self._stage = self._stage, None
         if ended and (took := time.monotonic() - ended[1]) >= NOTABLE_S:
-            self._say(f"{self._trial}: {ended[0]} took {took:.1f} s")
+            self._say(f"{self._task}: {ended[0]} took {took:.1f} s")
 
     def _tick(self) -> None:
         while not self._closing.wait(self._heartbeat_s):
             stage = self._stage
             if stage and (so_far := time.monotonic() - stage[1]) >= self._heartbeat_s / 2:
-                self._say(f"{self._trial}: {stage[0]}, {so_far:.0f} s so far")
+                self._say(f"{self._task}: {stage[0]}, {so_far:.0f} s so far")
 
     def _say(self, text: str) -> None:
         line = f"[{time.monotonic() - self._begin:7.1f} s] {one_line(text)}"
@@ -282,18 +266,16 @@ class LiveDisplay:
     def __init__(
         self,
         console: Console,
-        baseline: Mapping[str, Value] | None = None,
+        baseline: Mapping[str, Value],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console
         self._glyphs = report.glyphs_for(console.options.ascii_only)
-        self._names = _Names(baseline)
+        self._baseline = baseline
         self._now = now
         self._begin = now()
-        self._title = ""
-        self._budget_s: float | None = None
-        self._max_trials: int | None = None
-        self._trial: tuple[str, str] | None = None
+        self._limits = Limits(budget_s=0.0, max_trials=None)
+        self._task: tuple[str, str] | None = None
         self._stage: tuple[str, float] | None = None
         self._counts: Counter[str] = Counter()
         self._reasons: set[str] = set()
@@ -302,12 +284,14 @@ class LiveDisplay:
         self._live: Live | None = None
 
     def started(
-        self, title: str, folder: Path, budget_s: float | None, max_trials: int | None, notes: Sequence[str]
-    ) -> None:
-        self._begin = self._now()
-        self._title, self._budget_s, self._max_trials = one_line(title), budget_s, max_trials
-        self._print(Text(self._title, style="bold"))
-        self._print(Text(f"study folder {folder}, {_limits_text(budget_s, max_trials)}", style=QUIET))
+        self, title: str, folder: Path, limits: Limits, notes: Sequence[str], spent_s: float = 0.0,
+        recorded: Sequence[Outcome] = (),
+    ) -> None:  # fmt: skip
+        self._begin = self._now() - spent_s
+        self._limits = limits
+        self._counts.update(outcome.status for outcome in recorded)
+        self._print(Text(one_line(title), style="bold"))
+        self._print(Text(f"study folder {folder}, {_limits_text(limits)}", style=QUIET))
         for text in notes:
             self.note(text)
         self._live = Live(
@@ -318,23 +302,28 @@ class LiveDisplay:
         self._live.start(refresh=True)
 
     def trial_started(self, number: int, purpose: str, values: Mapping[str, Value], points: int) -> None:
-        self._names.started(values)
         several = f", {points} step counts" if points > 1 else ""
         self._stage = None
-        self._trial = (_trial_text(number, purpose) + several, label(values))
+        self._task = (_trial_text(number, purpose) + several, label(values))
+
+    def task(self, name: str, stage: str) -> None:
+        self._task = (name, "")
+        self.stage(stage)
 
     def stage(self, name: str) -> None:
         self._stage = (one_line(name), self._now())
 
     def trial_ended(self, outcome: Outcome, remark: str) -> None:
-        self._counts[outcome.status] += 1
+        if outcome.purpose != "confirm":
+            self._counts[outcome.status] += 1
         if outcome.quality:
             self._metric = one_line(outcome.quality.metric)
         style = STYLES[outcome.status]
         text = Text(result_text(outcome, self._glyphs.plus_minus))
         if remark:
             text.append(f"  {one_line(remark)}", style="bold" if outcome.status == "measured" else "")
-        text.append(f"\n{shorten(self._names.of(outcome), 200)}", style=QUIET)
+        name = label(report.changes(outcome.values, self._baseline))
+        text.append(f"\n{shorten(name, 200)}", style=QUIET)
         self._print(_entry(str(outcome.number), outcome.status, style, text))
 
     def refused(self, values: Mapping[str, Value], reason: str) -> None:
@@ -354,7 +343,7 @@ class LiveDisplay:
         atexit.unregister(self.closed)
         live, self._live = self._live, None
         if live:
-            self._trial = self._stage = None
+            self._task = self._stage = None
             live.stop()
 
     def _print(self, what: RenderableType) -> None:
@@ -372,17 +361,13 @@ class LiveDisplay:
         return Constrain(Group(*parts), width)
 
     def _progress(self) -> RenderableType:
-        elapsed, trials = self._now() - self._begin, self._recorded()
-        share, text = None, report.clock(elapsed)
-        if self._budget_s is not None:
-            left = max(0.0, self._budget_s - elapsed)
-            share = elapsed / self._budget_s if self._budget_s > 0 else 1.0
-            text = f"{report.clock(left)} left of {report.clock(self._budget_s)}"
-        if self._max_trials is not None:
-            share = max(share or 0.0, trials / max(1, self._max_trials))
-            text += f", trial {trials} of {self._max_trials}"
-        if share is None:
-            return OneLine(f"{text} elapsed")
+        elapsed_s, trials = self._now() - self._begin, self._recorded()
+        budget_s, max_trials = self._limits.budget_s, self._limits.max_trials
+        share = elapsed_s / max(budget_s, 1e-9)
+        text = f"{report.clock(max(0.0, budget_s - elapsed_s))} left of {report.clock(budget_s)}"
+        if max_trials is not None:
+            share = max(share, trials / max(1, max_trials))
+            text += f", trial {trials} of {max_trials}"
         grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
         grid.add_column(ratio=1)
         grid.add_column(no_wrap=True)
@@ -392,11 +377,10 @@ class LiveDisplay:
         return grid
 
     def _current(self) -> list[RenderableType]:
-        trial = self._trial
-        if trial is None:
+        task = self._task
+        if task is None:
             return [Text("")]
-        title, values = trial
-        lines: list[RenderableType] = [OneLine(f"{title}: {values}", "bold")]
+        lines: list[RenderableType] = [OneLine(": ".join(filter(None, task)), "bold")]
         # Read once: the display redraws itself from a thread of its own.
         stage = self._stage
         if stage:

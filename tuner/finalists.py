@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from tuner import pipeline
+from tuner.board import STRIPS
 from tuner.errors import BadInput
 from tuner.ledger import Ledger
 from tuner.record import Outcome, Panel, PanelJob, encode_pretty, read
@@ -20,9 +21,6 @@ EXAMINER = (sys.executable, "-m", "tuner.quality.examine")
 """The program that is started; it gets two files, the job and where to put its answer."""
 
 DEADLINE_S = 900.0
-
-STRIPS = "strips"
-"""In the study's folder: a strip of pictures for each finalist."""
 
 
 def examine(ledger: Ledger, finalists: Sequence[Outcome]) -> Panel | None:

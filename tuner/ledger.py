@@ -47,6 +47,8 @@ class Ledger:
         self.repeats = store.repeats()
         self.late_noise_floor = store.noise_floor()
         self.started = time.monotonic() - store.spent_s
+        self.panel_s = 0.0
+        """Seconds in which the finalists' other metrics were measured."""
 
     # ---- what is known ----------------------------------------------------------------------------------------------
 
@@ -85,7 +87,7 @@ class Ledger:
         if baseline is None or baseline.quality is None:
             return None
         found = scoring.reference(self.store.trial_folder(0), baseline.quality)
-        return msgspec.structs.replace(found, floor=self.quality_floor if self.noise_floors() else None)
+        return msgspec.structs.replace(found, floor=self.quality_floor)
 
     def spot_check(self, values: Values) -> SpotCheck | None:
         """Pictures that a new build of a candidate should draw again."""
@@ -134,9 +136,9 @@ class Ledger:
         return metric(self.store.request.quality.metric).title
 
     @property
-    def quality_floor(self) -> float:
-        """By how much harmless variations of rounding move the baseline's mean score."""
-        return max((noise.axis for noise in self.noise_floors()), default=0.0)
+    def quality_floor(self) -> float | None:
+        """By how much harmless variations of rounding move the baseline's mean score; None where none was drawn."""
+        return max((noise.axis for noise in self.noise_floors() if noise.axis is not None), default=None)
 
     def noise_floors(self) -> list[NoiseFloor]:
         """What was drawn to find that."""
@@ -150,9 +152,11 @@ class Ledger:
         return self.space.tolerance
 
     def quality_time_share(self) -> float:
-        """The share of the study's time that went into drawing and judging pictures, 0 to 1."""
-        spent_s = sum(o.quality.spent_s for o in self.outcomes.values() if o.quality and o.quality.reused_from is None)
-        return min(1.0, spent_s / max(time.monotonic() - self.started, 1e-9))
+        """The share of the study's time that went into drawing and judging pictures, 0 to 1; looking whether two
+        pictures of a known build are the same counts as part of the build."""
+        own = [o.quality.spent_s for o in self.outcomes.values() if o.quality and o.quality.reused_from is None]
+        late_s = self.late_noise_floor.spent_s if self.late_noise_floor else 0.0
+        return min(1.0, (sum(own) + late_s + self.panel_s) / max(time.monotonic() - self.started, 1e-9))
 
     def repeats_of(self, outcome: Outcome) -> list[Outcome]:
         return [repeat for repeat in self.repeats if repeat.number == outcome.number and repeat.status == "measured"]
@@ -253,12 +257,9 @@ class Ledger:
         places: dict[int, board.Place] = {**{o.number: "front" for o in finalists}, chosen.number: "chosen"}
         for number, outcome in self.outcomes.items():
             folder = self.store.trial_folder(number)
-            strip = board.strip_of(folder)
-            if number in places:
-                board.write(folder, outcome, self.space, places[number])
-            elif strip.exists():
-                strip.unlink()
-                board.write(folder, outcome, self.space)
+            if number not in places:
+                board.strip_of(folder).unlink(missing_ok=True)
+            board.write(folder, outcome, self.space, places.get(number))
 
     def record_repeat(self, index: int, outcome: Outcome) -> None:
         """Keep a measurement that was repeated in a fresh process."""

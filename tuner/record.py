@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
@@ -137,16 +138,29 @@ class QualityPolicy(Record):
     given: dict[str, str] = msgspec.field(default_factory=dict)
 
 
+class Limits(Record):
+    """When a study ends: after so many seconds of trials, or so many recorded trials, whichever comes first."""
+
+    budget_s: float
+    max_trials: int | None
+
+    def cover(self, other: Limits) -> bool:
+        """Whether the others are no wider than these."""
+        trials, wanted = (limits.max_trials or sys.maxsize for limits in (self, other))
+        return self.budget_s >= other.budget_s and trials >= wanted
+
+
 class NoiseFloor(Record):
     """How far harmless variations of rounding move the untouched pipeline's own pictures on the axis of the search.
 
-    `axis` is the largest end of a variation's 95 % interval of the difference, `variations` folders of pictures by what
-    was varied, and `lacks` which could not be drawn, and why.
+    `axis` is the largest end of a variation's 95 % interval of the difference (None without any), `variations` folders
+    of pictures by what was varied, `lacks` says which could not be drawn, and why, and `spent_s` how long it took.
     """
 
-    axis: float
+    axis: float | None
     variations: dict[str, str]
     lacks: tuple[str, ...] = ()
+    spent_s: float = 0.0
 
 
 class Reference(Record):

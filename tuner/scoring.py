@@ -104,6 +104,7 @@ class Scoring:
 
     def noise(self, point: Point, variations: Mapping[str, Callable[[Point], Any]]) -> NoiseFloor:
         """How far the first pictures move when they are drawn in other ways. One that cannot be drawn is in `lacks`."""
+        started = time.monotonic()
         folder, prompts = Path(point.folder), self.job.workload.prompts[:VARIED]
         baseline = Pictures.load(folder / "images", self.job.workload.prompts).first(len(prompts))
         drawn: dict[str, Pictures] = {}
@@ -118,9 +119,11 @@ class Scoring:
         for name, pictures in drawn.items():
             pictures.save(paths[name])
         varied = list(drawn.values()) if len(prompts) > 1 else []  # one picture has no interval
-        floor = panel.floor_of(self.judge.metric, baseline, varied, self.judge.setting)
         return NoiseFloor(
-            axis=floor or 0.0, variations={name: str(path) for name, path in paths.items()}, lacks=tuple(lacks)
+            axis=panel.floor_of(self.judge.metric, baseline, varied, self.judge.setting),
+            variations={name: str(path) for name, path in paths.items()},
+            lacks=tuple(lacks),
+            spent_s=time.monotonic() - started,
         )
 
     def compiled_noise(self, point: Point) -> NoiseFloor:

@@ -120,7 +120,7 @@ def load(
     name = architecture.pipeline_class
     if "any" not in written.pipelines and name not in written.pipelines:
         raise BadInput(f"{path}: pipelines: this space is for {', '.join(written.pipelines)}, not for {name}")
-    for setting in settings:
+    for setting in sorted(settings, key=_comes_late):
         written = _merged(written, _setting(setting))
     baseline = _baseline(written.baseline, architecture, environment)
     knobs, left_out = _usable(written, architecture, environment, baseline)
@@ -171,6 +171,7 @@ def parse(path: Path) -> SpaceFile:
         listed = _prompts(_inside(path, "workload.prompts", written.workload.prompts))
         seeds = written.workload.seeds if written.workload.seeds is not None else listed.seeds
         workload = msgspec.structs.replace(written.workload, prompts=listed.prompts, seeds=seeds)
+        _check_workload(str(path), workload)
         written = msgspec.structs.replace(written, workload=workload)
     if not written.extends and not (written.pipelines and written.knobs):
         missing = "knobs" if written.pipelines else "pipelines"
@@ -266,7 +267,7 @@ def _inside(path: Path, field: str, name: str) -> Path:
     if (field, name) == ("workload.prompts", "demo"):
         return PROMPTS_FILE
     parent = path.resolve().parent
-    file = Path(os.path.realpath(parent / name))
+    file = Path(os.path.realpath(parent / name.replace("\0", "?")))  # no path has a NUL
     if not file.is_relative_to(parent) or not os.path.isfile(file):  # noqa: PTH113
         what = "no shipped space and not" if field == "extends" else "not"
         raise BadInput(f"{path}: {field}: {show(name)} is {what} a file in the folder of the space")
@@ -287,6 +288,11 @@ def _prompts(file: Path) -> PromptFile:
 # ---- settings from the command line ---------------------------------------------------------------------------------
 
 
+def _comes_late(setting: str) -> bool:
+    """Prompts bring seeds of their own, over which those that a user sets win in either order."""
+    return setting.startswith("workload.seeds=")
+
+
 def _setting(text: str) -> SpaceFile:
     """What one NAME=VALUE says: of a knob, or of a field of workload, baseline or quality."""
     where = f"--set {show(text)}"
@@ -297,10 +303,14 @@ def _setting(text: str) -> SpaceFile:
         value = yaml.load(written, _Loader)  # noqa: S506  (a SafeLoader)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise BadInput(f"{where}: the value is not YAML") from None
+    if value is None:
+        raise BadInput(f"{where}: give a value")
     group, _, field = name.partition(".")
     if name == "workload.prompts" and isinstance(value, str):
-        listed = _prompts(Path(value))
-        return SpaceFile(workload=WorkloadFields(prompts=listed.prompts, seeds=listed.seeds))
+        listed = _prompts(Path(value.replace("\0", "?")))
+        workload = WorkloadFields(prompts=listed.prompts, seeds=listed.seeds)
+        _check_workload(where, workload)
+        return SpaceFile(workload=workload)
     if group in ("workload", "baseline", "quality", "gate"):
         return _checked(_convert({group: {field: value}}, where), where)
     return _checked(_convert({"knobs": {name: value}}, where), where)
@@ -338,7 +348,7 @@ def _checked(written: SpaceFile, where: str) -> SpaceFile:
     tolerance = written.quality.tolerance
     if tolerance is not None and not 0 <= tolerance < math.inf:
         raise BadInput(f"{where}: quality.tolerance: {tolerance} must be a number of points, 0 or more")
-    _check_numbers(where, written.workload)
+    _check_workload(where, written.workload)
     return written
 
 
@@ -433,24 +443,16 @@ def _workload(path: Path, fields: WorkloadFields, architecture: Architecture, se
     if prompts is None or isinstance(prompts, str):
         raise BadInput(f"{path}: workload.prompts is missing: a list, or the name of a file beside this one")
     seeds = tuple(range(len(prompts))) if fields.seeds is None else fields.seeds
-    if not prompts or not all(prompt.strip() for prompt in prompts):
-        raise BadInput(
-            f"{origin.get('workload.prompts', path)}: workload.prompts: at least one prompt, and none of them empty"
-        )
     if len(seeds) != len(prompts):
-        told = f"{len(seeds)} seeds for {len(prompts)} prompts, they pair up"
-        raise BadInput(f"{origin.get('workload.seeds', path)}: workload.seeds: {told}")
-    if not all(0 <= seed < 2**63 for seed in seeds):
-        raise BadInput(
-            f"{origin.get('workload.seeds', path)}: workload.seeds: a seed is a whole number from 0 to 2**63 - 1"
-        )
+        where = origin.get("workload.seeds") or origin.get("workload.prompts", str(path))
+        raise BadInput(f"{where}: workload.seeds: {len(seeds)} seeds for {len(prompts)} prompts, they pair up")
     arguments = fields.arguments or {}
     given = [f"workload.{name}" for name in FIELDS if getattr(fields, name) is not None]
     for field in given + [f"workload.arguments.{name}" for name in arguments]:
         name = field.rpartition(".")[2]
         if name not in architecture.arguments or (name in FIXED_ARGUMENTS and field not in given):
-            told = f"{architecture.pipeline_class} takes no such argument from a space"
-            raise BadInput(f"{origin.get(field, path)}: {show(field)}: {told}")
+            where = origin.get(field if field in given else "workload.arguments", str(path))
+            raise BadInput(f"{where}: {show(field)}: {architecture.pipeline_class} takes no such argument from a space")
     return Workload(
         prompts=prompts, seeds=seeds, height=fields.height, width=fields.width, num_frames=fields.num_frames,
         guidance_scale=fields.guidance_scale, max_sequence_length=fields.max_sequence_length, arguments=arguments,
@@ -458,10 +460,15 @@ def _workload(path: Path, fields: WorkloadFields, architecture: Architecture, se
     )  # fmt: skip
 
 
-def _check_numbers(where: str, fields: WorkloadFields) -> None:
-    for side in (fields.height, fields.width):
+def _check_workload(where: str, fields: WorkloadFields) -> None:
+    """Of each field by itself; whether the pipeline takes it is another question."""
+    if isinstance(fields.prompts, tuple) and not (fields.prompts and all(map(str.strip, fields.prompts))):
+        raise BadInput(f"{where}: workload.prompts: at least one prompt, and none of them empty")
+    if not all(0 <= seed < 2**63 for seed in fields.seeds or ()):
+        raise BadInput(f"{where}: workload.seeds: a seed is a whole number from 0 to 2**63 - 1")
+    for name in ("height", "width"):
+        side = getattr(fields, name)
         if side is not None and not 8 <= side <= MOST_PIXELS:
-            name = "height" if side is fields.height else "width"
             raise BadInput(f"{where}: workload.{name}: {side} is in pixels, from 8 to {MOST_PIXELS}")
     if fields.guidance_scale is not None and not math.isfinite(fields.guidance_scale):
         raise BadInput(f"{where}: workload.guidance_scale: {fields.guidance_scale} is not a number")

@@ -10,7 +10,6 @@ import errno
 import fcntl
 import os
 import shutil
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from tuner.knobs import KNOBS
 from tuner.prices import Price
 from tuner.record import (
     Environment,
+    Limits,
     Model,
     NoiseFloor,
     Outcome,
@@ -55,22 +55,11 @@ class Request(Record):
     quality: QualityPolicy = QualityPolicy()
 
     def fingerprint(self) -> str:
-        """Of all but words: what was left out and why, and where the price is from."""
-        space = msgspec.structs.replace(self.space, left_out={})
+        """Of all but words: what was left out and why, and where recipes and the price are from."""
+        recipes = tuple(msgspec.structs.replace(recipe, source="") for recipe in self.space.recipes)
+        space = msgspec.structs.replace(self.space, left_out={}, recipes=recipes)
         price = msgspec.structs.replace(self.price, source="")
         return fingerprint(msgspec.to_builtins(msgspec.structs.replace(self, space=space, price=price)))
-
-
-class Limits(Record):
-    """When a study ends: after so many seconds of trials, or so many recorded trials, whichever comes first."""
-
-    budget_s: float
-    max_trials: int | None
-
-    def cover(self, other: Limits) -> bool:
-        """Whether the others are no wider than these."""
-        trials, wanted = (limits.max_trials or sys.maxsize for limits in (self, other))
-        return self.budget_s >= other.budget_s and trials >= wanted
 
 
 class Refusal(Record):
@@ -125,7 +114,7 @@ class Store:
 
     @property
     def spent_s(self) -> float:
-        """Seconds of the budget that this study has used, over all its runs."""
+        """Seconds of the budget that this study has used, over all its runs, up to what it recorded last."""
         return float(self.study.user_attrs.get("spent_s", 0.0))
 
     @spent_s.setter
@@ -229,8 +218,11 @@ class Store:
         from optuna.trial import TrialState
 
         outcomes = {outcome.number: outcome for outcome in self.outcomes()}
-        if not outcomes and not any(trial.values for trial in self._trials()):
-            # Nothing is known yet, and the baseline is to be trial 0, also after it was interrupted.
+        baseline_failed = 0 in outcomes and outcomes[0].status == "failed"
+        if baseline_failed:
+            self._forget(outcomes)
+        if baseline_failed or not (outcomes or any(trial.values for trial in self._trials())):
+            # Nothing is known yet, and the baseline is to be trial 0, also after it was interrupted or failed.
             self.study = _open_study(self.folder, afresh=True)
         for trial in self._trials():
             if trial.state == TrialState.WAITING:
@@ -241,6 +233,13 @@ class Store:
                 self.abandon(trial.number)
         self._compare(outcomes)
         self._clear_away()
+
+    def _forget(self, outcomes: dict[int, Outcome]) -> None:
+        """Remove outcomes that mean nothing without a baseline, whose own failure goes last: what made it fail may have
+        passed."""
+        for number in sorted(outcomes, reverse=True):
+            (self.trial_folder(number) / "outcome.json").unlink()
+            del outcomes[number]
 
     def _trials(self) -> list[Any]:
         with _damage(self.folder / "study.db"):

@@ -13,9 +13,9 @@ from tuner.errors import BadInput, StudyFailed
 from tuner.export import BestConfig
 from tuner.finalists import examine as finalists_panel
 from tuner.ledger import CONFIRMATIONS, Ledger, was_throttled
-from tuner.record import Outcome, Panel, Purpose, Values, encode_pretty, read
+from tuner.record import Limits, Outcome, Panel, Purpose, Values, encode_pretty, read
 from tuner.space import Recipe
-from tuner.store import Limits, Store, atomic_write
+from tuner.store import Store, atomic_write
 
 IDLE_ASKS = 200
 """Candidates in a row that were tried before, after which the sampler has nothing new to say."""
@@ -77,12 +77,16 @@ class Study:
         if baseline.status != "measured":
             said = baseline.failure.message if baseline.failure else "it was not measured"
             log = self.store.trial_folder(0) / "worker.log"
-            raise StudyFailed(f"the baseline, the untouched pipeline, has no result: {said} (see {log})")
+            raise StudyFailed(
+                f"the baseline, the untouched pipeline, has no result: {said} (see {log}); "
+                "the same command tries it again"
+            )
         if not self.ledger.repeats_of(baseline) and not self.repeat(baseline):
             raise StudyFailed("the baseline was measured once and failed in a second process; run the command again")
         while self.can_repeat_baseline() and self.repeat(baseline):
             pass
         self.tell_noise()
+        self.tell_noise_floor()
         for own in self.ledger.allowed():
             self.display.note(f"the untouched pipeline itself has {own.count_per_step:g} {own.kind} a step: allowed")
         if self.is_over():
@@ -110,6 +114,12 @@ class Study:
             self.display.note(f"{said}; does something else run on it?")
         else:
             self.display.note(f"timing noise: {spread} (coefficient of variation)")
+
+    def tell_noise_floor(self) -> None:
+        """Say why it is not known, if it is not."""
+        if self.ledger.quality_floor is None:
+            lacks = "; ".join(lack for noise in self.ledger.noise_floors() for lack in noise.lacks)
+            self.display.note(f"by how much rounding alone moves the score is not known: {lacks or 'nothing to vary'}")
 
     def try_recipe(self, recipe: Recipe) -> None:
         """An expert's configuration, unless it was tried before or is invalid here."""
@@ -215,7 +225,10 @@ class Study:
         """Write best_config.json, first without the finalists' other metrics, and tidy the folder."""
         finalists = [chosen, *self.ledger.front()]
         atomic_write(self.best_config, encode_pretty(self.result(chosen, None)))
+        self.display.task("finalists", "judge")
+        started = time.monotonic()
         panel = finalists_panel(self.ledger, finalists)
+        self.ledger.panel_s = time.monotonic() - started
         best = self.result(chosen, panel)
         atomic_write(self.best_config, encode_pretty(best))
         self.ledger.show_result(chosen, finalists)
@@ -374,7 +387,7 @@ class Study:
             times = f"{gain.value:.2f}x the baseline's throughput [{gain.low:.2f}, {gain.high:.2f}]"
             verdict = f"trial {chosen}, {times}: {configuration}"
         elif len(self.ledger.outcomes) == 1:
-            verdict = "the baseline: there was no time to try anything else, give a longer --budget"
+            verdict = "the baseline: nothing else was tried"
         elif front.meets_target(self.ledger.settled(best)):
             verdict = "the baseline: no other configuration was both as good and surely cheaper"
         else:
@@ -392,4 +405,4 @@ class Study:
     def in_floors(self) -> str:
         """The tolerance in units of what rounding alone does, where that is anything."""
         floor = self.ledger.quality_floor
-        return f" ({self.ledger.tolerance / floor:.3g} times what rounding moves it by)" if floor > 0 else ""
+        return f" ({self.ledger.tolerance / floor:.3g} times what rounding moves it by)" if floor else ""
