@@ -3,6 +3,7 @@ tried again, and how the baseline's processes become the timing noise."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -400,6 +401,27 @@ def test_a_choice_that_turns_out_dearer_makes_room_for_the_next(
     assert {**first[0][0], "steps": first[0][1]}.items() - best.chosen.values.items(), "another is chosen"
     cheaper = [point for point in best.front if point.cost_usd_per_1000_images < best.chosen.cost_usd_per_1000_images]
     assert not [point for point in cheaper if point.quality_difference.low >= -best.quality_tolerance]
+
+
+def test_a_gain_that_stays_in_doubt_is_told_and_how_to_resolve_it(
+    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = workers.seconds
+    monkeypatch.setattr(study, "MOST_BASELINES", 2)
+    monkeypatch.setattr(Study, "can_confirm", lambda *_: False)  # no time but for the first two turns
+    monkeypatch.setattr(Study, "seconds_left", lambda _: 0.0)
+    monkeypatch.setattr(Study, "search_until", lambda _: float("inf"))
+
+    def noisy(job: Job, point: Point) -> float:
+        return honest(job, point) * (1.0 if point.score or len(workers.jobs) % 4 else 5.0)
+
+    monkeypatch.setattr(workers, "seconds", noisy)
+    best = bench.run(trials=8)
+    assert best.chosen.trial == 0
+    assert any("which is not surely more" in note for note in bench.told.notes)
+    with bench.study(trials=8) as found:
+        told = found.conclusion(0)
+    assert re.search(r"surely cheaper; trial \d+ had [\d.]+x .* \[0\.\d+, .*\]: a longer --budget measures it", told)
 
 
 def test_a_finished_study_measures_nothing_until_it_is_given_more(bench: Bench, workers: Workers) -> None:

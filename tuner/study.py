@@ -13,7 +13,7 @@ from tuner.errors import BadInput, StudyFailed
 from tuner.export import BestConfig
 from tuner.finalists import examine as finalists_panel
 from tuner.ledger import CONFIRMATIONS, Ledger, was_throttled
-from tuner.record import Limits, Outcome, Panel, Purpose, Values, encode_pretty, read
+from tuner.record import Estimate, Limits, Outcome, Panel, Purpose, Values, encode_pretty, read
 from tuner.space import Recipe
 from tuner.store import Store, atomic_write
 
@@ -189,7 +189,8 @@ class Study:
         if not front.meets_target(self.ledger.settled(candidate)):
             self.display.note(f"trial {candidate.number}: it missed the latency target when it was measured again")
         elif not self.ledger.is_confirmed(candidate):
-            self.display.note(f"trial {candidate.number}: its gain did not hold when it was measured again")
+            gain = gain_text(self.ledger.speed_up(candidate))
+            self.display.note(f"trial {candidate.number}: measured again it had {gain}, which is not surely more")
 
     def tell_prediction(self, candidate: Outcome) -> None:
         """Say how well a predicted latency held, once it was measured."""
@@ -384,12 +385,11 @@ class Study:
         gain = self.ledger.speed_up(best)
         configuration = report.label(self.space.changed(best.values))
         if chosen:
-            times = f"{gain.value:.2f}x the baseline's throughput [{gain.low:.2f}, {gain.high:.2f}]"
-            verdict = f"trial {chosen}, {times}: {configuration}"
+            verdict = f"trial {chosen}, {gain_text(gain)}: {configuration}"
         elif len(self.ledger.outcomes) == 1:
             verdict = "the baseline: nothing else was tried"
         elif front.meets_target(self.ledger.settled(best)):
-            verdict = "the baseline: no other configuration was both as good and surely cheaper"
+            verdict = f"the baseline: no other configuration was both as good and surely cheaper{self.in_doubt()}"
         else:
             verdict = "the baseline, although it misses the latency target: nothing that meets it was as good"
         return "\n".join(
@@ -402,7 +402,20 @@ class Study:
             )
         )
 
+    def in_doubt(self) -> str:
+        """The first configuration that measuring again left in doubt, if more of it could tell."""
+        for candidate in self.by_preference():
+            gain, turns = self.ledger.speed_up(candidate), len(self.ledger.confirmations_of(candidate))
+            if 0 < turns < MOST_CONFIRMATIONS and gain.high > 1.0:
+                return f"; trial {candidate.number} had {gain_text(gain)}: a longer --budget measures it more often"
+        return ""
+
     def in_floors(self) -> str:
         """The tolerance in units of what rounding alone does, where that is anything."""
         floor = self.ledger.quality_floor
         return f" ({self.ledger.tolerance / floor:.3g} times what rounding moves it by)" if floor else ""
+
+
+def gain_text(gain: Estimate) -> str:
+    """A speed-up as the user is told of it."""
+    return f"{gain.value:.2f}x the baseline's throughput [{gain.low:.2f}, {gain.high:.2f}]"
