@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tuner import worker
-from tuner.record import Estimate, Memory, Point, Timing
+from tuner.record import Allowance, Estimate, GatePolicy, Memory, Point, Timing, Verdict
 from tuner.trace import dynamo
 
 
@@ -26,7 +26,7 @@ def test_compiling_is_what_the_first_call_takes_longer_than_a_warm_one_of_the_sa
     monkeypatch.setattr(worker.Bench, "caller", lambda *_: lambda: time.sleep(next(seconds)))
     job: Any = SimpleNamespace(
         environment=SimpleNamespace(device="cpu"), reference=None, points=(None,), model=None, trace=False, probe=False,
-        build={"precision.dtype": "float32"},
+        is_baseline=False, build={"precision.dtype": "float32"},
     )  # fmt: skip
     channel: Any = SimpleNamespace(enter=lambda *_: None)
     build = worker.Bench(job, channel).build(Path())
@@ -42,13 +42,13 @@ def test_on_a_gpu_what_is_measured_is_timed_before_the_profiler_runs(monkeypatch
     monkeypatch.setattr(worker.telemetry.Nvml, "of_torch", lambda: None)
     monkeypatch.setattr(dynamo, "start_compile_log", lambda: log)
     monkeypatch.setattr(worker.Bench, "caller", lambda *_: lambda: None)
-    monkeypatch.setattr(worker.Bench, "trace", lambda *_: (None, None))
+    monkeypatch.setattr(worker.Bench, "trace", lambda *_, **__: (None, None))
     monkeypatch.setattr(worker.Bench, "quality", lambda *_: None)
     points = tuple(Point(index=index, folder="", steps=steps, batch=1, predict=steps == 10)
                    for index, steps in enumerate((28, 6, 10)))  # fmt: skip
     job: Any = SimpleNamespace(
         environment=SimpleNamespace(device="cuda"), points=points, model=None, trace=True, probe=False,
-        build={"precision.dtype": "bfloat16"}, workload=SimpleNamespace(latency_target_s=None),
+        is_baseline=True, build={"precision.dtype": "bfloat16"}, workload=SimpleNamespace(latency_target_s=None),
     )  # fmt: skip
     channel: Any = SimpleNamespace(enter=lambda stage, index=None: seen.append((stage, index)))
     bench = worker.Bench(job, channel)
@@ -73,3 +73,69 @@ def test_on_a_gpu_what_is_measured_is_timed_before_the_profiler_runs(monkeypatch
     before = seen[: seen.index(("trace", None))]
     assert [index for stage, index in before if stage == "time"] == [0, 1, 2], "with one known nothing is predicted"
     assert [index for stage, index in seen[len(before) :] if stage == "time"] == [1], "which is said again to fail"
+
+
+@pytest.mark.parametrize("status", ["rejected", "clean", "fails"])
+def test_where_a_break_rejects_inductor_is_asked_only_if_the_gate_lets_the_pieces_pass(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: Any
+) -> None:
+    torch = pytest.importorskip("torch")
+    asked: list[str] = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        asked.append("inductor")
+        return graph.forward
+
+    @torch.compile(backend=backend)  # type: ignore[untyped-decorator]
+    def breaks(x: Any) -> Any:
+        x = x + 1
+        torch._dynamo.graph_break()
+        return x * 2
+
+    def trace(*_: Any, **__: Any) -> tuple[Any, Verdict]:
+        if status == "fails" and not asked:
+            raise RuntimeError("out of memory, operator by operator")
+        (tmp_path / f"denoise.{len(asked)}.pt.trace.json.gz").touch()
+        return None, Verdict(status=status if not asked else "clean")
+
+    stages: list[str] = []
+    monkeypatch.setattr(worker.pipeline, "load", lambda *_: None)
+    monkeypatch.setattr(worker, "apply_knobs", lambda *_: {})
+    monkeypatch.setattr(worker.Bench, "caller", lambda *_: lambda: breaks(torch.ones(2)))
+    monkeypatch.setattr(worker.Bench, "trace", trace)
+    job: Any = SimpleNamespace(
+        environment=SimpleNamespace(device="cpu"), reference=None, points=(None,), model=None, trace=True, probe=False,
+        is_baseline=False, gate=GatePolicy(), allowed=(), build={"precision.dtype": "float32"},
+    )  # fmt: skip
+    channel: Any = SimpleNamespace(enter=lambda stage, *_: stages.append(stage))
+    build = worker.Bench(job, channel).build(tmp_path)
+    assert build.verdict is not None
+    traces = [file.name for file in tmp_path.iterdir()]
+    if status == "rejected":
+        assert (build.verdict.status, asked) == ("rejected", [])
+        assert "inductor" in build.verdict.skipped[-1]
+        assert traces == ["denoise.0.pt.trace.json.gz"]
+        assert stages == ["load", "apply", "compile", "trace"]
+    else:
+        assert build.verdict.status == "clean"
+        assert asked == ["inductor"] * 2, "for either piece, once"
+        assert traces == ["denoise.2.pt.trace.json.gz"], "of what is measured"
+        assert stages[-3:] == ["compile", "warm up", "trace"]
+
+
+@pytest.mark.parametrize(
+    "tolerance",
+    [
+        {"gate": GatePolicy(count_per_step={"graph break": 1.0})},
+        {"gate": GatePolicy(max_idle_ms_per_step=0.5)},
+        {"allowed": (Allowance(kind="graph break", count_per_step=1, knob="untouched pipeline"),)},
+        {"is_baseline": True},
+        {"trace": False},
+    ],
+)
+def test_a_break_that_may_be_tolerated_is_compiled_and_measured(tolerance: dict[str, Any]) -> None:
+    strict = {"gate": GatePolicy(), "allowed": (), "is_baseline": False, "trace": True, "build": {}}
+    environment = SimpleNamespace(device="cpu")
+    for settings, rejects in ((strict, True), ({**strict, **tolerance}, False)):
+        job: Any = SimpleNamespace(environment=environment, **settings)
+        assert worker.Bench(job, channel=None).breaks_reject() is rejects  # type: ignore[arg-type]

@@ -164,9 +164,14 @@ class Bench:
         apply_s = clock.lap()
         self.channel.enter("compile")
         call = self.caller(first)
-        call()
+        rejected = self.first_call(call, first, folder)
         self.clock.wait()
         first_call_s = clock.lap()
+        if rejected is not None:
+            return Build(
+                changes=changes, load_s=load_s, apply_s=apply_s, first_call_s=first_call_s, trace=rejected[0],
+                verdict=rejected[1],
+            )  # fmt: skip
         self.channel.enter("warm up")
         warmed_up = warm_up(call, self.clock, self.graphs)
         assert warmed_up.last_call_s is not None
@@ -176,8 +181,7 @@ class Bench:
             if self.cuda:
                 self.time_ahead()
             self.channel.enter("trace")
-            self.profiled = self.cuda
-            summary, verdict = self.trace(first, folder)
+            summary, verdict = self.trace(first, folder, asks_for_graphs=replays_cuda_graphs(job.build))
         found = None
         if job.probe:
             self.channel.enter("probe")
@@ -187,16 +191,61 @@ class Bench:
             trace=summary, verdict=verdict, roofline=found,
         )  # fmt: skip
 
-    def trace(self, point: Point, folder: Path) -> tuple[TraceSummary, Verdict]:
+    def first_call(self, call: Callable[[], object], point: Point, folder: Path) -> tuple[TraceSummary, Verdict] | None:
+        """Make the call that compiles. Where the gate rejects a graph that breaks, dynamo looks for breaks first, and
+        what the gate makes of the pieces comes back: inductor, which takes minutes of a large model, is not asked."""
+        from tuner.trace import dynamo
+
+        if not self.breaks_reject():
+            call()
+        elif dynamo.breaks(call):
+            found = self.trace_pieces(call, point, folder)
+            if found is not None and found[1].status == "rejected":
+                return found
+            for useless in folder.glob("denoise.*"):
+                useless.unlink()
+            self.channel.enter("compile")
+            self.compile_log = dynamo.start_compile_log()
+            call()
+        return None
+
+    def trace_pieces(
+        self, call: Callable[[], object], point: Point, folder: Path
+    ) -> tuple[TraceSummary, Verdict] | None:
+        """What the gate makes of a graph's pieces, each run operator by operator; None where that fails: it can take
+        more memory than compiled code."""
+        from tuner.trace import dynamo
+
+        try:
+            with dynamo.without_inductor() as self.compile_log:
+                warm_up(call, self.clock, self.graphs)
+                self.channel.enter("trace")
+                summary, verdict = self.trace(point, folder, asks_for_graphs=False)
+        except Exception as error:
+            traceback.print_exception(error)
+            return None
+        skipped = (*verdict.skipped, "what inductor makes of it: the graph breaks, so it was not asked")
+        return summary, msgspec.structs.replace(verdict, skipped=skipped)
+
+    def breaks_reject(self) -> bool:
+        """Whether any graph break is one too many."""
+        job = self.job
+        if job.is_baseline or not job.trace:
+            return False
+        tolerated = {*job.gate.count_per_step, *(a.kind for a in (*allowances(job.build), *job.allowed))}
+        return "graph break" not in tolerated and job.gate.max_idle_ms_per_step == 0
+
+    def trace(self, point: Point, folder: Path, *, asks_for_graphs: bool) -> tuple[TraceSummary, Verdict]:
         """Three profiled denoising steps and what the gate makes of them; a rejection gets its source lines."""
         from tuner.trace import capture, gate, read
         from tuner.trace.summary import summarise
 
+        self.profiled = self.cuda
         job, call = self.job, partial(self.draw_steps, point)
         trace = read.load(capture.capture(call, self.pipe.scheduler, folder, "denoise"))
         verdict = gate.judge(
             trace, self.compile_log.read(), (*allowances(job.build), *job.allowed), job.environment.device, job.gate,
-            asks_for_graphs=replays_cuda_graphs(job.build),
+            asks_for_graphs=asks_for_graphs,
         )  # fmt: skip
         if any(not finding.source for finding in verdict.undeclared()):
             with tempfile.TemporaryDirectory() as scratch:

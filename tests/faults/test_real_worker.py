@@ -17,7 +17,7 @@ from faults.harness import MARK, SPACE, end, marked, wait_until
 from faults.sabotaged_tune import WORKER
 
 from tuner import environment, pipeline, runner, space_file
-from tuner.record import Failure, Job, Message, Point, PointDone, PointFailed, Value, WorkerFailed, encode
+from tuner.record import BuildDone, Failure, Job, Message, Point, PointDone, PointFailed, Value, WorkerFailed, encode
 from tuner.space import build_values
 
 PARENT = """
@@ -44,7 +44,7 @@ def mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def make_job(tmp_path: Path, tiny_pipeline: Path, tiny_scorer: Path) -> Callable[..., Job]:
     """One build of the tiny pipeline, or of a copy with other weights, and one point to measure on it."""
 
-    def make(model: Path = tiny_pipeline, pixels: int = 32, **build: Value) -> Job:
+    def make(model: Path = tiny_pipeline, pixels: int = 32, trace: bool = False, **build: Value) -> Job:
         here = environment.detect("cpu")
         found, kind = pipeline.resolve(str(model), None, str(tiny_scorer))
         known = space_file.load(SPACE, kind, here)
@@ -56,7 +56,7 @@ def make_job(tmp_path: Path, tiny_pipeline: Path, tiny_scorer: Path) -> Callable
             build=build_values(known.candidate(different)),
             points=(Point(index=0, folder=str(tmp_path / "trial"), steps=2, batch=1),),
             allowance_s=0.1,
-            trace=False,
+            trace=trace,
         )
 
     return make
@@ -74,6 +74,20 @@ def failure(heard: list[Message]) -> Failure:
     assert len(failures) == 1, heard
     assert isinstance(heard[-1], (PointFailed, WorkerFailed))
     return failures[0]
+
+
+def test_a_graph_that_breaks_is_rejected_at_its_line_and_inductor_is_not_asked(
+    make_job: Callable[..., Job], tmp_path: Path, mark: str
+) -> None:
+    job = make_job(trace=True, compile__scope="full", cache__kind="first-block", cache__threshold=0.1)
+    (done,) = [message for message in run(job, tmp_path) if isinstance(message, BuildDone)]
+    assert done.build.verdict is not None
+    assert done.build.verdict.status == "rejected"
+    (finding,) = done.build.verdict.undeclared()
+    assert (finding.kind, finding.source.partition(":")[0]) == ("graph break", "diffusers/hooks/first_block_cache.py")
+    assert finding.count == finding.count_per_step * 3 > 0
+    assert len(list((tmp_path / "trial").glob("denoise.*.pt.trace.json.gz"))) == 1
+    assert not list((tmp_path / "cache").rglob("*.so")), "compiled"
 
 
 def spoil(model: Path, folder: Path, change: Callable[[str, object], object]) -> Path:

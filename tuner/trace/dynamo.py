@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch._dynamo import utils
+from torch._dynamo.exc import Unsupported
 
 from tuner.trace import sources
 from tuner.trace.compile_log import Compilation, CompileLog, GraphBreak
@@ -65,6 +68,29 @@ def start_compile_log() -> CompileListener:
     utils.set_compilation_metrics_limit(_METRICS_KEPT)  # the default, 64, is fewer than a large pipeline compiles
     utils.clear_compilation_metrics()
     return CompileListener(_listen_for_skips())
+
+
+def breaks(call: Callable[[], object]) -> bool:
+    """Make the call that compiles. True when a graph broke in it: dynamo ends the call there, before it has compiled
+    the piece so far."""
+    try:
+        with torch._dynamo.error_on_graph_break(True):
+            call()
+    except Unsupported:
+        return True
+    return False
+
+
+@contextmanager
+def without_inductor() -> Iterator[CompileListener]:
+    """Forget everything compiled so far; what is compiled in here dynamo cuts into its graphs, and these run operator
+    by operator. It is forgotten at the end."""
+    torch._dynamo.reset()
+    try:
+        with torch.compiler.set_stance("default", force_backend="eager"):
+            yield start_compile_log()
+    finally:
+        torch._dynamo.reset()
 
 
 def _listen_for_skips() -> _Messages:
