@@ -75,33 +75,36 @@ def test_on_a_gpu_what_is_measured_is_timed_before_the_profiler_runs(monkeypatch
     assert [index for stage, index in seen[len(before) :] if stage == "time"] == [1], "which is said again to fail"
 
 
-@pytest.mark.parametrize("status", ["rejected", "clean", "fails"])
+@pytest.mark.parametrize("case", ["rejected", "clean", "pieces fail", "elsewhere"])
 def test_where_a_break_rejects_inductor_is_asked_only_if_the_gate_lets_the_pieces_pass(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: Any
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, case: str
 ) -> None:
     torch = pytest.importorskip("torch")
     asked: list[str] = []
+
+    class Breaks(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            x = x + 1
+            torch._dynamo.graph_break()
+            if case == "pieces fail" and not asked:
+                raise RuntimeError("out of memory, operator by operator")
+            return x * 2
 
     def backend(graph: Any, _: Any) -> Any:
         asked.append("inductor")
         return graph.forward
 
-    @torch.compile(backend=backend)  # type: ignore[untyped-decorator]
-    def breaks(x: Any) -> Any:
-        x = x + 1
-        torch._dynamo.graph_break()
-        return x * 2
-
     def trace(*_: Any, **__: Any) -> tuple[Any, Verdict]:
-        if status == "fails" and not asked:
-            raise RuntimeError("out of memory, operator by operator")
         (tmp_path / f"denoise.{len(asked)}.pt.trace.json.gz").touch()
-        return None, Verdict(status=status if not asked else "clean")
+        return None, Verdict(status="clean" if asked or case == "clean" else "rejected")
 
+    module = Breaks()
+    module.compile(backend=backend)
+    pipe = SimpleNamespace(**{"vae" if case == "elsewhere" else "transformer": module})
     stages: list[str] = []
-    monkeypatch.setattr(worker.pipeline, "load", lambda *_: None)
+    monkeypatch.setattr(worker.pipeline, "load", lambda *_: pipe)
     monkeypatch.setattr(worker, "apply_knobs", lambda *_: {})
-    monkeypatch.setattr(worker.Bench, "caller", lambda *_: lambda: breaks(torch.ones(2)))
+    monkeypatch.setattr(worker.Bench, "caller", lambda *_: lambda: module(torch.ones(2)))
     monkeypatch.setattr(worker.Bench, "trace", trace)
     job: Any = SimpleNamespace(
         environment=SimpleNamespace(device="cpu"), reference=None, points=(None,), model=None, trace=True, probe=False,
@@ -111,7 +114,7 @@ def test_where_a_break_rejects_inductor_is_asked_only_if_the_gate_lets_the_piece
     build = worker.Bench(job, channel).build(tmp_path)
     assert build.verdict is not None
     traces = [file.name for file in tmp_path.iterdir()]
-    if status == "rejected":
+    if case == "rejected":
         assert (build.verdict.status, asked) == ("rejected", [])
         assert "inductor" in build.verdict.skipped[-1]
         assert traces == ["denoise.0.pt.trace.json.gz"]

@@ -31,6 +31,7 @@ from tuner.components import time_components
 from tuner.errors import Unavailable
 from tuner.intervals import SURE_SAMPLES, median_interval
 from tuner.knobs import NoEffect, allowances, apply_knobs, call_arguments
+from tuner.knobs.base import denoisers
 from tuner.knobs.graphs import replays_cuda_graphs
 from tuner.measure import Clock, CudaClock, Throttled, measure, warm_up
 from tuner.quality.guards import InvalidPicture
@@ -192,38 +193,42 @@ class Bench:
         )  # fmt: skip
 
     def first_call(self, call: Callable[[], object], point: Point, folder: Path) -> tuple[TraceSummary, Verdict] | None:
-        """Make the call that compiles. Where the gate rejects a graph that breaks, dynamo looks for breaks first, and
-        what the gate makes of the pieces comes back: inductor, which takes minutes of a large model, is not asked."""
+        """Make the call that compiles. Where a break in the steps would reject the configuration dynamo looks for one
+        first, and what the gate makes of the pieces comes back: inductor, which takes minutes of a large model, is not
+        asked."""
         from tuner.trace import dynamo
 
         if not self.breaks_reject():
             call()
-        elif dynamo.breaks(call):
+            return None
+        broke = dynamo.first_break(call, denoisers(self.pipe))
+        if broke == "inside":
             found = self.trace_pieces(call, point, folder)
             if found is not None and found[1].status == "rejected":
                 return found
+        if broke != "nowhere":
             for useless in folder.glob("denoise.*"):
                 useless.unlink()
             self.channel.enter("compile")
-            self.compile_log = dynamo.start_compile_log()
+            self.compile_log = dynamo.start_afresh()
             call()
         return None
 
     def trace_pieces(
         self, call: Callable[[], object], point: Point, folder: Path
     ) -> tuple[TraceSummary, Verdict] | None:
-        """What the gate makes of a graph's pieces, each run operator by operator; None where that fails: it can take
-        more memory than compiled code."""
+        """What the gate makes of a graph's pieces, each run operator by operator; None where they do not run: they may
+        take more memory than compiled code."""
         from tuner.trace import dynamo
 
-        try:
-            with dynamo.without_inductor() as self.compile_log:
+        with dynamo.without_inductor() as self.compile_log:
+            try:
                 warm_up(call, self.clock, self.graphs)
-                self.channel.enter("trace")
-                summary, verdict = self.trace(point, folder, asks_for_graphs=False)
-        except Exception as error:
-            traceback.print_exception(error)
-            return None
+            except Exception as error:
+                traceback.print_exception(error)
+                return None
+            self.channel.enter("trace")
+            summary, verdict = self.trace(point, folder, asks_for_graphs=False)
         skipped = (*verdict.skipped, "what inductor makes of it: the graph breaks, so it was not asked")
         return summary, msgspec.structs.replace(verdict, skipped=skipped)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch._dynamo import utils
@@ -70,27 +71,29 @@ def start_compile_log() -> CompileListener:
     return CompileListener(_listen_for_skips())
 
 
-def breaks(call: Callable[[], object]) -> bool:
-    """Make the call that compiles. True when a graph broke in it: dynamo ends the call there, before it has compiled
-    the piece so far."""
+def first_break(call: Callable[[], object], modules: Sequence[object]) -> Literal["nowhere", "inside", "elsewhere"]:
+    """Make the call that compiles. Where a graph breaks in it dynamo ends the call, before it compiles the piece so
+    far; the answer is whether that was in a call of one of the `modules`."""
     try:
         with torch._dynamo.error_on_graph_break(True):
             call()
-    except Unsupported:
-        return True
-    return False
+    except Unsupported as error:
+        callers = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        return "inside" if any(caller is module for caller in callers for module in modules) else "elsewhere"
+    return "nowhere"
+
+
+def start_afresh() -> CompileListener:
+    """Forget the compiled code too, and listen to how it is made again."""
+    torch._dynamo.reset()
+    return start_compile_log()
 
 
 @contextmanager
 def without_inductor() -> Iterator[CompileListener]:
-    """Forget everything compiled so far; what is compiled in here dynamo cuts into its graphs, and these run operator
-    by operator. It is forgotten at the end."""
-    torch._dynamo.reset()
-    try:
-        with torch.compiler.set_stance("default", force_backend="eager"):
-            yield start_compile_log()
-    finally:
-        torch._dynamo.reset()
+    """Start afresh; in here dynamo cuts what is compiled into its graphs, and these run operator by operator."""
+    with torch.compiler.set_stance("default", force_backend="eager"):
+        yield start_afresh()
 
 
 def _listen_for_skips() -> _Messages:
