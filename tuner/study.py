@@ -190,7 +190,9 @@ class Study:
             self.display.note(f"trial {candidate.number}: it missed the latency target when it was measured again")
         elif not self.ledger.is_confirmed(candidate):
             gain = gain_text(self.ledger.speed_up(candidate))
-            self.display.note(f"trial {candidate.number}: measured again it had {gain}, which is not surely more")
+            was_repeated = len(self.ledger.confirmations_of(candidate)) >= CONFIRMATIONS
+            said = f"measured again it had {gain}, which is not surely more"
+            self.display.note(f"trial {candidate.number}: {said if was_repeated else 'it could not be measured again'}")
 
     def tell_prediction(self, candidate: Outcome) -> None:
         """Say how well a predicted latency held, once it was measured."""
@@ -405,8 +407,10 @@ class Study:
     def in_doubt(self) -> str:
         """The first configuration that measuring again left in doubt, if more of it could tell."""
         for candidate in self.by_preference():
+            if candidate.number == self.ledger.baseline.number:
+                break
             gain, turns = self.ledger.speed_up(candidate), len(self.ledger.confirmations_of(candidate))
-            if 0 < turns < MOST_CONFIRMATIONS and gain.high > 1.0:
+            if CONFIRMATIONS <= turns < MOST_CONFIRMATIONS and gain.low <= 1.0 < gain.high:
                 return f"; trial {candidate.number} had {gain_text(gain)}: a longer --budget measures it more often"
         return ""
 

@@ -27,11 +27,10 @@ import msgspec
 import psutil
 
 from tuner import pipeline, prediction, roofline, telemetry
-from tuner.components import time_components
+from tuner.components import calls_replaced, denoisers, time_components
 from tuner.errors import Unavailable
 from tuner.intervals import SURE_SAMPLES, median_interval
 from tuner.knobs import NoEffect, allowances, apply_knobs, call_arguments
-from tuner.knobs.base import denoisers
 from tuner.knobs.graphs import replays_cuda_graphs
 from tuner.measure import Clock, CudaClock, Throttled, measure, warm_up
 from tuner.quality.guards import InvalidPicture
@@ -201,41 +200,55 @@ class Bench:
         if not self.breaks_reject():
             call()
             return None
-        broke = dynamo.first_break(call, denoisers(self.pipe))
-        if broke == "inside":
-            found = self.trace_pieces(call, point, folder)
-            if found is not None and found[1].status == "rejected":
-                return found
-        if broke != "nowhere":
-            for useless in folder.glob("denoise.*"):
-                useless.unlink()
+        breaks = False
+        try:
+            with calls_replaced(denoisers(self.pipe), dynamo.strict):
+                call()
+        except dynamo.BREAKS:
+            breaks = True  # and on from outside: the exception holds all that the call had drawn
+        if not breaks:
+            return None
+        found = self.trace_pieces(point, folder)
+        if found is None or found[1].status == "clean":
             self.channel.enter("compile")
             self.compile_log = dynamo.start_afresh()
             call()
-        return None
+            return None
+        return found
 
-    def trace_pieces(
-        self, call: Callable[[], object], point: Point, folder: Path
-    ) -> tuple[TraceSummary, Verdict] | None:
-        """What the gate makes of a graph's pieces, each run operator by operator; None where they do not run: they may
-        take more memory than compiled code."""
-        from tuner.trace import dynamo
+    def trace_pieces(self, point: Point, folder: Path) -> tuple[TraceSummary, Verdict] | None:
+        """What the gate makes of a graph's pieces, each run operator by operator. None where they do not run (they may
+        take more memory than compiled code) or where no break is left to reject them for."""
+        from tuner.trace import capture, dynamo, sources
+
+        def draw() -> object:
+            self.channel.send(Alive())
+            return self.draw_steps(point, capture.STEPS)
 
         with dynamo.without_inductor() as self.compile_log:
             try:
-                warm_up(call, self.clock, self.graphs)
+                warm_up(draw, self.clock, self.graphs)
             except Exception as error:
                 traceback.print_exception(error)
                 return None
+            if all(sources.is_beside_denoiser(found.source) for found in self.compile_log.read().breaks):
+                return None
             self.channel.enter("trace")
             summary, verdict = self.trace(point, folder, asks_for_graphs=False)
+        # Neither prices nor waits are those of compiled code.
+        findings = tuple(
+            msgspec.structs.replace(finding, idle_ms_per_step=None)
+            for finding in verdict.findings
+            if finding.kind in ("graph break", "recompile")
+        )
         skipped = (*verdict.skipped, "what inductor makes of it: the graph breaks, so it was not asked")
-        return summary, msgspec.structs.replace(verdict, skipped=skipped)
+        return summary, msgspec.structs.replace(verdict, findings=findings, skipped=skipped)
 
     def breaks_reject(self) -> bool:
         """Whether any graph break is one too many."""
         job = self.job
-        if job.is_baseline or not job.trace:
+        outlives_reset = job.build.get("graphs.denoiser")  # captured by hand, where dynamo cannot forget it
+        if job.is_baseline or not job.trace or outlives_reset:
             return False
         tolerated = {*job.gate.count_per_step, *(a.kind for a in (*allowances(job.build), *job.allowed))}
         return "graph break" not in tolerated and job.gate.max_idle_ms_per_step == 0

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch._dynamo import utils
-from torch._dynamo.exc import Unsupported
+from torch._dynamo.exc import Unsupported, UserError
 
 from tuner.trace import sources
 from tuner.trace.compile_log import Compilation, CompileLog, GraphBreak
+
+BREAKS = (Unsupported, UserError)
+"""What dynamo raises where a graph breaks that must not."""
 
 _METRICS_KEPT = 4096
 _CUDAGRAPHS_LOGGER = "torch._inductor.cudagraph_utils.__cudagraphs"
@@ -71,21 +74,20 @@ def start_compile_log() -> CompileListener:
     return CompileListener(_listen_for_skips())
 
 
-def first_break(call: Callable[[], object], modules: Sequence[object]) -> Literal["nowhere", "inside", "elsewhere"]:
-    """Make the call that compiles. Where a graph breaks in it dynamo ends the call, before it compiles the piece so
-    far; the answer is whether that was in a call of one of the `modules`."""
-    try:
+def strict(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function in whose calls a graph that breaks raises one of BREAKS, before dynamo compiles the piece so far."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
         with torch._dynamo.error_on_graph_break(True):
-            call()
-    except Unsupported as error:
-        callers = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
-        return "inside" if any(caller is module for caller in callers for module in modules) else "elsewhere"
-    return "nowhere"
+            return function(*arguments, **named)
+
+    return call
 
 
 def start_afresh() -> CompileListener:
     """Forget the compiled code too, and listen to how it is made again."""
     torch._dynamo.reset()
+    gc.collect()  # a call that was broken off may have left its tensors in a cycle
     return start_compile_log()
 
 
