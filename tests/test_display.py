@@ -103,7 +103,7 @@ POINT = FrontPoint(
 
 def play(shown: Display) -> None:
     """A short study with an event of every kind."""
-    shown.started("demo [bold]", Path("traces/demo"), LIMITS, ["fp8 left the space"])
+    shown.started("demo [bold]", Path("traces/demo"), LIMITS, ["fp8 left the space"], 0.0, [])
     shown.trial_started(0, "baseline", {}, 1)
     shown.stage("load")
     shown.stage("time")
@@ -180,12 +180,19 @@ def test_a_trial_is_named_by_what_differs_from_the_baseline() -> None:
     assert lines_of(stream)[0].endswith(" | steps=4")
 
 
-def test_what_is_no_trial_is_told_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def talkative(monkeypatch: pytest.MonkeyPatch) -> tuple[io.StringIO, PlainDisplay]:
+    """A display in a trial that soon has something to say, and what it says."""
     monkeypatch.setattr(display, "NOTABLE_S", 0.05)
     stream = io.StringIO()
     shown = PlainDisplay(stream, BASELINE, heartbeat_s=0.04)
-    shown.started("demo", Path("x"), LIMITS, [])
+    shown.started("demo", Path("x"), LIMITS, [], 0.0, [])
     shown.trial_started(3, "search", {}, 1)
+    return stream, shown
+
+
+def test_what_is_no_trial_is_told_as_well(talkative: tuple[io.StringIO, PlainDisplay]) -> None:
+    stream, shown = talkative
     shown.task("finalists", "judge")
     time.sleep(0.15)
     shown.closed()
@@ -209,12 +216,8 @@ def test_progress_counts_trials_over_all_runs_and_no_repetitions() -> None:
     assert "finalists\n" in text.replace(" ", "") and "judge 0 s" in text
 
 
-def test_notable_stages_and_silence_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(display, "NOTABLE_S", 0.05)
-    stream = io.StringIO()
-    shown = PlainDisplay(stream, BASELINE, heartbeat_s=0.04)
-    shown.started("demo", Path("x"), LIMITS, [])
-    shown.trial_started(3, "search", {}, 1)
+def test_notable_stages_and_silence_are_told(talkative: tuple[io.StringIO, PlainDisplay]) -> None:
+    stream, shown = talkative
     shown.stage("load")
     shown.stage("compile")
     time.sleep(0.15)
@@ -345,7 +348,7 @@ from tuner.display import make_display
 from tuner.record import Limits
 shown = make_display(sys.stdout, {{}})
 try:
-    shown.started("demo", Path("x"), Limits(budget_s=60.0, max_trials=None), [])
+    shown.started("demo", Path("x"), Limits(budget_s=60.0, max_trials=None), [], 0.0, [])
     shown.trial_started(0, "baseline", {{}}, 1)
     shown.stage("asleep")
     time.sleep(20)

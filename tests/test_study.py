@@ -155,11 +155,11 @@ class Bench:
             price=Price(usd_per_hour=3.6, source="here"),
         )
         with Store(self.folder / "study", request) as store:
-            yield Study(store, Limits(budget_s=budget_s, max_trials=trials), Told())  # type: ignore[arg-type]
+            self.told: Any = Told()
+            yield Study(store, Limits(budget_s=budget_s, max_trials=trials), self.told)
 
     def run(self, *settings: str, **limits: Any) -> BestConfig:
         with self.study(*settings, **limits) as found:
-            self.told: Told = found.display  # type: ignore[assignment]
             return found.run()
 
     def outcomes(self) -> list[Outcome]:
@@ -352,7 +352,7 @@ def test_the_spread_of_the_baselines_processes_is_the_noise_of_the_study(bench: 
         assert noise is not None
         assert noise.processes == study.MOST_BASELINES
         assert noise.coefficient_of_variation == pytest.approx(0.00575, rel=0.05)
-        shown = found.display.notes  # type: ignore[attr-defined]
+        shown = bench.told.notes
         assert any(note.startswith("timing noise: 0.57% between 4 processes") for note in shown)
         other = next(outcome for outcome in found.ledger.outcomes.values() if outcome.number)
         gain = found.ledger.speed_up(other)
@@ -515,18 +515,19 @@ def test_the_marks_of_a_former_result_go_with_its_strips(
 
 def test_a_variation_that_was_drawn_late_counts_in_the_floor(bench: Bench, workers: Workers) -> None:
     bench.run(trials=3)
+    assert "by how much rounding alone moves the score is not known: nothing to vary" in bench.told.notes
     with bench.study() as found:
         assert found.ledger.quality_floor is None
-        assert "by how much rounding alone moves the score is not known: nothing to vary" in bench.told.notes
         found.ledger.record_noise_floor(NoiseFloor(axis=None, variations={}, lacks=("compiled: no compiler",)))
         assert found.ledger.quality_floor is None
         found.tell_noise_floor()
-        assert "compiled: no compiler" in found.display.notes[-1]  # type: ignore[attr-defined]
+        assert "compiled: no compiler" in bench.told.notes[-1]
         found.ledger.record_noise_floor(NoiseFloor(axis=0.3, variations={"compiled": "/folder"}))
         assert found.ledger.quality_floor == 0.3
     with bench.study() as again:
         assert again.ledger.quality_floor == 0.3
-        assert again.ledger.reference().floor == 0.3  # type: ignore[union-attr]
+        reference = again.ledger.reference()
+        assert reference is not None and reference.floor == 0.3
 
 
 def test_a_late_variation_that_cannot_be_drawn_is_told(bench: Bench, workers: Workers) -> None:
@@ -535,7 +536,7 @@ def test_a_late_variation_that_cannot_be_drawn_is_told(bench: Bench, workers: Wo
         attempt = Attempt(found.ledger, 0, [found.space.candidate({})], "baseline", None)
         attempt.settled.add(0)
         attempt.hear(WorkerFailed(failure=Failure(kind="timeout", stage="vary", message="took too long")))
-        assert found.display.notes[-1].endswith("could not be drawn: took too long")  # type: ignore[attr-defined]
+        assert bench.told.notes[-1].endswith("could not be drawn: took too long")
     assert len(bench.outcomes()) == 1
 
 

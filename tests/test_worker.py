@@ -148,4 +148,5 @@ def test_a_break_that_may_be_tolerated_is_compiled_and_measured(tolerance: dict[
     environment = SimpleNamespace(device="cpu")
     for settings, rejects in ((strict, True), ({**strict, **tolerance}, False)):
         job: Any = SimpleNamespace(environment=environment, **settings)
-        assert worker.Bench(job, channel=None).breaks_reject() is rejects  # type: ignore[arg-type]
+        channel: Any = None
+        assert worker.Bench(job, channel).breaks_reject() is rejects

@@ -42,8 +42,8 @@ class Display(Protocol):
     """What the study tells of itself, in the order in which it happens."""
 
     def started(
-        self, title: str, folder: Path, limits: Limits, notes: Sequence[str], spent_s: float = 0.0,
-        recorded: Sequence[Outcome] = (),
+        self, title: str, folder: Path, limits: Limits, notes: Sequence[str], spent_s: float,
+        recorded: Sequence[Outcome],
     ) -> None:  # fmt: skip
         """The study begins, or resumes with what it `recorded` before, for which it `spent_s` of its time."""
 
@@ -170,8 +170,8 @@ class PlainDisplay:
         self._ticker: threading.Thread | None = None
 
     def started(
-        self, title: str, folder: Path, limits: Limits, notes: Sequence[str], spent_s: float = 0.0,
-        recorded: Sequence[Outcome] = (),
+        self, title: str, folder: Path, limits: Limits, notes: Sequence[str], spent_s: float,
+        recorded: Sequence[Outcome],
     ) -> None:  # fmt: skip
         self._begin = time.monotonic()
         self._say(f"{title}: study folder {folder}, {_limits_text(limits)}")
@@ -284,8 +284,8 @@ class LiveDisplay:
         self._live: Live | None = None
 
     def started(
-        self, title: str, folder: Path, limits: Limits, notes: Sequence[str], spent_s: float = 0.0,
-        recorded: Sequence[Outcome] = (),
+        self, title: str, folder: Path, limits: Limits, notes: Sequence[str], spent_s: float,
+        recorded: Sequence[Outcome],
     ) -> None:  # fmt: skip
         self._begin = self._now() - spent_s
         self._limits = limits

@@ -188,11 +188,11 @@ class Study:
         self.tell_prediction(candidate)
         if not front.meets_target(self.ledger.settled(candidate)):
             self.display.note(f"trial {candidate.number}: it missed the latency target when it was measured again")
+        elif len(self.ledger.confirmations_of(candidate)) < CONFIRMATIONS:
+            self.display.note(f"trial {candidate.number}: it could not be measured again")
         elif not self.ledger.is_confirmed(candidate):
             gain = gain_text(self.ledger.speed_up(candidate))
-            was_repeated = len(self.ledger.confirmations_of(candidate)) >= CONFIRMATIONS
-            said = f"measured again it had {gain}, which is not surely more"
-            self.display.note(f"trial {candidate.number}: {said if was_repeated else 'it could not be measured again'}")
+            self.display.note(f"trial {candidate.number}: measured again it had {gain}, which is not surely more")
 
     def tell_prediction(self, candidate: Outcome) -> None:
         """Say how well a predicted latency held, once it was measured."""

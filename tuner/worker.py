@@ -200,21 +200,17 @@ class Bench:
         if not self.breaks_reject():
             call()
             return None
-        breaks = False
-        try:
-            with calls_replaced(denoisers(self.pipe), dynamo.strict):
-                call()
-        except dynamo.BREAKS:
-            breaks = True  # and on from outside: the exception holds all that the call had drawn
+        with calls_replaced(denoisers(self.pipe), dynamo.strict):
+            breaks = dynamo.breaks(call)
         if not breaks:
             return None
         found = self.trace_pieces(point, folder)
-        if found is None or found[1].status == "clean":
-            self.channel.enter("compile")
-            self.compile_log = dynamo.start_afresh()
-            call()
-            return None
-        return found
+        if found is not None and found[1].status != "clean":
+            return found
+        self.channel.enter("compile")
+        self.compile_log = dynamo.start_afresh()
+        call()
+        return None
 
     def trace_pieces(self, point: Point, folder: Path) -> tuple[TraceSummary, Verdict] | None:
         """What the gate makes of a graph's pieces, each run operator by operator. None where they do not run (they may

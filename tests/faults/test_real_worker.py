@@ -76,20 +76,6 @@ def failure(heard: list[Message]) -> Failure:
     return failures[0]
 
 
-def test_a_graph_that_breaks_is_rejected_at_its_line_and_inductor_is_not_asked(
-    make_job: Callable[..., Job], tmp_path: Path, mark: str
-) -> None:
-    job = make_job(trace=True, compile__scope="full", cache__kind="first-block", cache__threshold=0.1)
-    (done,) = [message for message in run(job, tmp_path) if isinstance(message, BuildDone)]
-    assert done.build.verdict is not None
-    assert done.build.verdict.status == "rejected"
-    (finding,) = done.build.verdict.undeclared()
-    assert (finding.kind, finding.source.partition(":")[0]) == ("graph break", "diffusers/hooks/first_block_cache.py")
-    assert finding.count == finding.count_per_step * 3 > 0
-    assert len(list((tmp_path / "trial").glob("denoise.*.pt.trace.json.gz"))) == 1
-    assert not list((tmp_path / "cache").rglob("*.so")), "compiled"
-
-
 def spoil(model: Path, folder: Path, change: Callable[[str, object], object]) -> Path:
     """A copy of the pipeline whose VAE has changed weights."""
     from safetensors.torch import load_file, save_file
@@ -182,3 +168,17 @@ def test_worker_and_compilers_end_with_their_parent(mark: str, make_job: Callabl
         parent.kill()
         parent.wait()
     wait_until(lambda: not marked(mark), 10)
+
+
+def test_a_graph_that_breaks_is_rejected_at_its_line_and_inductor_is_not_asked(
+    make_job: Callable[..., Job], tmp_path: Path, mark: str
+) -> None:
+    job = make_job(trace=True, compile__scope="full", cache__kind="first-block", cache__threshold=0.1)
+    (done,) = [message for message in run(job, tmp_path) if isinstance(message, BuildDone)]
+    assert done.build.verdict is not None
+    assert done.build.verdict.status == "rejected"
+    (finding,) = done.build.verdict.undeclared()
+    assert (finding.kind, finding.source.partition(":")[0]) == ("graph break", "diffusers/hooks/first_block_cache.py")
+    assert finding.count == finding.count_per_step * 3 > 0
+    assert len(list((tmp_path / "trial").glob("denoise.*.pt.trace.json.gz"))) == 1
+    assert not list((tmp_path / "cache").rglob("*.so")), "compiled"

@@ -16,9 +16,6 @@ from torch._dynamo.exc import Unsupported, UserError
 from tuner.trace import sources
 from tuner.trace.compile_log import Compilation, CompileLog, GraphBreak
 
-BREAKS = (Unsupported, UserError)
-"""What dynamo raises where a graph breaks that must not."""
-
 _METRICS_KEPT = 4096
 _CUDAGRAPHS_LOGGER = "torch._inductor.cudagraph_utils.__cudagraphs"
 _RECOMPILE_LIMIT = re.compile(r"recompile.limit|cache_size_limit", re.IGNORECASE)
@@ -75,13 +72,22 @@ def start_compile_log() -> CompileListener:
 
 
 def strict(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function in whose calls a graph that breaks raises one of BREAKS, before dynamo compiles the piece so far."""
+    """A function in whose calls a graph that breaks raises, before dynamo compiles the piece so far."""
 
     def call(*arguments: Any, **named: Any) -> Any:
         with torch._dynamo.error_on_graph_break(True):
             return function(*arguments, **named)
 
     return call
+
+
+def breaks(call: Callable[[], object]) -> bool:
+    """Make a call that compiles. Whether a graph broke in a strict part of it, which ended it there."""
+    try:
+        call()
+    except (Unsupported, UserError):
+        return True
+    return False
 
 
 def start_afresh() -> CompileListener:
