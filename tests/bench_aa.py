@@ -1,14 +1,15 @@
 """How far fresh processes of one configuration agree, and whether a slowdown that is planted is found.
 
-`python tests/bench_aa.py` runs a configuration and the same with every call slowed, in turns, each time in a fresh
-process, 20 of either. It prints each process as it ends, and then the judgement of issue 4: the coefficient of
-variation between the processes, in how many of the A/A comparisons a difference is called, and in how many the
-slowdown is. A comparison is the tuner's own at the end of a study: two turns, and the noise of four further processes
-of the baseline. Each process is in several comparisons, so these are not independent.
+`python tests/bench_aa.py` times a configuration in 20 fresh processes, each time as it is and with every call slowed,
+either first in every other process. It prints each process as it ends, and then the judgement: the coefficient of
+variation between the processes, in how many A/A comparisons the tuner calls a gain where there is none, and in how
+many it calls the gain over the slowed calls. A comparison is the tuner's own at the end of a study: two turns, six
+where these leave it in doubt, and the noise of four further processes. Each process is in several comparisons, so these
+are not independent.
 
 `--compute-bound` takes a pipeline that is bound by a large GPU's arithmetic (tests/compute_bound.py). With `--json`
-results are kept in a file, and the same command goes on from there: `--pairs 10`, then `--pairs 20`. `--slowdown 0`
-plants none.
+results are kept in a file, and the same command goes on from there: `--processes 10`, then `--processes 20`.
+`--slowdown 0` plants none.
 """
 
 from __future__ import annotations
@@ -22,21 +23,27 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 from compute_bound import WORKLOAD, write
 
 from tuner import environment, pipeline, runner, space_file, worker
 from tuner.intervals import coefficient_of_variation, differs, ratio_in_turns
 from tuner.ledger import CONFIRMATIONS
+from tuner.measure import Clock
 from tuner.record import Estimate, Job, Message, Point, PointDone, Timing
 from tuner.space import build_values
-from tuner.study import MOST_BASELINES
+from tuner.study import MOST_BASELINES, MOST_CONFIRMATIONS
 
 MOST_VARIATION = 0.005
 MOST_ALARMS = 0.05
 LEAST_FOUND = 0.95
 """What is asked for: 0.5 %, one of 20, and 19 of 20."""
 
-LEAST_PAIRS = CONFIRMATIONS + MOST_BASELINES
+LEAST_PROCESSES = 2 * MOST_CONFIRMATIONS + MOST_BASELINES
+"""In one comparison."""
+
+SLOWED = 1
+"""The index of the point whose calls are slowed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,11 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--compute-bound", action="store_true", help="in its place one that keeps a large GPU busy")
     parser.add_argument("--space", help="its search space, as for tune run")
     parser.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", help="other than the baseline's")
-    parser.add_argument("--pairs", type=int, default=20, help="how often each of the two runs (20)")
+    parser.add_argument("--processes", type=int, default=20, help="how many fresh ones (20)")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--slowdown", type=float, default=0.02, help="share of a call that the second takes longer")
-    parser.add_argument("--allowance", type=float, default=5.0, help="seconds that one process may time (5)")
+    parser.add_argument("--slowdown", type=float, default=0.02, help="share that a slowed call takes longer")
+    parser.add_argument("--allowance", type=float, default=5.0, help="seconds that either may be timed (5)")
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu"))
     parser.add_argument("--json", type=Path, help="where results are kept, and taken from if they are there")
     given = parser.parse_args(arguments)
@@ -57,17 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plain, slowed = medians.setdefault("plain_s", []), medians.setdefault("slowed_s", [])
     with tempfile.TemporaryDirectory() as scratch:
         job = make_job(given, Path(scratch))
-        while len(slowed) < given.pairs:
-            for share, kept in ((0.0, plain), (given.slowdown, slowed)):
-                if len(kept) > len(slowed):
-                    continue
-                started = time.monotonic()
-                timing = measured(job, share, Path(scratch), len(kept))
-                kept.append(timing.latency_s.value)
-                took_s = time.monotonic() - started
-                print(f"process {len(kept)}, slowed by {share:.1%}: {said(timing)}, {took_s:.0f} s", flush=True)
-                if given.json:
-                    given.json.write_text(json.dumps(medians) + "\n")
+        while len(plain) < given.processes:
+            started = time.monotonic()
+            own, longer = measured(job, given.slowdown, Path(scratch), len(plain))
+            plain.append(own.latency_s.value)
+            slowed.append(longer.latency_s.value)
+            took_s = time.monotonic() - started
+            print(f"process {len(plain)}, {took_s:.0f} s: {said(own)}", flush=True)
+            print(f"    slowed by {given.slowdown:.1%}: {said(longer)}", flush=True)
+            if given.json:
+                given.json.write_text(json.dumps(medians) + "\n")
     print("\n".join(summary(plain, slowed)))
     return 0
 
@@ -86,28 +92,40 @@ def make_job(given: argparse.Namespace, scratch: Path) -> Job:
         environment=here,
         workload=space.workload,
         build=build_values(space.candidate(different)),
-        points=(Point(index=0, folder="", steps=given.steps, batch=given.batch, score=False),),
+        points=tuple(
+            Point(index=index, folder="", steps=given.steps, batch=given.batch, score=False) for index in (0, SLOWED)
+        ),
         allowance_s=given.allowance,
         trace=False,
     )
 
 
-def measured(job: Job, slowdown: float, folder: Path, pair: int) -> Timing:
-    """The timing of one fresh process whose calls take longer by a share."""
+def measured(job: Job, slowdown: float, folder: Path, number: int) -> tuple[Timing, Timing]:
+    """The timings of one fresh process: as it is, and with calls that take longer by a share."""
     heard: list[Message] = []
-    here = folder / f"{pair}-{slowdown}"
+    here = folder / f"{number}"
     runner.WORKER = (sys.executable, __file__, "--as-worker", str(slowdown))  # type: ignore[assignment]
-    runner.run(job, here, folder / "cache", lambda: float("inf"), heard.append)
-    if not isinstance(heard[-1], PointDone):
+    turn = msgspec.structs.replace(job, points=job.points[:: -1 if number % 2 else 1])
+    runner.run(turn, here, folder / "cache", lambda: float("inf"), heard.append)
+    timings = {message.index: message.timing for message in heard if isinstance(message, PointDone)}
+    if len(timings) < len(job.points):
         raise SystemExit(f"no result: {heard[-1]}\n{(here / 'worker.log').read_text()[-2000:]}")
-    return heard[-1].timing
+    return timings[0], timings[SLOWED]
 
 
 def said(timing: Timing) -> str:
     low, high = timing.latency_s.low * 1e3, timing.latency_s.high * 1e3
     text = f"{timing.latency_s.value * 1e3:.2f} ms [{low:.2f}, {high:.2f}], {timing.samples} samples, {timing.stopped}"
-    discarded = sum(timing.gpu.discarded.values()) if timing.gpu else 0
-    return text + (f", {discarded} discarded" if discarded else "")
+    gpu = timing.gpu
+    if gpu is None:
+        return text
+    clock, power, heat = (unknown(v) for v in (gpu.sm_clock_mhz, gpu.power_w, gpu.temperature_c))
+    events = "".join(f", {event} x{count}" for event, count in gpu.events.items())
+    return f"{text}, {clock} MHz, {power} W, {heat} C{events}, {sum(gpu.discarded.values())} discarded"
+
+
+def unknown(value: float | None) -> str:
+    return "?" if value is None else f"{value:.0f}"
 
 
 def summary(plain: Sequence[float], slowed: Sequence[float]) -> list[str]:
@@ -115,17 +133,18 @@ def summary(plain: Sequence[float], slowed: Sequence[float]) -> list[str]:
     lines = [spread(plain, "as it is"), spread(slowed, "slowed")]
     ratio = ratio_in_turns(slowed, plain)
     called = "called a difference" if differs(ratio) else "no difference called"
-    lines.append(f"slowed over as it is, all pairs: {ratio.value:.4f} [{ratio.low:.4f}, {ratio.high:.4f}], {called}")
-    if len(plain) < LEAST_PAIRS + CONFIRMATIONS:
-        return [*lines, f"comparisons as at the end of a study take {LEAST_PAIRS + CONFIRMATIONS} pairs"]
-    alarms, found = [sum(map(differs, made)) for made in (same(plain), different(plain, slowed))]
-    count = len(plain)
     lines.append(
-        f"A/A: {alarms} of {count} comparisons called different, at most {MOST_ALARMS:.0%} asked for: "
+        f"slowed over as it is, all processes: {ratio.value:.4f} [{ratio.low:.4f}, {ratio.high:.4f}], {called}"
+    )
+    if len(plain) < LEAST_PROCESSES:
+        return [*lines, f"comparisons as at the end of a study take {LEAST_PROCESSES} processes"]
+    alarms, found, count = gains(plain, plain), gains(plain, slowed), len(plain)
+    lines.append(
+        f"A/A: a gain is called in {alarms} of {count} comparisons, at most {MOST_ALARMS:.0%} asked for: "
         f"{verdict(alarms <= MOST_ALARMS * count)}"
     )
     lines.append(
-        f"slowdown: called in {found} of {count} comparisons, at least {LEAST_FOUND:.0%} asked for: "
+        f"slowed: the gain without is called in {found} of {count} comparisons, at least {LEAST_FOUND:.0%} asked for: "
         f"{verdict(found >= LEAST_FOUND * count)}"
     )
     return lines
@@ -143,28 +162,21 @@ def verdict(is_met: bool) -> str:
     return "MET" if is_met else "NOT MET"
 
 
-def same(plain: Sequence[float]) -> list[Estimate]:
-    """A comparison from each process on, of processes in turns, where there is no difference."""
-    return [
-        ratio_in_turns(
-            around(plain, start, CONFIRMATIONS, 2),
-            around(plain, start + 1, CONFIRMATIONS, 2),
-            around(plain, start + 2 * CONFIRMATIONS, MOST_BASELINES),
-        )
-        for start in range(len(plain))
-    ]
+def gains(candidate: Sequence[float], baseline: Sequence[float]) -> int:
+    """In how many comparisons, one from each process on, the candidate is surely faster."""
+    return sum(is_gain(candidate, baseline, start) for start in range(len(baseline)))
 
 
-def different(plain: Sequence[float], slowed: Sequence[float]) -> list[Estimate]:
-    """A comparison from each pair on, of slowed and plain processes in turns."""
-    return [
-        ratio_in_turns(
-            around(slowed, start, CONFIRMATIONS),
-            around(plain, start, CONFIRMATIONS),
-            around(plain, start + CONFIRMATIONS, MOST_BASELINES),
-        )
-        for start in range(len(plain))
-    ]
+def is_gain(candidate: Sequence[float], baseline: Sequence[float], start: int) -> bool:
+    """Whether two turns show it, or six where these leave it in doubt, as at the end of a study; no process is in them
+    twice."""
+    return any(speed_up(candidate, baseline, start, turns).low > 1.0 for turns in (CONFIRMATIONS, MOST_CONFIRMATIONS))
+
+
+def speed_up(candidate: Sequence[float], baseline: Sequence[float], start: int, turns: int) -> Estimate:
+    """Of processes in turns, with the noise of further ones of the baseline."""
+    noise = around(baseline, start + 2 * turns, MOST_BASELINES)
+    return ratio_in_turns(around(baseline, start, turns, 2), around(candidate, start + 1, turns, 2), noise)
 
 
 def around(medians: Sequence[float], start: int, count: int, stride: int = 1) -> list[float]:
@@ -173,26 +185,31 @@ def around(medians: Sequence[float], start: int, count: int, stride: int = 1) ->
 
 
 def work(slowdown: float, arguments: list[str]) -> int:
-    """Be the worker, and make each call last longer by a share of what it took."""
+    """Be the worker, time both points, and make each call of one last longer by a share of what it took."""
     caller = worker.Bench.caller
 
-    def slower(bench: worker.Bench, point: Point) -> Callable[[], object]:
+    def own_or_slower(bench: worker.Bench, point: Point) -> Callable[[], object]:
         call = caller(bench, point)
+        return slower(call, bench.clock, slowdown) if point.index == SLOWED else call
 
-        def slowed() -> object:
-            start = time.perf_counter()
-            result = call()
-            bench.clock.wait()
-            until = time.perf_counter() + slowdown * (time.perf_counter() - start)
-            while time.perf_counter() < until:
-                pass
-            return result
-
-        return slowed
-
-    if slowdown:
-        worker.Bench.caller = slower  # type: ignore[assignment, method-assign]
+    worker.Bench.caller = own_or_slower  # type: ignore[method-assign]
+    worker.Bench.timed_ahead = lambda bench, point: None  # type: ignore[method-assign]
     return worker.main(arguments)
+
+
+def slower(call: Callable[[], object], clock: Clock, slowdown: float) -> Callable[[], object]:
+    """A call that lasts longer by a share of what it takes."""
+
+    def slowed() -> object:
+        start = time.perf_counter()
+        result = call()
+        clock.wait()
+        until = time.perf_counter() + slowdown * (time.perf_counter() - start)
+        while time.perf_counter() < until:
+            pass
+        return result
+
+    return slowed
 
 
 if __name__ == "__main__":

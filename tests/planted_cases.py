@@ -740,7 +740,7 @@ EVERY_STEP = {
 NOISE_FROM_THE_CPU = wait("diffusers/utils/torch_utils.py", sure=False)
 NEW_INT = recompile("scale", formerly="tests/planted_cases.py:439")
 NEW_SHAPE = recompile("net", formerly="tests/planted_cases.py:151")
-AT_ITS_LIMIT = recompile("scale", 1, formerly="tests/planted_cases.py:439")
+AT_ITS_LIMIT = recompile("scale", 1)
 OWN_DEFAULTS: dict[str, Mode] = {
     "flux": "regional", "flux2": "regional", "sd3": "full", "sdxl": "regional", "qwen-image": "regional",
     "z-image": "regional", "sana": "full", "pixart": "full", "wan": "regional", "sd15": "regional",
@@ -769,9 +769,8 @@ CASES: tuple[Case, ...] = (
     planted("download", download, in_eager(wait("download"))),
     planted("upload", Upload, by_mode((wait("upload"),), (wait("upload"),), (wait("upload", None), graph(sure=False)))),
     planted("upload of a list", upload_list, in_eager(wait("list"))),
-    planted("big upload", BigUpload, in_eager(wait("big upload", formerly="")), needs_gpu=True),
-    planted("pageable download", PageableDownload,
-            in_eager(wait("pageable download", formerly="planted_cases.py:340")), needs_gpu=True),
+    planted("big upload", BigUpload, in_eager(wait("big upload")), needs_gpu=True),
+    planted("pageable download", PageableDownload, in_eager(wait("pageable download")), needs_gpu=True),
     planted("synchronize", synchronize, by_mode(
         (wait("synchronize"),), (wait("synchronize"), graph_break("synchronize", sure=False))), needs_gpu=True),
     planted("event", event, in_eager(wait("event")), needs_gpu=True),

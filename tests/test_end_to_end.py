@@ -41,7 +41,8 @@ if sys.argv[2] == "untouched":
 prompts = ["a large solid red circle above a small blue square"] * batch
 def seconds():
     start = time.perf_counter()
-    images = pipe(prompts, **arguments).images
+    seeds = [torch.Generator().manual_seed(seed) for seed in range(batch)]
+    images = pipe(prompts, generator=seeds, **arguments).images
     return time.perf_counter() - start, images
 for _ in range(5):
     seconds()

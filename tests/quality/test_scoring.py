@@ -89,6 +89,25 @@ def test_compiled_blocks_are_a_variation_where_rounding_shows(
     assert not inductor.emulate_precision_casts
 
 
+@pytest.mark.parametrize("draws_alike", [True, False])
+def test_seeds_are_only_held_against_a_precision_that_draws_the_same_noise(
+    draws_alike: bool, scored: tuple[Any, Job, Point, Quality, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    drawn = torch.randn
+
+    def randn(*size: int, dtype: Any, **more: Any) -> Any:
+        other = 0.0 if draws_alike else float(dtype == torch.bfloat16)
+        return drawn(*size, dtype=torch.float32, **more) + other
+
+    monkeypatch.setattr(torch, "randn", randn)
+    pipe, asked, _, _, _ = scored
+    assert scorer_of(asked, pipe).draws_same_noise()
+    half = msgspec.structs.replace(asked, build={**asked.build, "precision.dtype": "bfloat16"})
+    assert scorer_of(half, pipe).draws_same_noise() == draws_alike
+
+
 def test_in_float32_compiling_shows_nothing(scored: tuple[Any, Job, Point, Quality, Path]) -> None:
     pipe, asked, point, _, folder = scored
     noise = scorer_of(asked, pipe).compiled_noise(msgspec.structs.replace(point, folder=str(folder)))

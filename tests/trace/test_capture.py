@@ -110,6 +110,15 @@ def test_tensors_get_their_own_methods_back(monkeypatch: pytest.MonkeyPatch) -> 
     assert {name: vars(torch.Tensor).get(name) for name in sync_lines._COPIES} == {**before, "to": own}
 
 
+def test_what_is_compiled_meanwhile_has_no_annotations_in_it() -> None:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with sync_lines.recorded():
+        traced = make_fx(lambda x: x.to(torch.float64) + 1, tracing_mode="fake")(torch.ones(2))
+    assert [node.name for node in traced.graph.nodes if "record" in node.name] == []
+    assert traced(torch.ones(2)).tolist() == [2, 2]
+
+
 def test_a_start_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.cuda import _gpu_trace
 

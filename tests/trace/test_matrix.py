@@ -55,16 +55,7 @@ def test_every_case_on_a_gpu(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-NOT_RECORDED: dict[tuple[str, Mode], str] = {
-    ("recorded anew", "eager"): "the case was written after the last recording",
-}
-
-ON_A_GPU = [
-    pytest.param(case, mode, id=f"{case.name}.{mode}")
-    for case in CASES
-    for mode in case.expected
-    if (case.name, mode) not in NOT_RECORDED
-]
+ON_A_GPU = [pytest.param(case, mode, id=f"{case.name}.{mode}") for case in CASES for mode in case.expected]
 
 
 @pytest.mark.parametrize(("case", "mode"), ON_A_GPU)
@@ -78,7 +69,7 @@ def test_a_golden_trace_of_a_gpu(case: Case, mode: Mode) -> None:
 def test_golden_traces_are_those_of_all_cases() -> None:
     files = [path for path in GOLDEN.glob(f"*{TRACE}") if not path.name.endswith(DIAGNOSTIC)]
     recorded = {(about.case, about.mode) for about in map(golden_traces.read_golden, files)}
-    assert recorded == {(case.name, mode) for case in CASES for mode in case.expected} - NOT_RECORDED.keys()
+    assert recorded == {(case.name, mode) for case in CASES for mode in case.expected}
 
 
 def test_what_is_expected_is_bounded_and_at_marks_that_there_are() -> None:

@@ -71,14 +71,20 @@ def _restore(name: str, own: Any) -> None:
 
 
 def _annotate(linemaps: Linemaps) -> None:
-    with record_function(SYNC_LINE + _line(linemaps)):
-        pass
+    if not _is_tracing():
+        with record_function(SYNC_LINE + _line(linemaps)):
+            pass
+
+
+def _is_tracing() -> bool:
+    """Whether a compiler would take an annotation for a part of what it compiles: dynamo, or those behind it."""
+    return torch.compiler.is_compiling() or bool(torch._C._len_torch_dispatch_stack())
 
 
 def _annotated(copy: Callable[..., Any], linemaps: Linemaps) -> Callable[..., Any]:
     @functools.wraps(copy)
     def noted(*arguments: Any, **named: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if _is_tracing():
             return copy(*arguments, **named)
         with record_function(COPY_LINE + _line(linemaps)):
             return copy(*arguments, **named)
