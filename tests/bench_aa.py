@@ -1,11 +1,11 @@
 """How far fresh processes of one configuration agree, and whether a slowdown that is planted is found.
 
 `python tests/bench_aa.py` times a configuration in 20 fresh processes, each time as it is and with every call slowed,
-either first in every other process. It prints each process as it ends, and then the judgement: the coefficient of
-variation between the processes, in how many A/A comparisons the tuner calls a gain where there is none, and in how
-many it calls the gain over the slowed calls. A comparison is the tuner's own at the end of a study: two turns, six
-where these leave it in doubt, and the noise of four further processes. Each process is in several comparisons, so these
-are not independent.
+two processes in this order and two in the other. It prints each process as it ends, and then the judgement: the
+coefficient of variation between the processes, how many A/A comparisons call a gain where there is none, and how many
+call that of the untouched calls over the slowed ones. A comparison is the tuner's at the end of a study that has the
+time for it: two turns, six where these leave it in doubt, and the noise of four further processes. It takes 16 of the
+processes, so that the comparisons are far from independent.
 
 `--compute-bound` takes a pipeline that is bound by a large GPU's arithmetic (tests/compute_bound.py). With `--json`
 results are kept in a file, and the same command goes on from there: `--processes 10`, then `--processes 20`.
@@ -30,7 +30,7 @@ from tuner import environment, pipeline, runner, space_file, worker
 from tuner.intervals import coefficient_of_variation, differs, ratio_in_turns
 from tuner.ledger import CONFIRMATIONS
 from tuner.measure import Clock
-from tuner.record import Estimate, Job, Message, Point, PointDone, Timing
+from tuner.record import Estimate, Job, Message, Point, PointDone, PointFailed, Timing, WorkerFailed
 from tuner.space import build_values
 from tuner.study import MOST_BASELINES, MOST_CONFIRMATIONS
 
@@ -38,6 +38,9 @@ MOST_VARIATION = 0.005
 MOST_ALARMS = 0.05
 LEAST_FOUND = 0.95
 """What is asked for: 0.5 %, one of 20, and 19 of 20."""
+
+LOOKS = (CONFIRMATIONS, MOST_CONFIRMATIONS)
+"""Turns after which a study looks whether a gain is sure."""
 
 LEAST_PROCESSES = 2 * MOST_CONFIRMATIONS + MOST_BASELINES
 """In one comparison."""
@@ -105,11 +108,13 @@ def measured(job: Job, slowdown: float, folder: Path, number: int) -> tuple[Timi
     heard: list[Message] = []
     here = folder / f"{number}"
     runner.WORKER = (sys.executable, __file__, "--as-worker", str(slowdown))  # type: ignore[assignment]
-    turn = msgspec.structs.replace(job, points=job.points[:: -1 if number % 2 else 1])
+    # Comparisons take every second process: in each of the two sides both orders must come.
+    turn = msgspec.structs.replace(job, points=job.points[:: -1 if number // 2 % 2 else 1])
     runner.run(turn, here, folder / "cache", lambda: float("inf"), heard.append)
     timings = {message.index: message.timing for message in heard if isinstance(message, PointDone)}
     if len(timings) < len(job.points):
-        raise SystemExit(f"no result: {heard[-1]}\n{(here / 'worker.log').read_text()[-2000:]}")
+        failed = next((message for message in heard if isinstance(message, (PointFailed, WorkerFailed))), heard[-1])
+        raise SystemExit(f"no result: {failed}\n{(here / 'worker.log').read_text()[-2000:]}")
     return timings[0], timings[SLOWED]
 
 
@@ -138,16 +143,18 @@ def summary(plain: Sequence[float], slowed: Sequence[float]) -> list[str]:
     )
     if len(plain) < LEAST_PROCESSES:
         return [*lines, f"comparisons as at the end of a study take {LEAST_PROCESSES} processes"]
-    alarms, found, count = gains(plain, plain), gains(plain, slowed), len(plain)
-    lines.append(
-        f"A/A: a gain is called in {alarms} of {count} comparisons, at most {MOST_ALARMS:.0%} asked for: "
-        f"{verdict(alarms <= MOST_ALARMS * count)}"
-    )
-    lines.append(
-        f"slowed: the gain without is called in {found} of {count} comparisons, at least {LEAST_FOUND:.0%} asked for: "
-        f"{verdict(found >= LEAST_FOUND * count)}"
-    )
-    return lines
+    return [
+        *lines,
+        f"A/A: {counted(plain, plain)} comparisons call a gain, at most {MOST_ALARMS:.0%} asked for: "
+        f"{verdict(gains(plain, plain) <= MOST_ALARMS * len(plain))}",
+        f"slowed: {counted(plain, slowed)} comparisons call the gain of the untouched calls, at least "
+        f"{LEAST_FOUND:.0%} asked for: {verdict(gains(plain, slowed) >= LEAST_FOUND * len(plain))}",
+    ]
+
+
+def counted(candidate: Sequence[float], baseline: Sequence[float]) -> str:
+    first, count = gains(candidate, baseline, (CONFIRMATIONS,)), len(baseline)
+    return f"{gains(candidate, baseline)} of {count} ({first} after {CONFIRMATIONS} turns)"
 
 
 def spread(medians: Sequence[float], what: str) -> str:
@@ -162,20 +169,19 @@ def verdict(is_met: bool) -> str:
     return "MET" if is_met else "NOT MET"
 
 
-def gains(candidate: Sequence[float], baseline: Sequence[float]) -> int:
-    """In how many comparisons, one from each process on, the candidate is surely faster."""
-    return sum(is_gain(candidate, baseline, start) for start in range(len(baseline)))
+def gains(candidate: Sequence[float], baseline: Sequence[float], looks: Sequence[int] = LOOKS) -> int:
+    """How many comparisons, one from each process on, call the candidate faster."""
+    return sum(is_gain(candidate, baseline, start, looks) for start in range(len(baseline)))
 
 
-def is_gain(candidate: Sequence[float], baseline: Sequence[float], start: int) -> bool:
-    """Whether two turns show it, or six where these leave it in doubt, as at the end of a study; no process is in them
-    twice."""
-    return any(speed_up(candidate, baseline, start, turns).low > 1.0 for turns in (CONFIRMATIONS, MOST_CONFIRMATIONS))
+def is_gain(candidate: Sequence[float], baseline: Sequence[float], start: int, looks: Sequence[int] = LOOKS) -> bool:
+    """Whether so many turns show it, or so many more where these leave it in doubt. No process is in it twice."""
+    return any(speed_up(candidate, baseline, start, turns).low > 1.0 for turns in looks)
 
 
 def speed_up(candidate: Sequence[float], baseline: Sequence[float], start: int, turns: int) -> Estimate:
     """Of processes in turns, with the noise of further ones of the baseline."""
-    noise = around(baseline, start + 2 * turns, MOST_BASELINES)
+    noise = around(baseline, start + 2 * MOST_CONFIRMATIONS, MOST_BASELINES)
     return ratio_in_turns(around(baseline, start, turns, 2), around(candidate, start + 1, turns, 2), noise)
 
 
@@ -193,6 +199,7 @@ def work(slowdown: float, arguments: list[str]) -> int:
         return slower(call, bench.clock, slowdown) if point.index == SLOWED else call
 
     worker.Bench.caller = own_or_slower  # type: ignore[method-assign]
+    # Both points have the same steps and batch, and what was timed ahead of one would be the other's.
     worker.Bench.timed_ahead = lambda bench, point: None  # type: ignore[method-assign]
     return worker.main(arguments)
 

@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, cycle, repeat
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tuner import intervals, measure
 from tuner.intervals import SURE_SAMPLES, median_interval
-from tuner.measure import Clock, Throttled, warm_up
+from tuner.measure import Clock, Throttled, timed, warm_up
 from tuner.record import Estimate, GpuUse
 
 HOST = Clock()
@@ -344,29 +345,83 @@ def test_no_ratio_without_two_pairs(ours: list[float], theirs: list[float]) -> N
         intervals.ratio_in_turns(ours, theirs)
 
 
+EVEN = [1.0, 1.002, 1.001, 0.999, 0.998] * 4
+"""Processes that vary, every second as much as the others."""
+
+
 def test_the_program_that_plants_a_slowdown_judges_what_it_found() -> None:
     import bench_aa
 
-    random = np.random.default_rng(0)
-    plain = list(1 + 0.0025 * random.standard_normal(20))
-    slowed = list(1.02 + 0.0025 * random.standard_normal(20))
-    first, second, ratio, alarms, found = bench_aa.summary(plain, slowed)
-    assert first.startswith("20 processes as it is: coefficient of variation 0.22%")
+    first, second, ratio, alarms, found = bench_aa.summary(EVEN, [1.02 * value for value in EVEN])
+    assert first.startswith("20 processes as it is: coefficient of variation 0.15%")
     assert first.endswith("at most 0.5% asked for: MET")
     assert second.startswith("20 processes slowed")
     assert ratio.endswith("called a difference")
+    assert alarms.startswith("A/A: 0 of 20 (0 after 2 turns) comparisons call a gain")
     assert alarms.endswith("at most 5% asked for: MET")
-    assert found == "slowed: the gain without is called in 20 of 20 comparisons, at least 95% asked for: MET"
+    assert found.startswith("slowed: 20 of 20 (20 after 2 turns) comparisons call the gain")
+    assert found.endswith("at least 95% asked for: MET")
 
 
 def test_the_program_that_plants_a_slowdown_admits_what_is_not_met() -> None:
     import bench_aa
 
-    noisy = list(1 + 0.02 * np.random.default_rng(2).standard_normal(20))
+    noisy = [1 + 10 * (value - 1) for value in EVEN]
     first, _, _, _, found = bench_aa.summary(noisy, noisy[::-1])
     assert first.endswith(": NOT MET")
     assert found.endswith(": NOT MET")
-    assert bench_aa.summary(noisy[:5], noisy[5:10])[-1] == "comparisons as at the end of a study take 16 processes"
+    *_, alarms, _ = bench_aa.summary([1.0, 0.97, 1.001, 0.971] * 5, EVEN)
+    assert alarms.startswith("A/A: 10 of 20 ")
+    assert alarms.endswith(": NOT MET")
+    assert bench_aa.summary(EVEN[:5], EVEN[:5])[-1] == "comparisons as at the end of a study take 16 processes"
+
+
+def test_a_gain_where_there_is_none_is_called_in_one_comparison_of_twenty() -> None:
+    import bench_aa
+
+    random = np.random.default_rng(1)
+    called = [bench_aa.is_gain(same, same, 0) for same in np.exp(0.003 * random.normal(size=(1000, 16))).tolist()]
+    assert 0.02 < sum(called) / len(called) < 0.07
+
+
+def test_no_process_is_in_a_comparison_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    import bench_aa
+
+    taken: list[tuple[list[float], list[float], list[float]]] = []
+
+    def noted(*sides: list[float]) -> Estimate:
+        taken.append(sides)  # type: ignore[arg-type]
+        return Estimate(value=1.0, low=0.9, high=1.1)
+
+    monkeypatch.setattr(bench_aa, "ratio_in_turns", noted)
+    numbers = [float(number) for number in range(20)]
+    assert bench_aa.gains(numbers, numbers) == 0
+    assert len(taken) == 2 * len(numbers)
+    assert [len(sides[0]) for sides in taken[:2]] == [2, 6]
+    assert all(first[2] == second[2] for first, second in zip(taken[::2], taken[1::2], strict=True))
+    for sides in taken:
+        together = [number for side in sides for number in side]
+        assert len(together) == len(set(together))
+
+
+def test_only_the_calls_of_one_point_are_slowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import bench_aa
+
+    from tuner.record import Point
+    from tuner.worker import Bench
+
+    def caller(bench: Bench, point: Point) -> Callable[[], object]:
+        return lambda: time.sleep(0.01)
+
+    monkeypatch.setattr(Bench, "caller", caller)
+    monkeypatch.setattr(Bench, "timed_ahead", Bench.timed_ahead)
+    monkeypatch.setattr(bench_aa.worker, "main", lambda arguments: 0)
+    bench_aa.work(5.0, [])
+    bench: Any = SimpleNamespace(clock=Clock())
+    points = [Point(index=index, folder="", steps=1, batch=1) for index in (0, bench_aa.SLOWED)]
+    seconds = [timed(Bench.caller(bench, point), bench.clock)[0] for point in points]
+    assert 0.01 <= seconds[0] < 0.05 < 0.06 <= seconds[1]
+    assert Bench.timed_ahead(bench, points[0]) is None
 
 
 def test_each_comparison_is_of_processes_in_turns() -> None:
