@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-import golden_traces  # noqa: E402
-from golden_traces import DIAGNOSTIC, GOLDEN, TRACE  # noqa: E402
-from planted_cases import BY_NAME, CASES, Case, Mode, lines_of_marks  # noqa: E402
+import golden_traces
+from golden_traces import DIAGNOSTIC, GOLDEN, TRACE
+from planted_cases import BY_NAME, CASES, Case, Mode, lines_of_marks
 
-from tuner.record import Finding, FindingKind, Verdict  # noqa: E402
+from tuner.record import Finding, FindingKind, Verdict
 
 ON_A_CPU = [
     pytest.param(case, mode, id=f"{case.name}.{mode}")
@@ -47,7 +47,6 @@ def test_a_trimmed_trace_is_judged_alike(most_bytes: int, tmp_path: Path, monkey
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 def test_every_case_on_a_gpu(tmp_path: Path) -> None:
     program = [sys.executable, golden_traces.__file__, str(tmp_path), "--deadline", "1500"]
     done = subprocess.run(program, capture_output=True, text=True, timeout=1600)
