@@ -19,7 +19,7 @@ from tuner.record import Outcome, read
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.slow]
 
-BUDGET_S = int(os.environ.get("TUNER_BUDGET_S", "120"))
+BUDGET_S = int(os.environ.get("TUNER_BUDGET_S", "240"))
 PROMPTS = ["a red cat", "the blue dog", "one green bird", "a fish in the sea"]
 
 
