@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import msgspec
 from compute_bound import WORKLOAD, write
@@ -107,7 +108,7 @@ def measured(job: Job, slowdown: float, folder: Path, number: int) -> tuple[Timi
     """The timings of one fresh process: as it is, and with calls that take longer by a share."""
     heard: list[Message] = []
     here = folder / f"{number}"
-    runner.WORKER = (sys.executable, __file__, "--as-worker", str(slowdown))  # type: ignore[assignment]
+    runner.WORKER = (sys.executable, __file__, "--as-worker", str(slowdown))
     # Comparisons take every second process: in each of the two sides both orders must come.
     turn = msgspec.structs.replace(job, points=job.points[:: -1 if number // 2 % 2 else 1])
     runner.run(turn, here, folder / "cache", lambda: float("inf"), heard.append)
@@ -124,12 +125,12 @@ def said(timing: Timing) -> str:
     gpu = timing.gpu
     if gpu is None:
         return text
-    clock, power, heat = (unknown(v) for v in (gpu.sm_clock_mhz, gpu.power_w, gpu.temperature_c))
+    clock, power, heat = (rounded(v) for v in (gpu.sm_clock_mhz, gpu.power_w, gpu.temperature_c))
     events = "".join(f", {event} x{count}" for event, count in gpu.events.items())
     return f"{text}, {clock} MHz, {power} W, {heat} C{events}, {sum(gpu.discarded.values())} discarded"
 
 
-def unknown(value: float | None) -> str:
+def rounded(value: float | None) -> str:
     return "?" if value is None else f"{value:.0f}"
 
 
@@ -198,10 +199,10 @@ def work(slowdown: float, arguments: list[str]) -> int:
         call = caller(bench, point)
         return slower(call, bench.clock, slowdown) if point.index == SLOWED else call
 
-    worker.Bench.caller = own_or_slower  # type: ignore[method-assign]
     # Both points have the same steps and batch, and what was timed ahead of one would be the other's.
-    worker.Bench.timed_ahead = lambda bench, point: None  # type: ignore[method-assign]
-    return worker.main(arguments)
+    never_ahead = patch.object(worker.Bench, "timed_ahead", return_value=None)
+    with patch.object(worker.Bench, "caller", own_or_slower), never_ahead:
+        return worker.main(arguments)
 
 
 def slower(call: Callable[[], object], clock: Clock, slowdown: float) -> Callable[[], object]:

@@ -389,8 +389,8 @@ def test_no_process_is_in_a_comparison_twice(monkeypatch: pytest.MonkeyPatch) ->
 
     taken: list[tuple[list[float], list[float], list[float]]] = []
 
-    def noted(*sides: list[float]) -> Estimate:
-        taken.append(sides)  # type: ignore[arg-type]
+    def noted(ours: list[float], theirs: list[float], others: list[float]) -> Estimate:
+        taken.append((ours, theirs, others))
         return Estimate(value=1.0, low=0.9, high=1.1)
 
     monkeypatch.setattr(bench_aa, "ratio_in_turns", noted)
@@ -413,15 +413,18 @@ def test_only_the_calls_of_one_point_are_slowed(monkeypatch: pytest.MonkeyPatch)
     def caller(bench: Bench, point: Point) -> Callable[[], object]:
         return lambda: time.sleep(0.01)
 
+    def main(arguments: list[str]) -> int:
+        bench: Any = SimpleNamespace(clock=Clock())
+        points = [Point(index=index, folder="", steps=1, batch=1) for index in (0, bench_aa.SLOWED)]
+        seconds = [timed(Bench.caller(bench, point), bench.clock)[0] for point in points]
+        assert 0.01 <= seconds[0] < 0.05 < 0.06 <= seconds[1]
+        assert Bench.timed_ahead(bench, points[0]) is None
+        return 7
+
     monkeypatch.setattr(Bench, "caller", caller)
-    monkeypatch.setattr(Bench, "timed_ahead", Bench.timed_ahead)
-    monkeypatch.setattr(bench_aa.worker, "main", lambda arguments: 0)
-    bench_aa.work(5.0, [])
-    bench: Any = SimpleNamespace(clock=Clock())
-    points = [Point(index=index, folder="", steps=1, batch=1) for index in (0, bench_aa.SLOWED)]
-    seconds = [timed(Bench.caller(bench, point), bench.clock)[0] for point in points]
-    assert 0.01 <= seconds[0] < 0.05 < 0.06 <= seconds[1]
-    assert Bench.timed_ahead(bench, points[0]) is None
+    monkeypatch.setattr(bench_aa.worker, "main", main)
+    assert bench_aa.work(5.0, []) == 7
+    assert Bench.caller is caller
 
 
 def test_each_comparison_is_of_processes_in_turns() -> None:

@@ -90,7 +90,7 @@ def test_where_a_break_rejects_inductor_is_asked_only_if_the_pieces_cannot_be_ju
     asked: list[str] = []
     calls: list[str] = []
 
-    class Breaks(torch.nn.Module):  # type: ignore[misc]
+    class Breaks(torch.nn.Module):
         def forward(self, x: Any) -> Any:
             x = x + 1
             torch._dynamo.graph_break()

@@ -46,7 +46,7 @@ DEADLINES_S = {
 }
 """How long a worker may stay in a stage, or between two calls of the pipeline in it, before it counts as hung."""
 
-WORKER = (sys.executable, "-m", "tuner.worker")
+WORKER: tuple[str, ...] = (sys.executable, "-m", "tuner.worker")
 """The program that is started for each build."""
 
 MARK = "TUNER_WORKER"

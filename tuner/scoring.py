@@ -242,7 +242,8 @@ def to_judge(drawn: Any, indices: Sequence[int]) -> Any:
 
 
 def _draw_alike(one: str, other: str) -> bool:
-    """Whether this torch draws the same noise in two precisions: 2.13 does, 2.11 draws another in each."""
+    """Whether this torch draws, but for rounding, the same noise in two precisions: 2.13 does, 2.11 draws another in
+    each."""
     import torch
 
     drawn = [
