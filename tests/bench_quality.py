@@ -1,12 +1,15 @@
 """Whether the panel's verdicts are right, on the demo pipeline, whose pixel oracle knows the truth.
 
-    python tests/bench_quality.py [--prompts 256] [--device cuda] [--out FILE.json]
+    python tests/bench_quality.py [--prompts 256] [--device cuda] [--out FILE.jsonl]
 
 Draws over 40 candidates in one process (step counts, quantization, caches, attention backends, and pipelines broken on
 purpose), judges each as `tune run` would, and asks the oracle which pictures show their caption. Prints the rank
 correlation of the axis with the oracle, whether each broken candidate is rejected, whether the baseline passes against
 itself and against other kernels, how often the 95 % interval of a difference covers the value on all prompts, and how
 long scoring takes.
+
+`--part 1/3` draws every third candidate, so that three processes can share the work, and `--table FILE...` judges what
+such runs wrote.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -46,6 +50,13 @@ STEPS = 28
 SUBSETS = 5
 PANEL_SIZE = 24
 """Prompts of the demo's own set, whose interval is checked."""
+
+LARGER_PANEL = 64
+HONEST = (0.92, 0.98)
+"""How often an interval of 95 % should cover."""
+
+LEAST_MOVED = 0.05
+"""Points of CLIP score, standard deviation: a candidate that moves less draws the baseline's pictures."""
 
 MANY_CORES = 8
 """From which on the oracle has processes of its own."""
@@ -204,6 +215,8 @@ class Bench:
         self.untouched = baseline(self.here)
         self.reference: Reference | None = None
         self.drawn: Any = None
+        self.scores: list[float] = []
+        """Of the baseline's pictures."""
         many = (os.cpu_count() or 1) >= MANY_CORES
         self.pool = ProcessPoolExecutor(8, mp_context=get_context("spawn")) if many else None
         self.setting = Setting(self.here.device, pipeline.scorer_source(self.model), {})
@@ -280,13 +293,19 @@ class Bench:
         if quality is not None and quality.difference.low < -TOLERANCE:
             rejected = f"worse: {shown(quality)}"
         error = quality.denoiser_error if quality else None
+        noise = quality.noise if quality else None
         right = self.right(drawn[-1])
+        if candidate.kind == "baseline":
+            self.scores = scores
         return {
-            "name": candidate.name, "kind": candidate.kind, "steps": candidate.steps, "pictures": drawn[-1],
+            "device": self.here.device_name, "name": candidate.name, "kind": candidate.kind, "steps": candidate.steps,
             "oracle": sum(right) / len(right), "right": right,
             "clip_score": sum(scores) / len(scores), "scores": scores,
+            "differences": [own - base for own, base in zip(scores, self.scores, strict=True)],
             "rejected": rejected, "difference": shown(quality) if quality else None,
-            "flags": list(quality.flags) if quality else [], "noise": quality.noise if quality else None,
+            "parts": self.passes(drawn[-1], self.drawn) if candidate.kind == "harmless" else [],
+            "flags": list(quality.flags) if quality else [], "noise_floor": noise.axis if noise else None,
+            "scoring_64_pictures_s": scoring_seconds(self, drawn[-1]) if candidate.kind == "baseline" else None,
             "denoiser_error": error.mean if error else None, "seconds": time.perf_counter() - started,
         }  # fmt: skip
 
@@ -360,44 +379,55 @@ def clip_l_pictures_per_s(device: str) -> float:
 
 
 def main(arguments: list[str]) -> int:
-    from scipy.stats import spearmanr
-
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     options.add_argument("--prompts", type=int, help="default: 256 on a GPU, 40 on a CPU")
     options.add_argument(
         "--only", default="", help="candidates with one of these words, comma-separated, in their name"
     )
+    options.add_argument("--part", default="1/1", metavar="I/N", help="only every Nth of them, from the Ith on")
     options.add_argument("--clip-l", action="store_true", help="also time a CLIP-L of random weights")
-    options.add_argument("--out", type=Path)
+    options.add_argument("--out", type=Path, help="a file that takes a line a candidate")
+    options.add_argument("--table", nargs="+", type=Path, help="only judge what earlier runs wrote")
     given = options.parse_args(arguments)
+    if given.table:
+        lines = (line for file in given.table for line in file.read_text().splitlines())
+        conclude(list({row["name"]: row for row in map(json.loads, lines)}.values()))
+        return 0
     on_gpu = environment.detect(given.device).device == "cuda"
     prompts = given.prompts or (256 if on_gpu else 40)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(given.device, prompts, min(prompts, 128 if on_gpu else 40), Path(folder))
-        rows = [bench.row(Candidate("baseline", kind="baseline"))]
-        print_row(rows[0])
-        words = [word for word in given.only.split(",") if word]
-        for candidate in candidates():
-            if words and not any(word in candidate.name for word in words):
-                continue
-            reason = bench.refusal(candidate)
-            try:
-                if not reason:
-                    rows.append(bench.row(candidate))
-                    print_row(rows[-1])
-            except Exception as error:  # one that fails here is no verdict on the others
-                reason = f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}"
-            if reason:
-                print(f"{'-':>10} {candidate.name}: not here: {reason[:120]}", flush=True)
-        result = conclude(bench, rows, spearmanr)
+        conclude(list(rows_of(bench, chosen(given.only, given.part), given.out)))
         if given.clip_l:
-            result["clip_l_pictures_per_s"] = clip_l_pictures_per_s(bench.here.device)
-            print(f"CLIP-L of random weights: {result['clip_l_pictures_per_s']:.1f} pictures/s of 512 pixels")
-    if given.out:
-        kept = [{name: value for name, value in row.items() if name not in ("pictures", "noise")} for row in rows]
-        given.out.write_text(json.dumps({**result, "rows": kept}, indent=1) + "\n")
+            speed = clip_l_pictures_per_s(bench.here.device)
+            print(f"CLIP-L of random weights: {speed:.1f} pictures/s of 512 pixels")
     return 0
+
+
+def chosen(only: str, part: str) -> list[Candidate]:
+    """The candidates that were asked for."""
+    words = [word for word in only.split(",") if word] or [""]
+    index, count = map(int, part.split("/"))
+    return [one for one in candidates() if any(word in one.name for word in words)][index - 1 :: count]
+
+
+def rows_of(bench: Bench, asked: list[Candidate], out: Path | None) -> Iterator[dict[str, Any]]:
+    """The rows of the baseline and of all that can be had here, each printed and kept as soon as it is known."""
+    for candidate in (Candidate("baseline", kind="baseline"), *asked):
+        reason = bench.refusal(candidate)
+        try:
+            row = None if reason else bench.row(candidate)
+        except Exception as error:  # one that fails here is no verdict on the others
+            row, reason = None, f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}"
+        if row is None:
+            print(f"{'-':>10} {candidate.name}: not here: {str(reason)[:120]}", flush=True)
+            continue
+        print_row(row)
+        if out:
+            with out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        yield row
 
 
 def print_row(row: dict[str, Any]) -> None:
@@ -410,53 +440,41 @@ def print_row(row: dict[str, Any]) -> None:
     )
 
 
-def conclude(bench: Bench, rows: list[dict[str, Any]], spearmanr: Callable[..., Any]) -> dict[str, Any]:
+def conclude(rows: list[dict[str, Any]]) -> None:
     """The figures that the panel is held to."""
-    base, others = rows[0], rows[1:]
-    broken = [row for row in others if row["kind"] == "broken"]
+    from scipy.stats import spearmanr
+
+    base = next(row for row in rows if row["kind"] == "baseline")
+    broken = [row for row in rows if row["kind"] == "broken"]
     missed = [row["name"] for row in broken if not row["rejected"]]
     correlation = float(spearmanr([r["oracle"] for r in rows], [r["clip_score"] for r in rows]).statistic)
-    harmless = {
-        row["name"]: bench.passes(row["pictures"], base["pictures"]) for row in others if row["kind"] == "harmless"
-    }
-    verdicts = [verdict for found in harmless.values() for verdict in found]
-    covered = {
-        row["name"]: coverage(row["scores"], base["scores"], PANEL_SIZE)
-        for row in others
-        if row["kind"] == "candidate" and np.std(np.subtract(row["scores"], base["scores"])) > 0.05
-    }
-    noise = base["noise"]
-    result = {
-        "device": bench.here.device_name,
-        "prompts": len(bench.captions),
-        "candidates": len(rows),
-        "rank_correlation": correlation,
-        "half_against_half": {name: reliability(rows, name) for name in ("right", "scores")},
-        "broken": len(broken),
-        "broken_not_rejected": missed,
-        "harmless": f"{sum(verdict is None for verdict in verdicts)} of {len(verdicts)}",
-        "noise_floor_clip_score": noise.axis if noise else None,
-        "coverage": covered,
-        "scoring_64_pictures_s": scoring_seconds(bench, base["pictures"]),
-    }
-    print(f"\n{len(rows)} candidates on {bench.here.device_name}, {len(bench.captions)} prompts")
+    kinds = Counter(row["kind"] for row in rows)
+    count = len(base["right"])
+    print(f"\n{len(rows)} pipelines on {base['device']}, {count} prompts: {dict(kinds)}")
     print(f"rank correlation of CLIP score with the oracle: {correlation:.3f}")
-    halves = result["half_against_half"]
-    by_half = f"CLIP score {halves['scores']:.3f}, the oracle itself {halves['right']:.3f}"
+    by_half = f"CLIP score {reliability(rows, 'scores'):.3f}, the oracle itself {reliability(rows, 'right'):.3f}"
     print(f"half of the prompts against the oracle on the other half: {by_half}")
     print(f"broken candidates rejected: {len(broken) - len(missed)} of {len(broken)} {missed or ''}")
-    failed = {name: list(filter(None, found)) for name, found in harmless.items() if any(found)}
-    print(f"harmless variations that pass: {result['harmless']} {failed or ''}")
-    print(f"noise floor of the CLIP score: {result['noise_floor_clip_score']}")
-    if covered:
-        low, high = min(covered, key=lambda n: covered[n]), max(covered, key=lambda n: covered[n])
-        mean = sum(covered.values()) / len(covered)
-        print(
-            f"the 95 % interval from {PANEL_SIZE} prompts covers the value on all: {mean:.3f} of the time, "
-            f"lowest {covered[low]:.3f} ({low}), highest {covered[high]:.3f} ({high}), of {len(covered)} candidates"
-        )
-    print(f"scoring 64 pictures: {result['scoring_64_pictures_s']:.2f} s")
-    return result
+    verdicts = [verdict for row in rows for verdict in row["parts"]]
+    failed = {row["name"]: list(filter(None, row["parts"])) for row in rows if any(row["parts"])}
+    print(f"harmless variations that pass: {sum(v is None for v in verdicts)} of {len(verdicts)} {failed or ''}")
+    print(f"noise floor of the CLIP score: {base['noise_floor']}")
+    for size in (PANEL_SIZE, LARGER_PANEL):
+        if size < count:
+            print_coverage(rows, size)
+    print(f"scoring 64 pictures: {base['scoring_64_pictures_s']:.2f} s")
+
+
+def print_coverage(rows: list[dict[str, Any]], size: int) -> None:
+    """How often the interval from so many prompts covers the difference on all, candidate by candidate."""
+    moved = {row["name"]: row["differences"] for row in rows if row["kind"] == "candidate"}
+    found = {name: coverage(by, [0.0] * len(by), size) for name, by in moved.items() if np.std(by) > LEAST_MOVED}
+    honest = sum(HONEST[0] <= share <= HONEST[1] for share in found.values())
+    print(
+        f"the 95 % interval from {size} prompts covers the difference on all in {np.mean(list(found.values())):.3f} of "
+        f"the samples, of {honest} of {len(found)} candidates in {HONEST[0]:.0%} to {HONEST[1]:.0%}:"
+    )
+    print("    " + ", ".join(f"{name} {share:.3f}" for name, share in sorted(found.items(), key=lambda pair: pair[1])))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ Verdict = Literal["same", "better", "worse", "in doubt"]
 
 RESAMPLINGS = 4999
 
+FURTHEST = 2.0
+"""How far an end of an interval may be from the mean, in half intervals by Student's t."""
+
 
 def paired_difference(scores: Sequence[float], baseline: Sequence[float], widest: float = 200.0) -> Estimate:
     """Mean of the differences prompt by prompt, with its interval; of one pair alone it is `widest` to each side."""
@@ -18,13 +21,13 @@ def paired_difference(scores: Sequence[float], baseline: Sequence[float], widest
 
 
 def mean_of(values: Sequence[float], widest: float = 200.0) -> Estimate:
-    """The mean with a bootstrap 95 % interval, each resample divided by its own standard error (bootstrap-t), and never
-    narrower than Student's t.
+    """The mean with a bootstrap 95 % interval, each resample divided by its own standard error (bootstrap-t).
 
     Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 12. Of the demo's scores some differ by far
-    more than the rest: percentiles of the bare mean, also bias-corrected ones, cover in 84 to 94 of 100 times there,
-    this in 91 to 97 with 24 prompts and in 95 to 97 with 64. A difference that one prompt in a hundred makes is in few
-    samples of 24, and no interval from such a sample knows it.
+    more than the rest: percentiles of the bare mean, also bias-corrected ones, cover in 84 to 94 of 100 times there.
+    Neither end is nearer than Student's t, nor further than twice that: where one value makes the difference, the
+    resamples without it have next to no spread, and an end would lie tens of standard errors away. Of 40 candidates of
+    the demo, 640 prompts each, this bound changes the coverage of none with 24, 64 or 128 prompts.
     """
     import numpy as np
     from scipy import stats
@@ -39,11 +42,10 @@ def mean_of(values: Sequence[float], widest: float = 200.0) -> Estimate:
     drawn = sample[np.random.default_rng(0).integers(0, count, (RESAMPLINGS, count))]
     errors = drawn.std(axis=1, ddof=1) / count**0.5
     usable = errors > 1e-3 * error  # a resample of one value again and again has no spread to divide by
-    low, high = np.quantile((drawn.mean(axis=1)[usable] - mean) / errors[usable], [0.025, 0.975])
+    ends = np.quantile((drawn.mean(axis=1)[usable] - mean) / errors[usable], [0.025, 0.975])
     student = float(stats.t.ppf(0.975, count - 1))
-    return Estimate(
-        value=mean, low=mean - max(float(high), student) * error, high=mean - min(float(low), -student) * error
-    )
+    below, above = np.clip([ends[1], -ends[0]], student, FURTHEST * student)
+    return Estimate(value=mean, low=mean - float(below) * error, high=mean + float(above) * error)
 
 
 def jackknife(value: float, without: Sequence[float]) -> Estimate:
