@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="a pipeline, as for tune run")
     parser.add_argument("--compute-bound", action="store_true", help="in its place one that keeps a large GPU busy")
+    parser.add_argument("--pixels", type=int, default=1024, help="the side of its pictures (1024)")
     parser.add_argument("--space", help="its search space, as for tune run")
     parser.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", help="other than the baseline's")
     parser.add_argument("--processes", type=int, default=20, help="how many fresh ones (20)")
@@ -88,7 +89,8 @@ def make_job(given: argparse.Namespace, scratch: Path) -> Job:
     here = environment.detect(given.device)
     source = str(write(scratch / "model", here.device)) if given.compute_bound else given.model
     model, kind = pipeline.resolve(source, None, None)
-    settings = WORKLOAD if given.compute_bound else ()
+    size = (f"workload.height={given.pixels}", f"workload.width={given.pixels}")
+    settings = (*WORKLOAD, *size) if given.compute_bound else ()
     space = space_file.load(space_file.find(given.space, kind, model.source == pipeline.DEMO), kind, here, settings)
     different = {name: yaml.safe_load(value) for name, _, value in (item.partition("=") for item in given.set)}
     return Job(
