@@ -367,6 +367,15 @@ def test_slow_processes_of_the_baseline_are_few(bench: Bench, workers: Workers) 
         assert noise.processes == 2
 
 
+def test_what_measuring_again_took_is_what_it_will_take_the_next_time(bench: Bench, workers: Workers) -> None:
+    with bench.study(trials=8) as found:
+        found.measure_baseline()
+        candidate = next(outcome for outcome in found.ledger.outcomes.values() if outcome.number)
+        assert found.repeat_s(candidate) > study.CACHED_SHARE, "of its first call, which takes a second"
+        found.repeat(candidate)
+        assert found.repeat_s(candidate) == found.ledger.repeats[-1].wall_s < study.CACHED_SHARE
+
+
 def test_only_the_baseline_is_asked_what_bounds_a_step(bench: Bench, workers: Workers) -> None:
     bench.run(trials=10)
     assert [job.probe for job in workers.jobs].count(True) == 1
