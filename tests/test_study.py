@@ -371,9 +371,22 @@ def test_what_measuring_again_took_is_what_it_will_take_the_next_time(bench: Ben
     with bench.study(trials=8) as found:
         found.measure_baseline()
         candidate = next(outcome for outcome in found.ledger.outcomes.values() if outcome.number)
-        assert found.repeat_s(candidate) > study.CACHED_SHARE, "of its first call, which takes a second"
+        before_s = found.repeat_s(candidate)
+        assert before_s > 0.2, "a share of its first call, which takes a second"
         found.repeat(candidate)
-        assert found.repeat_s(candidate) == found.ledger.repeats[-1].wall_s < study.CACHED_SHARE
+        assert found.repeat_s(candidate) == found.ledger.repeats[-1].wall_s < before_s
+
+
+@pytest.mark.parametrize(("spread", "turns"), [(0.01, 2), (0.5, 3)])
+def test_on_a_noisy_machine_time_for_a_third_turn_is_kept(
+    bench: Bench, workers: Workers, spread: float, turns: int
+) -> None:
+    honest = workers.seconds
+    workers.seconds = lambda job, point: honest(job, point) * (1 + spread * (len(workers.jobs) % 2))  # type: ignore[method-assign]
+    with bench.study(trials=5) as found:
+        found.measure_baseline()
+        candidate = next(outcome for outcome in found.ledger.outcomes.values() if outcome.number)
+        assert found.confirmation_s(candidate) == turns * found.turn_s(candidate)
 
 
 def test_only_the_baseline_is_asked_what_bounds_a_step(bench: Bench, workers: Workers) -> None:
@@ -558,7 +571,7 @@ def test_it_says_when_nothing_more_can_be_tried(bench: Bench, workers: Workers) 
 
 def test_it_says_how_much_time_a_build_would_take(bench: Bench, workers: Workers) -> None:
     bench.run(budget_s=0.5, trials=None)
-    assert any("a build takes about" in note and "give a longer --budget" in note for note in bench.told.notes)
+    assert any("a build takes at least" in note and "give a longer --budget" in note for note in bench.told.notes)
 
 
 def test_a_build_that_dies_later_in_its_row_is_known_by_its_candidate(

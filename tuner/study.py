@@ -21,7 +21,8 @@ IDLE_ASKS = 200
 """Candidates in a row that were tried before, after which the sampler has nothing new to say."""
 
 NOISY = 0.1
-"""The coefficient of variation of the baseline's processes above which the user is warned."""
+"""The coefficient of variation of the baseline's processes above which the user is warned, and time for a third turn is
+kept."""
 
 MOST_BASELINES = 4
 """Fresh processes of the baseline at the start, if they are quick."""
@@ -32,7 +33,7 @@ BASELINES_SHARE = 0.05
 LEAST_CALLS = 12
 """Of a repeated measurement: about five to warm up, six that are timed, and one to see where the time goes."""
 
-CACHED_SHARE = 0.4
+CACHED_SHARE = 0.3
 """Of a first call's time: what it takes where the compiler's cache has the code. Measured: 0.27 (the demo compiled
 whole, on a CPU) to 0.41 (FLUX.1-dev's blocks, on an H200)."""
 
@@ -98,8 +99,10 @@ class Study:
 
     def tell_end(self) -> None:
         """Say why nothing but the baseline, and what is recorded, can be had."""
-        left, needed = max(0.0, self.search_until() - time.monotonic()), self.build_wall_s()
-        time_left = f"{left:.0f} s are left to search, and a build takes about {needed:.0f} s: give a longer --budget"
+        left, needed = max(0.0, self.search_until() - time.monotonic()), self.quickest_build_s()
+        time_left = (
+            f"{left:.0f} s are left to search, and a build takes at least {needed:.0f} s: give a longer --budget"
+        )
         reason = time_left if self.trials_left() else "the number of trials is reached: give more --trials"
         self.display.note(f"nothing more is tried: {reason}")
 
@@ -113,11 +116,16 @@ class Study:
         noise = self.ledger.noise()
         assert noise is not None
         spread = f"{noise.coefficient_of_variation:.2%} between {noise.processes} processes of the baseline"
-        if noise.coefficient_of_variation > NOISY:
+        if self.is_noisy():
             said = f"this machine is noisy: latency varies by {spread}, so will the rest"
             self.display.note(f"{said}; does something else run on it?")
         else:
             self.display.note(f"timing noise: {spread} (coefficient of variation)")
+
+    def is_noisy(self) -> bool:
+        """Whether the baseline's processes differ by so much that it hides gains that people look for."""
+        noise = self.ledger.noise()
+        return noise is not None and noise.coefficient_of_variation > NOISY
 
     def tell_noise_floor(self) -> None:
         """Say why it is not known, if it is not."""
@@ -330,10 +338,11 @@ class Study:
         return best if all(known.get(point.trial) == point.values for point in points) else None
 
     def is_over(self) -> bool:
-        """Whether a limit is reached, or too little time is left for another build."""
+        """Whether a limit is reached, or too little time is left even for a quick build; a slow one is stopped when the
+        time for the confirmation comes."""
         if not self.trials_left():
             return True
-        return self.search_until() - time.monotonic() < 0.7 * self.build_wall_s()
+        return self.search_until() - time.monotonic() < 0.7 * self.quickest_build_s()
 
     def trials_left(self) -> int:
         """How many more trials may be recorded."""
@@ -350,7 +359,8 @@ class Study:
 
     def confirmation_s(self, candidate: Outcome) -> float:
         """Seconds that confirming a candidate will take, from what building and timing it took."""
-        missing = max(0, CONFIRMATIONS - len(self.ledger.confirmations_of(candidate)))
+        wanted = CONFIRMATIONS + (1 if self.is_noisy() else 0)  # two turns can hardly be sure of anything there
+        missing = max(0, wanted - len(self.ledger.confirmations_of(candidate)))
         return missing * self.turn_s(candidate)
 
     def turn_s(self, candidate: Outcome) -> float:
@@ -368,13 +378,12 @@ class Study:
         slower_s = max(0.0, outcome.timing.latency_s.value - baseline.timing.latency_s.value)
         return self.repeat_s(baseline) + CACHED_SHARE * outcome.build.first_call_s + LEAST_CALLS * slower_s
 
-    def build_wall_s(self) -> float:
-        """Seconds that a build takes until its first point is measured, the median so far."""
+    def quickest_build_s(self) -> float:
+        """Seconds that the quickest build so far took until its first point was measured, or it was rejected."""
         first: dict[str, float] = {}
         for outcome in self.ledger.outcomes.values():
             first.setdefault(outcome.build_key, outcome.wall_s)
-        walls = sorted(first.values())
-        return walls[len(walls) // 2] if walls else 0.0
+        return min(first.values(), default=0.0)
 
     def compile_deadline_s(self) -> float:
         """A configuration that takes a quarter of the budget to compile leaves too little to learn anything else."""
