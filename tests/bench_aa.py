@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="a pipeline, as for tune run")
     parser.add_argument("--compute-bound", action="store_true", help="in its place one that keeps a large GPU busy")
-    parser.add_argument("--pixels", type=int, default=1024, help="the side of its pictures (1024)")
+    parser.add_argument("--pixels", type=int, help="the side of its pictures (1024)")
     parser.add_argument("--space", help="its search space, as for tune run")
     parser.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", help="other than the baseline's")
     parser.add_argument("--processes", type=int, default=20, help="how many fresh ones (20)")
@@ -65,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu"))
     parser.add_argument("--json", type=Path, help="where results are kept, and taken from if they are there")
     given = parser.parse_args(arguments)
+    if given.pixels and not given.compute_bound:
+        parser.error("--pixels is of --compute-bound")
     medians: dict[str, list[float]] = json.loads(given.json.read_text()) if given.json and given.json.exists() else {}
     plain, slowed = medians.setdefault("plain_s", []), medians.setdefault("slowed_s", [])
     with tempfile.TemporaryDirectory() as scratch:
@@ -89,7 +91,7 @@ def make_job(given: argparse.Namespace, scratch: Path) -> Job:
     here = environment.detect(given.device)
     source = str(write(scratch / "model", here.device)) if given.compute_bound else given.model
     model, kind = pipeline.resolve(source, None, None)
-    size = (f"workload.height={given.pixels}", f"workload.width={given.pixels}")
+    size = (f"workload.height={given.pixels}", f"workload.width={given.pixels}") if given.pixels else ()
     settings = (*WORKLOAD, *size) if given.compute_bound else ()
     space = space_file.load(space_file.find(given.space, kind, model.source == pipeline.DEMO), kind, here, settings)
     different = {name: yaml.safe_load(value) for name, _, value in (item.partition("=") for item in given.set)}
@@ -148,6 +150,8 @@ def summary(plain: Sequence[float], slowed: Sequence[float]) -> list[str]:
         return [*lines, f"comparisons as at the end of a study take {LEAST_PROCESSES} processes"]
     return [
         *lines,
+        f"after {CONFIRMATIONS} turns, any difference counted: {differences(plain, plain)} of {len(plain)} A/A "
+        f"comparisons, {differences(plain, slowed)} of the slowed",
         f"A/A: {counted(plain, plain)} comparisons call a gain, at most {MOST_ALARMS:.0%} asked for: "
         f"{verdict(gains(plain, plain) <= MOST_ALARMS * len(plain))}",
         f"slowed: {counted(plain, slowed)} comparisons call the gain of the untouched calls, at least "
@@ -175,6 +179,11 @@ def verdict(is_met: bool) -> str:
 def gains(candidate: Sequence[float], baseline: Sequence[float], looks: Sequence[int] = LOOKS) -> int:
     """How many comparisons, one from each process on, call the candidate faster."""
     return sum(is_gain(candidate, baseline, start, looks) for start in range(len(baseline)))
+
+
+def differences(candidate: Sequence[float], baseline: Sequence[float]) -> int:
+    """How many comparisons of two turns, one from each process on, call a difference, whatever its sign."""
+    return sum(differs(speed_up(candidate, baseline, start, CONFIRMATIONS)) for start in range(len(baseline)))
 
 
 def is_gain(candidate: Sequence[float], baseline: Sequence[float], start: int, looks: Sequence[int] = LOOKS) -> bool:

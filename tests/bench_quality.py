@@ -56,7 +56,7 @@ HONEST = (0.92, 0.98)
 """How often an interval of 95 % should cover."""
 
 LEAST_MOVED = 0.05
-"""Points of CLIP score, standard deviation: a candidate that moves less draws the baseline's pictures."""
+"""Points of CLIP score, standard deviation of the differences: below it there is nothing for an interval to miss."""
 
 MANY_CORES = 8
 """From which on the oracle has processes of its own."""
@@ -215,8 +215,6 @@ class Bench:
         self.untouched = baseline(self.here)
         self.reference: Reference | None = None
         self.drawn: Any = None
-        self.scores: list[float] = []
-        """Of the baseline's pictures."""
         many = (os.cpu_count() or 1) >= MANY_CORES
         self.pool = ProcessPoolExecutor(8, mp_context=get_context("spawn")) if many else None
         self.setting = Setting(self.here.device, pipeline.scorer_source(self.model), {})
@@ -295,13 +293,10 @@ class Bench:
         error = quality.denoiser_error if quality else None
         noise = quality.noise if quality else None
         right = self.right(drawn[-1])
-        if candidate.kind == "baseline":
-            self.scores = scores
         return {
             "device": self.here.device_name, "name": candidate.name, "kind": candidate.kind, "steps": candidate.steps,
             "oracle": sum(right) / len(right), "right": right,
             "clip_score": sum(scores) / len(scores), "scores": scores,
-            "differences": [own - base for own, base in zip(scores, self.scores, strict=True)],
             "rejected": rejected, "difference": shown(quality) if quality else None,
             "parts": self.passes(drawn[-1], self.drawn) if candidate.kind == "harmless" else [],
             "flags": list(quality.flags) if quality else [], "noise_floor": noise.axis if noise else None,
@@ -409,25 +404,33 @@ def chosen(only: str, part: str) -> list[Candidate]:
     """The candidates that were asked for."""
     words = [word for word in only.split(",") if word] or [""]
     index, count = map(int, part.split("/"))
+    if not 1 <= index <= count:
+        raise SystemExit(f"--part {part}: there is no such part")
     return [one for one in candidates() if any(word in one.name for word in words)][index - 1 :: count]
 
 
 def rows_of(bench: Bench, asked: list[Candidate], out: Path | None) -> Iterator[dict[str, Any]]:
     """The rows of the baseline and of all that can be had here, each printed and kept as soon as it is known."""
-    for candidate in (Candidate("baseline", kind="baseline"), *asked):
+    if out:
+        out.unlink(missing_ok=True)
+    yield kept(bench.row(Candidate("baseline", kind="baseline")), out)
+    for candidate in asked:
         reason = bench.refusal(candidate)
         try:
-            row = None if reason else bench.row(candidate)
+            if not reason:
+                yield kept(bench.row(candidate), out)
         except Exception as error:  # one that fails here is no verdict on the others
-            row, reason = None, f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}"
-        if row is None:
-            print(f"{'-':>10} {candidate.name}: not here: {str(reason)[:120]}", flush=True)
-            continue
-        print_row(row)
-        if out:
-            with out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-        yield row
+            reason = f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}"
+        if reason:
+            print(f"{'-':>10} {candidate.name}: not here: {reason[:120]}", flush=True)
+
+
+def kept(row: dict[str, Any], out: Path | None) -> dict[str, Any]:
+    print_row(row)
+    if out:
+        with out.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    return row
 
 
 def print_row(row: dict[str, Any]) -> None:
@@ -461,14 +464,17 @@ def conclude(rows: list[dict[str, Any]]) -> None:
     print(f"noise floor of the CLIP score: {base['noise_floor']}")
     for size in (PANEL_SIZE, LARGER_PANEL):
         if size < count:
-            print_coverage(rows, size)
+            print_coverage(rows, base, size)
     print(f"scoring 64 pictures: {base['scoring_64_pictures_s']:.2f} s")
 
 
-def print_coverage(rows: list[dict[str, Any]], size: int) -> None:
+def print_coverage(rows: list[dict[str, Any]], base: dict[str, Any], size: int) -> None:
     """How often the interval from so many prompts covers the difference on all, candidate by candidate."""
-    moved = {row["name"]: row["differences"] for row in rows if row["kind"] == "candidate"}
-    found = {name: coverage(by, [0.0] * len(by), size) for name, by in moved.items() if np.std(by) > LEAST_MOVED}
+    candidates = {row["name"]: row["scores"] for row in rows if row["kind"] == "candidate"}
+    moved = {name: of for name, of in candidates.items() if np.std(np.subtract(of, base["scores"])) > LEAST_MOVED}
+    if not moved:
+        return
+    found = {name: coverage(scores, base["scores"], size) for name, scores in moved.items()}
     honest = sum(HONEST[0] <= share <= HONEST[1] for share in found.values())
     print(
         f"the 95 % interval from {size} prompts covers the difference on all in {np.mean(list(found.values())):.3f} of "

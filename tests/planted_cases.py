@@ -121,7 +121,7 @@ def _is_at(place: str, exactly: bool, source: str) -> bool:
     """The profiler's own stacks name a file from its entry in sys.path on."""
     if not exactly:
         return place in source
-    return any(place == one or place.endswith(f"/{one}") for one in source.split(", ") if one)
+    return any(place == one or place.endswith(f"/{one}") for one in source.split(", "))
 
 
 @cache

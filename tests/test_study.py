@@ -4,6 +4,7 @@ tried again, and how the baseline's processes become the timing noise."""
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -378,15 +379,51 @@ def test_what_measuring_again_took_is_what_it_will_take_the_next_time(bench: Ben
 
 
 @pytest.mark.parametrize(("spread", "turns"), [(0.01, 2), (0.5, 3)])
-def test_on_a_noisy_machine_time_for_a_third_turn_is_kept(
-    bench: Bench, workers: Workers, spread: float, turns: int
+def test_on_a_noisy_machine_the_search_leaves_time_for_a_third_turn(
+    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch, spread: float, turns: int
 ) -> None:
     honest = workers.seconds
-    workers.seconds = lambda job, point: honest(job, point) * (1 + spread * (len(workers.jobs) % 2))  # type: ignore[method-assign]
+
+    def uneven(job: Job, point: Point) -> float:
+        return honest(job, point) * (1 + spread * (len(workers.jobs) % 2))
+
+    monkeypatch.setattr(workers, "seconds", uneven)
     with bench.study(trials=5) as found:
         found.measure_baseline()
-        candidate = next(outcome for outcome in found.ledger.outcomes.values() if outcome.number)
-        assert found.confirmation_s(candidate) == turns * found.turn_s(candidate)
+        (first, *_) = found.by_preference()
+        kept_s = found.ledger.started + 600.0 - found.search_until()
+        assert first.number
+        assert kept_s == pytest.approx(turns * found.turn_s(first))
+        found.measure_again(first)
+        assert found.ledger.is_confirmed(first)
+        assert found.ledger.started + 600.0 == found.search_until(), "nothing is kept for what is sure"
+
+
+def test_what_is_slower_than_the_baseline_takes_longer_to_measure_again(bench: Bench, workers: Workers) -> None:
+    with bench.study(trials=8) as found:
+        found.measure_baseline()
+        baseline = found.ledger.baseline
+        assert baseline.timing is not None
+        seconds = baseline.timing.latency_s.value + 1.0
+        slower = msgspec.structs.replace(baseline.timing, latency_s=Estimate(value=seconds, low=seconds, high=seconds))
+        other = msgspec.structs.replace(baseline, number=99, timing=slower)
+        expected = found.repeat_s(baseline) + study.CACHED_SHARE * 1.0 + study.LEAST_CALLS * 1.0
+        assert found.repeat_s(other) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("left_s", "is_over"), [(8.0, False), (6.0, True)])
+def test_the_search_goes_on_while_the_quickest_build_would_nearly_fit(
+    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch, left_s: float, is_over: bool
+) -> None:
+    bench.run("cache.kind=none", trials=8)
+    with bench.study("cache.kind=none", trials=60) as found:
+        builds = list(dict.fromkeys(outcome.build_key for outcome in found.ledger.outcomes.values()))
+        assert len(builds) > 1
+        walls = dict.fromkeys(builds, 50.0) | {builds[-1]: 10.0}
+        for number, outcome in found.ledger.outcomes.items():
+            found.ledger.outcomes[number] = msgspec.structs.replace(outcome, wall_s=walls[outcome.build_key])
+        monkeypatch.setattr(found, "search_until", lambda: time.monotonic() + left_s)
+        assert found.is_over() is is_over
 
 
 def test_only_the_baseline_is_asked_what_bounds_a_step(bench: Bench, workers: Workers) -> None:
@@ -571,7 +608,8 @@ def test_it_says_when_nothing_more_can_be_tried(bench: Bench, workers: Workers) 
 
 def test_it_says_how_much_time_a_build_would_take(bench: Bench, workers: Workers) -> None:
     bench.run(budget_s=0.5, trials=None)
-    assert any("a build takes at least" in note and "give a longer --budget" in note for note in bench.told.notes)
+    said = "the quickest build so far took 0 s: give a longer --budget"
+    assert any(note.endswith(said) for note in bench.told.notes)
 
 
 def test_a_build_that_dies_later_in_its_row_is_known_by_its_candidate(

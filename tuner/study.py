@@ -21,8 +21,8 @@ IDLE_ASKS = 200
 """Candidates in a row that were tried before, after which the sampler has nothing new to say."""
 
 NOISY = 0.1
-"""The coefficient of variation of the baseline's processes above which the user is warned, and time for a third turn is
-kept."""
+"""The coefficient of variation of the baseline's processes above which the user is warned, and the search leaves
+time for a third turn: two have left gains of 2x in doubt at 30 %."""
 
 MOST_BASELINES = 4
 """Fresh processes of the baseline at the start, if they are quick."""
@@ -33,7 +33,7 @@ BASELINES_SHARE = 0.05
 LEAST_CALLS = 12
 """Of a repeated measurement: about five to warm up, six that are timed, and one to see where the time goes."""
 
-CACHED_SHARE = 0.3
+CACHED_SHARE = 0.4
 """Of a first call's time: what it takes where the compiler's cache has the code. Measured: 0.27 (the demo compiled
 whole, on a CPU) to 0.41 (FLUX.1-dev's blocks, on an H200)."""
 
@@ -99,11 +99,12 @@ class Study:
 
     def tell_end(self) -> None:
         """Say why nothing but the baseline, and what is recorded, can be had."""
-        left, needed = max(0.0, self.search_until() - time.monotonic()), self.quickest_build_s()
-        time_left = (
-            f"{left:.0f} s are left to search, and a build takes at least {needed:.0f} s: give a longer --budget"
-        )
-        reason = time_left if self.trials_left() else "the number of trials is reached: give more --trials"
+        left, quickest = max(0.0, self.search_until() - time.monotonic()), self.quickest_build_s()
+        if self.trials_left():
+            took = f"the quickest build so far took {quickest:.0f} s"
+            reason = f"{left:.0f} s are left to search, and {took}: give a longer --budget"
+        else:
+            reason = "the number of trials is reached: give more --trials"
         self.display.note(f"nothing more is tried: {reason}")
 
     def can_repeat_baseline(self) -> bool:
@@ -292,10 +293,9 @@ class Study:
         try:
             job = attempt.job(self.allowance_s())
             patience_s = NEVER if purpose == "baseline" else self.compile_deadline_s()
-            until = self.search_until()
 
             def stop_at() -> float:
-                return until if self.ledger.outcomes else NEVER
+                return self.search_until() if self.ledger.outcomes else NEVER
 
             runner.run(job, folder, self.store.cache, stop_at, attempt.hear, patience_s)
         except runner.BudgetSpent:
@@ -354,14 +354,15 @@ class Study:
 
     def search_until(self) -> float:
         """The time.monotonic() at which searching must end to leave time for the confirmation."""
+        until = self.ledger.started + self.limits.budget_s
         preferred = front.by_preference(list(self.ledger.outcomes.values()), self.ledger.tolerance)
-        return self.ledger.started + self.limits.budget_s - (self.confirmation_s(preferred[0]) if preferred else 0.0)
+        if not preferred or (preferred[0].number and self.ledger.is_confirmed(preferred[0])):
+            return until
+        return until - self.confirmation_s(preferred[0], CONFIRMATIONS + (1 if self.is_noisy() else 0))
 
-    def confirmation_s(self, candidate: Outcome) -> float:
-        """Seconds that confirming a candidate will take, from what building and timing it took."""
-        wanted = CONFIRMATIONS + (1 if self.is_noisy() else 0)  # two turns can hardly be sure of anything there
-        missing = max(0, wanted - len(self.ledger.confirmations_of(candidate)))
-        return missing * self.turn_s(candidate)
+    def confirmation_s(self, candidate: Outcome, turns: int = CONFIRMATIONS) -> float:
+        """Seconds that the turns which a candidate lacks will take, from what building and timing it took."""
+        return max(0, turns - len(self.ledger.confirmations_of(candidate))) * self.turn_s(candidate)
 
     def turn_s(self, candidate: Outcome) -> float:
         """Seconds that measuring the baseline and a candidate again will take."""
@@ -382,7 +383,8 @@ class Study:
         """Seconds that the quickest build so far took until its first point was measured, or it was rejected."""
         first: dict[str, float] = {}
         for outcome in self.ledger.outcomes.values():
-            first.setdefault(outcome.build_key, outcome.wall_s)
+            if outcome.status != "failed":
+                first.setdefault(outcome.build_key, outcome.wall_s)
         return min(first.values(), default=0.0)
 
     def compile_deadline_s(self) -> float:
