@@ -167,6 +167,12 @@ def test_what_a_study_measured_besides_is_shown(file: Path) -> None:
         assert part in text, part
 
 
+def test_what_was_only_predicted_says_so(tmp_path: Path) -> None:
+    predicted = study(tmp_path, "a", "NVIDIA H200", chosen__predicted_from=[6, 28], front=[])
+    text = text_of(reckon([predicted], None, None), 120)
+    assert text.count("predicted from 6, 28 steps, not measured") == 1
+
+
 def test_what_was_measured_is_passed_on_as_it_was_measured(tmp_path: Path) -> None:
     seen = {
         "chosen__latency_samples": 60, "chosen__latency_p95_s": 1.25, "chosen__compile_s": 30.0,

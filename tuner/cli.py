@@ -96,7 +96,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--space", metavar="NAME|FILE", help="the search space (default: by the pipeline's class)")
     run.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE",
-        help="pin a knob (compile.mode=default), or set a field of the workload (workload.height=512); repeatable",
+        help="pin a knob (compile.mode=default), set a field of the workload (workload.height=512), or say how many "
+        "points less are still as good (quality.tolerance=0.5); repeatable",
     )  # fmt: skip
     run.add_argument("--scorer", metavar="MODEL", help="the CLIP model that scores the pictures: a folder or a hub id")
     run.add_argument(

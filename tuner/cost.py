@@ -56,6 +56,8 @@ class CostRow(Record):
     is_chosen: bool
     changed: Values
     economics: Economics
+    predicted_from: tuple[int, ...] | None = None
+    """Step counts; None where the latency was measured."""
 
 
 class CostReport(Record):
@@ -179,6 +181,7 @@ def _row(study: Study, point: MeasuredPoint, price: Price) -> CostRow:
         is_chosen=point.trial == best.chosen.trial,
         changed=point.changed,
         economics=economics(price.usd_per_hour, measured(point), measured(best.baseline)),
+        predicted_from=point.predicted_from,
     )
 
 
@@ -267,6 +270,8 @@ def _below(row: CostRow, left: Sequence[str], report: CostReport, width: int) ->
 
 def _details(row: CostRow) -> Iterator[str]:
     found = row.economics
+    if row.predicted_from:
+        yield f"predicted from {', '.join(map(str, row.predicted_from))} steps, not measured"
     if found.compile_s is not None:
         text = f"first call {latency_text(found.compile_s)} longer"
         if found.paid_for_after_images is not None:
