@@ -352,11 +352,12 @@ EVEN = [1.0, 1.002, 1.001, 0.999, 0.998] * 4
 def test_the_program_that_plants_a_slowdown_judges_what_it_found() -> None:
     import bench_aa
 
-    first, second, ratio, alarms, found = bench_aa.summary(EVEN, [1.02 * value for value in EVEN])
+    first, second, ratio, early, alarms, found = bench_aa.summary(EVEN, [1.02 * value for value in EVEN])
     assert first.startswith("20 processes as it is: coefficient of variation 0.15%")
     assert first.endswith("at most 0.5% asked for: MET")
     assert second.startswith("20 processes slowed")
     assert ratio.endswith("called a difference")
+    assert early == "after 2 turns, any difference counted: 0 of 20 A/A comparisons, 20 of the slowed"
     assert alarms.startswith("A/A: 0 of 20 (0 after 2 turns) comparisons call a gain")
     assert alarms.endswith("at most 5% asked for: MET")
     assert found.startswith("slowed: 20 of 20 (20 after 2 turns) comparisons call the gain")
@@ -367,7 +368,7 @@ def test_the_program_that_plants_a_slowdown_admits_what_is_not_met() -> None:
     import bench_aa
 
     noisy = [1 + 10 * (value - 1) for value in EVEN]
-    first, _, _, _, found = bench_aa.summary(noisy, noisy[::-1])
+    first, *_, found = bench_aa.summary(noisy, noisy[::-1])
     assert first.endswith(": NOT MET")
     assert found.endswith(": NOT MET")
     *_, alarms, _ = bench_aa.summary([1.0, 0.97, 1.001, 0.971] * 5, EVEN)
