@@ -21,8 +21,10 @@ IDLE_ASKS = 200
 """Candidates in a row that were tried before, after which the sampler has nothing new to say."""
 
 NOISY = 0.1
-"""The coefficient of variation of the baseline's processes above which the user is warned, and the search leaves
-time for a third turn: two have left gains of 2x in doubt at 30 %."""
+"""The coefficient of variation of the baseline's processes above which the user is warned."""
+
+UNSURE = 0.05
+"""The same above which the search leaves time for a third turn: with two, gains of 1.4x to 2.2x stayed in doubt."""
 
 MOST_BASELINES = 4
 """Fresh processes of the baseline at the start, if they are quick."""
@@ -117,16 +119,11 @@ class Study:
         noise = self.ledger.noise()
         assert noise is not None
         spread = f"{noise.coefficient_of_variation:.2%} between {noise.processes} processes of the baseline"
-        if self.is_noisy():
+        if noise.coefficient_of_variation > NOISY:
             said = f"this machine is noisy: latency varies by {spread}, so will the rest"
             self.display.note(f"{said}; does something else run on it?")
         else:
             self.display.note(f"timing noise: {spread} (coefficient of variation)")
-
-    def is_noisy(self) -> bool:
-        """Whether the baseline's processes differ by so much that it hides gains that people look for."""
-        noise = self.ledger.noise()
-        return noise is not None and noise.coefficient_of_variation > NOISY
 
     def tell_noise_floor(self) -> None:
         """Say why it is not known, if it is not."""
@@ -358,7 +355,9 @@ class Study:
         preferred = front.by_preference(list(self.ledger.outcomes.values()), self.ledger.tolerance)
         if not preferred or (preferred[0].number and self.ledger.is_confirmed(preferred[0])):
             return until
-        return until - self.confirmation_s(preferred[0], CONFIRMATIONS + (1 if self.is_noisy() else 0))
+        noise = self.ledger.noise()
+        is_unsure = noise is not None and noise.coefficient_of_variation > UNSURE
+        return until - self.confirmation_s(preferred[0], CONFIRMATIONS + 1 if is_unsure else CONFIRMATIONS)
 
     def confirmation_s(self, candidate: Outcome, turns: int = CONFIRMATIONS) -> float:
         """Seconds that the turns which a candidate lacks will take, from what building and timing it took."""
