@@ -413,19 +413,20 @@ def rows_of(bench: Bench, asked: list[Candidate], out: Path | None) -> Iterator[
     """The rows of the baseline and of all that can be had here, each printed and kept as soon as it is known."""
     if out:
         out.unlink(missing_ok=True)
-    yield kept(bench.row(Candidate("baseline", kind="baseline")), out)
+    yield recorded(bench.row(Candidate("baseline", kind="baseline")), out)
     for candidate in asked:
         reason = bench.refusal(candidate)
         try:
             if not reason:
-                yield kept(bench.row(candidate), out)
+                yield recorded(bench.row(candidate), out)
         except Exception as error:  # one that fails here is no verdict on the others
             reason = f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}"
         if reason:
             print(f"{'-':>10} {candidate.name}: not here: {reason[:120]}", flush=True)
 
 
-def kept(row: dict[str, Any], out: Path | None) -> dict[str, Any]:
+def recorded(row: dict[str, Any], out: Path | None) -> dict[str, Any]:
+    """The row, printed, and kept in a file if one was asked for."""
     print_row(row)
     if out:
         with out.open("a") as file:
