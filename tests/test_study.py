@@ -399,6 +399,51 @@ def test_on_a_noisy_machine_the_search_leaves_time_for_a_third_turn(
         assert found.ledger.started + 600.0 == found.search_until(), "nothing is kept for what is sure"
 
 
+def test_what_the_confirmation_leaves_of_the_time_is_searched(
+    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first search ends at once, so that time is left for the confirmation; what follows it finds more."""
+    own = Study.search_until
+    confirmed = study.MOST_BASELINES - 1 + 2 * study.CONFIRMATIONS
+
+    def late_enough(found: Study, *turns: int) -> float:
+        return own(found, *turns) - (0.0 if len(found.ledger.repeats) >= confirmed else 1e6)
+
+    monkeypatch.setattr(Study, "search_until", late_enough)
+    best = bench.run(trials=None)
+    purposes = [outcome.purpose for outcome in bench.told.outcomes if outcome.purpose != "baseline"]
+    assert best.speed_up_confirmed
+    assert set(purposes[:confirmed]) == {"confirm"}
+    assert {"recipe", "search"} <= set(purposes[confirmed:])
+
+
+def test_a_build_that_runs_may_use_the_time_of_a_third_turn(
+    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Study, "turns_to_keep", lambda _: 3)
+    with bench.study(trials=5) as found:
+        found.measure_baseline()
+        (first, *_) = found.by_preference()
+        assert first.number
+        assert found.search_until(2) - found.search_until() == pytest.approx(found.turn_s(first))
+
+
+def test_no_time_is_spent_on_confirming_another_than_what_is_sure(
+    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run(trials=8)
+    with bench.study(trials=60) as found:
+        found.search_and_confirm()
+        sure = next(outcome for outcome in found.by_preference() if found.ledger.is_confirmed(outcome))
+        cheaper = msgspec.structs.replace(
+            sure, number=99, cost_usd_per_1000_images=sure.cost_usd_per_1000_images / 2, build_key="another"
+        )
+        found.ledger.outcomes[99] = cheaper
+        monkeypatch.setattr(found, "seconds_left", lambda: 0.0)
+        assert found.confirm().number == sure.number
+    assert "no time is left to confirm a cheaper configuration" in bench.told.notes
+
+
 def test_what_is_slower_than_the_baseline_takes_longer_to_measure_again(bench: Bench, workers: Workers) -> None:
     with bench.study(trials=8) as found:
         found.measure_baseline()
@@ -422,8 +467,20 @@ def test_the_search_goes_on_while_the_quickest_build_would_nearly_fit(
         walls = dict.fromkeys(builds, 50.0) | {builds[-1]: 10.0}
         for number, outcome in found.ledger.outcomes.items():
             found.ledger.outcomes[number] = msgspec.structs.replace(outcome, wall_s=walls[outcome.build_key])
+        repeats = [msgspec.structs.replace(repeat, wall_s=20.0) for repeat in found.ledger.repeats]
+        found.ledger.repeats[:] = repeats
+        assert found.quickest_build_s() == 10.0
         monkeypatch.setattr(found, "search_until", lambda: time.monotonic() + left_s)
         assert found.is_over() is is_over
+
+
+def test_the_baseline_is_as_quick_as_it_was_when_nothing_was_drawn_beside_it(bench: Bench, workers: Workers) -> None:
+    with bench.study(trials=5) as found:
+        found.measure_baseline()
+        baseline = found.ledger.baseline
+        found.ledger.outcomes[0] = msgspec.structs.replace(baseline, wall_s=40.0)
+        found.ledger.repeats[0] = msgspec.structs.replace(found.ledger.repeats[0], wall_s=15.0)
+        assert found.quickest_build_s() == 15.0
 
 
 def test_only_the_baseline_is_asked_what_bounds_a_step(bench: Bench, workers: Workers) -> None:

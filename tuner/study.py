@@ -65,11 +65,7 @@ class Study:
             return finished
         self.store.finished = None
         self.measure_baseline()
-        for recipe in self.space.recipes:
-            self.try_recipe(recipe)
-        self.search()
-        chosen = self.confirm()
-        return self.finish(chosen)
+        return self.finish(self.search_and_confirm())
 
     # ---- stations ---------------------------------------------------------------------------------------------------
 
@@ -131,6 +127,16 @@ class Study:
             lacks = "; ".join(lack for noise in self.ledger.noise_floors() for lack in noise.lacks)
             self.display.note(f"by how much rounding alone moves the score is not known: {lacks or 'nothing to vary'}")
 
+    def search_and_confirm(self) -> Outcome:
+        """The configuration to choose. What a confirmation leaves of the time that was kept for it is searched, too."""
+        while True:
+            for recipe in self.space.recipes:
+                self.try_recipe(recipe)
+            is_exhausted = not self.search()
+            chosen = self.confirm()
+            if is_exhausted or self.is_over():
+                return chosen
+
     def try_recipe(self, recipe: Recipe) -> None:
         """An expert's configuration, unless it was tried before or is invalid here."""
         values = self.space.candidate(recipe.values)
@@ -143,8 +149,8 @@ class Study:
             return
         self.try_candidate(self.store.enter(values), values, "recipe", recipe.name)
 
-    def search(self) -> None:
-        """Ask the sampler, try, tell, until a limit is reached or it has nothing new to propose."""
+    def search(self) -> bool:
+        """Ask the sampler, try, tell, until a limit is reached; False where it has nothing new to propose."""
         idle = 0
         while not self.is_over() and idle < IDLE_ASKS:
             if self.retry_throttled():
@@ -161,6 +167,7 @@ class Study:
             idle += 1
         if idle >= IDLE_ASKS:
             self.display.note(f"the last {IDLE_ASKS} candidates were all known or invalid: the search ends early")
+        return idle < IDLE_ASKS
 
     def retry_throttled(self) -> bool:
         """Try a candidate again whose calls were all held back by heat or the power supply, once. False without one."""
@@ -174,16 +181,18 @@ class Study:
 
     def confirm(self) -> Outcome:
         """The cheapest configuration that is as good as the baseline and, measured again, surely faster; else the
-        baseline. What measuring again showed counts in that order. The first is measured again whatever the time."""
+        baseline. What measuring again showed counts in that order. Without one to choose yet the first is measured again
+        whatever the time."""
         tried: set[int] = set()
         while True:
             order = [o for o in self.by_preference() if o.number not in tried or self.ledger.is_confirmed(o)]
             first = order[0] if order else self.ledger.baseline
             if self.ledger.is_confirmed(first):
                 return self.ledger.outcomes[first.number]
-            if tried and not self.can_confirm(first):
+            known = next((outcome.number for outcome in order if self.ledger.is_confirmed(outcome)), 0)
+            if (tried or known) and not self.can_confirm(first):
                 self.display.note("no time is left to confirm a cheaper configuration")
-                return self.ledger.outcomes[next((o.number for o in order if self.ledger.is_confirmed(o)), 0)]
+                return self.ledger.outcomes[known]
             tried.add(first.number)
             self.measure_again(self.ledger.outcomes[first.number])
             self.tell_confirmation(first)
@@ -292,7 +301,7 @@ class Study:
             patience_s = NEVER if purpose == "baseline" else self.compile_deadline_s()
 
             def stop_at() -> float:
-                return self.search_until() if self.ledger.outcomes else NEVER
+                return self.search_until(CONFIRMATIONS) if self.ledger.outcomes else NEVER
 
             runner.run(job, folder, self.store.cache, stop_at, attempt.hear, patience_s)
         except runner.BudgetSpent:
@@ -349,15 +358,20 @@ class Study:
         """Of the budget."""
         return self.ledger.started + self.limits.budget_s - time.monotonic()
 
-    def search_until(self) -> float:
-        """The time.monotonic() at which searching must end to leave time for the confirmation."""
+    def search_until(self, turns: int | None = None) -> float:
+        """The time.monotonic() at which searching must end to leave time for the confirmation, in so many turns. Unless
+        they are given they are those for which a build may begin; one that runs may use the time of a third."""
         until = self.ledger.started + self.limits.budget_s
         preferred = front.by_preference(list(self.ledger.outcomes.values()), self.ledger.tolerance)
         if not preferred or (preferred[0].number and self.ledger.is_confirmed(preferred[0])):
             return until
+        return until - self.confirmation_s(preferred[0], turns or self.turns_to_keep())
+
+    def turns_to_keep(self) -> int:
+        """How many turns of a confirmation time is kept for: three where the machine is noisy."""
         noise = self.ledger.noise()
         is_unsure = noise is not None and noise.coefficient_of_variation > UNSURE
-        return until - self.confirmation_s(preferred[0], CONFIRMATIONS + 1 if is_unsure else CONFIRMATIONS)
+        return CONFIRMATIONS + 1 if is_unsure else CONFIRMATIONS
 
     def confirmation_s(self, candidate: Outcome, turns: int = CONFIRMATIONS) -> float:
         """Seconds that the turns which a candidate lacks will take, from what building and timing it took."""
@@ -379,9 +393,10 @@ class Study:
         return self.repeat_s(baseline) + CACHED_SHARE * outcome.build.first_call_s + LEAST_CALLS * slower_s
 
     def quickest_build_s(self) -> float:
-        """Seconds that the quickest build so far took until its first point was measured, or it was rejected."""
+        """Seconds that the quickest build so far took until its first point was measured, or it was rejected. The
+        baseline's first also drew what others are judged against; it counts with what measuring it again took."""
         first: dict[str, float] = {}
-        for outcome in self.ledger.outcomes.values():
+        for outcome in (*self.ledger.repeats_of(self.ledger.baseline), *self.ledger.outcomes.values()):
             if outcome.status != "failed":
                 first.setdefault(outcome.build_key, outcome.wall_s)
         return min(first.values(), default=0.0)
