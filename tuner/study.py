@@ -23,8 +23,9 @@ IDLE_ASKS = 200
 NOISY = 0.1
 """The coefficient of variation of the baseline's processes above which the user is warned."""
 
-UNSURE = 0.05
-"""The same above which the search leaves time for a third turn: with two, gains of 1.4x to 2.2x stayed in doubt."""
+TURNS_KEPT = CONFIRMATIONS + 1
+"""For so many turns of the confirmation time is kept: on a noisy machine two left gains of 1.4x to 2.2x in doubt, and
+what is not needed is searched afterwards."""
 
 MOST_BASELINES = 4
 """Fresh processes of the baseline at the start, if they are quick."""
@@ -181,8 +182,8 @@ class Study:
 
     def confirm(self) -> Outcome:
         """The cheapest configuration that is as good as the baseline and, measured again, surely faster; else the
-        baseline. What measuring again showed counts in that order. Without one to choose yet the first is measured again
-        whatever the time."""
+        baseline. What measuring again showed counts in that order. Without one to choose yet the first is measured
+        again whatever the time."""
         tried: set[int] = set()
         while True:
             order = [o for o in self.by_preference() if o.number not in tried or self.ledger.is_confirmed(o)]
@@ -300,7 +301,7 @@ class Study:
             job = attempt.job(self.allowance_s())
             patience_s = NEVER if purpose == "baseline" else self.compile_deadline_s()
 
-            def stop_at() -> float:
+            def stop_at() -> float:  # what runs may use the time of the turn that may not be needed
                 return self.search_until(CONFIRMATIONS) if self.ledger.outcomes else NEVER
 
             runner.run(job, folder, self.store.cache, stop_at, attempt.hear, patience_s)
@@ -358,20 +359,13 @@ class Study:
         """Of the budget."""
         return self.ledger.started + self.limits.budget_s - time.monotonic()
 
-    def search_until(self, turns: int | None = None) -> float:
-        """The time.monotonic() at which searching must end to leave time for the confirmation, in so many turns. Unless
-        they are given they are those for which a build may begin; one that runs may use the time of a third."""
+    def search_until(self, turns: int = TURNS_KEPT) -> float:
+        """The time.monotonic() at which searching must end to leave time for so many turns of the confirmation."""
         until = self.ledger.started + self.limits.budget_s
         preferred = front.by_preference(list(self.ledger.outcomes.values()), self.ledger.tolerance)
         if not preferred or (preferred[0].number and self.ledger.is_confirmed(preferred[0])):
             return until
-        return until - self.confirmation_s(preferred[0], turns or self.turns_to_keep())
-
-    def turns_to_keep(self) -> int:
-        """How many turns of a confirmation time is kept for: three where the machine is noisy."""
-        noise = self.ledger.noise()
-        is_unsure = noise is not None and noise.coefficient_of_variation > UNSURE
-        return CONFIRMATIONS + 1 if is_unsure else CONFIRMATIONS
+        return until - self.confirmation_s(preferred[0], turns)
 
     def confirmation_s(self, candidate: Outcome, turns: int = CONFIRMATIONS) -> float:
         """Seconds that the turns which a candidate lacks will take, from what building and timing it took."""
