@@ -427,13 +427,38 @@ def test_a_build_that_runs_may_use_the_time_of_a_third_turn(
         assert limits[-1] - found.search_until() == pytest.approx(found.turn_s(first), rel=0.05)
 
 
+def test_what_was_measured_again_in_vain_is_not_again_and_leaves_time_for_another(
+    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No repetition but the baseline's ends."""
+    with bench.study(trials=None) as found:
+        found.measure_baseline()
+        (first, *_) = found.by_preference()
+        own, asked = found.repeat, list[int]()
+
+        def failing(outcome: Outcome, beside: Outcome | None = None) -> bool:
+            asked.append(outcome.number)
+            return outcome.number == found.ledger.baseline.number and own(outcome, beside)
+
+        monkeypatch.setattr(found, "repeat", failing)
+        found.search_and_confirm()
+        assert first.number in found.in_vain
+        assert asked.count(first.number) == 2, "for two turns, and for those beyond"
+        assert found.in_question()[0].number not in found.in_vain
+        kept_s = found.ledger.started + 600.0 - found.search_until()
+        assert kept_s == pytest.approx(3 * found.turn_s(found.ledger.baseline)), "for what may still be found"
+    told = [note for note in bench.told.notes if note.startswith(f"trial {first.number}:")]
+    assert len(told) == len(set(told))
+
+
 def test_no_time_is_spent_on_confirming_another_than_what_is_sure(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench.run(trials=8)
-    with bench.study(trials=60) as found:
+    with bench.study(trials=8) as found:
+        found.measure_baseline()
         found.search_and_confirm()
         sure = next(outcome for outcome in found.by_preference() if found.ledger.is_confirmed(outcome))
+        assert sure.number
         cheaper = msgspec.structs.replace(
             sure, number=99, cost_usd_per_1000_images=sure.cost_usd_per_1000_images / 2, build_key="another"
         )
@@ -525,7 +550,7 @@ def test_a_gain_that_stays_in_doubt_is_told_and_how_to_resolve_it(
     monkeypatch.setattr(study, "MOST_BASELINES", 2)
     monkeypatch.setattr(Study, "can_confirm", lambda *_: False)  # no time but for the first two turns
     monkeypatch.setattr(Study, "seconds_left", lambda _: 0.0)
-    monkeypatch.setattr(Study, "search_until", lambda _: float("inf"))
+    monkeypatch.setattr(Study, "search_until", lambda *_: float("inf"))
 
     def noisy(job: Job, point: Point) -> float:
         return honest(job, point) * (1.0 if point.score or len(workers.jobs) % 4 else 5.0)

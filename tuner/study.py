@@ -24,8 +24,8 @@ NOISY = 0.1
 """The coefficient of variation of the baseline's processes above which the user is warned."""
 
 TURNS_KEPT = CONFIRMATIONS + 1
-"""For so many turns of the confirmation time is kept: on a noisy machine two left gains of 1.4x to 2.2x in doubt, and
-what is not needed is searched afterwards."""
+"""Turns of baseline and candidate for which the search leaves time. Two left gains of 1.4x to 2.2x in doubt on a noisy
+machine; the time of a third that is not needed is searched afterwards."""
 
 MOST_BASELINES = 4
 """Fresh processes of the baseline at the start, if they are quick."""
@@ -55,6 +55,8 @@ class Study:
         self.display = display
         self.space = store.request.space
         self.ledger = Ledger(store, display)
+        self.in_vain: set[int] = set()
+        """What this run measured again without becoming sure of it."""
 
     def run(self) -> BestConfig:
         """Everything that is left to do. Raises StudyFailed when the baseline itself cannot be measured."""
@@ -93,8 +95,6 @@ class Study:
         self.tell_noise_floor()
         for own in self.ledger.allowed():
             self.display.note(f"the untouched pipeline itself has {own.count_per_step:g} {own.kind} a step: allowed")
-        if self.is_over():
-            self.tell_end()
 
     def tell_end(self) -> None:
         """Say why nothing but the baseline, and what is recorded, can be had."""
@@ -136,7 +136,10 @@ class Study:
             is_exhausted = not self.search()
             chosen = self.confirm()
             if is_exhausted or self.is_over():
-                return chosen
+                break
+        if all(outcome.build_key == self.ledger.baseline.build_key for outcome in self.ledger.outcomes.values()):
+            self.tell_end()
+        return chosen
 
     def try_recipe(self, recipe: Recipe) -> None:
         """An expert's configuration, unless it was tried before or is invalid here."""
@@ -182,21 +185,27 @@ class Study:
 
     def confirm(self) -> Outcome:
         """The cheapest configuration that is as good as the baseline and, measured again, surely faster; else the
-        baseline. What measuring again showed counts in that order. Without one to choose yet the first is measured
-        again whatever the time."""
-        tried: set[int] = set()
+        baseline. What measuring again showed counts in that order. The first is measured again whatever the time, but
+        not while another is sure already."""
         while True:
-            order = [o for o in self.by_preference() if o.number not in tried or self.ledger.is_confirmed(o)]
-            first = order[0] if order else self.ledger.baseline
+            order = self.in_question()
+            first = order[0]
             if self.ledger.is_confirmed(first):
                 return self.ledger.outcomes[first.number]
-            known = next((outcome.number for outcome in order if self.ledger.is_confirmed(outcome)), 0)
-            if (tried or known) and not self.can_confirm(first):
+            sure = next(outcome.number for outcome in order if self.ledger.is_confirmed(outcome))
+            if (self.in_vain or sure) and not self.can_confirm(first):
                 self.display.note("no time is left to confirm a cheaper configuration")
-                return self.ledger.outcomes[known]
-            tried.add(first.number)
+                return self.ledger.outcomes[sure]
             self.measure_again(self.ledger.outcomes[first.number])
+            if not self.ledger.is_confirmed(first):
+                self.in_vain.add(first.number)
             self.tell_confirmation(first)
+
+    def in_question(self) -> list[Outcome]:
+        """What may be chosen, the cheapest first: the baseline, and what is sure or was not measured again in vain."""
+        baseline = self.ledger.baseline
+        found = [o for o in self.by_preference() if o.number not in self.in_vain or self.ledger.is_confirmed(o)]
+        return found if any(outcome.number == baseline.number for outcome in found) else [*found, baseline]
 
     def by_preference(self) -> list[Outcome]:
         """What is as good as the baseline, the cheapest by what is known now first."""
@@ -301,12 +310,13 @@ class Study:
             job = attempt.job(self.allowance_s())
             patience_s = NEVER if purpose == "baseline" else self.compile_deadline_s()
 
-            def stop_at() -> float:  # what runs may use the time of the turn that may not be needed
+            def stop_at() -> float:  # a build that has started may go on into the third turn's time
                 return self.search_until(CONFIRMATIONS) if self.ledger.outcomes else NEVER
 
             runner.run(job, folder, self.store.cache, stop_at, attempt.hear, patience_s)
         except runner.BudgetSpent:
-            self.display.note(f"trial {number} was stopped: what is left of the time is for the confirmation")
+            rest = "what is left of the time is for the confirmation" if self.seconds_left() > 1.0 else "the time is up"
+            self.display.note(f"trial {number} was stopped: {rest}")
         finally:
             attempt.close()
 
@@ -362,10 +372,10 @@ class Study:
     def search_until(self, turns: int = TURNS_KEPT) -> float:
         """The time.monotonic() at which searching must end to leave time for so many turns of the confirmation."""
         until = self.ledger.started + self.limits.budget_s
-        preferred = front.by_preference(list(self.ledger.outcomes.values()), self.ledger.tolerance)
-        if not preferred or (preferred[0].number and self.ledger.is_confirmed(preferred[0])):
+        first = self.in_question()[0]
+        if self.ledger.baseline.status != "measured" or (first.number and self.ledger.is_confirmed(first)):
             return until
-        return until - self.confirmation_s(preferred[0], turns)
+        return until - self.confirmation_s(first, turns)
 
     def confirmation_s(self, candidate: Outcome, turns: int = CONFIRMATIONS) -> float:
         """Seconds that the turns which a candidate lacks will take, from what building and timing it took."""
@@ -387,8 +397,8 @@ class Study:
         return self.repeat_s(baseline) + CACHED_SHARE * outcome.build.first_call_s + LEAST_CALLS * slower_s
 
     def quickest_build_s(self) -> float:
-        """Seconds that the quickest build so far took until its first point was measured, or it was rejected. The
-        baseline's first also drew what others are judged against; it counts with what measuring it again took."""
+        """Seconds that the quickest build so far took until its first point was measured, or it was rejected. Of the
+        baseline, which also drew what others are judged against, a repetition counts: no build is quicker."""
         first: dict[str, float] = {}
         for outcome in (*self.ledger.repeats_of(self.ledger.baseline), *self.ledger.outcomes.values()):
             if outcome.status != "failed":
