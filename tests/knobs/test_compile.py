@@ -266,9 +266,12 @@ def test_inductor_draws_the_same(tiny_pipeline: Path, untouched: Any, different:
 @pytest.mark.gpu
 @pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
 def test_guidance_keeps_both_of_a_steps_outputs_on_a_gpu(tiny_pipeline: Path, mode: str) -> None:
+    from torch._inductor import config
+
     guided = {"negative_prompt": ["blue", "green"], "true_cfg_scale": 3.0}
     pipe = load(tiny_pipeline, "cuda")
     plain = draw(pipe, "flux", 3, **guided)
     KNOBS["compile.scope"].apply(pipe, candidate(compile__mode=mode))
-    for _ in range(3):
-        assert np.allclose(draw(pipe, "flux", 3, **guided), plain, atol=0.02)
+    with config.patch(max_autotune_gemm_backends="ATEN"):  # minutes of tuning that have nothing to do with outputs
+        for _ in range(3):
+            assert np.allclose(draw(pipe, "flux", 3, **guided), plain, atol=0.02)

@@ -34,6 +34,7 @@ SETTLE_S = 0.2
 """So long a pipeline draws before it is timed."""
 BUSY = 1.15
 """A product of matrices that takes so many times what it took at the start: another process has work on the GPU."""
+MOST_TIMINGS = 4
 PATIENCE_S = 40.0
 """What stopped processes had queued on the GPU is done after so long, or the row fails."""
 
@@ -131,13 +132,19 @@ class Bench:
         if not self.row.alone:
             self.settle()
         torch.cuda.reset_peak_memory_stats()
-        seconds, samples = self.timed()
-        while self.is_disturbed():
-            self.settle()
-            seconds, samples = self.timed()
+        seconds, samples = self.undisturbed()
         hidden = replays_cuda_graphs(self.row.values)  # a replay allocates nothing
         peak = torch.cuda.max_memory_reserved() if hidden else torch.cuda.max_memory_allocated()
         return {"seconds": seconds, "samples_s": samples, "peak_bytes": peak + self.borrowed_bytes()}
+
+    def undisturbed(self) -> tuple[float, list[float]]:
+        """The first timing after which the GPU has nothing else to do."""
+        for _ in range(MOST_TIMINGS):
+            timing = self.timed()
+            if not self.is_disturbed():
+                return timing
+            self.settle()
+        raise RuntimeError(f"the GPU was busy with something else after each of {MOST_TIMINGS} timings")
 
     def is_disturbed(self) -> bool:
         """Whether another process has work on the GPU."""
