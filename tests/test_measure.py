@@ -352,11 +352,14 @@ EVEN = [1.0, 1.002, 1.001, 0.999, 0.998] * 4
 def test_the_program_that_plants_a_slowdown_judges_what_it_found() -> None:
     import bench_aa
 
-    first, second, ratio, early, alarms, found = bench_aa.summary(EVEN, [1.02 * value for value in EVEN])
+    first, second, ratio, orders, early, alarms, found = bench_aa.summary(EVEN, [1.02 * value for value in EVEN])
     assert first.startswith("20 processes as it is: coefficient of variation 0.15%")
     assert first.endswith("at most 0.5% asked for: MET")
     assert second.startswith("20 processes slowed")
     assert ratio.endswith("called a difference")
+    share, _, rest = orders.removeprefix("in 1000 random orders of these processes ").partition("%")
+    assert 0 < float(share) < 7
+    assert rest == " of A/A comparisons call a gain, 100.0% of the slowed"
     assert early == "after 2 turns, any difference counted: 0 of 20 A/A comparisons, 20 of the slowed"
     assert alarms.startswith("A/A: 0 of 20 (0 after 2 turns) comparisons call a gain")
     assert alarms.endswith("at most 5% asked for: MET")
