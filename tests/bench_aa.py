@@ -5,7 +5,8 @@ two processes in this order and two in the other. It prints each process as it e
 coefficient of variation between the processes, how many A/A comparisons call a gain where there is none, and how many
 call that of the untouched calls over the slowed ones. A comparison is the tuner's at the end of a study that has the
 time for it: two turns, six where these leave it in doubt, and the noise of four further processes. It takes 16 of the
-processes, so that the comparisons are far from independent.
+processes, so that the comparisons are far from independent; they are also made in random orders of the processes,
+which shows the rule's own rate where the time of day plays no part.
 
 `--compute-bound` takes a pipeline that is bound by a large GPU's arithmetic (tests/compute_bound.py). With `--json`
 results are kept in a file, and the same command goes on from there: `--processes 10`, then `--processes 20`.
@@ -45,7 +46,7 @@ LOOKS = (CONFIRMATIONS, MOST_CONFIRMATIONS)
 """Turns after which a study looks whether a gain is sure."""
 
 ORDERS = 1000
-"""Random orders of the processes that are compared, too: in the order in which they ran there are few comparisons."""
+"""Random orders of the processes in which they are compared, too."""
 
 LEAST_PROCESSES = 2 * MOST_CONFIRMATIONS + MOST_BASELINES
 """In one comparison."""

@@ -13,6 +13,7 @@ import bench_knobs
 import msgspec
 import pipelines
 import pytest
+from knobs_bench import measuring
 from knobs_bench.children import Child, alive
 from knobs_bench.plan import catalogue, plan, trial
 from knobs_bench.room import Room
@@ -90,6 +91,40 @@ def test_one_that_dies_when_its_turn_has_come_ends_only_itself(tmp_path: Path) -
     (result,) = room.results
     assert result.failure == "crash (ready): it ended without a result"
     assert room.building == {}
+
+
+@pytest.mark.parametrize(
+    ("products_s", "timings"),
+    [
+        ([1.0] * 5, 1),
+        ([2.0, 2.0, 2.0, 2.0, 1.2], 1),  # hot, and recovering
+        ([2.0] * 5 + [1.0] * 5, 2),
+        ([2.0] * 100, None),
+    ],
+)
+def test_a_row_is_timed_until_the_gpu_is_its_own(
+    products_s: list[float], timings: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = argparse.Namespace(product_s=1.0, tiny=True, family="flux")
+    space = catalogue(architecture.of(pipelines.build("flux", empty=True)), H200)
+    bench = measuring.Bench(given, H200, trial(space, "steps=6", {"steps": 6}, "step", {}), None, lambda **said: None)
+    left, made = iter(products_s), 0
+
+    def timed() -> tuple[float, list[float]]:
+        nonlocal made
+        made += 1
+        return float(made), []
+
+    monkeypatch.setattr(measuring, "product_s", lambda: next(left))
+    monkeypatch.setattr(measuring, "PAUSE_S", 0.0)
+    monkeypatch.setattr(bench, "timed", timed)
+    monkeypatch.setattr(bench, "settle", lambda: None)
+    if timings is None:
+        with pytest.raises(RuntimeError, match="busy with something else after each of 4 timings"):
+            bench.undisturbed()
+        assert made == measuring.MOST_TIMINGS
+    else:
+        assert bench.undisturbed() == (float(timings), [])
 
 
 def test_a_value_that_fails_stays_in_the_table() -> None:

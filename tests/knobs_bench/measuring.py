@@ -33,10 +33,12 @@ CALM = 1.03
 SETTLE_S = 0.2
 """So long a pipeline draws before it is timed."""
 BUSY = 1.3
-"""A product of matrices that takes so many times what it took at the start: another process has work on the GPU, which
-makes it two. A GPU that has just been at its power cap is slower too, but not for long."""
-PRODUCTS, PAUSE_S = 5, 0.1
+"""Products of matrices that take so many times what one took on the idle GPU: another process has work on it, which
+doubles them. A GPU that has just worked hard is slower too, but not for long."""
+PAUSE_S, PRODUCTS = 0.1, 5
+"""After such a pause the fastest of so many products counts."""
 MOST_TIMINGS = 4
+"""A row that was disturbed so often fails."""
 PATIENCE_S = 40.0
 """What stopped processes had queued on the GPU is done after so long, or the row fails."""
 
@@ -141,11 +143,12 @@ class Bench:
 
     def undisturbed(self) -> tuple[float, list[float]]:
         """The first timing after which the GPU has nothing else to do."""
-        for _ in range(MOST_TIMINGS):
+        for attempt in range(MOST_TIMINGS):
+            if attempt:
+                self.settle()
             timing = self.timed()
             if not self.is_disturbed():
                 return timing
-            self.settle()
         raise RuntimeError(f"the GPU was busy with something else after each of {MOST_TIMINGS} timings")
 
     def is_disturbed(self) -> bool:
