@@ -129,7 +129,7 @@ def test_plain_lines_for_every_kind_of_outcome() -> None:
     play(shown)
     shown.closed()
     assert lines_of(stream)[:11] == [
-        "demo [bold]: study folder traces/demo, at most 5:00 of time or 40 trials",
+        "demo [bold]: study folder traces/demo, at most 5:00 or 40 trials, then the finalists are judged",
         "note: fp8 left the space",
         "trial 0 (baseline) started: baseline",
         "trial 0 measured: 250.0 +- 2.1 ms, 4.00 images/s, 0.0694 US$/1000 images, CLIP score 0.3000 (on the front)"

@@ -233,6 +233,19 @@ class SanaPipeline:
     """Another pipeline."""
 
 
+def test_another_point_of_the_front_can_be_taken_in_the_place_of_the_choice(tmp_path: Path) -> None:
+    best = example()
+    other = msgspec.structs.replace(best.chosen, trial=7, values={**best.chosen.values, "steps": 1})
+    other = msgspec.structs.replace(other, changed={**other.changed, "steps": 1})
+    (tmp_path / "best.json").write_bytes(encode_pretty(msgspec.structs.replace(best, front=(best.chosen, other))))
+    assert read_config(tmp_path / "best.json").chosen.trial == best.chosen.trial
+    taken = read_config(tmp_path / "best.json", 7).chosen
+    assert (taken.trial, taken.values["steps"]) == (7, 1)
+    assert read_config(tmp_path / "best.json", best.baseline.trial).chosen.changed == {}
+    with pytest.raises(BadInput, match=rf"trial 3: .* which are {best.baseline.trial}, .*7"):
+        tuner.load(tmp_path / "best.json", trial=3)
+
+
 def test_another_pipeline_is_refused(tmp_path: Path) -> None:
     (tmp_path / "best.json").write_bytes(encode_pretty(example()))
     with pytest.raises(BadInput, match=r"model\.pipeline_class: tuned for FluxPipeline, this is a SanaPipeline"):
@@ -301,6 +314,7 @@ folder, config = sys.argv[1:]
 from diffusers import FluxPipeline
 import torch
 loaded = FluxPipeline.from_pretrained(folder, dtype=torch.bfloat16)
+assert tuner.load(config, trial=0).call.arguments["num_inference_steps"] != 2
 for pipe, call in (tuner.apply(loaded, config), tuner.load(config)):
     assert pipe.dtype == pipe.transformer.dtype == torch.float32
     images = pipe(["a red circle"] * call.batch, **call.arguments).images

@@ -562,6 +562,30 @@ def test_a_gain_that_stays_in_doubt_is_told_and_how_to_resolve_it(
     with bench.study(trials=8) as found:
         told = found.conclusion(0)
     assert re.search(r"surely cheaper; trial \d+ had [\d.]+x .* \[0\.\d+, .*\]: a longer --budget measures it", told)
+    assert re.search(r"measures it more often, \d+ s a time$", told.splitlines()[0])
+
+
+def test_what_was_left_in_doubt_is_measured_again_before_anything_else_is_tried(
+    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = workers.seconds
+    monkeypatch.setattr(study, "MOST_BASELINES", 2)
+
+    def noisy(job: Job, point: Point) -> float:
+        return honest(job, point) * (1.0 if point.score or len(workers.jobs) % 4 else 5.0)
+
+    with monkeypatch.context() as short:
+        short.setattr(workers, "seconds", noisy)
+        short.setattr(Study, "can_confirm", lambda *_: False)
+        short.setattr(Study, "seconds_left", lambda _: 0.0)
+        short.setattr(Study, "search_until", lambda *_: float("inf"))
+        assert bench.run(trials=8).chosen.trial == 0
+    before = len(workers.jobs)
+    bench.run(trials=14, budget_s=900.0)
+    scored = [any(point.score for point in job.points) for job in workers.jobs[before:]]
+    more_turns = study.MOST_CONFIRMATIONS - study.CONFIRMATIONS
+    assert not any(scored[: 2 * more_turns])
+    assert scored[2 * more_turns]
 
 
 def test_a_finished_study_measures_nothing_until_it_is_given_more(bench: Bench, workers: Workers) -> None:
@@ -636,6 +660,25 @@ def test_tensorboard_is_told_which_trials_the_result_is_of(
     assert [number for number, place in places.items() if place == "chosen"] == [best.chosen.trial]
     shown = {best.chosen.trial, *(point.trial for point in best.front)}
     assert {number for number, place in places.items() if place} == shown
+
+
+def test_tensorboard_is_told_the_latency_of_all_processes_as_the_result_has_it(
+    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, told = workers.seconds, dict[int, float]()
+
+    def write(folder: Path, outcome: Outcome, *_: Any) -> None:
+        if outcome.timing is not None:
+            told[outcome.number] = outcome.timing.latency_s.value
+
+    monkeypatch.setattr("tuner.board.write", write)
+    monkeypatch.setattr(workers, "seconds", lambda job, point: honest(job, point) * (1.2 if point.score else 1.0))
+    best = bench.run(trials=10)
+    for point in (best.baseline, best.chosen):
+        assert told[point.trial] == point.latency_s.value
+    first = next(outcome for outcome in bench.outcomes() if outcome.number == 0)
+    assert first.timing is not None
+    assert told[0] != first.timing.latency_s.value
 
 
 def test_the_marks_of_a_former_result_go_with_its_strips(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -227,6 +228,20 @@ def test_the_server_ends_when_the_command_is_killed(
     board.send_signal(number)
     assert refuses(address)
     assert list(scratch.iterdir()) == []
+
+
+def test_only_a_long_study_needs_its_trials_ticked(studies: Path, tmp_path: Path) -> None:
+    address = "http://127.0.0.1:6006/"
+    assert "runSelectionState" not in start.guide(studies / "older" / "trials", address)
+    long = viewed_study.make_long(tmp_path / "long")
+    *_, last = start.guide(long / "trials", address).splitlines()
+    assert json.loads(base64.b64decode(last.partition("#text&runSelectionState=")[2])) == {
+        "0000": True, "0001": True, "0007": True,
+    }  # fmt: skip
+    (long / "best_config.json").write_text('{"baseline": 3}')
+    assert "runSelectionState" not in start.guide(long / "trials", address)
+    (long / "best_config.json").unlink()
+    assert "runSelectionState" not in start.guide(long / "trials", address)
 
 
 def test_the_command_itself_imports_neither_torch_nor_tensorboard(studies: Path) -> None:

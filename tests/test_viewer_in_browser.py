@@ -6,6 +6,7 @@ With TUNE_SCREENSHOTS set to a folder, the pages are kept there to be looked at.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -182,6 +183,23 @@ def test_pictures_stand_beside_the_baselines(page: Page, address: str, screensho
         assert sizes.count(1) >= 1
         assert sum(ratio > 2 for ratio in sizes) >= 2
         assert "a red circle" in page.ask("shown()")
+
+
+def test_the_result_of_a_long_study_is_ticked_by_the_printed_addresses(
+    page: Page, tmp_path: Path, screenshots: Path
+) -> None:
+    study = viewed_study.make_long(tmp_path / "long")
+    folder = start.find(str(study), study.parent)
+    with start.serving(folder, viewed_study.a_port()) as (address, _):
+        printed = re.findall(r"#(\S+&runSelectionState=\S+)", start.guide(folder, address))
+        images, text = printed
+        open_tab(page, address, images)
+        with looked_at(page, screenshots / "images-ticked.png"):
+            page.until("all('img').length >= 3 && all('img').every((image) => image.naturalWidth > 0)")
+        open_tab(page, address, text)
+        with looked_at(page, screenshots / "text-ticked.png"):
+            page.until("shown().includes('trial 7')")
+            assert "trial 8" not in page.ask("shown()")
 
 
 def test_the_verdict_is_there_as_text(page: Page, address: str, screenshots: Path) -> None:

@@ -112,3 +112,17 @@ def make(folder: Path) -> Path:
         cut_down(trace, trace.with_name(trace.name.removesuffix(SHOWN) + WHOLE))
     (folder / "study.json").write_text("{}")
     return folder
+
+
+def make_long(folder: Path) -> Path:
+    """The study gone on with: more trials than TensorBoard ticks, and a result."""
+    make(folder)
+    for number in range(3, 50):
+        row = Row(
+            number=number, status="ok", result="-", knobs={"compile.scope": "none", "steps": str(number)},
+            metrics={"latency_s": 0.5}, text=f"**trial {number}**", pictures=[],
+        )  # fmt: skip
+        write_trial(folder / "trials" / f"{number:04}", row)
+    best = {"baseline": {"trial": 0}, "chosen": {"trial": 1}, "front": [{"trial": 1}, {"trial": 7}]}
+    (folder / "best_config.json").write_text(json.dumps(best))
+    return folder

@@ -26,7 +26,10 @@ MOST_REASONS = 3
 LEAST_USD, MOST_USD = 1e-6, 1e6
 """Prices beyond are none, and what is reckoned from them could be zero or infinite."""
 
-UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
+TIME = re.compile(rf"(?:{NUMBER}h)?(?:{NUMBER}m)?(?:{NUMBER}s)?(?:{NUMBER}ms)?|{NUMBER}")
+UNITS_S = (3600.0, 60.0, 1.0, 1e-3, 1.0)
+"""Hours, minutes, seconds, milliseconds, and a number alone, as TIME's groups have them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,7 +113,9 @@ def parser() -> argparse.ArgumentParser:
         "repeatable",
     )  # fmt: skip
     add_device(run)
-    run.add_argument("--budget", type=seconds, default=330.0, metavar="TIME", help="like 90s, 20m, 2h (default: 330s)")
+    run.add_argument(
+        "--budget", type=seconds, default=330.0, metavar="TIME", help="like 90s, 20m, 1h30m (default: 330s)"
+    )
     run.add_argument(
         "--latency-target", type=seconds, metavar="TIME",
         help="like 2s: a configuration whose calls take longer is none, and only calls that meet it count in the cost",
@@ -202,10 +207,11 @@ def add_device(command: argparse.ArgumentParser) -> None:
 
 
 def seconds(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
-    if not match or not 0 < float(match[1]) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time like 90s, 20m or 2h")
-    return float(match[1]) * UNITS_S[match[2]]
+    match = TIME.fullmatch(text)
+    given_s = sum(float(number) * unit for number, unit in zip(match.groups("0"), UNITS_S, strict=True)) if match else 0
+    if not 0 < given_s < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time like 300ms, 90s, 20m or 1h30m")
+    return given_s
 
 
 def positive(text: str) -> int:

@@ -140,8 +140,8 @@ def _finding_text(finding: Finding) -> str:
 
 
 def _limits_text(limits: Limits) -> str:
-    text = f"at most {report.clock(limits.budget_s)} of time"
-    return text + (f" or {report.times(limits.max_trials, 'trial')}" if limits.max_trials is not None else "")
+    trials = f" or {report.times(limits.max_trials, 'trial')}" if limits.max_trials is not None else ""
+    return f"at most {report.clock(limits.budget_s)}{trials}, then the finalists are judged"
 
 
 def _trial_text(number: int, purpose: str) -> str:

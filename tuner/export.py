@@ -142,13 +142,14 @@ class Tuned(NamedTuple):
     call: Call
 
 
-def apply(pipe: Any, config: str | os.PathLike[str]) -> Tuned:
-    """Apply the chosen configuration of a best_config.json to a pipeline that you loaded.
+def apply(pipe: Any, config: str | os.PathLike[str], trial: int | None = None) -> Tuned:
+    """Apply the chosen configuration of a best_config.json, or that of a `trial` on its front, to a pipeline that you
+    loaded.
 
     Raises BadInput when the file is malformed, or for another pipeline class or kind of device, Unavailable when a
     setting cannot work here, and warns when it was measured on another device.
     """
-    best = read_config(config)
+    best = read_config(config, trial)
     name = type(pipe).__name__
     if name != best.model.pipeline_class:
         raise BadInput(f"{config}: model.pipeline_class: tuned for {best.model.pipeline_class}, this is a {name}")
@@ -158,9 +159,9 @@ def apply(pipe: Any, config: str | os.PathLike[str]) -> Tuned:
     return _apply(pipe, best, config)
 
 
-def load(config: str | os.PathLike[str]) -> Tuned:
-    """Load the pipeline that a best_config.json names, and apply the chosen configuration to it."""
-    best = read_config(config)
+def load(config: str | os.PathLike[str], trial: int | None = None) -> Tuned:
+    """Load the pipeline that a best_config.json names, and apply the chosen configuration, or a `trial`'s, to it."""
+    best = read_config(config, trial)
     source = best.model.source
     if Path(source).is_absolute() and not os.path.isdir(source):  # noqa: PTH112  (Path.is_dir raises on long names)
         raise BadInput(f"{config}: model.source: no folder {source} here; load the pipeline and give it to tuner.apply")
@@ -192,9 +193,16 @@ def _apply(pipe: Any, best: BestConfig, config: str | os.PathLike[str]) -> Tuned
     return Tuned(pipe, Call(batch=best.chosen.batch, arguments=arguments))
 
 
-def read_config(config: str | os.PathLike[str]) -> BestConfig:
-    """The file, checked against the catalogue of knobs as well as against its own types."""
+def read_config(config: str | os.PathLike[str], trial: int | None = None) -> BestConfig:
+    """The file, checked against the catalogue of knobs as well as against its own types. With `trial` that point of the
+    front, or the baseline, stands in the place of the chosen one."""
     best = read(Path(config), BestConfig)
+    if trial is not None:
+        points = {point.trial: point for point in (best.baseline, *best.front, best.chosen)}
+        if trial not in points:
+            known = ", ".join(map(str, sorted(points)))
+            raise BadInput(f"{config}: trial {trial}: neither the baseline nor on the front, which are {known}")
+        best = msgspec.structs.replace(best, chosen=points[trial])
     for field in ("values", "changed"):
         for name, value in getattr(best.chosen, field).items():
             if name not in KNOBS:

@@ -253,13 +253,13 @@ class Ledger:
 
     def show_result(self, chosen: Outcome, finalists: Sequence[Outcome]) -> None:
         """Show TensorBoard which trials the result is of, with their strips of pictures, and no more those of a former
-        result."""
+        result; of all trials what all their processes together took, as the result has it."""
         places: dict[int, board.Place] = {**{o.number: "front" for o in finalists}, chosen.number: "chosen"}
         for number, outcome in self.outcomes.items():
             folder = self.store.trial_folder(number)
             if number not in places:
                 board.strip_of(folder).unlink(missing_ok=True)
-            board.write(folder, outcome, self.space, places.get(number))
+            board.write(folder, self.settled(outcome), self.space, places.get(number))
 
     def record_repeat(self, index: int, outcome: Outcome) -> None:
         """Keep a measurement that was repeated in a fresh process."""

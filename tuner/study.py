@@ -130,6 +130,9 @@ class Study:
 
     def search_and_confirm(self) -> Outcome:
         """The configuration to choose. What a confirmation leaves of the time that was kept for it is searched, too."""
+        doubtful = self.in_doubt()
+        if doubtful is not None:  # of an earlier run: what was given for more turns does not go into other candidates
+            self.take_turns(doubtful, MOST_CONFIRMATIONS)
         while True:
             for recipe in self.space.recipes:
                 self.try_recipe(recipe)
@@ -426,7 +429,7 @@ class Study:
         elif len(self.ledger.outcomes) == 1:
             verdict = "the baseline: nothing else was tried"
         elif front.meets_target(self.ledger.settled(best)):
-            verdict = f"the baseline: no other configuration was both as good and surely cheaper{self.in_doubt()}"
+            verdict = f"the baseline: no other configuration was both as good and surely cheaper{self.doubt_text()}"
         else:
             verdict = "the baseline, although it misses the latency target: nothing that meets it was as good"
         return "\n".join(
@@ -439,15 +442,23 @@ class Study:
             )
         )
 
-    def in_doubt(self) -> str:
+    def in_doubt(self) -> Outcome | None:
         """The first configuration that measuring again left in doubt, if more of it could tell."""
         for candidate in self.by_preference():
             if candidate.number == self.ledger.baseline.number:
                 break
             gain, turns = self.ledger.speed_up(candidate), len(self.ledger.confirmations_of(candidate))
             if CONFIRMATIONS <= turns < MOST_CONFIRMATIONS and gain.low <= 1.0 < gain.high:
-                return f"; trial {candidate.number} had {gain_text(gain)}: a longer --budget measures it more often"
-        return ""
+                return candidate
+        return None
+
+    def doubt_text(self) -> str:
+        """What was left in doubt, and what a longer budget is for."""
+        candidate = self.in_doubt()
+        if candidate is None:
+            return ""
+        said = f"trial {candidate.number} had {gain_text(self.ledger.speed_up(candidate))}"
+        return f"; {said}: a longer --budget measures it more often, {self.turn_s(candidate):.0f} s a time"
 
     def in_floors(self) -> str:
         """The tolerance in units of what rounding alone does, where that is anything."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import difflib
+import json
 import os
 import socket
 import subprocess
@@ -16,6 +18,9 @@ from tuner.errors import BadInput, Unavailable
 
 PORTS = range(6006, 6026)
 """TensorBoard's usual port and those that are tried after it."""
+
+MOST_TICKED = 40
+"""Of more runs TensorBoard ticks none, and its pages of pictures and texts stay empty until somebody does."""
 
 HOST = "127.0.0.1"
 SHOWN = ("events.out.tfevents.*", "*.pt.trace.json", "*.pt.trace.json.gz")
@@ -103,7 +108,7 @@ def serving(folder: Path, port: int) -> Iterator[tuple[str, subprocess.Popen[str
 
 def guide(folder: Path, address: str) -> str:
     """Where to find what, as the command prints it."""
-    traces = sum(1 for _ in folder.rglob("*.pt.trace.json*"))
+    traces, ticked = sum(1 for _ in folder.rglob("*.pt.trace.json*")), ticks(folder)
     tabs = {
         "hparams": "all trials in a table: sort by any column, filter by any knob or by status",
         "images": "their pictures, beside the baseline's",
@@ -111,4 +116,22 @@ def guide(folder: Path, address: str) -> str:
         "pytorch_profiler": f"{traces} traces: overview, operators, kernels, time line",
     }
     lines = [f"{address}#{tab:<17} {what}" for tab, what in tabs.items()]
+    if ticked:
+        lines += ["of so many trials it shows none until they are ticked at its left; with the result's trials ticked:"]
+        lines += [f"{address}#{tab}&runSelectionState={ticked}" for tab in ("images", "text")]
     return "\n".join([f"TensorBoard shows {folder}; Ctrl-C ends it", *lines])
+
+
+def ticks(folder: Path) -> str:
+    """The baseline, the front and the choice of a study with too many trials, as TensorBoard's address has ticked runs;
+    else nothing."""
+    runs = {file.parent.name for file in folder.glob("*/events.out.tfevents.*")}
+    try:
+        best = json.loads((folder.parent / "best_config.json").read_bytes())
+        points = [best["baseline"], best["chosen"], *best["front"]]
+        result = {f"{point['trial']:04d}" for point in points} & runs
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    chosen = json.dumps(dict.fromkeys(sorted(result), True)).encode()
+    chosen += b" " * (-len(chosen) % 3)  # an equals sign at its end would end the address's value
+    return base64.b64encode(chosen).decode() if len(runs) > MOST_TICKED else ""

@@ -47,7 +47,7 @@ def metric(name: str) -> Metric:
     if ENTRY_POINT.fullmatch(name):
         return Own(name)
     near = difflib.get_close_matches(name, METRICS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(METRICS)}, and module:function of your own"
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(AXES)}, and module:function of your own"
     raise BadInput(f"--quality {name}: no such metric; {hint}")
 
 
