@@ -29,13 +29,19 @@ from unittest.mock import patch
 import msgspec
 from compute_bound import WORKLOAD, write
 
-from tuner import environment, pipeline, runner, space_file, worker
-from tuner.intervals import coefficient_of_variation, differs, ratio_in_turns
-from tuner.ledger import CONFIRMATIONS
-from tuner.measure import Clock
-from tuner.record import Estimate, Job, Message, Point, PointDone, PointFailed, Timing, WorkerFailed
-from tuner.space import build_values
-from tuner.study import MOST_BASELINES, MOST_CONFIRMATIONS
+from tuner.execution import process
+from tuner.hardware import environment
+from tuner.model import pipeline
+from tuner.records.codec import Estimate
+from tuner.records.outcome import Timing
+from tuner.records.protocol import Job, Message, Point, PointDone, PointFailed, WorkerFailed
+from tuner.space import reader
+from tuner.space.candidates import build_values
+from tuner.study.ledger import CONFIRMATIONS
+from tuner.study.loop import MOST_BASELINES, MOST_CONFIRMATIONS
+from tuner.timing.intervals import coefficient_of_variation, differs, ratio_in_turns
+from tuner.timing.measure import Clock
+from tuner.worker import __main__, bench
 
 MOST_VARIATION = 0.005
 MOST_ALARMS = 0.05
@@ -98,7 +104,7 @@ def make_job(given: argparse.Namespace, scratch: Path) -> Job:
     model, kind = pipeline.resolve(source, None, None)
     size = (f"workload.height={given.pixels}", f"workload.width={given.pixels}") if given.pixels else ()
     settings = (*WORKLOAD, *size) if given.compute_bound else ()
-    space = space_file.load(space_file.find(given.space, kind, model.source == pipeline.DEMO), kind, here, settings)
+    space = reader.load(reader.find(given.space, kind, model.source == pipeline.DEMO), kind, here, settings)
     different = {name: yaml.safe_load(value) for name, _, value in (item.partition("=") for item in given.set)}
     return Job(
         model=model,
@@ -117,10 +123,10 @@ def measured(job: Job, slowdown: float, folder: Path, number: int) -> tuple[Timi
     """The timings of one fresh process: as it is, and with calls that take longer by a share."""
     heard: list[Message] = []
     here = folder / f"{number}"
-    runner.WORKER = (sys.executable, __file__, "--as-worker", str(slowdown))
+    process.WORKER = (sys.executable, __file__, "--as-worker", str(slowdown))
     # Comparisons take every second process: in each of the two sides both orders must come.
     turn = msgspec.structs.replace(job, points=job.points[:: -1 if number // 2 % 2 else 1])
-    runner.run(turn, here, folder / "cache", lambda: float("inf"), heard.append)
+    process.run(turn, here, folder / "cache", lambda: float("inf"), heard.append)
     timings = {message.index: message.timing for message in heard if isinstance(message, PointDone)}
     if len(timings) < len(job.points):
         failed = next((message for message in heard if isinstance(message, (PointFailed, WorkerFailed))), heard[-1])
@@ -224,16 +230,16 @@ def around(medians: Sequence[float], start: int, count: int, stride: int = 1) ->
 
 def work(slowdown: float, arguments: list[str]) -> int:
     """Be the worker, time both points, and make each call of one last longer by a share of what it took."""
-    caller = worker.Bench.caller
+    caller = bench.Bench.caller
 
-    def own_or_slower(bench: worker.Bench, point: Point) -> Callable[[], object]:
+    def own_or_slower(bench: bench.Bench, point: Point) -> Callable[[], object]:
         call = caller(bench, point)
         return slower(call, bench.clock, slowdown) if point.index == SLOWED else call
 
     # Both points have the same steps and batch, and what was timed ahead of one would be the other's.
-    never_ahead = patch.object(worker.Bench, "timed_ahead", return_value=None)
-    with patch.object(worker.Bench, "caller", own_or_slower), never_ahead:
-        return worker.main(arguments)
+    never_ahead = patch.object(bench.Bench, "timed_ahead", return_value=None)
+    with patch.object(bench.Bench, "caller", own_or_slower), never_ahead:
+        return __main__.main(arguments)
 
 
 def slower(call: Callable[[], object], clock: Clock, slowdown: float) -> Callable[[], object]:

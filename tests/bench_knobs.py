@@ -33,8 +33,9 @@ from knobs_bench.rows import Result, said
 from knobs_bench.starting import be_child, imported, lend
 from knobs_bench.table import console, in_markdown, markdown, table
 
-from tuner import architecture, environment
+from tuner.hardware import environment
 from tuner.knobs import KNOBS
+from tuner.model import architecture
 
 
 def arguments_of(arguments: Sequence[str] | None) -> argparse.Namespace:

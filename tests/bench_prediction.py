@@ -20,9 +20,15 @@ from typing import NamedTuple
 
 from compute_bound import WORKLOAD, write
 
-from tuner import environment, pipeline, prediction, runner, space_file
-from tuner.record import Job, Message, Point, PointDone, Timing, Values
-from tuner.space import Space, build_values
+from tuner.execution import process
+from tuner.hardware import environment
+from tuner.model import pipeline
+from tuner.records.codec import Values
+from tuner.records.outcome import Timing
+from tuner.records.protocol import Job, Message, Point, PointDone
+from tuner.space import reader
+from tuner.space.candidates import Space, build_values
+from tuner.timing import prediction
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 0.01
@@ -81,7 +87,7 @@ def measured(given: argparse.Namespace, build: str, folder: Path) -> Iterator[Ro
     """The rows of one build: a fresh process measures every step count, and the prediction is made here."""
     job = make_job(given, build)
     heard: list[Message] = []
-    runner.run(job, folder, folder.parent / "cache", lambda: float("inf"), heard.append)
+    process.run(job, folder, folder.parent / "cache", lambda: float("inf"), heard.append)
     found = {job.points[m.index].steps: m.timing for m in heard if isinstance(m, PointDone)}
     if len(found) < len(job.points):
         print(f"{build or 'baseline'}: no result: {heard[-1]}\n{(folder / 'worker.log').read_text()[-1000:]}")
@@ -97,7 +103,7 @@ def measured(given: argparse.Namespace, build: str, folder: Path) -> Iterator[Ro
 def make_job(given: argparse.Namespace, build: str) -> Job:
     here = environment.detect(given.device)
     model, kind = pipeline.resolve(given.model, None, None)
-    space = space_file.load(space_file.find(given.space, kind, model.source == pipeline.DEMO), kind, here, given.set)
+    space = reader.load(reader.find(given.space, kind, model.source == pipeline.DEMO), kind, here, given.set)
     values = space.candidate(settings(space, build) | {"batch": given.batch})
     if not prediction.is_even(values):
         raise SystemExit(f"{build}: its steps are not alike, a study measures them all")

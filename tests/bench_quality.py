@@ -32,16 +32,20 @@ import msgspec
 import numpy as np
 from resampling import coverage
 
-from tuner import environment, pipeline
 from tuner.demo.captions import Caption, sample_pair
 from tuner.demo.oracle import judge as oracle
+from tuner.hardware import environment
 from tuner.knobs import KNOBS, apply_knobs, baseline
+from tuner.model import pipeline
 from tuner.quality.guards import InvalidPicture
 from tuner.quality.metrics import METRICS, Setting
 from tuner.quality.panel import Judge
 from tuner.quality.pictures import Pictures
-from tuner.record import Job, Point, Quality, Reference, Values, Workload
-from tuner.scoring import Scoring
+from tuner.records.codec import Values
+from tuner.records.model import Workload
+from tuner.records.protocol import Job, Point
+from tuner.records.quality import Quality, Reference
+from tuner.worker.scoring import Scoring
 
 TOLERANCE = 1.0
 """Points of CLIP score, as in search_spaces/demo.yaml."""

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pipelines
 
-from tuner import architecture, pipeline
-from tuner.environment import detect
-from tuner.record import Architecture, Environment, Model, Value, Values
+from tuner.hardware.environment import detect
+from tuner.model import architecture, pipeline
+from tuner.records.codec import Value, Values
+from tuner.records.machine import Environment
+from tuner.records.model import Architecture, Model
 
 CPU = detect("cpu")
 GPU = Environment(

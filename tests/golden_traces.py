@@ -32,7 +32,7 @@ if __name__ == "__main__":
 
 import msgspec
 
-from tuner.record import Verdict
+from tuner.records.gate import Verdict
 from tuner.trace import read, sources, waits
 from tuner.trace.compile_log import CompileLog
 from tuner.trace.gate import judge, name_sources

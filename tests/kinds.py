@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import cache
 
-from tuner import architecture
-from tuner.record import Architecture, Values
+from tuner.model import architecture
+from tuner.records.codec import Values
+from tuner.records.model import Architecture
 
 COMMON = {
     "scheduler": "FlowMatchEulerDiscreteScheduler", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel",

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from tuner.record import Finding, FindingKind, Verdict
+from tuner.records.gate import Finding, FindingKind, Verdict
 
 Mode = Literal["eager", "regional", "full", "reduce-overhead"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -662,8 +662,8 @@ def pipeline(mode: Mode, device: str, family: str, scheduler: str = "") -> Any:
 
 def _repair(pipe: Any) -> None:
     """Set the begin index where the pipeline does not do so itself."""
-    from tuner.diffusers_source import file_of
     from tuner.knobs.schedule import BeginIndex
+    from tuner.model.diffusers_source import file_of
 
     if "set_begin_index(0)" not in file_of("pipelines", type(pipe).__name__):
         BeginIndex().apply(pipe, {})

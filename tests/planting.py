@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tuner.record import Finding, Verdict
+from tuner.records.gate import Finding, Verdict
 
 
 def busy(planted: Any, steps: int = 3) -> None:

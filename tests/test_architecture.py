@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from kinds import COMPONENTS, kind
 
-from tuner import architecture
 from tuner.errors import BadInput
-from tuner.record import Architecture, Value, decode, encode
+from tuner.model import architecture
+from tuner.records.codec import Value, decode, encode
+from tuner.records.model import Architecture
 
 
 @pytest.mark.parametrize("pipeline_class", COMPONENTS)
@@ -109,7 +110,7 @@ def test_a_component_that_is_not_loaded_does_not_count(tmp_path: Path) -> None:
 def test_it_imports_neither_torch_nor_diffusers() -> None:
     code = """
 import sys
-from tuner import architecture
+from tuner.model import architecture
 architecture.describe("FluxPipeline", {"transformer": "FluxTransformer2DModel"})
 print(*{"torch", "diffusers"} & sys.modules.keys())
 """

@@ -21,9 +21,9 @@ from knobs_bench.rows import Result, key
 from knobs_bench.table import console, table
 from test_space import H200
 
-from tuner import architecture
 from tuner.knobs import KNOBS
-from tuner.space import show
+from tuner.model import architecture
+from tuner.space.candidates import show
 
 
 @pytest.mark.parametrize("family", ["flux", "sdxl"])

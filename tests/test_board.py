@@ -9,22 +9,13 @@ import pytest
 from kinds import kind
 from viewed_study import picture
 
-from tuner import board
-from tuner.record import (
-    Build,
-    Estimate,
-    Failure,
-    Finding,
-    FindingKind,
-    GatePolicy,
-    Outcome,
-    Quality,
-    Timing,
-    Values,
-    Verdict,
-    Workload,
-)
-from tuner.space import Space
+from tuner.board import trial_events
+from tuner.records.codec import Estimate, Values
+from tuner.records.gate import Finding, FindingKind, GatePolicy, Verdict
+from tuner.records.model import Workload
+from tuner.records.outcome import Build, Failure, Outcome, Timing
+from tuner.records.quality import Quality
+from tuner.space.candidates import Space
 
 BASELINE: Values = {"compile.scope": "none", "steps": 28, "batch": 1}
 SPACE = Space(
@@ -60,32 +51,36 @@ def rejected(
 
 
 def test_a_status_is_a_word_to_filter_by() -> None:
-    assert board.status(outcome()) == "ok"
-    assert board.status(rejected(1, "device sync")) == "rejected:sync"
-    assert board.status(rejected(1, "graph break")) == "rejected:break"
-    assert board.status(rejected(1, "device sync", allowed_by="cache.kind")) == "ok"
+    assert trial_events.status(outcome()) == "ok"
+    assert trial_events.status(rejected(1, "device sync")) == "rejected:sync"
+    assert trial_events.status(rejected(1, "graph break")) == "rejected:break"
+    assert trial_events.status(rejected(1, "device sync", allowed_by="cache.kind")) == "ok"
     failed = outcome(status="failed", failure=Failure(kind="timeout", stage="warm up", message="too slow"))
-    assert board.status(failed) == "failed:timeout"
+    assert trial_events.status(failed) == "failed:timeout"
 
 
 def test_the_result_is_marked() -> None:
-    places: tuple[board.Place, ...] = (None, "front", "chosen")
-    assert [board.result(outcome(0), place) for place in places] == ["baseline", "baseline front", "baseline chosen"]
-    assert [board.result(outcome(1), place) for place in places] == ["-", "front", "chosen"]
+    places: tuple[trial_events.Place, ...] = (None, "front", "chosen")
+    assert [trial_events.result(outcome(0), place) for place in places] == [
+        "baseline",
+        "baseline front",
+        "baseline chosen",
+    ]
+    assert [trial_events.result(outcome(1), place) for place in places] == ["-", "front", "chosen"]
 
 
 def test_what_a_study_varies_has_a_value_in_each_row() -> None:
-    assert board.knobs(outcome(), SPACE) == {
-        "compile.scope": "none", "compile.mode": board.NOTHING, "steps": "28", "batch": "1",
+    assert trial_events.knobs(outcome(), SPACE) == {
+        "compile.scope": "none", "compile.mode": trial_events.NOTHING, "steps": "28", "batch": "1",
     }  # fmt: skip
 
 
 def test_the_text_says_what_was_found_and_where() -> None:
-    text = board.text(rejected(7, "device sync"), SPACE)
+    text = trial_events.text(rejected(7, "device sync"), SPACE)
     assert "**trial 7** (search): rejected:sync" in text
     assert "- settings: `compile.scope=full`" in text
     assert "- **device sync** x3, 0.25 ms of idle GPU a step: waits (`model.py:7`)" in text
-    assert board.text(rejected(7, "device sync", source=""), SPACE).endswith("idle GPU a step: waits")
+    assert trial_events.text(rejected(7, "device sync", source=""), SPACE).endswith("idle GPU a step: waits")
 
 
 def test_the_text_says_what_was_measured() -> None:
@@ -96,10 +91,10 @@ def test_the_text_says_what_was_measured() -> None:
     )  # fmt: skip
     timing = Timing(latency_s=latency, samples=9, images_per_s=6.53, stopped="interval within target")
     measured = outcome(timing=timing, quality=quality)
-    text = board.text(measured, SPACE)
+    text = trial_events.text(measured, SPACE)
     assert "- latency: 153 ms [151, 156], 6.53 images/s" in text
     assert "- clip_score: 52.50, -0.05 [-0.22, +0.01] against the baseline" in text
-    assert board.metrics(measured)["quality_difference"] == -0.05
+    assert trial_events.metrics(measured)["quality_difference"] == -0.05
 
 
 def test_a_picture_is_shown_with_its_prompt_and_the_baselines(tmp_path: Path) -> None:
@@ -107,14 +102,14 @@ def test_a_picture_is_shown_with_its_prompt_and_the_baselines(tmp_path: Path) ->
     of_baseline = trials / "0000" / "images" / "0001.png"
     for number in (0, 1):
         picture(trials / f"{number:04}" / "images" / "0001.png", "#d33", 9)
-    (own,) = board.pictures(trials / "0001", outcome(1), SPACE)
+    (own,) = trial_events.pictures(trials / "0001", outcome(1), SPACE)
     assert (own.shows, own.baseline) == ("a dog", of_baseline)
     assert own.of == "left the baseline's picture, right this trial's"
-    (first,) = board.pictures(trials / "0000", outcome(0), SPACE)
+    (first,) = trial_events.pictures(trials / "0000", outcome(0), SPACE)
     assert (first.of, first.baseline) == ("the baseline's picture", None)
     of_baseline.unlink()
     picture(tmp_path / "strips" / "0001.png", "#d33", 9)
-    strip, alone = board.pictures(trials / "0001", outcome(1), SPACE)
+    strip, alone = trial_events.pictures(trials / "0001", outcome(1), SPACE)
     assert (strip.of, strip.baseline) == ("the finalist's strip", None)
     assert (alone.of, alone.baseline) == ("this trial's picture", None)
 

@@ -15,11 +15,13 @@ import msgspec
 import pytest
 from kinds import COMPONENTS, kind
 
-from tuner.catalogue import YOUR_OWN, Catalogue, CatalogueTable, about, by_reason, catalogue
-from tuner.environment import LIBRARIES, detect
+from tuner.commands.knobs import YOUR_OWN, Catalogue, CatalogueTable, about, by_reason, catalogue
+from tuner.hardware.environment import LIBRARIES, detect
 from tuner.knobs import KNOBS
-from tuner.record import Environment, Value, Values, decode, encode
-from tuner.report import make_console, value_text
+from tuner.records.codec import Value, Values, decode, encode
+from tuner.records.machine import Environment
+from tuner.report.console import make_console
+from tuner.report.formatting import value_text
 
 CPU = detect("cpu")
 INSTALLED = dict.fromkeys(LIBRARIES) | {

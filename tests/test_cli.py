@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tuner import cli
+from tuner.commands import run
 from tuner.errors import BadInput, StorageFull, StudyFailed
 
 INDEX = '{"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}'
@@ -188,19 +189,19 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     ],
 )
 def test_a_study_is_named_by_what_is_tuned(name: str | None, model: str, expected: str) -> None:
-    assert cli.study_name(name, model, "0123456789ab") == expected
+    assert run.study_name(name, model, "0123456789ab") == expected
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/x", "-x", "a b", "a\n", ".hidden"])
 def test_a_study_is_never_named_out_of_its_folder(name: str) -> None:
     with pytest.raises(BadInput, match="--study"):
-        cli.study_name(name, "demo", "0123456789ab")
+        run.study_name(name, "demo", "0123456789ab")
 
 
 def test_a_latency_target_is_a_field_of_the_workload() -> None:
     given = cli.parser().parse_args(["run", "--latency-target", "2s", "--set", "workload.height=512"])
-    assert cli.settings(given) == ["workload.height=512", "workload.latency_target_s=2.0"]
-    assert cli.settings(cli.parser().parse_args(["run", "--latency-target", "1.5m"])) == [
+    assert run.settings(given) == ["workload.height=512", "workload.latency_target_s=2.0"]
+    assert run.settings(cli.parser().parse_args(["run", "--latency-target", "1.5m"])) == [
         "workload.latency_target_s=90.0"
     ]
-    assert cli.settings(cli.parser().parse_args(["run"])) == []
+    assert run.settings(cli.parser().parse_args(["run"])) == []

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from tuner.components import time_components
-from tuner.measure import Clock, CudaClock, timed
-from tuner.record import Components, decode, encode
+from tuner.records.codec import decode, encode
+from tuner.records.outcome import Components
+from tuner.timing.components import time_components
+from tuner.timing.measure import Clock, CudaClock, timed
 
 
 class Hand(Clock):

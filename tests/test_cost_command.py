@@ -13,13 +13,13 @@ import msgspec
 import pytest
 from test_export import example
 
-from tuner import cost
-from tuner.cost import CostReport, amount, reckon
-from tuner.economics import Economics
+from tuner.commands import cost
+from tuner.commands.cost import CostReport, amount, reckon
 from tuner.errors import BadInput
-from tuner.prices import Price
-from tuner.record import encode_pretty
-from tuner.report import make_console
+from tuner.records.codec import encode_pretty
+from tuner.report.console import make_console
+from tuner.result.economics import Economics
+from tuner.result.prices import Price
 
 
 def study(folder: Path, name: str, device_name: str, faster: float = 1.0, **changes: Any) -> Path:

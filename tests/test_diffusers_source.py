@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tuner import architecture, diffusers_source
 from tuner.errors import Unavailable
+from tuner.model import architecture, diffusers_source
 
 
 @pytest.fixture

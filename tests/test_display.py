@@ -20,10 +20,14 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from tuner import display
-from tuner.display import LINE, Display, LiveDisplay, PlainDisplay, make_display
-from tuner.record import Build, Estimate, Failure, Finding, GpuUse, Limits, Memory, Outcome, Quality, Timing, Verdict
-from tuner.report import FrontPoint
+from tuner.records.codec import Estimate
+from tuner.records.gate import Finding, Verdict
+from tuner.records.machine import GpuUse, Memory
+from tuner.records.outcome import Build, Failure, Limits, Outcome, Timing
+from tuner.records.quality import Quality
+from tuner.report import live
+from tuner.report.live import LINE, Display, LiveDisplay, PlainDisplay, make_display
+from tuner.report.points import FrontPoint
 
 BASELINE: dict[str, Any] = {"compile.scope": "none", "steps": 28}
 LIMITS = Limits(budget_s=300.0, max_trials=40)
@@ -151,7 +155,7 @@ def test_a_line_says_how_a_latency_came_about() -> None:
 
     def said(**changed: Any) -> str:
         timing = msgspec.structs.replace(plain.timing, **changed)
-        return display.result_text(msgspec.structs.replace(plain, timing=timing))
+        return live.result_text(msgspec.structs.replace(plain, timing=timing))
 
     assert " ms (predicted from 6, 28 steps), " in said(predicted_from=(6, 28), samples=0, stopped="predicted")
     assert " ms (misses the latency target), " in said(within_target=0.2)
@@ -183,7 +187,7 @@ def test_a_trial_is_named_by_what_differs_from_the_baseline() -> None:
 @pytest.fixture
 def talkative(monkeypatch: pytest.MonkeyPatch) -> tuple[io.StringIO, PlainDisplay]:
     """A display in a trial that soon has something to say, and what it says."""
-    monkeypatch.setattr(display, "NOTABLE_S", 0.05)
+    monkeypatch.setattr(live, "NOTABLE_S", 0.05)
     stream = io.StringIO()
     shown = PlainDisplay(stream, BASELINE, heartbeat_s=0.04)
     shown.started("demo", Path("x"), LIMITS, [], 0.0, [])
@@ -344,8 +348,8 @@ def test_ctrl_c_gives_the_cursor_back_even_when_nobody_closes_the_display(ending
     program = f"""
 import sys, time
 from pathlib import Path
-from tuner.display import make_display
-from tuner.record import Limits
+from tuner.report.live import make_display
+from tuner.records.outcome import Limits
 shown = make_display(sys.stdout, {{}})
 try:
     shown.started("demo", Path("x"), Limits(budget_s=60.0, max_trials=None), [], 0.0, [])

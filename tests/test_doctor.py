@@ -14,12 +14,24 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from tuner import doctor, environment
-from tuner.doctor import ABILITIES, PURPOSES, WELL_KNOWN, Ability, Diagnosis, Report, abilities, additions, packages
-from tuner.environment import LIBRARIES, detect
+from tuner.commands import doctor
+from tuner.commands.doctor import (
+    ABILITIES,
+    PURPOSES,
+    WELL_KNOWN,
+    Ability,
+    Diagnosis,
+    Report,
+    abilities,
+    additions,
+    packages,
+)
+from tuner.hardware import environment
+from tuner.hardware.environment import LIBRARIES, detect
 from tuner.knobs import KNOBS
-from tuner.record import Environment, decode, encode
-from tuner.report import make_console
+from tuner.records.codec import decode, encode
+from tuner.records.machine import Environment
+from tuner.report.console import make_console
 
 CPU = detect("cpu")
 INSTALLED = {"torch": "2.13.0+cu130", "triton": "3.7.0", "diffusers": "0.42.1", "transformers": "5.17.0",

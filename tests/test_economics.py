@@ -7,19 +7,18 @@ import math
 
 import pytest
 
-from tuner.economics import (
+from tuner.records.codec import decode, encode_pretty
+from tuner.result.economics import (
     CARDS_GB,
     Economics,
     Measured,
     economics,
     goodput,
-    meets,
     paid_for_after_images,
-    percentile,
     smallest_card_gb,
-    supports,
 )
-from tuner.record import decode, encode_pretty
+from tuner.timing.intervals import percentile, supports
+from tuner.timing.target import meets
 
 BASELINE = Measured(images_per_s=0.5, latency_s=2.0, latency_samples=60, compile_s=1.0)
 

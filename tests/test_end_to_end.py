@@ -21,8 +21,10 @@ from typing import Any
 import pytest
 from machine import Machine
 
-from tuner.export import BestConfig
-from tuner.record import NoiseFloor, Outcome, read
+from tuner.records.codec import read
+from tuner.records.outcome import Outcome
+from tuner.records.quality import NoiseFloor
+from tuner.result.config import BestConfig
 
 CALLS = 9
 

@@ -8,10 +8,11 @@ from importlib import metadata
 
 import pytest
 
-from tuner import environment
-from tuner.environment import LIBRARIES, detect
 from tuner.errors import TunerError, Unavailable
-from tuner.record import Environment, decode, encode
+from tuner.hardware import environment
+from tuner.hardware.environment import LIBRARIES, detect
+from tuner.records.codec import decode, encode
+from tuner.records.machine import Environment
 
 
 def test_a_cpu_has_no_gpu_fields() -> None:
@@ -80,5 +81,5 @@ def test_a_compiler_is_looked_for_where_cxx_points(monkeypatch: pytest.MonkeyPat
 
 
 def test_detecting_imports_no_torch() -> None:
-    code = "import sys; from tuner.environment import detect; detect(); assert 'torch' not in sys.modules"
+    code = "import sys; from tuner.hardware.environment import detect; detect(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -14,8 +14,9 @@ from pathlib import Path
 import pipelines
 import pytest
 
-from tuner.export import BestConfig
-from tuner.record import Outcome, read
+from tuner.records.codec import read
+from tuner.records.outcome import Outcome
+from tuner.result.config import BestConfig
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.slow]
 

@@ -15,32 +15,28 @@ import msgspec
 import pytest
 
 import tuner
-from tuner import export, knobs
-from tuner.environment import detect
+from tuner import knobs
 from tuner.errors import BadInput, Unavailable
-from tuner.export import BestConfig, TrialCounts, measured_point, read_config
-from tuner.prices import Price
-from tuner.record import (
-    Build,
-    Components,
+from tuner.hardware.environment import detect
+from tuner.records.codec import (
     Estimate,
-    GpuUse,
-    Memory,
-    Model,
-    Outcome,
-    Quality,
-    Timing,
     Values,
-    Workload,
     decode,
     encode_pretty,
-    read,
-)  # fmt: skip
+    read,  # fmt: skip
+)
+from tuner.records.machine import GpuUse, Memory
+from tuner.records.model import Model, Workload
+from tuner.records.outcome import Build, Components, Outcome, Timing
+from tuner.records.quality import Quality
+from tuner.result import config
+from tuner.result.config import BestConfig, TrialCounts, measured_point, read_config
+from tuner.result.prices import Price
 
 CPU = detect("cpu")
 REGENERATE = (
-    'python -c "import json; from tuner import export; '
-    'export.SCHEMA_FILE.write_text(json.dumps(export.schema(), indent=2) + chr(10))"'
+    'python -c "import json; from tuner.result import config; '
+    'config.SCHEMA_FILE.write_text(json.dumps(config.schema(), indent=2) + chr(10))"'
 )
 
 
@@ -70,7 +66,7 @@ def example(source: str = "/models/tiny") -> BestConfig:
     baseline = measured_point(outcome(0, untouched, 2.0), {}, True)
     chosen = measured_point(outcome(5, {**untouched, **changed}, 1.0), changed, True)
     return BestConfig(
-        created_at=export.now(), tuner_version=export.version(), environment=CPU,
+        created_at=config.now(), tuner_version=config.version(), environment=CPU,
         model=Model(source=source, revision=None, pipeline_class="FluxPipeline", scorer="demo"),
         workload=Workload(
             prompts=("a red circle", "a blue square"), seeds=(0, 1), height=32, width=32, max_sequence_length=16
@@ -136,12 +132,12 @@ def test_every_number_has_its_unit_in_its_name() -> None:
 
 
 def test_the_schema_in_the_package_is_that_of_the_code() -> None:
-    kept = json.loads(export.SCHEMA_FILE.read_text()) if export.SCHEMA_FILE.is_file() else None
-    assert kept == export.schema(), f"{export.SCHEMA_FILE} is stale; write it anew with: {REGENERATE}"
+    kept = json.loads(config.SCHEMA_FILE.read_text()) if config.SCHEMA_FILE.is_file() else None
+    assert kept == config.schema(), f"{config.SCHEMA_FILE} is stale; write it anew with: {REGENERATE}"
 
 
 def test_the_schema_is_one_and_the_example_fits_it() -> None:
-    schema = json.loads(export.SCHEMA_FILE.read_text())
+    schema = json.loads(config.SCHEMA_FILE.read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.Draft202012Validator(schema).validate(json.loads(encode_pretty(example())))
 
@@ -345,7 +341,7 @@ def test_a_point_says_what_was_measured() -> None:
     point = measured_point(outcome(5, {**knobs.baseline(CPU), "batch": 4}, 2.0), {"batch": 4}, True)
     assert (point.trial, point.batch, point.images_per_s, point.first_call_s) == (5, 4, 2.0, 2.5)
     assert point.latency_s.value == 2.0
-    assert decode(encode_pretty(point), export.MeasuredPoint, "here") == point
+    assert decode(encode_pretty(point), config.MeasuredPoint, "here") == point
 
 
 def test_a_point_says_what_only_some_studies_measure() -> None:
@@ -378,11 +374,11 @@ def test_a_point_says_what_was_seen_of_the_gpu_and_where_the_time_goes() -> None
     assert (point.discarded_samples, point.other_processes) == ({"HW thermal slowdown": 2}, 1)
     assert (point.lacks, point.components) == (("energy: Not Supported",), parts)
     assert (point.within_latency_target, point.predicted_from) == (0.9, (4, 28))
-    assert export.measured(point).within_target == 0.9
+    assert config.measured(point).within_target == 0.9
 
 
 def test_trials_are_counted_by_how_they_ended() -> None:
     measured = outcome(1, {**knobs.baseline(CPU)}, 1.0)
     rejected = msgspec.structs.replace(measured, status="rejected")
-    counts = export.counts([measured, rejected, rejected], refused=4)
+    counts = config.counts([measured, rejected, rejected], refused=4)
     assert counts == TrialCounts(measured=1, rejected=2, failed=0, refused=4)

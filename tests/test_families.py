@@ -21,13 +21,16 @@ import pipelines
 import pytest
 from drawing import own_process_state
 
-from tuner import pipeline, space_file
-from tuner.environment import detect
+from tuner.hardware.environment import detect
 from tuner.knobs import KNOBS, apply_knobs, call_arguments
+from tuner.model import pipeline
 from tuner.quality.panel import flat
 from tuner.quality.similarity import psnr_and_ssim
-from tuner.record import Architecture, GatePolicy, Value, Values, Workload
-from tuner.space import Space
+from tuner.records.codec import Value, Values
+from tuner.records.gate import GatePolicy
+from tuner.records.model import Architecture, Workload
+from tuner.space import reader
+from tuner.space.candidates import Space
 
 CPU = detect("cpu")
 STEPS = 4
@@ -183,9 +186,9 @@ def test_the_shipped_space_of_a_family_is_found_for_its_pipeline(
     family: str, load_family: Callable[[str], Family]
 ) -> None:
     this = load_family(family)
-    file = space_file.find(None, this.kind, is_demo=False)
+    file = reader.find(None, this.kind, is_demo=False)
     assert file.stem == family
-    loaded = msgspec.structs.replace(space_file.load(file, this.kind, CPU), workload=this.workload)
+    loaded = msgspec.structs.replace(reader.load(file, this.kind, CPU), workload=this.workload)
     rng = random.Random(0)
     candidates = [loaded.choose(lambda name, choices: rng.choice(choices)) for _ in range(200)]
     assert sum(loaded.refusal(values) is None for values in candidates) >= 20

@@ -9,11 +9,13 @@ import msgspec
 import pytest
 from test_export import example
 
-from tuner.economics import economics
-from tuner.export import BestConfig, MeasuredPoint, TimingNoise, measured
-from tuner.figures import figures
-from tuner.record import Components, Estimate, LimitShare, PredictionCheck, Roofline
-from tuner.report import make_console
+from tuner.records.codec import Estimate
+from tuner.records.machine import LimitShare, Roofline
+from tuner.records.outcome import Components, PredictionCheck
+from tuner.report.console import make_console
+from tuner.report.figures import figures
+from tuner.result.config import BestConfig, MeasuredPoint, TimingNoise, measured
+from tuner.result.economics import economics
 
 replace = msgspec.structs.replace
 

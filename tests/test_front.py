@@ -7,8 +7,11 @@ import random
 import msgspec
 import pytest
 
-from tuner import front
-from tuner.record import Components, Estimate, Failure, Memory, Outcome, Quality, Timing
+from tuner.records.codec import Estimate
+from tuner.records.machine import Memory
+from tuner.records.outcome import Components, Failure, Outcome, Timing
+from tuner.records.quality import Quality
+from tuner.result import front
 
 
 def outcome(

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from kinds import COMPONENTS, kind
 
-from tuner import pipeline
-from tuner.environment import LIBRARIES, detect
+from tuner.hardware.environment import LIBRARIES, detect
 from tuner.knobs import KNOBS, NoEffect, allowances, apply_knobs, baseline, changed
 from tuner.knobs.attention import BACKENDS
+from tuner.model import pipeline
 from tuner.quality.similarity import psnr_and_ssim
-from tuner.record import Environment, Model, Value, Values, Workload
+from tuner.records.codec import Value, Values
+from tuner.records.machine import Environment
+from tuner.records.model import Model, Workload
 
 CPU = detect("cpu")
 WORKLOAD = Workload(

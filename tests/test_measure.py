@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tuner import intervals, measure
-from tuner.intervals import SURE_SAMPLES, median_interval
-from tuner.measure import Clock, Throttled, timed, warm_up
-from tuner.record import Estimate, GpuUse
+from tuner.records.codec import Estimate
+from tuner.records.machine import GpuUse
+from tuner.timing import intervals, measure
+from tuner.timing.intervals import SURE_SAMPLES, median_interval
+from tuner.timing.measure import Clock, Throttled, timed, warm_up
 
 HOST = Clock()
 
@@ -411,8 +412,8 @@ def test_no_process_is_in_a_comparison_twice(monkeypatch: pytest.MonkeyPatch) ->
 def test_only_the_calls_of_one_point_are_slowed(monkeypatch: pytest.MonkeyPatch) -> None:
     import bench_aa
 
-    from tuner.record import Point
-    from tuner.worker import Bench
+    from tuner.records.protocol import Point
+    from tuner.worker.bench import Bench
 
     def caller(bench: Bench, point: Point) -> Callable[[], object]:
         return lambda: time.sleep(0.01)
@@ -426,7 +427,7 @@ def test_only_the_calls_of_one_point_are_slowed(monkeypatch: pytest.MonkeyPatch)
         return 7
 
     monkeypatch.setattr(Bench, "caller", caller)
-    monkeypatch.setattr(bench_aa.worker, "main", main)
+    monkeypatch.setattr(bench_aa.__main__, "main", main)
     assert bench_aa.work(5.0, []) == 7
     assert Bench.caller is caller
 

@@ -12,22 +12,18 @@ import msgspec
 import numpy as np
 import pytest
 
-from tuner import environment, pipeline, prediction, runner, space_file, worker
-from tuner.measure import Clock, measure, warm_up
-from tuner.record import (
-    Estimate,
-    Job,
-    Memory,
-    Message,
-    Point,
-    PointDone,
-    StepCost,
-    Timing,
-    Value,
-    decode,
-    encode,
-)
-from tuner.space import build_values
+from tuner.execution import process
+from tuner.hardware import environment
+from tuner.model import pipeline
+from tuner.records.codec import Estimate, Value, decode, encode
+from tuner.records.machine import Memory
+from tuner.records.outcome import StepCost, Timing
+from tuner.records.protocol import Job, Message, Point, PointDone
+from tuner.space import reader
+from tuner.space.candidates import build_values
+from tuner.timing import prediction
+from tuner.timing.measure import Clock, measure, warm_up
+from tuner.worker.bench import Bench
 
 FIXED_S, PER_STEP_S = 0.3, 0.17
 
@@ -154,7 +150,7 @@ def measured(tmp_path: Path, tiny_pipeline: Path) -> Callable[..., list[PointDon
     def run(**build: Value) -> list[PointDone]:
         here = environment.detect("cpu")
         model, kind = pipeline.resolve(str(tiny_pipeline), None, None)
-        space = space_file.load(Path(__file__).parent / "faults" / "space.yaml", kind, here)
+        space = reader.load(Path(__file__).parent / "faults" / "space.yaml", kind, here)
         different = {name.replace("__", "."): value for name, value in build.items()}
         points = [
             Point(index=index, folder="", steps=steps, batch=1, score=False, predict=index > 0)
@@ -165,7 +161,7 @@ def measured(tmp_path: Path, tiny_pipeline: Path) -> Callable[..., list[PointDon
             points=tuple(points), allowance_s=0.3, trace=False,
         )  # fmt: skip
         heard: list[Message] = []
-        runner.run(job, tmp_path / "trial", tmp_path / "cache", lambda: float("inf"), heard.append)
+        process.run(job, tmp_path / "trial", tmp_path / "cache", lambda: float("inf"), heard.append)
         done = [message for message in heard if isinstance(message, PointDone)]
         assert len(done) == 3, heard[-1]
         return done
@@ -194,7 +190,7 @@ def test_a_worker_measures_what_its_pictures_contradict(monkeypatch: pytest.Monk
         """What a bench says of a point that it predicts at 1 s, when each call that draws pictures takes so long."""
         channel: Any = SimpleNamespace(enter=lambda *_: None)
         job: Any = SimpleNamespace(environment=environment.detect("cpu"), reference=None)
-        bench = worker.Bench(job, channel)
+        bench = Bench(job, channel)
         predicted = prediction.timing(prediction.fit({2: estimate(0.5), 12: estimate(3.0)}), 4, 1)
         memory: Any = Memory(peak_bytes=1, reserved_bytes=None)
         measured = msgspec.structs.replace(predicted, stopped="interval within target", predicted_from=None)

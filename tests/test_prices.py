@@ -8,9 +8,9 @@ import re
 
 import pytest
 
-from tuner import prices
 from tuner.errors import BadInput
-from tuner.prices import Price, Quote, gpu_of, price_of, quotes_for
+from tuner.result import prices
+from tuner.result.prices import Price, Quote, gpu_of, price_of, quotes_for
 
 DEVICES = {
     "NVIDIA H200": "H200 SXM",

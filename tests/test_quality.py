@@ -17,7 +17,8 @@ from tuner.quality.guards import LEAST_DEVIATION, InvalidPicture, check
 from tuner.quality.metrics import Setting
 from tuner.quality.pictures import Pictures
 from tuner.quality.statistics import paired_difference
-from tuner.record import Reference, SpotCheck, Workload
+from tuner.records.model import Workload
+from tuner.records.quality import Reference, SpotCheck
 
 SIDE = 32
 SQUARE = Workload(prompts=("a", "b", "c"), seeds=(0, 1, 2), height=SIDE, width=SIDE)

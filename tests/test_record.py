@@ -9,9 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from tuner import record
 from tuner.errors import BadInput
-from tuner.record import BuildDone, Estimate, Failure, Job, Outcome, PointDone, StageStarted, Workload, decode
+from tuner.records import codec, gate, machine, model, outcome, protocol, quality
+from tuner.records.codec import Estimate, decode
+from tuner.records.model import Workload
+from tuner.records.outcome import Failure, Outcome
+from tuner.records.protocol import BuildDone, Job, PointDone, StageStarted
 
 WORKLOAD = {"prompts": ["a", "b"], "seeds": [1, 2], "height": 32, "width": 32}
 
@@ -74,7 +77,7 @@ def test_what_is_no_estimate_is_refused_in_one_line(text: str | bytes) -> None:
 def test_a_key_that_stands_twice_is_refused_at_any_depth() -> None:
     build = '{"values": {"steps": 28, "steps": 4}, "reason": "x"}'
 
-    class Example(record.Record):
+    class Example(codec.Record):
         values: dict[str, int]
         reason: str
 
@@ -86,12 +89,14 @@ def test_a_key_that_stands_twice_is_refused_at_any_depth() -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.json", tmp_path):
         with pytest.raises(BadInput, match=str(path)):
-            record.read(path, Estimate)
+            codec.read(path, Estimate)
 
 
 def test_every_record_is_frozen_and_strict() -> None:
-    kinds = [kind for kind in vars(record).values() if isinstance(kind, type) and issubclass(kind, record.Record)]
-    assert len(kinds) > 15
+    modules = (codec, gate, machine, model, outcome, protocol, quality)
+    named = [kind for module in modules for kind in vars(module).values() if isinstance(kind, type)]
+    kinds = {kind for kind in named if issubclass(kind, codec.Record)}
+    assert len(kinds) > 40
     for kind in kinds:
         config = kind.__struct_config__
         assert config.frozen, kind
@@ -110,43 +115,43 @@ def test_records_survive_a_round_trip() -> None:
         image_key="i", status="failed",
         failure=Failure(kind="timeout", stage="compile", message="ünïcödé \"quoted\"\nnext"),
     )  # fmt: skip
-    for encoded in (record.encode(outcome), record.encode_pretty(outcome)):
+    for encoded in (codec.encode(outcome), codec.encode_pretty(outcome)):
         again = decode(encoded, Outcome, "here")
         assert again == outcome
         assert {name: type(value) for name, value in again.values.items()} == {
             name: type(value) for name, value in outcome.values.items()
         }
-    assert decode(record.encode(estimate), Estimate, "here") == estimate
+    assert decode(codec.encode(estimate), Estimate, "here") == estimate
 
 
 def test_a_build_and_a_timing_of_before_still_read() -> None:
     build = b'{"changes":{},"load_s":1,"apply_s":1,"first_call_s":1,"trace":null,"verdict":null}'
-    assert decode(build, record.Build, "here").compile_s is None
+    assert decode(build, outcome.Build, "here").compile_s is None
     timing = b"""{"latency_s":{"value":1,"low":1,"high":1},"samples":6,"images_per_s":1,
                   "stopped":"time allowance spent","warm_up":{"calls":2,"settled":true}}"""
-    before = decode(timing, record.Timing, "here")
+    before = decode(timing, outcome.Timing, "here")
     assert before.latency_p95_s is None
-    assert before.warm_up == record.WarmUp(calls=2, settled=True)
+    assert before.warm_up == outcome.WarmUp(calls=2, settled=True)
 
 
 def test_messages_are_told_apart_and_take_one_line_each() -> None:
-    timing = record.Timing(
+    timing = outcome.Timing(
         latency_s=Estimate(value=1, low=1, high=1), samples=6, images_per_s=1.0, stopped="time allowance spent"
     )
-    build = record.Build(changes={}, load_s=1, apply_s=1, first_call_s=1, trace=None, verdict=None)
-    messages: list[record.Message] = [
+    build = outcome.Build(changes={}, load_s=1, apply_s=1, first_call_s=1, trace=None, verdict=None)
+    messages: list[protocol.Message] = [
         StageStarted(stage="load\nand more"),
         BuildDone(build=build),
-        PointDone(index=0, timing=timing, memory=record.Memory(peak_bytes=1, reserved_bytes=None), quality=None),
-        record.PointFailed(index=1, failure=Failure(kind="error", stage="time", message="x")),
-        record.WorkerFailed(failure=Failure(kind="crash", stage="load", message="SIGSEGV")),
+        PointDone(index=0, timing=timing, memory=machine.Memory(peak_bytes=1, reserved_bytes=None), quality=None),
+        protocol.PointFailed(index=1, failure=Failure(kind="error", stage="time", message="x")),
+        protocol.WorkerFailed(failure=Failure(kind="crash", stage="load", message="SIGSEGV")),
     ]
     for message in messages:
-        line = record.encode(message)
+        line = codec.encode(message)
         assert b"\n" not in line
-        assert record.decode_message(line) == message
+        assert protocol.decode_message(line) == message
     with pytest.raises(msgspec.ValidationError):
-        record.decode_message(b'{"type": "shell", "command": "true"}')
+        protocol.decode_message(b'{"type": "shell", "command": "true"}')
 
 
 def test_a_job_holds_nothing_but_data() -> None:
@@ -155,8 +160,8 @@ def test_a_job_holds_nothing_but_data() -> None:
 
 
 def test_the_fingerprint_ignores_the_order_and_sees_types() -> None:
-    first = record.fingerprint({"a": 1, "b": True})
-    assert first == record.fingerprint({"b": True, "a": 1})
-    assert first != record.fingerprint({"a": 1, "b": 1})
-    assert first != record.fingerprint({"a": 1})
+    first = codec.fingerprint({"a": 1, "b": True})
+    assert first == codec.fingerprint({"b": True, "a": 1})
+    assert first != codec.fingerprint({"a": 1, "b": 1})
+    assert first != codec.fingerprint({"a": 1})
     assert len(first) == 12

@@ -7,19 +7,16 @@ import msgspec
 import pytest
 from rich.console import RenderableType
 
-from tuner.drawing import drawing
-from tuner.front_table import table
-from tuner.record import Build, Estimate, Failure, Finding, Outcome, Quality, Timing, Verdict
-from tuner.report import (
-    FrontPoint,
-    changes,
-    front_point,
-    latency_with_error,
-    make_console,
-    one_line,
-    shorten,
-    summary,
-)
+from tuner.records.codec import Estimate
+from tuner.records.gate import Finding, Verdict
+from tuner.records.outcome import Build, Failure, Outcome, Timing
+from tuner.records.quality import Quality
+from tuner.report.console import make_console
+from tuner.report.formatting import changes, latency_with_error, one_line, shorten
+from tuner.report.front_plot import drawing
+from tuner.report.front_table import table
+from tuner.report.points import FrontPoint, front_point
+from tuner.report.trial_counts import summary
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from tuner import environment, pipeline, roofline
-from tuner.record import Components, Environment, LimitShare, Roofline, Values, decode, encode
+from tuner.hardware import environment
+from tuner.model import pipeline
+from tuner.records.codec import Values, decode, encode
+from tuner.records.machine import Environment, LimitShare, Roofline
+from tuner.records.outcome import Components
+from tuner.timing import roofline
 
 CPU = environment.detect("cpu")
 FOUND = Roofline(

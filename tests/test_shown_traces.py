@@ -12,9 +12,9 @@ import pytest
 from golden_traces import GOLDEN
 from test_board import outcome, rejected
 
-from tuner import shown_traces
-from tuner.record import Outcome
-from tuner.store import atomic_write
+from tuner.board import shown_traces
+from tuner.files import atomic_write
+from tuner.records.outcome import Outcome
 from tuner.trace import read
 from tuner.trace.summary import summarise
 from tuner.trace.trim import trimmed

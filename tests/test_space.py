@@ -13,12 +13,13 @@ import pytest
 import yaml
 from kinds import kind
 
-from tuner import space_file
-from tuner.environment import LIBRARIES
 from tuner.errors import BadInput
+from tuner.hardware.environment import LIBRARIES
 from tuner.knobs import KNOBS, baseline
-from tuner.record import Environment, Value, Values
-from tuner.space import Space, build_key, candidate_key, image_key
+from tuner.records.codec import Value, Values
+from tuner.records.machine import Environment
+from tuner.space import reader
+from tuner.space.candidates import Space, build_key, candidate_key, image_key
 
 CPU = Environment(
     device="cpu", device_name="a CPU", compute_capability=None, device_memory_bytes=None, driver=None, cpu_count=2,
@@ -76,7 +77,7 @@ def without(*path: str) -> dict[str, Any]:
 
 
 def load(folder: Path, content: Any, environment: Environment = CPU, pipeline_class: str = "FluxPipeline") -> Space:
-    return space_file.load(write(folder, content), kind(pipeline_class), environment)
+    return reader.load(write(folder, content), kind(pipeline_class), environment)
 
 
 @pytest.fixture
@@ -222,7 +223,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "given.yaml"
     path.write_bytes(data)
     with pytest.raises(BadInput) as refusal:
-        space_file.load(path, kind(), CPU)
+        reader.load(path, kind(), CPU)
     assert str(refusal.value).startswith(str(path))
     assert "\n" not in str(refusal.value)
 
@@ -379,7 +380,7 @@ def test_what_does_not_go_together_is_refused_by_knob(good: Space) -> None:
 
 # ---- the spaces that come with the package --------------------------------------------------------------------------
 
-SHIPPED = sorted(space_file.folder().glob("*.yaml"))
+SHIPPED = sorted(reader.folder().glob("*.yaml"))
 EQUIPPED = msgspec.structs.replace(
     H200, libraries=dict.fromkeys(LIBRARIES, "99") | {"torch": "2.13.0", "torchao": "0.18.0", "triton": "3.5.0"}
 )
@@ -388,13 +389,13 @@ EQUIPPED = msgspec.structs.replace(
 
 def classes(path: Path) -> tuple[str, ...]:
     """Pipelines that a shipped space is for."""
-    named = space_file.parse(path).pipelines
+    named = reader.parse(path).pipelines
     return ("LTXPipeline", "StableDiffusionPipeline") if named == ("any",) else named
 
 
 def loaded_everywhere(path: Path) -> list[Space]:
     """A shipped space as each of its pipelines sees it, on a CPU and on a GPU."""
-    return [space_file.load(path, kind(name), here) for name in classes(path) for here in (CPU, EQUIPPED)]
+    return [reader.load(path, kind(name), here) for name in classes(path) for here in (CPU, EQUIPPED)]
 
 
 def test_every_family_has_a_space() -> None:
@@ -403,7 +404,7 @@ def test_every_family_has_a_space() -> None:
     for path in SHIPPED:
         if path.stem not in ("any", "demo"):
             for name in classes(path):
-                assert space_file.find(None, kind(name), False) == path
+                assert reader.find(None, kind(name), False) == path
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -425,7 +426,7 @@ def test_every_recipe_of_a_shipped_space_is_valid_somewhere_and_means_all_it_say
             assert not lost, f"{recipe.name}: {lost} mean nothing beside the rest"
             if loaded.refusal(values) is None:
                 valid.add(recipe.name)
-    assert valid >= {recipe.name for recipe in space_file.parse(path).recipes}
+    assert valid >= {recipe.name for recipe in reader.parse(path).recipes}
     assert valid
 
 
@@ -434,7 +435,7 @@ def test_every_value_that_a_shipped_space_lists_works_somewhere(path: Path) -> N
     working = {
         (name, value) for loaded in loaded_everywhere(path) for name in loaded.knobs for value in loaded.knobs[name]
     }
-    for name, values in space_file.parse(path).knobs.items():
+    for name, values in reader.parse(path).knobs.items():
         for listed in values.values() if isinstance(values, dict) else [values]:
             for value in listed if isinstance(listed, list) else [listed]:
                 assert (name, value) in working, f"{name}={value}"
@@ -450,22 +451,22 @@ def test_most_random_candidates_of_a_shipped_space_are_valid(path: Path) -> None
 
 def test_a_space_is_found_by_name_by_path_and_by_pipeline(tmp_path: Path) -> None:
     mine = write(tmp_path, GOOD)
-    assert space_file.find(str(mine), kind(), False) == mine
-    assert space_file.find("demo", kind(), False).name == "demo.yaml"
-    assert space_file.find(None, kind(), True).name == "demo.yaml"
-    assert space_file.find(None, kind(), False).name == "flux.yaml"
+    assert reader.find(str(mine), kind(), False) == mine
+    assert reader.find("demo", kind(), False).name == "demo.yaml"
+    assert reader.find(None, kind(), True).name == "demo.yaml"
+    assert reader.find(None, kind(), False).name == "flux.yaml"
 
 
 @pytest.mark.parametrize("name", ["nope", "a" * 400, "..", "nope/../demo", "/", "demo.yml"])
 def test_a_space_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(BadInput) as refusal:
-        space_file.find(name, kind(), False)
+        reader.find(name, kind(), False)
     assert "demo" in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
 def test_a_pipeline_without_a_space_of_its_own_gets_the_one_for_any() -> None:
-    assert space_file.find(None, kind("LTXPipeline"), False).name == "any.yaml"
+    assert reader.find(None, kind("LTXPipeline"), False).name == "any.yaml"
 
 
 # ---- one file over another, and settings over both ------------------------------------------------------------------
@@ -476,7 +477,7 @@ def extended(folder: Path, content: dict[str, Any], *settings: str, environment:
     write(folder, GOOD)
     child = folder / "child.yaml"
     child.write_text(yaml.safe_dump({"extends": "given.yaml", **content}))
-    return space_file.load(child, kind(), environment, settings)
+    return reader.load(child, kind(), environment, settings)
 
 
 def test_a_file_that_extends_another_and_says_nothing_is_the_other(tmp_path: Path, good: Space) -> None:
@@ -514,7 +515,7 @@ def test_a_recipe_follows_what_is_pinned_and_is_left_out_where_it_cannot(tmp_pat
 def test_a_shipped_space_can_be_extended_by_name(tmp_path: Path) -> None:
     child = tmp_path / "mine.yaml"
     child.write_text("extends: flux\nknobs: {steps: 20}\n")
-    loaded = space_file.load(child, kind(), H200)
+    loaded = reader.load(child, kind(), H200)
     assert loaded.knobs["steps"] == (20,)
     assert loaded.recipes
 

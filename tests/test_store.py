@@ -15,12 +15,17 @@ import optuna
 import pytest
 from kinds import kind
 
-from tuner import environment, space_file
 from tuner.errors import BadInput, StorageFull
-from tuner.prices import Price
-from tuner.record import Estimate, Failure, Model, Outcome, Quality, Values
-from tuner.space import build_key, candidate_key, image_key
-from tuner.store import Request, Store, atomic_write, storage_errors
+from tuner.files import atomic_write, storage_errors
+from tuner.hardware import environment
+from tuner.records.codec import Estimate, Values
+from tuner.records.model import Model
+from tuner.records.outcome import Failure, Outcome
+from tuner.records.quality import Quality
+from tuner.result.prices import Price
+from tuner.space import reader
+from tuner.space.candidates import build_key, candidate_key, image_key
+from tuner.study.store import Request, Store
 
 SPACE = """
 pipelines: [FluxPipeline]
@@ -43,7 +48,7 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> Request:
     return Request(
         model=Model(source="/model", revision=None, pipeline_class="FluxPipeline", scorer="/scorer"),
         environment=here,
-        space=space_file.load(file, kind(), msgspec.structs.replace(here, cpp_compiler="g++")),
+        space=reader.load(file, kind(), msgspec.structs.replace(here, cpp_compiler="g++")),
         price=Price(usd_per_hour=1.0, source="here"),
     )
 
@@ -82,7 +87,7 @@ def states(store: Store) -> list[str]:
 WRITER = """
 import sys
 from pathlib import Path
-from tuner.store import atomic_write
+from tuner.files import atomic_write
 size = 1 << 18
 count = 0
 print("ready", flush=True)

@@ -14,35 +14,22 @@ import msgspec
 import pytest
 from kinds import kind
 
-from tuner import environment, prediction, space_file, study
-from tuner.attempt import Attempt
 from tuner.errors import StudyFailed
-from tuner.export import BestConfig
-from tuner.prices import Price
-from tuner.record import (
-    Build,
-    BuildDone,
-    Estimate,
-    Failure,
-    Job,
-    Limits,
-    Memory,
-    Message,
-    Model,
-    NoiseFloor,
-    Outcome,
-    Point,
-    PointDone,
-    PointFailed,
-    Quality,
-    StageStarted,
-    Timing,
-    Values,
-    WorkerFailed,
-    read,
-)
-from tuner.store import Request, Store
-from tuner.study import Study
+from tuner.hardware import environment
+from tuner.records.codec import Estimate, Values, read
+from tuner.records.machine import Memory
+from tuner.records.model import Model
+from tuner.records.outcome import Build, Failure, Limits, Outcome, Timing
+from tuner.records.protocol import BuildDone, Job, Message, Point, PointDone, PointFailed, StageStarted, WorkerFailed
+from tuner.records.quality import NoiseFloor, Quality
+from tuner.result.config import BestConfig
+from tuner.result.prices import Price
+from tuner.space import reader
+from tuner.study import loop
+from tuner.study.attempt import Attempt
+from tuner.study.loop import Study
+from tuner.study.store import Request, Store
+from tuner.timing import prediction
 
 SPACE = """
 pipelines: [FluxPipeline]
@@ -133,9 +120,9 @@ class Workers:
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
     workers = Workers()
-    monkeypatch.setattr(study.runner, "run", workers)
-    monkeypatch.setattr(study, "IDLE_ASKS", 10)
-    monkeypatch.setattr("tuner.board.write", lambda *_: None)
+    monkeypatch.setattr(loop.process, "run", workers)
+    monkeypatch.setattr(loop, "IDLE_ASKS", 10)
+    monkeypatch.setattr("tuner.board.trial_events.write", lambda *_: None)
     return workers
 
 
@@ -152,7 +139,7 @@ class Bench:
         request = Request(
             model=Model(source="/model", revision=None, pipeline_class="FluxPipeline", scorer="/scorer"),
             environment=here,
-            space=space_file.load(self.folder / "space.yaml", kind(), here, settings),
+            space=reader.load(self.folder / "space.yaml", kind(), here, settings),
             price=Price(usd_per_hour=3.6, source="here"),
         )
         with Store(self.folder / "study", request) as store:
@@ -351,7 +338,7 @@ def test_the_spread_of_the_baselines_processes_is_the_noise_of_the_study(bench: 
         found.measure_baseline()
         noise = found.ledger.noise()
         assert noise is not None
-        assert noise.processes == study.MOST_BASELINES
+        assert noise.processes == loop.MOST_BASELINES
         assert noise.coefficient_of_variation == pytest.approx(0.00575, rel=0.05)
         shown = bench.told.notes
         assert any(note.startswith("timing noise: 0.57% between 4 processes") for note in shown)
@@ -395,7 +382,7 @@ def test_what_the_confirmation_leaves_of_the_time_is_searched(
 ) -> None:
     """The first search ends at once, so that time is left for the confirmation; what follows it finds more."""
     own = Study.search_until
-    confirmed = study.MOST_BASELINES - 1 + 2 * study.CONFIRMATIONS
+    confirmed = loop.MOST_BASELINES - 1 + 2 * loop.CONFIRMATIONS
 
     def late_enough(found: Study, *turns: int) -> float:
         return own(found, *turns) - (0.0 if len(found.ledger.repeats) >= confirmed else 1e6)
@@ -418,7 +405,7 @@ def test_a_build_that_runs_may_use_the_time_of_a_third_turn(
         limits.append(stop_at())
         own(job, folder, cache, stop_at, *others)
 
-    monkeypatch.setattr(study.runner, "run", asked)
+    monkeypatch.setattr(loop.process, "run", asked)
     with bench.study(trials=12) as found:
         found.measure_baseline()
         (first, *_) = found.by_preference()
@@ -476,7 +463,7 @@ def test_what_is_slower_than_the_baseline_takes_longer_to_measure_again(bench: B
         seconds = baseline.timing.latency_s.value + 1.0
         slower = msgspec.structs.replace(baseline.timing, latency_s=Estimate(value=seconds, low=seconds, high=seconds))
         other = msgspec.structs.replace(baseline, number=99, timing=slower)
-        expected = found.repeat_s(baseline) + study.CACHED_SHARE * 1.0 + study.LEAST_CALLS * 1.0
+        expected = found.repeat_s(baseline) + loop.CACHED_SHARE * 1.0 + loop.LEAST_CALLS * 1.0
         assert found.repeat_s(other) == pytest.approx(expected)
 
 
@@ -547,7 +534,7 @@ def test_a_gain_that_stays_in_doubt_is_told_and_how_to_resolve_it(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = workers.seconds
-    monkeypatch.setattr(study, "MOST_BASELINES", 2)
+    monkeypatch.setattr(loop, "MOST_BASELINES", 2)
     monkeypatch.setattr(Study, "can_confirm", lambda *_: False)  # no time but for the first two turns
     monkeypatch.setattr(Study, "seconds_left", lambda _: 0.0)
     monkeypatch.setattr(Study, "search_until", lambda *_: float("inf"))
@@ -569,7 +556,7 @@ def test_what_was_left_in_doubt_is_measured_again_before_anything_else_is_tried(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = workers.seconds
-    monkeypatch.setattr(study, "MOST_BASELINES", 2)
+    monkeypatch.setattr(loop, "MOST_BASELINES", 2)
 
     def noisy(job: Job, point: Point) -> float:
         return honest(job, point) * (1.0 if point.score or len(workers.jobs) % 4 else 5.0)
@@ -583,7 +570,7 @@ def test_what_was_left_in_doubt_is_measured_again_before_anything_else_is_tried(
     before = len(workers.jobs)
     bench.run(trials=14, budget_s=900.0)
     scored = [any(point.score for point in job.points) for job in workers.jobs[before:]]
-    more_turns = study.MOST_CONFIRMATIONS - study.CONFIRMATIONS
+    more_turns = loop.MOST_CONFIRMATIONS - loop.CONFIRMATIONS
     assert not any(scored[: 2 * more_turns])
     assert scored[2 * more_turns]
 
@@ -629,7 +616,7 @@ def test_a_wider_run_that_was_interrupted_leaves_no_finished_study(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(study.Study, "confirm", interrupted)
+        patch.setattr(loop.Study, "confirm", interrupted)
         with pytest.raises(KeyboardInterrupt):
             bench.run(trials=12)
     best = bench.run(trials=3)
@@ -640,7 +627,7 @@ def test_a_wider_run_that_was_interrupted_leaves_no_finished_study(
 def test_a_study_whose_finalists_could_not_be_judged_is_not_finished(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study, "finalists_panel", lambda *_: None)
+    monkeypatch.setattr(loop, "finalists_panel", lambda *_: None)
     bench.run(trials=10)
     monkeypatch.undo()
     bench.run(trials=10)
@@ -655,7 +642,7 @@ def test_tensorboard_is_told_which_trials_the_result_is_of(
     def write(folder: Path, outcome: Outcome, _: Any, place: str | None = None) -> None:
         places[outcome.number] = place
 
-    monkeypatch.setattr("tuner.board.write", write)
+    monkeypatch.setattr("tuner.board.trial_events.write", write)
     best = bench.run(trials=10)
     assert [number for number, place in places.items() if place == "chosen"] == [best.chosen.trial]
     shown = {best.chosen.trial, *(point.trial for point in best.front)}
@@ -671,7 +658,7 @@ def test_tensorboard_is_told_the_latency_of_all_processes_as_the_result_has_it(
         if outcome.timing is not None:
             told[outcome.number] = outcome.timing.latency_s.value
 
-    monkeypatch.setattr("tuner.board.write", write)
+    monkeypatch.setattr("tuner.board.trial_events.write", write)
     monkeypatch.setattr(workers, "seconds", lambda job, point: honest(job, point) * (1.2 if point.score else 1.0))
     best = bench.run(trials=10)
     for point in (best.baseline, best.chosen):
@@ -685,7 +672,9 @@ def test_the_marks_of_a_former_result_go_with_its_strips(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places: dict[int, str | None] = {}
-    monkeypatch.setattr("tuner.board.write", lambda _, outcome, __, place=None: places.update({outcome.number: place}))
+    monkeypatch.setattr(
+        "tuner.board.trial_events.write", lambda _, outcome, __, place=None: places.update({outcome.number: place})
+    )
     bench.run(trials=1)
     assert places == {0: "chosen"}
     strip = bench.folder / "study" / "strips" / "0000.png"
@@ -744,7 +733,7 @@ def test_a_build_that_dies_later_in_its_row_is_known_by_its_candidate(
             hear(StageStarted(stage="time", index=index))
         hear(WorkerFailed(failure=Failure(kind="crash", stage="time", message="SIGSEGV")))
 
-    monkeypatch.setattr(study.runner, "run", dies)
+    monkeypatch.setattr(loop.process, "run", dies)
     with pytest.raises(StudyFailed, match="SIGSEGV"):
         bench.run(trials=10)
     assert [outcome.number for outcome in bench.outcomes()] == [0]

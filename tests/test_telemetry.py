@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from tuner import telemetry
-from tuner.measure import Clock, Throttled, measure
-from tuner.record import GpuUse, decode, encode
-from tuner.telemetry import Blind, Nvml, Watch, neighbours
+from tuner.hardware import telemetry
+from tuner.hardware.telemetry import Blind, Nvml, Watch, neighbours
+from tuner.records.codec import decode, encode
+from tuner.records.machine import GpuUse
+from tuner.timing.measure import Clock, Throttled, measure
 
 IDLE, LOCKED, CAP, HW, SW_HEAT, HW_HEAT, BRAKE = 0x001, 0x002, 0x004, 0x008, 0x020, 0x040, 0x080
 UUID, BUS_ID = "GPU-1234", "00000000:1B:00.0"
@@ -282,7 +283,7 @@ def test_the_low_clock_of_a_gpu_that_is_idle_again_says_nothing(nvml: FakeNvml) 
 
 
 def test_a_gpu_under_a_brake_all_the_time_fails_the_timing_by_name(nvml: FakeNvml, monkeypatch: Any) -> None:
-    monkeypatch.setattr("tuner.measure.FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr("tuner.timing.measure.FIRST_PAUSE_S", 0.0)
     nvml.reasons = HW_HEAT
     with pytest.raises(Throttled, match="HW thermal slowdown"):
         measure(lambda: None, Clock(), batch=1, allowance_s=0.0, watch=watch(nvml))
@@ -430,7 +431,7 @@ def test_the_real_nvml_has_what_is_asked_of_it() -> None:
 def test_a_real_gpu_is_watched_while_it_works() -> None:
     import torch
 
-    from tuner.measure import CudaClock, warm_up
+    from tuner.timing.measure import CudaClock, warm_up
 
     matrix = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
 

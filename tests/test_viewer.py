@@ -20,9 +20,9 @@ from urllib.request import urlopen
 import pytest
 import viewed_study
 
+from tuner.board import pages, plugin, start
 from tuner.cli import main
 from tuner.errors import BadInput, Unavailable
-from tuner.viewer import pages, plugin, start
 
 WITHIN_S = 60
 
@@ -150,7 +150,7 @@ def test_todays_categories_and_kernels_are_known() -> None:
     from torch_tb_profiler.profiler.tensor_core import TC_Allowlist
     from torch_tb_profiler.profiler.trace import create_event
 
-    from tuner.viewer import reading
+    from tuner.board import reading
 
     assert issubclass(reading.Loader, reading.RunLoader)
     for category in reading.CATEGORIES:
@@ -249,7 +249,7 @@ def test_the_command_itself_imports_neither_torch_nor_tensorboard(studies: Path)
 import sys
 from pathlib import Path
 import tuner.cli
-from tuner.viewer import start
+from tuner.board import start
 with start.serving(start.find("older", Path({str(studies)!r})), {viewed_study.a_port()}) as (address, process):
     start.guide(Path({str(studies)!r}), address)
 print(*(sys.modules.keys() & {{"torch", "tensorboard", "torch_tb_profiler"}}))

@@ -16,7 +16,7 @@ import pytest
 import viewed_study
 from browser import Page
 
-from tuner.viewer import pages, start
+from tuner.board import pages, start
 
 pytestmark = [
     pytest.mark.slow,

@@ -9,9 +9,14 @@ from typing import Any
 
 import pytest
 
-from tuner import worker
-from tuner.record import Allowance, Estimate, Finding, FindingKind, GatePolicy, Memory, Point, Timing, Verdict
+from tuner.records.codec import Estimate
+from tuner.records.gate import Allowance, Finding, FindingKind, GatePolicy, Verdict
+from tuner.records.machine import Memory
+from tuner.records.outcome import Timing
+from tuner.records.protocol import Point
+from tuner.timing.measure import Throttled
 from tuner.trace import dynamo
+from tuner.worker import bench as worker
 
 
 def finding(kind: FindingKind) -> Finding:
@@ -64,7 +69,7 @@ def test_on_a_gpu_what_is_measured_is_timed_before_the_profiler_runs(monkeypatch
     def timed(point: Point) -> tuple[Timing, Memory]:
         channel.enter("time", point.index)
         if point.steps == 6:
-            raise worker.Throttled("held back")
+            raise Throttled("held back")
         latency_s = Estimate(value=point.steps, low=point.steps, high=point.steps)
         timing = Timing(latency_s=latency_s, samples=6, images_per_s=1.0, stopped="time allowance spent")
         bench.timings[point.steps, 1] = timing
@@ -74,7 +79,7 @@ def test_on_a_gpu_what_is_measured_is_timed_before_the_profiler_runs(monkeypatch
     monkeypatch.setattr(bench, "timed", timed)
     bench.build(Path())
     assert bench.measure(points[0]).timing.latency_s.value == 28
-    with pytest.raises(worker.Throttled):
+    with pytest.raises(Throttled):
         bench.measure(points[1])
     assert bench.measure(points[2]).timing.latency_s.value == 10
     before = seen[: seen.index(("trace", None))]

@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from tuner.shown_traces import SHOWN, WHOLE, cut_down
-from tuner.trace.events_file import Picture, Row, write_trial
+from tuner.board.events_file import Picture, Row, write_trial
+from tuner.board.shown_traces import SHOWN, WHOLE, cut_down
 
 TRACES = Path(__file__).parent / "data" / "traces"
 PROMPTS = ("a red circle", "a blue square")

@@ -1,10 +1,25 @@
-"""Finds the cheapest way to run a diffusers pipeline at a given quality, and applies it.
+"""Find the cheapest way to run a diffusers pipeline at a given quality, and apply it.
 
 >>> import tuner
 >>> pipe, call = tuner.load("best_config.json")
 >>> images = pipe(["a large red circle"] * call.batch, **call.arguments).images
 """
 
-from tuner.export import BestConfig, Call, Tuned, apply, load
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tuner.result.apply import Call, Tuned, apply, load
+    from tuner.result.config import BestConfig
 
 __all__ = ["BestConfig", "Call", "Tuned", "apply", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what a user asks for when it is asked for: a worker imports this package too, and needs none of it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from tuner.result import apply, config
+
+    return getattr(config if name == "BestConfig" else apply, name)

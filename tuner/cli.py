@@ -7,22 +7,19 @@ import difflib
 import math
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from tuner.errors import BadInput, TunerError, Unavailable
+from tuner.commands.board import show_board
+from tuner.commands.run import run_study
+from tuner.errors import BadInput, TunerError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from tuner.export import BestConfig
-    from tuner.record import QualityPolicy, Record
-    from tuner.store import Request
-    from tuner.study import Study
+    from tuner.records.codec import Record
 
-MOST_REASONS = 3
 LEAST_USD, MOST_USD = 1e-6, 1e6
 """Prices beyond are none, and what is reckoned from them could be zero or infinite."""
 
@@ -193,7 +190,7 @@ class Version(argparse.Action):
     """Prints the version of the installed package; looking it up takes time that other commands need not spend."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from tuner.environment import version
+        from tuner.hardware.environment import version
 
         print(f"tune {version('diffusion-tuner') or '(not installed)'}")
         parser.exit()
@@ -238,71 +235,11 @@ def milliseconds(text: str) -> float:
     return float(text)
 
 
-def run_study(options: argparse.Namespace) -> int:
-    """`tune run`: resolve, search, report."""
-    from tuner import environment, pipeline, space_file
-    from tuner.display import make_display
-    from tuner.prices import price_of
-    from tuner.record import Limits
-    from tuner.store import Request, Store
-    from tuner.study import Study
-
-    here = environment.detect(options.device)
-    model, kind = pipeline.resolve(options.model, options.revision, options.scorer)
-    file = space_file.find(options.space, kind, model.source == pipeline.DEMO)
-    request = Request(
-        model=model,
-        environment=here,
-        space=space_file.load(file, kind, here, settings(options), options.quality),
-        price=price_of(here.device_name, options.price),
-        quality=quality_policy(options.quality, options.metric, model.scorer),
-    )
-    folder = options.out.resolve() / study_name(options.study, model.source, request.fingerprint())
-    display = make_display(sys.stdout, request.space.baseline)
-    with Store(folder, request) as store:
-        limits = Limits(budget_s=options.budget, max_trials=options.trials)
-        study = Study(store, limits, display)
-        try:
-            display.started(
-                f"{options.model} ({model.pipeline_class}) on {here.device_name}", folder, limits, notes(request),
-                store.spent_s, list(study.ledger.outcomes.values()),
-            )  # fmt: skip
-            best = study.run()
-        finally:
-            display.closed()
-        report_study(study, best)
-    return 0
-
-
-def quality_policy(name: str, given: Sequence[str], scorer: str) -> QualityPolicy:
-    """By what pictures are judged, if all that the axis needs is here. Raises BadInput or Unavailable."""
-    from tuner.quality.metrics import METRICS, Setting, axis
-    from tuner.record import QualityPolicy
-
-    paths: dict[str, str] = {}
-    for text in given:
-        of, equals, path = text.partition("=")
-        if not equals or of not in METRICS:
-            raise BadInput(f"--metric {text}: write it as NAME=PATH with a metric's name: {', '.join(METRICS)}")
-        if not Path(path).exists():
-            raise BadInput(f"--metric {text}: there is no such file or folder")
-        paths[of] = str(Path(path).resolve())
-    lacking = axis(name).lacks(Setting("cpu", scorer, paths))
-    if lacking:
-        raise Unavailable(f"--quality {name}: {lacking}; clip_score, ssim and ms_ssim work without")
-    return QualityPolicy(metric=name, given=paths)
-
-
-def settings(options: argparse.Namespace) -> list[str]:
-    """What --set says, and the options that say the same in fewer words."""
-    target_s = options.latency_target
-    return [*options.set, *([f"workload.latency_target_s={target_s}"] if target_s is not None else [])]
-
-
 def list_knobs(options: argparse.Namespace) -> int:
     """`tune knobs`: what can be varied in this pipeline on this machine."""
-    from tuner import environment, pipeline
-    from tuner.catalogue import CatalogueTable, catalogue
+    from tuner.commands.knobs import CatalogueTable, catalogue
+    from tuner.hardware import environment
+    from tuner.model import pipeline
 
     _, kind = pipeline.resolve(options.model, options.revision, None)
     found = catalogue(options.model, kind, environment.detect(options.device))
@@ -312,7 +249,7 @@ def list_knobs(options: argparse.Namespace) -> int:
 
 def examine_machine(options: argparse.Namespace) -> int:
     """`tune doctor`: what this machine has, and what that switches on."""
-    from tuner.doctor import Report, diagnose
+    from tuner.commands.doctor import Report, diagnose
 
     found = diagnose(options.device)
     show(found, Report(found), options.json)
@@ -321,7 +258,7 @@ def examine_machine(options: argparse.Namespace) -> int:
 
 def show_cost(options: argparse.Namespace) -> int:
     """`tune cost`: what the configurations of one study cost, or the chosen ones of several."""
-    from tuner.cost import CostTable, reckon
+    from tuner.commands.cost import CostTable, reckon
 
     found = reckon(options.files, options.price, options.provider)
     show(found, CostTable(found), options.json)
@@ -330,85 +267,19 @@ def show_cost(options: argparse.Namespace) -> int:
 
 def judge_trace(options: argparse.Namespace) -> int:
     """`tune trace`: what a trace shows; its verdict is the exit code."""
-    from tuner.trace_report import EXIT_CODES, examine_trace
+    from tuner.commands.trace import EXIT_CODES, examine_trace
 
     found = examine_trace(options.file, options.max_idle_ms)
     show(found.report, found, options.json)
     return EXIT_CODES[found.report.verdict.status]
 
 
-def show_board(options: argparse.Namespace) -> int:
-    """`tune board`: TensorBoard with a study, until Ctrl-C."""
-    from tuner.viewer import start
-
-    folder = start.find(options.study, options.out)
-    try:
-        with start.serving(folder, start.free_port(options.port)) as (address, process):
-            print(start.guide(folder, address), flush=True)
-            process.wait()
-            raise Unavailable("TensorBoard ended by itself")
-    except KeyboardInterrupt:
-        print()
-    return 0
-
-
 def show(record: Record, text: RenderableType, as_json: bool) -> None:
     """A record on standard output, for programs or for people."""
-    from tuner.record import encode_pretty
-    from tuner.report import make_console
+    from tuner.records.codec import encode_pretty
+    from tuner.report.console import make_console
 
     if as_json:
         print(encode_pretty(record).decode(), end="")
     else:
         make_console(sys.stdout).print(text)
-
-
-def notes(request: Request) -> list[str]:
-    """What the user should know before it begins: the price it reckons with, and what cannot be tried here."""
-    from tuner import environment, telemetry
-
-    neighbours = telemetry.neighbours(environment.gpu_use()) if request.environment.device == "cuda" else None
-    said = [f"cost at {request.price.usd_per_hour:.2f} US$ an hour ({request.price.source})"]
-    target_s = request.space.workload.latency_target_s
-    if target_s is not None:
-        said.append(f"only calls within {target_s:g} s count, and a configuration that misses that is none")
-    return said + ([neighbours] if neighbours else []) + left_out(request)
-
-
-def left_out(request: Request) -> list[str]:
-    """What the space lists and cannot be had here: each reason when they are few, else how many there are."""
-    grouped: dict[str, list[str]] = {}
-    for what, reason in request.space.left_out.items():
-        grouped.setdefault(reason, []).append(what)
-    if len(grouped) <= MOST_REASONS:
-        return [f"left out: {', '.join(names)}: {reason}" for reason, names in grouped.items()]
-    model = request.model.source
-    return [
-        f"left out: {len(request.space.left_out)} values or recipes that cannot be had here (`tune knobs {model}` "
-        f"says why): {', '.join(request.space.left_out)}"
-    ]
-
-
-def study_name(name: str | None, model: str, fingerprint: str) -> str:
-    """The study's folder name: the user's, or one made of what is tuned; never a path out of the folder of studies."""
-    if name is None:
-        return f"{re.sub(r'[^A-Za-z0-9]+', '-', Path(model).name).strip('-').lower()}-{fingerprint[:8]}"
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
-        raise BadInput(f"--study {name}: a study's name is made of letters, digits, '.', '_' and '-'")
-    return name
-
-
-def report_study(study: Study, best: BestConfig) -> None:
-    """The end of `tune run`: the front as a table and a drawing, the choice's figures, why the others are not on it,
-    what to do next."""
-    from tuner import drawing, figures, front_table, panel_table, report
-
-    console = report.make_console(sys.stdout)
-    points = study.ledger.front_points(best.chosen.trial)
-    refused = Counter(refusal.reason for refusal in study.store.refusals())
-    console.print(front_table.table(points, study.ledger.metric_title))
-    console.print(drawing.drawing(points, metric=study.ledger.metric_title))
-    console.print(figures.figures(best))
-    console.print(panel_table.panel(best))
-    console.print(report.summary(list(study.ledger.outcomes.values()), refused))
-    console.print(study.conclusion(best.chosen.trial))

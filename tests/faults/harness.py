@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 import psutil
 
-from tuner.record import Outcome, read
-from tuner.store import Request
+from tuner.records.codec import read
+from tuner.records.outcome import Outcome
+from tuner.study.store import Request
 
 HERE = Path(__file__).parent
 SPACE = HERE / "space.yaml"

@@ -7,12 +7,14 @@ import os
 import sys
 from pathlib import Path
 
-from tuner import cli, finalists, runner
+from tuner import cli
+from tuner.execution import process
+from tuner.study import finalists
 
 WORKER = (sys.executable, str(Path(__file__).with_name("sabotaged_worker.py")))
 
 if __name__ == "__main__":
-    runner.WORKER = WORKER
+    process.WORKER = WORKER
     finalists.EXAMINER = (sys.executable, "-c", "")  # pictures that are made up say nothing
-    runner.DEADLINES_S.update(json.loads(os.environ.get("TUNER_DEADLINES", "{}")))
+    process.DEADLINES_S.update(json.loads(os.environ.get("TUNER_DEADLINES", "{}")))
     sys.exit(cli.main(sys.argv[1:]))

@@ -16,26 +16,19 @@ import time
 import zlib
 from pathlib import Path
 
-from tuner import worker
-from tuner.record import (
-    Build,
-    BuildDone,
-    Estimate,
-    Finding,
-    Job,
-    Memory,
-    Point,
-    PointDone,
-    Quality,
-    Timing,
-    Verdict,
-    encode,
-)
+from tuner.records.codec import Estimate, encode
+from tuner.records.gate import Finding, Verdict
+from tuner.records.machine import Memory
+from tuner.records.outcome import Build, Timing
+from tuner.records.protocol import BuildDone, Job, Point, PointDone
+from tuner.records.quality import Quality
+from tuner.worker import __main__
+from tuner.worker.channel import Channel
 
 STAGE_S = 0.02
 
 
-class Saboteur(worker.Channel):
+class Saboteur(Channel):
     """The channel of a worker to which something happens on the way."""
 
     fault, stage_of_fault = "", ""
@@ -46,12 +39,12 @@ class Saboteur(worker.Channel):
             FAULTS[self.fault](self)
 
 
-def close_and_hang(channel: worker.Channel) -> None:
+def close_and_hang(channel: Channel) -> None:
     os.close(channel.descriptor)
     time.sleep(3600)
 
 
-def leave_grandchild(channel: worker.Channel) -> None:
+def leave_grandchild(channel: Channel) -> None:
     """End without a word, but leave a process in a session of its own, adopted by another, with the pipe open."""
     if os.fork() == 0:
         os.setsid()
@@ -93,7 +86,7 @@ FAULTS = {
 }
 
 
-def simulate(job: Job, channel: worker.Channel) -> None:
+def simulate(job: Job, channel: Channel) -> None:
     """What worker.run says and writes, without the work. Figures follow from the configuration alone."""
     for stage in ("load", "apply", "compile", "warm up", "trace"):
         channel.enter(stage)
@@ -155,10 +148,10 @@ def main(arguments: list[str]) -> int:
     planted = faults.get(str(len(list(study.glob("*/*/job.json"))))) or faults.get("*")
     if planted:
         Saboteur.fault, Saboteur.stage_of_fault = planted.split("@")
-    worker.Channel = Saboteur  # type: ignore[misc]
+    __main__.Channel = Saboteur  # type: ignore[misc]
     if "TUNER_SIMULATED" in os.environ:
-        worker.run = simulate
-    return worker.main(arguments)
+        __main__.run = simulate
+    return __main__.main(arguments)
 
 
 if __name__ == "__main__":

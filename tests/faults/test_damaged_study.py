@@ -14,7 +14,8 @@ import pytest
 from faults.harness import Tune, assert_one_line, end
 from faults.sabotaged_tune import WORKER
 
-from tuner import cli, runner
+from tuner import cli
+from tuner.execution import process
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,7 @@ def test_damage_is_named_in_one_line(
     before = copy.acknowledged()
     before.pop(file, None)
     harm(file)
-    monkeypatch.setattr(runner, "WORKER", WORKER)
+    monkeypatch.setattr(process, "WORKER", WORKER)
     for variable, value in copy.environment.items():
         monkeypatch.setenv(variable, value)
     code = cli.main(copy.arguments("--trials", "12"))

@@ -16,15 +16,21 @@ import pytest
 from faults.harness import MARK, SPACE, end, marked, wait_until
 from faults.sabotaged_tune import WORKER
 
-from tuner import environment, pipeline, runner, space_file
-from tuner.record import BuildDone, Failure, Job, Message, Point, PointDone, PointFailed, Value, WorkerFailed, encode
-from tuner.space import build_values
+from tuner.execution import process
+from tuner.hardware import environment
+from tuner.model import pipeline
+from tuner.records.codec import Value, encode
+from tuner.records.outcome import Failure
+from tuner.records.protocol import BuildDone, Job, Message, Point, PointDone, PointFailed, WorkerFailed
+from tuner.space import reader
+from tuner.space.candidates import build_values
 
 PARENT = """
 import sys
 from pathlib import Path
-from tuner import runner
-from tuner.record import Job, read
+from tuner.execution import process as runner
+from tuner.records.codec import read
+from tuner.records.protocol import Job
 runner.run(read(Path(sys.argv[1]), Job), Path(sys.argv[2]), Path(sys.argv[3]), lambda: float("inf"), print)
 """
 
@@ -47,7 +53,7 @@ def make_job(tmp_path: Path, tiny_pipeline: Path, tiny_scorer: Path) -> Callable
     def make(model: Path = tiny_pipeline, pixels: int = 32, trace: bool = False, **build: Value) -> Job:
         here = environment.detect("cpu")
         found, kind = pipeline.resolve(str(model), None, str(tiny_scorer))
-        known = space_file.load(SPACE, kind, here)
+        known = reader.load(SPACE, kind, here)
         different = {name.replace("__", "."): value for name, value in build.items()}
         return Job(
             model=found,
@@ -64,7 +70,7 @@ def make_job(tmp_path: Path, tiny_pipeline: Path, tiny_scorer: Path) -> Callable
 
 def run(job: Job, tmp_path: Path) -> list[Message]:
     heard: list[Message] = []
-    runner.run(job, tmp_path / "trial", tmp_path / "cache", lambda: float("inf"), heard.append)
+    process.run(job, tmp_path / "trial", tmp_path / "cache", lambda: float("inf"), heard.append)
     return heard
 
 
@@ -134,7 +140,7 @@ def test_a_compiler_that_fails_is_a_compile_error(
 def test_a_missing_package_is_unavailable(
     mark: str, make_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "WORKER", WORKER)
+    monkeypatch.setattr(process, "WORKER", WORKER)
     monkeypatch.setenv("TUNER_FAULTS", '{"*": "missing package@load"}')
     found = failure(run(make_job(), tmp_path))
     assert (found.kind, found.stage) == ("unavailable", "load")
@@ -144,7 +150,7 @@ def test_a_missing_package_is_unavailable(
 def test_a_disk_without_room_for_the_pictures_is_a_full_disk(
     mark: str, make_job: Callable[..., Job], tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "WORKER", WORKER)
+    monkeypatch.setattr(process, "WORKER", WORKER)
     monkeypatch.setenv("TUNER_FAULTS", '{"*": "disk@score"}')
     monkeypatch.setenv("TUNER_DISK", str(disk))
     job = make_job()

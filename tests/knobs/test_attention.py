@@ -11,12 +11,13 @@ import pipelines
 import pytest
 from kinds import COMPONENTS, kind
 
-from tuner.environment import detect
+from tuner.hardware.environment import detect
 from tuner.knobs import KNOBS, NoEffect
 from tuner.knobs.attention import BACKENDS, FROM_HUB, IMPLEMENTATIONS, MASKED
 from tuner.quality.similarity import psnr_and_ssim
-from tuner.record import Environment, Value, Values
-from tuner.space import image_key
+from tuner.records.codec import Value, Values
+from tuner.records.machine import Environment
+from tuner.space.candidates import image_key
 
 BACKEND, FLASH = KNOBS["attention.backend"], KNOBS["attention.flash_impl"]
 CPU = detect("cpu")

@@ -23,7 +23,8 @@ from tuner.knobs.caches import dbcache
 from tuner.knobs.caches.broadcast import Plan
 from tuner.knobs.caches.clock import Clock
 from tuner.knobs.caches.teacache import COEFFICIENTS, TeaCache
-from tuner.record import Environment, Values
+from tuner.records.codec import Values
+from tuner.records.machine import Environment
 from tuner.trace import capture
 
 Folder = Callable[[str], Path]

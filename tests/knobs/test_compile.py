@@ -16,7 +16,7 @@ from kinds import kind
 
 from tuner.knobs import KNOBS, NoEffect, apply_knobs
 from tuner.knobs.compile import compile_options, keeping_outputs
-from tuner.record import Value, Values
+from tuner.records.codec import Value, Values
 from tuner.trace import dynamo
 
 pytestmark = pytest.mark.usefixtures("process_state")

@@ -17,7 +17,7 @@ from kinds import kind
 
 from tuner.knobs import KNOBS, NoEffect, apply_knobs
 from tuner.knobs.graphs import MOST_GRAPHS, DenoiserWithStep, Replayed, replays_cuda_graphs
-from tuner.record import Value, Values
+from tuner.records.codec import Value, Values
 from tuner.trace import dynamo
 
 STEPPED: Values = {"compile.scope": "full", "graphs.scheduler_step": True}

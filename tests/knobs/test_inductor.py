@@ -16,7 +16,7 @@ from kinds import kind
 
 from tuner.knobs import KNOBS, NoEffect, apply_knobs
 from tuner.knobs.inductor import NOT_OFFERED, InductorFlag
-from tuner.record import Value, Values
+from tuner.records.codec import Value, Values
 
 FLAGS = [knob for knob in KNOBS.values() if isinstance(knob, InductorFlag)]
 AUTOTUNED = {"compile.scope": "full", "compile.mode": "max-autotune"}

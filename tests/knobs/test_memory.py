@@ -13,7 +13,7 @@ from kinds import kind as known
 
 from tuner.knobs import KNOBS, NoEffect, apply_knobs
 from tuner.knobs.base import denoisers
-from tuner.record import Value
+from tuner.records.codec import Value
 
 Folder = Callable[[str], Path]
 OFFLOAD, CASTING = KNOBS["memory.group_offload"], KNOBS["memory.layerwise_casting"]

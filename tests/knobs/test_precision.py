@@ -11,10 +11,11 @@ import pytest
 from drawing import CPU, GPU, draw, is_valid, kind, load
 from kinds import kind as known
 
-from tuner import pipeline
 from tuner.knobs import KNOBS
 from tuner.knobs.base import denoisers
-from tuner.record import Model, Value
+from tuner.model import pipeline
+from tuner.records.codec import Value
+from tuner.records.model import Model
 
 Folder = Callable[[str], Path]
 DTYPE = KNOBS["precision.dtype"]

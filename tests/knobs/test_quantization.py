@@ -16,12 +16,13 @@ import pipelines
 import pytest
 from kinds import kind
 
-from tuner.environment import detect
 from tuner.errors import Unavailable
+from tuner.hardware.environment import detect
 from tuner.knobs import KNOBS, NoEffect, apply_knobs
 from tuner.knobs.base import denoisers
 from tuner.knobs.quantization import SCHEMES, UNPACKED_ONLY, linear_layers, quantizable, single_file_classes
-from tuner.record import Environment, Value, Values
+from tuner.records.codec import Value, Values
+from tuner.records.machine import Environment
 
 SCHEME, GGUF = KNOBS["quantization.scheme"], KNOBS["quantization.gguf_file"]
 CPU = detect("cpu")

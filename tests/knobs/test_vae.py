@@ -80,7 +80,7 @@ def test_tiles_change_the_picture(pipeline_folder: Folder) -> None:
 def test_an_autoencoder_without_pieces_says_so() -> None:
     from drawing import GPU
 
-    from tuner import architecture
+    from tuner.model import architecture
 
     parts = {"unet": "UNet2DConditionModel", "vae": "VQModel"}
     strange = architecture.describe("StableDiffusionPipeline", parts)

@@ -20,11 +20,15 @@ import pipelines
 from knobs_bench.lent import borrowed, made, put
 from knobs_bench.plan import PROMPTS
 from knobs_bench.rows import MEAN_STEPS, Trial
-from tuner import components, pipeline, worker
 from tuner.knobs import KNOBS, apply_knobs, call_arguments
 from tuner.knobs.graphs import replays_cuda_graphs
-from tuner.measure import Clock, CudaClock
-from tuner.record import Environment, Workload
+from tuner.model import pipeline
+from tuner.quality.guards import InvalidPicture
+from tuner.records.machine import Environment
+from tuner.records.model import Workload
+from tuner.timing import components
+from tuner.timing.measure import Clock, CudaClock
+from tuner.worker import failures
 
 WARM_UP_STEPS, TIMED_STEPS = 3, 6
 PARTS_TIMED = 5
@@ -84,7 +88,7 @@ class Bench:
         with marked_steps(self.pipe.scheduler, self.clock, waits=True):  # one that is stopped has a step queued at most
             drawn = np.asarray(self.draw(steps, "np"), dtype=np.float32)
         if not np.isfinite(drawn).all() or drawn.std() == 0:
-            raise worker.InvalidPicture("the picture is constant or has numbers that are none")
+            raise InvalidPicture("the picture is constant or has numbers that are none")
 
     def draw(self, steps: int, output_type: str) -> Any:
         indices = range(int(self.row.values["batch"]))
@@ -242,4 +246,4 @@ def work(given: argparse.Namespace, here: Environment, row: Trial, pipe: Any, te
         send(stage="done", **result)
     except BaseException as error:
         traceback.print_exc()
-        send(stage="failed", failure=f"{worker.name_failure(error)} ({bench.stage}): {worker.one_line(error)}")
+        send(stage="failed", failure=f"{failures.name_failure(error)} ({bench.stage}): {failures.one_line(error)}")

@@ -8,8 +8,11 @@ from fnmatch import fnmatchcase
 from knobs_bench.rows import Trial, What, key, said
 from tuner.knobs import KNOBS
 from tuner.knobs.compile import AUTOTUNED_MODES
-from tuner.record import Architecture, Environment, GatePolicy, Value, Values, Workload
-from tuner.space import Space, show
+from tuner.records.codec import Value, Values
+from tuner.records.gate import GatePolicy
+from tuner.records.machine import Environment
+from tuner.records.model import Architecture, Workload
+from tuner.space.candidates import Space, show
 
 PROMPTS = tuple(f"a red cat beside {count} blue dogs" for count in range(32))
 

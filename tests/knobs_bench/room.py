@@ -18,7 +18,8 @@ import pipelines
 from knobs_bench.children import Child, alive, lap
 from knobs_bench.measuring import work
 from knobs_bench.rows import Result, Trial, key
-from tuner.record import Environment, encode
+from tuner.records.codec import encode
+from tuner.records.machine import Environment
 
 GRACE_S = 45.0
 """How much longer than the budget a trial may take that was started within it."""

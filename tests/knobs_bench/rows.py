@@ -7,8 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from tuner.record import Record, Value, Values, fingerprint
-from tuner.space import show
+from tuner.records.codec import Record, Value, Values, fingerprint
+from tuner.space.candidates import show
 
 What = Literal["step", "mean step", "step, a picture", "VAE decode", "text encoding", "whole call"]
 

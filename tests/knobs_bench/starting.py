@@ -21,7 +21,8 @@ from knobs_bench.children import Child
 from knobs_bench.lent import borrowed, lent, made
 from knobs_bench.measuring import product_s, work
 from knobs_bench.plan import plan
-from tuner import architecture, environment
+from tuner.hardware import environment
+from tuner.model import architecture
 
 
 def imported(given: argparse.Namespace) -> Any:

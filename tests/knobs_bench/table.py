@@ -8,7 +8,7 @@ from datetime import date
 
 from knobs_bench.rows import MEAN_STEPS, Result, Trial, key, said
 from tuner.knobs import KNOBS
-from tuner.record import Environment
+from tuner.records.machine import Environment
 
 HEADINGS = ("knob", "on top of", "what", "ms", "times as fast", "peak GB", "build s")
 

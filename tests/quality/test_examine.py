@@ -19,7 +19,9 @@ from tuner.quality.examine import examine
 from tuner.quality.metrics import METRICS, Setting
 from tuner.quality.metrics.distribution import Fid
 from tuner.quality.pictures import Pictures
-from tuner.record import Panel, PanelJob, QualityPolicy, Workload, decode, encode
+from tuner.records.codec import decode, encode
+from tuner.records.model import Workload
+from tuner.records.quality import Panel, PanelJob, QualityPolicy
 
 SIDE = 64
 PROMPTS = tuple(f"a red circle and {count} squares" for count in range(6))
@@ -122,9 +124,9 @@ def test_the_users_own_metric_is_among_them(tmp_path: Path, tiny_scorer: Path) -
 
 
 def test_the_prompts_of_real_pipelines_are_many_and_of_all_kinds() -> None:
-    from tuner import space_file
+    from tuner.space import reader
 
-    kept = json.loads((space_file.folder() / "prompts.json").read_text())
+    kept = json.loads((reader.folder() / "prompts.json").read_text())
     assert len(set(kept["prompts"])) == len(kept["prompts"]) == len(kept["topics"]) >= 64
     topics = ("objects", "counts", "colours", "positions", "text", "people", "style")
     assert set(kept["topics"]) == set(topics)
@@ -134,16 +136,18 @@ def test_the_prompts_of_real_pipelines_are_many_and_of_all_kinds() -> None:
 
 
 def test_the_tolerance_is_the_metrics_own_unless_it_is_set(tmp_path: Path) -> None:
-    from tuner import environment, pipeline, space_file
+    from tuner.hardware import environment
+    from tuner.model import pipeline
+    from tuner.space import reader
 
     _, kind = pipeline.resolve("demo", None, None)
-    here, path = environment.detect("cpu"), space_file.folder() / "demo.yaml"
-    assert space_file.load(path, kind, here).tolerance == 1.0
-    assert space_file.load(path, kind, here, metric="ssim").tolerance == METRICS["ssim"].tolerance
-    assert space_file.load(path, kind, here, ["quality.tolerance=0.3"], "ssim").tolerance == 0.3
+    here, path = environment.detect("cpu"), reader.folder() / "demo.yaml"
+    assert reader.load(path, kind, here).tolerance == 1.0
+    assert reader.load(path, kind, here, metric="ssim").tolerance == METRICS["ssim"].tolerance
+    assert reader.load(path, kind, here, ["quality.tolerance=0.3"], "ssim").tolerance == 0.3
     with pytest.raises(BadInput, match=r"quality\.tolerance=POINTS"):
-        space_file.load(path, kind, here, metric="mine:score")
-    assert space_file.load(path, kind, here, ["quality.tolerance=2"], "mine:score").tolerance == 2
+        reader.load(path, kind, here, metric="mine:score")
+    assert reader.load(path, kind, here, ["quality.tolerance=2"], "mine:score").tolerance == 2
 
 
 # ---- what goes wrong costs the metric, not the panel ----------------------------------------------------------------

@@ -9,8 +9,10 @@ from typing import Any, cast
 
 import pytest
 
-from tuner import finalists
-from tuner.record import NoiseFloor, Panel, PanelJob, QualityPolicy, Workload, read
+from tuner.records.codec import read
+from tuner.records.model import Workload
+from tuner.records.quality import NoiseFloor, Panel, PanelJob, QualityPolicy
+from tuner.study import finalists
 
 WORKLOAD = Workload(prompts=("a", "b"), seeds=(0, 1), height=32, width=32)
 GOOD = 'open(sys.argv[2], \'w\').write(\'{"finalists": {"0": {}, "4": {}}, "lacks": {"fid": "no weights"}}\')'

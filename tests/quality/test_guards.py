@@ -9,7 +9,7 @@ import pytest
 
 from tuner.quality.guards import InvalidPicture, check, check_prompts, check_seeds, likeness, margins
 from tuner.quality.pictures import Pictures
-from tuner.record import Workload
+from tuner.records.model import Workload
 
 SIDE, COUNT = 32, 12
 WORKLOAD = Workload(prompts=tuple("abcdefghijkl"), seeds=tuple(range(COUNT)), height=SIDE, width=SIDE)

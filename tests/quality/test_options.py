@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from tuner import cli
+from tuner.commands import run
 from tuner.errors import BadInput, TunerError, Unavailable
-from tuner.record import QualityPolicy
+from tuner.records.quality import QualityPolicy
 
 
 def test_without_options_it_is_the_clip_score() -> None:
-    assert cli.quality_policy("clip_score", [], "demo") == QualityPolicy()
+    assert run.quality_policy("clip_score", [], "demo") == QualityPolicy()
 
 
 def test_what_a_metric_is_given_is_kept_by_its_name_as_a_whole_path(tmp_path: Path, tiny_scorer: Path) -> None:
-    policy = cli.quality_policy("preference", [f"preference={tiny_scorer}", f"cmmd={tmp_path}"], "demo")
+    policy = run.quality_policy("preference", [f"preference={tiny_scorer}", f"cmmd={tmp_path}"], "demo")
     assert policy.metric == "preference"
     assert policy.given == {"preference": str(tiny_scorer), "cmmd": str(tmp_path)}
 
@@ -35,10 +35,10 @@ def test_what_a_metric_is_given_is_kept_by_its_name_as_a_whole_path(tmp_path: Pa
 )
 def test_what_cannot_be_had_is_one_line(name: str, given: list[str], kind: type[TunerError], said: str) -> None:
     with pytest.raises(kind, match=said) as refusal:
-        cli.quality_policy(name, given, "demo")
+        run.quality_policy(name, given, "demo")
     assert "\n" not in str(refusal.value)
 
 
 def test_a_metric_that_lacks_something_names_those_that_do_not() -> None:
     with pytest.raises(Unavailable, match="ssim and ms_ssim work without"):
-        cli.quality_policy("lpips", [], "demo")
+        run.quality_policy("lpips", [], "demo")

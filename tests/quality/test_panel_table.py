@@ -9,11 +9,13 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from tuner import panel_table
-from tuner.export import BestConfig, MeasuredPoint, TrialCounts
-from tuner.prices import Price
-from tuner.record import Estimate, Judged, Model, Workload
-from tuner.report import CHOSEN
+from tuner.records.codec import Estimate
+from tuner.records.model import Model, Workload
+from tuner.records.quality import Judged
+from tuner.report import panel_table
+from tuner.report.console import CHOSEN
+from tuner.result.config import BestConfig, MeasuredPoint, TrialCounts
+from tuner.result.prices import Price
 
 
 def judged(value: float, verdict: Literal["same", "worse"]) -> Judged:
@@ -35,7 +37,7 @@ def point(trial: int, value: float | None) -> MeasuredPoint:
 
 
 def best(chosen: MeasuredPoint, *front: MeasuredPoint) -> BestConfig:
-    from tuner.environment import detect
+    from tuner.hardware.environment import detect
 
     return BestConfig(
         created_at="", tuner_version="", environment=detect("cpu"), price=Price(usd_per_hour=1.0, source="a test"),

@@ -10,11 +10,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from tuner import environment, knobs, pipeline, scoring
+from tuner import files, knobs
+from tuner.hardware import environment
+from tuner.model import pipeline
 from tuner.quality.guards import InvalidPicture
 from tuner.quality.pictures import judged_frames
-from tuner.record import Job, Model, Point, Quality, Reference, Workload
-from tuner.scoring import Scoring
+from tuner.records.model import Model, Workload
+from tuner.records.protocol import Job, Point
+from tuner.records.quality import Quality, Reference
+from tuner.worker import scoring
+from tuner.worker.scoring import Scoring
 
 STEPS = 2
 
@@ -59,9 +64,9 @@ def test_the_baseline_leaves_its_noise_floor_other_seeds_and_its_denoisers_calls
     assert set(quality.noise.variations) == {"another attention kernel", "another batch position"}
     assert quality.noise.lacks == ()
     assert 0 <= quality.noise.axis < 1
-    for path in (*quality.noise.variations.values(), str(folder / scoring.OTHER_SEEDS)):
+    for path in (*quality.noise.variations.values(), str(folder / files.OTHER_SEEDS)):
         assert len(list(Path(path).glob("*.png"))) == scoring.VARIED
-    known = scoring.reference(folder, quality)
+    known = files.reference(folder, quality)
     assert known.denoiser is not None
     assert known.other_seeds is not None
     assert known.floor == quality.noise.axis
@@ -120,7 +125,7 @@ def test_a_candidate_gets_its_denoiser_error_or_the_reason(
     scored: tuple[Any, Job, Point, Quality, Path], tmp_path: Path
 ) -> None:
     pipe, asked, point, quality, folder = scored
-    known = msgspec.structs.replace(scoring.reference(folder, quality), other_seeds=None)
+    known = msgspec.structs.replace(files.reference(folder, quality), other_seeds=None)
     asked = msgspec.structs.replace(asked, reference=known)
     same = scorer_of(asked, pipe).score(msgspec.structs.replace(point, folder=str(tmp_path / "same")))
     assert same is not None

@@ -12,7 +12,7 @@ from resampling import coverage
 from scipy import stats
 
 from tuner.quality.statistics import jackknife, mean_of, verdict
-from tuner.record import Estimate
+from tuner.records.codec import Estimate
 
 SCORES: dict[str, list[float]] = json.loads(
     (Path(__file__).parent.parent / "data" / "demo_clip_scores.json").read_text()

@@ -15,7 +15,7 @@ from torch._inductor import cudagraph_utils  # noqa: E402
 from torch.cuda import _gpu_trace  # noqa: E402
 
 from tuner.errors import BadInput  # noqa: E402
-from tuner.record import Allowance, Finding, Verdict  # noqa: E402
+from tuner.records.gate import Allowance, Finding, Verdict  # noqa: E402
 from tuner.trace import read  # noqa: E402
 from tuner.trace.capture import capture  # noqa: E402
 from tuner.trace.compile_log import CompileLog  # noqa: E402

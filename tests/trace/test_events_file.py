@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.plugins.hparams import metadata
 
-from tuner.trace.events_file import RESULT, STATUS, Picture, Row, write_trial
+from tuner.board.events_file import RESULT, STATUS, Picture, Row, write_trial
 
 KNOBS = {"compile.mode": "default", "steps": "4"}
 

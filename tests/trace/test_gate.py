@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from planting import busy, only
 
-from tuner.record import Allowance, GatePolicy, Verdict
+from tuner.records.gate import Allowance, GatePolicy, Verdict
 from tuner.trace import read
 from tuner.trace.compile_log import Compilation, CompileLog, GraphBreak
 from tuner.trace.gate import judge, name_sources

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tuner.record import Allowance, Finding, Verdict  # noqa: E402
+from tuner.records.gate import Allowance, Finding, Verdict  # noqa: E402
 from tuner.trace import read  # noqa: E402
 from tuner.trace.capture import capture  # noqa: E402
 from tuner.trace.dynamo import start_compile_log  # noqa: E402

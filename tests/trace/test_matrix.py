@@ -14,7 +14,7 @@ import golden_traces
 from golden_traces import DIAGNOSTIC, GOLDEN, TRACE
 from planted_cases import BY_NAME, CASES, Case, Mode, lines_of_marks
 
-from tuner.record import Finding, FindingKind, Verdict
+from tuner.records.gate import Finding, FindingKind, Verdict
 
 ON_A_CPU = [
     pytest.param(case, mode, id=f"{case.name}.{mode}")

@@ -171,6 +171,6 @@ def test_a_line_of_a_package_needs_no_folder() -> None:
 
 
 def test_reading_and_judging_need_no_torch() -> None:
-    modules = "read, gate, summary, findings, compile_log, sources, events_file, trim"
+    modules = "read, gate, summary, findings, compile_log, sources, trim"
     code = f"import sys; from tuner.trace import {modules}; assert not {{'torch', 'tensorflow'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

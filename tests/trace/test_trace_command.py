@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from tuner import cli
-from tuner.record import decode
-from tuner.report import make_console
-from tuner.trace_report import TraceReport, examine_trace
+from tuner.commands.trace import TraceReport, examine_trace
+from tuner.records.codec import decode
+from tuner.report.console import make_console
 
 MEMORY = 2 << 30
 

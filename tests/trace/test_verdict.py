@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from planting import busy, only
 
-from tuner.record import GatePolicy, Verdict, decode
+from tuner.records.codec import decode
+from tuner.records.gate import GatePolicy, Verdict
 from tuner.trace import read
 from tuner.trace.compile_log import Compilation, CompileLog, GraphBreak
 from tuner.trace.gate import judge, judge_alone
@@ -457,7 +458,7 @@ def test_shares_of_the_cpu_are_of_time_that_passed(planted: Any, tmp_path: Path)
 
 
 def test_a_summary_of_an_older_study_still_reads() -> None:
-    from tuner.record import TraceSummary
+    from tuner.records.gate import TraceSummary
 
     old = (
         '{"steps":3,"events":9,"kernel_events":0,"step_ms":1.0,"gpu_busy_share":null,"launches_per_step":null,'

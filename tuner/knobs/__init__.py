@@ -32,7 +32,9 @@ from tuner.knobs.quantization import GgufFile, QuantizationScheme
 from tuner.knobs.schedule import BeginIndex, SchedulerKind, Steps
 from tuner.knobs.text import SequenceLength
 from tuner.knobs.vae import ChannelsLast, Slicing, Tiling, TinyVae
-from tuner.record import Allowance, Environment, Value, Values
+from tuner.records.codec import Value, Values
+from tuner.records.gate import Allowance
+from tuner.records.machine import Environment
 
 __all__ = ["KNOBS", "Knob", "NoEffect", "allowances", "apply_knobs", "baseline", "call_arguments"]
 

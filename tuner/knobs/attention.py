@@ -8,7 +8,9 @@ from typing import Any
 
 from tuner.knobs.base import Knob, NoEffect, denoisers
 from tuner.knobs.conditions import capability_lacks, package_lacks
-from tuner.record import Architecture, Environment, Value
+from tuner.records.codec import Value
+from tuner.records.machine import Environment
+from tuner.records.model import Architecture
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from typing import Any
 
 from tuner.knobs.base import Knob, switched
 from tuner.knobs.compile import OfDenoiser
-from tuner.record import Architecture, Environment, Value
+from tuner.records.codec import Value
+from tuner.records.machine import Environment
+from tuner.records.model import Architecture
 
 
 class CompileBackend(OfDenoiser):

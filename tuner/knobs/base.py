@@ -6,7 +6,10 @@ from abc import ABC
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from tuner.record import DENOISERS, Allowance, Architecture, Environment, Value
+from tuner.records.codec import Value
+from tuner.records.gate import Allowance
+from tuner.records.machine import Environment
+from tuner.records.model import DENOISERS, Architecture
 
 MOST = 100_000
 """Steps, prompts or tokens beyond this are a slip of the hand."""

@@ -8,7 +8,10 @@ from typing import Any
 from tuner.knobs.base import Knob
 from tuner.knobs.caches import broadcast, dbcache, deepcache, hooks, teacache
 from tuner.knobs.caches.kind import Kind
-from tuner.record import Allowance, Architecture, Environment, Value
+from tuner.records.codec import Value
+from tuner.records.gate import Allowance
+from tuner.records.machine import Environment
+from tuner.records.model import Architecture
 
 THRESHOLD, INTERVAL, MOST = "cache.threshold", "cache.interval", "cache.max_skip_steps"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tuner.knobs.base import Knob, not_positive_integer
-from tuner.record import Value
+from tuner.records.codec import Value
 
 
 class Batch(Knob):

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from tuner.diffusers_source import file_of
 from tuner.knobs.base import Knob, NoEffect, denoisers
 from tuner.knobs.text import denoises_unpadded, encodes_unpadded
-from tuner.record import Architecture, Environment, Value
+from tuner.model.diffusers_source import file_of
+from tuner.records.codec import Value
+from tuner.records.machine import Environment
+from tuner.records.model import Architecture
 
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 AUTOTUNED_MODES = ("max-autotune-no-cudagraphs", "max-autotune")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tuner.record import Environment
+from tuner.records.machine import Environment
 
 
 def package_lacks(environment: Environment, package: str, least: str, remedy: str = "") -> str | None:

@@ -6,10 +6,12 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.diffusers_source import file_of
 from tuner.errors import Unavailable
 from tuner.knobs.base import Knob, NoEffect, denoisers
-from tuner.record import Architecture, Denoiser, Environment, Value
+from tuner.model.diffusers_source import file_of
+from tuner.records.codec import Value
+from tuner.records.machine import Environment
+from tuner.records.model import Architecture, Denoiser
 
 
 class FuseQkv(Knob):

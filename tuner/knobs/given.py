@@ -9,7 +9,9 @@ from pathlib import Path
 
 from tuner.errors import Unavailable
 from tuner.knobs.base import Knob
-from tuner.record import Architecture, Environment, Value
+from tuner.records.codec import Value
+from tuner.records.machine import Environment
+from tuner.records.model import Architecture
 
 ON_THE_HUB = re.compile(
     r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(?:/(?P<weight_name>(?:\w[\w.-]*/)*\w[\w.-]*\.safetensors))?(?:@(?P<revision>\w[\w.-]*))?"

@@ -7,7 +7,9 @@ from typing import Any
 
 from tuner.knobs.base import Knob, NoEffect, denoisers
 from tuner.knobs.compile import CUDA_GRAPH_MODES, against_cuda_graphs, compile_options, keeping_outputs
-from tuner.record import Architecture, Environment, Value
+from tuner.records.codec import Value
+from tuner.records.machine import Environment
+from tuner.records.model import Architecture
 
 WARM_UPS = 3
 MOST_GRAPHS = 32

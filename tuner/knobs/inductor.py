@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 from tuner.knobs.base import Knob, NoEffect, denoisers, switched
 from tuner.knobs.compile import AUTOTUNED_MODES, inductor_compiles
 from tuner.knobs.conditions import capability_lacks
-from tuner.record import Architecture, Environment, Value
+from tuner.records.codec import Value
+from tuner.records.machine import Environment
+from tuner.records.model import Architecture
 
 INDUCTOR, DYNAMO, BACKENDS = "torch._inductor.config", "torch._dynamo.config", "torch.backends"
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.diffusers_source import file_of
 from tuner.knobs.base import Knob, NoEffect, denoisers
 from tuner.knobs.conditions import package_lacks
 from tuner.knobs.given import GivenWeights, located, unreadable
-from tuner.record import Architecture, Environment, Value
+from tuner.model.diffusers_source import file_of
+from tuner.records.codec import Value
+from tuner.records.machine import Environment
+from tuner.records.model import Architecture
 
 
 class LoraFile(GivenWeights):

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuner.knobs.base import Knob, NoEffect, denoisers
-from tuner.record import Allowance, Architecture, Environment, Value
+from tuner.records.codec import Value
+from tuner.records.gate import Allowance
+from tuner.records.machine import Environment
+from tuner.records.model import Architecture
 
 
 class GroupOffload(Knob):

@@ -13,12 +13,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from tuner.diffusers_source import file_of
 from tuner.errors import Unavailable
 from tuner.knobs.base import Knob, NoEffect, denoisers, not_one_of
 from tuner.knobs.conditions import capability, capability_lacks, package_lacks
 from tuner.knobs.given import unopenable
-from tuner.record import Architecture, Environment, Value
+from tuner.model.diffusers_source import file_of
+from tuner.records.codec import Value
+from tuner.records.machine import Environment
+from tuner.records.model import Architecture
 
 BLOCK = re.compile(r"(^|\.)(\w*blocks|\w*layers|\w*refiner|attentions)\.\d+\.")
 """Names of what lies in a denoiser's repeated blocks, whatever the family calls them."""

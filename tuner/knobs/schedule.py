@@ -7,10 +7,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.diffusers_source import file_of
 from tuner.errors import Unavailable
 from tuner.knobs.base import Knob, NoEffect, not_positive_integer
-from tuner.record import Architecture, Environment, Value
+from tuner.model.diffusers_source import file_of
+from tuner.records.codec import Value
+from tuner.records.machine import Environment
+from tuner.records.model import Architecture
 
 MOST_DISTILLED_STEPS = 12
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from tuner.diffusers_source import file_of
 from tuner.knobs.base import Knob, not_positive_integer
-from tuner.record import Architecture, Environment, Value
+from tuner.model.diffusers_source import file_of
+from tuner.records.codec import Value
+from tuner.records.machine import Environment
+from tuner.records.model import Architecture
 
 FIXED_LENGTH = 'padding="max_length"'
 OWN_LENGTH = re.compile(r'padding=(True|False|"longest")')

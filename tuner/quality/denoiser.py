@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import Unavailable
-from tuner.record import DENOISERS, DenoiserError, Values
+from tuner.records.codec import Values
+from tuner.records.model import DENOISERS
+from tuner.records.quality import DenoiserError
 
 LATENTS = ("hidden_states", "sample")
 """What a denoiser calls its latents, if they are not its first argument."""

@@ -22,7 +22,8 @@ from tuner.quality.metrics import METRICS, Metric, Setting, metric
 from tuner.quality.panel import compare, floor_of
 from tuner.quality.pictures import Pictures
 from tuner.quality.statistics import verdict
-from tuner.record import Judged, Panel, PanelJob, encode_pretty, read
+from tuner.records.codec import encode_pretty, read
+from tuner.records.quality import Judged, Panel, PanelJob
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tuner.quality.pictures import flat
-from tuner.record import Workload
+from tuner.records.model import Workload
 
 LEAST_DEVIATION = 2 / 255
 

@@ -13,7 +13,9 @@ from tuner.quality import guards, similarity
 from tuner.quality.metrics import Metric, Own, Setting, axis
 from tuner.quality.pictures import Pictures, each_of, flat
 from tuner.quality.statistics import mean_of, paired_difference
-from tuner.record import Estimate, Quality, Reference, SpotCheck, Workload
+from tuner.records.codec import Estimate
+from tuner.records.model import Workload
+from tuner.records.quality import Quality, Reference, SpotCheck
 
 SPOT_CHECKED = 2
 SPOT_PSNR_DB = 25.0

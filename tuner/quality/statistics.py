@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from tuner.record import Estimate
+from tuner.records.codec import Estimate
 
 Verdict = Literal["same", "better", "worse", "in doubt"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tuner.record import Record
+from tuner.records.codec import Record
 
 
 class GraphBreak(Record, frozen=True, kw_only=True):

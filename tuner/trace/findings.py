@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from tuner.record import Finding, FindingKind
+from tuner.records.gate import Finding, FindingKind
 from tuner.trace import sources
 from tuner.trace.compile_log import Compilation, CompileLog, GraphBreak
 from tuner.trace.idle import Prices

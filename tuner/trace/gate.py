@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from tuner.record import Allowance, Finding, FindingKind, GatePolicy, Verdict
+from tuner.records.gate import Allowance, Finding, FindingKind, GatePolicy, Verdict
 from tuner.trace.compile_log import CompileLog
 from tuner.trace.findings import Findings
 from tuner.trace.read import RUNTIME, Trace

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
-from tuner.record import Copies, TraceSummary
+from tuner.records.gate import Copies, TraceSummary
 from tuner.trace import classes
 from tuner.trace.idle import Reason, gaps, reason
 from tuner.trace.read import COPY_LINE, MODULE, STEP_MARKS, SYNC_LINE, Around, Event, Trace

@@ -13,7 +13,9 @@ from typing import Any
 from tuner.knobs.base import NoEffect, denoisers
 from tuner.knobs.caches.clock import Clock
 from tuner.knobs.compile import repeated_blocks
-from tuner.record import Architecture, Environment, Value
+from tuner.records.codec import Value
+from tuner.records.machine import Environment
+from tuner.records.model import Architecture
 
 TIMESTEPS = (100, 800)
 """Between these, of 1000, attention changes little from step to step (the paper's range, and diffusers' default)."""

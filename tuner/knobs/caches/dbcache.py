@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tuner.knobs.base import NoEffect, denoisers
-from tuner.record import Architecture, Environment, Value
+from tuner.records.codec import Value
+from tuner.records.machine import Environment
+from tuner.records.model import Architecture
 
 DECIDING_BLOCKS = 8
 """As many first blocks are always computed, fewer in a small model: cache-dit's default."""

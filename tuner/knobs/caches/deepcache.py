@@ -8,7 +8,9 @@ from typing import Any
 
 from tuner.knobs.base import NoEffect
 from tuner.knobs.caches.clock import Clock
-from tuner.record import Architecture, Environment, Value
+from tuner.records.codec import Value
+from tuner.records.machine import Environment
+from tuner.records.model import Architecture
 
 
 def unavailable(environment: Environment, architecture: Architecture) -> str | None:

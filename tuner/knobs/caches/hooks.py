@@ -7,7 +7,9 @@ from typing import Any
 
 from tuner.knobs.base import NoEffect, denoisers
 from tuner.knobs.caches.clock import Clock
-from tuner.record import Architecture, Environment, Value
+from tuner.records.codec import Value
+from tuner.records.machine import Environment
+from tuner.records.model import Architecture
 
 FASTER_FORMATS: Mapping[str, str | None] = {
     "FluxTransformer2DModel": None,

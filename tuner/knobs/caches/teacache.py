@@ -12,7 +12,9 @@ from typing import Any
 
 from tuner.knobs.base import NoEffect
 from tuner.knobs.caches.clock import Clock
-from tuner.record import Architecture, Environment, Value
+from tuner.records.codec import Value
+from tuner.records.machine import Environment
+from tuner.records.model import Architecture
 
 COEFFICIENTS = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
 

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 from tuner.quality.clip import Clip
 from tuner.quality.pictures import Pictures
-from tuner.record import Estimate
+from tuner.records.codec import Estimate
 
 Against = Literal["prompt", "baseline", "real pictures", "itself"]
 

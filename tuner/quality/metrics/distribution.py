@@ -11,7 +11,7 @@ from tuner.quality.metrics.adherence import not_given
 from tuner.quality.metrics.base import Metric, Setting, missing
 from tuner.quality.pictures import Pictures
 from tuner.quality.statistics import jackknife
-from tuner.record import Estimate
+from tuner.records.codec import Estimate
 
 SIGMA, SCALE = 10.0, 1000.0
 """CMMD's bandwidth and factor, from its paper."""

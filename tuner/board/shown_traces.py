@@ -1,0 +1,56 @@
+"""Which of a study's traces TensorBoard shows, and how much of them: its plugin loads every one that it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from tuner.board.trial_events import status
+from tuner.errors import BadInput
+from tuner.files import atomic_write
+from tuner.records.outcome import Outcome
+from tuner.trace.trim import trimmed
+
+SHOWN = ".pt.trace.json.gz"
+"""The end of the names that the plugin reads."""
+
+WHOLE = ".trace.json.gz"
+"""The end of the names that it does not."""
+
+
+def tidy(outcomes: Iterable[Outcome], finalists: Iterable[Outcome], folder_of: Callable[[int], Path]) -> None:
+    """Leave TensorBoard the finalists' traces and one of each kind of rejection or failure, cut down to their steps.
+
+    The whole trace stays beside each of them, and of each rejection, under a name that the plugin does not read."""
+    kept = {(outcome.build_key, outcome.values["batch"]) for outcome in finalists}
+    kinds: set[str] = {"ok"}
+    for outcome in outcomes:
+        traces = sorted(folder_of(outcome.number).glob(f"*{SHOWN}"))
+        is_first = bool(traces) and status(outcome) not in kinds
+        if is_first:
+            kinds.add(status(outcome))
+        is_shown = is_first or (outcome.build_key, outcome.values["batch"]) in kept
+        for trace in traces:
+            whole = trace.with_name(trace.name.removesuffix(SHOWN) + WHOLE)
+            if is_shown:
+                cut_down(trace, whole)
+            elif outcome.status == "measured":
+                whole.unlink(missing_ok=True)
+                trace.unlink()
+            elif whole.exists():
+                trace.unlink()
+            else:
+                trace.replace(whole)
+
+
+def cut_down(trace: Path, whole: Path) -> None:
+    """Keep the whole of a trace under another name, and its steps under its own. A trace that cannot be read is not
+    shown: the plugin could not read it either."""
+    if not whole.exists():
+        atomic_write(whole, trace.read_bytes())
+    if trace.stat().st_size != whole.stat().st_size:
+        return
+    try:
+        atomic_write(trace, trimmed(whole))
+    except BadInput:
+        trace.unlink()

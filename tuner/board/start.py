@@ -1,0 +1,137 @@
+"""Which folder `tune board` shows, and TensorBoard's process that shows it."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tuner.errors import BadInput, Unavailable
+
+PORTS = range(6006, 6026)
+"""TensorBoard's usual port and those that are tried after it."""
+
+MOST_TICKED = 40
+"""Of more runs TensorBoard ticks none, and its pages of pictures and texts stay empty until somebody does."""
+
+HOST = "127.0.0.1"
+SHOWN = ("events.out.tfevents.*", "*.pt.trace.json", "*.pt.trace.json.gz")
+"""The files that make a folder one that TensorBoard can show."""
+
+
+def find(given: str | None, studies: Path) -> Path:
+    """The log folder that is meant: by the path of a study or of any log folder, by a study's name, or the newest.
+
+    `studies` is the folder that all studies are in.
+    """
+    if given is None:
+        return newest(studies)
+    for folder in (Path(given), studies / given):
+        if folder.is_dir():
+            return log_folder(folder)
+    known = [folder.name for folder in made_in(studies)]
+    similar = difflib.get_close_matches(given, known, n=1)
+    hint = f"did you mean {similar[0]}?" if similar else f"in {studies} there are: {', '.join(known) or 'none'}"
+    raise BadInput(f"{given}: no such study; {hint}")
+
+
+def newest(studies: Path) -> Path:
+    """The study of a folder that was begun or gone on with last."""
+    made = made_in(studies)
+    if not made:
+        raise BadInput(f"{studies}: no study in there; `tune run` makes one")
+    return log_folder(max(made, key=lambda folder: (folder / "trials").stat().st_mtime))
+
+
+def made_in(studies: Path) -> list[Path]:
+    """The studies in a folder, by name."""
+    return sorted(file.parent for file in studies.glob("*/study.json") if (file.parent / "trials").is_dir())
+
+
+def log_folder(folder: Path) -> Path:
+    """Of a study, its trials; of a folder of studies, the newest one's; any other folder as it is."""
+    if (folder / "trials").is_dir():
+        folder = folder / "trials"
+    elif made_in(folder):
+        return newest(folder)
+    if not any(next(folder.rglob(pattern), None) for pattern in SHOWN):
+        raise BadInput(f"{folder}: nothing to show yet, neither trials nor traces")
+    return folder.resolve()
+
+
+def free_port(wanted: int | None) -> int:
+    """The port wanted, or the first free one of the usual ones."""
+    for port in [wanted] if wanted is not None else PORTS:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    if wanted is not None:
+        raise BadInput(f"--port {wanted}: taken or not allowed on {HOST}; without --port a free one is found")
+    raise BadInput(f"the ports {PORTS[0]} to {PORTS[-1]} are all taken: give one with --port")
+
+
+@contextmanager
+def serving(folder: Path, port: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """TensorBoard's address and process, for as long as the context lasts; it ends with this process in any case."""
+    with TemporaryDirectory(prefix="tune-board-") as scratch, (Path(scratch) / "log").open("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tuner.board.server", str(folder), str(port), scratch],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
+            env={**os.environ, "TMPDIR": scratch},
+        )  # fmt: skip
+        with process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                address = process.stdout.readline().strip()
+                if not address:
+                    log.seek(0)
+                    raise Unavailable(
+                        f"TensorBoard did not start: {(log.read().strip() or 'no message').splitlines()[-1]}"
+                    )
+                yield address, process
+            finally:
+                process.stdin.close()
+
+
+def guide(folder: Path, address: str) -> str:
+    """Where to find what, as the command prints it."""
+    traces, ticked = sum(1 for _ in folder.rglob("*.pt.trace.json*")), ticks(folder)
+    tabs = {
+        "hparams": "all trials in a table: sort by any column, filter by any knob or by status",
+        "images": "their pictures, beside the baseline's",
+        "text": "what the gate found, and why trials failed",
+        "pytorch_profiler": f"{traces} traces: overview, operators, kernels, time line",
+    }
+    lines = [f"{address}#{tab:<17} {what}" for tab, what in tabs.items()]
+    if ticked:
+        lines += ["of so many trials it shows none until they are ticked at its left; with the result's trials ticked:"]
+        lines += [f"{address}#{tab}&runSelectionState={ticked}" for tab in ("images", "text")]
+    return "\n".join([f"TensorBoard shows {folder}; Ctrl-C ends it", *lines])
+
+
+def ticks(folder: Path) -> str:
+    """The baseline, the front and the choice of a study with too many trials, as TensorBoard's address has ticked runs;
+    else nothing."""
+    runs = {file.parent.name for file in folder.glob("*/events.out.tfevents.*")}
+    try:
+        best = json.loads((folder.parent / "best_config.json").read_bytes())
+        points = [best["baseline"], best["chosen"], *best["front"]]
+        result = {f"{point['trial']:04d}" for point in points} & runs
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    chosen = json.dumps(dict.fromkeys(sorted(result), True)).encode()
+    chosen += b" " * (-len(chosen) % 3)  # an equals sign at its end would end the address's value
+    return base64.b64encode(chosen).decode() if len(runs) > MOST_TICKED else ""

@@ -1,0 +1,152 @@
+"""A study as TensorBoard shows it: what of an outcome becomes a row, a scalar, a text, a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from tuner.board import events_file
+from tuner.records.gate import Finding
+from tuner.records.outcome import Outcome
+from tuner.space.candidates import Space, show
+
+BASELINE = 0
+STRIPS = "strips"
+"""In the study's folder: a strip of pictures for each finalist."""
+
+NOTHING = "-"
+Place = Literal["chosen", "front"] | None
+"""What a trial is in the study's result, which is known at its end."""
+
+SHORT = {
+    "graph break": "break",
+    "recompile": "recompile",
+    "compile work": "compile",
+    "device sync": "sync",
+    "cuda graph": "graph",
+}
+"""The kinds of findings as the narrow column of the table has room for them."""
+
+
+def write(folder: Path, outcome: Outcome, space: Space, place: Place = None) -> None:
+    """Write the outcome's events file into its trial folder, which lies beside the baseline's."""
+    row = events_file.Row(
+        number=outcome.number,
+        status=status(outcome),
+        result=result(outcome, place),
+        knobs=knobs(outcome, space),
+        metrics=metrics(outcome),
+        text=text(outcome, space),
+        pictures=list(pictures(folder, outcome, space)),
+    )
+    events_file.write_trial(folder, row)
+
+
+def knobs(outcome: Outcome, space: Space) -> dict[str, str]:
+    """Every knob's value. One that the study varies has one in each trial, for the table to be filtered by it."""
+    varied = {name: NOTHING for name, values in space.knobs.items() if len(values) > 1}
+    return varied | {name: show(value) for name, value in outcome.values.items()}
+
+
+def metrics(outcome: Outcome) -> dict[str, float]:
+    """What was measured of an outcome; what was not is absent."""
+    found: dict[str, float | None] = {
+        "cost_usd_per_1000_images": outcome.cost_usd_per_1000_images,
+        "quality": outcome.quality.mean if outcome.quality else None,
+        "quality_difference": outcome.quality.difference.value if outcome.quality else None,
+        "latency_s": outcome.timing.latency_s.value if outcome.timing else None,
+        "images_per_s": outcome.timing.images_per_s if outcome.timing else None,
+        "peak_memory_bytes": float(outcome.memory.peak_bytes) if outcome.memory else None,
+        "first_call_s": outcome.build.first_call_s if outcome.build else None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def status(outcome: Outcome) -> str:
+    """`ok`, `rejected:sync` or `failed:timeout`: what to filter the table by."""
+    if outcome.failure is not None:
+        return f"failed:{outcome.failure.kind}"
+    verdict = outcome.build.verdict if outcome.build else None
+    broken = verdict.undeclared() if verdict else []
+    return f"rejected:{SHORT[broken[0].kind]}" if broken and outcome.status == "rejected" else "ok"
+
+
+def result(outcome: Outcome, place: Place) -> str:
+    """`baseline`, `chosen`, `front`, or a dash: the rows to look at first."""
+    baseline = "baseline" if outcome.number == BASELINE else None
+    return " ".join(filter(None, (baseline, place))) or NOTHING
+
+
+def settings(outcome: Outcome, space: Space) -> str:
+    """What of a trial is not as in the baseline, in one line."""
+    changed = space.changed(outcome.values)
+    return " ".join(f"{name}={show(value)}" for name, value in changed.items()) or "baseline"
+
+
+def text(outcome: Outcome, space: Space) -> str:
+    """A trial in Markdown: what was changed and measured, what the gate found, why it failed."""
+    lines = [f"**trial {outcome.number}** ({outcome.recipe or outcome.purpose}): {status(outcome)}", ""]
+    lines.append(f"- settings: `{settings(outcome, space)}`")
+    lines += measured(outcome)
+    build = outcome.build
+    if build is not None:
+        lines += [f"- {name}: {change}" for name, change in build.changes.items()]
+    if build is not None and build.verdict is not None:
+        lines += [found(finding) for finding in build.verdict.findings]
+        lines += [f"- not checked: {reason}" for reason in build.verdict.skipped]
+    if outcome.failure is not None:
+        lines.append(f"- **{outcome.failure.kind}** in {outcome.failure.stage}: {outcome.failure.message}")
+    return "\n".join(lines)
+
+
+def measured(outcome: Outcome) -> list[str]:
+    """Time and quality of a trial, a line each, as far as they are known."""
+    lines = []
+    if outcome.timing is not None:
+        latency = outcome.timing.latency_s
+        lines.append(
+            f"- latency: {1e3 * latency.value:.4g} ms [{1e3 * latency.low:.4g}, {1e3 * latency.high:.4g}], "
+            f"{outcome.timing.images_per_s:.3g} images/s"
+        )
+    if outcome.quality is not None:
+        change, drawn_by = outcome.quality.difference, outcome.quality.reused_from
+        against = f", {change.value:+.2f} [{change.low:+.2f}, {change.high:+.2f}] against the baseline"
+        lines.append(
+            f"- {outcome.quality.metric}: {outcome.quality.mean:.2f}{against if outcome.number != BASELINE else ''}"
+            f"{f', from the pictures of trial {drawn_by}' if drawn_by is not None else ''}"
+        )
+    return lines
+
+
+def found(finding: Finding) -> str:
+    """What the gate found, as a line of Markdown."""
+    price = finding.idle_ms_per_step
+    cost = f", {price:.3g} ms of idle GPU a step" if price is not None else ""
+    allowed = f", allowed by {finding.allowed_by}" if finding.allowed_by else ""
+    source = f" (`{finding.source}`)" if finding.source else ""
+    return f"- **{finding.kind}** x{finding.count}{cost}{allowed}: {finding.reason}{source}"
+
+
+def strip_of(folder: Path) -> Path:
+    """Where a finalist's strip of pictures is, by its trial folder."""
+    return folder.parent.parent / STRIPS / f"{folder.name}.png"
+
+
+def pictures(folder: Path, outcome: Outcome, space: Space) -> Iterator[events_file.Picture]:
+    """A finalist's strip, and a trial's pictures, each with the baseline's of the same prompt."""
+    prompts = space.workload.prompts
+    strip = strip_of(folder)
+    if strip.is_file():
+        shows = "a finalist: the baseline's pictures, its own below them, and the difference, amplified four times"
+        yield events_file.Picture(file=strip, shows=shows, of="the finalist's strip", baseline=None)
+    for file in sorted((folder / "images").glob("*.png")):
+        prompt = prompts[int(file.stem)] if file.stem.isdigit() and int(file.stem) < len(prompts) else file.stem
+        beside = folder.parent / f"{BASELINE:04}" / "images" / file.name
+        if outcome.number == BASELINE:
+            yield events_file.Picture(file=file, shows=prompt, of="the baseline's picture", baseline=None)
+        elif beside.is_file():
+            pair = "left the baseline's picture, right this trial's"
+            yield events_file.Picture(file=file, shows=prompt, of=pair, baseline=beside)
+        else:
+            yield events_file.Picture(file=file, shows=prompt, of="this trial's picture", baseline=None)

@@ -1,0 +1,84 @@
+"""The paths inside a study folder, and writing files that are whole after a crash."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from tuner.errors import BadInput, StorageFull
+from tuner.records.quality import Quality, Reference
+
+OTHER_SEEDS, DENOISER, VARIATIONS = "other_seeds", "denoiser.safetensors", "variations"
+"""In the baseline's folder, beside its images."""
+
+
+def reference(folder: Path, quality: Quality) -> Reference:
+    """What the baseline's folder holds for others to be judged against."""
+    others, recorded = folder / OTHER_SEEDS, folder / DENOISER
+    return Reference(
+        images=str(folder / "images"),
+        scores=quality.scores,
+        other_seeds=str(others) if others.is_dir() else None,
+        denoiser=str(recorded) if recorded.is_file() else None,
+        floor=quality.noise.axis if quality.noise else None,
+    )
+
+
+NOISE_FLOOR = "noise_floor.json"
+
+
+def _lock(path: Path) -> IO[bytes]:
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise BadInput(f"{path.parent}: another process is running this study") from None
+    return file
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Write a file so that after a crash at any instant it is there whole, or not at all."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+@contextmanager
+def storage_errors(folder: Path) -> Iterator[None]:
+    """Turn what the file system and SQLite say when they cannot write into one line."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(_full(folder)) from None
+        raise BadInput(f"{error.filename or folder}: {error.strerror}") from None
+    except (StorageInternalError, SQLAlchemyError) as error:
+        if "full" in str(error.__cause__ or error) or "disk I/O" in str(error.__cause__ or error):
+            raise StorageFull(_full(folder)) from None
+        raise BadInput(f"{folder / 'study.db'}: {str(error).splitlines()[0][:200]}") from None
+
+
+def _full(folder: Path) -> str:
+    return f"{folder}: the disk is full; make room and run the same command again, every recorded trial is kept"

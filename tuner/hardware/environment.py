@@ -1,0 +1,151 @@
+"""The fingerprint of a machine: GPU, driver, libraries. Read without importing torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import re
+import shutil
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import TypeVar
+
+from tuner.errors import Unavailable
+from tuner.records.machine import Environment
+
+T = TypeVar("T")
+
+LIBRARIES = (
+    "torch", "triton", "diffusers", "transformers", "torchao", "accelerate", "peft", "torch-tensorrt",
+    "flash-attn", "flash-attn-3", "flash-attn-4", "kernels", "sageattention", "xformers", "aiter",
+    "bitsandbytes", "gguf", "optimum-quanto", "nunchaku", "mslk-cuda", "cache-dit", "DeepCache",
+)  # fmt: skip
+"""Distributions that measurements depend on, or that switch something on."""
+
+
+def detect(device: str = "auto") -> Environment:
+    """Describe this machine. `device` is auto, cuda or cpu; Unavailable when cuda is asked for and cannot be had."""
+    cuda = None if device == "cpu" else _first_gpu()
+    if device == "cuda" and cuda is None:
+        raise Unavailable(f"--device cuda: {why_no_gpu()}")
+    common = {
+        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cpp_compiler": next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))), None),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": {name: version(name) for name in LIBRARIES},
+    }
+    if cuda is not None:
+        return Environment(device="cuda", **cuda, **common)  # type: ignore[arg-type]
+    return Environment(
+        device="cpu", device_name=cpu_name(), compute_capability=None, device_memory_bytes=None, driver=None,
+        **common,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def torch_cuda() -> str | None:
+    """The CUDA version that the installed torch was built for, read from its version file since importing it takes
+    seconds; None without torch or without CUDA."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    text = (Path(spec.origin).parent / "version.py").read_text()
+    found = re.search(r"^cuda[^=]*= '([^']*)'", text, re.MULTILINE)
+    return found.group(1) if found else None
+
+
+def _torch_has_cuda() -> bool:
+    return torch_cuda() is not None
+
+
+def _first_gpu() -> dict[str, object] | None:
+    """Name, memory, compute capability and driver of the GPU that torch will call cuda:0, if there is one."""
+    return _ask_gpu(_describe_gpu) if _torch_has_cuda() else None
+
+
+def driver_gpu() -> str | None:
+    """The name of the first visible NVIDIA GPU, whether or not the installed torch can use it."""
+    import pynvml
+
+    return _ask_gpu(lambda handle: str(pynvml.nvmlDeviceGetName(handle)))
+
+
+def gpu_use() -> tuple[int, int] | None:
+    """How many processes compute on the first visible GPU now, and how many bytes of its memory are taken."""
+    import pynvml
+
+    return _ask_gpu(
+        lambda handle: (
+            len(pynvml.nvmlDeviceGetComputeRunningProcesses(handle)),
+            int(pynvml.nvmlDeviceGetMemoryInfo(handle).used),
+        )
+    )
+
+
+def _ask_gpu(question: Callable[[object], T]) -> T | None:
+    """What NVML answers about the first visible GPU; None without a driver, without a GPU, or when it fails."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        handle = _visible_gpu()
+        return None if handle is None else question(handle)
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _describe_gpu(handle: object) -> dict[str, object]:
+    import pynvml
+
+    # Of several GPUs, NVML and CUDA may count in another order: CUDA_DEVICE_ORDER=PCI_BUS_ID makes them agree.
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+    return {
+        "device_name": str(pynvml.nvmlDeviceGetName(handle)),
+        "compute_capability": f"{major}.{minor}",
+        "device_memory_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+        "driver": str(pynvml.nvmlSystemGetDriverVersion()),
+    }
+
+
+def _visible_gpu() -> object | None:
+    """The NVML handle behind the first entry of CUDA_VISIBLE_DEVICES, which may be an index or a UUID."""
+    import pynvml as nvml
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    first = "0" if visible is None else visible.split(",")[0].strip()
+    try:
+        if first.startswith(("GPU-", "MIG-")):
+            return nvml.nvmlDeviceGetHandleByUUID(first)  # type: ignore[no-any-return]
+        return nvml.nvmlDeviceGetHandleByIndex(int(first))  # type: ignore[no-any-return]
+    except (nvml.NVMLError, ValueError):
+        return None
+
+
+def why_no_gpu() -> str:
+    """Why `detect` found no GPU, and what to do about it."""
+    if not _torch_has_cuda():
+        return "the installed torch has no CUDA (install the CUDA build of torch)"
+    return "NVML finds no visible NVIDIA GPU (check the driver with nvidia-smi, and CUDA_VISIBLE_DEVICES)"
+
+
+def cpu_name() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found.group(1).strip() if found else platform.processor() or platform.machine()

@@ -1,0 +1,200 @@
+"""The figures of the chosen configuration beside the baseline's: time by part, cost, energy, memory, the limit.
+
+What was not measured is no row, and a figure that only one of the two has is a dash for the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.text import Text
+
+from tuner.records.outcome import Components
+from tuner.report.console import BASELINE, CHOSEN, GAP, QUIET
+from tuner.report.formatting import (
+    amount,
+    columns_line,
+    latency_text,
+    number_text,
+    one_line,
+    others_text,
+    times,
+    wrapped,  # fmt: skip
+)
+from tuner.result.config import BestConfig, MeasuredPoint
+from tuner.result.economics import CARDS_GB, Economics
+from tuner.timing import roofline
+
+UNKNOWN = "-"
+INDENT = 2
+
+
+def figures(best: BestConfig) -> RenderableType:
+    """The block below the front: one column for the baseline, one for the choice unless that is the baseline."""
+    return _Figures(best)
+
+
+@dataclass(frozen=True)
+class _Figures:
+    best: BestConfig
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        best, width = self.best, options.max_width
+        points = [best.baseline] if best.chosen.trial == best.baseline.trial else [best.baseline, best.chosen]
+        rows = [(name, [read(point, best) for point in points]) for name, read in ROWS]
+        shown = [(name, [cell or UNKNOWN for cell in cells]) for name, cells in rows if any(cells)]
+        heads = ["baseline", f"trial {best.chosen.trial}"][: len(points)]
+        first = INDENT + max(len(name) for name, _ in shown)
+        columns = list(zip(*(cells for _, cells in shown), strict=True))
+        widths = [max(map(len, (head, *column))) for head, column in zip(heads, columns, strict=True)]
+        title = "The chosen configuration" if len(points) > 1 else "The chosen configuration is the baseline"
+        first = max(first, len(title) if len(points) > 1 else 0)
+        yield Text(columns_line(title, heads if len(points) > 1 else [], first, widths), style=BASELINE)
+        for name, cells in shown:
+            yield _row(" " * INDENT + name, cells, first, widths)
+        for note in _notes(best):
+            yield from wrapped("", note, width, QUIET, INDENT)
+
+
+def _row(name: str, cells: Sequence[str], first: int, widths: Sequence[int]) -> Text:
+    text = Text(columns_line(name, cells, first, widths))
+    text.stylize(QUIET, 0, first)
+    if len(cells) > 1:
+        text.stylize(CHOSEN, first + GAP + widths[0] + GAP)
+    return text
+
+
+# ---- rows -----------------------------------------------------------------------------------------------------------
+
+Cell = Callable[[MeasuredPoint, BestConfig], str | None]
+
+
+def _latency(point: MeasuredPoint, _: BestConfig) -> str | None:
+    p50_s = point.economics.latency_p50_s if point.economics else None
+    return f"{latency_text(p50_s)} of {times(point.latency_samples, 'call')}" if p50_s is not None else None
+
+
+def _p95(point: MeasuredPoint, _: BestConfig) -> str | None:
+    p95_s = point.economics.latency_p95_s if point.economics else None
+    return latency_text(p95_s) if p95_s is not None else None
+
+
+def _part(name: str) -> Cell:
+    def cell(point: MeasuredPoint, _: BestConfig) -> str | None:
+        parts = point.components
+        seconds = getattr(parts, name) if parts else None
+        return f"{latency_text(seconds)} {_share(seconds, parts)}" if parts and seconds is not None else None
+
+    return cell
+
+
+def _share(seconds: float, parts: Components) -> str:
+    return f"{f'{seconds / parts.total_s:.0%}':>4}" if parts.total_s > 0 else ""
+
+
+def _money(name: str) -> Cell:
+    def cell(point: MeasuredPoint, _: BestConfig) -> str | None:
+        value = getattr(point.economics, name, None)
+        return amount(value) if value is not None else None
+
+    return cell
+
+
+def _within(point: MeasuredPoint, _: BestConfig) -> str | None:
+    share = point.within_latency_target
+    return f"{share:.0%}" if share is not None else None
+
+
+def _limit(point: MeasuredPoint, _: BestConfig) -> str | None:
+    return roofline.text(point.limit) if point.limit else None
+
+
+def _compiling(point: MeasuredPoint, best: BestConfig) -> str | None:
+    return latency_text(point.compile_s) if point.compile_s is not None else None
+
+
+def _paid_for(point: MeasuredPoint, best: BestConfig) -> str | None:
+    if point.trial == best.baseline.trial or point.compile_s is None or best.baseline.compile_s is None:
+        return None
+    images = point.economics.paid_for_after_images if point.economics else None
+    return {None: "never", 0: "at once"}.get(images) or times(images or 0, "image")
+
+
+def _card(point: MeasuredPoint, _: BestConfig) -> str | None:
+    if point.peak_reserved_bytes is None:
+        return None
+    found: Economics | None = point.economics
+    fits = found.smallest_card_gb if found else None
+    return f"{fits} GB" if fits is not None else f"over {CARDS_GB[-1]} GB"
+
+
+def _peak(point: MeasuredPoint, _: BestConfig) -> str | None:
+    reserved = point.peak_reserved_bytes
+    text = f"{number_text(point.peak_memory_bytes / 1e9)} GB"
+    return text if reserved is None else f"{text}, {number_text(reserved / 1e9)} GB reserved"
+
+
+def _discarded(point: MeasuredPoint, _: BestConfig) -> str | None:
+    if not point.discarded_samples:
+        return None
+    return ", ".join(f"{count} by {one_line(why)}" for why, count in point.discarded_samples.items())
+
+
+def _others(point: MeasuredPoint, _: BestConfig) -> str | None:
+    return others_text(point.other_processes, point.other_memory_bytes) or None
+
+
+ROWS: tuple[tuple[str, Cell], ...] = (
+    ("latency, median", _latency),
+    ("latency, 95th percentile", _p95),
+    ("calls within the latency target", _within),
+    ("text encoders", _part("text_encoders_s")),
+    ("denoiser", _part("denoiser_s")),
+    ("VAE decode", _part("vae_s")),
+    ("rest of the call", _part("rest_s")),
+    ("denoiser's share of the limit", _limit),
+    ("images per hour", _money("images_per_hour")),
+    ("images per 1000 US$", _money("images_per_1000_usd")),
+    ("US$ per 1000 images", _money("usd_per_1000_images")),
+    ("US$ per million images", _money("usd_per_million_images")),
+    ("joules per image", _money("joules_per_image")),
+    ("images/s per watt", _money("images_per_s_per_watt")),
+    ("compiling", _compiling),
+    ("compiling is paid for after", _paid_for),
+    ("peak memory", _peak),
+    ("smallest card it fits", _card),
+    ("calls discarded for throttling", _discarded),
+    ("also on the GPU", _others),
+)
+"""Each figure with its unit, and how it is read from a point; None where it is not known."""
+
+
+def _notes(best: BestConfig) -> Iterator[str]:
+    """How close to the limit the choice is, how sure the clock is, and what is not known."""
+    if best.chosen.limit is not None:
+        yield f"The chosen denoiser runs at {roofline.text(best.chosen.limit, best.environment.device)}"
+    calls = [point.components for point in (best.baseline, best.chosen) if point.components]
+    if calls:
+        took = " and ".join(latency_text(seconds) for seconds in dict.fromkeys(call.total_s for call in calls))
+        yield f"Parts are of one call each that was timed part by part, {took}"
+    if best.timing_noise is not None:
+        noise = best.timing_noise
+        yield (
+            f"Timing noise {noise.coefficient_of_variation:.2%} (coefficient of variation between "
+            f"{noise.processes} processes of the baseline)"
+        )
+    worst = max(best.predictions, key=lambda check: abs(check.error), default=None)
+    if worst is not None:
+        count = len(best.predictions)
+        yield f"Predictions measured later: {count}, the worst {worst.error:+.2%} off (trial {worst.trial})"
+    rates = best.roofline.flop_per_s if best.roofline else {}
+    if rates:
+        shown = [f"{roofline.NAMES.get(kind, kind)} {rate / 1e12:.3g}" for kind, rate in rates.items()]
+        copy = best.roofline.copy_bytes_per_s if best.roofline else None
+        copies = f"; copies {copy / 1e12:.3g} TB/s" if copy else ""
+        yield f"Rates reached here by large products, TFLOP/s: {', '.join(shown)}{copies}"
+    lacks = dict.fromkeys((*best.chosen.lacks, *best.baseline.lacks, *(best.roofline.lacks if best.roofline else ())))
+    if lacks:
+        yield f"Not known: {'; '.join(map(one_line, lacks))}"

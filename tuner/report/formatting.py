@@ -1,0 +1,168 @@
+"""What all that a person sees is made of: the console, words, numbers, points of the front, why trials are not on it.
+
+Pure functions from records to rich renderables. Printed through `make_console` they have colour on a terminal, none
+elsewhere, and only ASCII where the stream's encoding knows no more.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.text import Text
+
+from tuner.records.codec import Value
+from tuner.report.console import BASELINE, GAP, QUIET
+
+# ---- words and numbers ----------------------------------------------------------------------------------------------
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks, colours and control characters: what a worker says may hold anything."""
+    plain = re.sub(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?)", "", text)
+    return " ".join("".join(c if c.isprintable() else " " for c in plain).split())
+
+
+def first_line(text: str) -> str:
+    """The first line that says something."""
+    return next((cleaned for line in text.splitlines() if (cleaned := one_line(line))), "")
+
+
+def shorten(text: str, width: int) -> str:
+    """The text, cut with three dots where it is longer than `width`."""
+    return text if len(text) <= width else text[: max(0, width - 3)] + "..."[: max(0, width)]
+
+
+def columns_line(name: str, cells: Sequence[str], first: int, widths: Sequence[int]) -> str:
+    """A row of a table: its name in `first` characters, its cells to the right of their columns."""
+    texts = [cell.rjust(width) for cell, width in zip(cells, widths, strict=False)]
+    return (" " * GAP).join((name.ljust(first), *texts)).rstrip()
+
+
+def wrapped(label: str, text: str, width: int, style: str = "", indent: int = 0) -> Iterator[Text]:
+    """A paragraph beside its label, wrapped to the width and never cut."""
+    head = " " * indent + label
+    lines = textwrap.wrap(text, max(20, width - len(head)), break_on_hyphens=False, break_long_words=False)
+    for number, line in enumerate(lines):
+        start = head if number == 0 else " " * len(head)
+        yield Text.assemble((start, QUIET), (line, style))
+
+
+def section(
+    title: str, rows: Sequence[tuple[str, str]], width: int, is_quiet: Callable[[str, str], bool] = lambda *_: False
+) -> Iterator[Text]:
+    """A title and below it a label and a text a row, `is_quiet` rows dimmed; nothing without rows."""
+    if not rows:
+        return
+    yield Text(title, style=BASELINE)
+    label = max(len(name) for name, _ in rows) + 2
+    for name, text in rows:
+        yield from wrapped(f"{name:<{label}}", text, width, QUIET if is_quiet(name, text) else "", indent=2)
+    yield Text("")
+
+
+def value_text(value: Value) -> str:
+    """A knob's value as a person writes it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else one_line(str(value))
+
+
+def changes(values: Mapping[str, Value], baseline: Mapping[str, Value]) -> dict[str, Value]:
+    """What differs from the baseline."""
+    return {name: value for name, value in values.items() if name not in baseline or baseline[name] != value}
+
+
+def label(values: Mapping[str, Value]) -> str:
+    """A configuration in one line; an empty one is the baseline."""
+    return " ".join(f"{name}={value_text(value)}" for name, value in values.items()) or "baseline"
+
+
+def decimals(value: float, digits: int) -> int:
+    """How many decimals show `digits` significant digits of a value."""
+    if value == 0 or not math.isfinite(value):
+        return 0
+    return max(0, digits - 1 - math.floor(math.log10(abs(value))))
+
+
+def number_text(value: float, digits: int = 3) -> str:
+    """A number with so many significant digits, never in powers of ten."""
+    return f"{value:.{decimals(value, digits)}f}"
+
+
+def amount(value: float) -> str:
+    """A large number in three digits, a small one as it is."""
+    for least, power, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if value >= least:
+            return f"{number_text(value / power)}{unit}"
+    return number_text(value)
+
+
+def latency_text(value_s: float) -> str:
+    """A latency in the unit that suits it."""
+    return f"{number_text(value_s)} s" if value_s >= 1 else f"{number_text(value_s * 1000)} ms"
+
+
+def latency_with_error(value_s: float, half_s: float, plus_minus: str) -> str:
+    """A latency and the half-width of its interval, both to two digits of the latter."""
+    scale, unit = (1.0, "s") if value_s >= 1 else (1000.0, "ms")
+    places = min(decimals(half_s * scale, 2), 3)
+    return f"{value_s * scale:.{places}f} {plus_minus} {half_s * scale:.{places}f} {unit}"
+
+
+def difference_text(difference: float, low: float, high: float, places: int | None = None) -> str:
+    """A paired difference with its interval."""
+    if places is None:
+        places = difference_places([(low, high)])
+    return f"{difference:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}]"
+
+
+def difference_places(intervals: Iterable[tuple[float, float]]) -> int:
+    """Decimals that show two digits of the narrowest interval's half-width."""
+    halves = [(high - low) / 2 for low, high in intervals if high > low]
+    return min(max(decimals(min(halves), 2), 2), 5) if halves else 4
+
+
+def clock(value_s: float) -> str:
+    """A duration as a clock shows it."""
+    minutes, rest = divmod(max(0, round(value_s)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def times(count: int, noun: str, plural: str | None = None) -> str:
+    """A count with its noun."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def others_text(processes: int | None, memory_bytes: int | None) -> str:
+    """Who else uses the GPU and how much of its memory, as far as that is known; empty for nobody."""
+    if not processes and not memory_bytes:
+        return ""
+    who = times(processes, "other process", "other processes") if processes else "somebody else"
+    return f"{who} with {number_text(memory_bytes / 1e9)} GB" if memory_bytes else who
+
+
+# ---- points of the front --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OneLine:
+    """Text cut to the width that it is given; rich's own ellipsis is not ASCII."""
+
+    text: str
+    style: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(shorten(self.text, options.max_width), style=self.style, no_wrap=True, overflow="crop")
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(min(8, len(self.text)), len(self.text)).with_maximum(options.max_width)
+
+
+# ---- why the others are not on it -----------------------------------------------------------------------------------

@@ -1,0 +1,80 @@
+"""best_config.json: writing it, and applying it to a pipeline in production."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tuner.errors import BadInput, Unavailable
+from tuner.hardware.environment import detect
+from tuner.knobs import KNOBS, apply_knobs, call_arguments, changed
+from tuner.model import architecture, pipeline
+from tuner.records.codec import Record
+from tuner.result.config import BestConfig, read_config
+
+
+class Call(Record):
+    """How to call the pipeline: `arguments` as keywords, and `batch` prompts at a time."""
+
+    batch: int
+    arguments: dict[str, Any]
+
+
+class Tuned(NamedTuple):
+    """A tuned pipeline and how to call it."""
+
+    pipe: Any
+    call: Call
+
+
+def apply(pipe: Any, config: str | os.PathLike[str], trial: int | None = None) -> Tuned:
+    """Apply the chosen configuration of a best_config.json, or that of a `trial` on its front, to a pipeline that you
+    loaded.
+
+    Raises BadInput when the file is malformed, or for another pipeline class or kind of device, Unavailable when a
+    setting cannot work here, and warns when it was measured on another device.
+    """
+    best = read_config(config, trial)
+    name = type(pipe).__name__
+    if name != best.model.pipeline_class:
+        raise BadInput(f"{config}: model.pipeline_class: tuned for {best.model.pipeline_class}, this is a {name}")
+    if pipe.device.type != best.environment.device:
+        there = best.environment.device
+        raise BadInput(f"{config}: environment.device: tuned for {there}, move the pipeline first: pipe.to({there!r})")
+    return _apply(pipe, best, config)
+
+
+def load(config: str | os.PathLike[str], trial: int | None = None) -> Tuned:
+    """Load the pipeline that a best_config.json names, and apply the chosen configuration, or a `trial`'s, to it."""
+    best = read_config(config, trial)
+    source = best.model.source
+    if Path(source).is_absolute() and not os.path.isdir(source):  # noqa: PTH112  (Path.is_dir raises on long names)
+        raise BadInput(f"{config}: model.source: no folder {source} here; load the pipeline and give it to tuner.apply")
+    if not (Path(source).is_absolute() or source == pipeline.DEMO or pipeline.HUB_ID.fullmatch(source)):
+        raise BadInput(f"{config}: model.source: {source} is no absolute folder, no hub id and not `demo`")
+    dtype = best.chosen.values["precision.dtype"]
+    return _apply(pipeline.load(best.model, detect(best.environment.device), dtype), best, config)
+
+
+def _apply(pipe: Any, best: BestConfig, config: str | os.PathLike[str]) -> Tuned:
+    values = best.chosen.values
+    here = detect(best.environment.device)
+    kind = architecture.of(pipe)
+    for name in values:
+        conflict = KNOBS[name].conflict(values, kind)
+        if conflict:
+            raise BadInput(f"{config}: chosen.values.{name}: {values[name]}: {conflict}")
+    for name, value in changed(values, here).items():
+        reason = KNOBS[name].unavailable(value, here, kind)
+        if reason:
+            raise Unavailable(f"{config}: {name}={value} cannot work here: {reason}")
+    if here.device_name != best.environment.device_name:
+        there = best.environment.device_name
+        warnings.warn(f"{config} was measured on {there}, this is {here.device_name}", stacklevel=3)
+    if str(pipe.dtype) != f"torch.{values['precision.dtype']}":  # the baseline's type too may not be that of this one
+        KNOBS["precision.dtype"].apply(pipe, values)
+    apply_knobs(pipe, values, here)
+    arguments = pipeline.call_arguments(best.workload, call_arguments(values), best.chosen.batch)
+    return Tuned(pipe, Call(batch=best.chosen.batch, arguments=arguments))

@@ -1,0 +1,104 @@
+"""Cost against quality: which trials no other beats, and which of them to run in production."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from tuner.records.codec import Estimate
+from tuner.records.outcome import Outcome, Timing
+from tuner.timing.intervals import NORMAL, median
+from tuner.timing.target import meets
+
+
+def measured(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The outcomes that have both a cost and a quality."""
+    return [outcome for outcome in outcomes if outcome.status == "measured" and outcome.quality and outcome.timing]
+
+
+def cost(outcome: Outcome) -> float:
+    assert outcome.cost_usd_per_1000_images is not None
+    return outcome.cost_usd_per_1000_images
+
+
+def mean_quality(outcome: Outcome) -> float:
+    assert outcome.quality is not None
+    return outcome.quality.mean
+
+
+def meets_target(outcome: Outcome) -> bool:
+    """Whether a measured outcome meets the latency target, if there is one."""
+    return outcome.timing is not None and meets(outcome.timing.within_target)
+
+
+def pareto(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The non-dominated outcomes among those that meet the latency target, cheapest first. Of two that are equal in
+    both, the earlier one stays."""
+    points: list[Outcome] = []
+    best = float("-inf")
+    candidates = filter(meets_target, measured(outcomes))
+    for outcome in sorted(candidates, key=lambda o: (cost(o), -mean_quality(o), o.number)):
+        if mean_quality(outcome) > best:
+            points.append(outcome)
+            best = mean_quality(outcome)
+    return points
+
+
+def as_good(outcome: Outcome, tolerance: float) -> bool:
+    """Whether, with 95 % confidence, the mean score is not below the baseline's by more than the tolerance."""
+    return outcome.quality is not None and outcome.quality.difference.low >= -tolerance
+
+
+def by_preference(outcomes: Sequence[Outcome], tolerance: float) -> list[Outcome]:
+    """The outcomes that are as good as the baseline and meet the latency target, cheapest first."""
+    return sorted((o for o in measured(outcomes) if as_good(o, tolerance) and meets_target(o)), key=cost)
+
+
+def speed_up(baseline: Sequence[Outcome], other: Sequence[Outcome]) -> Estimate:
+    """Throughput of `other` over the baseline's, each measured in several fresh processes.
+
+    The interval is the widest that the processes' own 95 % intervals allow, so it covers their spread too.
+    """
+    ours = [seconds_per_image(outcome) for outcome in other]
+    theirs = [seconds_per_image(outcome) for outcome in baseline]
+    return Estimate(
+        value=median([e.value for e in theirs]) / median([e.value for e in ours]),
+        low=min(e.low for e in theirs) / max(e.high for e in ours),
+        high=max(e.high for e in theirs) / min(e.low for e in ours),
+    )
+
+
+def widened(ratio: Estimate, spread: float) -> Estimate:
+    """A ratio whose interval also covers what two processes differ by, given their coefficient of variation."""
+    factor = math.exp(NORMAL * math.sqrt(2) * spread)
+    return Estimate(value=ratio.value, low=ratio.low / factor, high=ratio.high * factor)
+
+
+def merged(runs: Sequence[Timing]) -> Timing:
+    """One timing from those of several processes: the median of their medians, the widest of their intervals, and what
+    else the most typical of them saw."""
+    latency_s = Estimate(
+        value=median([run.latency_s.value for run in runs]),
+        low=min(run.latency_s.low for run in runs),
+        high=max(run.latency_s.high for run in runs),
+    )
+    typical = min(runs, key=lambda run: abs(run.latency_s.value - latency_s.value))
+    images, samples = runs[0].images_per_s * runs[0].latency_s.value, sum(run.samples for run in runs)
+    within = [run.within_target * run.samples for run in runs if run.within_target is not None]
+    return msgspec.structs.replace(
+        typical,
+        latency_s=latency_s,
+        samples=samples,
+        images_per_s=images / latency_s.value,
+        within_target=sum(within) / samples if within else None,
+    )
+
+
+def seconds_per_image(outcome: Outcome) -> Estimate:
+    assert outcome.timing is not None
+    batch = outcome.values["batch"]
+    assert isinstance(batch, int)
+    latency = outcome.timing.latency_s
+    return Estimate(value=latency.value / batch, low=latency.low / batch, high=latency.high / batch)

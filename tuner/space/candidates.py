@@ -1,0 +1,97 @@
+"""The candidates of a study: which there are, which are valid, and why the others are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from tuner.knobs import KNOBS
+from tuner.records.codec import Record, Value, Values, fingerprint
+from tuner.records.gate import GatePolicy
+from tuner.records.model import Architecture, Workload
+
+
+class Recipe(Record):
+    """A configuration that an expert would try first, and where it comes from."""
+
+    name: str
+    source: str
+    values: Values
+
+
+class Space(Record):
+    """The candidates of one study of a pipeline.
+
+    `knobs` holds the values to search here, `baseline` the untouched pipeline's value of every knob, and `left_out`
+    what the file lists but this machine or pipeline cannot do, with the reason.
+    """
+
+    name: str
+    architecture: Architecture
+    workload: Workload
+    tolerance: float
+    gate: GatePolicy
+    baseline: Values
+    knobs: dict[str, tuple[Value, ...]]
+    recipes: tuple[Recipe, ...]
+    left_out: dict[str, str]
+
+    def choose(self, suggest: Callable[[str, tuple[Value, ...]], Value]) -> Values:
+        """One candidate: a value for every knob that is active beside those before it, `suggest`ed where it is open."""
+        values: Values = {}
+        for name, knob in KNOBS.items():
+            if knob.active(values):
+                choices = self.knobs.get(name, (self.baseline[name],))
+                values[name] = suggest(name, choices) if len(choices) > 1 else choices[0]
+        return values
+
+    def candidate(self, different: Mapping[str, Value]) -> Values:
+        """The candidate that differs from the baseline in these values, less those that mean nothing beside others."""
+        values: Values = {}
+        for name, knob in KNOBS.items():
+            if knob.active(values):
+                values[name] = different.get(name, self.baseline[name])
+        return values
+
+    def refusal(self, values: Mapping[str, Value]) -> str | None:
+        """Why this candidate is not worth a process, or None. It names the knob."""
+        for name in values:
+            reason = KNOBS[name].conflict(values, self.architecture)
+            if reason:
+                return f"{name}={show(values[name])}: {reason}"
+        return None
+
+    def changed(self, values: Mapping[str, Value]) -> Values:
+        """What of a candidate differs from the baseline."""
+        return {name: value for name, value in values.items() if self.baseline.get(name) != value}
+
+    def row(self, values: Mapping[str, Value]) -> list[Values]:
+        """The candidates that one build of `values` can measure: the candidate itself, then its other step counts."""
+        others = [{**values, "steps": steps} for steps in self.knobs.get("steps", ()) if steps != values["steps"]]
+        return [dict(values)] + [other for other in others if self.refusal(other) is None]
+
+
+def show(value: Value) -> str:
+    """A value in one line, as YAML writes it."""
+    return str(value).lower() if isinstance(value, bool) else " ".join(str(value).split())[:80]
+
+
+def build_values(values: Mapping[str, Value]) -> Values:
+    return {name: value for name, value in values.items() if KNOBS[name].acts == "build"}
+
+
+def build_key(values: Mapping[str, Value]) -> str:
+    """Equal for candidates that one process can measure."""
+    return fingerprint(build_values(values))
+
+
+def image_key(values: Mapping[str, Value]) -> str:
+    """Equal for candidates whose pictures differ by rounding at most.
+
+    A cache decides for a whole batch at once, so with one the batch counts too.
+    """
+    batch = {"batch": values["batch"]} if values.get("cache.kind", "none") != "none" else {}
+    return fingerprint(batch | {name: value for name, value in values.items() if KNOBS[name].changes_picture(value)})
+
+
+def candidate_key(values: Mapping[str, Value]) -> str:
+    return fingerprint(values)

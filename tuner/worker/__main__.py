@@ -1,0 +1,79 @@
+"""The child's half of a trial: load -> apply -> warm up -> trace -> gate -> time -> score; on a GPU the time comes
+before the trace, whose profiler slows all later launches.
+
+Run as `python -m tuner.worker JOB FD`: JOB is a file with a Job, FD an inherited pipe that takes one JSON message a
+line. Standard input is a lifeline: when it closes the parent is gone, and the whole process group ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+
+from tuner.quality.guards import InvalidPicture
+from tuner.records.codec import read
+from tuner.records.protocol import (
+    BuildDone,
+    Job,
+    NoiseFound,
+    PointFailed,
+    WorkerFailed,
+)
+from tuner.timing.measure import Throttled
+from tuner.worker.bench import Bench
+from tuner.worker.channel import Channel
+from tuner.worker.failures import CompiledWhileTimed
+
+
+def main(arguments: list[str]) -> int:
+    channel = Channel(int(arguments[1]))
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    try:
+        run(read(Path(arguments[0]), Job), channel)
+    except BaseException as error:
+        channel.send(WorkerFailed(failure=channel.failure(error)))
+        return 1
+    return 0
+
+
+def end_with_parent() -> None:
+    """Block until the lifeline closes, then end this process and all that it started."""
+    while os.read(0, 1):
+        pass
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def run(job: Job, channel: Channel) -> None:
+    """Build the pipeline, and if the gate lets it pass, measure the points one after the other."""
+    bench = Bench(job, channel)
+    build = bench.build(Path(job.points[0].folder))
+    channel.send(BuildDone(build=build))
+    if build.verdict is not None and build.verdict.status != "clean" and not job.is_baseline:
+        return
+    for point in job.points:
+        try:
+            channel.send(bench.measure(point))
+        except (InvalidPicture, CompiledWhileTimed, Throttled) as error:
+            channel.send(PointFailed(index=point.index, failure=channel.failure(error)))
+    if job.is_baseline and bench.scoring is not None:
+        channel.enter("vary")
+        channel.send(NoiseFound(noise=bench.scoring.compiled_noise(job.points[0])))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    # os._exit skips destructors of extension modules, which can hang or crash after a CUDA error.
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,37 @@
+"""The worker's messages to the parent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import traceback
+
+from tuner.records.codec import encode
+from tuner.records.outcome import Failure
+from tuner.records.protocol import (
+    Message,
+    StageStarted,
+)
+from tuner.worker.failures import name_failure, one_line
+
+
+class Channel:
+    """Messages to the parent. The last stage entered is remembered, so that a failure can name it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.stage = "start"
+
+    def send(self, message: Message) -> None:
+        line = encode(message) + b"\n"
+        while line:
+            line = line[os.write(self.descriptor, line) :]
+
+    def enter(self, stage: str, index: int | None = None) -> None:
+        self.stage = stage
+        self.send(StageStarted(stage=stage, index=index))
+
+    def failure(self, error: BaseException) -> Failure:
+        with contextlib.suppress(OSError):  # the disk that the log is on may be what is full
+            traceback.print_exception(error)
+        return Failure(kind=name_failure(error), stage=self.stage, message=one_line(error))

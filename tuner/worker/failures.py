@@ -1,0 +1,48 @@
+"""The name of what went wrong in a worker."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from tuner.errors import Unavailable
+from tuner.knobs import NoEffect
+from tuner.quality.guards import InvalidPicture
+from tuner.records.outcome import FailureKind
+from tuner.timing.measure import Throttled
+
+
+class CompiledWhileTimed(Exception):
+    """A timing that contains a compilation is no latency."""
+
+
+def name_failure(error: BaseException) -> FailureKind:
+    """The kind of failure that an exception means."""
+    text = str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out of memory"
+    if isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text):
+        return "out of memory"
+    if any(os.strerror(number) in text for number in (errno.ENOSPC, errno.EDQUOT)):  # also in a compiler's words
+        return "disk full"
+    by_type: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], FailureKind], ...] = (
+        (KeyboardInterrupt, "interrupted"),
+        (NoEffect, "no effect"),
+        (InvalidPicture, "invalid picture"),
+        (CompiledWhileTimed, "recompile"),
+        (Throttled, "throttled"),
+        ((Unavailable, ImportError), "unavailable"),
+    )
+    for kind, name in by_type:
+        if isinstance(error, kind):
+            return name
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "triton")):
+        return "compile error"
+    return "error"
+
+
+def one_line(error: BaseException) -> str:
+    """The first line that says something, prefixed with the type when the type is not the project's."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    plain = isinstance(error, (NoEffect, InvalidPicture, CompiledWhileTimed, Throttled, Unavailable))
+    return (line if plain else f"{type(error).__name__}: {line}")[:300]

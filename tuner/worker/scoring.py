@@ -1,0 +1,254 @@
+"""The pictures of one build: drawn, judged, and of the baseline all that others are judged against."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tuner import knobs
+from tuner.errors import Unavailable
+from tuner.files import DENOISER, OTHER_SEEDS, VARIATIONS, reference
+from tuner.knobs.compile import blocks_compiled, no_compiler
+from tuner.model import pipeline
+from tuner.quality import denoiser, guards, panel
+from tuner.quality.metrics import Setting
+from tuner.quality.pictures import Pictures, judged_frames
+from tuner.records.model import Workload
+from tuner.records.protocol import Job, Point
+from tuner.records.quality import DenoiserError, NoiseFloor, Quality, Reference
+
+VARIED = 4
+"""So many prompts are drawn again with other rounding, and from other seeds."""
+
+FIRST_PROMPTS = 16
+"""So many are drawn first. When twice as many or more are asked for, they alone can decide against a configuration."""
+
+SURELY_WORSE = 2.0
+"""Tolerances by which the whole interval must be worse to decide early."""
+
+
+class Scoring:
+    """Scores the points of one build. `draw` gives a point's first so many pictures, `alive` is told of every call."""
+
+    def __init__(self, pipe: Any, job: Job, draw: Callable[[Point, int], Any], alive: Callable[[], None]) -> None:
+        self.pipe = pipe
+        self.job = job
+        self.draw = draw
+        self.alive = alive
+        self.reference = job.reference  # the baseline's own job has none: its first pictures become it
+        setting = Setting(job.environment.device, pipeline.scorer_source(job.model), job.quality.given)
+        self.judge = panel.Judge(job.quality.metric, setting, job.workload)
+
+    def score(self, point: Point) -> Quality | None:
+        """None when no pictures were asked for, or when they are those that the spot check knows."""
+        if not point.score:
+            return None
+        started = time.monotonic()
+        if point.spot_check is not None:
+            sample = self.draw(point, panel.SPOT_CHECKED)
+            if panel.same_pictures(sample, point.spot_check, self.job.workload):
+                return None
+        folder = Path(point.folder)
+        quality = self.judged(point, folder / "images")
+        if self.reference is None:
+            quality = self.prepare(point, quality)
+            self.reference = reference(folder, quality)
+        else:
+            error, lacks = self.denoiser_error(point, self.reference)
+            quality = msgspec.structs.replace(quality, denoiser_error=error, denoiser_error_lacks=lacks)
+        return msgspec.structs.replace(quality, spent_s=time.monotonic() - started)
+
+    def judged(self, point: Point, folder: Path) -> Quality:
+        """Of all prompts, or of the first alone where these leave no doubt that the configuration is worse."""
+        import numpy as np
+
+        known, same_noise, count = self.reference, self.draws_same_noise(), len(self.job.workload.prompts)
+        tolerance = self.job.tolerance
+        if known is None or tolerance is None or count < 2 * FIRST_PROMPTS:
+            return self.judge.judge(self.draw(point, count), known, folder, same_noise)
+        pictures = self.draw(point, FIRST_PROMPTS)
+        quality = self.judge.judge(pictures, known, folder, same_noise, FIRST_PROMPTS)
+        if quality.difference.high < -SURELY_WORSE * tolerance:
+            return msgspec.structs.replace(
+                quality, flags=(f"scored on {FIRST_PROMPTS} of {count} prompts: surely worse",)
+            )
+        rest = self.varied(point, range(FIRST_PROMPTS, count))
+        return self.judge.judge(np.concatenate([pictures, rest]), known, folder, same_noise)
+
+    # ---- the baseline ------------------------------------------------------------------------------------------------
+
+    def prepare(self, point: Point, quality: Quality) -> Quality:
+        """What candidates are judged against besides: other rounding, other seeds, the denoiser's calls."""
+        folder, prompts = Path(point.folder), self.job.workload.prompts[:VARIED]
+        noise = self.noise(point, {"another attention kernel": self.other_kernel, "another batch position": self.moved})
+        Pictures.drawn(self.other_seeds(point), prompts).save(folder / OTHER_SEEDS)
+        lacked = self.record_denoiser(point, folder / DENOISER)
+        return msgspec.structs.replace(quality, noise=noise, denoiser_error_lacks=lacked)
+
+    def noise(self, point: Point, variations: Mapping[str, Callable[[Point], Any]]) -> NoiseFloor:
+        """How far the first pictures move when they are drawn in other ways. One that cannot be drawn is in `lacks`."""
+        started = time.monotonic()
+        folder, prompts = Path(point.folder), self.job.workload.prompts[:VARIED]
+        baseline = Pictures.load(folder / "images", self.job.workload.prompts).first(len(prompts))
+        drawn: dict[str, Pictures] = {}
+        lacks: list[str] = []
+        for name, vary in variations.items():
+            try:
+                drawn[name] = Pictures.drawn(vary(point), prompts)
+            except Exception as error:  # out of memory, a kernel that cannot do this, one prompt at a time
+                lacks.append(f"{name}: {_first_line(error)}")
+                _free_memory()
+        paths = {name: folder / VARIATIONS / name.replace(" ", "-") for name in drawn}
+        for name, pictures in drawn.items():
+            pictures.save(paths[name])
+        varied = list(drawn.values()) if len(prompts) > 1 else []  # one picture has no interval
+        return NoiseFloor(
+            axis=panel.floor_of(self.judge.metric, baseline, varied, self.judge.setting),
+            variations={name: str(path) for name, path in paths.items()},
+            lacks=tuple(lacks),
+            spent_s=time.monotonic() - started,
+        )
+
+    def compiled_noise(self, point: Point) -> NoiseFloor:
+        """The noise of compiling, which comes last: what a compiler does to the process can reach nothing else."""
+        return self.noise(point, {"compiled with emulated casts": self.compiled})
+
+    def other_kernel(self, point: Point) -> Any:
+        """The first pictures with torch's own attention computed by another kernel."""
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        on_gpu = self.job.environment.device == "cuda"
+        others = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH] if on_gpu else [SDPBackend.MATH]
+        return self.varied(point, range(VARIED), around=lambda: sdpa_kernel(others))
+
+    def moved(self, point: Point) -> Any:
+        """The first pictures, each drawn in a batch of two in the other's place."""
+        import numpy as np
+
+        count = min(VARIED, len(self.job.workload.prompts))
+        pairs = [[(start + 1) % count, start] for start in range(0, count, 2)]
+        drawn = [self.varied(point, pair, batch=2)[::-1] for pair in pairs]
+        return np.concatenate(drawn)[:count]
+
+    def compiled(self, point: Point) -> Any:
+        """The first pictures with the denoiser's blocks compiled, which round between operators as eager code does."""
+        if self.job.build["precision.dtype"] == "float32":
+            raise Unavailable("in float32 they round finer than a picture's 8 bits show")
+        reason = no_compiler(self.job.environment)
+        if reason:
+            raise Unavailable(reason)
+        with blocks_compiled(self.pipe):
+            return self.varied(point, range(VARIED))
+
+    def other_seeds(self, point: Point) -> Any:
+        """The first prompts' pictures from each other's seeds."""
+        workload = self.job.workload
+        seeds = workload.seeds[1:] + workload.seeds[:1]
+        if seeds == workload.seeds:
+            seeds = tuple(seed + 1 if seed < 2**63 - 1 else 0 for seed in seeds)
+        return self.varied(point, range(VARIED), workload=msgspec.structs.replace(workload, seeds=seeds))
+
+    def varied(
+        self, point: Point, indices: Sequence[int], *, batch: int | None = None, workload: Workload | None = None,
+        around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> Any:  # fmt: skip
+        """Pictures of these prompts, drawn as at the point but for what is given."""
+        import numpy as np
+
+        workload, batch = workload or self.job.workload, batch or point.batch
+        wanted = [index for index in indices if index < len(workload.prompts)]
+        parts = []
+        for start in range(0, len(wanted), batch):
+            part = wanted[start : start + batch]
+            full = (part * batch)[:batch]  # the last batch is filled up, so that its shape is the others'
+            self.alive()
+            with around():
+                drawn = pipeline.draw(self.pipe, workload, full, self.of_knobs(point, batch), output_type="np")
+            parts.append(to_judge(drawn[: len(part)], part))
+        return np.concatenate(parts)
+
+    # ---- the denoiser ------------------------------------------------------------------------------------------------
+
+    def record_denoiser(self, point: Point, file: Path) -> str | None:
+        """Keep what the denoiser is given and gives back; says why if it cannot be."""
+        try:
+            denoiser.record(self.pipe, lambda: self.one_call(point), file, {"steps": point.steps, "batch": point.batch})
+        except Exception as error:  # what cannot be recorded costs the figure, not the trial
+            _free_memory()
+            return _first_line(error)
+        return None
+
+    def denoiser_error(self, point: Point, known: Reference) -> tuple[DenoiserError | None, str | None]:
+        """How far the denoiser is from the baseline's on the baseline's latents, or why that cannot be said."""
+        if known.denoiser is None:
+            return None, "the baseline's calls of its denoiser could not be recorded"
+        recorded = denoiser.recorded(Path(known.denoiser))
+        untouched = knobs.baseline(self.job.environment) | {"steps": recorded["steps"]}
+        reason = denoiser.refusal({**self.job.build, "steps": point.steps}, untouched)
+        if reason:
+            return None, reason
+        prompts = [index % recorded["batch"] for index in range(point.batch)]
+        try:
+            return denoiser.compare(
+                self.pipe, lambda: self.one_call(point, prompts), Path(known.denoiser), point.batch
+            ), None
+        except Exception as error:
+            _free_memory()
+            return None, _first_line(error)
+
+    def one_call(self, point: Point, indices: Sequence[int] | None = None) -> object:
+        self.alive()
+        count = len(self.job.workload.prompts)
+        chosen = list(indices) if indices is not None else [index % count for index in range(point.batch)]
+        return pipeline.draw(self.pipe, self.job.workload, chosen, self.of_knobs(point, point.batch), output_type="np")
+
+    def of_knobs(self, point: Point, batch: int) -> dict[str, Any]:
+        return knobs.call_arguments({**self.job.build, "steps": point.steps, "batch": batch})
+
+    def draws_same_noise(self) -> bool:
+        """Whether a seed means the same noise as for the baseline: not when another scheduler draws it, or torch draws
+        it in another precision."""
+        untouched = knobs.baseline(self.job.environment)
+        return all(
+            self.job.build.get(name) == untouched.get(name) for name in ("scheduler.kind", "scheduler.begin_index")
+        ) and _draw_alike(str(self.job.build["precision.dtype"]), str(untouched["precision.dtype"]))
+
+
+def to_judge(drawn: Any, indices: Sequence[int]) -> Any:
+    """Of what a pipeline drew for these prompts the frames that are judged, since many videos fit no memory. The others
+    are checked here.
+
+    Raises InvalidPicture."""
+    if drawn.ndim > 4:
+        guards.check_finite(drawn, indices)
+    return judged_frames(drawn)
+
+
+def _draw_alike(one: str, other: str) -> bool:
+    """Whether this torch draws, but for rounding, the same noise in two precisions: 2.13 does, 2.11 draws another in
+    each."""
+    import torch
+
+    drawn = [
+        torch.randn(64, generator=torch.Generator().manual_seed(0), dtype=getattr(torch, dtype)).float()
+        for dtype in (one, other)
+    ]
+    return bool(torch.allclose(*drawn, atol=0.05))
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
