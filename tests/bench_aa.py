@@ -38,23 +38,23 @@ from tuner.records.protocol import Job, Message, Point, PointDone, PointFailed, 
 from tuner.space import reader
 from tuner.space.candidates import build_values
 from tuner.study.ledger import CONFIRMATIONS
-from tuner.study.loop import MOST_BASELINES, MOST_CONFIRMATIONS
+from tuner.study.loop import MAX_BASELINES, MAX_CONFIRMATIONS
 from tuner.timing.intervals import coefficient_of_variation, differs, ratio_in_turns
 from tuner.timing.measure import Clock
 from tuner.worker import __main__, bench
 
-MOST_VARIATION = 0.005
-MOST_ALARMS = 0.05
-LEAST_FOUND = 0.95
+MAX_VARIATION = 0.005
+MAX_ALARMS = 0.05
+MIN_FOUND = 0.95
 """What is asked for: 0.5 %, one of 20, and 19 of 20."""
 
-LOOKS = (CONFIRMATIONS, MOST_CONFIRMATIONS)
+LOOKS = (CONFIRMATIONS, MAX_CONFIRMATIONS)
 """Turns after which a study looks whether a gain is sure."""
 
 ORDERS = 1000
 """Random orders of the processes in which they are compared, too."""
 
-LEAST_PROCESSES = 2 * MOST_CONFIRMATIONS + MOST_BASELINES
+MIN_PROCESSES = 2 * MAX_CONFIRMATIONS + MAX_BASELINES
 """In one comparison."""
 
 SLOWED = 1
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="a pipeline, as for tune run")
     parser.add_argument("--compute-bound", action="store_true", help="in its place one that keeps a large GPU busy")
-    parser.add_argument("--pixels", type=int, help="the side of its pictures (1024)")
+    parser.add_argument("--pixels", type=int, help="the side of its images (1024)")
     parser.add_argument("--space", help="its search space, as for tune run")
     parser.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE", help="other than the baseline's")
     parser.add_argument("--processes", type=int, default=20, help="how many fresh ones (20)")
@@ -121,15 +121,17 @@ def make_job(given: argparse.Namespace, scratch: Path) -> Job:
 
 def measured(job: Job, slowdown: float, folder: Path, number: int) -> tuple[Timing, Timing]:
     """The timings of one fresh process: as it is, and with calls that take longer by a share."""
-    heard: list[Message] = []
+    received: list[Message] = []
     here = folder / f"{number}"
     process.WORKER = (sys.executable, __file__, "--as-worker", str(slowdown))
     # Comparisons take every second process: in each of the two sides both orders must come.
     turn = msgspec.structs.replace(job, points=job.points[:: -1 if number // 2 % 2 else 1])
-    process.run(turn, here, folder / "cache", lambda: float("inf"), heard.append)
-    timings = {message.index: message.timing for message in heard if isinstance(message, PointDone)}
+    process.run(turn, here, folder / "cache", lambda: float("inf"), received.append)
+    timings = {message.index: message.timing for message in received if isinstance(message, PointDone)}
     if len(timings) < len(job.points):
-        failed = next((message for message in heard if isinstance(message, (PointFailed, WorkerFailed))), heard[-1])
+        failed = next(
+            (message for message in received if isinstance(message, (PointFailed, WorkerFailed))), received[-1]
+        )
         raise SystemExit(f"no result: {failed}\n{(here / 'worker.log').read_text()[-2000:]}")
     return timings[0], timings[SLOWED]
 
@@ -157,8 +159,8 @@ def summary(plain: Sequence[float], slowed: Sequence[float]) -> list[str]:
     lines.append(
         f"slowed over as it is, all processes: {ratio.value:.4f} [{ratio.low:.4f}, {ratio.high:.4f}], {called}"
     )
-    if len(plain) < LEAST_PROCESSES:
-        return [*lines, f"comparisons as at the end of a study take {LEAST_PROCESSES} processes"]
+    if len(plain) < MIN_PROCESSES:
+        return [*lines, f"comparisons as at the end of a study take {MIN_PROCESSES} processes"]
     alarms, found = gains_in_any_order(plain, slowed)
     return [
         *lines,
@@ -166,10 +168,10 @@ def summary(plain: Sequence[float], slowed: Sequence[float]) -> list[str]:
         "slowed",
         f"after {CONFIRMATIONS} turns, any difference counted: {differences(plain, plain)} of {len(plain)} A/A "
         f"comparisons, {differences(plain, slowed)} of the slowed",
-        f"A/A: {counted(plain, plain)} comparisons call a gain, at most {MOST_ALARMS:.0%} asked for: "
-        f"{verdict(gains(plain, plain) <= MOST_ALARMS * len(plain))}",
+        f"A/A: {counted(plain, plain)} comparisons call a gain, at most {MAX_ALARMS:.0%} asked for: "
+        f"{verdict(gains(plain, plain) <= MAX_ALARMS * len(plain))}",
         f"slowed: {counted(plain, slowed)} comparisons call the gain of the untouched calls, at least "
-        f"{LEAST_FOUND:.0%} asked for: {verdict(gains(plain, slowed) >= LEAST_FOUND * len(plain))}",
+        f"{MIN_FOUND:.0%} asked for: {verdict(gains(plain, slowed) >= MIN_FOUND * len(plain))}",
     ]
 
 
@@ -182,7 +184,7 @@ def spread(medians: Sequence[float], what: str) -> str:
     variation, widest = coefficient_of_variation(medians), max(medians) / min(medians) - 1
     return (
         f"{len(medians)} processes {what}: coefficient of variation {variation:.2%}, largest over smallest "
-        f"{widest:.2%}, at most {MOST_VARIATION:.1%} asked for: {verdict(variation <= MOST_VARIATION)}"
+        f"{widest:.2%}, at most {MAX_VARIATION:.1%} asked for: {verdict(variation <= MAX_VARIATION)}"
     )
 
 
@@ -219,7 +221,7 @@ def is_gain(candidate: Sequence[float], baseline: Sequence[float], start: int, l
 
 def speed_up(candidate: Sequence[float], baseline: Sequence[float], start: int, turns: int) -> Estimate:
     """Of processes in turns, with the noise of further ones of the baseline."""
-    noise = around(baseline, start + 2 * MOST_CONFIRMATIONS, MOST_BASELINES)
+    noise = around(baseline, start + 2 * MAX_CONFIRMATIONS, MAX_BASELINES)
     return ratio_in_turns(around(baseline, start, turns, 2), around(candidate, start + 1, turns, 2), noise)
 
 

@@ -86,11 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measured(given: argparse.Namespace, build: str, folder: Path) -> Iterator[Row]:
     """The rows of one build: a fresh process measures every step count, and the prediction is made here."""
     job = make_job(given, build)
-    heard: list[Message] = []
-    process.run(job, folder, folder.parent / "cache", lambda: float("inf"), heard.append)
-    found = {job.points[m.index].steps: m.timing for m in heard if isinstance(m, PointDone)}
+    received: list[Message] = []
+    process.run(job, folder, folder.parent / "cache", lambda: float("inf"), received.append)
+    found = {job.points[m.index].steps: m.timing for m in received if isinstance(m, PointDone)}
     if len(found) < len(job.points):
-        print(f"{build or 'baseline'}: no result: {heard[-1]}\n{(folder / 'worker.log').read_text()[-1000:]}")
+        print(f"{build or 'baseline'}: no result: {received[-1]}\n{(folder / 'worker.log').read_text()[-1000:]}")
         return
     steps = [point.steps for point in job.points]
     known = prediction.spanning(steps)

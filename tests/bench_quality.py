@@ -3,7 +3,7 @@
     python tests/bench_quality.py [--prompts 256] [--device cuda] [--out FILE.jsonl]
 
 Draws over 40 candidates in one process (step counts, quantization, caches, attention backends, and pipelines broken on
-purpose), judges each as `tune run` would, and asks the oracle which pictures show their caption. Prints the rank
+purpose), judges each as `tune run` would, and asks the oracle which images show their caption. Prints the rank
 correlation of the axis with the oracle, whether each broken candidate is rejected, whether the baseline passes against
 itself and against other kernels, how often the 95 % interval of a difference covers the value on all prompts, and how
 long scoring takes.
@@ -37,10 +37,10 @@ from tuner.demo.oracle import judge as oracle
 from tuner.hardware import environment
 from tuner.knobs import KNOBS, apply_knobs, baseline
 from tuner.model import pipeline
-from tuner.quality.guards import InvalidPicture
+from tuner.quality.guards import InvalidImage
+from tuner.quality.images import Images
 from tuner.quality.metrics import METRICS, Setting
 from tuner.quality.panel import Judge
-from tuner.quality.pictures import Pictures
 from tuner.records.codec import Values
 from tuner.records.model import Workload
 from tuner.records.protocol import Job, Point
@@ -59,7 +59,7 @@ LARGER_PANEL = 64
 HONEST = (0.92, 0.98)
 """How often an interval of 95 % should cover."""
 
-LEAST_MOVED = 0.05
+MIN_MOVED = 0.05
 """Points of CLIP score, standard deviation of the differences: below it there is nothing for an interval to miss."""
 
 MANY_CORES = 8
@@ -68,7 +68,7 @@ MANY_CORES = 8
 
 @dataclass
 class Candidate:
-    """`breaks` damages a loaded pipeline, `spoils` the workload or the pictures that are drawn."""
+    """`breaks` damages a loaded pipeline, `spoils` the workload or the images that are drawn."""
 
     name: str
     values: Values = field(default_factory=dict)
@@ -131,24 +131,24 @@ def one_seed_wrong_in_two(workload: Workload) -> Workload:
     return msgspec.structs.replace(workload, seeds=tuple(seeds))
 
 
-def cached_first(pictures: Any) -> Any:
-    return np.repeat(pictures[:1], len(pictures), axis=0)
+def cached_first(images: Any) -> Any:
+    return np.repeat(images[:1], len(images), axis=0)
 
 
-def cached_from_each_batch(pictures: Any) -> Any:
-    return np.repeat(pictures[::4], 4, axis=0)[: len(pictures)]
+def cached_from_each_batch(images: Any) -> Any:
+    return np.repeat(images[::4], 4, axis=0)[: len(images)]
 
 
-def noise(pictures: Any) -> Any:
-    return np.random.default_rng(0).random(pictures.shape, np.float32)
+def noise(images: Any) -> Any:
+    return np.random.default_rng(0).random(images.shape, np.float32)
 
 
-def saturated(pictures: Any) -> Any:
-    return (pictures > 0.5).astype(np.float32)
+def saturated(images: Any) -> Any:
+    return (images > 0.5).astype(np.float32)
 
 
-def one_nan(pictures: Any) -> Any:
-    spoilt = pictures.copy()
+def one_nan(images: Any) -> Any:
+    spoilt = images.copy()
     spoilt[-1, 3, 3, 0] = np.nan
     return spoilt
 
@@ -162,13 +162,13 @@ BROKEN = (
     Candidate("seeds swapped", kind="broken", asks=swap_seeds),
     Candidate("every other seed wrong", kind="broken", asks=one_seed_wrong_in_two),
     Candidate("prompts swapped", kind="broken", asks=swap_prompts),
-    Candidate("first picture cached", kind="broken", spoils=cached_first),
-    Candidate("one picture for four prompts", kind="broken", spoils=cached_from_each_batch),
+    Candidate("first image cached", kind="broken", spoils=cached_first),
+    Candidate("one image for four prompts", kind="broken", spoils=cached_from_each_batch),
     Candidate("noise", kind="broken", spoils=noise),
     Candidate("black", kind="broken", spoils=np.zeros_like),
     Candidate("saturated", kind="broken", spoils=saturated),
-    Candidate("colours swapped", kind="broken", spoils=lambda pictures: pictures[..., ::-1]),
-    Candidate("NaN in one picture", kind="broken", spoils=one_nan),
+    Candidate("colours swapped", kind="broken", spoils=lambda images: images[..., ::-1]),
+    Candidate("NaN in one image", kind="broken", spoils=one_nan),
 )
 STEP_COUNTS = (50, 40, 20, 14, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1)
 CACHES = (
@@ -224,7 +224,7 @@ class Bench:
         self.setting = Setting(self.here.device, pipeline.scorer_source(self.model), {})
 
     def refusal(self, candidate: Candidate) -> str | None:
-        """Why a candidate cannot be had here. That it would be slow uncompiled does not matter to its pictures."""
+        """Why a candidate cannot be had here. That it would be slow uncompiled does not matter to its images."""
         reasons = (KNOBS[name].unavailable(value, self.here, self.kind) for name, value in candidate.values.items())
         return next(filter(None, reasons), None)
 
@@ -258,18 +258,18 @@ class Bench:
         scoring = Scoring(pipe, job, draw, lambda: None)
         return scoring, point
 
-    def right(self, pictures: Any) -> list[bool]:
-        """Which pictures show their caption, as the oracle reads them."""
-        pixels = (np.clip(np.nan_to_num(pictures), 0, 1) * 255).round().astype(np.uint8)
+    def right(self, images: Any) -> list[bool]:
+        """Which images show their caption, as the oracle reads them."""
+        pixels = (np.clip(np.nan_to_num(images), 0, 1) * 255).round().astype(np.uint8)
         if self.pool is None:
             verdicts = list(map(oracle, pixels, self.captions))
         else:
             verdicts = list(self.pool.map(oracle, pixels, self.captions, chunksize=16))
         return [bool(right) for right, _ in verdicts]
 
-    def axis(self, pictures: Any) -> list[float]:
-        """The scores of pictures, whatever the guards say of them."""
-        stills = Pictures.drawn(np.nan_to_num(pictures), self.workload.prompts)
+    def axis(self, images: Any) -> list[float]:
+        """The scores of images, whatever the guards say of them."""
+        stills = Images.drawn(np.nan_to_num(images), self.workload.prompts)
         return list(METRICS["clip_score"].scores(stills, stills, self.setting))
 
     def row(self, candidate: Candidate) -> dict[str, Any]:
@@ -287,8 +287,8 @@ class Bench:
         rejected, quality = None, None
         try:
             quality = scoring.score(point)
-        except InvalidPicture as invalid:
-            rejected = f"invalid picture: {invalid}"
+        except InvalidImage as invalid:
+            rejected = f"invalid image: {invalid}"
         if self.reference is None:
             self.reference, self.drawn = scoring.reference, drawn[-1]
         scores = self.axis(drawn[-1]) if quality is None else list(quality.scores)
@@ -304,13 +304,13 @@ class Bench:
             "rejected": rejected, "difference": shown(quality) if quality else None,
             "parts": self.passes(drawn[-1], self.drawn) if candidate.kind == "harmless" else [],
             "flags": list(quality.flags) if quality else [], "noise_floor": noise.axis if noise else None,
-            "scoring_64_pictures_s": scoring_seconds(self, drawn[-1]) if candidate.kind == "baseline" else None,
+            "scoring_64_images_s": scoring_seconds(self, drawn[-1]) if candidate.kind == "baseline" else None,
             "denoiser_error": error.mean if error else None, "seconds": time.perf_counter() - started,
         }  # fmt: skip
 
-    def passes(self, pictures: Any, baseline: Any) -> list[str | None]:
-        """Verdicts on disjoint parts of harmless pictures, each judged as a study of its own: None passes."""
-        size = len(pictures) // SUBSETS
+    def passes(self, images: Any, baseline: Any) -> list[str | None]:
+        """Verdicts on disjoint parts of harmless images, each judged as a study of its own: None passes."""
+        size = len(images) // SUBSETS
         verdicts = []
         for index in range(SUBSETS):
             part = slice(index * size, (index + 1) * size)
@@ -322,8 +322,8 @@ class Bench:
                 own = judge.judge(baseline[part], None, Path(scratch) / "baseline")
                 known = Reference(images=str(Path(scratch) / "baseline"), scores=own.scores)
                 try:
-                    quality = judge.judge(pictures[part], known, Path(scratch) / "own")
-                except InvalidPicture as invalid:
+                    quality = judge.judge(images[part], known, Path(scratch) / "own")
+                except InvalidImage as invalid:
                     verdicts.append(str(invalid))
                     continue
             verdicts.append(None if quality.difference.low >= -TOLERANCE else shown(quality))
@@ -352,17 +352,17 @@ def reliability(rows: list[dict[str, Any]], of: str) -> float:
     return float(np.mean(found))
 
 
-def scoring_seconds(bench: Bench, pictures: Any) -> float:
-    """Seconds to score 64 pictures, the scorer loaded."""
-    repeated = np.resize(pictures, (64, *pictures.shape[1:]))
-    stills = Pictures.drawn(repeated, [bench.workload.prompts[i % len(bench.captions)] for i in range(64)])
+def scoring_seconds(bench: Bench, images: Any) -> float:
+    """Seconds to score 64 images, the scorer loaded."""
+    repeated = np.resize(images, (64, *images.shape[1:]))
+    stills = Images.drawn(repeated, [bench.workload.prompts[i % len(bench.captions)] for i in range(64)])
     started = time.perf_counter()
     METRICS["clip_score"].scores(stills, stills, bench.setting)
     return time.perf_counter() - started
 
 
-def clip_l_pictures_per_s(device: str) -> float:
-    """How fast a full-size CLIP-L (ViT-L/14, random weights) embeds pictures of 512 pixels, through the same code."""
+def clip_l_images_per_s(device: str) -> float:
+    """How fast a full-size CLIP-L (ViT-L/14, random weights) embeds images of 512 pixels, through the same code."""
     from tiny import write_clip
 
     from tuner.quality.clip import Clip
@@ -371,9 +371,9 @@ def clip_l_pictures_per_s(device: str) -> float:
         write_clip(Path(folder), hidden=(768, 1024), layers=(12, 24), heads=(12, 16), image_size=224, patch_size=14)
         clip = Clip(folder, device)
         stills = np.random.default_rng(0).random((128, 512, 512, 3), np.float32)
-        clip.of_pictures(Pictures(stills[:8], [""] * 8))
+        clip.of_images(Images(stills[:8], [""] * 8))
         started = time.perf_counter()
-        clip.of_pictures(Pictures(stills, [""] * len(stills)))
+        clip.of_images(Images(stills, [""] * len(stills)))
         return len(stills) / (time.perf_counter() - started)
 
 
@@ -399,8 +399,8 @@ def main(arguments: list[str]) -> int:
         bench = Bench(given.device, prompts, min(prompts, 128 if on_gpu else 40), Path(folder))
         conclude(list(rows_of(bench, chosen(given.only, given.part), given.out)))
         if given.clip_l:
-            speed = clip_l_pictures_per_s(bench.here.device)
-            print(f"CLIP-L of random weights: {speed:.1f} pictures/s of 512 pixels")
+            speed = clip_l_images_per_s(bench.here.device)
+            print(f"CLIP-L of random weights: {speed:.1f} images/s of 512 pixels")
     return 0
 
 
@@ -470,13 +470,13 @@ def conclude(rows: list[dict[str, Any]]) -> None:
     for size in (PANEL_SIZE, LARGER_PANEL):
         if size < count:
             print_coverage(rows, base, size)
-    print(f"scoring 64 pictures: {base['scoring_64_pictures_s']:.2f} s")
+    print(f"scoring 64 images: {base['scoring_64_images_s']:.2f} s")
 
 
 def print_coverage(rows: list[dict[str, Any]], base: dict[str, Any], size: int) -> None:
     """How often the interval from so many prompts covers the difference on all, candidate by candidate."""
     candidates = {row["name"]: row["scores"] for row in rows if row["kind"] == "candidate"}
-    moved = {name: of for name, of in candidates.items() if np.std(np.subtract(of, base["scores"])) > LEAST_MOVED}
+    moved = {name: of for name, of in candidates.items() if np.std(np.subtract(of, base["scores"])) > MIN_MOVED}
     if not moved:
         return
     found = {name: coverage(scores, base["scores"], size) for name, scores in moved.items()}

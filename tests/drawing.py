@@ -37,7 +37,7 @@ def load(folder: Path, device: str = "cpu") -> Any:
 
 
 def draw(pipe: Any, family: str, steps: int = 2, **more: Any) -> Any:
-    """Two pictures or videos as an array from 0 to 1."""
+    """Two images or videos as an array from 0 to 1."""
     import torch
 
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(PROMPTS))]
@@ -47,8 +47,8 @@ def draw(pipe: Any, family: str, steps: int = 2, **more: Any) -> Any:
     return np.asarray(drawn.images if hasattr(drawn, "images") else drawn.frames)
 
 
-def is_valid(pictures: Any) -> bool:
-    return bool(np.isfinite(pictures).all() and pictures.std() > 0.01 and len(pictures) == len(PROMPTS))
+def is_valid(images: Any) -> bool:
+    return bool(np.isfinite(images).all() and images.std() > 0.01 and len(images) == len(PROMPTS))
 
 
 def is_one_line(text: str | None) -> bool:

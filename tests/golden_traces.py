@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "data" / "golden"
 TRACE, DIAGNOSTIC = ".pt.trace.json.gz", ".stacks.pt.trace.json.gz"
 
-MOST_BYTES = 60_000
+MAX_BYTES = 60_000
 LONGEST_NAME = 160
 DEADLINE_S = 3600.0
 """For all of the program, unless it is told another; half of it for one process, so that what it was to run can be run
@@ -134,7 +134,7 @@ def _trimmed(trace: Trace, about: Golden) -> bytes:
     if trace.first:
         inside.update(trace.within(trace.first.ts, trace.first.end))
     whole = _zipped(trace, inside, about)
-    return whole if len(whole) <= MOST_BYTES else _zipped(trace, _telling(trace, inside), about)
+    return whole if len(whole) <= MAX_BYTES else _zipped(trace, _telling(trace, inside), about)
 
 
 def _telling(trace: Trace, inside: Iterable[int]) -> set[int]:
@@ -330,20 +330,20 @@ def _environment() -> dict[str, str]:
 
 def table(jobs: Sequence[Job], rows: Mapping[Job, Row]) -> str:
     """A line a case, then what was wrong."""
-    lines, wrong = [], []
+    lines, invalid_reason = [], []
     for name in dict.fromkeys(name for name, _ in jobs):
         cells = []
         for mode in (mode for other, mode in jobs if other == name):
             row = rows.get((name, mode))
             cells.append(f"{mode} {'ok' if row and not row.problems else 'WRONG' if row else 'NOT RUN'}")
-            wrong += [f"{name}, {mode}: {text}" for text in (row.problems if row else ["did not finish"])]
+            invalid_reason += [f"{name}, {mode}: {text}" for text in (row.problems if row else ["did not finish"])]
         lines.append(f"{name:24} {', '.join(cells)}")
     good = sum(not row.problems for row in rows.values())
     seconds = sorted((row.seconds for row in rows.values()), reverse=True)[:3]
-    missed = sum("MISSED" in text for text in wrong)
-    surplus = sum("FALSE" in text for text in wrong)
+    missed = sum("MISSED" in text for text in invalid_reason)
+    surplus = sum("FALSE" in text for text in invalid_reason)
     total = f"{good} of {len(jobs)} as expected; {missed} missed, {surplus} false, slowest {seconds}"
-    return "\n".join([*lines, "", *(text[:400] for text in wrong), "", total])
+    return "\n".join([*lines, "", *(text[:400] for text in invalid_reason), "", total])
 
 
 def main() -> int:

@@ -180,14 +180,14 @@ class Loop:
     def __init__(self, model: Any, device: str) -> None:
         self.model = model
         self.start = torch.randn(ROWS, SIZE, generator=torch.Generator().manual_seed(0)).to(device)
-        self.pictures = 0
+        self.images = 0
 
     @property
     def scheduler(self) -> Loop:
         return self
 
     def set_timesteps(self, steps: int) -> None:
-        self.pictures += 1
+        self.images += 1
 
     def denoise(self, x: Any, index: int) -> Any:
         return self.model(x, 0)
@@ -462,15 +462,15 @@ class Scaled(Middle):
 
 
 class NewInt(Loop):
-    """Once a picture a number that no step had before."""
+    """Once an image a number that no step had before."""
 
     def denoise(self, x: Any, index: int) -> Any:
-        return self.model(x, self.pictures if index == 2 else 0)
+        return self.model(x, self.images if index == 2 else 0)
 
 
 class NewShape(Loop):
     def denoise(self, x: Any, index: int) -> Any:
-        rows = ROWS - self.pictures if index == 2 else ROWS
+        rows = ROWS - self.images if index == 2 else ROWS
         return x + self.model(x[:rows], 0).mean()
 
 
@@ -483,11 +483,11 @@ class OldShapes(Loop):
 
 class EachInt(Loop):
     def denoise(self, x: Any, index: int) -> Any:
-        return self.model(x, 10 * self.pictures + index)
+        return self.model(x, 10 * self.images + index)
 
 
 class Late(Loop):
-    """Another function is met for the first time while the trace is taken: after two pictures of warm-up."""
+    """Another function is met for the first time while the trace is taken: after two images of warm-up."""
 
     def __init__(self, model: Any, device: str) -> None:
         super().__init__(model, device)
@@ -495,7 +495,7 @@ class Late(Loop):
 
     def denoise(self, x: Any, index: int) -> Any:
         x = self.model(x, 0)
-        return self.other(x) if (self.pictures, index) == (3, 2) else x
+        return self.other(x) if (self.images, index) == (3, 2) else x
 
 
 def late(x: Any) -> Any:  # planted: late
@@ -630,7 +630,7 @@ class Captured(Loop):
 
 
 class RecordsAnew(Captured):
-    """Captures its graph once more in each picture."""
+    """Captures its graph once more in each image."""
 
     def denoise(self, x: Any, index: int) -> Any:
         if index == 2:

@@ -17,7 +17,7 @@ from tuner.records.model import Architecture
 
 
 @pytest.mark.parametrize("pipeline_class", COMPONENTS)
-def test_a_text_to_picture_pipeline_can_be_tuned(pipeline_class: str) -> None:
+def test_a_text_to_image_pipeline_can_be_tuned(pipeline_class: str) -> None:
     known = kind(pipeline_class)
     assert architecture.refusal(known) is None
     assert known.denoisers
@@ -49,12 +49,12 @@ def test_what_a_class_can_do_is_read_from_its_source(
 @pytest.mark.parametrize(
     ("pipeline_class", "says"),
     [
-        ("FluxImg2ImgPipeline", "input picture"),
-        ("FluxControlPipeline", "input picture"),
+        ("FluxImg2ImgPipeline", "input image"),
+        ("FluxControlPipeline", "input image"),
         ("WanImageToVideoPipeline", "needs image"),
-        ("WanVideoToVideoPipeline", "input picture"),
-        ("StableDiffusionXLInpaintPipeline", "input picture"),
-        ("QwenImageEditPipeline", "input picture"),
+        ("WanVideoToVideoPipeline", "input image"),
+        ("StableDiffusionXLInpaintPipeline", "input image"),
+        ("QwenImageEditPipeline", "input image"),
         ("StableVideoDiffusionPipeline", "takes no prompt"),
         ("DiTPipeline", "takes no prompt"),
     ],

@@ -74,7 +74,7 @@ def test_a_small_run_measures_and_writes_its_table(tmp_path: Path) -> None:
 
 
 def test_one_that_dies_when_its_turn_has_come_ends_only_itself(tmp_path: Path) -> None:
-    def dies(tell: int, hear: int) -> None:
+    def dies(tell: int, handle: int) -> None:
         os.write(tell, b'{"stage": "ready", "at": 1.0}\n')
 
     pipe = pipelines.build("flux", empty=True)
@@ -122,7 +122,7 @@ def test_a_row_is_timed_until_the_gpu_is_its_own(
     if timings is None:
         with pytest.raises(RuntimeError, match="busy with something else after each of 4 timings"):
             bench.undisturbed()
-        assert made == measuring.MOST_TIMINGS
+        assert made == measuring.MAX_TIMINGS
     else:
         assert bench.undisturbed() == (float(timings), [])
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from kinds import kind
-from viewed_study import picture
+from viewed_study import image
 
 from tuner.board import trial_events
 from tuner.records.codec import Estimate, Values
@@ -97,38 +97,38 @@ def test_the_text_says_what_was_measured() -> None:
     assert trial_events.metrics(measured)["quality_difference"] == -0.05
 
 
-def test_a_picture_is_shown_with_its_prompt_and_the_baselines(tmp_path: Path) -> None:
+def test_an_image_is_shown_with_its_prompt_and_the_baselines(tmp_path: Path) -> None:
     trials = tmp_path / "trials"
     of_baseline = trials / "0000" / "images" / "0001.png"
     for number in (0, 1):
-        picture(trials / f"{number:04}" / "images" / "0001.png", "#d33", 9)
-    (own,) = trial_events.pictures(trials / "0001", outcome(1), SPACE)
+        image(trials / f"{number:04}" / "images" / "0001.png", "#d33", 9)
+    (own,) = trial_events.images(trials / "0001", outcome(1), SPACE)
     assert (own.shows, own.baseline) == ("a dog", of_baseline)
-    assert own.of == "left the baseline's picture, right this trial's"
-    (first,) = trial_events.pictures(trials / "0000", outcome(0), SPACE)
-    assert (first.of, first.baseline) == ("the baseline's picture", None)
+    assert own.of == "left the baseline's image, right this trial's"
+    (first,) = trial_events.images(trials / "0000", outcome(0), SPACE)
+    assert (first.of, first.baseline) == ("the baseline's image", None)
     of_baseline.unlink()
-    picture(tmp_path / "strips" / "0001.png", "#d33", 9)
-    strip, alone = trial_events.pictures(trials / "0001", outcome(1), SPACE)
+    image(tmp_path / "strips" / "0001.png", "#d33", 9)
+    strip, alone = trial_events.images(trials / "0001", outcome(1), SPACE)
     assert (strip.of, strip.baseline) == ("the finalist's strip", None)
-    assert (alone.of, alone.baseline) == ("this trial's picture", None)
+    assert (alone.of, alone.baseline) == ("this trial's image", None)
 
 
-def test_a_picture_is_there_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_there_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
     from PIL import Image
 
-    from tuner.quality.pictures import Pictures
+    from tuner.quality.images import Images
 
     def is_killed(image: Any, file: Path, *arguments: Any) -> None:
         file.write_bytes(b"half of it")
         raise KeyboardInterrupt
 
-    pictures = Pictures.drawn(np.full((1, 8, 8, 3), 0.5), ["a red cat"])
-    pictures.save(tmp_path)
+    images = Images.drawn(np.full((1, 8, 8, 3), 0.5), ["a red cat"])
+    images.save(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["0000.png"]
     whole = (tmp_path / "0000.png").read_bytes()
     monkeypatch.setattr(Image.Image, "save", is_killed)
     with pytest.raises(KeyboardInterrupt):
-        pictures.save(tmp_path)
+        images.save(tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.glob("*.png")} == {"0000.png": whole}

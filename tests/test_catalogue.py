@@ -82,16 +82,16 @@ def test_it_lists_every_value_of_every_knob_and_the_knobs_own_verdict(pipeline_c
             reason = knob.unavailable(value.value, here, architecture)
             assert (value.available, value.reason) == (reason is None, reason)
             assert reason is None or reason.strip()
-            assert not (value.baseline and value.changes_picture)
+            assert not (value.baseline and value.changes_image)
 
 
-def test_it_says_what_may_change_the_picture() -> None:
+def test_it_says_what_may_change_the_image() -> None:
     entries = {entry.name: entry for entry in catalogue("demo", kind(), CPU).knobs}
-    assert entries["steps"].changes_picture
-    assert entries["quantization.scheme"].changes_picture
-    assert not entries["compile.scope"].changes_picture
+    assert entries["steps"].changes_image
+    assert entries["quantization.scheme"].changes_image
+    assert not entries["compile.scope"].changes_image
     for entry in entries.values():
-        assert not any(value.changes_picture for value in entry.values) or entry.changes_picture
+        assert not any(value.changes_image for value in entry.values) or entry.changes_image
 
 
 def test_what_a_knob_takes_beside_its_choices_is_in_its_own_words() -> None:

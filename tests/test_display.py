@@ -113,7 +113,7 @@ def play(shown: Display) -> None:
     shown.stage("time")
     shown.trial_ended(measured(0, "baseline", 28), "on the front")
     shown.trial_started(1, "recipe", {"steps": 8}, 4)
-    shown.trial_ended(measured(1, "recipe", 8), "reused pictures of trial 3")
+    shown.trial_ended(measured(1, "recipe", 8), "reused images of trial 3")
     shown.front([POINT])
     shown.trial_ended(rejected(2), "")
     shown.trial_ended(failed(3, "\x1b[31mCUDA out of memory\x1b[0m [/red]\nTraceback"), "")
@@ -140,7 +140,7 @@ def test_plain_lines_for_every_kind_of_outcome() -> None:
         " | baseline",
         "trial 1 (recipe) started [4 step counts]: steps=8",
         "trial 1 measured: 250.0 +- 2.1 ms, 4.00 images/s, 0.0694 US$/1000 images, CLIP score 0.3000, "
-        "-0.0020 [-0.0040, +0.0010] (reused pictures of trial 3) | steps=8",
+        "-0.0020 [-0.0040, +0.0010] (reused images of trial 3) | steps=8",
         "front: 1 point, chosen trial 1 at 0.0694 US$/1000 images, 3.00x, difference -0.0020 | steps=8 [/not markup]",
         "trial 2 rejected: graph break x6 at first_block_cache.py:143 (1.9 ms idle a step) | baseline",
         "trial 3 failed: out of memory in first call: CUDA out of memory [/red] | baseline",

@@ -130,7 +130,7 @@ def test_the_baseline_is_measured_in_several_processes(study: Study) -> None:
 def test_what_compiling_rounds_is_asked_for_where_it_shows(study: Study) -> None:
     late = read(study.folder / "trials" / "0000" / "noise_floor.json", NoiseFloor)
     assert set(late.variations) == ({"compiled with emulated casts"} if study.device == "cuda" else set())
-    assert bool(late.lacks) == (study.device == "cpu")
+    assert bool(late.unavailable_reasons) == (study.device == "cpu")
 
 
 def test_the_report_shows_what_was_found(study: Study) -> None:

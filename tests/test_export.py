@@ -357,7 +357,7 @@ def test_a_point_says_what_only_some_studies_measure() -> None:
     point = measured_point(known, {"batch": 4}, True)
     assert (point.compile_s, point.latency_p95_s, point.peak_reserved_bytes) == (1.5, 2.25, 2**31)
     assert point.joules_per_image == 250.0
-    assert (point.discarded_samples, point.other_processes, point.lacks) == ({}, None, ())
+    assert (point.discarded_samples, point.other_processes, point.unavailable_reasons) == ({}, None, ())
     point = measured_point(plain, {"batch": 4}, True)
     assert {point.compile_s, point.latency_p95_s, point.peak_reserved_bytes, point.joules_per_image} == {None}
     assert {point.components, point.predicted_from, point.within_latency_target} == {None}
@@ -367,12 +367,14 @@ def test_a_point_says_what_only_some_studies_measure() -> None:
 def test_a_point_says_what_was_seen_of_the_gpu_and_where_the_time_goes() -> None:
     plain = outcome(5, {**knobs.baseline(CPU), "batch": 4}, 2.0)
     assert plain.timing
-    gpu = GpuUse(discarded={"HW thermal slowdown": 2}, other_processes=1, lacks=("energy: Not Supported",))
+    gpu = GpuUse(
+        discarded={"HW thermal slowdown": 2}, other_processes=1, unavailable_reasons=("energy: Not Supported",)
+    )
     parts = Components(total_s=2.0, text_encoders_s=0.1, denoiser_s=1.5, vae_s=None, rest_s=0.4)
     timing = msgspec.structs.replace(plain.timing, gpu=gpu, components=parts, within_target=0.9, predicted_from=(4, 28))
     point = measured_point(msgspec.structs.replace(plain, timing=timing), {"batch": 4}, True)
     assert (point.discarded_samples, point.other_processes) == ({"HW thermal slowdown": 2}, 1)
-    assert (point.lacks, point.components) == (("energy: Not Supported",), parts)
+    assert (point.unavailable_reasons, point.components) == (("energy: Not Supported",), parts)
     assert (point.within_latency_target, point.predicted_from) == (0.9, (4, 28))
     assert config.measured(point).within_target == 0.9
 

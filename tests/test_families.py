@@ -34,26 +34,26 @@ from tuner.space.candidates import Space
 
 CPU = detect("cpu")
 STEPS = 4
-MOST_CALLED = 6
+MAX_CALLED = 6
 CANDIDATES = int(os.environ.get("TUNER_CANDIDATES", "3"))
 PROMPTS = ("a red cat", "the blue dog")
 COST_ONLY_DB = 38.0
-"""Pictures of a knob that changes the cost alone are equal up to rounding, of bfloat16 at worst."""
+"""Images of a knob that changes the cost alone are equal up to rounding, of bfloat16 at worst."""
 
-SAME_PICTURE = {
-    "* vae.tiling *": "pictures smaller than a tile",
+SAME_IMAGE = {
+    "* vae.tiling *": "images smaller than a tile",
     "* cache.threshold *": "as said there; tests/knobs/test_cache.py tries thresholds",
     "sd3 cache.kind pab": "none of the four steps is one that it skips",
     "flux2 cache.interval 3": "none of the four steps is one that it skips",
     "z-image guidance.stop 0.[68]": "the last of four steps begins before it",
-    "sana text.sequence_length *": "its padding is masked: the same picture for less work",
-    "pixart text.sequence_length *": "its padding is masked: the same picture for less work",
+    "sana text.sequence_length *": "its padding is masked: the same image for less work",
+    "pixart text.sequence_length *": "its padding is masked: the same image for less work",
     "flux text.sequence_length 512": "the pipeline's own",
     "flux2 text.sequence_length 512": "the pipeline's own",
     "wan text.sequence_length 512": "the pipeline's own",
     "sd3 text.sequence_length 256": "the pipeline's own",
 }
-"""Family, knob and value of what may change pictures and does not change these, with the reason."""
+"""Family, knob and value of what may change images and does not change these, with the reason."""
 
 PARAMETER_OF = {
     "cache.threshold": "cache.kind", "cache.interval": "cache.kind", "cache.max_skip_steps": "cache.kind",
@@ -137,7 +137,7 @@ def test_each_value_works_or_says_why_not(family: str, name: str, load_family: C
     this = load_family(family)
     knob = KNOBS[name]
     for value in knob.choices:
-        if knob.acts == "call" and isinstance(value, int) and value > MOST_CALLED:
+        if knob.acts == "call" and isinstance(value, int) and value > MAX_CALLED:
             continue
         reason = knob.unavailable(value, CPU, this.kind)
         if reason is not None:
@@ -157,9 +157,9 @@ def test_each_value_works_or_says_why_not(family: str, name: str, load_family: C
         assert np.isfinite(drawn).all()
         assert drawn.std() > 0.01
         different = this.space.changed(values)
-        if different.keys() == {name} and knob.changes_picture(value):
-            is_known = any(fnmatchcase(f"{family} {name} {value}", pattern) for pattern in SAME_PICTURE)
-            assert is_known or not np.array_equal(drawn, this.untouched), f"{value} draws the untouched pictures"
+        if different.keys() == {name} and knob.changes_image(value):
+            is_known = any(fnmatchcase(f"{family} {name} {value}", pattern) for pattern in SAME_IMAGE)
+            assert is_known or not np.array_equal(drawn, this.untouched), f"{value} draws the untouched images"
         if not any(KNOBS[changed].image for changed in different):
             assert min(psnr_and_ssim(drawn, this.untouched)[0]) > COST_ONLY_DB, changes
 

@@ -98,7 +98,7 @@ def test_what_was_seen_of_the_gpu_is_said() -> None:
             discarded_samples={"HW thermal slowdown": 3},
             other_processes=1,
             other_memory_bytes=5 * 10**9,
-            lacks=("energy: Not Supported",),
+            unavailable_reasons=("energy: Not Supported",),
         )
     )
     assert row(text, "calls discarded for throttling").endswith("3 by HW thermal slowdown")
@@ -129,7 +129,8 @@ def test_the_notes_say_how_sure_the_figures_are() -> None:
     )  # fmt: skip
     best = replace(
         full(), timing_noise=TimingNoise(processes=3, coefficient_of_variation=0.0031), predictions=(check,),
-        roofline=Roofline(flop_per_s={"bfloat16": 790e12}, copy_bytes_per_s=4.1e12, lacks=("rate of fp16: no",)),
+        roofline=Roofline(flop_per_s={"bfloat16": 790e12}, copy_bytes_per_s=4.1e12,
+            unavailable_reasons=("rate of fp16: no",)),
     )  # fmt: skip
     text = " ".join(printed(best).split())
     assert "Timing noise 0.31% (coefficient of variation between 3 processes of the baseline)" in text

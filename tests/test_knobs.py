@@ -91,7 +91,7 @@ def test_a_knob_says_what_it_is(name: str) -> None:
 def test_the_baseline_is_right_available_and_allowed(name: str) -> None:
     for environment in ENVIRONMENTS:
         value = KNOBS[name].baseline(environment)
-        assert KNOBS[name].wrong(value) is None
+        assert KNOBS[name].invalid_reason(value) is None
         for known in KINDS.values():
             assert KNOBS[name].unavailable(value, environment, known) is None
         untouched = baseline(environment)
@@ -101,7 +101,7 @@ def test_the_baseline_is_right_available_and_allowed(name: str) -> None:
 @pytest.mark.parametrize(("name", "value"), EVERY_VALUE)
 def test_a_value_is_right_can_be_had_somewhere_and_its_absence_is_explained(name: str, value: Value) -> None:
     knob = KNOBS[name]
-    assert knob.wrong(value) is None
+    assert knob.invalid_reason(value) is None
     reasons = {knob.unavailable(value, here, known) for here in ENVIRONMENTS for known in KINDS.values()}
     assert all(map(one_line, reasons))
     if value not in NOWHERE:
@@ -112,7 +112,7 @@ def test_a_value_is_right_can_be_had_somewhere_and_its_absence_is_explained(name
 def test_junk_is_wrong_with_a_reason(name: str) -> None:
     numbers = [True, False, "28"] if isinstance(KNOBS[name].choices[-1], int | float) else [2.5, 7]
     for value in [*JUNK, *([] if isinstance(KNOBS[name].choices[-1], bool) else numbers)]:
-        reason = KNOBS[name].wrong(value)
+        reason = KNOBS[name].invalid_reason(value)
         assert reason, f"{name} takes {value!r}"
         assert reason.startswith("must be ")
         assert one_line(reason)
@@ -120,8 +120,8 @@ def test_junk_is_wrong_with_a_reason(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["steps", "batch"])
 def test_counts_are_whole(name: str) -> None:
-    assert KNOBS[name].wrong(1) is None
-    assert KNOBS[name].wrong(1.0) is not None
+    assert KNOBS[name].invalid_reason(1) is None
+    assert KNOBS[name].invalid_reason(1.0) is not None
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda e: f"{e.compute_capability}")
@@ -202,8 +202,8 @@ def draw(pipe: Any, steps: int = STEPS) -> Any:
     return pipeline.draw(pipe, WORKLOAD, [0, 1], {"num_inference_steps": steps}, output_type="np")
 
 
-def is_valid(pictures: Any) -> bool:
-    return bool(np.isfinite(pictures).all() and pictures.std() > 0.01 and pictures.shape == (2, 32, 32, 3))
+def is_valid(images: Any) -> bool:
+    return bool(np.isfinite(images).all() and images.std() > 0.01 and images.shape == (2, 32, 32, 3))
 
 
 def test_untouched_the_pipeline_draws_the_same_twice(fresh: Callable[[], Any], untouched: Any) -> None:
@@ -371,6 +371,6 @@ def test_knobs_work_together_when_inductor_really_compiles(
     changes = apply_knobs(pipe, candidate(different), CPU)
     assert set(changes) == set(different)
     assert list(changes) == sorted(changes, key=lambda name: KNOBS[name].order)
-    pictures = draw(pipe)
-    assert is_valid(pictures)
-    assert min(psnr_and_ssim(pictures, untouched)[0]) > (20 if "quantization.scheme" in different else 70)
+    images = draw(pipe)
+    assert is_valid(images)
+    assert min(psnr_and_ssim(images, untouched)[0]) > (20 if "quantization.scheme" in different else 70)

@@ -26,7 +26,7 @@ def load(folder: Path, dtype: str = "float32") -> Any:
 
 
 def draw(pipe: Any, family: str, prompts: Sequence[str], seed: int) -> Any:
-    """Pictures or videos of these prompts, all from one seed, as an array from 0 to 1."""
+    """Images or videos of these prompts, all from one seed, as an array from 0 to 1."""
     import torch
 
     generators = [torch.Generator().manual_seed(seed) for _ in prompts]
@@ -50,7 +50,7 @@ def test_draws(family: str, pipeline_folder: Callable[[str], Path]) -> None:
     assert np.isfinite(first).all()
     assert first.min() >= 0
     assert first.max() <= 1
-    assert all(picture.std() > 0.03 for picture in first)
+    assert all(image.std() > 0.03 for image in first)
     assert np.abs(first[0] - first[1]).mean() > 0.003, "the prompt does not matter"
     assert np.abs(first - again).mean(axis=tuple(range(1, first.ndim))).min() > 0.01, "the seed does not matter"
 
@@ -114,7 +114,7 @@ def test_the_weights_of_a_full_size_draw(family: str, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path)
     drawn = draw(load(tmp_path, "bfloat16"), family, PROMPTS, seed=0)
     assert np.isfinite(drawn).all()
-    assert all(picture.std() > 0.03 for picture in drawn)
+    assert all(image.std() > 0.03 for image in drawn)
     assert np.abs(drawn[0] - drawn[1]).mean() > 0.002
 
 

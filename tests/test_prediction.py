@@ -160,10 +160,10 @@ def measured(tmp_path: Path, tiny_pipeline: Path) -> Callable[..., list[PointDon
             model=model, environment=here, workload=space.workload, build=build_values(space.candidate(different)),
             points=tuple(points), allowance_s=0.3, trace=False,
         )  # fmt: skip
-        heard: list[Message] = []
-        process.run(job, tmp_path / "trial", tmp_path / "cache", lambda: float("inf"), heard.append)
-        done = [message for message in heard if isinstance(message, PointDone)]
-        assert len(done) == 3, heard[-1]
+        received: list[Message] = []
+        process.run(job, tmp_path / "trial", tmp_path / "cache", lambda: float("inf"), received.append)
+        done = [message for message in received if isinstance(message, PointDone)]
+        assert len(done) == 3, received[-1]
         return done
 
     return run
@@ -185,9 +185,9 @@ def test_a_worker_predicts_from_two_points_and_measures_without_them(
         assert (timing.gpu, timing.device_s) == (None, None), "on a CPU what needs a GPU is absent"
 
 
-def test_a_worker_measures_what_its_pictures_contradict(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_measures_what_its_images_contradict(monkeypatch: pytest.MonkeyPatch) -> None:
     def drawn(taking_s: float) -> Timing:
-        """What a bench says of a point that it predicts at 1 s, when each call that draws pictures takes so long."""
+        """What a bench says of a point that it predicts at 1 s, when each call that draws images takes so long."""
         channel: Any = SimpleNamespace(enter=lambda *_: None)
         job: Any = SimpleNamespace(environment=environment.detect("cpu"), reference=None)
         bench = Bench(job, channel)
@@ -212,7 +212,7 @@ def test_a_predicted_latency_meets_a_target_or_does_not() -> None:
     assert shares == [None, 0.0, 1.0]
 
 
-def test_a_small_difference_between_pictures_and_prediction_is_no_contradiction() -> None:
+def test_a_small_difference_between_images_and_prediction_is_no_contradiction() -> None:
     sharp = estimate(1.0, 1e-6)
     assert not prediction.is_contradicted(sharp, estimate(1.009, 1e-6))
     assert prediction.is_contradicted(sharp, estimate(1.011, 1e-6))

@@ -13,9 +13,9 @@ import pytest
 from tuner.errors import Unavailable
 from tuner.quality import panel, similarity
 from tuner.quality.clip import Clip
-from tuner.quality.guards import LEAST_DEVIATION, InvalidPicture, check
+from tuner.quality.guards import MIN_DEVIATION, InvalidImage, check
+from tuner.quality.images import Images
 from tuner.quality.metrics import Setting
-from tuner.quality.pictures import Pictures
 from tuner.quality.statistics import paired_difference
 from tuner.records.model import Workload
 from tuner.records.quality import Reference, SpotCheck
@@ -27,7 +27,7 @@ WORKLOAD = Workload(
 )
 
 
-def pictures(count: int = 3, seed: int = 0) -> Any:
+def images(count: int = 3, seed: int = 0) -> Any:
     """Noise that PNG keeps exactly: whole 255ths."""
     return np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE, 3)).astype(np.float32) / 255
 
@@ -42,57 +42,57 @@ def smooth(count: int = 3) -> Any:
 # ---- guards ---------------------------------------------------------------------------------------------------------
 
 
-def test_pictures_pass() -> None:
-    check(pictures(), 3, SQUARE)
+def test_images_pass() -> None:
+    check(images(), 3, SQUARE)
     check(smooth(), 3, SQUARE)
-    check(pictures(1), 1, SQUARE)
+    check(images(1), 1, SQUARE)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_one_value_that_is_no_number_is_found(bad: float) -> None:
-    drawn = pictures()
+    drawn = images()
     drawn[2, 5, 6, 1] = bad
-    with pytest.raises(InvalidPicture, match="picture 2 contains NaN or infinity"):
+    with pytest.raises(InvalidImage, match="image 2 contains NaN or infinity"):
         check(drawn, 3, SQUARE)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
-def test_a_constant_picture_is_found(level: float) -> None:
-    drawn = pictures()
+def test_a_constant_image_is_found(level: float) -> None:
+    drawn = images()
     drawn[1] = level
-    with pytest.raises(InvalidPicture, match="picture 1 is black" if level == 0 else "picture 1 is constant"):
+    with pytest.raises(InvalidImage, match="image 1 is black" if level == 0 else "image 1 is constant"):
         check(drawn, 3, SQUARE)
 
 
-def test_a_picture_of_rounding_noise_is_constant() -> None:
-    drawn = pictures()
-    drawn[0] = 0.5 + (drawn[0] - 0.5) * LEAST_DEVIATION
-    with pytest.raises(InvalidPicture, match="picture 0 is constant"):
+def test_an_image_of_rounding_noise_is_constant() -> None:
+    drawn = images()
+    drawn[0] = 0.5 + (drawn[0] - 0.5) * MIN_DEVIATION
+    with pytest.raises(InvalidImage, match="image 0 is constant"):
         check(drawn, 3, SQUARE)
 
 
-def test_pictures_that_are_alike_are_found_all_or_two_of_them() -> None:
-    drawn = np.repeat(pictures(1), 3, axis=0)
-    with pytest.raises(InvalidPicture, match="all pictures are alike"):
+def test_images_that_are_alike_are_found_all_or_two_of_them() -> None:
+    drawn = np.repeat(images(1), 3, axis=0)
+    with pytest.raises(InvalidImage, match="all images are alike"):
         check(drawn, 3, SQUARE)
-    drawn[1] = pictures(seed=1)[0]
-    with pytest.raises(InvalidPicture, match="pictures 0 and 2 are the same"):
+    drawn[1] = images(seed=1)[0]
+    with pytest.raises(InvalidImage, match="images 0 and 2 are the same"):
         check(drawn, 3, SQUARE)
     drawn[2, 0, 0, 0] = 1 - drawn[2, 0, 0, 0] + 0.1
     check(drawn, 3, SQUARE)
 
 
-def test_the_same_picture_for_the_same_prompt_and_seed_is_right() -> None:
-    drawn = pictures(3)
+def test_the_same_image_for_the_same_prompt_and_seed_is_right() -> None:
+    drawn = images(3)
     drawn[2] = drawn[0]
     check(drawn, 3, Workload(prompts=("a", "b", "a"), seeds=(0, 1, 0), height=SIDE, width=SIDE))
-    with pytest.raises(InvalidPicture, match="pictures 0 and 2"):
+    with pytest.raises(InvalidImage, match="images 0 and 2"):
         check(drawn, 3, Workload(prompts=("a", "b", "a"), seeds=(0, 1, 2), height=SIDE, width=SIDE))
 
 
 @pytest.mark.parametrize("shape", [(2, SIDE, SIDE, 3), (3, SIDE, SIDE, 4), (3, 16, SIDE, 3), (3, 3, SIDE, SIDE), (3,)])
 def test_another_shape_is_found(shape: tuple[int, ...]) -> None:
-    with pytest.raises(InvalidPicture, match=r"shape|pixels"):
+    with pytest.raises(InvalidImage, match=r"shape|pixels"):
         check(np.zeros(shape), 3, SQUARE)
 
 
@@ -106,8 +106,8 @@ def test_psnr_of_a_shift_is_its_decibels(shift: float, expected: float) -> None:
     assert psnr == pytest.approx([expected] * 3, abs=0.01)
 
 
-def test_psnr_is_of_each_picture_and_has_a_ceiling() -> None:
-    reference = pictures()
+def test_psnr_is_of_each_image_and_has_a_ceiling() -> None:
+    reference = images()
     changed = reference.copy()
     changed[1] = np.clip(changed[1] + 0.2, 0, 1)
     psnr, ssim = similarity.psnr_and_ssim(changed, reference)
@@ -117,24 +117,24 @@ def test_psnr_is_of_each_picture_and_has_a_ceiling() -> None:
     assert ssim[1] < 0.99
 
 
-def test_ssim_of_flat_pictures_is_the_luminance_term() -> None:
+def test_ssim_of_flat_images_is_the_luminance_term() -> None:
     # Without contrast SSIM is (2ab + c1) / (a2 + b2 + c1) with c1 = (0.01)2 (Wang et al. 2004, data range 1).
     dark, light = np.full((1, SIDE, SIDE, 3), 0.2), np.full((1, SIDE, SIDE, 3), 0.6)
     expected = (2 * 0.2 * 0.6 + 1e-4) / (0.2**2 + 0.6**2 + 1e-4)
     assert similarity.psnr_and_ssim(dark, light)[1] == pytest.approx([expected], abs=1e-4)
 
 
-def test_ssim_of_an_inverted_picture_is_negative_and_of_other_noise_near_zero() -> None:
-    drawn = pictures()
+def test_ssim_of_an_inverted_image_is_negative_and_of_other_noise_near_zero() -> None:
+    drawn = images()
     assert max(similarity.psnr_and_ssim(1 - drawn, drawn)[1]) < -0.5
-    assert max(map(abs, similarity.psnr_and_ssim(pictures(seed=1), drawn)[1])) < 0.1
+    assert max(map(abs, similarity.psnr_and_ssim(images(seed=1), drawn)[1])) < 0.1
 
 
-def test_saved_pictures_come_back_in_their_order(tmp_path: Path) -> None:
-    drawn, prompts = pictures(12), [str(index) for index in range(12)]
-    Pictures.drawn(drawn, prompts).save(tmp_path / "new" / "images")
-    assert np.abs(Pictures.load(tmp_path / "new" / "images", prompts).stills - drawn).max() < 1e-6
-    first = Pictures.load(tmp_path / "new" / "images", prompts, count=3)
+def test_saved_images_come_back_in_their_order(tmp_path: Path) -> None:
+    drawn, prompts = images(12), [str(index) for index in range(12)]
+    Images.drawn(drawn, prompts).save(tmp_path / "new" / "images")
+    assert np.abs(Images.load(tmp_path / "new" / "images", prompts).stills - drawn).max() < 1e-6
+    first = Images.load(tmp_path / "new" / "images", prompts, count=3)
     assert first.prompts == ("0", "1", "2")
     assert np.abs(first.stills - drawn[:3]).max() < 1e-6
 
@@ -173,26 +173,26 @@ def test_the_interval_is_the_same_every_time() -> None:
 
 @pytest.fixture
 def known(tmp_path: Path) -> SpotCheck:
-    Pictures.drawn(pictures(), WORKLOAD.prompts).save(tmp_path / "known")
+    Images.drawn(images(), WORKLOAD.prompts).save(tmp_path / "known")
     return SpotCheck(images=str(tmp_path / "known"))
 
 
 def test_the_spot_check_says_same_up_to_rounding(known: SpotCheck) -> None:
-    drawn = pictures()[:2]
-    assert panel.same_pictures(drawn, known, WORKLOAD)
-    assert panel.same_pictures(np.clip(drawn + 1 / 255, 0, 1), known, WORKLOAD)
+    drawn = images()[:2]
+    assert panel.same_images(drawn, known, WORKLOAD)
+    assert panel.same_images(np.clip(drawn + 1 / 255, 0, 1), known, WORKLOAD)
 
 
-def test_the_spot_check_says_different_when_one_picture_is(known: SpotCheck) -> None:
-    drawn = pictures()[:2]
-    drawn[1] = pictures(seed=9)[1]
-    assert not panel.same_pictures(drawn, known, WORKLOAD)
-    assert not panel.same_pictures(pictures()[[1, 0]], known, WORKLOAD)
+def test_the_spot_check_says_different_when_one_image_is(known: SpotCheck) -> None:
+    drawn = images()[:2]
+    drawn[1] = images(seed=9)[1]
+    assert not panel.same_images(drawn, known, WORKLOAD)
+    assert not panel.same_images(images()[[1, 0]], known, WORKLOAD)
 
 
 def test_the_spot_check_has_guards(known: SpotCheck) -> None:
-    with pytest.raises(InvalidPicture, match="NaN"):
-        panel.same_pictures(np.full((2, SIDE, SIDE, 3), np.nan), known, WORKLOAD)
+    with pytest.raises(InvalidImage, match="NaN"):
+        panel.same_images(np.full((2, SIDE, SIDE, 3), np.nan), known, WORKLOAD)
 
 
 # ---- the panel, with a CLIP model of random weights -----------------------------------------------------------------
@@ -209,22 +209,22 @@ def judge(setting: Setting, metric: str = "clip_score") -> panel.Judge:
 
 def test_a_score_is_100_times_the_cosine_and_independent_of_its_neighbours(setting: Setting) -> None:
     def scores(drawn: Any, prompts: tuple[str, ...]) -> tuple[float, ...]:
-        return judge(setting).scores(Pictures.drawn(drawn, prompts), None)
+        return judge(setting).scores(Images.drawn(drawn, prompts), None)
 
-    together = scores(pictures(), WORKLOAD.prompts)
-    alone = [scores(pictures()[index : index + 1], (prompt,))[0] for index, prompt in enumerate(WORKLOAD.prompts)]
+    together = scores(images(), WORKLOAD.prompts)
+    alone = [scores(images()[index : index + 1], (prompt,))[0] for index, prompt in enumerate(WORKLOAD.prompts)]
     assert together == pytest.approx(alone, abs=1e-3)
     assert all(-100 <= score <= 100 for score in together)
     assert len(set(together)) == 3
 
 
 def test_the_panel_scores_saves_and_compares_prompt_by_prompt(setting: Setting, tmp_path: Path) -> None:
-    baseline = judge(setting).judge(pictures(), None, tmp_path / "baseline")
+    baseline = judge(setting).judge(images(), None, tmp_path / "baseline")
     assert baseline.difference.low == baseline.difference.high == 0.0
     assert baseline.mean == pytest.approx(sum(baseline.scores) / 3)
     reference = Reference(images=str(tmp_path / "baseline"), scores=baseline.scores, floor=0.01)
 
-    same = judge(setting).judge(pictures(), reference, tmp_path / "same")
+    same = judge(setting).judge(images(), reference, tmp_path / "same")
     assert same.scores == pytest.approx(baseline.scores)
     assert same.psnr_db is not None
     assert same.psnr_db > 90
@@ -232,7 +232,7 @@ def test_the_panel_scores_saves_and_compares_prompt_by_prompt(setting: Setting, 
     assert same.difference.value == pytest.approx(0.0, abs=1e-4)
     assert same.flags == ()
 
-    other = judge(setting).judge(pictures(seed=5), reference, tmp_path / "other")
+    other = judge(setting).judge(images(seed=5), reference, tmp_path / "other")
     assert other.psnr_db is not None
     assert other.psnr_db < 12
     assert other.difference.value == pytest.approx(other.mean - baseline.mean, abs=1e-4)
@@ -241,10 +241,10 @@ def test_the_panel_scores_saves_and_compares_prompt_by_prompt(setting: Setting, 
 
 
 def test_what_was_embedded_once_is_read_back(setting: Setting, tmp_path: Path) -> None:
-    judge(setting).judge(pictures(), None, tmp_path / "images")
-    kept = Pictures.load(tmp_path / "images", WORKLOAD.prompts)
-    fresh = Pictures.drawn(pictures(), WORKLOAD.prompts)
-    assert np.allclose(kept.features[setting.scorer], setting.clip.of_pictures(fresh), atol=1e-5)
+    judge(setting).judge(images(), None, tmp_path / "images")
+    kept = Images.load(tmp_path / "images", WORKLOAD.prompts)
+    fresh = Images.drawn(images(), WORKLOAD.prompts)
+    assert np.allclose(kept.features[setting.scorer], setting.clip.of_images(fresh), atol=1e-5)
 
 
 def test_an_axis_of_which_less_is_better_is_turned_round(
@@ -253,25 +253,25 @@ def test_an_axis_of_which_less_is_better_is_turned_round(
     from tuner.quality.metrics import METRICS
 
     monkeypatch.setattr(type(METRICS["ssim"]), "higher_is_better", False)
-    baseline = judge(setting, "ssim").judge(pictures(), None, tmp_path / "baseline")
+    baseline = judge(setting, "ssim").judge(images(), None, tmp_path / "baseline")
     assert baseline.scores == (-1.0, -1.0, -1.0)
     reference = Reference(images=str(tmp_path / "baseline"), scores=baseline.scores)
-    other = judge(setting, "ssim").judge(pictures(seed=5), reference, tmp_path / "other")
+    other = judge(setting, "ssim").judge(images(seed=5), reference, tmp_path / "other")
     assert other.difference.value == pytest.approx(1 - other.ssim if other.ssim is not None else None, abs=1e-4)
 
 
-def test_pictures_that_are_suddenly_better_are_flagged(setting: Setting, tmp_path: Path) -> None:
-    baseline = judge(setting).judge(pictures(), None, tmp_path / "baseline")
+def test_images_that_are_suddenly_better_are_flagged(setting: Setting, tmp_path: Path) -> None:
+    baseline = judge(setting).judge(images(), None, tmp_path / "baseline")
     lower = tuple(score - 5 for score in baseline.scores)
     better = Reference(images=str(tmp_path / "baseline"), scores=lower, floor=0.5)
-    (flag,) = judge(setting).judge(pictures(), better, tmp_path / "better").flags
+    (flag,) = judge(setting).judge(images(), better, tmp_path / "better").flags
     assert "better than the baseline" in flag
     within = Reference(images=str(tmp_path / "baseline"), scores=lower, floor=6.0)
-    assert judge(setting).judge(pictures(), within, tmp_path / "within").flags == ()
+    assert judge(setting).judge(images(), within, tmp_path / "within").flags == ()
 
 
-def test_the_panel_scores_no_broken_pictures(setting: Setting, tmp_path: Path) -> None:
-    with pytest.raises(InvalidPicture):
+def test_the_panel_scores_no_broken_images(setting: Setting, tmp_path: Path) -> None:
+    with pytest.raises(InvalidImage):
         judge(setting).judge(np.zeros((3, SIDE, SIDE, 3)), None, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
@@ -286,13 +286,13 @@ def test_a_scorer_that_is_none_is_unavailable_in_one_line(tmp_path: Path) -> Non
 
 
 @pytest.mark.alone
-def test_the_demo_scorer_takes_64_pictures_in_two_seconds() -> None:
+def test_the_demo_scorer_takes_64_images_in_two_seconds() -> None:
     from tuner.demo import SCORER_DIR
     from tuner.quality.metrics import METRICS
 
     setting = Setting("cpu", str(SCORER_DIR), {})
     stills = np.random.default_rng(0).random((64, 64, 64, 3), np.float32)
-    drawn = Pictures.drawn(stills, [f"a large red circle above {index} squares" for index in range(64)])
+    drawn = Images.drawn(stills, [f"a large red circle above {index} squares" for index in range(64)])
     warm = drawn.first(2)
     METRICS["clip_score"].scores(warm, warm, setting)
     began = time.monotonic()
@@ -300,27 +300,27 @@ def test_the_demo_scorer_takes_64_pictures_in_two_seconds() -> None:
     assert time.monotonic() - began < 2
 
 
-# ---- pictures of fewer prompts than the workload has ----------------------------------------------------------------
+# ---- images of fewer prompts than the workload has ----------------------------------------------------------------
 
 
 def test_the_spot_check_knows_videos_that_were_scored_on_some_prompts_only(tmp_path: Path) -> None:
     many = Workload(prompts=tuple(map(str, range(6))), seeds=tuple(range(6)), height=SIDE, width=SIDE)
     videos = np.random.default_rng(0).random((3, 9, SIDE, SIDE, 3), np.float32)
-    Pictures.drawn(videos, many.prompts[:3]).save(tmp_path / "early")
+    Images.drawn(videos, many.prompts[:3]).save(tmp_path / "early")
     early = SpotCheck(images=str(tmp_path / "early"))
-    assert panel.same_pictures(videos[:2], early, many)
-    assert not panel.same_pictures(videos[1:], early, many)
-    Pictures.drawn(videos[:1], many.prompts[:1]).save(tmp_path / "one")
-    assert panel.same_pictures(videos[:2], SpotCheck(images=str(tmp_path / "one")), many)
+    assert panel.same_images(videos[:2], early, many)
+    assert not panel.same_images(videos[1:], early, many)
+    Images.drawn(videos[:1], many.prompts[:1]).save(tmp_path / "one")
+    assert panel.same_images(videos[:2], SpotCheck(images=str(tmp_path / "one")), many)
 
 
 def test_a_folder_that_is_not_whole_is_refused_where_all_prompts_are_wanted(tmp_path: Path) -> None:
-    Pictures.drawn(pictures()[:2], WORKLOAD.prompts[:2]).save(tmp_path)
+    Images.drawn(images()[:2], WORKLOAD.prompts[:2]).save(tmp_path)
     with pytest.raises(FileNotFoundError, match="2 stills are not those of 3 prompts"):
-        Pictures.load(tmp_path, WORKLOAD.prompts)
-    assert len(Pictures.load(tmp_path, WORKLOAD.prompts, each=1).prompts) == 2
-    with pytest.raises(FileNotFoundError, match="no pictures"):
-        Pictures.load(tmp_path / "nowhere", WORKLOAD.prompts, each=1)
+        Images.load(tmp_path, WORKLOAD.prompts)
+    assert len(Images.load(tmp_path, WORKLOAD.prompts, each=1).prompts) == 2
+    with pytest.raises(FileNotFoundError, match="no images"):
+        Images.load(tmp_path / "nowhere", WORKLOAD.prompts, each=1)
 
 
 # ---- a CLIP model that is not whole ---------------------------------------------------------------------------------

@@ -136,10 +136,10 @@ def test_drawing_fits_and_marks_every_kind_of_point(width: int, count: int) -> N
     points = (POINTS[1], POINTS[2], POINTS[0], POINTS[3])[:count]
     text = printed(drawing(points), width)
     assert max(map(len, text.splitlines())) <= width
-    picture = "\n".join(line for line in text.splitlines() if "│" in line or "┤" in line)
-    assert picture.count("◆") == 1
-    assert picture.count("★") == (count > 1)
-    assert picture.count("●") == max(0, count - 2)
+    image = "\n".join(line for line in text.splitlines() if "│" in line or "┤" in line)
+    assert image.count("◆") == 1
+    assert image.count("★") == (count > 1)
+    assert image.count("●") == max(0, count - 2)
     assert ("log scale" in text) == (count > 1)
 
 

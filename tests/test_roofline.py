@@ -50,7 +50,7 @@ def test_the_figures_measured_on_an_h200() -> None:
     assert roofline.text(found, "cuda") == "70 % of this GPU's bf16 rate"
 
 
-def test_a_batch_is_as_many_pictures() -> None:
+def test_a_batch_is_as_many_images() -> None:
     one, four = share(28 * 0.1367), share(28 * 0.5286, batch=4)
     assert one is not None and four is not None
     assert four.share / one.share == pytest.approx(4 * 0.1367 / 0.5286)
@@ -137,7 +137,7 @@ def test_the_probe_counts_the_products_of_a_step_and_measures_rates(small: None)
     pipe = Pipe()
     found = roofline.probe(pipe.draw, pipe, CPU, batch=2)
     linear, attention = 2 * 16 * 32 * 32, 2 * 2 * 16 * 16 * 32
-    assert found.flop_per_step == linear + attention, "of one picture"
+    assert found.flop_per_step == linear + attention, "of one image"
     assert found.weight_bytes == 4 * (32 * 32 + 32)
     assert set(found.flop_per_s) == {"float32", "bfloat16"}
     assert all(1e8 < rate < 1e14 for rate in found.flop_per_s.values())
@@ -156,7 +156,7 @@ def test_a_probe_that_fails_says_so_and_harms_nothing(small: None) -> None:
 
     found = roofline.probe(broken, Pipe(), CPU, batch=1)
     assert found.flop_per_step is None
-    assert found.lacks == ("arithmetic of a step: ValueError: two steps are too few",)
+    assert found.unavailable_reasons == ("arithmetic of a step: ValueError: two steps are too few",)
     assert found.flop_per_s
 
 
@@ -199,5 +199,5 @@ def test_the_pipeline_that_is_bound_by_arithmetic_can_be_tuned(small: None, tmp_
     sizes = {name: sum(weight.numel() for weight in model.parameters()) for name, model in models.items()}
     assert sizes["transformer"] > 10 * sum(size for name, size in sizes.items() if name != "transformer")
     call = {"num_inference_steps": 2, "height": 128, "width": 128, "max_sequence_length": 64}
-    (picture,) = pipe("a red circle", **call).images
-    assert picture.size == (128, 128)
+    (image,) = pipe("a red circle", **call).images
+    assert image.size == (128, 128)

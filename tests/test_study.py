@@ -81,19 +81,19 @@ class Workers:
         folder: Path,
         cache: Path,
         stop_at: Callable[[], float],
-        hear: Callable[[Message], None],
+        handle: Callable[[Message], None],
         *_: Any,
     ) -> None:
         self.jobs.append(job)
-        hear(BuildDone(build=Build(changes={}, load_s=1.0, apply_s=0.0, first_call_s=1.0, trace=None, verdict=None)))
+        handle(BuildDone(build=Build(changes={}, load_s=1.0, apply_s=0.0, first_call_s=1.0, trace=None, verdict=None)))
         for point in job.points:
             if self.throttled(job, point):
                 failure = Failure(kind="throttled", stage="time", message="6 of 6 calls were discarded")
-                hear(PointFailed(index=point.index, failure=failure))
+                handle(PointFailed(index=point.index, failure=failure))
             else:
                 quality = self.quality(job, point) if point.score else None
                 timing, memory = self.timing(job, point), Memory(peak_bytes=1 << 30, reserved_bytes=None)
-                hear(PointDone(index=point.index, timing=timing, memory=memory, quality=quality))
+                handle(PointDone(index=point.index, timing=timing, memory=memory, quality=quality))
 
     def seconds(self, job: Job, point: Point) -> float:
         slower = 1.0 if job.build.get("attention.backend") == "native" else 0.8
@@ -338,7 +338,7 @@ def test_the_spread_of_the_baselines_processes_is_the_noise_of_the_study(bench: 
         found.measure_baseline()
         noise = found.ledger.noise()
         assert noise is not None
-        assert noise.processes == loop.MOST_BASELINES
+        assert noise.processes == loop.MAX_BASELINES
         assert noise.coefficient_of_variation == pytest.approx(0.00575, rel=0.05)
         shown = bench.told.notes
         assert any(note.startswith("timing noise: 0.57% between 4 processes") for note in shown)
@@ -382,7 +382,7 @@ def test_what_the_confirmation_leaves_of_the_time_is_searched(
 ) -> None:
     """The first search ends at once, so that time is left for the confirmation; what follows it finds more."""
     own = Study.search_until
-    confirmed = loop.MOST_BASELINES - 1 + 2 * loop.CONFIRMATIONS
+    confirmed = loop.MAX_BASELINES - 1 + 2 * loop.CONFIRMATIONS
 
     def late_enough(found: Study, *turns: int) -> float:
         return own(found, *turns) - (0.0 if len(found.ledger.repeats) >= confirmed else 1e6)
@@ -463,7 +463,7 @@ def test_what_is_slower_than_the_baseline_takes_longer_to_measure_again(bench: B
         seconds = baseline.timing.latency_s.value + 1.0
         slower = msgspec.structs.replace(baseline.timing, latency_s=Estimate(value=seconds, low=seconds, high=seconds))
         other = msgspec.structs.replace(baseline, number=99, timing=slower)
-        expected = found.repeat_s(baseline) + loop.CACHED_SHARE * 1.0 + loop.LEAST_CALLS * 1.0
+        expected = found.repeat_s(baseline) + loop.CACHED_SHARE * 1.0 + loop.MIN_CALLS * 1.0
         assert found.repeat_s(other) == pytest.approx(expected)
 
 
@@ -534,7 +534,7 @@ def test_a_gain_that_stays_in_doubt_is_told_and_how_to_resolve_it(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = workers.seconds
-    monkeypatch.setattr(loop, "MOST_BASELINES", 2)
+    monkeypatch.setattr(loop, "MAX_BASELINES", 2)
     monkeypatch.setattr(Study, "can_confirm", lambda *_: False)  # no time but for the first two turns
     monkeypatch.setattr(Study, "seconds_left", lambda _: 0.0)
     monkeypatch.setattr(Study, "search_until", lambda *_: float("inf"))
@@ -556,7 +556,7 @@ def test_what_was_left_in_doubt_is_measured_again_before_anything_else_is_tried(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = workers.seconds
-    monkeypatch.setattr(loop, "MOST_BASELINES", 2)
+    monkeypatch.setattr(loop, "MAX_BASELINES", 2)
 
     def noisy(job: Job, point: Point) -> float:
         return honest(job, point) * (1.0 if point.score or len(workers.jobs) % 4 else 5.0)
@@ -570,7 +570,7 @@ def test_what_was_left_in_doubt_is_measured_again_before_anything_else_is_tried(
     before = len(workers.jobs)
     bench.run(trials=14, budget_s=900.0)
     scored = [any(point.score for point in job.points) for job in workers.jobs[before:]]
-    more_turns = loop.MOST_CONFIRMATIONS - loop.CONFIRMATIONS
+    more_turns = loop.MAX_CONFIRMATIONS - loop.CONFIRMATIONS
     assert not any(scored[: 2 * more_turns])
     assert scored[2 * more_turns]
 
@@ -690,7 +690,9 @@ def test_a_variation_that_was_drawn_late_counts_in_the_floor(bench: Bench, worke
     assert "by how much rounding alone moves the score is not known: nothing to vary" in bench.told.notes
     with bench.study() as found:
         assert found.ledger.quality_floor is None
-        found.ledger.record_noise_floor(NoiseFloor(axis=None, variations={}, lacks=("compiled: no compiler",)))
+        found.ledger.record_noise_floor(
+            NoiseFloor(axis=None, variations={}, unavailable_reasons=("compiled: no compiler",))
+        )
         assert found.ledger.quality_floor is None
         found.tell_noise_floor()
         assert "compiled: no compiler" in bench.told.notes[-1]
@@ -707,7 +709,7 @@ def test_a_late_variation_that_cannot_be_drawn_is_told(bench: Bench, workers: Wo
     with bench.study() as found:
         attempt = Attempt(found.ledger, 0, [found.space.candidate({})], "baseline", None)
         attempt.settled.add(0)
-        attempt.hear(WorkerFailed(failure=Failure(kind="timeout", stage="vary", message="took too long")))
+        attempt.handle(WorkerFailed(failure=Failure(kind="timeout", stage="vary", message="took too long")))
         assert bench.told.notes[-1].endswith("could not be drawn: took too long")
     assert len(bench.outcomes()) == 1
 
@@ -728,10 +730,10 @@ def test_it_says_how_much_time_a_build_would_take(bench: Bench, workers: Workers
 def test_a_build_that_dies_later_in_its_row_is_known_by_its_candidate(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dies(job: Job, folder: Path, cache: Path, stop_at: object, hear: Callable[[Message], None], *_: Any) -> None:
+    def dies(job: Job, folder: Path, cache: Path, stop_at: object, handle: Callable[[Message], None], *_: Any) -> None:
         for index in (0, 1):
-            hear(StageStarted(stage="time", index=index))
-        hear(WorkerFailed(failure=Failure(kind="crash", stage="time", message="SIGSEGV")))
+            handle(StageStarted(stage="time", index=index))
+        handle(WorkerFailed(failure=Failure(kind="crash", stage="time", message="SIGSEGV")))
 
     monkeypatch.setattr(loop.process, "run", dies)
     with pytest.raises(StudyFailed, match="SIGSEGV"):

@@ -123,7 +123,7 @@ def test_a_healthy_gpu(nvml: FakeNvml) -> None:
     assert use.energy_j.value == pytest.approx(500.0)
     assert (use.sm_clock_mhz, use.sm_clock_max_mhz, use.memory_clock_mhz) == (1900, 1980, 3201)
     assert (use.power_w, use.temperature_c) == (650.5, 61)
-    assert (use.events, use.discarded, use.lacks) == ({}, {}, ())
+    assert (use.events, use.discarded, use.unavailable_reasons) == ({}, {}, ())
     assert (use.other_processes, use.other_memory_bytes) == (0, 0)
 
 
@@ -155,7 +155,7 @@ def test_without_nvml_every_call_counts_and_it_is_said_why(nvml: FakeNvml) -> No
     blind = Nvml(UUID, None, nvml).watch()
     assert isinstance(blind, Blind)
     timing = measure(lambda: None, Clock(), batch=1, allowance_s=0.0, watch=blind)
-    assert timing.gpu == GpuUse(lacks=("NVML: Not Supported",))
+    assert timing.gpu == GpuUse(unavailable_reasons=("NVML: Not Supported",))
 
 
 def test_a_gpu_that_nvml_does_not_find_is_no_obstacle(nvml: FakeNvml) -> None:
@@ -165,7 +165,7 @@ def test_a_gpu_that_nvml_does_not_find_is_no_obstacle(nvml: FakeNvml) -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "lacks", "absent"),
+    ("function", "unavailable_reasons", "absent"),
     [
         ("nvmlDeviceGetTotalEnergyConsumption", "energy", {"energy_j"}),
         ("nvmlDeviceGetPowerUsage", "power", {"power_w"}),
@@ -176,10 +176,10 @@ def test_a_gpu_that_nvml_does_not_find_is_no_obstacle(nvml: FakeNvml) -> None:
         ("nvmlDeviceGetComputeRunningProcesses", "processes", {"other_processes", "other_memory_bytes"}),
     ],
 )
-def test_each_counter_may_be_missing(nvml: FakeNvml, function: str, lacks: str, absent: set[str]) -> None:
+def test_each_counter_may_be_missing(nvml: FakeNvml, function: str, unavailable_reasons: str, absent: set[str]) -> None:
     nvml.missing = {function}
     use = seen(nvml)
-    assert f"{lacks}: Not Supported" in use.lacks
+    assert f"{unavailable_reasons}: Not Supported" in use.unavailable_reasons
     known = {"energy_j", "power_w", "temperature_c", "sm_clock_mhz", "memory_clock_mhz", "sm_clock_max_mhz",
              "other_processes", "other_memory_bytes", "events"}  # fmt: skip
     assert {name for name in known if getattr(use, name) is None} == absent
@@ -189,8 +189,8 @@ def test_each_counter_may_be_missing(nvml: FakeNvml, function: str, lacks: str, 
 def test_every_counter_may_be_missing_at_once(nvml: FakeNvml) -> None:
     nvml.missing = {name for name in dir(FakeNvml) if name.startswith("nvmlDeviceGet") and "Handle" not in name}
     use = seen(nvml)
-    assert len(use.lacks) == 10
-    assert use == GpuUse(lacks=use.lacks)
+    assert len(use.unavailable_reasons) == 10
+    assert use == GpuUse(unavailable_reasons=use.unavailable_reasons)
 
 
 def test_an_older_driver_names_the_reasons_otherwise(nvml: FakeNvml) -> None:
@@ -200,7 +200,7 @@ def test_an_older_driver_names_the_reasons_otherwise(nvml: FakeNvml) -> None:
     nvml.missing |= {"nvmlDeviceGetCurrentClocksThrottleReasons"}
     use = seen(nvml)
     assert use.events is None
-    assert use.lacks == ("clock event reasons: Not Supported",)
+    assert use.unavailable_reasons == ("clock event reasons: Not Supported",)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_an_energy_counter_that_stands_still_is_none(nvml: FakeNvml) -> None:
     nvml.energy = count(5, 0)
     use = seen(nvml)
     assert use.energy_j is None
-    assert use.lacks == ("energy: the counter stood still",)
+    assert use.unavailable_reasons == ("energy: the counter stood still",)
 
 
 def test_what_one_measurement_lacked_is_asked_for_again_in_the_next(nvml: FakeNvml) -> None:
@@ -320,7 +320,7 @@ def test_what_one_measurement_lacked_is_asked_for_again_in_the_next(nvml: FakeNv
             watched.begin()
             watched.end()
         use = watched.report()
-        assert len(use.lacks) == missing
+        assert len(use.unavailable_reasons) == missing
         assert (use.energy_j is None) == (use.other_processes is None) == bool(missing)
         nvml.energy, nvml.processes = count(10_000, 500_000), process
 
@@ -359,7 +359,7 @@ def test_memory_that_is_not_told_is_not_guessed(nvml: FakeNvml) -> None:
     nvml.processes, nvml.missing = [], {"nvmlDeviceGetMemoryInfo"}
     use = seen(nvml)
     assert use.other_memory_bytes is None
-    assert any(reason.startswith("memory in use: ") for reason in use.lacks)
+    assert any(reason.startswith("memory in use: ") for reason in use.unavailable_reasons)
 
 
 @pytest.mark.parametrize("others", [1, 2])
@@ -367,26 +367,28 @@ def test_processes_without_this_one_among_them_cannot_be_told_apart(nvml: FakeNv
     nvml.processes = [SimpleNamespace(pid=-1, usedGpuMemory=5 << 30)] * others
     use = seen(nvml)
     assert (use.other_processes, use.other_memory_bytes) == (None, None)
-    assert use.lacks == (f"processes: {others} shown, none with the number of this one: they cannot be told apart",)
+    assert use.unavailable_reasons == (
+        f"processes: {others} shown, none with the number of this one: they cannot be told apart",
+    )
 
 
 def test_a_list_of_processes_without_this_one_shows_nothing(nvml: FakeNvml) -> None:
     nvml.processes = []
     use = seen(nvml)
     assert (use.other_processes, use.other_memory_bytes) == (None, None)
-    assert use.lacks == ("processes: none shown, not even this one",)
+    assert use.unavailable_reasons == ("processes: none shown, not even this one",)
 
 
 @pytest.mark.parametrize(("uuid", "mode"), [("MIG-1234", 0), (UUID, 1)])
 def test_of_a_part_of_a_gpu_it_is_said_what_is_the_whole_ones(nvml: FakeNvml, uuid: str, mode: int) -> None:
     nvml.mig_mode = mode
     watched = Nvml(uuid, BUS_ID, nvml).watch()
-    assert watched.report().lacks == (telemetry.WHOLE_GPU,)
+    assert watched.report().unavailable_reasons == (telemetry.WHOLE_GPU,)
 
 
 def test_a_gpu_that_cannot_be_divided_is_whole(nvml: FakeNvml) -> None:
     nvml.missing = {"nvmlDeviceGetMigMode"}
-    assert seen(nvml).lacks == ()
+    assert seen(nvml).unavailable_reasons == ()
 
 
 @pytest.mark.parametrize(

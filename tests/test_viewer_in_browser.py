@@ -173,7 +173,7 @@ def test_hparams_has_a_row_a_trial_and_a_status_to_filter_by(page: Page, address
         page.until("shown().includes('0.40000')")
 
 
-def test_pictures_stand_beside_the_baselines(page: Page, address: str, screenshots: Path) -> None:
+def test_images_stand_beside_the_baselines(page: Page, address: str, screenshots: Path) -> None:
     open_tab(page, address, "images")
     with looked_at(page, screenshots / "images.png"):
         sizes = page.until(

@@ -1,4 +1,4 @@
-"""A small study folder to look at: real pictures and traces of a CPU, and a GPU's trace written by hand."""
+"""A small study folder to look at: real images and traces of a CPU, and a GPU's trace written by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from tuner.board.events_file import Picture, Row, write_trial
+from tuner.board.events_file import Row, ShownImage, write_trial
 from tuner.board.shown_traces import SHOWN, WHOLE, cut_down
 
 TRACES = Path(__file__).parent / "data" / "traces"
@@ -72,7 +72,7 @@ def a_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def picture(file: Path, colour: str, side: int) -> None:
+def image(file: Path, colour: str, side: int) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     drawn = Image.new("RGB", (96, 96), "#20242c")
     ImageDraw.Draw(drawn).ellipse((48 - side, 48 - side, 48 + side, 48 + side), fill=colour)
@@ -86,7 +86,7 @@ def make(folder: Path) -> Path:
     for number, status in enumerate(statuses):
         trial = trials / f"{number:04}"
         for index, colour in enumerate(("#d33", "#36c")):
-            picture(trial / "images" / f"{index:04}.png", colour, 24 + 8 * number)
+            image(trial / "images" / f"{index:04}.png", colour, 24 + 8 * number)
         baseline = trials / "0000" / "images" if number else None
         row = Row(
             number=number,
@@ -95,11 +95,11 @@ def make(folder: Path) -> Path:
             knobs={"compile.scope": ("none", "regional", "full")[number], "steps": "28"},
             metrics={"latency_s": 0.4 / (number + 1)} if status == "ok" else {},
             text=f"**trial {number}**: {status}",
-            pictures=[
-                Picture(
+            images=[
+                ShownImage(
                     file=trial / "images" / f"{index:04}.png",
                     shows=prompt,
-                    of="a pair" if baseline else "the baseline's picture",
+                    of="a pair" if baseline else "the baseline's image",
                     baseline=baseline / f"{index:04}.png" if baseline else None,
                 )
                 for index, prompt in enumerate(PROMPTS)
@@ -120,7 +120,7 @@ def make_long(folder: Path) -> Path:
     for number in range(3, 50):
         row = Row(
             number=number, status="ok", result="-", knobs={"compile.scope": "none", "steps": str(number)},
-            metrics={"latency_s": 0.5}, text=f"**trial {number}**", pictures=[],
+            metrics={"latency_s": 0.5}, text=f"**trial {number}**", images=[],
         )  # fmt: skip
         write_trial(folder / "trials" / f"{number:04}", row)
     best = {"baseline": {"trial": 0}, "chosen": {"trial": 1}, "front": [{"trial": 1}, {"trial": 7}]}

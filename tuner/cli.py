@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tuner.records.codec import Record
 
-LEAST_USD, MOST_USD = 1e-6, 1e6
+MIN_USD, MAX_USD = 1e-6, 1e6
 """Prices beyond are none, and what is reckoned from them could be zero or infinite."""
 
 NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run",
         help="search for the best configuration of a pipeline on this machine",
-        description="Search for the cheapest configuration of a pipeline on this machine whose pictures are as good as "
+        description="Search for the cheapest configuration of a pipeline on this machine whose images are as good as "
         "the untouched pipeline's. The same command resumes a study that was interrupted.",
     )
     run.add_argument("model", nargs="?", default="demo", help="a folder, a hub id, or `demo` (default)")
@@ -99,14 +99,14 @@ def parser() -> argparse.ArgumentParser:
         help="pin a knob (compile.mode=default), set a field of the workload (workload.height=512), or say how many "
         "points less are still as good (quality.tolerance=0.5); repeatable",
     )  # fmt: skip
-    run.add_argument("--scorer", metavar="MODEL", help="the CLIP model that scores the pictures: a folder or a hub id")
+    run.add_argument("--scorer", metavar="MODEL", help="the CLIP model that scores the images: a folder or a hub id")
     run.add_argument(
         "--quality", metavar="NAME", default="clip_score",
         help="the metric that the search goes by (default: clip_score), or module:function of your own",
     )  # fmt: skip
     run.add_argument(
         "--metric", action="append", default=[], metavar="NAME=PATH",
-        help="give a metric what it needs: preference=FOLDER (a CLIP model), cmmd=FOLDER (real pictures), fid=FILE; "
+        help="give a metric what it needs: preference=FOLDER (a CLIP model), cmmd=FOLDER (real images), fid=FILE; "
         "repeatable",
     )  # fmt: skip
     add_device(run)
@@ -127,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
         "knobs",
         help="list what can be varied in a pipeline on this machine, and why the rest cannot",
         description="List every setting that `tune run` can vary, value by value: whether it can be used for this "
-        "pipeline on this machine, why not, and whether it changes the picture.",
+        "pipeline on this machine, why not, and whether it changes the image.",
     )
     knobs.add_argument("model", nargs="?", default="demo", help="a folder, a hub id, or `demo` (default)")
     knobs.add_argument("--revision", metavar="COMMIT", help="the commit of a hub id (default: the newest)")
@@ -162,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
 
     cost = commands.add_parser(
         "cost",
-        help="say what the pictures of a tuned pipeline cost, at any price, and compare GPUs",
+        help="say what the images of a tuned pipeline cost, at any price, and compare GPUs",
         description="Say what the configurations of a study cost: one file gives its front, several of the same model "
         "and workload give the GPUs side by side, the cheapest first. Prices are dated list prices, or yours.",
     )
@@ -175,8 +175,8 @@ def parser() -> argparse.ArgumentParser:
 
     board = commands.add_parser(
         "board",
-        help="show a study in the browser: its trials, pictures and traces, with TensorBoard",
-        description="Start TensorBoard on 127.0.0.1 with a study: a table of all trials, their pictures beside the "
+        help="show a study in the browser: its trials, images and traces, with TensorBoard",
+        description="Start TensorBoard on 127.0.0.1 with a study: a table of all trials, their images beside the "
         "baseline's, the gate's verdicts, and the traces. Needs no internet. Ctrl-C ends it.",
     )
     board.add_argument("study", nargs="?", metavar="STUDY", help="a folder or a name (default: the newest study)")
@@ -224,7 +224,7 @@ def port(text: str) -> int:
 
 
 def price(text: str) -> float:
-    if not re.fullmatch(r"\d+(\.\d+)?", text) or not LEAST_USD <= float(text) <= MOST_USD:
+    if not re.fullmatch(r"\d+(\.\d+)?", text) or not MIN_USD <= float(text) <= MAX_USD:
         raise argparse.ArgumentTypeError(f"{text!r} is not a price in US dollars, like 2.49")
     return float(text)
 

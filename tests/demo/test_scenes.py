@@ -16,9 +16,9 @@ def test_the_oracle_is_right_on_true_renders_and_rejects_false_captions() -> Non
     right = wrong = 0
     for index in range(500):
         scene, caption = sample_pair(rng, unseen=index % 2 == 0)
-        picture = render(scene)
-        right += judge(picture, caption)[0]
-        wrong += judge(picture, contradict(rng, caption, scene))[0]
+        image = render(scene)
+        right += judge(image, caption)[0]
+        wrong += judge(image, contradict(rng, caption, scene))[0]
     assert right >= 490
     assert wrong <= 5
 
@@ -27,10 +27,10 @@ def test_the_oracle_rejects_blurs_and_noise() -> None:
     rng = np.random.default_rng(8)
     for _ in range(20):
         scene, caption = sample_pair(rng)
-        picture = render(scene).astype(np.float32)
-        blurred = sum(np.roll(picture, (dy, dx), (0, 1)) for dy in range(-5, 6) for dx in range(-5, 6)) / 121
+        image = render(scene).astype(np.float32)
+        blurred = sum(np.roll(image, (dy, dx), (0, 1)) for dy in range(-5, 6) for dx in range(-5, 6)) / 121
         assert not judge(blurred.astype(np.uint8), caption)[0]
-        noisy = np.clip(picture + rng.normal(0, 60, picture.shape), 0, 255).astype(np.uint8)
+        noisy = np.clip(image + rng.normal(0, 60, image.shape), 0, 255).astype(np.uint8)
         assert not judge(noisy, caption)[0]
 
 
@@ -69,6 +69,6 @@ def test_every_word_is_one_token_and_every_caption_fits() -> None:
 def test_the_data_set_is_seeded() -> None:
     first = dataset.Pending(1000, seed=1).collect()
     second = dataset.Pending(1000, seed=1).collect()
-    assert first.pictures.shape == (1000, 64, 64, 3)
-    assert np.array_equal(first.pictures, second.pictures)
+    assert first.images.shape == (1000, 64, 64, 3)
+    assert np.array_equal(first.images, second.images)
     assert np.array_equal(first.t5, second.t5)

@@ -43,28 +43,28 @@ def test_it_draws_in_half_precision_too(dtype: torch.dtype, pipeline: Any) -> No
     loaded.set_progress_bar_config(disable=True)
     for name in ("vae", "text_encoder", "transformer"):
         assert {tensor.dtype for tensor in getattr(loaded, name).parameters()} == {dtype}
-    picture = draw(loaded, ["a large red circle"], steps=4, batch=1)[0]
-    assert picture.std() > 5
+    image = draw(loaded, ["a large red circle"], steps=4, batch=1)[0]
+    assert image.std() > 5
 
 
-def test_it_draws_and_a_seed_fixes_the_picture(pipeline: Any) -> None:
+def test_it_draws_and_a_seed_fixes_the_image(pipeline: Any) -> None:
     first, second = (draw(pipeline, ["a large red circle on a dark background"], steps=4, batch=1)[0] for _ in "ab")
     assert first.shape == (64, 64, 3)
     assert first.std() > 5
     assert np.array_equal(first, second)
 
 
-def test_the_scorer_prefers_the_right_caption_and_the_sharp_picture() -> None:
+def test_the_scorer_prefers_the_right_caption_and_the_sharp_image() -> None:
     model, processor = CLIPModel.from_pretrained(SCORER_DIR).eval(), CLIPProcessor.from_pretrained(SCORER_DIR)
     rng = np.random.default_rng(9)
     pairs = [sample_pair(rng) for _ in range(100)]
-    pictures = [render(scene) for scene, _ in pairs]
-    true = scores(model, processor, [caption.text() for _, caption in pairs], pictures)
+    images = [render(scene) for scene, _ in pairs]
+    true = scores(model, processor, [caption.text() for _, caption in pairs], images)
     texts = [contradict(rng, caption, scene).text() for scene, caption in pairs]
-    assert np.mean(true > scores(model, processor, texts, pictures)) >= 0.85
+    assert np.mean(true > scores(model, processor, texts, images)) >= 0.85
     shifts = [(dy, dx) for dy in range(-3, 4) for dx in range(-3, 4)]
     blurred = [
-        (sum(np.roll(p.astype(np.float32), s, (0, 1)) for s in shifts) / len(shifts)).astype(np.uint8) for p in pictures
+        (sum(np.roll(p.astype(np.float32), s, (0, 1)) for s in shifts) / len(shifts)).astype(np.uint8) for p in images
     ]
     assert true.mean() > scores(model, processor, [caption.text() for _, caption in pairs], blurred).mean() + 5
 
@@ -75,7 +75,7 @@ def test_the_prompts_are_fixed() -> None:
 
 
 @pytest.mark.slow
-def test_pictures_show_held_out_captions_and_few_steps_break_them(pipeline: Any) -> None:
+def test_images_show_held_out_captions_and_few_steps_break_them(pipeline: Any) -> None:
     """The full measurement is `python -m tuner.demo.evaluate`; here with fewer captions, hence wider bounds."""
     model, processor = CLIPModel.from_pretrained(SCORER_DIR).eval(), CLIPProcessor.from_pretrained(SCORER_DIR)
     rng = np.random.default_rng(31)
@@ -83,10 +83,10 @@ def test_pictures_show_held_out_captions_and_few_steps_break_them(pipeline: Any)
     texts = [caption.text() for caption in captions]
     drawn = {steps: draw(pipeline, texts, steps, batch=32) for steps in (2, 6, 28)}
     right = {
-        steps: sum(judge(picture, caption)[0] for picture, caption in zip(pictures, captions, strict=True)) / len(texts)
-        for steps, pictures in drawn.items()
+        steps: sum(judge(image, caption)[0] for image, caption in zip(images, captions, strict=True)) / len(texts)
+        for steps, images in drawn.items()
     }
-    clip = {steps: float(scores(model, processor, texts, pictures).mean()) for steps, pictures in drawn.items()}
+    clip = {steps: float(scores(model, processor, texts, images).mean()) for steps, images in drawn.items()}
     assert right[2] <= 0.6
     assert right[2] < right[6] < right[28]
     assert right[28] >= 0.8

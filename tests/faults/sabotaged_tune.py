@@ -15,6 +15,6 @@ WORKER = (sys.executable, str(Path(__file__).with_name("sabotaged_worker.py")))
 
 if __name__ == "__main__":
     process.WORKER = WORKER
-    finalists.EXAMINER = (sys.executable, "-c", "")  # pictures that are made up say nothing
+    finalists.EXAMINER = (sys.executable, "-c", "")  # images that are made up say nothing
     process.DEADLINES_S.update(json.loads(os.environ.get("TUNER_DEADLINES", "{}")))
     sys.exit(cli.main(sys.argv[1:]))

@@ -1,7 +1,7 @@
 """`python -m tuner.worker` with a fault planted in it, and with the pipeline or without.
 
 TUNER_FAULTS is JSON: which worker of the study, counted from 1, or "*" for all, to FAULT@STAGE; the fault strikes when
-the worker enters the stage. With TUNER_SIMULATED no pipeline is built: figures and pictures are made up, all the rest
+the worker enters the stage. With TUNER_SIMULATED no pipeline is built: figures and images are made up, all the rest
 is real.
 """
 

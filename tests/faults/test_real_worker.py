@@ -69,16 +69,16 @@ def make_job(tmp_path: Path, tiny_pipeline: Path, tiny_scorer: Path) -> Callable
 
 
 def run(job: Job, tmp_path: Path) -> list[Message]:
-    heard: list[Message] = []
-    process.run(job, tmp_path / "trial", tmp_path / "cache", lambda: float("inf"), heard.append)
-    return heard
+    received: list[Message] = []
+    process.run(job, tmp_path / "trial", tmp_path / "cache", lambda: float("inf"), received.append)
+    return received
 
 
-def failure(heard: list[Message]) -> Failure:
+def failure(received: list[Message]) -> Failure:
     """The one failure among the messages, which is the last of them."""
-    failures = [message.failure for message in heard if isinstance(message, (PointFailed, WorkerFailed))]
-    assert len(failures) == 1, heard
-    assert isinstance(heard[-1], (PointFailed, WorkerFailed))
+    failures = [message.failure for message in received if isinstance(message, (PointFailed, WorkerFailed))]
+    assert len(failures) == 1, received
+    assert isinstance(received[-1], (PointFailed, WorkerFailed))
     return failures[0]
 
 
@@ -104,28 +104,28 @@ def test_out_of_memory_and_then_a_healthy_worker(mark: str, make_job: Callable[.
     found = failure(run(make_job(pixels=1 << 24), tmp_path))
     assert (found.kind, found.stage) == ("out of memory", "compile")
     assert "memory" in found.message
-    heard = run(make_job(), tmp_path)
-    assert isinstance(heard[-1], PointDone), heard
+    received = run(make_job(), tmp_path)
+    assert isinstance(received[-1], PointDone), received
 
 
-def test_nan_weights_are_an_invalid_picture(
+def test_nan_weights_are_an_invalid_image(
     mark: str, make_job: Callable[..., Job], tmp_path: Path, tiny_pipeline: Path
 ) -> None:
     def nan(name: str, tensor: object) -> object:
         return tensor * float("nan") if name.startswith("decoder.conv_out") else tensor  # type: ignore[operator]
 
     found = failure(run(make_job(spoil(tiny_pipeline, tmp_path / "nan", nan)), tmp_path))
-    assert (found.kind, found.stage) == ("invalid picture", "score")
+    assert (found.kind, found.stage) == ("invalid image", "score")
 
 
-def test_constant_pictures_are_invalid(
+def test_constant_images_are_invalid(
     mark: str, make_job: Callable[..., Job], tmp_path: Path, tiny_pipeline: Path
 ) -> None:
     def zero(name: str, tensor: object) -> object:
         return tensor * 0 if name.startswith("decoder.conv_out") else tensor  # type: ignore[operator]
 
     found = failure(run(make_job(spoil(tiny_pipeline, tmp_path / "zero", zero)), tmp_path))
-    assert (found.kind, found.stage) == ("invalid picture", "score")
+    assert (found.kind, found.stage) == ("invalid image", "score")
     assert "constant" in found.message
 
 
@@ -147,7 +147,7 @@ def test_a_missing_package_is_unavailable(
     assert "diffusers" in found.message
 
 
-def test_a_disk_without_room_for_the_pictures_is_a_full_disk(
+def test_a_disk_without_room_for_the_images_is_a_full_disk(
     mark: str, make_job: Callable[..., Job], tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "WORKER", WORKER)

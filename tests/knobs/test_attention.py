@@ -201,12 +201,12 @@ def test_conflicts(different: Values, reason: str | None) -> None:
 
 @pytest.mark.parametrize("value", ["", "Native", "native ", "NATIVE", "flash2", 1, True, None])
 def test_what_is_no_backend_is_wrong(value: Any) -> None:
-    assert BACKEND.wrong(value) == "must be native or another of diffusers' 27 attention backends"
+    assert BACKEND.invalid_reason(value) == "must be native or another of diffusers' 27 attention backends"
 
 
 @pytest.mark.parametrize(("name", "changes"), [("sage", True), ("_sage_qk_int8_pv_fp8_cuda", True), ("flash", False)])
-def test_only_an_approximate_backend_changes_the_picture(name: str, changes: bool) -> None:
-    assert BACKEND.changes_picture(name) is changes
+def test_only_an_approximate_backend_changes_the_image(name: str, changes: bool) -> None:
+    assert BACKEND.changes_image(name) is changes
     values: Values = {"attention.backend": "native", "steps": 28}
     assert (image_key(values) != image_key({**values, "attention.backend": name})) is changes
 
@@ -254,7 +254,7 @@ def test_a_kernel_is_exact_on_every_family(family: str, pipeline_folder: Callabl
 
 
 def gets_masks(pipe: Any, family: str, monkeypatch: pytest.MonkeyPatch, *prompts: str) -> set[bool]:
-    """Whether the attention calls of one picture each had a mask."""
+    """Whether the attention calls of one image each had a mask."""
     import sys
 
     from diffusers.models import attention_dispatch as dispatch

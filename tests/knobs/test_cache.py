@@ -137,10 +137,10 @@ def worked(pipe: Any, family: str, steps: int = STEPS) -> tuple[Any, Work]:
 
     pipe.scheduler.step = marked
     with Counting():
-        pictures = draw(pipe, family, steps)
+        images = draw(pipe, family, steps)
     pipe.scheduler.step = step
     products = sum(seen[name] for name in ("mm", "addmm", "bmm", "baddbmm", "convolution"))
-    return pictures, Work(products=products, read_back=np.diff(after_step).tolist())
+    return images, Work(products=products, read_back=np.diff(after_step).tolist())
 
 
 # ---- where it is there ----------------------------------------------------------------------------------------------
@@ -172,24 +172,24 @@ def test_a_package_that_is_not_installed_names_its_remedy(name: str, family: str
 def test_it_skips_work_and_draws(family: str, name: str, cached: Callable[..., Any], untouched: Untouched) -> None:
     plain, plain_work = untouched(family)
     pipe = cached(family, name)
-    pictures, work = worked(pipe, family)
-    assert is_valid(pictures)
-    assert pictures.shape == plain.shape
+    images, work = worked(pipe, family)
+    assert is_valid(images)
+    assert images.shape == plain.shape
     assert work.products < plain_work.products
     syncs = [cached - own for cached, own in zip(work.read_back, plain_work.read_back, strict=True)]
     assert max(syncs) <= KINDS[name].syncs_per_step
     # What one call leaves behind is not seen by the next, of whatever length.
-    assert np.array_equal(draw(pipe, family, STEPS), pictures)
+    assert np.array_equal(draw(pipe, family, STEPS), images)
     assert is_valid(draw(pipe, family, 5))
-    assert np.array_equal(draw(pipe, family, STEPS), pictures)
+    assert np.array_equal(draw(pipe, family, STEPS), images)
 
 
 @pytest.mark.parametrize(("family", "name"), pairs(("flux", "sdxl")))
 def test_one_build_draws_any_number_of_steps_as_a_fresh_one(family: str, name: str, cached: Callable[..., Any]) -> None:
     pipe = cached(family, name)
     for steps in (4, 12, 7):
-        pictures = draw(pipe, family, steps)
-        assert np.array_equal(pictures, draw(cached(family, name), family, steps))
+        images = draw(pipe, family, steps)
+        assert np.array_equal(images, draw(cached(family, name), family, steps))
 
 
 @pytest.mark.parametrize(("family", "name"), pairs(("flux", "sdxl", "wan")))
@@ -203,10 +203,10 @@ def test_a_call_that_fails_leaves_nothing_to_the_next(family: str, name: str, ca
         return tensors
 
     pipe = cached(family, name)
-    pictures = draw(pipe, family, STEPS)
+    images = draw(pipe, family, STEPS)
     with pytest.raises(StopError):
         draw(pipe, family, STEPS, callback_on_step_end=stop)
-    assert np.array_equal(draw(pipe, family, STEPS), pictures)
+    assert np.array_equal(draw(pipe, family, STEPS), images)
 
 
 @pytest.mark.parametrize(("family", "name"), pairs(("flux",), ("first-block", "teacache", "dbcache")))

@@ -41,10 +41,10 @@ def compiled(folder: Path, different: Values, *, steps: int = 2) -> tuple[Any, i
     assert {name: reason for name in chosen if (reason := KNOBS[name].conflict(chosen, kind()))} == {}
     changes = apply_knobs(pipe, chosen, CPU)
     assert changes.keys() == different.keys()
-    pictures = draw(pipe, "flux", steps)
-    assert is_valid(pictures)
+    images = draw(pipe, "flux", steps)
+    assert is_valid(images)
     assert log.read().breaks == ()
-    return pictures, log.read().unique_graphs
+    return images, log.read().unique_graphs
 
 
 @pytest.mark.usefixtures("only_dynamo")
@@ -62,9 +62,9 @@ def compiled(folder: Path, different: Values, *, steps: int = 2) -> tuple[Any, i
 def test_each_component_is_compiled_in_one_graph_and_draws_the_same(
     tiny_pipeline: Path, untouched: Any, different: Values, graphs: int
 ) -> None:
-    pictures, count = compiled(tiny_pipeline, different)
+    images, count = compiled(tiny_pipeline, different)
     assert count == graphs
-    assert np.allclose(pictures, untouched, atol=1e-5)
+    assert np.allclose(images, untouched, atol=1e-5)
 
 
 @pytest.mark.usefixtures("only_dynamo")
@@ -217,10 +217,10 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def test_tensorrt_compiles_the_denoiser_and_hides_no_failure(
     tiny_pipeline: Path, untouched: Any, tensorrt: list[dict[str, Any]]
 ) -> None:
-    pictures, graphs = compiled(tiny_pipeline, {"compile.scope": "full", "compile.backend": "tensorrt"})
+    images, graphs = compiled(tiny_pipeline, {"compile.scope": "full", "compile.backend": "tensorrt"})
     assert graphs == len(tensorrt) == 1
     assert tensorrt[0]["options"] == {"use_explicit_typing": True, "pass_through_build_failures": True}
-    assert np.allclose(pictures, untouched, atol=1e-5)
+    assert np.allclose(images, untouched, atol=1e-5)
 
 
 def test_without_torch_tensorrt_the_remedy_fits_the_torch_that_is_there() -> None:
@@ -259,8 +259,8 @@ def test_inductors_knobs_mean_nothing_to_tensorrt() -> None:
     ids=str,
 )
 def test_inductor_draws_the_same(tiny_pipeline: Path, untouched: Any, different: Values) -> None:
-    pictures, _ = compiled(tiny_pipeline, different)
-    assert np.allclose(pictures, untouched, atol=1e-4)
+    images, _ = compiled(tiny_pipeline, different)
+    assert np.allclose(images, untouched, atol=1e-4)
 
 
 @pytest.mark.gpu

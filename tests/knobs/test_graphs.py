@@ -16,7 +16,7 @@ from drawing import CPU, GPU, draw, is_valid, load, values
 from kinds import kind
 
 from tuner.knobs import KNOBS, NoEffect, apply_knobs
-from tuner.knobs.graphs import MOST_GRAPHS, DenoiserWithStep, Replayed, replays_cuda_graphs
+from tuner.knobs.graphs import MAX_GRAPHS, DenoiserWithStep, Replayed, replays_cuda_graphs
 from tuner.records.codec import Value, Values
 from tuner.trace import dynamo
 
@@ -248,10 +248,10 @@ def test_an_input_that_never_repeats_is_an_error_and_not_a_leak() -> None:
     import torch
 
     call = Recorded(lambda x, step: x + step, "cpu")
-    with pytest.raises(RuntimeError, match=f"{MOST_GRAPHS} inputs of different shape or value"):
-        for step in range(MOST_GRAPHS + 1):
+    with pytest.raises(RuntimeError, match=f"{MAX_GRAPHS} inputs of different shape or value"):
+        for step in range(MAX_GRAPHS + 1):
             call(torch.ones(1), step)
-    assert call.recorded == MOST_GRAPHS
+    assert call.recorded == MAX_GRAPHS
 
 
 @pytest.fixture
@@ -285,8 +285,8 @@ def test_the_step_is_replayed_with_the_denoiser(tiny_pipeline: Path, untouched: 
     pipe = load(tiny_pipeline)
     apply_knobs(pipe, values({**STEPPED, "graphs.denoiser": True}), CPU)
     for steps in (4, 4, 6):
-        pictures = draw(pipe, "flux", steps)
-        assert steps != 4 or np.allclose(pictures, untouched, atol=1e-5)
+        images = draw(pipe, "flux", steps)
+        assert steps != 4 or np.allclose(images, untouched, atol=1e-5)
     assert pipe.transformer._compiled_call_impl.call.recorded == 1
 
 
@@ -376,9 +376,9 @@ def test_a_gpu_launches_one_graph_a_call(tiny_pipeline: Path) -> None:
     draw(pipe, "flux", 4, **GUIDED)
     assert len(pipe.transformer._compiled_call_impl._captured) == 1
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-        pictures = draw(pipe, "flux", 4, **GUIDED)
+        images = draw(pipe, "flux", 4, **GUIDED)
         torch.cuda.synchronize()
-    assert np.allclose(pictures, expected, atol=0.01)
+    assert np.allclose(images, expected, atol=0.01)
     assert sum(event.count for event in profiler.key_averages() if event.key == "cudaGraphLaunch") == 8
 
 

@@ -54,7 +54,7 @@ def test_the_denoiser_runs_for_fewer_samples(name: str, pipeline_folder: Folder)
 
 @pytest.mark.parametrize("name", WHERE)
 def test_a_share_is_a_share(name: str) -> None:
-    assert [KNOBS[name].wrong(value) for value in (1.0, 1, 0.01)] == [None] * 3
+    assert [KNOBS[name].invalid_reason(value) for value in (1.0, 1, 0.01)] == [None] * 3
     for junk in (0, -0.5, 1.01, True, "0.5", float("nan"), float("inf"), None):
-        assert is_one_line(KNOBS[name].wrong(junk))
+        assert is_one_line(KNOBS[name].invalid_reason(junk))
     assert KNOBS[name].call_arguments({name: 1.0}) == {}

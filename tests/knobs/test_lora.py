@@ -160,7 +160,7 @@ def test_what_is_no_file_or_folder_is_not_opened(tmp_path: Path) -> None:
      ("owner/name/../b.safetensors", False), ("owner/name/a/./b.safetensors", False)],
 )  # fmt: skip
 def test_a_name_on_the_hub_does_not_climb(given: str, is_known: bool) -> None:
-    assert (FILE.wrong(given) is None) is is_known
+    assert (FILE.invalid_reason(given) is None) is is_known
 
 
 def test_a_cache_beside_it_is_refused() -> None:
@@ -176,4 +176,4 @@ def test_its_scale_means_nothing_without_it() -> None:
     assert "lora.scale" not in values({})
     assert values({"lora.file": "/lora", "lora.scale": 0.125})["lora.scale"] == 0.125
     for junk in (0, -1, True, "1", float("nan"), 2):
-        assert is_one_line(KNOBS["lora.scale"].wrong(junk))
+        assert is_one_line(KNOBS["lora.scale"].invalid_reason(junk))

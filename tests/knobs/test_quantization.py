@@ -153,7 +153,7 @@ def rows_of(pipe: Any, family: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("family", sorted(pipelines.BUILDERS))
 def test_the_filter_takes_what_multiplies_many_rows(family: str) -> None:
-    """In every family: all of the blocks' large products, and none of the products of one row a picture."""
+    """In every family: all of the blocks' large products, and none of the products of one row an image."""
     pipe = pipelines.build(family)
     pipe.set_progress_bar_config(disable=True)
     rows = rows_of(pipe, family)
@@ -427,7 +427,7 @@ def test_a_gguf_file_without_packed_weights_has_no_effect(tiny: Callable[[], Any
 
 @pytest.mark.parametrize("value", ["", "model.gguf", "./model.gguf", "/tmp/model.safetensors", 1, True, None, "None"])
 def test_only_an_absolute_path_of_a_gguf_file_will_do(value: Any) -> None:
-    assert GGUF.wrong(value) == "must be none or the absolute path of a .gguf file"
+    assert GGUF.invalid_reason(value) == "must be none or the absolute path of a .gguf file"
 
 
 def test_a_gguf_file_is_refused_with_a_reason(tmp_path: Path) -> None:
@@ -439,7 +439,7 @@ def test_a_gguf_file_is_refused_with_a_reason(tmp_path: Path) -> None:
     def reason(file: Path | str, here: Environment = with_gguf, pipeline_class: str = "FluxPipeline") -> str | None:
         return GGUF.unavailable(str(file), here, kind(pipeline_class))
 
-    assert GGUF.wrong(str(good)) is None
+    assert GGUF.invalid_reason(str(good)) is None
     assert reason(good) is None
     assert reason("none") is None
     assert "is no GGUF file" in str(reason(bad))

@@ -61,7 +61,7 @@ def test_a_solver_that_is_not_there_says_why(family: str, pipeline_folder: Folde
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if WORKING[family]])
-def test_a_solver_draws_its_own_picture_of_few_steps_and_the_same_of_many(family: str, pipeline_folder: Folder) -> None:
+def test_a_solver_draws_its_own_image_of_few_steps_and_the_same_of_many(family: str, pipeline_folder: Folder) -> None:
     pipe = load(pipeline_folder(family))
     own, few, many = pipe.scheduler, draw(pipe, family, 3), draw(pipe, family, SLOW_STEPS)
     for solver in sorted(WORKING[family]):
@@ -108,7 +108,7 @@ def looked_up(scheduler: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_with_a_begin_index_nothing_is_looked_up_and_the_picture_stays(
+def test_with_a_begin_index_nothing_is_looked_up_and_the_image_stays(
     family: str, pipeline_folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = pipeline_folder(family)

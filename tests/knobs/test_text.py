@@ -45,10 +45,10 @@ def given_to_the_denoiser(pipe: Any, family: str, **more: Any) -> tuple[Any, lis
         shapes.extend(leaf.shape for leaf in tree_leaves(given) if isinstance(leaf, torch.Tensor))
 
     hooks = [denoiser.register_forward_pre_hook(record, with_kwargs=True) for denoiser in denoisers(pipe)]
-    pictures = draw(pipe, family, 2, **more)
+    images = draw(pipe, family, 2, **more)
     for hook in hooks:
         hook.remove()
-    return pictures, shapes
+    return images, shapes
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in WITHOUT])
@@ -97,7 +97,7 @@ def test_more_than_the_pipeline_takes_is_refused(family: str, most: int, pipelin
 
 def test_it_leaves_the_workload_alone_unless_told() -> None:
     assert LENGTH.call_arguments(values({})) == {}
-    assert [LENGTH.wrong(value) for value in ("workload", 1, 77)] == [None, None, None]
+    assert [LENGTH.invalid_reason(value) for value in ("workload", 1, 77)] == [None, None, None]
     for junk in (0, -1, True, 1.5, "512", "", None):
-        assert is_one_line(LENGTH.wrong(junk))
+        assert is_one_line(LENGTH.invalid_reason(junk))
     assert "64" in LENGTH.apply(None, {"text.sequence_length": 64})

@@ -66,7 +66,7 @@ def test_tiling_is_switched_on_and_draws(family: str, pipeline_folder: Folder) -
     assert is_valid(draw(pipe, family))
 
 
-def test_tiles_change_the_picture(pipeline_folder: Folder) -> None:
+def test_tiles_change_the_image(pipeline_folder: Folder) -> None:
     pipe = load(pipeline_folder("flux"))
     untouched = draw(pipe, "flux")
     KNOBS["vae.tiling"].apply(pipe, {"vae.tiling": True})
@@ -92,7 +92,7 @@ def test_an_autoencoder_without_pieces_says_so() -> None:
         assert is_one_line(KNOBS[name].unavailable(True, GPU, nothing))
 
 
-def test_slicing_one_picture_is_refused() -> None:
+def test_slicing_one_image_is_refused() -> None:
     assert is_one_line(KNOBS["vae.slicing"].conflict(values({"vae.slicing": True, "batch": 1}), known()))
     assert KNOBS["vae.slicing"].conflict(values({"vae.slicing": True, "batch": 4}), known()) is None
     assert KNOBS["vae.slicing"].conflict(values({"batch": 1}), known()) is None
@@ -156,7 +156,7 @@ def test_a_folder_that_is_not_there_says_so(pipeline_folder: Folder, tmp_path: P
 )  # fmt: skip
 def test_what_names_weights(name: str, value: Any, right: bool) -> None:
     is_file = isinstance(value, str) and value.endswith(".safetensors")
-    assert (KNOBS[name].wrong(value) is None) is (right and not (is_file and name == "vae.tiny"))
+    assert (KNOBS[name].invalid_reason(value) is None) is (right and not (is_file and name == "vae.tiny"))
 
 
 def test_what_is_on_the_hub_is_taken_apart() -> None:

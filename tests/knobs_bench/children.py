@@ -34,7 +34,7 @@ class Child:
         self.further: dict[str, Any] = {}
         self.buffer = b""
         self.tell, its_tell = os.pipe()
-        its_hear, self.hear = os.pipe()
+        its_hear, self.handle = os.pipe()
         if given.fork:
             self.pid = os.fork()
             if not self.pid:
@@ -81,7 +81,7 @@ class Child:
         self.signal(signal.SIGKILL)
         status = os.waitpid(self.pid, 0)[1]
         os.close(self.tell)
-        os.close(self.hear)
+        os.close(self.handle)
         code = os.waitstatus_to_exitcode(status)
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return f"crash ({self.stage}): {how}" if code else None

@@ -23,7 +23,7 @@ from knobs_bench.rows import MEAN_STEPS, Trial
 from tuner.knobs import KNOBS, apply_knobs, call_arguments
 from tuner.knobs.graphs import replays_cuda_graphs
 from tuner.model import pipeline
-from tuner.quality.guards import InvalidPicture
+from tuner.quality.guards import InvalidImage
 from tuner.records.machine import Environment
 from tuner.records.model import Workload
 from tuner.timing import components
@@ -41,7 +41,7 @@ BUSY = 1.3
 doubles them. A GPU that has just worked hard is slower too, but not for long."""
 PAUSE_S, PRODUCTS = 0.1, 5
 """After such a pause the fastest of so many products counts."""
-MOST_TIMINGS = 4
+MAX_TIMINGS = 4
 """A row that was disturbed so often fails."""
 PATIENCE_S = 40.0
 """What stopped processes had queued on the GPU is done after so long, or the row fails."""
@@ -83,12 +83,12 @@ class Bench:
         self.send(stage=stage, **further)
 
     def warm_up(self) -> None:
-        """A whole call, which compiles, with a picture that is one."""
+        """A whole call, which compiles, with an image that is one."""
         steps = MEAN_STEPS if self.row.what == "mean step" else WARM_UP_STEPS
         with marked_steps(self.pipe.scheduler, self.clock, waits=True):  # one that is stopped has a step queued at most
             drawn = np.asarray(self.draw(steps, "np"), dtype=np.float32)
         if not np.isfinite(drawn).all() or drawn.std() == 0:
-            raise InvalidPicture("the picture is constant or has numbers that are none")
+            raise InvalidImage("the image is constant or has numbers that are none")
 
     def draw(self, steps: int, output_type: str) -> Any:
         indices = range(int(self.row.values["batch"]))
@@ -147,13 +147,13 @@ class Bench:
 
     def undisturbed(self) -> tuple[float, list[float]]:
         """The first timing after which the GPU has nothing else to do."""
-        for attempt in range(MOST_TIMINGS):
+        for attempt in range(MAX_TIMINGS):
             if attempt:
                 self.settle()
             timing = self.timed()
             if not self.is_disturbed():
                 return timing
-        raise RuntimeError(f"the GPU was busy with something else after each of {MOST_TIMINGS} timings")
+        raise RuntimeError(f"the GPU was busy with something else after each of {MAX_TIMINGS} timings")
 
     def is_disturbed(self) -> bool:
         """Whether another process has work on the GPU: then the fastest of several products is slow too."""
@@ -227,7 +227,7 @@ def product_s() -> float:
     return clock.between(start, end)
 
 
-def work(given: argparse.Namespace, here: Environment, row: Trial, pipe: Any, tell: int, hear: int) -> None:
+def work(given: argparse.Namespace, here: Environment, row: Trial, pipe: Any, tell: int, handle: int) -> None:
     """Build and time one trial, telling how far it is. It is timed when it is let."""
 
     def send(**message: Any) -> None:
@@ -239,7 +239,7 @@ def work(given: argparse.Namespace, here: Environment, row: Trial, pipe: Any, te
         if not row.alone:
             bench.warm_up()
         bench.enter("ready")
-        if not os.read(hear, 1):
+        if not os.read(handle, 1):
             return
         bench.enter("time")
         result = bench.measure()

@@ -57,7 +57,7 @@ WHATS: tuple[tuple[str, What], ...] = (
     ("vae.*", "VAE decode"),
     ("cache.*", "mean step"),
     ("scheduler.kind *", "mean step"),
-    ("batch *", "step, a picture"),
+    ("batch *", "step, an image"),
     ("steps *", "whole call"),
 )
 """What is timed, by `knob value`; a step where nothing is said."""

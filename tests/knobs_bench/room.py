@@ -97,7 +97,7 @@ class Room:
         for name in ready:
             self.reap()
             with contextlib.suppress(BrokenPipeError):  # one that has died since is met with below
-                os.write(self.building[name][1].hear, b"1")
+                os.write(self.building[name][1].handle, b"1")
             row = self.building[name][0]
             limit_s = row.limit_s if row.alone else TURN_S
             until = time.monotonic() + limit_s

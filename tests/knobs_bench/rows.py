@@ -10,7 +10,7 @@ import msgspec
 from tuner.records.codec import Record, Value, Values, fingerprint
 from tuner.space.candidates import show
 
-What = Literal["step", "mean step", "step, a picture", "VAE decode", "text encoding", "whole call"]
+What = Literal["step", "mean step", "step, an image", "VAE decode", "text encoding", "whole call"]
 
 MEAN_STEPS = 12
 """The steps of a call of which a mean step is the mean."""

@@ -101,7 +101,7 @@ def probe(handle: Sequence[Any], tell: int) -> None:
 
 def be_child(given: argparse.Namespace) -> None:
     """What a process that was started afresh does."""
-    role, (tell, hear) = given.role, given.pipes
+    role, (tell, handle) = given.role, given.pipes
     for name, value in json.loads(os.environ["BENCH_KNOBS"]).items():
         setattr(given, name, value)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
@@ -114,4 +114,4 @@ def be_child(given: argparse.Namespace) -> None:
         here = environment.detect(given.device)
         trials, _ = plan(architecture.of(pipe), here, given.only)
         (row,) = (trial for trial in trials if trial.name == role)
-        work(given, here, row, pipe, tell, hear)
+        work(given, here, row, pipe, tell, handle)

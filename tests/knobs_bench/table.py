@@ -28,7 +28,7 @@ def table(results: Sequence[Result]) -> list[tuple[str, ...]]:
             base = known.get(row.compared_with)
             faster = f"{base.seconds / result.seconds:.2f}" if base and base.seconds else "no base"
         taken = f"{1e3 * (result.seconds or 0):.1f}"
-        if row.what in ("step", "step, a picture") and result.samples_s:
+        if row.what in ("step", "step, an image") and result.samples_s:
             shortest, longest = min(result.samples_s), max(result.samples_s)
             taken += "" if longest / shortest < UNEVEN else f" (of {1e3 * shortest:.0f} to {1e3 * longest:.0f})"
         build = [part for part in (result.apply_s, result.first_call_s) if part is not None]

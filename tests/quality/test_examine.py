@@ -16,9 +16,9 @@ import pytest
 from tuner.errors import BadInput
 from tuner.quality import strips
 from tuner.quality.examine import examine
+from tuner.quality.images import Images
 from tuner.quality.metrics import METRICS, Setting
 from tuner.quality.metrics.distribution import Fid
-from tuner.quality.pictures import Pictures
 from tuner.records.codec import decode, encode
 from tuner.records.model import Workload
 from tuner.records.quality import Panel, PanelJob, QualityPolicy
@@ -43,8 +43,8 @@ def panel(tmp_path_factory: pytest.TempPathFactory, tiny_scorer: Path) -> tuple[
         "7": stills(1)[:4],
         "varied": np.clip(stills()[:4] + 0.02 * stills(2)[:4], 0, 1),
     }
-    for name, pictures in drawn.items():
-        Pictures.drawn(pictures, PROMPTS[: len(pictures)]).save(folder / name)
+    for name, images in drawn.items():
+        Images.drawn(images, PROMPTS[: len(images)]).save(folder / name)
     job = PanelJob(
         workload=WORKLOAD, device="cpu", scorer=str(tiny_scorer), policy=QualityPolicy(given={}),
         images={int(name): str(folder / name) for name in ("0", "3", "5", "7")}, strips=str(folder / "strips"),
@@ -58,9 +58,9 @@ def test_every_metric_is_measured_or_said_to_be_missing(panel: tuple[Panel, Path
     found, _ = panel
     assert set(found.finalists) == {0, 3, 5, 7}
     for measured in found.finalists.values():
-        assert set(measured) | set(found.lacks) == set(METRICS)
+        assert set(measured) | set(found.unavailable_reasons) == set(METRICS)
     assert {"clip_score", "clip_similarity", "psnr", "ssim", "ms_ssim", "cmmd"} <= set(found.finalists[5])
-    assert "--metric preference=PATH" in found.lacks["preference"]
+    assert "--metric preference=PATH" in found.unavailable_reasons["preference"]
     assert decode(encode(found), Panel, "a panel") == found
 
 
@@ -86,9 +86,9 @@ def test_a_strip_has_three_rows_the_last_grey_where_nothing_changed(panel: tuple
     with Image.open(folder / "0003.png") as opened:
         strip = np.asarray(opened)
     cell = strips.CELL + strips.GAP
-    pictures = strip[strips.TOP :, strips.LEFT :]
-    assert pictures.shape == (3 * cell - strips.GAP, strips.MOST_PICTURES * cell - strips.GAP, 3)
-    assert np.abs(pictures[2 * cell :, : strips.CELL].astype(int) - 127).max() < 8
+    images = strip[strips.TOP :, strips.LEFT :]
+    assert images.shape == (3 * cell - strips.GAP, strips.MAX_IMAGES * cell - strips.GAP, 3)
+    assert np.abs(images[2 * cell :, : strips.CELL].astype(int) - 127).max() < 8
     with Image.open(folder / "0007.png") as opened:
         assert np.asarray(opened)[strips.TOP + 2 * cell :, strips.LEFT : strips.LEFT + strips.CELL].std() > 40
 
@@ -102,7 +102,7 @@ def test_a_strip_says_what_its_rows_and_columns_are(panel: tuple[Panel, Path]) -
             read.append(np.asarray(opened.convert("L")).astype(int))
     one, other = read
     cell = strips.CELL + strips.GAP
-    for column in range(strips.MOST_PICTURES):
+    for column in range(strips.MAX_IMAGES):
         start = strips.LEFT + column * cell
         assert one[: strips.TOP, start : start + strips.CELL].min() < 100, "no prompt"
     for row in range(3):
@@ -113,13 +113,13 @@ def test_a_strip_says_what_its_rows_and_columns_are(panel: tuple[Panel, Path]) -
 
 
 def test_the_users_own_metric_is_among_them(tmp_path: Path, tiny_scorer: Path) -> None:
-    Pictures.drawn(stills(), PROMPTS).save(tmp_path / "0")
+    Images.drawn(stills(), PROMPTS).save(tmp_path / "0")
     job = PanelJob(
         workload=WORKLOAD, device="cpu", scorer=str(tiny_scorer), policy=QualityPolicy(metric="nowhere:at_all"),
         images={0: str(tmp_path / "0")}, strips=str(tmp_path / "strips"),
     )  # fmt: skip
     found = examine(job)
-    assert "cannot be imported" in found.lacks["nowhere:at_all"]
+    assert "cannot be imported" in found.unavailable_reasons["nowhere:at_all"]
     assert {one.verdict for one in found.finalists[0].values()} == {"same"}
 
 
@@ -154,8 +154,8 @@ def test_the_tolerance_is_the_metrics_own_unless_it_is_set(tmp_path: Path) -> No
 
 
 def asked(folder: Path, scorer: Path, **changes: Any) -> PanelJob:
-    for trial, pictures in {0: stills(), 3: 0.5 * stills() + 0.25}.items():
-        Pictures.drawn(pictures, PROMPTS).save(folder / str(trial))
+    for trial, images in {0: stills(), 3: 0.5 * stills() + 0.25}.items():
+        Images.drawn(images, PROMPTS).save(folder / str(trial))
     job = PanelJob(
         workload=WORKLOAD, device="cpu", scorer=str(scorer), policy=QualityPolicy(metric="ssim"),
         images={trial: str(folder / str(trial)) for trial in (0, 3)}, strips=str(folder / "strips"),
@@ -185,8 +185,8 @@ def test_a_metric_that_fails_costs_only_itself(
 
     monkeypatch.setattr(METRICS["ms_ssim"], "scores", scores, raising=False)
     found = examine(asked(tmp_path, tiny_scorer))
-    assert said in found.lacks["ms_ssim"]
-    assert "\n" not in found.lacks["ms_ssim"]
+    assert said in found.unavailable_reasons["ms_ssim"]
+    assert "\n" not in found.unavailable_reasons["ms_ssim"]
     assert {"ssim", "clip_score"} <= set(found.finalists[3])
     assert decode(encode(found), Panel, "a panel") == found
 
@@ -195,8 +195,8 @@ def test_a_folder_that_is_missing_costs_only_itself(tmp_path: Path, tiny_scorer:
     images = {0: str(tmp_path / "0"), 3: str(tmp_path / "3"), 9: str(tmp_path / "9")}
     found = examine(asked(tmp_path, tiny_scorer, images=images, variations=(str(tmp_path / "gone"),)))
     assert set(found.finalists) == {0, 3}
-    assert "no pictures" in found.lacks["trial 9"]
-    assert "no pictures" in found.lacks["noise floor of gone"]
+    assert "no images" in found.unavailable_reasons["trial 9"]
+    assert "no images" in found.unavailable_reasons["noise floor of gone"]
     assert found.finalists[3]["ssim"].verdict == "not judged"
 
 
@@ -209,11 +209,11 @@ def test_weights_are_fetched_only_when_asked_for(
         monkeypatch.setenv(variable, str(tmp_path / ".cache" if variable != "HOME" else tmp_path))
     for variable in ("TORCH_HOME", "HF_HOME"):
         monkeypatch.delenv(variable, raising=False)
-    unnamed = METRICS[name].lacks(Setting("cpu", "", {}, {"ssim"}))
+    unnamed = METRICS[name].unavailable_reason(Setting("cpu", "", {}, {"ssim"}))
     assert unnamed is not None
     assert f"--quality {name}" in unnamed
-    assert METRICS[name].lacks(Setting("cpu", "", {}, {name})) is None
-    assert METRICS[name].lacks(Setting("cpu", "", {})) is None
+    assert METRICS[name].unavailable_reason(Setting("cpu", "", {}, {name})) is None
+    assert METRICS[name].unavailable_reason(Setting("cpu", "", {})) is None
     cache = tmp_path / ".cache"
     for file in (
         "torch/hub/checkpoints/alexnet-owt-7be5be79.pth", "ImageReward/ImageReward.pt", "ImageReward/med_config.json",
@@ -223,13 +223,13 @@ def test_weights_are_fetched_only_when_asked_for(
     ):  # fmt: skip
         (cache / file).parent.mkdir(parents=True, exist_ok=True)
         (cache / file).touch()
-    assert METRICS[name].lacks(Setting("cpu", "", {}, {"ssim"})) is None
+    assert METRICS[name].unavailable_reason(Setting("cpu", "", {}, {"ssim"})) is None
 
 
 def test_fid_has_no_verdict(tmp_path: Path, tiny_scorer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Fid, "lacks", lambda *_: None)
+    monkeypatch.setattr(Fid, "unavailable_reason", lambda *_: None)
     monkeypatch.setattr(Fid, "features", lambda _, of, __: of.stills.reshape(len(of.stills), -1)[:, :64])
-    Pictures.drawn(stills(2)[:4], PROMPTS[:4]).save(tmp_path / "varied")
+    Images.drawn(stills(2)[:4], PROMPTS[:4]).save(tmp_path / "varied")
     fid = {
         trial: found["fid"]
         for trial, found in examine(
@@ -241,9 +241,9 @@ def test_fid_has_no_verdict(tmp_path: Path, tiny_scorer: Path, monkeypatch: pyte
     assert fid[0].verdict == "same"
 
 
-def test_a_finalist_of_too_few_pictures_costs_no_other_the_metric(tmp_path: Path, tiny_scorer: Path) -> None:
+def test_a_finalist_of_too_few_images_costs_no_other_the_metric(tmp_path: Path, tiny_scorer: Path) -> None:
     job = asked(tmp_path, tiny_scorer)
-    Pictures.drawn(stills(3)[:2], PROMPTS[:2]).save(tmp_path / "2")
+    Images.drawn(stills(3)[:2], PROMPTS[:2]).save(tmp_path / "2")
     found = examine(msgspec.structs.replace(job, images={**job.images, 2: str(tmp_path / "2")}))
     assert "cmmd" in found.finalists[3]
     assert "cmmd" not in found.finalists[2]

@@ -15,7 +15,7 @@ from tuner.records.quality import NoiseFloor, Panel, PanelJob, QualityPolicy
 from tuner.study import finalists
 
 WORKLOAD = Workload(prompts=("a", "b"), seeds=(0, 1), height=32, width=32)
-GOOD = 'open(sys.argv[2], \'w\').write(\'{"finalists": {"0": {}, "4": {}}, "lacks": {"fid": "no weights"}}\')'
+GOOD = 'open(sys.argv[2], \'w\').write(\'{"finalists": {"0": {}, "4": {}}, "unavailable_reasons": {"fid": "no weights"}}\')'  # noqa: E501
 
 
 def outcome(number: int, reused_from: int | None = None) -> Any:
@@ -49,12 +49,12 @@ def asked_of(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tup
     return found, notes
 
 
-def test_its_answer_is_the_panel_of_those_whose_pictures_are_there(
+def test_its_answer_is_the_panel_of_those_whose_images_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, notes = asked_of(GOOD, tmp_path, monkeypatch)
     assert found is not None
-    assert found.lacks == {"fid": "no weights"}
+    assert found.unavailable_reasons == {"fid": "no weights"}
     assert notes == []
     job = read(tmp_path / "panel.job.json", PanelJob)
     assert {trial: Path(path).parent.name for trial, path in job.images.items()} == {0: "0", 4: "2"}

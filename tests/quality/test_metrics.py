@@ -12,22 +12,22 @@ import pytest
 
 from tuner.errors import BadInput, Unavailable
 from tuner.quality import panel
-from tuner.quality.metrics import AXES, METRICS, Metric, Own, Setting, axis, metric
+from tuner.quality.images import Images, flat, judged_frames
+from tuner.quality.metrics import AXES, METRICS, CustomMetric, Metric, Setting, axis, metric
 from tuner.quality.metrics.distribution import frechet, mmd
 from tuner.quality.metrics.fidelity import scales
-from tuner.quality.pictures import Pictures, flat, judged_frames
 
 PROMPTS = ("a red circle", "a blue square", "a green cross", "a small yellow circle", "a cross", "a large circle")
 SIDE = 48
 
 
-def pictures(seed: int = 0, frames: int = 1, blur: float = 0.0) -> Pictures:
-    """Smooth random pictures, so that each metric has something to see."""
+def images(seed: int = 0, frames: int = 1, blur: float = 0.0) -> Images:
+    """Smooth random images, so that each metric has something to see."""
     random = np.random.default_rng(seed)
     coarse = random.random((len(PROMPTS), frames, 6, 6, 3))
     stills = coarse.repeat(SIDE // 6, 2).repeat(SIDE // 6, 3).reshape(-1, SIDE, SIDE, 3)
     mixed = (1 - blur) * stills + blur * stills.mean((1, 2), keepdims=True)
-    return Pictures((mixed * 255).round().astype(np.float32) / 255, PROMPTS, frames)
+    return Images((mixed * 255).round().astype(np.float32) / 255, PROMPTS, frames)
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,8 @@ def test_a_metric_says_what_it_is(name: str) -> None:
 
 
 @every
-def test_a_metric_measures_or_says_what_it_lacks(name: str, setting: Setting) -> None:
-    found, ours, baseline = METRICS[name], pictures(blur=0.3), pictures()
+def test_a_metric_measures_or_says_why_it_cannot(name: str, setting: Setting) -> None:
+    found, ours, baseline = METRICS[name], images(blur=0.3), images()
     reason = found.unavailable(setting, ours)
     if reason:
         assert len(reason.splitlines()) == 1
@@ -66,46 +66,46 @@ def test_a_metric_measures_or_says_what_it_lacks(name: str, setting: Setting) ->
     if found.distance(ours, baseline, setting) is None:
         scores = found.scores(ours, baseline, setting)
         assert len(scores) == len(PROMPTS)
-        assert scores == found.scores(pictures(blur=0.3), pictures(), setting)
+        assert scores == found.scores(images(blur=0.3), images(), setting)
 
 
 @every
 def test_the_baseline_scores_what_a_metric_says_it_does(name: str, setting: Setting) -> None:
-    found, baseline = METRICS[name], pictures()
+    found, baseline = METRICS[name], images()
     if reason := found.unavailable(setting, baseline):
         pytest.skip(reason)
     if found.own_value is not None:
-        assert found.scores(baseline, pictures(), setting) == pytest.approx([found.own_value] * 6, abs=1e-3)
-    distance = found.distance(baseline, pictures(), setting)
+        assert found.scores(baseline, images(), setting) == pytest.approx([found.own_value] * 6, abs=1e-3)
+    distance = found.distance(baseline, images(), setting)
     if distance is not None:
         assert distance.value == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", [name for name, found in METRICS.items() if found.against == "baseline"])
 def test_more_damage_is_worse(name: str, setting: Setting) -> None:
-    found, baseline = METRICS[name], pictures()
+    found, baseline = METRICS[name], images()
     if reason := found.unavailable(setting, baseline):
         pytest.skip(reason)
-    better = [panel.compare(found, pictures(blur=blur), baseline, setting)[2].value for blur in (0.0, 0.2, 0.8)]
+    better = [panel.compare(found, images(blur=blur), baseline, setting)[2].value for blur in (0.0, 0.2, 0.8)]
     assert better[0] >= better[1] >= better[2]
     assert better[0] > better[2]
 
 
 @every
 def test_a_metric_of_a_video_has_a_value_for_each_prompt(name: str, setting: Setting) -> None:
-    found, video = METRICS[name], pictures(frames=8)
+    found, video = METRICS[name], images(frames=8)
     if reason := found.unavailable(setting, video):
         pytest.skip(reason)
-    if found.distance(video, pictures(1, frames=8), setting) is None:
-        assert len(found.scores(video, pictures(1, frames=8), setting)) == len(PROMPTS)
+    if found.distance(video, images(1, frames=8), setting) is None:
+        assert len(found.scores(video, images(1, frames=8), setting)) == len(PROMPTS)
 
 
 def test_without_its_weights_a_metric_as_axis_says_which_and_what_works_without() -> None:
     bare = Setting("cpu", "nowhere", {})
     with pytest.raises(Unavailable, match=r"--quality preference: .*--metric preference=PATH.*ssim.*need no weights"):
-        panel.axis_scores(METRICS["preference"], pictures(), pictures(1), bare)
+        panel.axis_scores(METRICS["preference"], images(), images(1), bare)
     with pytest.raises(Unavailable, match=r"nowhere.*--scorer.*ssim"):
-        panel.axis_scores(METRICS["clip_score"], pictures(), None, Setting("cpu", "/nowhere", {}))
+        panel.axis_scores(METRICS["clip_score"], images(), None, Setting("cpu", "/nowhere", {}))
 
 
 # ---- which metric ---------------------------------------------------------------------------------------------------
@@ -135,13 +135,13 @@ def test_a_users_own_metric_is_called_with_images_and_prompts(
 ) -> None:
     monkeypatch.setitem(sys.modules, "their_metrics", sys.modules[__name__])
     own = axis("their_metrics:brightness")
-    assert isinstance(own, Own)
-    ours = pictures()
+    assert isinstance(own, CustomMetric)
+    ours = images()
     assert own.scores(ours, ours, setting) == pytest.approx(ours.stills.mean((1, 2, 3)) * 255, abs=0.01)
-    for wrong, said in (("their_metrics:too_few", "one finite number for each of the 6"), ("nowhere:f", "imported"),
+    for name, said in (("their_metrics:too_few", "one finite number for each of the 6"), ("nowhere:f", "imported"),
                         ("their_metrics:PROMPTS", "not a function"), ("their_metrics:none", "imported")):  # fmt: skip
         with pytest.raises(BadInput, match=said):
-            metric(wrong).scores(ours, ours, setting)
+            metric(name).scores(ours, ours, setting)
 
 
 # ---- arithmetic -----------------------------------------------------------------------------------------------------
@@ -178,14 +178,14 @@ def test_the_frechet_distance_of_shifted_and_stretched_points() -> None:
     assert frechet(2 * centred, centred) == pytest.approx(float(np.cov(rows.T).trace()))
 
 
-def test_small_pictures_have_fewer_scales() -> None:
+def test_small_images_have_fewer_scales() -> None:
     assert scales(1024) == pytest.approx((0.0448, 0.2856, 0.3001, 0.2363, 0.1333), abs=1e-3)
     assert [len(scales(side)) for side in (22, 44, 64, 88, 176, 512)] == [2, 3, 3, 4, 5, 5]
     assert sum(scales(64)) == pytest.approx(1.0)
 
 
 def test_temporal_consistency_sees_flicker(setting: Setting) -> None:
-    calm, flicker = pictures(frames=8), pictures(frames=8)
+    calm, flicker = images(frames=8), images(frames=8)
     by_frame = calm.stills.reshape(6, 8, SIDE, SIDE, 3)
     by_frame[:, 1::2] = by_frame[:, ::2]
     found: Metric = METRICS["temporal_consistency"]

@@ -22,7 +22,7 @@ def judged(value: float, verdict: Literal["same", "worse"]) -> Judged:
     estimate = Estimate(value=value, low=value, high=value)
     return Judged(
         title="SSIM", unit="of 1", higher_is_better=True, value=estimate, difference=None, floor=0.1, verdict=verdict,
-        ms_per_picture=1.0,
+        ms_per_image=1.0,
     )  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def best(chosen: MeasuredPoint, *front: MeasuredPoint) -> BestConfig:
         workload=Workload(prompts=("a",), seeds=(0,), height=32, width=32), quality_metric="ssim",
         quality_tolerance=1.0, baseline=point(0, 1.0), chosen=chosen, speed_up=Estimate(value=1.0, low=1.0, high=1.0),
         speed_up_confirmed=True, front=front, trials=TrialCounts(measured=3, rejected=0, failed=0, refused=0),
-        quality_lacks={"fid": "no weights"},
+        quality_unavailable_reasons={"fid": "no weights"},
     )  # fmt: skip
 
 

@@ -13,8 +13,8 @@ import pytest
 from tuner import files, knobs
 from tuner.hardware import environment
 from tuner.model import pipeline
-from tuner.quality.guards import InvalidPicture
-from tuner.quality.pictures import judged_frames
+from tuner.quality.guards import InvalidImage
+from tuner.quality.images import judged_frames
 from tuner.records.model import Model, Workload
 from tuner.records.protocol import Job, Point
 from tuner.records.quality import Quality, Reference
@@ -62,7 +62,7 @@ def test_the_baseline_leaves_its_noise_floor_other_seeds_and_its_denoisers_calls
     _, _, _, quality, folder = scored
     assert quality.noise is not None
     assert set(quality.noise.variations) == {"another attention kernel", "another batch position"}
-    assert quality.noise.lacks == ()
+    assert quality.noise.unavailable_reasons == ()
     assert 0 <= quality.noise.axis < 1
     for path in (*quality.noise.variations.values(), str(folder / files.OTHER_SEEDS)):
         assert len(list(Path(path).glob("*.png"))) == scoring.VARIED
@@ -88,7 +88,7 @@ def test_compiled_blocks_are_a_variation_where_rounding_shows(
     before = counters["stats"]["unique_graphs"]
     noise = scoring.compiled_noise(point)
     assert counters["stats"]["unique_graphs"] > before
-    assert noise.lacks == ()
+    assert noise.unavailable_reasons == ()
     assert len(list(Path(noise.variations["compiled with emulated casts"]).glob("*.png"))) == 2
     assert not any("forward" in vars(block) for block in blocks), "the blocks are as they were"
     assert not inductor.emulate_precision_casts
@@ -117,8 +117,8 @@ def test_in_float32_compiling_shows_nothing(scored: tuple[Any, Job, Point, Quali
     pipe, asked, point, _, folder = scored
     noise = scorer_of(asked, pipe).compiled_noise(msgspec.structs.replace(point, folder=str(folder)))
     assert noise.variations == {}
-    (said,) = noise.lacks
-    assert said == "compiled with emulated casts: in float32 they round finer than a picture's 8 bits show"
+    (said,) = noise.unavailable_reasons
+    assert said == "compiled with emulated casts: in float32 they round finer than an image's 8 bits show"
 
 
 def test_a_candidate_gets_its_denoiser_error_or_the_reason(
@@ -134,7 +134,7 @@ def test_a_candidate_gets_its_denoiser_error_or_the_reason(
     fewer = scorer_of(asked, pipe).score(msgspec.structs.replace(point, folder=str(tmp_path / "fewer"), steps=1))
     assert fewer is not None
     assert fewer.denoiser_error is None
-    assert "steps changes the steps" in str(fewer.denoiser_error_lacks)
+    assert "steps changes the steps" in str(fewer.denoiser_error_unavailable_reason)
     batched = scorer_of(asked, pipe).score(msgspec.structs.replace(point, folder=str(tmp_path / "batched"), batch=4))
     assert batched is not None
     assert batched.denoiser_error is not None
@@ -165,5 +165,5 @@ def test_a_frame_that_is_not_judged_must_be_finite_too() -> None:
     assert scoring.to_judge(video, [6, 7]).shape == (2, 8, 4, 4, 3)
     video[1, 7] = np.nan
     assert np.isfinite(judged_frames(video)).all()
-    with pytest.raises(InvalidPicture, match="picture 7 contains NaN"):
+    with pytest.raises(InvalidImage, match="image 7 contains NaN"):
         scoring.to_judge(video, [6, 7])

@@ -40,7 +40,7 @@ def test_a_single_value_says_nothing_and_equal_values_say_all() -> None:
 
 @pytest.mark.parametrize("count", [4, 24, 128])
 def test_one_value_that_makes_the_difference_does_not_blow_the_interval_up(count: int) -> None:
-    """Rounding tips one picture of some hundred over. On an H200 one of 128 lost 15 points."""
+    """Rounding tips one image of some hundred over. On an H200 one of 128 lost 15 points."""
     values = np.append(np.random.default_rng(0).normal(0, 0.1, count - 1), -15.0)
     interval = mean_of(values.tolist())
     student = stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / count**0.5

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.plugins.hparams import metadata
 
-from tuner.board.events_file import RESULT, STATUS, Picture, Row, write_trial
+from tuner.board.events_file import RESULT, STATUS, Row, ShownImage, write_trial
 
 KNOBS = {"compile.mode": "default", "steps": "4"}
 
@@ -27,13 +27,13 @@ def write(
     knobs: Mapping[str, str] = KNOBS,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = []
+    shown_images = []
     for index in range(images):
         Image.new("RGB", (40, 20), "#888").save(folder / f"{index}.png")
-        pictures.append(Picture(file=folder / f"{index}.png", shows=f"prompt {index}", of="it", baseline=None))
+        shown_images.append(ShownImage(file=folder / f"{index}.png", shows=f"prompt {index}", of="it", baseline=None))
     metrics = {"latency_s": latency} if status == "ok" else {}
     result = "front" if number else "baseline"
-    write_trial(folder, Row(number, status, result, knobs, metrics, f"**{status}**", pictures))
+    write_trial(folder, Row(number, status, result, knobs, metrics, f"**{status}**", shown_images))
 
 
 def loaded(folder: Path) -> EventAccumulator:
@@ -49,11 +49,11 @@ def row(events: EventAccumulator) -> dict[str, str]:
 
 
 def shown(events: EventAccumulator, tag: str) -> Any:
-    """A picture as TensorBoard has it, after its width and height."""
+    """An image as TensorBoard has it, after its width and height."""
     width, height, png = events.Tensors(tag)[0].tensor_proto.string_val
-    picture = Image.open(BytesIO(png))
-    assert (int(width), int(height)) == picture.size
-    return picture
+    image = Image.open(BytesIO(png))
+    assert (int(width), int(height)) == image.size
+    return image
 
 
 def test_a_trial_is_loaded_whole(tmp_path: Path) -> None:
@@ -61,41 +61,41 @@ def test_a_trial_is_loaded_whole(tmp_path: Path) -> None:
     events = loaded(tmp_path)
     assert row(events) == {"compile.mode": "default", "steps": "4", STATUS: "ok", RESULT: "front"}
     assert [(e.step, e.value) for e in events.Scalars("latency_s")] == [(7, 1.5)]
-    assert {tag for tag in events.Tags()["tensors"] if tag.startswith("pictures")} == {
-        f"pictures/{i}" for i in range(4)
+    assert {tag for tag in events.Tags()["tensors"] if tag.startswith("shown_images")} == {
+        f"images/{i}" for i in range(4)
     }
-    assert shown(events, "pictures/0").size == (40, 20)
-    about = events.SummaryMetadata("pictures/0")
+    assert shown(events, "images/0").size == (40, 20)
+    about = events.SummaryMetadata("images/0")
     assert (about.display_name, about.summary_description) == ("prompt 0", "it")
     assert events.Tensors("verdict")[0].tensor_proto.string_val == [b"**ok**"]
 
 
-def test_a_picture_stands_beside_the_baselines(tmp_path: Path) -> None:
+def test_an_image_stands_beside_the_baselines(tmp_path: Path) -> None:
     Image.new("RGB", (1600, 800), "#f00").save(tmp_path / "baseline.png")
     Image.new("RGB", (1600, 800), "#00f").save(tmp_path / "own.png")
-    picture = Picture(file=tmp_path / "own.png", shows="a cat", of="a pair", baseline=tmp_path / "baseline.png")
-    write_trial(tmp_path, Row(1, "ok", "-", KNOBS, {}, "", [picture]))
-    sheet = shown(loaded(tmp_path), "pictures/0")
+    image = ShownImage(file=tmp_path / "own.png", shows="a cat", of="a pair", baseline=tmp_path / "baseline.png")
+    write_trial(tmp_path, Row(1, "ok", "-", KNOBS, {}, "", [image]))
+    sheet = shown(loaded(tmp_path), "images/0")
     assert sheet.size == (512 + 32 + 512, 256)
     colours = [sheet.getpixel((x, 128)) for x in (10, 528, 1040)]
     assert colours == [(255, 0, 0), (255, 255, 255), (0, 0, 255)]
 
 
 @pytest.mark.parametrize("bytes_left", [0, 5, 60, -40])
-def test_a_picture_that_was_cut_off_is_left_out(bytes_left: int, tmp_path: Path) -> None:
+def test_an_image_that_was_cut_off_is_left_out(bytes_left: int, tmp_path: Path) -> None:
     """As of a worker that was killed while it wrote."""
     good, broken = tmp_path / "good.png", tmp_path / "broken.png"
     Image.effect_noise((40, 20), 50).save(good)
     broken.write_bytes(good.read_bytes()[:bytes_left])
-    pictures = [
-        Picture(file=broken, shows="broken", of="", baseline=None),
-        Picture(file=good, shows="beside a broken one", of="", baseline=broken),
-        Picture(file=good, shows="good", of="", baseline=None),
+    shown_images = [
+        ShownImage(file=broken, shows="broken", of="", baseline=None),
+        ShownImage(file=good, shows="beside a broken one", of="", baseline=broken),
+        ShownImage(file=good, shows="good", of="", baseline=None),
     ]
-    write_trial(tmp_path, Row(1, "ok", "-", KNOBS, {}, "", pictures))
+    write_trial(tmp_path, Row(1, "ok", "-", KNOBS, {}, "", shown_images))
     events = loaded(tmp_path)
-    assert [tag for tag in events.Tags()["tensors"] if tag.startswith("pictures")] == ["pictures/0"]
-    assert events.SummaryMetadata("pictures/0").display_name == "good"
+    assert [tag for tag in events.Tags()["tensors"] if tag.startswith("shown_images")] == ["images/0"]
+    assert events.SummaryMetadata("images/0").display_name == "good"
 
 
 def test_writing_again_replaces_the_row(tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ def test_what_a_cpu_can_show(case: Case, mode: Mode, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fresh_dynamo", "only_dynamo")
-@pytest.mark.parametrize("most_bytes", [golden_traces.MOST_BYTES, 0])
+@pytest.mark.parametrize("most_bytes", [golden_traces.MAX_BYTES, 0])
 def test_a_trimmed_trace_is_judged_alike(most_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(golden_traces, "MOST_BYTES", most_bytes)
+    monkeypatch.setattr(golden_traces, "MAX_BYTES", most_bytes)
     results = tmp_path / "results.jsonl"
     golden_traces.work([("twice", "full"), ("nowhere", "full")], "cpu", tmp_path / "golden", results)
     twice, nowhere = (golden_traces.read_row(line) for line in results.read_bytes().splitlines())
@@ -101,5 +101,5 @@ def test_what_comes_along_is_expected_only_with_its_defect_and_no_more_often() -
 
 def test_golden_traces_are_small() -> None:
     sizes = [path.stat().st_size for path in GOLDEN.iterdir()]
-    assert max(sizes) <= golden_traces.MOST_BYTES
+    assert max(sizes) <= golden_traces.MAX_BYTES
     assert sum(sizes) < 2_000_000

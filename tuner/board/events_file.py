@@ -1,4 +1,4 @@
-"""One trial in TensorBoard: a row of HParams, its scalars, its verdict and its pictures, in one events file.
+"""One trial in TensorBoard: a row of HParams, its scalars, its verdict and its images, in one events file.
 
 The file is built from tensorboard's own protos, without its SummaryWriter: that one needs torch or TensorFlow. It is
 written whole and moved into place, so that a killed study never leaves half a row.
@@ -28,13 +28,13 @@ STATUS, RESULT = "Status", "Result"
 a capital comes before the knobs' small letters."""
 
 _FILES = "events.out.tfevents.*"
-_PICTURES = 4
+_IMAGES = 4
 _LONGEST_SIDE = 512
 _GAP_SHARE = 16
 
 
 @dataclass(frozen=True)
-class Picture:
+class ShownImage:
     """A PNG file, what it should show, what it is of, and the baseline's of the same, which is drawn to its left."""
 
     file: Path
@@ -53,18 +53,18 @@ class Row:
     knobs: Mapping[str, str]
     metrics: Mapping[str, float]
     text: str
-    pictures: Sequence[Picture]
+    images: Sequence[ShownImage]
 
 
 def write_trial(folder: Path, row: Row) -> None:
-    """Write a trial's events file into its folder, in place of a former one. The first four pictures are shown, less
+    """Write a trial's events file into its folder, in place of a former one. The first four images are shown, less
     those that cannot be read: whoever wrote them may have been killed meanwhile."""
-    shown = [(picture, sheet) for picture in row.pictures[:_PICTURES] if (sheet := _drawn(picture))]
+    shown = [(image, sheet) for image in row.images[:_IMAGES] if (sheet := _drawn(image))]
     values = [
         *_hparams(row),
         *(Summary.Value(tag=name, simple_value=value) for name, value in row.metrics.items()),
         _text(row.text),
-        *(_picture(index, *one) for index, one in enumerate(shown)),
+        *(_image(index, *one) for index, one in enumerate(shown)),
     ]
     _replace_events(folder, row.number, values)
 
@@ -92,26 +92,26 @@ def _text(text: str) -> Summary.Value:
     return Summary.Value(tag="verdict", metadata=about, tensor=make_tensor_proto([text.encode()]))
 
 
-def _picture(index: int, picture: Picture, sheet: Any) -> Summary.Value:
+def _image(index: int, image: ShownImage, sheet: Any) -> Summary.Value:
     about = image_metadata.create_summary_metadata(
-        display_name=picture.shows, description=picture.of, converted_to_tensor=True
+        display_name=image.shows, description=image.of, converted_to_tensor=True
     )
     buffer = BytesIO()
     sheet.save(buffer, "PNG")
     tensor = make_tensor_proto([str(sheet.width).encode(), str(sheet.height).encode(), buffer.getvalue()])
-    return Summary.Value(tag=f"pictures/{index}", metadata=about, tensor=tensor)
+    return Summary.Value(tag=f"images/{index}", metadata=about, tensor=tensor)
 
 
-def _drawn(picture: Picture) -> Any | None:
-    """A picture beside the baseline's, small enough for a page of many; None if either cannot be read."""
+def _drawn(image: ShownImage) -> Any | None:
+    """An image beside the baseline's, small enough for a page of many; None if either cannot be read."""
     from PIL import Image
 
     shown = []
-    for file in filter(None, (picture.baseline, picture.file)):
+    for file in filter(None, (image.baseline, image.file)):
         try:
             with Image.open(file) as opened:
                 shown.append(opened.convert("RGB"))
-        except (OSError, SyntaxError, ValueError):  # what Pillow makes of a file that is cut off or is no picture
+        except (OSError, SyntaxError, ValueError):  # what Pillow makes of a file that is cut off or is no image
             return None
         shown[-1].thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     gap = max(1, shown[0].width // _GAP_SHARE)

@@ -19,8 +19,8 @@ from tuner.errors import BadInput, Unavailable
 PORTS = range(6006, 6026)
 """TensorBoard's usual port and those that are tried after it."""
 
-MOST_TICKED = 40
-"""Of more runs TensorBoard ticks none, and its pages of pictures and texts stay empty until somebody does."""
+MAX_TICKED = 40
+"""Of more runs TensorBoard ticks none, and its pages of images and texts stay empty until somebody does."""
 
 HOST = "127.0.0.1"
 SHOWN = ("events.out.tfevents.*", "*.pt.trace.json", "*.pt.trace.json.gz")
@@ -111,7 +111,7 @@ def guide(folder: Path, address: str) -> str:
     traces, ticked = sum(1 for _ in folder.rglob("*.pt.trace.json*")), ticks(folder)
     tabs = {
         "hparams": "all trials in a table: sort by any column, filter by any knob or by status",
-        "images": "their pictures, beside the baseline's",
+        "images": "their images, beside the baseline's",
         "text": "what the gate found, and why trials failed",
         "pytorch_profiler": f"{traces} traces: overview, operators, kernels, time line",
     }
@@ -134,4 +134,4 @@ def ticks(folder: Path) -> str:
         return ""
     chosen = json.dumps(dict.fromkeys(sorted(result), True)).encode()
     chosen += b" " * (-len(chosen) % 3)  # an equals sign at its end would end the address's value
-    return base64.b64encode(chosen).decode() if len(runs) > MOST_TICKED else ""
+    return base64.b64encode(chosen).decode() if len(runs) > MAX_TICKED else ""

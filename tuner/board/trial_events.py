@@ -1,4 +1,4 @@
-"""A study as TensorBoard shows it: what of an outcome becomes a row, a scalar, a text, a picture."""
+"""A study as TensorBoard shows it: what of an outcome becomes a row, a scalar, a text, an image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tuner.space.candidates import Space, show
 
 BASELINE = 0
 STRIPS = "strips"
-"""In the study's folder: a strip of pictures for each finalist."""
+"""In the study's folder: a strip of images for each finalist."""
 
 NOTHING = "-"
 Place = Literal["chosen", "front"] | None
@@ -38,7 +38,7 @@ def write(folder: Path, outcome: Outcome, space: Space, place: Place = None) -> 
         knobs=knobs(outcome, space),
         metrics=metrics(outcome),
         text=text(outcome, space),
-        pictures=list(pictures(folder, outcome, space)),
+        images=list(images(folder, outcome, space)),
     )
     events_file.write_trial(folder, row)
 
@@ -114,7 +114,7 @@ def measured(outcome: Outcome) -> list[str]:
         against = f", {change.value:+.2f} [{change.low:+.2f}, {change.high:+.2f}] against the baseline"
         lines.append(
             f"- {outcome.quality.metric}: {outcome.quality.mean:.2f}{against if outcome.number != BASELINE else ''}"
-            f"{f', from the pictures of trial {drawn_by}' if drawn_by is not None else ''}"
+            f"{f', from the images of trial {drawn_by}' if drawn_by is not None else ''}"
         )
     return lines
 
@@ -129,24 +129,24 @@ def found(finding: Finding) -> str:
 
 
 def strip_of(folder: Path) -> Path:
-    """Where a finalist's strip of pictures is, by its trial folder."""
+    """Where a finalist's strip of images is, by its trial folder."""
     return folder.parent.parent / STRIPS / f"{folder.name}.png"
 
 
-def pictures(folder: Path, outcome: Outcome, space: Space) -> Iterator[events_file.Picture]:
-    """A finalist's strip, and a trial's pictures, each with the baseline's of the same prompt."""
+def images(folder: Path, outcome: Outcome, space: Space) -> Iterator[events_file.ShownImage]:
+    """A finalist's strip, and a trial's images, each with the baseline's of the same prompt."""
     prompts = space.workload.prompts
     strip = strip_of(folder)
     if strip.is_file():
-        shows = "a finalist: the baseline's pictures, its own below them, and the difference, amplified four times"
-        yield events_file.Picture(file=strip, shows=shows, of="the finalist's strip", baseline=None)
+        shows = "a finalist: the baseline's images, its own below them, and the difference, amplified four times"
+        yield events_file.ShownImage(file=strip, shows=shows, of="the finalist's strip", baseline=None)
     for file in sorted((folder / "images").glob("*.png")):
         prompt = prompts[int(file.stem)] if file.stem.isdigit() and int(file.stem) < len(prompts) else file.stem
         beside = folder.parent / f"{BASELINE:04}" / "images" / file.name
         if outcome.number == BASELINE:
-            yield events_file.Picture(file=file, shows=prompt, of="the baseline's picture", baseline=None)
+            yield events_file.ShownImage(file=file, shows=prompt, of="the baseline's image", baseline=None)
         elif beside.is_file():
-            pair = "left the baseline's picture, right this trial's"
-            yield events_file.Picture(file=file, shows=prompt, of=pair, baseline=beside)
+            pair = "left the baseline's image, right this trial's"
+            yield events_file.ShownImage(file=file, shows=prompt, of=pair, baseline=beside)
         else:
-            yield events_file.Picture(file=file, shows=prompt, of="this trial's picture", baseline=None)
+            yield events_file.ShownImage(file=file, shows=prompt, of="this trial's image", baseline=None)

@@ -1,4 +1,4 @@
-"""`tune cost`: what the pictures of tuned pipelines cost, under other prices and on other machines."""
+"""`tune cost`: what the images of tuned pipelines cost, under other prices and on other machines."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _is_positive(value: float) -> bool:
 
 
 def _refuse_another(first: Study, other: Study) -> None:
-    """Only what draws the same pictures can be compared by cost."""
+    """Only what draws the same images can be compared by cost."""
     for (field, ours), theirs in zip(_identity(first.best).items(), _identity(other.best).values(), strict=True):
         if ours != theirs:
             raise BadInput(f"{other.file}: {field}: not that of {first.file}, so their costs do not compare")

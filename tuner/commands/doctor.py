@@ -31,7 +31,7 @@ from tuner.report.formatting import one_line, section, times, value_text, wrappe
 DISTRIBUTION = "diffusion-tuner"
 GIB = 2**30
 LITTLE_SPACE = 2 * GIB
-"""With less than this on the disk a study of many traces and pictures may not fit."""
+"""With less than this on the disk a study of many traces and images may not fit."""
 
 MISSING = "not installed"
 
@@ -42,7 +42,7 @@ PURPOSES = {
     "torch": "runs, compiles and profiles the pipelines",
     "triton": "compiles GPU kernels for torch.compile; comes with torch's CUDA build",
     "diffusers": "the pipelines themselves",
-    "transformers": "text encoders, and the CLIP model that scores pictures",
+    "transformers": "text encoders, and the CLIP model that scores images",
     "torchao": "quantization: int8 and fp8 weights",
     "accelerate": "loads large models without a second copy in memory",
     "peft": "LoRA adapters",

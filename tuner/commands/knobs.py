@@ -34,7 +34,7 @@ class KnobValue(Record):
 
     value: Value
     baseline: bool
-    changes_picture: bool
+    changes_image: bool
     available: bool
     reason: str | None
 
@@ -46,7 +46,7 @@ class KnobEntry(Record):
     name: str
     about: str
     acts: Literal["build", "call"]
-    changes_picture: bool
+    changes_image: bool
     needs: Needs
     accepts: str | None
     values: tuple[KnobValue, ...]
@@ -94,7 +94,7 @@ def _entry(knob: Knob, environment: Environment, architecture: Architecture, nee
             KnobValue(
                 value=value,
                 baseline=value == untouched,
-                changes_picture=value != untouched and knob.changes_picture(value),
+                changes_image=value != untouched and knob.changes_image(value),
                 available=reason is None,
                 reason=reason,
             )
@@ -103,7 +103,7 @@ def _entry(knob: Knob, environment: Environment, architecture: Architecture, nee
         name=knob.name,
         about=about(knob),
         acts=knob.acts,
-        changes_picture=knob.image or any(value.changes_picture for value in values),
+        changes_image=knob.image or any(value.changes_image for value in values),
         needs=needs,
         accepts=_accepts(knob),
         values=tuple(values),
@@ -112,9 +112,9 @@ def _entry(knob: Knob, environment: Environment, architecture: Architecture, nee
 
 def _accepts(knob: Knob) -> str | None:
     """What any value of a knob must be, in its own words; None when it takes no others than its choices."""
-    if type(knob).wrong is Knob.wrong:
+    if type(knob).invalid_reason is Knob.invalid_reason:
         return None
-    return (knob.wrong("") or "any").removeprefix("must be ")
+    return (knob.invalid_reason("") or "any").removeprefix("must be ")
 
 
 def _needs(environment: Environment) -> dict[str, Needs]:
@@ -197,10 +197,10 @@ def _introduction(found: Catalogue, width: int) -> Iterator[Text]:
     for label, text in (
         ("acts on", "build: the pipeline is built anew, in a process of its own, often with minutes of compiling"),
         ("", "call: how the built pipeline is called, which costs nothing to vary"),
-        ("changes", "cost: time and memory alone; the picture stays the same but for rounding"),
-        ("", "picture: the picture too, so it is compared with the untouched pipeline's"),
+        ("changes", "cost: time and memory alone; the image stays the same but for rounding"),
+        ("", "image: the image too, so it is compared with the untouched pipeline's"),
         ("*", "marks the value of the untouched pipeline"),
-        *([("~", "marks the values that may change the picture, where others of the knob do not")] if mixed else []),
+        *([("~", "marks the values that may change the image, where others of the knob do not")] if mixed else []),
     ):
         yield from wrapped(f"{label:<10}", text, width)
     if found.model == "demo":
@@ -212,14 +212,14 @@ def _introduction(found: Catalogue, width: int) -> Iterator[Text]:
 
 
 def _changes(knob: KnobEntry) -> str:
-    if not knob.changes_picture:
+    if not knob.changes_image:
         return "cost"
-    return "picture (where ~)" if _is_mixed(knob) else "picture"
+    return "image (where ~)" if _is_mixed(knob) else "image"
 
 
 def _is_mixed(knob: KnobEntry) -> bool:
-    """Whether some of a knob's other values change the picture and some do not."""
-    return len({value.changes_picture for value in knob.values if not value.baseline}) == 2
+    """Whether some of a knob's other values change the image and some do not."""
+    return len({value.changes_image for value in knob.values if not value.baseline}) == 2
 
 
 def _details(knob: KnobEntry, usable: Set[tuple[str, Value]], width: int) -> Iterator[Text]:
@@ -259,8 +259,8 @@ def by_reason(refused: Mapping[Value, str]) -> dict[str, list[Value]]:
 
 
 def _shown(knob: KnobEntry, value: KnobValue) -> str:
-    picture = "~" if value.changes_picture and _is_mixed(knob) else ""
-    return f"{picture}{value_text(value.value)}{'*' if value.baseline else ''}"
+    image = "~" if value.changes_image and _is_mixed(knob) else ""
+    return f"{image}{value_text(value.value)}{'*' if value.baseline else ''}"
 
 
 def _not_offered(flags: dict[str, str], width: int) -> Iterator[Text]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tuner.study.store import Request
 
 
-MOST_REASONS = 3
+MAX_REASONS = 3
 
 
 def run_study(options: argparse.Namespace) -> int:
@@ -61,7 +61,7 @@ def run_study(options: argparse.Namespace) -> int:
 
 
 def quality_policy(name: str, given: Sequence[str], scorer: str) -> QualityPolicy:
-    """By what pictures are judged, if all that the axis needs is here. Raises BadInput or Unavailable."""
+    """By what images are judged, if all that the axis needs is here. Raises BadInput or Unavailable."""
     from tuner.quality.metrics import METRICS, Setting, axis
     from tuner.records.quality import QualityPolicy
 
@@ -73,7 +73,7 @@ def quality_policy(name: str, given: Sequence[str], scorer: str) -> QualityPolic
         if not Path(path).exists():
             raise BadInput(f"--metric {text}: there is no such file or folder")
         paths[of] = str(Path(path).resolve())
-    lacking = axis(name).lacks(Setting("cpu", scorer, paths))
+    lacking = axis(name).unavailable_reason(Setting("cpu", scorer, paths))
     if lacking:
         raise Unavailable(f"--quality {name}: {lacking}; clip_score, ssim and ms_ssim work without")
     return QualityPolicy(metric=name, given=paths)
@@ -102,7 +102,7 @@ def left_out(request: Request) -> list[str]:
     grouped: dict[str, list[str]] = {}
     for what, reason in request.space.left_out.items():
         grouped.setdefault(reason, []).append(what)
-    if len(grouped) <= MOST_REASONS:
+    if len(grouped) <= MAX_REASONS:
         return [f"left out: {', '.join(names)}: {reason}" for reason, names in grouped.items()]
     model = request.model.source
     return [

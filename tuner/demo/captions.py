@@ -33,7 +33,7 @@ WORDS = tuple(
 
 
 class Placed(Protocol):
-    """A thing of a scene, or one read from a picture; None is what could not be read."""
+    """A thing of a scene, or one read from an image; None is what could not be read."""
 
     @property
     def colour(self) -> str | None: ...

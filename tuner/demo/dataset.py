@@ -21,9 +21,9 @@ Tokens = NDArray[np.int16]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures (n, 64, 64, 3) and, four a picture, tokens (n, 4, 32) of true captions and of false ones."""
+    """Images (n, 64, 64, 3) and, four an image, tokens (n, 4, 32) of true captions and of false ones."""
 
-    pictures: Pixels
+    images: Pixels
     clip: Tokens
     t5: Tokens
     wrong: Tokens  # by the CLIP tokenizer; the true ones again where none were asked for
@@ -44,13 +44,13 @@ class Pending:
     def collect(self) -> Dataset:
         """Waits for all of them."""
         count = len(self.tasks) * CHUNK
-        pictures = np.empty((count, SIDE, SIDE, 3), np.uint8)
+        images = np.empty((count, SIDE, SIDE, 3), np.uint8)
         clip, t5, wrong = (np.empty((count, CAPTIONS, LENGTH), np.int16) for _ in range(3))
         for index, chunk in enumerate(self.chunks):
             rows = slice(index * CHUNK, (index + 1) * CHUNK)
-            pictures[rows], clip[rows], t5[rows], wrong[rows] = chunk.pictures, chunk.clip, chunk.t5, chunk.wrong
+            images[rows], clip[rows], t5[rows], wrong[rows] = chunk.images, chunk.clip, chunk.t5, chunk.wrong
         self.pool.terminate()
-        return Dataset(pictures, clip, t5, wrong)
+        return Dataset(images, clip, t5, wrong)
 
 
 def _make_chunk(task: tuple[int, int, bool]) -> Dataset:

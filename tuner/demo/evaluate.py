@@ -29,8 +29,8 @@ SHEET_STEPS = (2, 4, 6, 8, 14, 28)
 
 
 def draw(pipeline: Any, texts: list[str], steps: int, batch: int) -> list[Pixels]:
-    """One 64x64 picture a caption; caption i has seed i on every machine and at every step count."""
-    pictures: list[Pixels] = []
+    """One 64x64 pixels a caption; caption i has seed i on every machine and at every step count."""
+    images: list[Pixels] = []
     for start in range(0, len(texts), batch):
         part = texts[start : start + batch]
         drawn = pipeline(
@@ -41,30 +41,30 @@ def draw(pipeline: Any, texts: list[str], steps: int, batch: int) -> list[Pixels
             num_inference_steps=steps,
             generator=[torch.Generator().manual_seed(start + i) for i in range(len(part))],
         )
-        pictures += [np.asarray(image.convert("RGB")) for image in drawn.images]
-    return pictures
+        images += [np.asarray(image.convert("RGB")) for image in drawn.images]
+    return images
 
 
-def scores(model: CLIPModel, processor: CLIPProcessor, texts: list[str], pictures: list[Pixels]) -> Floats:
-    """CLIP score of each picture under its caption: 100 times the cosine, (n,)."""
-    inputs = processor(text=texts, images=list(map(Image.fromarray, pictures)), return_tensors="pt", padding=True)
+def scores(model: CLIPModel, processor: CLIPProcessor, texts: list[str], images: list[Pixels]) -> Floats:
+    """CLIP score of each pixels under its caption: 100 times the cosine, (n,)."""
+    inputs = processor(text=texts, images=list(map(Image.fromarray, images)), return_tensors="pt", padding=True)
     with torch.no_grad():
         outputs = model(**inputs.to(model.device))
     cosines = (outputs.image_embeds * outputs.text_embeds).sum(-1)
     return np.asarray(100 * cosines.float().cpu().numpy(), np.float32)
 
 
-def reconstruct(vae: Any, pictures: list[Pixels]) -> list[Pixels]:
-    """The pictures through the autoencoder and back."""
-    target = torch.from_numpy(np.stack(pictures)).to(vae.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+def reconstruct(vae: Any, images: list[Pixels]) -> list[Pixels]:
+    """The images through the autoencoder and back."""
+    target = torch.from_numpy(np.stack(images)).to(vae.device).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
         back = vae.decode(vae.encode(target.to(vae.dtype)).latent_dist.mean).sample.float()
     return list(((back.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
 
 
-def row(name: str, captions: list[Caption], pictures: list[Pixels], clip: Floats) -> dict[str, Any]:
-    """One line of the table: the oracle's share of right pictures and the mean CLIP score."""
-    verdicts = [judge(picture, caption) for picture, caption in zip(pictures, captions, strict=True)]
+def row(name: str, captions: list[Caption], images: list[Pixels], clip: Floats) -> dict[str, Any]:
+    """One line of the table: the oracle's share of right images and the mean CLIP score."""
+    verdicts = [judge(pixels, caption) for pixels, caption in zip(images, captions, strict=True)]
     why = Counter(reason for right, reason in verdicts if not right)
     right = sum(right for right, _ in verdicts) / len(verdicts)
     print(f"{name:>14}  right {right:6.1%}  clip {clip.mean():6.2f}  {dict(why.most_common(4))}", flush=True)
@@ -79,11 +79,11 @@ def contact_sheet(texts: list[str], columns: dict[int, list[Pixels]], scale: int
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     for row_index, text in enumerate(texts):
         pen.multiline_text((6, top + row_index * cell + 8), textwrap.fill(text, 25), fill="black", font=font)
-    for column_index, (steps, pictures) in enumerate(columns.items()):
+    for column_index, (steps, images) in enumerate(columns.items()):
         left = label + column_index * cell
         pen.text((left + 6, 4), f"{steps} steps", fill="black", font=font)
-        for row_index, picture in enumerate(pictures):
-            image = Image.fromarray(picture).resize((SIDE * scale, SIDE * scale), Image.Resampling.NEAREST)
+        for row_index, pixels in enumerate(images):
+            image = Image.fromarray(pixels).resize((SIDE * scale, SIDE * scale), Image.Resampling.NEAREST)
             sheet.paste(image, (left, top + row_index * cell))
     return sheet
 
@@ -110,8 +110,8 @@ def main() -> None:
     texts = [caption.text() for caption in captions]
     true = [render(scene) for scene, _ in pairs]
 
-    def measure(name: str, pictures: list[Pixels]) -> dict[str, Any]:
-        return row(name, captions, pictures, scores(model, processor, texts, pictures))
+    def measure(name: str, images: list[Pixels]) -> dict[str, Any]:
+        return row(name, captions, images, scores(model, processor, texts, images))
 
     rows = [measure("true renders", true), measure("through VAE", reconstruct(pipeline.vae, true))]
     rows.append(measure("others' renders", true[1:] + true[:1]))
@@ -124,11 +124,11 @@ def main() -> None:
     columns: dict[int, list[Pixels]] = {}
     for steps in given.steps:
         start = time.monotonic()
-        pictures = draw(pipeline, texts, steps, given.batch)
+        images = draw(pipeline, texts, steps, given.batch)
         spent = time.monotonic() - start
-        rows.append(measure(str(steps), pictures) | {"steps": steps, "seconds_per_image": spent / len(texts)})
+        rows.append(measure(str(steps), images) | {"steps": steps, "seconds_per_image": spent / len(texts)})
         if steps in SHEET_STEPS:
-            columns[steps] = pictures[:8]
+            columns[steps] = images[:8]
     given.out.mkdir(parents=True, exist_ok=True)
     result = {"captions": len(texts), "device": str(where), "torch": torch.__version__, "rows": rows}
     (given.out / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")

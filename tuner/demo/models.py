@@ -16,7 +16,7 @@ LATENT = 8  # channels of a latent; 64x64 pixels become 16x16 of them, packed 2x
 
 
 def new_vae() -> AutoencoderKL:
-    """An autoencoder by a factor of 4 with few channels where the picture is large."""
+    """An autoencoder by a factor of 4 with few channels where the image is large."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,

@@ -1,7 +1,7 @@
-"""A judge of pictures that knows nothing of networks: it reads objects out of pixels and checks a caption.
+"""A judge of images that knows nothing of networks: it reads objects out of pixels and checks a caption.
 
 Objects are the connected patches of strong colour on the muted ground. Shape is the best of four outlines,
-pattern a fit of plane waves to the brightness inside. A patch that is none of these makes the picture wrong.
+pattern a fit of plane waves to the brightness inside. A patch that is none of these makes the image wrong.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ class Seen:
 
 @dataclass(frozen=True)
 class Reading:
-    """All that is read from a picture."""
+    """All that is read from an image."""
 
     seen: tuple[Seen, ...]
     brightness: str
 
 
-def read(picture: Pixels) -> Reading:
-    """Reads a (64, 64, 3) uint8 picture."""
-    rgb = picture.astype(np.float64) / 255
+def read(image: Pixels) -> Reading:
+    """Reads a (64, 64, 3) uint8 image."""
+    rgb = image.astype(np.float64) / 255
     value = rgb.max(-1)
     chroma = value - rgb.min(-1)
     labels, count = ndimage.label(chroma > CHROMA)
@@ -64,9 +64,9 @@ def read(picture: Pixels) -> Reading:
     return Reading(seen, brightness)
 
 
-def judge(picture: Pixels, caption: Caption) -> tuple[bool, str]:
-    """Whether the picture shows what the caption says, and if not, why."""
-    reading = read(picture)
+def judge(image: Pixels, caption: Caption) -> tuple[bool, str]:
+    """Whether the image shows what the caption says, and if not, why."""
+    reading = read(image)
     if not 2 <= len(reading.seen) <= 3:
         return False, f"{len(reading.seen)} objects"
     if not all(thing.clean for thing in reading.seen):

@@ -1,6 +1,6 @@
 """Procedural scenes: a few patterned shapes on a muted background, drawn into 64x64 pixels.
 
-A scene fixes everything that the picture shows. Captions (captions.py) tell only part of it, so a model
+A scene fixes everything that the image shows. Captions (captions.py) tell only part of it, so a model
 that learns to draw from captions has to invent the rest: places, phases, angles, unnamed things.
 """
 
@@ -69,7 +69,7 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows: two or three things that do not touch, and the ground."""
+    """What an image shows: two or three things that do not touch, and the ground."""
 
     things: tuple[Thing, ...]
     background: Background
@@ -77,7 +77,7 @@ class Scene:
 
 def held_out(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     """True for an eighth of all pairs of coloured shapes, such as red circle and cyan square, which share no training
-    picture, named or not. Each coloured shape has three such partners, so nothing about it alone is unusual."""
+    image, named or not. Each coloured shape has three such partners, so nothing about it alone is unusual."""
     return (_number(one) + _number(other)) % 8 == 0
 
 
@@ -102,13 +102,13 @@ def sample_scene(rng: np.random.Generator, unseen: bool = False) -> Scene:
 
 def render(scene: Scene) -> Pixels:
     """Draws a scene with anti-aliased edges: (64, 64, 3) uint8."""
-    picture = _ground(scene.background)
+    image = _ground(scene.background)
     for thing in scene.things:
         coverage = np.clip(0.5 - distance(thing.shape, thing.x, thing.y, thing.radius), 0, 1)[..., None]
         light = _hsv(thing.hue, thing.saturation, thing.value)
         tone = (1 - (1 - thing.shade) * _pattern(thing))[..., None] * light
-        picture = picture * (1 - coverage) + tone * coverage
-    return np.asarray(np.clip(picture * 255 + 0.5, 0, 255), dtype=np.uint8)
+        image = image * (1 - coverage) + tone * coverage
+    return np.asarray(np.clip(image * 255 + 0.5, 0, 255), dtype=np.uint8)
 
 
 def distance(shape: str, x: float, y: float, radius: float) -> Floats:

@@ -16,7 +16,7 @@ PROGRAM_START = time.monotonic()
 
 @dataclass(frozen=True)
 class Plan:
-    """How long a program trains (its preparations included), on how many pictures at once, how fast it learns.
+    """How long a program trains (its preparations included), on how many images at once, how fast it learns.
 
     Eager means no compiler and no CUDA graph, as always on a CPU; fresh, that it starts from nothing.
     """

@@ -23,7 +23,7 @@ from tuner.demo.train_vae import encode
 
 CHECKPOINT = 5000  # iterations between two stores of the whole pipeline
 SHIFT = 1.0  # of the sampling schedule
-BLIND = 0.1  # share of pictures whose caption is left out
+BLIND = 0.1  # share of images whose caption is left out
 GUIDANCE = 0.65  # w: as good as guidance by a factor of 1 + w / (1 - w) at sampling
 
 
@@ -187,7 +187,7 @@ def main() -> None:
         compile_now(drawer, given.batch, where)
     data = pending.collect()
     vae = AutoencoderKL.from_pretrained(given.vae).to(where)
-    latents = pack(encode(vae, torch.from_numpy(data.pictures).to(where).permute(0, 3, 1, 2)), vae)
+    latents = pack(encode(vae, torch.from_numpy(data.images).to(where).permute(0, 3, 1, 2)), vae)
     print(f"{len(latents)} scenes, latents' spread {latents.float().std().item():.3f}, {parameters(drawer)} parameters")
     clip, t5 = (torch.from_numpy(tokens).to(where) for tokens in (data.clip, data.t5))
     plan = schedule.Plan(given.seconds, given.batch, given.rate, eager, fresh=given.start is None)

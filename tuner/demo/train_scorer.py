@@ -1,7 +1,7 @@
 """Trains the CLIP scorer: python -m tuner.demo.train_scorer --out FOLDER --seconds 90
 
-A caption must find its picture among others and among spoilt copies of it; a picture must find its caption
-among others and among false ones that differ in one claim. So the score falls when a picture is blurred,
+A caption must find its image among others and among spoilt copies of it; an image must find its caption
+among others and among false ones that differ in one claim. So the score falls when an image is blurred,
 ragged or wrong.
 """
 
@@ -21,50 +21,48 @@ from tuner.demo.tokenization import clip_tokenizer
 
 
 def new_processor() -> CLIPProcessor:
-    """Takes 64x64 pictures as they are; needs no torchvision."""
-    pictures = CLIPImageProcessorPil(
+    """Takes 64x64 images as they are; needs no torchvision."""
+    images = CLIPImageProcessorPil(
         size={"height": SIDE, "width": SIDE},
         crop_size={"height": SIDE, "width": SIDE},
         do_center_crop=False,
         image_mean=[0.5, 0.5, 0.5],
         image_std=[0.5, 0.5, 0.5],
     )
-    return CLIPProcessor(image_processor=pictures, tokenizer=clip_tokenizer())
+    return CLIPProcessor(image_processor=images, tokenizer=clip_tokenizer())
 
 
-def spoil(pictures: torch.Tensor) -> torch.Tensor:
-    """Copies of pictures (b, 3, 64, 64), each blurred, mixed with another or warped by a random amount."""
-    count, where = len(pictures), pictures.device
+def spoil(images: torch.Tensor) -> torch.Tensor:
+    """Copies of images (b, 3, 64, 64), each blurred, mixed with another or warped by a random amount."""
+    count, where = len(images), images.device
     kind, amount = torch.randint(3, (count, 1, 1, 1), device=where), torch.rand(count, 1, 1, 1, device=where)
-    blurred = pictures
+    blurred = images
     for _ in range(4):
         blurred = functional.avg_pool2d(functional.pad(blurred, (1, 1, 1, 1), mode="replicate"), 3, 1)
     blurred = torch.lerp(
-        blurred, functional.interpolate(functional.avg_pool2d(pictures, 8), scale_factor=8.0, mode="bilinear"), amount
+        blurred, functional.interpolate(functional.avg_pool2d(images, 8), scale_factor=8.0, mode="bilinear"), amount
     )
-    mixed = torch.lerp(pictures, pictures.roll(1, 0), 0.3 + 0.4 * amount)
+    mixed = torch.lerp(images, images.roll(1, 0), 0.3 + 0.4 * amount)
     bend = torch.randn(count, 2, 13, 13, device=where) * (0.05 + 0.08 * amount)
     bend = functional.interpolate(bend, size=(SIDE, SIDE), mode="bicubic").permute(0, 2, 3, 1)
     axis = torch.linspace(-1, 1, SIDE, device=where)
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1) + bend
-    warped = functional.grid_sample(pictures, grid, padding_mode="reflection", align_corners=True)
+    warped = functional.grid_sample(images, grid, padding_mode="reflection", align_corners=True)
     return torch.where(kind == 0, blurred, torch.where(kind == 1, mixed, warped))
 
 
-def train(
-    model: CLIPModel, pictures: torch.Tensor, true: torch.Tensor, wrong: torch.Tensor, plan: schedule.Plan
-) -> None:
-    """Trains on pictures (n, 3, 64, 64) uint8 with tokens (n, 4, 32) of true and false captions."""
-    where = pictures.device
+def train(model: CLIPModel, images: torch.Tensor, true: torch.Tensor, wrong: torch.Tensor, plan: schedule.Plan) -> None:
+    """Trains on images (n, 3, 64, 64) uint8 with tokens (n, 4, 32) of true and false captions."""
+    where = images.device
     learned = list(model.parameters())
     optimizer, current_rate = schedule.optimizer(learned, 0.02)
     average = schedule.Average(learned)
     answer = torch.arange(plan.batch, device=where)
 
     def step() -> torch.Tensor:
-        chosen = torch.randint(len(pictures), (plan.batch,), device=where)
+        chosen = torch.randint(len(images), (plan.batch,), device=where)
         which = torch.randint(true.shape[1], (plan.batch,), device=where)
-        shown = pictures[chosen].float() / 127.5 - 1
+        shown = images[chosen].float() / 127.5 - 1
         shown = (shown + 0.02 * torch.randn_like(shown)).clamp(-1, 1)
         with torch.autocast(where.type, torch.bfloat16, cache_enabled=False):
             seen = model.get_image_features(pixel_values=torch.cat([shown, spoil(shown)])).pooler_output
@@ -72,7 +70,7 @@ def train(
             said = model.get_text_features(input_ids=tokens).pooler_output
         seen, said = functional.normalize(seen.float(), dim=-1), functional.normalize(said.float(), dim=-1)
         scale = model.logit_scale.exp().clamp(max=100)
-        logits = scale * said @ seen.T  # (true then false captions, pictures then spoilt ones)
+        logits = scale * said @ seen.T  # (true then false captions, images then spoilt ones)
         loss = functional.cross_entropy(logits[: plan.batch], answer) + functional.cross_entropy(
             logits[:, : plan.batch].T, answer
         )
@@ -93,7 +91,7 @@ def train(
             loss, told, clear, scale = result.tolist()
             print(
                 f"clip {tick.step:6d} {tick.progress:5.0%} loss {loss:.3f} beats its false caption {told:.3f}, "
-                f"its spoilt picture {clear:.3f}, scale {scale:.1f}",
+                f"its spoilt image {clear:.3f}, scale {scale:.1f}",
                 flush=True,
             )
     average.store()
@@ -112,10 +110,10 @@ def main() -> None:
     data = dataset.Pending(given.scenes, given.seed, wrong=True).collect()
     torch.manual_seed(given.seed)
     where = schedule.device()
-    pictures = torch.from_numpy(data.pictures).to(where).permute(0, 3, 1, 2).contiguous()
+    images = torch.from_numpy(data.images).to(where).permute(0, 3, 1, 2).contiguous()
     true, wrong = (torch.from_numpy(tokens).to(where) for tokens in (data.clip, data.wrong))
     model = new_scorer().to(where)
-    train(model, pictures, true, wrong, schedule.Plan(given.seconds, given.batch, given.rate, eager=True))
+    train(model, images, true, wrong, schedule.Plan(given.seconds, given.batch, given.rate, eager=True))
     model.cpu().half().save_pretrained(given.out)
     new_processor().save_pretrained(given.out)
     declare_float32(given.out)

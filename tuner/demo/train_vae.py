@@ -18,17 +18,17 @@ from tuner.demo.models import declare_float32, new_vae
 KL_WEIGHT = 1e-3  # per latent number, against the mean absolute error
 
 
-def train(vae: AutoencoderKL, pictures: torch.Tensor, plan: schedule.Plan) -> None:
-    """Trains on pictures (n, 3, 64, 64) uint8 of the training device."""
-    where = pictures.device
+def train(vae: AutoencoderKL, images: torch.Tensor, plan: schedule.Plan) -> None:
+    """Trains on images (n, 3, 64, 64) uint8 of the training device."""
+    where = images.device
     learned = list(vae.parameters())
     optimizer, current_rate = schedule.optimizer(learned, 0.0)
     average = schedule.Average(learned)
     through = torch.compile(_through, disable=plan.eager)
 
     def step() -> torch.Tensor:
-        chosen = torch.randint(len(pictures), (plan.batch,), device=where)
-        target = pictures[chosen].float() / 127.5 - 1
+        chosen = torch.randint(len(images), (plan.batch,), device=where)
+        target = images[chosen].float() / 127.5 - 1
         with torch.autocast(where.type, torch.bfloat16, cache_enabled=False):
             drawn, kl = through(vae, target)
         # Differences of neighbours keep edges and fine patterns sharp.
@@ -54,18 +54,18 @@ def train(vae: AutoencoderKL, pictures: torch.Tensor, plan: schedule.Plan) -> No
 
 
 def _through(vae: AutoencoderKL, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures (b, 3, 64, 64) through the autoencoder and back, and the mean divergence of their latents."""
+    """Images (b, 3, 64, 64) through the autoencoder and back, and the mean divergence of their latents."""
     mean, logvar = vae.encoder(target).float().chunk(2, dim=1)
     logvar = logvar.clamp(-30, 20)
     drawn = vae.decoder(mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)).float()
     return drawn, 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
 
 
-def encode(vae: AutoencoderKL, pictures: torch.Tensor, batch: int = 1024) -> torch.Tensor:
-    """The mean latents of pictures (n, 3, 64, 64) uint8: (n, 8, 16, 16) half precision, unscaled."""
+def encode(vae: AutoencoderKL, images: torch.Tensor, batch: int = 1024) -> torch.Tensor:
+    """The mean latents of images (n, 3, 64, 64) uint8: (n, 8, 16, 16) half precision, unscaled."""
     parts: list[torch.Tensor] = []
-    with torch.no_grad(), torch.autocast(pictures.device.type, torch.bfloat16):
-        for part in pictures.split(batch):
+    with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16):
+        for part in images.split(batch):
             parts.append(vae.encode(part.float() / 127.5 - 1).latent_dist.mean.half())
     return torch.cat(parts)
 
@@ -85,12 +85,12 @@ def main() -> None:
     data = dataset.Pending(given.scenes, given.seed).collect()
     torch.manual_seed(given.seed)
     where = schedule.device()
-    pictures = torch.from_numpy(data.pictures).to(where).permute(0, 3, 1, 2)
+    images = torch.from_numpy(data.images).to(where).permute(0, 3, 1, 2)
     vae = AutoencoderKL.from_pretrained(given.start) if given.start else new_vae()
     vae = vae.to(where, memory_format=torch.channels_last)
-    train(vae, pictures, schedule.Plan(given.seconds, given.batch, given.rate, where.type == "cpu" or given.eager))
+    train(vae, images, schedule.Plan(given.seconds, given.batch, given.rate, where.type == "cpu" or given.eager))
     vae.eval()
-    latents = encode(vae, pictures[:4096]).float()
+    latents = encode(vae, images[:4096]).float()
     vae.register_to_config(shift_factor=latents.mean().item(), scaling_factor=1 / latents.std().item())
     print("channel means", latents.mean((0, 2, 3)).tolist(), "spreads", latents.std((0, 2, 3)).tolist())
     vae.half().save_pretrained(given.out)

@@ -71,39 +71,45 @@ class Moment(NamedTuple):
 
 
 class Others(NamedTuple):
-    """The other processes on a GPU and the bytes that they hold; None for what cannot be told, and `lacks` says why."""
+    """The other processes on a GPU and the bytes that they hold; None for what cannot be told.
+
+    `unavailable_reasons` says why.
+    """
 
     processes: int | None
     memory_bytes: int | None
-    lacks: str | None = None
+    unavailable_reasons: str | None = None
 
 
 class Gpu:
-    """One GPU as NVML sees it. `lacks` gathers what it could not answer, once each: that is not asked again."""
+    """One GPU as NVML sees it.
+
+    `unavailable_reasons` gathers what it could not answer, once each: that is not asked again.
+    """
 
     def __init__(self, nvml: Any, handle: object) -> None:
         self.nvml = nvml
         self.handle = handle
-        self.lacks: dict[str, str] = {}
+        self.unavailable_reasons: dict[str, str] = {}
         self.reasons_function = "nvmlDeviceGetCurrentClocksEventReasons"
 
     def ask(self, what: str, question: str, *arguments: Any) -> Any:
         """The answer of an NVML function about this GPU, or None, from then on without asking again."""
-        if what in self.lacks:
+        if what in self.unavailable_reasons:
             return None
         try:
             return getattr(self.nvml, question)(self.handle, *arguments)
         except self.nvml.NVMLError as error:
-            self.lacks[what] = f"{what}: {_said(error)}"
+            self.unavailable_reasons[what] = f"{what}: {_said(error)}"
             return None
 
     def reasons(self) -> int | None:
         """The clock event reasons of this moment as bits."""
         what = "clock event reasons"
         answer: int | None = self.ask(what, self.reasons_function)
-        if what in self.lacks and self.reasons_function != OLDER_REASONS:
+        if what in self.unavailable_reasons and self.reasons_function != OLDER_REASONS:
             self.reasons_function = OLDER_REASONS
-            del self.lacks[what]
+            del self.unavailable_reasons[what]
             return self.reasons()
         return answer
 
@@ -133,7 +139,7 @@ class Gpu:
 
     def memory_bytes(self) -> int | None:
         """What all processes together hold of this GPU's memory, those that a container hides too."""
-        if "MIG" in self.lacks:
+        if "MIG" in self.unavailable_reasons:
             return None
         memory = self.ask("memory in use", "nvmlDeviceGetMemoryInfo")
         return None if memory is None else int(memory.used)
@@ -141,7 +147,7 @@ class Gpu:
     def others(self) -> Others:
         """Who else computes on this GPU now."""
         processes = self.ask("processes", "nvmlDeviceGetComputeRunningProcesses")
-        if processes is None:  # which `lacks` says already
+        if processes is None:  # which `unavailable_reasons` says already
             return Others(None, None)
         others = [process for process in processes if process.pid != os.getpid()]
         if len(others) == len(processes):  # this process computes too, so a container hides it, or its number
@@ -201,11 +207,14 @@ class Watch:
             temperature_c=_median([sample.temperature_c for sample in self.samples]),
             # The counter moves in steps longer than a short call, hence the mean, not the median.
             energy_j=mean_interval(joules) if len(joules) > 1 and any(joules) else None,
-            events=None if "clock event reasons" in self.gpu.lacks else dict(self.events),
+            events=None if "clock event reasons" in self.gpu.unavailable_reasons else dict(self.events),
             discarded=dict(self.discarded),
             other_processes=others.processes,
             other_memory_bytes=self._others_bytes() if others.memory_bytes is None else others.memory_bytes,
-            lacks=(*self.gpu.lacks.values(), *filter(None, (others.lacks, stood_still))),
+            unavailable_reasons=(
+                *self.gpu.unavailable_reasons.values(),
+                *filter(None, (others.unavailable_reasons, stood_still)),
+            ),
         )
 
     def _unexplained(self) -> int | None:
@@ -255,7 +264,7 @@ class Blind:
         return None
 
     def report(self) -> GpuUse:
-        return GpuUse(lacks=(self.reason,))
+        return GpuUse(unavailable_reasons=(self.reason,))
 
 
 def names(reasons: int) -> set[str]:
@@ -279,7 +288,7 @@ class Nvml:
             nvml.nvmlInit()
             self.gpu = Gpu(nvml, _handle(nvml, uuid, bus_id))
             if _is_part(self.gpu, uuid):
-                self.gpu.lacks["MIG"] = WHOLE_GPU
+                self.gpu.unavailable_reasons["MIG"] = WHOLE_GPU
             self.taken_bytes = self.gpu.memory_bytes()
         except nvml.NVMLError as error:
             self.missing = f"NVML: {_said(error)}"

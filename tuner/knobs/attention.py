@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner.knobs.base import Knob, NoEffect, denoisers
-from tuner.knobs.conditions import capability_lacks, package_lacks
+from tuner.knobs.conditions import capability_unavailable_reason, package_unavailable_reason
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
@@ -97,11 +97,11 @@ class AttentionBackend(Knob):
     choices = tuple(BACKENDS)
     order = 20
 
-    def wrong(self, value: Value) -> str | None:
+    def invalid_reason(self, value: Value) -> str | None:
         known = isinstance(value, str) and value in BACKENDS
         return None if known else f"must be native or another of diffusers' {len(BACKENDS)} attention backends"
 
-    def changes_picture(self, value: Value) -> bool:
+    def changes_image(self, value: Value) -> bool:
         return BACKENDS[str(value)].approximate
 
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
@@ -116,10 +116,10 @@ class AttentionBackend(Knob):
         if masked and not backend.takes_mask:
             return f"{masked[0]} gives its attention a mask, which {value} does not take"
         if environment.device == "cuda" or not backend.on_cpu:
-            reason = capability_lacks(environment, backend.least, str(value), backend.majors)
+            reason = capability_unavailable_reason(environment, backend.least, str(value), backend.majors)
             if reason:
                 return reason
-        return package_lacks(environment, *backend.package, backend.remedy) if backend.package else None
+        return package_unavailable_reason(environment, *backend.package, backend.remedy) if backend.package else None
 
     def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         name = str(values.get(self.name, "native"))
@@ -167,7 +167,9 @@ class FlashImplementation(Knob):
         if value == "default":
             return None
         package, remedy, majors = IMPLEMENTATIONS[str(value)]
-        return capability_lacks(environment, 9.0, str(value), majors) or package_lacks(environment, *package, remedy)
+        return capability_unavailable_reason(environment, 9.0, str(value), majors) or package_unavailable_reason(
+            environment, *package, remedy
+        )
 
     def active(self, values: Mapping[str, Value]) -> bool:
         # `native` prefers cuDNN to flash on the GPUs that have an FA3 or FA4.

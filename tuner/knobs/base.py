@@ -22,11 +22,11 @@ class NoEffect(Exception):
 class Knob(ABC):
     """One axis of the search.
 
-    `choices` are its values, the untouched pipeline's first; where any number will do (`wrong` says which), some that
-    make sense. The first line of a knob's docstring is what the catalogue says of it.
+    `choices` are its values, the untouched pipeline's first; where any number will do (`invalid_reason` says which),
+    some that make sense. The first line of a knob's docstring is what the catalogue says of it.
     `given` says that its values are weights that a person names.
     `order` is the place in the order of application: fuse, attention backend, quantize, compile, cache.
-    `image` says that the knob may change the picture by more than rounding.
+    `image` says that the knob may change the image by more than rounding.
     """
 
     name: ClassVar[str]
@@ -40,12 +40,12 @@ class Knob(ABC):
         """The value of the untouched pipeline."""
         return self.choices[0]
 
-    def wrong(self, value: Value) -> str | None:
+    def invalid_reason(self, value: Value) -> str | None:
         """Why `value` can never be a value of this knob, or None."""
         return not_one_of(value, self.choices)
 
-    def changes_picture(self, value: Value) -> bool:
-        """Whether this value may change the picture by more than rounding: what `image` says, of one value."""
+    def changes_image(self, value: Value) -> bool:
+        """Whether this value may change the image by more than rounding: what `image` says, of one value."""
         return self.image
 
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
@@ -93,7 +93,7 @@ def switched(holder: Any, flag: str, wanted: Value, name: str) -> str:
 
 
 def not_one_of(value: Value, choices: tuple[Value, ...]) -> str | None:
-    """The usual `wrong`: a value outside a closed list (types count: 1 is not true)."""
+    """The usual `invalid_reason`: a value outside a closed list (types count: 1 is not true)."""
     if any(type(value) is type(choice) and value == choice for choice in choices):
         return None
     shown = (str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tuner.knobs.base import Knob
 from tuner.knobs.caches import broadcast, dbcache, deepcache, hooks, teacache
-from tuner.knobs.caches.kind import Kind
+from tuner.knobs.caches.method import CacheMethod
 from tuner.records.codec import Value
 from tuner.records.gate import Allowance
 from tuner.records.machine import Environment
@@ -18,18 +18,18 @@ THRESHOLD, INTERVAL, MOST = "cache.threshold", "cache.interval", "cache.max_skip
 OUTSIDE = {"full": "it decides between the blocks, which breaks a whole graph; regional compile keeps it outside"}
 INSIDE = {"regional": "its hooks sit inside the blocks and break their graphs", **OUTSIDE}
 
-KINDS: Mapping[str, Kind] = {
+KINDS: Mapping[str, CacheMethod] = {
     # One number a call of the denoiser, of which guidance makes two a step; so too TeaCache.
     # In a whole graph it is left for the gate to reject.
-    "first-block": Kind(hooks.first_block, hooks.without_registered_blocks, (THRESHOLD,), 2, {}),
-    "mag": Kind(hooks.mag, hooks.without_ratios, (THRESHOLD, MOST), 0, OUTSIDE),
-    "taylorseer": Kind(hooks.taylorseer, hooks.without_projection, (INTERVAL,), 0, OUTSIDE),
-    "pab": Kind(broadcast.enable, broadcast.unavailable, (INTERVAL,), 0, OUTSIDE),
+    "first-block": CacheMethod(hooks.first_block, hooks.without_registered_blocks, (THRESHOLD,), 2, {}),
+    "mag": CacheMethod(hooks.mag, hooks.without_ratios, (THRESHOLD, MOST), 0, OUTSIDE),
+    "taylorseer": CacheMethod(hooks.taylorseer, hooks.without_projection, (INTERVAL,), 0, OUTSIDE),
+    "pab": CacheMethod(broadcast.enable, broadcast.unavailable, (INTERVAL,), 0, OUTSIDE),
     # It makes its two frequency masks on the CPU and copies them.
-    "faster": Kind(hooks.faster, hooks.without_format, (INTERVAL,), 2, INSIDE),
-    "teacache": Kind(teacache.enable, teacache.unavailable, (THRESHOLD,), 2, OUTSIDE),
-    "dbcache": Kind(dbcache.enable, dbcache.unavailable, (THRESHOLD, MOST), 4, OUTSIDE),
-    "deepcache": Kind(deepcache.enable, deepcache.unavailable, (INTERVAL,), 0, OUTSIDE),
+    "faster": CacheMethod(hooks.faster, hooks.without_format, (INTERVAL,), 2, INSIDE),
+    "teacache": CacheMethod(teacache.enable, teacache.unavailable, (THRESHOLD,), 2, OUTSIDE),
+    "dbcache": CacheMethod(dbcache.enable, dbcache.unavailable, (THRESHOLD, MOST), 4, OUTSIDE),
+    "deepcache": CacheMethod(deepcache.enable, deepcache.unavailable, (INTERVAL,), 0, OUTSIDE),
 }
 
 
@@ -90,7 +90,7 @@ class CacheThreshold(CacheParameter):
     name = THRESHOLD
     choices = (0.05, 0.08, 0.1, 0.12, 0.2, 0.25, 0.4, 0.6)
 
-    def wrong(self, value: Value) -> str | None:
+    def invalid_reason(self, value: Value) -> str | None:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 2:
             return None
         return "must be a number between 0 and 2"
@@ -102,7 +102,7 @@ class CacheInterval(CacheParameter):
     name = INTERVAL
     choices = (2, 3, 5)
 
-    def wrong(self, value: Value) -> str | None:
+    def invalid_reason(self, value: Value) -> str | None:
         return _not_whole(value, 2)
 
 
@@ -112,7 +112,7 @@ class CacheMaxSkipSteps(CacheParameter):
     name = MOST
     choices = (3, 2, 5)
 
-    def wrong(self, value: Value) -> str | None:
+    def invalid_reason(self, value: Value) -> str | None:
         return _not_whole(value, 1)
 
 

@@ -1,4 +1,4 @@
-"""The knob of a call that changes no picture: how many at once."""
+"""The knob of a call that changes no image: how many at once."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from tuner.records.codec import Value
 
 
 class Batch(Knob):
-    """Prompts in one call: more are cheaper a picture, wait longer and take more memory."""
+    """Prompts in one call: more are cheaper an image, wait longer and take more memory."""
 
     name = "batch"
     choices = (1, 2, 4, 8, 16, 32)
     acts = "call"
 
-    def wrong(self, value: Value) -> str | None:
+    def invalid_reason(self, value: Value) -> str | None:
         return not_positive_integer(value)

@@ -211,7 +211,7 @@ class Component(Knob):
 
 
 class CompileTextEncoders(Component):
-    """Whether the text encoders are compiled too. They run once a picture, before the first step."""
+    """Whether the text encoders are compiled too. They run once an image, before the first step."""
 
     name = "compile.text_encoders"
 
@@ -242,7 +242,7 @@ class CompileTextEncoders(Component):
 
 
 class CompileVae(Component):
-    """Whether the VAE's decoding is compiled too. It runs once a picture, after the last step."""
+    """Whether the VAE's decoding is compiled too. It runs once an image, after the last step."""
 
     name = "compile.vae"
 

@@ -29,7 +29,7 @@ class FuseQkv(Knob):
         if not all(denoiser.fuses_qkv for denoiser in architecture.denoisers):
             return f"{architecture.pipeline_class}'s attention ignores fused projections"
         if any(self.loses_norms(denoiser, architecture) for denoiser in architecture.denoisers):
-            return "diffusers' fused attention leaves out this model's norms of queries and keys: a wrong picture"
+            return "diffusers' fused attention leaves out this model's norms of queries and keys: a wrong image"
         return None
 
     def loses_norms(self, denoiser: Denoiser, architecture: Architecture) -> bool:
@@ -70,5 +70,5 @@ def is_fused(layer: Any) -> bool:
     if not processor.__name__.startswith("Fused"):
         return False
     if layer.norm_q is not None and "norm_q" not in inspect.getsource(processor):
-        raise Unavailable(f"{processor.__name__} leaves out this model's norms of queries and keys: a wrong picture")
+        raise Unavailable(f"{processor.__name__} leaves out this model's norms of queries and keys: a wrong image")
     return True

@@ -25,7 +25,7 @@ class GivenWeights(Knob):
     given = True
     image = True
 
-    def wrong(self, value: Value) -> str | None:
+    def invalid_reason(self, value: Value) -> str | None:
         if isinstance(value, str) and (value == "none" or Path(value).is_absolute() or ON_THE_HUB.fullmatch(value)):
             return None
         return "must be none, an absolute path, or owner/name on the hub"

@@ -12,7 +12,7 @@ from tuner.records.machine import Environment
 from tuner.records.model import Architecture
 
 WARM_UPS = 3
-MOST_GRAPHS = 32
+MAX_GRAPHS = 32
 EULER = "FlowMatchEulerDiscreteScheduler"
 
 
@@ -166,9 +166,9 @@ class Replayed:
         signature = (str(form), *(described(leaf) for leaf in leaves))
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if signature not in self._captured:
-            if len(self._captured) == MOST_GRAPHS:
+            if len(self._captured) == MAX_GRAPHS:
                 raise RuntimeError(
-                    f"the denoiser had {MOST_GRAPHS} inputs of different shape or value, each a CUDA graph"
+                    f"the denoiser had {MAX_GRAPHS} inputs of different shape or value, each a CUDA graph"
                 )
             self._captured[signature] = self._capture(leaves, form)
         inputs, replay, outputs = self._captured[signature]

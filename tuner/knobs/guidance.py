@@ -18,7 +18,7 @@ class GuidanceInterval(Knob):
     image = True
     argument: ClassVar[str]
 
-    def wrong(self, value: Value) -> str | None:
+    def invalid_reason(self, value: Value) -> str | None:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1:
             return None
         return "must be a share above 0 and up to 1"

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from tuner.knobs.base import Knob, NoEffect, denoisers, switched
 from tuner.knobs.compile import AUTOTUNED_MODES, inductor_compiles
-from tuner.knobs.conditions import capability_lacks
+from tuner.knobs.conditions import capability_unavailable_reason
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
@@ -87,7 +87,7 @@ class PersistentTmaMatmul(AutotunedFlag):
     flag = "triton.enable_persistent_tma_matmul"
 
     def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
-        return capability_lacks(environment, 9.0, "the tensor memory accelerator") if value else None
+        return capability_unavailable_reason(environment, 9.0, "the tensor memory accelerator") if value else None
 
     def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if values.get(self.name) and values.get("inductor.max_autotune_gemm_backends") == "ATEN":
@@ -139,7 +139,7 @@ class AggressiveFusion(InductorFlag):
 
 
 class EmulatePrecisionCasts(InductorFlag):
-    """Whether fused kernels round between operations as uncompiled ones do: pictures nearer to the untouched ones."""
+    """Whether fused kernels round between operations as uncompiled ones do: images nearer to the untouched ones."""
 
     name = "inductor.emulate_precision_casts"
     flag = "emulate_precision_casts"

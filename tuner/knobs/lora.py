@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuner.knobs.base import Knob, NoEffect, denoisers
-from tuner.knobs.conditions import package_lacks
+from tuner.knobs.conditions import package_unavailable_reason
 from tuner.knobs.given import GivenWeights, located, unreadable
 from tuner.model.diffusers_source import file_of
 from tuner.records.codec import Value
@@ -22,8 +22,8 @@ class LoraFile(GivenWeights):
 
     def unfit(self, environment: Environment, architecture: Architecture) -> str | None:
         name = architecture.pipeline_class
-        if lacks := package_lacks(environment, "peft", "0.17"):
-            return lacks
+        if reason := package_unavailable_reason(environment, "peft", "0.17"):
+            return reason
         if len(architecture.denoisers) > 1:
             return f"{name} has two denoisers, and a LoRA is for one of them"
         if not loads_lora(name):
@@ -75,7 +75,7 @@ class LoraScale(Knob):
     choices = (1.0, 0.125)
     image = True
 
-    def wrong(self, value: Value) -> str | None:
+    def invalid_reason(self, value: Value) -> str | None:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 2:
             return None
         return "must be a number between 0 and 2"

@@ -15,7 +15,7 @@ from typing import Any
 
 from tuner.errors import Unavailable
 from tuner.knobs.base import Knob, NoEffect, denoisers, not_one_of
-from tuner.knobs.conditions import capability, capability_lacks, package_lacks
+from tuner.knobs.conditions import capability, capability_unavailable_reason, package_unavailable_reason
 from tuner.knobs.given import unopenable
 from tuner.model.diffusers_source import file_of
 from tuner.records.codec import Value
@@ -26,7 +26,7 @@ BLOCK = re.compile(r"(^|\.)(\w*blocks|\w*layers|\w*refiner|attentions)\.\d+\.")
 """Names of what lies in a denoiser's repeated blocks, whatever the family calls them."""
 
 KEPT = re.compile(r"norm|emb|mod\b|modulation|adaln|guidance|router|lora", re.IGNORECASE)
-"""Embedders, modulation and the like: products of one row a picture, which int8 kernels refuse, or of little work."""
+"""Embedders, modulation and the like: products of one row an image, which int8 kernels refuse, or of little work."""
 
 SHORT_TEXT = re.compile(r"\.(add_[qkv]_proj|to_add_out|txt_mlp)\b")
 """Layers that see text tokens only."""
@@ -94,12 +94,12 @@ class QuantizationScheme(Knob):
             return f"Nunchaku has no kernels for compute capability {capability(environment)}" if hopper else NUNCHAKU
         scheme = SCHEMES[str(value)]
         if environment.device == "cuda" or not scheme.on_cpu:
-            reason = capability_lacks(environment, scheme.least, f"{value} arithmetic")
+            reason = capability_unavailable_reason(environment, scheme.least, f"{value} arithmetic")
             if reason:
                 return reason
         if value == "bnb-nf4" and environment.libraries.get("kernels"):
             return "bitsandbytes runs code downloaded from the Hub where it finds kernels (pip uninstall kernels)"
-        return package_lacks(environment, *scheme.package)
+        return package_unavailable_reason(environment, *scheme.package)
 
     def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         name = str(values.get(self.name, "none"))
@@ -256,7 +256,7 @@ class GgufFile(Knob):
     image = True
     order = 1  # the file brings a new denoiser, which everything else is then applied to
 
-    def wrong(self, value: Value) -> str | None:
+    def invalid_reason(self, value: Value) -> str | None:
         if not not_one_of(value, self.choices):
             return None
         is_path = isinstance(value, str) and value.endswith(".gguf") and os.path.isabs(value)  # noqa: PTH117
@@ -270,7 +270,7 @@ class GgufFile(Knob):
         for denoiser in architecture.denoisers:
             if denoiser.class_name not in single_file_classes():
                 return f"diffusers reads no single file of a {denoiser.class_name}"
-        return not_gguf(str(value)) or package_lacks(environment, "gguf", "0.10")
+        return not_gguf(str(value)) or package_unavailable_reason(environment, "gguf", "0.10")
 
     def active(self, values: Mapping[str, Value]) -> bool:
         return values.get("quantization.scheme", "none") == "none"

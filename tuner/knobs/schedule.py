@@ -14,7 +14,7 @@ from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
 
-MOST_DISTILLED_STEPS = 12
+MAX_DISTILLED_STEPS = 12
 
 
 FOR_BOTH = ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler")
@@ -36,20 +36,20 @@ CogVideoX, of LCM and the like have a noise schedule or a training of their own.
 
 
 class Steps(Knob):
-    """Denoising steps: fewer are faster, and draw another picture."""
+    """Denoising steps: fewer are faster, and draw another image."""
 
     name = "steps"
     choices = (28, 20, 14, 10, 6)
     acts = "call"
     image = True
 
-    def wrong(self, value: Value) -> str | None:
+    def invalid_reason(self, value: Value) -> str | None:
         return not_positive_integer(value)
 
     def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         steps = values.get(self.name, 1)
-        if values.get("lora.file", "none") != "none" and isinstance(steps, int) and steps > MOST_DISTILLED_STEPS:
-            return f"a distilled LoRA is trained for few steps, give at most {MOST_DISTILLED_STEPS}"
+        if values.get("lora.file", "none") != "none" and isinstance(steps, int) and steps > MAX_DISTILLED_STEPS:
+            return f"a distilled LoRA is trained for few steps, give at most {MAX_DISTILLED_STEPS}"
         return None
 
     def call_arguments(self, values: Mapping[str, Value]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def denoises_unpadded(pipeline_class: str) -> bool:
 class SequenceLength(Knob):
     """Tokens that a prompt is padded or cut to (max_sequence_length); `workload` leaves the workload's own.
 
-    Where a denoiser masks its padding (Sana, PixArt), fewer tokens are less work for the same picture, as long as the
+    Where a denoiser masks its padding (Sana, PixArt), fewer tokens are less work for the same image, as long as the
     prompts fit.
     """
 
@@ -43,7 +43,7 @@ class SequenceLength(Knob):
     choices = ("workload", 512, 256, 128, 64)
     image = True
 
-    def wrong(self, value: Value) -> str | None:
+    def invalid_reason(self, value: Value) -> str | None:
         if value == "workload" or not_positive_integer(value) is None:
             return None
         return "must be workload, or a whole number of tokens of at least 1"

@@ -20,10 +20,10 @@ class TinyVae(GivenWeights):
     name = "vae.tiny"
     order = 3
 
-    def wrong(self, value: Value) -> str | None:
+    def invalid_reason(self, value: Value) -> str | None:
         if isinstance(value, str) and value.endswith(".safetensors"):
             return "must be a folder or owner/name on the hub, for a file alone says nothing of the layers"
-        return super().wrong(value)
+        return super().invalid_reason(value)
 
     def unfit(self, environment: Environment, architecture: Architecture) -> str | None:
         own = architecture.components.get("vae", "no autoencoder")
@@ -54,7 +54,7 @@ def parameters(model: Any) -> int:
 
 
 def pixels_a_latent(vae: Any) -> int:
-    """How many times wider the picture is than its latents, by decoding the smallest one."""
+    """How many times wider the image is than its latents, by decoding the smallest one."""
     import torch
 
     side = 8
@@ -109,7 +109,7 @@ class InPieces(Knob):
 
 
 class Tiling(InPieces):
-    """Decodes large pictures in overlapping tiles that are blended: less memory, more time."""
+    """Decodes large images in overlapping tiles that are blended: less memory, more time."""
 
     name = "vae.tiling"
     switch = "tiling"
@@ -117,12 +117,12 @@ class Tiling(InPieces):
 
 
 class Slicing(InPieces):
-    """Decodes the pictures of a batch one after the other: less memory, more time."""
+    """Decodes the images of a batch one after the other: less memory, more time."""
 
     name = "vae.slicing"
     switch = "slicing"
 
     def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if values.get(self.name) and values.get("batch") == 1:
-            return "it takes a batch apart, and this is one picture at a time"
+            return "it takes a batch apart, and this is one image at a time"
         return None

@@ -19,7 +19,7 @@ from tuner.model import diffusers_source
 from tuner.records.codec import Values
 from tuner.records.model import DENOISERS, Architecture, Denoiser
 
-NEEDS_A_PICTURE = re.compile(
+NEEDS_A_IMAGE = re.compile(
     r"Img2Img|Inpaint|ImageToVideo|Image2Video|VideoToVideo|I2V|I2I|ControlNet|Control|Edit|Upscale|Refiner|Adapter|Pix2Pix"
     r"|Depth2Img|Variation|Fill|Layered|Cloze"
 )
@@ -29,7 +29,7 @@ BLOCK_LISTS = {
 }  # fmt: skip
 """Where diffusers' caches look for the blocks of a denoiser (hooks/_common.py)."""
 
-PICTURE_ARGUMENTS = {"strength", "mask_image", "control_image", "control_video", "padding_mask_crop"}
+IMAGE_ARGUMENTS = {"strength", "mask_image", "control_image", "control_video", "padding_mask_crop"}
 
 
 def read(index: Path) -> Architecture:
@@ -88,8 +88,8 @@ def refusal(architecture: Architecture) -> str | None:
     required = [argument for argument, default in arguments.items() if default == "required" and argument != "prompt"]
     if "prompt" not in arguments:
         return f"{name} takes no prompt, and a workload is prompts"
-    if required or PICTURE_ARGUMENTS & arguments.keys() or NEEDS_A_PICTURE.search(name):
-        needed = ", ".join(required) or "an input picture"
+    if required or IMAGE_ARGUMENTS & arguments.keys() or NEEDS_A_IMAGE.search(name):
+        needed = ", ".join(required) or "an input image"
         return f"{name} needs {needed} besides a prompt, which a workload does not have"
     if not architecture.denoisers:
         return f"{name} has no component {' or '.join(DENOISERS)} to tune"

@@ -80,7 +80,7 @@ def _scorer(name: str) -> str:
 
 
 def scorer_source(model: Model) -> str:
-    """The folder or hub id of the model that scores the pictures."""
+    """The folder or hub id of the model that scores the images."""
     return str(SCORER_DIR) if model.scorer == DEMO else model.scorer
 
 
@@ -112,7 +112,7 @@ def call_arguments(workload: Workload, of_knobs: Mapping[str, Any], batch: int) 
 
 
 def draw(pipe: Any, workload: Workload, indices: Sequence[int], of_knobs: Mapping[str, Any], **more: Any) -> Any:
-    """The workload's pictures at these prompt indices, in one call, each from its own seed whatever the batch."""
+    """The workload's images at these prompt indices, in one call, each from its own seed whatever the batch."""
     import torch
 
     output = pipe(

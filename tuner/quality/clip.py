@@ -1,4 +1,4 @@
-"""A network of CLIP's architecture (Radford et al., ICML 2021): embeddings of pictures and of prompts."""
+"""A network of CLIP's architecture (Radford et al., ICML 2021): embeddings of images and of prompts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tuner.errors import Unavailable
-from tuner.quality.pictures import Pictures
+from tuner.quality.images import Images
 
 BATCH = 64
 
@@ -44,11 +44,11 @@ class Clip:
         self.source = source
         self.device = device
 
-    def of_pictures(self, pictures: Pictures) -> Any:
-        """Unit vectors (stills, width), float32; computed once for the same pictures."""
-        if self.source not in pictures.features:
-            pictures.features[self.source] = self._embed(pictures.images)
-        return pictures.features[self.source]
+    def of_images(self, images: Images) -> Any:
+        """Unit vectors (stills, width), float32; computed once for the same images."""
+        if self.source not in images.features:
+            images.features[self.source] = self._embed(images.images)
+        return images.features[self.source]
 
     def of_prompts(self, prompts: Sequence[str]) -> Any:
         """Unit vectors (prompts, width), float32."""

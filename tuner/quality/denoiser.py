@@ -64,7 +64,7 @@ def recorded(file: Path) -> dict[str, int]:
 
 def compare(pipe: Any, call: Callable[[], object], file: Path, batch: int) -> DenoiserError:
     """The relative error of each call of the denoiser while `call` runs the pipeline, when it is given the latents that
-    `record` wrote. `call` draws `batch` pictures of the prompts that were recorded, again and again.
+    `record` wrote. `call` draws `batch` images of the prompts that were recorded, again and again.
 
     Raises Unavailable when the calls do not match.
     """

@@ -1,7 +1,7 @@
 """All metrics of the finalists: python -m tuner.quality.examine JOB RESULT
 
 A process of its own, since it loads networks: JOB is a file with a PanelJob, RESULT the file that it writes a Panel to.
-It sees the pictures that the trials kept, and draws none. Standard input is a lifeline: when it closes the parent is
+It sees the images that the trials kept, and draws none. Standard input is a lifeline: when it closes the parent is
 gone, and the process ends.
 """
 
@@ -18,9 +18,9 @@ from pathlib import Path
 from tuner.errors import TunerError
 from tuner.quality import strips
 from tuner.quality.clip import free_memory
+from tuner.quality.images import Images
 from tuner.quality.metrics import METRICS, Metric, Setting, metric
 from tuner.quality.panel import compare, floor_of
-from tuner.quality.pictures import Pictures
 from tuner.quality.statistics import verdict
 from tuner.records.codec import encode_pretty, read
 from tuner.records.quality import Judged, Panel, PanelJob
@@ -41,59 +41,59 @@ def _end_with_parent() -> None:
 
 
 def examine(job: PanelJob) -> Panel:
-    """Every metric that can be had of every finalist, and a strip of pictures for each but the baseline.
+    """Every metric that can be had of every finalist, and a strip of images for each but the baseline.
 
-    Whatever goes wrong costs the metric, the finalist or the variation it goes wrong with: it is in `lacks`, and the
-    rest is measured. Raises OSError when the baseline's pictures are not there.
+    Whatever goes wrong costs the metric, the finalist or the variation it goes wrong with: it is in
+    `unavailable_reasons`, and the rest is measured. Raises OSError when the baseline's images are not there.
     """
     prompts = job.workload.prompts
-    baseline = Pictures.load(Path(job.images[0]), prompts)
-    lacks: dict[str, str] = {}
-    pictures = {0: baseline}
+    baseline = Images.load(Path(job.images[0]), prompts)
+    unavailable_reasons: dict[str, str] = {}
+    images = {0: baseline}
     for trial, folder in job.images.items():
         if trial:
-            with _noted(lacks, f"trial {trial}"):
-                pictures[trial] = Pictures.load(Path(folder), prompts, each=baseline.each)
-                strips.write(f"trial {trial}", pictures[trial], baseline, Path(job.strips) / f"{trial:04}.png")
+            with _noted(unavailable_reasons, f"trial {trial}"):
+                images[trial] = Images.load(Path(folder), prompts, each=baseline.each)
+                strips.write(f"trial {trial}", images[trial], baseline, Path(job.strips) / f"{trial:04}.png")
     variations = []
     for folder in job.variations:
-        with _noted(lacks, f"noise floor of {Path(folder).name}"):
-            variations.append(Pictures.load(Path(folder), prompts, each=baseline.each))
+        with _noted(unavailable_reasons, f"noise floor of {Path(folder).name}"):
+            variations.append(Images.load(Path(folder), prompts, each=baseline.each))
     setting = Setting(job.device, job.scorer, job.policy.given, frozenset({job.policy.metric, *job.policy.given}))
-    found: dict[int, dict[str, Judged]] = {trial: {} for trial in pictures}
+    found: dict[int, dict[str, Judged]] = {trial: {} for trial in images}
     own_metric = [] if job.policy.metric in METRICS else [metric(job.policy.metric)]
     for asked in (*METRICS.values(), *own_metric):
-        with _noted(lacks, asked.name):
+        with _noted(unavailable_reasons, asked.name):
             reason = asked.unavailable(setting, baseline)
             if reason:
-                lacks[asked.name] = reason
+                unavailable_reasons[asked.name] = reason
                 continue
             floor = floor_of(asked, baseline, variations, setting) if asked.has_verdict else None
-            suited = {trial: own for trial, own in pictures.items() if asked.unsuited(own) is None}
+            suited = {trial: own for trial, own in images.items() if asked.unsuited(own) is None}
             judged = {trial: measure(asked, own, baseline, setting, floor) for trial, own in suited.items()}
             for trial, one in judged.items():
                 found[trial][asked.name] = one
-    return Panel(finalists=found, lacks=lacks)
+    return Panel(finalists=found, unavailable_reasons=unavailable_reasons)
 
 
 @contextmanager
-def _noted(lacks: dict[str, str], name: str) -> Iterator[None]:
+def _noted(unavailable_reasons: dict[str, str], name: str) -> Iterator[None]:
     """Whatever is raised is noted in a line under the name, and what it held of the GPU's memory is freed."""
     try:
         yield
     except Exception as error:  # other people's code and weights: nothing of it may cost the rest of the panel
         said = " ".join(str(error).split()) or "no reason given"
         known = isinstance(error, (TunerError, OSError, ArithmeticError))
-        lacks[name] = (said if known else f"{type(error).__name__}: {said}")[:300]
+        unavailable_reasons[name] = (said if known else f"{type(error).__name__}: {said}")[:300]
     else:
         return
     free_memory()
 
 
-def measure(asked: Metric, pictures: Pictures, baseline: Pictures, setting: Setting, floor: float | None) -> Judged:
-    """One metric of one set of pictures, compared with the baseline's. The verdict counts more as better."""
+def measure(asked: Metric, images: Images, baseline: Images, setting: Setting, floor: float | None) -> Judged:
+    """One metric of one set of images, compared with the baseline's. The verdict counts more as better."""
     started = time.monotonic()
-    value, difference, judged = compare(asked, pictures, baseline.first(len(pictures.prompts)), setting)
+    value, difference, judged = compare(asked, images, baseline.first(len(images.prompts)), setting)
     spent_s = time.monotonic() - started
     return Judged(
         title=asked.title,
@@ -102,8 +102,8 @@ def measure(asked: Metric, pictures: Pictures, baseline: Pictures, setting: Sett
         value=value,
         difference=difference,
         floor=floor,
-        verdict="same" if pictures is baseline else "not judged" if floor is None else verdict(judged, floor),
-        ms_per_picture=1000 * spent_s / len(pictures.stills),
+        verdict="same" if images is baseline else "not judged" if floor is None else verdict(judged, floor),
+        ms_per_image=1000 * spent_s / len(images.stills),
     )
 
 

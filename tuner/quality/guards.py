@@ -1,91 +1,91 @@
-"""Cheap checks that every set of pictures must pass before anything is measured on it."""
+"""Cheap checks that every set of images must pass before anything is measured on it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tuner.quality.pictures import flat
+from tuner.quality.images import flat
 from tuner.records.model import Workload
 
-LEAST_DEVIATION = 2 / 255
+MIN_DEVIATION = 2 / 255
 
 NOISE_CORRELATION = 0.3
-"""Of neighbouring pixels, below which a picture is noise: white noise has 0, photographs 0.9 and more."""
+"""Of neighbouring pixels, below which an image is noise: white noise has 0, photographs 0.9 and more."""
 
 CLIPPED_SHARE = 0.9
-"""Of a picture's values at the very bottom or top, from which on it is saturated."""
+"""Of an image's values at the very bottom or top, from which on it is saturated."""
 
 APART = 0.1
-"""By more than this a picture that is noise or saturated must differ in it from its counterpart: else two that are
+"""By more than this an image that is noise or saturated must differ in it from its counterpart: else two that are
 nearly the same could lie on either side of the limit."""
 
 LOST_PROMPT = 0.25
-"""A picture fits its own prompt better than others'. When less of that is left than this share of the baseline's, the
+"""An image fits its own prompt better than others'. When less of that is left than this share of the baseline's, the
 prompts are ignored."""
 
 STRANGER = 0.35
-"""A quarter of the pictures may be this near to how like the baseline's those from other seeds are, as a share of what
+"""A quarter of the images may be this near to how like the baseline's those from other seeds are, as a share of what
 is left to perfect likeness. On the demo one step instead of 28 still gives 0.44."""
 
-MOST_ALIKE = 0.8
-"""Likeness of pictures from other seeds, above which a seed changes too little to tell."""
+MAX_ALIKE = 0.8
+"""Likeness of images from other seeds, above which a seed changes too little to tell."""
 
 THUMBNAIL = 8
-"""Pixels across, of the small pictures that are compared: what is where, whatever the detail."""
+"""Pixels across, of the small images that are compared: what is where, whatever the detail."""
 
 
-class InvalidPicture(Exception):
-    """A picture that no user would call one."""
+class InvalidImage(Exception):
+    """An image that no user would call one."""
 
 
-def check(pictures: Any, count: int, workload: Workload, baseline: Any = None) -> None:
-    """`pictures`: float array (count, height, width, 3) in 0..1, of videos (count, frames, height, width, 3).
+def check(images: Any, count: int, workload: Workload, baseline: Any = None) -> None:
+    """`images`: float array (count, height, width, 3) in 0..1, of videos (count, frames, height, width, 3).
 
-    With the `baseline`'s, picture by picture, also what only a comparison can tell: noise, and pictures at the ends of
+    With the `baseline`'s, image by image, also what only a comparison can tell: noise, and images at the ends of
     the range.
-    Raises InvalidPicture naming the wrong one.
+    Raises InvalidImage naming the wrong one.
     """
-    _check_shape(pictures, count, workload)
-    check_finite(pictures, range(count))
-    for index, picture in enumerate(pictures):
-        _not_constant(index, picture)
-    _check_different(pictures, workload)
+    _check_shape(images, count, workload)
+    check_finite(images, range(count))
+    for index, image in enumerate(images):
+        _not_constant(index, image)
+    _check_different(images, workload)
     if baseline is not None:
-        _check_beside(pictures, baseline)
+        _check_beside(images, baseline)
 
 
-def check_finite(pictures: Any, indices: Sequence[int]) -> None:
-    """That no picture, or frame of a video, contains NaN or infinity. Raises InvalidPicture naming its index."""
-    for index, picture in zip(indices, pictures, strict=True):
-        _finite(index, picture)
+def check_finite(images: Any, indices: Sequence[int]) -> None:
+    """That no image, or frame of a video, contains NaN or infinity. Raises InvalidImage naming its index."""
+    for index, image in zip(indices, images, strict=True):
+        _finite(index, image)
 
 
-def check_seeds(pictures: Any, baseline: Any, other_seeds: Any) -> None:
-    """That pictures (stills, like the others) come from the baseline's seeds: more like the baseline's pictures than
+def check_seeds(images: Any, baseline: Any, other_seeds: Any) -> None:
+    """That images (stills, like the others) come from the baseline's seeds: more like the baseline's images than
     those of the same first prompts from other seeds are, all but a few. Where another sampler draws other noise it does
     not apply.
 
-    Raises InvalidPicture.
+    Raises InvalidImage.
     """
     import numpy as np
 
     count = len(other_seeds)
     of_others = float(np.median(likeness(other_seeds, baseline[:count])))
-    if of_others > MOST_ALIKE:
+    if of_others > MAX_ALIKE:
         return
     least = of_others + STRANGER * (1 - of_others)
-    found = float(np.quantile(likeness(pictures, baseline[: len(pictures)]), 0.25))
+    found = float(np.quantile(likeness(images, baseline[: len(images)]), 0.25))
     if found < least:
-        raise InvalidPicture(
-            f"the pictures ignore their seeds: the likeness of a quarter of them to the baseline's is {found:.2f} or "
-            f"less, that of pictures from other seeds {of_others:.2f} (from {least:.2f} on it is right)"
+        raise InvalidImage(
+            f"the images ignore their seeds: the likeness of a quarter of them to the baseline's is {found:.2f} or "
+            f"less, that of images from other seeds {of_others:.2f} (from {least:.2f} on it is right)"
         )
 
 
 def likeness(stills: Any, others: Any) -> Any:
     """The correlation of what is where in each still and its counterpart, -1 to 1: of thumbnails without their mean
-    colour, which the ground alone may give two pictures in common. Of stills without any layout it is 1."""
+    colour, which the ground alone may give two images in common. Of stills without any layout it is 1."""
     import numpy as np
 
     ours, theirs = (thumbnails(of).reshape(len(of), -1, 3) for of in (stills, others))
@@ -95,24 +95,24 @@ def likeness(stills: Any, others: Any) -> Any:
 
 
 def check_prompts(margins: Sequence[float], baseline: Sequence[float]) -> None:
-    """That pictures show their own prompts rather than others', given by how much for each (see `margins`).
+    """That images show their own prompts rather than others', given by how much for each (see `margins`).
 
-    Raises InvalidPicture when surely most of the baseline's margin is lost.
+    Raises InvalidImage when surely most of the baseline's margin is lost.
     """
     from tuner.quality.statistics import mean_of
 
     ours, theirs = mean_of(margins), mean_of(baseline)
     if theirs.low > 0 and ours.high < LOST_PROMPT * theirs.value:
-        raise InvalidPicture(
-            f"the pictures ignore their prompts: they fit their own better than others' by {ours.value:.1f} points, "
+        raise InvalidImage(
+            f"the images ignore their prompts: they fit their own better than others' by {ours.value:.1f} points, "
             f"the baseline's by {theirs.value:.1f}"
         )
 
 
-def margins(pictures: Any, prompts: Any) -> list[float]:
-    """By how much each picture fits its own prompt better than the others on average, in points of CLIP score; both are
+def margins(images: Any, prompts: Any) -> list[float]:
+    """By how much each image fits its own prompt better than the others on average, in points of CLIP score; both are
     unit vectors (count, width)."""
-    points = 100 * pictures @ prompts.T
+    points = 100 * images @ prompts.T
     count = len(points)
     return [float(row[index] - (row.sum() - row[index]) / max(1, count - 1)) for index, row in enumerate(points)]
 
@@ -127,79 +127,79 @@ def thumbnails(stills: Any) -> Any:
     return fields.reshape(len(stills), -1)
 
 
-def _check_shape(pictures: Any, count: int, workload: Workload) -> None:
-    if pictures.ndim not in (4, 5) or len(pictures) != count or pictures.shape[-1] != 3:
-        raise InvalidPicture(f"the pictures have shape {pictures.shape}, expected {count} of three colours")
-    expected = (workload.height or pictures.shape[-3], workload.width or pictures.shape[-2])
-    if pictures.shape[-3:-1] != expected:
-        raise InvalidPicture(f"the pictures have {pictures.shape[-3:-1]} pixels, expected {expected}")
+def _check_shape(images: Any, count: int, workload: Workload) -> None:
+    if images.ndim not in (4, 5) or len(images) != count or images.shape[-1] != 3:
+        raise InvalidImage(f"the images have shape {images.shape}, expected {count} of three colours")
+    expected = (workload.height or images.shape[-3], workload.width or images.shape[-2])
+    if images.shape[-3:-1] != expected:
+        raise InvalidImage(f"the images have {images.shape[-3:-1]} pixels, expected {expected}")
 
 
-def _finite(index: int, picture: Any) -> None:
+def _finite(index: int, image: Any) -> None:
     import numpy as np
 
-    if not np.isfinite(picture).all():
-        raise InvalidPicture(f"picture {index} contains NaN or infinity")
+    if not np.isfinite(image).all():
+        raise InvalidImage(f"image {index} contains NaN or infinity")
 
 
-def _not_constant(index: int, picture: Any) -> None:
-    if picture.std() < LEAST_DEVIATION:
-        what = "black" if picture.max() < LEAST_DEVIATION else "constant"
-        raise InvalidPicture(f"picture {index} is {what} (standard deviation {picture.std():.4f} of 1)")
+def _not_constant(index: int, image: Any) -> None:
+    if image.std() < MIN_DEVIATION:
+        what = "black" if image.max() < MIN_DEVIATION else "constant"
+        raise InvalidImage(f"image {index} is {what} (standard deviation {image.std():.4f} of 1)")
 
 
-def _check_different(pictures: Any, workload: Workload) -> None:
-    """No two pictures are the same that have another prompt or another seed."""
+def _check_different(images: Any, workload: Workload) -> None:
+    """No two images are the same that have another prompt or another seed."""
     import numpy as np
 
-    flat = pictures.reshape(-1, *pictures.shape[-3:])
-    each = len(flat) // len(pictures)
+    flat = images.reshape(-1, *images.shape[-3:])
+    each = len(flat) // len(images)
     small = thumbnails(flat[::each])
     asked = list(zip(workload.prompts, workload.seeds, strict=True))
     alike = []
-    for index in range(1, len(pictures)):
-        for other in np.flatnonzero(np.abs(small[:index] - small[index]).max(1) < LEAST_DEVIATION):
+    for index in range(1, len(images)):
+        for other in np.flatnonzero(np.abs(small[:index] - small[index]).max(1) < MIN_DEVIATION):
             is_other = index >= len(asked) or asked[index] != asked[other]
-            if is_other and np.abs(pictures[index] - pictures[other]).max() < LEAST_DEVIATION:
+            if is_other and np.abs(images[index] - images[other]).max() < MIN_DEVIATION:
                 alike.append((int(other), index))
-    if len({index for _, index in alike}) == len(pictures) - 1 and alike:
-        raise InvalidPicture("all pictures are alike, although prompts and seeds differ")
+    if len({index for _, index in alike}) == len(images) - 1 and alike:
+        raise InvalidImage("all images are alike, although prompts and seeds differ")
     if alike:
-        raise InvalidPicture(f"pictures {alike[0][0]} and {alike[0][1]} are the same, although prompt or seed differ")
+        raise InvalidImage(f"images {alike[0][0]} and {alike[0][1]} are the same, although prompt or seed differ")
 
 
-def _check_beside(pictures: Any, baseline: Any) -> None:
-    """What no picture may become whose counterpart is it not: noise, or all of it at the ends of the range."""
-    ours, theirs = (flat(of).reshape(len(pictures), -1, *of.shape[-3:]) for of in (pictures, baseline))
+def _check_beside(images: Any, baseline: Any) -> None:
+    """What no image may become whose counterpart is it not: noise, or all of it at the ends of the range."""
+    ours, theirs = (flat(of).reshape(len(images), -1, *of.shape[-3:]) for of in (images, baseline))
     for what, measure, is_wrong in BESIDE:
-        for index, (picture, known) in enumerate(zip(ours, theirs, strict=True)):
-            value = measure(picture)
+        for index, (image, known) in enumerate(zip(ours, theirs, strict=True)):
+            value = measure(image)
             if not is_wrong(value):
                 continue
             of_baseline = measure(known)
             if not is_wrong(of_baseline) and abs(value - of_baseline) > APART:
-                raise InvalidPicture(f"picture {index} is {what} {value:.2f}, the baseline's {of_baseline:.2f}")
+                raise InvalidImage(f"image {index} is {what} {value:.2f}, the baseline's {of_baseline:.2f}")
 
 
-def neighbour_correlation(picture: Any) -> float:
+def neighbour_correlation(image: Any) -> float:
     """The correlation of each value with the one below it and the one to its right, the larger of the two; (height,
     width, 3), of videos the first frame."""
     import numpy as np
 
-    still = picture.reshape(-1, *picture.shape[-3:])[0]
+    still = image.reshape(-1, *image.shape[-3:])[0]
     pairs = ((still[:-1], still[1:]), (still[:, :-1], still[:, 1:]))
     with np.errstate(invalid="ignore"):
         found = [float(np.corrcoef(a.ravel(), b.ravel())[0, 1]) for a, b in pairs if a.size > 1]
     return max(found, default=1.0)
 
 
-def clipped_share(picture: Any) -> float:
+def clipped_share(image: Any) -> float:
     """The share of values that are at the bottom or the top of the range, 0 to 1."""
-    return float(((picture <= 0.5 / 255) | (picture >= 1 - 0.5 / 255)).mean())
+    return float(((image <= 0.5 / 255) | (image >= 1 - 0.5 / 255)).mean())
 
 
 BESIDE: tuple[tuple[str, Callable[[Any], float], Callable[[float], bool]], ...] = (
     ("noise: neighbouring pixels have a correlation of", neighbour_correlation, lambda x: x < NOISE_CORRELATION),
     ("saturated: the share of values that are 0 or 1 is", clipped_share, lambda x: x > CLIPPED_SHARE),
 )
-"""What a picture may not be whose counterpart of the baseline's is not: what it is, by which figure, from where on."""
+"""What an image may not be whose counterpart of the baseline's is not: what it is, by which figure, from where on."""

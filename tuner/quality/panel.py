@@ -1,4 +1,4 @@
-"""The verdict on a configuration's pictures: guards, then the axis of the search, compared with the baseline's."""
+"""The verdict on a configuration's images: guards, then the axis of the search, compared with the baseline's."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from tuner.errors import Unavailable
 from tuner.quality import guards, similarity
-from tuner.quality.metrics import Metric, Own, Setting, axis
-from tuner.quality.pictures import Pictures, each_of, flat
+from tuner.quality.images import Images, each_of, flat
+from tuner.quality.metrics import CustomMetric, Metric, Setting, axis
 from tuner.quality.statistics import mean_of, paired_difference
 from tuner.records.codec import Estimate
 from tuner.records.model import Workload
@@ -19,11 +19,11 @@ from tuner.records.quality import Quality, Reference, SpotCheck
 
 SPOT_CHECKED = 2
 SPOT_PSNR_DB = 25.0
-"""Below it a picture has changed by more than rounding does, and is scored anew."""
+"""Below it an image has changed by more than rounding does, and is scored anew."""
 
 
 class Judge:
-    """Judges the pictures of one workload on one metric, the axis of the search."""
+    """Judges the images of one workload on one metric, the axis of the search."""
 
     def __init__(self, metric: str, setting: Setting, workload: Workload) -> None:
         self.metric = axis(metric)
@@ -31,23 +31,23 @@ class Judge:
         self.workload = workload
 
     def judge(
-        self, pictures: Any, reference: Reference | None, folder: Path, draws_same_noise: bool = True,
+        self, images: Any, reference: Reference | None, folder: Path, draws_same_noise: bool = True,
         count: int | None = None,
     ) -> Quality:  # fmt: skip
-        """Score the pictures of the workload's first `count` prompts (default: all; float array (count, height, width,
+        """Score the images of the workload's first `count` prompts (default: all; float array (count, height, width,
         3) in 0..1) and save them to `folder`.
 
         Videos (count, frames, height, width, 3) are judged by pairs of neighbouring frames. Without a reference the
-        pictures are the baseline's, and compare equal to themselves. `draws_same_noise` is false where the seeds mean
-        other noise than the baseline's. Raises InvalidPicture, and Unavailable naming what the metric lacks.
+        images are the baseline's, and compare equal to themselves. `draws_same_noise` is false where the seeds mean
+        other noise than the baseline's. Raises InvalidImage, and Unavailable naming what the metric lacks.
         """
         started = time.monotonic()
         workload, count = self.workload, count or len(self.workload.prompts)
-        baseline = None if reference is None else Pictures.load(Path(reference.images), workload.prompts).first(count)
-        guards.check(pictures, count, workload, None if baseline is None else baseline.stills)
-        ours = Pictures.drawn(pictures, workload.prompts[:count])
+        baseline = None if reference is None else Images.load(Path(reference.images), workload.prompts).first(count)
+        guards.check(images, count, workload, None if baseline is None else baseline.stills)
+        ours = Images.drawn(images, workload.prompts[:count])
         if reference is not None and baseline is not None and reference.other_seeds and draws_same_noise:
-            others = Pictures.load(Path(reference.other_seeds), workload.prompts, each=ours.each)
+            others = Images.load(Path(reference.other_seeds), workload.prompts, each=ours.each)
             guards.check_seeds(ours.stills, baseline.stills, others.stills[: len(ours.stills)])
         scores = self.scores(ours, baseline)
         if baseline is not None:
@@ -72,39 +72,39 @@ class Judge:
             spent_s=time.monotonic() - started,
         )
 
-    def scores(self, pictures: Pictures, baseline: Pictures | None) -> tuple[float, ...]:
+    def scores(self, images: Images, baseline: Images | None) -> tuple[float, ...]:
         """The metric prompt by prompt, so that more is better."""
-        return axis_scores(self.metric, pictures, baseline, self.setting)
+        return axis_scores(self.metric, images, baseline, self.setting)
 
-    def check_prompts(self, pictures: Pictures, baseline: Pictures) -> None:
-        """The guard against ignored prompts, where the axis has had the CLIP model look at the pictures anyway."""
+    def check_prompts(self, images: Images, baseline: Images) -> None:
+        """The guard against ignored prompts, where the axis has had the CLIP model look at the images anyway."""
         clip = self.setting.scorer
-        if clip not in pictures.features or len(set(pictures.prompts)) < 2:
+        if clip not in images.features or len(set(images.prompts)) < 2:
             return
-        said = self.setting.clip.of_prompts(pictures.prompts)
-        each = pictures.each
-        seen, known = (self.setting.clip.of_pictures(of)[::each] for of in (pictures, baseline))
+        said = self.setting.clip.of_prompts(images.prompts)
+        each = images.each
+        seen, known = (self.setting.clip.of_images(of)[::each] for of in (images, baseline))
         guards.check_prompts(guards.margins(seen, said), guards.margins(known, said))
 
 
-def axis_scores(metric: Metric, pictures: Pictures, baseline: Pictures | None, setting: Setting) -> tuple[float, ...]:
+def axis_scores(metric: Metric, images: Images, baseline: Images | None, setting: Setting) -> tuple[float, ...]:
     """A metric's values for each prompt, negative where less is better. Without a baseline they are the baseline's own.
 
     Raises Unavailable naming the metric, what it lacks, and what would work without.
     """
     sign = 1.0 if metric.higher_is_better else -1.0
     if baseline is None and metric.own_value is not None:
-        return (sign * metric.own_value,) * len(pictures.prompts)
-    reason = metric.unavailable(setting, pictures)
+        return (sign * metric.own_value,) * len(images.prompts)
+    reason = metric.unavailable(setting, images)
     if reason:
         raise Unavailable(f"--quality {metric.name}: {reason}; psnr, ssim and ms_ssim need no weights")
-    values = metric.scores(pictures, pictures if baseline is None else baseline, setting)
+    values = metric.scores(images, images if baseline is None else baseline, setting)
     return tuple(sign * value for value in values)
 
 
 def flags(metric: Metric, difference: Estimate, floor: float | None) -> tuple[str, ...]:
-    """What a person should look at: pictures that are suddenly better than those of the pipeline that they copy."""
-    if floor is None or isinstance(metric, Own) or difference.low <= floor:
+    """What a person should look at: images that are suddenly better than those of the pipeline that they copy."""
+    if floor is None or isinstance(metric, CustomMetric) or difference.low <= floor:
         return ()
     return (
         f"better than the baseline by more than rounding moves it ({difference.low:.3g} > {floor:.3g}): look at it",
@@ -112,7 +112,7 @@ def flags(metric: Metric, difference: Estimate, floor: float | None) -> tuple[st
 
 
 def compare(
-    asked: Metric, pictures: Pictures, baseline: Pictures, setting: Setting
+    asked: Metric, images: Images, baseline: Images, setting: Setting
 ) -> tuple[Estimate, Estimate | None, Estimate]:
     """The value with its interval, the paired difference where there is one, and by how much better it is than the
     baseline's own.
@@ -120,12 +120,12 @@ def compare(
     Raises ArithmeticError when the metric gives NaN or infinity.
     """
     sign = 1.0 if asked.higher_is_better else -1.0
-    distance = asked.distance(pictures, baseline, setting)
+    distance = asked.distance(images, baseline, setting)
     if distance is not None:
         own = asked.distance(baseline, baseline, setting) if asked.name in setting.given else None
         _check_finite(asked, (distance.value, distance.low, distance.high, 0.0 if own is None else own.value))
         return distance, None, _shifted(distance, 0.0 if own is None else own.value, sign)
-    scores = asked.scores(pictures, baseline, setting)
+    scores = asked.scores(images, baseline, setting)
     _check_finite(asked, scores)
     value = mean_of(scores)
     if asked.own_value is not None:
@@ -136,7 +136,7 @@ def compare(
     return value, difference, _shifted(difference, 0.0, sign)
 
 
-def floor_of(asked: Metric, baseline: Pictures, variations: Sequence[Pictures], setting: Setting) -> float | None:
+def floor_of(asked: Metric, baseline: Images, variations: Sequence[Images], setting: Setting) -> float | None:
     """The largest end of the 95 % intervals by which variations of rounding move a metric; None without variations."""
     ends = []
     for varied in variations:
@@ -157,12 +157,12 @@ def _shifted(estimate: Estimate, origin: float, sign: float) -> Estimate:
     return Estimate(value=sign * (estimate.value - origin), low=ends[0], high=ends[1])
 
 
-def same_pictures(pictures: Any, known: SpotCheck, workload: Workload) -> bool:
-    """Whether the first pictures of a new build are those of a build that was scored, up to rounding.
+def same_images(images: Any, known: SpotCheck, workload: Workload) -> bool:
+    """Whether the first images of a new build are those of a build that was scored, up to rounding.
 
-    Raises InvalidPicture when they are no pictures at all.
+    Raises InvalidImage when they are no images at all.
     """
-    guards.check(pictures, len(pictures), workload)
-    those = Pictures.load(Path(known.images), workload.prompts, len(pictures), each_of(pictures))
-    stills = flat(pictures)[: len(those.stills)]
+    guards.check(images, len(images), workload)
+    those = Images.load(Path(known.images), workload.prompts, len(images), each_of(images))
+    stills = flat(images)[: len(those.stills)]
     return min(similarity.psnr_db(stills, those.stills)) >= SPOT_PSNR_DB

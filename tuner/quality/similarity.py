@@ -1,36 +1,36 @@
-"""Distance from the baseline's picture at the same prompt and seed: PSNR and SSIM."""
+"""Distance from the baseline's image at the same prompt and seed: PSNR and SSIM."""
 
 from __future__ import annotations
 
 from typing import Any
 
 HIGHEST_PSNR_DB = 100.0
-"""Stands for pictures that are equal to the last bit, whose PSNR is infinite."""
+"""Stands for images that are equal to the last bit, whose PSNR is infinite."""
 
 
-def psnr_and_ssim(pictures: Any, reference: Any) -> tuple[list[float], list[float]]:
-    """PSNR in dB and SSIM (-1 to 1) of each picture; both arrays float (count, height, width, 3) in 0..1."""
-    return psnr_db(pictures, reference), ssim(pictures, reference)
+def psnr_and_ssim(images: Any, reference: Any) -> tuple[list[float], list[float]]:
+    """PSNR in dB and SSIM (-1 to 1) of each image; both arrays float (count, height, width, 3) in 0..1."""
+    return psnr_db(images, reference), ssim(images, reference)
 
 
-def psnr_db(pictures: Any, reference: Any) -> list[float]:
-    """PSNR of each picture, in dB."""
+def psnr_db(images: Any, reference: Any) -> list[float]:
+    """PSNR of each image, in dB."""
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
-    pairs = zip(tensor(pictures), tensor(reference), strict=True)
+    pairs = zip(tensor(images), tensor(reference), strict=True)
     return [min(float(peak_signal_noise_ratio(a, b, data_range=1.0)), HIGHEST_PSNR_DB) for a, b in pairs]
 
 
-def ssim(pictures: Any, reference: Any) -> list[float]:
-    """SSIM of each picture, -1 to 1."""
+def ssim(images: Any, reference: Any) -> list[float]:
+    """SSIM of each image, -1 to 1."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    values = structural_similarity_index_measure(tensor(pictures), tensor(reference), data_range=1.0, reduction="none")
+    values = structural_similarity_index_measure(tensor(images), tensor(reference), data_range=1.0, reduction="none")
     return [float(value) for value in values.reshape(-1)]
 
 
-def tensor(pictures: Any) -> Any:
+def tensor(images: Any) -> Any:
     """An array (count, height, width, 3) as a float32 tensor (count, 3, height, width)."""
     import torch
 
-    return torch.as_tensor(pictures, dtype=torch.float32).permute(0, 3, 1, 2)
+    return torch.as_tensor(images, dtype=torch.float32).permute(0, 3, 1, 2)

@@ -50,7 +50,7 @@ def mean_of(values: Sequence[float], widest: float = 200.0) -> Estimate:
 
 
 def jackknife(value: float, without: Sequence[float]) -> Estimate:
-    """A value with a 95 % interval from its values `without` each picture in turn (Quenouille and Tukey)."""
+    """A value with a 95 % interval from its values `without` each image in turn (Quenouille and Tukey)."""
     import numpy as np
 
     left_out = np.asarray(without, np.float64)

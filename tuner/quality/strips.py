@@ -1,4 +1,4 @@
-"""Strips to look at: for a finalist the baseline's pictures, its own, and their difference, amplified."""
+"""Strips to look at: for a finalist the baseline's images, its own, and their difference, amplified."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.quality.pictures import Pictures
+from tuner.quality.images import Images
 
 if TYPE_CHECKING:
     from PIL import Image
 
-MOST_PICTURES = 4
+MAX_IMAGES = 4
 CELL = 256
-"""Pixels across, that a picture is enlarged or reduced to."""
+"""Pixels across, that an image is enlarged or reduced to."""
 
 GAIN = 4
 """By which the difference is amplified, around a medium grey."""
@@ -26,25 +26,25 @@ PROMPT_LINES, PROMPT_WIDTH = 3, 36
 """The room for a prompt above its column: lines, and letters in each."""
 
 LEFT, TOP = LINE + GAP, PROMPT_LINES * LINE + GAP
-"""Pixels to the pictures: the rows' names stand upright on the left."""
+"""Pixels to the images: the rows' names stand upright on the left."""
 
 
-def write(name: str, pictures: Pictures, baseline: Pictures, file: Path) -> None:
-    """A PNG of three rows, the same prompts and seeds in the same columns: the baseline's pictures, those of the
+def write(name: str, images: Images, baseline: Images, file: Path) -> None:
+    """A PNG of three rows, the same prompts and seeds in the same columns: the baseline's images, those of the
     candidate of this name, and grey plus four times their difference. Of videos the first frame of each."""
     import numpy as np
     from PIL import Image
 
-    each = pictures.each
-    count = min(len(pictures.prompts), MOST_PICTURES)
-    ours, theirs = (of.stills[: count * each : each] for of in (pictures, baseline))
+    each = images.each
+    count = min(len(images.prompts), MAX_IMAGES)
+    ours, theirs = (of.stills[: count * each : each] for of in (images, baseline))
     rows = {"untouched": theirs, name: ours, f"difference x{GAIN}": np.clip(0.5 + GAIN * (ours - theirs), 0, 1)}
     height, width = ours.shape[1:3]
     scale = CELL / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     across, down = size[0] + GAP, size[1] + GAP
     strip = Image.new("RGB", (LEFT + count * across - GAP, TOP + len(rows) * down - GAP), "white")
-    for column, prompt in enumerate(pictures.prompts[:count]):
+    for column, prompt in enumerate(images.prompts[:count]):
         lines = textwrap.wrap(prompt, PROMPT_WIDTH, max_lines=PROMPT_LINES, placeholder="...")
         strip.paste(_text("\n".join(lines), size[0], TOP), (LEFT + column * across, 0))
     for row, (label, stills) in enumerate(rows.items()):

@@ -43,7 +43,7 @@ class Finding(Record):
 
 class Verdict(Record):
     """What the gate makes of a trace; `skipped` names each check that could not be made here, and why. `warnings` are
-    what only the first step does, or autoencoders and text encoders: paid once a picture, it rejects nothing."""
+    what only the first step does, or autoencoders and text encoders: paid once an image, it rejects nothing."""
 
     status: Literal["clean", "rejected", "inconclusive"]
     findings: tuple[Finding, ...] = ()

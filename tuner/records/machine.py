@@ -27,17 +27,17 @@ class Environment(Record):
 class Roofline(Record):
     """What bounds a denoising step on a device (Williams, Waterman and Patterson, "Roofline", CACM 2009).
 
-    `flop_per_step` is the arithmetic of one step for one picture (a multiplication and an addition are two) and
+    `flop_per_step` is the arithmetic of one step for one image (a multiplication and an addition are two) and
     `weight_bytes` what the denoiser's weights take, both of the untouched pipeline. `flop_per_s` is the rate that a
-    large product of each type reaches, `copy_bytes_per_s` what a large copy reads and writes. `lacks` says what could
-    not be found out, and why.
+    large product of each type reaches, `copy_bytes_per_s` what a large copy reads and writes.
+    `unavailable_reasons` says what could not be found out, and why.
     """
 
     flop_per_step: float | None = None
     weight_bytes: int | None = None
     flop_per_s: dict[str, float] = msgspec.field(default_factory=dict)
     copy_bytes_per_s: float | None = None
-    lacks: tuple[str, ...] = ()
+    unavailable_reasons: tuple[str, ...] = ()
 
 
 class LimitShare(Record):
@@ -48,7 +48,9 @@ class LimitShare(Record):
 
 
 class GpuUse(Record):
-    """The GPU while calls were timed, as NVML said just before and after each call; `lacks` says what it did not say.
+    """The GPU while calls were timed, as NVML said just before and after each call.
+
+    `unavailable_reasons` says what it did not say.
 
     Clocks, power and temperature are medians over the calls that count, `energy_j` is the mean of one such call.
     `events` counts in how many calls, discarded ones included, each reason for another clock was seen, `discarded` the
@@ -66,7 +68,7 @@ class GpuUse(Record):
     discarded: dict[str, int] = msgspec.field(default_factory=dict)
     other_processes: int | None = None
     other_memory_bytes: int | None = None
-    lacks: tuple[str, ...] = ()
+    unavailable_reasons: tuple[str, ...] = ()
 
 
 class Memory(Record):

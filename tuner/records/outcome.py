@@ -16,7 +16,7 @@ FailureKind = Literal[
     "crash",
     "compile error",
     "recompile",
-    "invalid picture",
+    "invalid image",
     "no effect",
     "throttled",
     "unavailable",
@@ -83,12 +83,12 @@ class Components(Record):
 
 
 class Timing(Record):
-    """Latency of one call (of `batch` pictures) by the host's clock, profiler off, and why sampling stopped.
+    """Latency of one call (of `batch` images) by the host's clock, profiler off, and why sampling stopped.
 
     `device_s` is the same by CUDA's events; it and `gpu` are absent on a CPU. `latency_p95_s`, the 95th percentile, is
     there where the samples of one process are enough to bound it. `within_target` is the share of the samples that met
     the workload's latency target, absent without one. Of a predicted latency `predicted_from` are the step counts that
-    were measured, there are no samples, and `drawn_s` is what the calls took that drew its pictures.
+    were measured, there are no samples, and `drawn_s` is what the calls took that drew its images.
     """
 
     latency_s: Estimate

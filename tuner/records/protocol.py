@@ -14,7 +14,7 @@ from tuner.records.quality import NoiseFloor, Quality, QualityPolicy, Reference,
 
 class Point(Record):
     """One call point to measure on a built pipeline: its place in the job, its folder, and what to do about its
-    pictures: score them, compare a few with those of `spot_check` and score only if they differ, or neither.
+    images: score them, compare a few with those of `spot_check` and score only if they differ, or neither.
 
     With `predict` its latency is computed from two or more points of the job before it, where that can be done.
     """
@@ -66,7 +66,7 @@ class BuildDone(Record, tag="build"):
 
 
 class PointDone(Record, tag="point"):
-    """A worker's message: one call point is measured. `quality` is absent when its pictures passed the spot check, or
+    """A worker's message: one call point is measured. `quality` is absent when its images passed the spot check, or
     when none were asked for."""
 
     index: int

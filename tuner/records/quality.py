@@ -11,30 +11,31 @@ from tuner.records.model import Workload
 
 
 class QualityPolicy(Record):
-    """By what pictures are judged: `metric` is the axis of the search, the name of a metric or `module:function` of the
-    user's own. `given` is what the user points metrics to, by their names: a model's folder, weights, pictures."""
+    """By what images are judged: `metric` is the axis of the search, the name of a metric or `module:function` of the
+    user's own. `given` is what the user points metrics to, by their names: a model's folder, weights, images."""
 
     metric: str = "clip_score"
     given: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class NoiseFloor(Record):
-    """How far harmless variations of rounding move the untouched pipeline's own pictures on the axis of the search.
+    """How far harmless variations of rounding move the untouched pipeline's own images on the axis of the search.
 
     `axis` is the largest end of a variation's 95 % interval of the difference (None without any), `variations` folders
-    of pictures by what was varied, `lacks` says which could not be drawn, and why, and `spent_s` how long it took.
+    of images by what was varied, `unavailable_reasons` says which could not be
+    drawn, and why, and `spent_s` how long it took.
     """
 
     axis: float | None
     variations: dict[str, str]
-    lacks: tuple[str, ...] = ()
+    unavailable_reasons: tuple[str, ...] = ()
     spent_s: float = 0.0
 
 
 class Reference(Record):
-    """The baseline's pictures (a folder with 0000.png, 0001.png, ...) and their scores, prompt by prompt.
+    """The baseline's images (a folder with 0000.png, 0001.png, ...) and their scores, prompt by prompt.
 
-    `other_seeds` is a folder with the same prompts' pictures from other seeds, `denoiser` a file with what the
+    `other_seeds` is a folder with the same prompts' images from other seeds, `denoiser` a file with what the
     baseline's denoiser was given and gave back, `floor` what rounding alone moves the axis by.
     """
 
@@ -46,7 +47,7 @@ class Reference(Record):
 
 
 class SpotCheck(Record):
-    """Pictures that another build made with the same image key, which a new build must reproduce up to rounding."""
+    """Images that another build made with the same image key, which a new build must reproduce up to rounding."""
 
     images: str
 
@@ -61,10 +62,10 @@ class DenoiserError(Record):
 
 
 class Quality(Record):
-    """Scores of a configuration's pictures, prompt by prompt, and the mean paired difference from the baseline's.
+    """Scores of a configuration's images, prompt by prompt, and the mean paired difference from the baseline's.
 
     More is always better: of a metric of which less is better these are the negative values. `flags` says what a person
-    should look at, `spent_s` is what drawing and judging the pictures took. Only the baseline has a noise floor.
+    should look at, `spent_s` is what drawing and judging the images took. Only the baseline has a noise floor.
     """
 
     metric: str
@@ -77,13 +78,13 @@ class Quality(Record):
     flags: tuple[str, ...] = ()
     noise: NoiseFloor | None = None
     denoiser_error: DenoiserError | None = None
-    denoiser_error_lacks: str | None = None
+    denoiser_error_unavailable_reason: str | None = None
     spent_s: float = 0.0
 
 
 class Judged(Record):
-    """What one metric says of a finalist's pictures, in its `unit`. `difference` is from the baseline's value, paired
-    picture by picture; of a metric that compares with the baseline's pictures it is absent. `floor` is what harmless
+    """What one metric says of a finalist's images, in its `unit`. `difference` is from the baseline's value, paired
+    image by image; of a metric that compares with the baseline's images it is absent. `floor` is what harmless
     variations of rounding move the metric by, and the verdict is stated against it."""
 
     title: str
@@ -93,14 +94,14 @@ class Judged(Record):
     difference: Estimate | None
     floor: float | None
     verdict: Literal["same", "better", "worse", "in doubt", "not judged"]
-    ms_per_picture: float
+    ms_per_image: float
 
 
 class PanelJob(Record):
-    """What the process that judges the finalists is asked: folders of pictures, by trial; the baseline is trial 0.
+    """What the process that judges the finalists is asked: folders of images, by trial; the baseline is trial 0.
 
-    `scorer` is the CLIP model's folder or hub id, `strips` the folder that takes the strips of pictures, `variations`
-    folders of the baseline's first pictures drawn with other rounding.
+    `scorer` is the CLIP model's folder or hub id, `strips` the folder that takes the strips of images, `variations`
+    folders of the baseline's first images drawn with other rounding.
     """
 
     workload: Workload
@@ -113,7 +114,7 @@ class PanelJob(Record):
 
 
 class Panel(Record):
-    """All metrics of the finalists, by trial and by the metric's name; `lacks` says which could not be had, and why."""
+    """All metrics of the finalists, by trial and by the metric's name; `unavailable_reasons` says which are missing."""
 
     finalists: dict[int, dict[str, Judged]]
-    lacks: dict[str, str]
+    unavailable_reasons: dict[str, str]

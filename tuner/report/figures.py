@@ -195,6 +195,12 @@ def _notes(best: BestConfig) -> Iterator[str]:
         copy = best.roofline.copy_bytes_per_s if best.roofline else None
         copies = f"; copies {copy / 1e12:.3g} TB/s" if copy else ""
         yield f"Rates reached here by large products, TFLOP/s: {', '.join(shown)}{copies}"
-    lacks = dict.fromkeys((*best.chosen.lacks, *best.baseline.lacks, *(best.roofline.lacks if best.roofline else ())))
-    if lacks:
-        yield f"Not known: {'; '.join(map(one_line, lacks))}"
+    unavailable_reasons = dict.fromkeys(
+        (
+            *best.chosen.unavailable_reasons,
+            *best.baseline.unavailable_reasons,
+            *(best.roofline.unavailable_reasons if best.roofline else ()),
+        )
+    )
+    if unavailable_reasons:
+        yield f"Not known: {'; '.join(map(one_line, unavailable_reasons))}"

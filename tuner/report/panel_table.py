@@ -51,8 +51,8 @@ class _PanelTable:
         yield from wrapped(
             "", f"{SAME} as near as rounding alone leaves the baseline to itself", options.max_width, QUIET
         )
-        if best.quality_lacks:
-            missing = f"not measured: {', '.join(best.quality_lacks)} (best_config.json says why)"
+        if best.quality_unavailable_reasons:
+            missing = f"not measured: {', '.join(best.quality_unavailable_reasons)} (best_config.json says why)"
             yield from wrapped("", missing, options.max_width, QUIET)
 
 

@@ -18,7 +18,7 @@ from tuner.trace.read import RUNTIME, Around, Event, Trace
 from tuner.trace.regions import nested, outermost_work, regions
 from tuner.trace.waits import GRAPH_LAUNCHES, waits
 
-MOST_STREAMS = 4
+MAX_STREAMS = 4
 WIDEST = 160
 NARROWEST = 20
 TICK = 12
@@ -194,7 +194,7 @@ def _streams(work: Iterable[Event]) -> tuple[dict[str, list[Event]], int]:
     names = {
         stream: f"GPU {stream[0]} stream {stream[1]}" if several else f"GPU stream {stream[1]}" for stream in busiest
     }
-    return {names[stream]: found[stream] for stream in busiest[:MOST_STREAMS]}, len(busiest[MOST_STREAMS:])
+    return {names[stream]: found[stream] for stream in busiest[:MAX_STREAMS]}, len(busiest[MAX_STREAMS:])
 
 
 def _stream_lanes(streams: dict[str, list[Event]], scale: _Scale) -> Iterator[Lane]:

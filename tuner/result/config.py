@@ -32,8 +32,8 @@ class MeasuredPoint(Record):
 
     `first_call_s` is that of the build, whose first call may have had other steps; `compile_s` is what that call took
     longer than a warm one like it, and the same for all points of the build. `discarded_samples` are the calls that
-    did not count, by why; `lacks` is what the GPU's driver did not tell; `predicted_from` the step counts that a
-    latency without samples was predicted from. What was not measured is null.
+    did not count, by why; `unavailable_reasons` is what the GPU's driver did not tell; `predicted_from` the
+    step counts that a latency without samples was predicted from. What was not measured is null.
     """
 
     trial: int
@@ -65,7 +65,7 @@ class MeasuredPoint(Record):
     discarded_samples: dict[str, int] | None = None
     other_processes: int | None = None
     other_memory_bytes: int | None = None
-    lacks: tuple[str, ...] = ()
+    unavailable_reasons: tuple[str, ...] = ()
 
 
 class TimingNoise(Record):
@@ -88,8 +88,9 @@ class BestConfig(Record):
     """What `best_config.json` holds: the chosen configuration, and all that it was compared with, where and on what.
 
     Quality is a mean in the unit of `quality_metric`, the axis of the search, turned so that more is better; its floor
-    is what harmless variations of rounding move the baseline's by. `quality_lacks` says which metrics could not be had,
-    and why. `predictions` are the predicted latencies that were measured later, `roofline` is what bounds a step.
+    is what harmless variations of rounding move the baseline's by.
+    `quality_unavailable_reasons` says which metrics could not be had, and why. `predictions` are the
+    predicted latencies that were measured later, `roofline` is what bounds a step.
     """
 
     created_at: str
@@ -110,7 +111,7 @@ class BestConfig(Record):
     predictions: tuple[PredictionCheck, ...] = ()
     roofline: Roofline | None = None
     quality_floor: float | None = None
-    quality_lacks: dict[str, str] = msgspec.field(default_factory=dict)
+    quality_unavailable_reasons: dict[str, str] = msgspec.field(default_factory=dict)
     quality_time_share: float | None = None
     format: Literal["diffusion-tuner/1"] = "diffusion-tuner/1"
 
@@ -129,9 +130,9 @@ def read_config(config: str | os.PathLike[str], trial: int | None = None) -> Bes
         for name, value in getattr(best.chosen, field).items():
             if name not in KNOBS:
                 raise BadInput(f"{config}: chosen.{field}.{name}: unknown knob")
-            wrong = KNOBS[name].wrong(value)
-            if wrong:
-                raise BadInput(f"{config}: chosen.{field}.{name}: {value} {wrong}")
+            invalid_reason = KNOBS[name].invalid_reason(value)
+            if invalid_reason:
+                raise BadInput(f"{config}: chosen.{field}.{name}: {value} {invalid_reason}")
     values = _complete(best, config)
     for name, value in best.chosen.changed.items():
         if values.get(name) != value:
@@ -189,7 +190,7 @@ def measured_point(outcome: Outcome, changed: Values, confirmed: bool) -> Measur
         discarded_samples=gpu.discarded if gpu else None,
         other_processes=gpu.other_processes if gpu else None,
         other_memory_bytes=gpu.other_memory_bytes if gpu else None,
-        lacks=gpu.lacks if gpu else (),
+        unavailable_reasons=gpu.unavailable_reasons if gpu else (),
     )
 
 

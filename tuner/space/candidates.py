@@ -85,12 +85,12 @@ def build_key(values: Mapping[str, Value]) -> str:
 
 
 def image_key(values: Mapping[str, Value]) -> str:
-    """Equal for candidates whose pictures differ by rounding at most.
+    """Equal for candidates whose images differ by rounding at most.
 
     A cache decides for a whole batch at once, so with one the batch counts too.
     """
     batch = {"batch": values["batch"]} if values.get("cache.kind", "none") != "none" else {}
-    return fingerprint(batch | {name: value for name, value in values.items() if KNOBS[name].changes_picture(value)})
+    return fingerprint(batch | {name: value for name, value in values.items() if KNOBS[name].changes_image(value)})
 
 
 def candidate_key(values: Mapping[str, Value]) -> str:

@@ -26,7 +26,7 @@ from tuner.space.usable import _baseline, _typed, _unusable, _usable
 
 S = TypeVar("S", bound=Record)
 
-MOST_PIXELS = 16384
+MAX_PIXELS = 16384
 CLIP_SCORE = "clip_score"
 DEVICES = ("cpu", "cuda")
 FIELDS = ("height", "width", "num_frames", "guidance_scale", "max_sequence_length")
@@ -323,9 +323,9 @@ def _check_listed(where: str, field: str, name: str, values: list[Value]) -> Non
 
 def _check_value(where: str, field: str, name: str, value: Value) -> None:
     _check_knob(where, field, name)
-    wrong = KNOBS[name].wrong(value)
-    if wrong:
-        raise BadInput(f"{where}: {field}: {show(value)} {wrong}")
+    invalid_reason = KNOBS[name].invalid_reason(value)
+    if invalid_reason:
+        raise BadInput(f"{where}: {field}: {show(value)} {invalid_reason}")
 
 
 # ---- what of it can be used here ------------------------------------------------------------------------------------
@@ -363,8 +363,8 @@ def _check_workload(where: str, fields: WorkloadFields) -> None:
         raise BadInput(f"{where}: workload.seeds: a seed is a whole number from 0 to 2**63 - 1")
     for name in ("height", "width"):
         side = getattr(fields, name)
-        if side is not None and not 8 <= side <= MOST_PIXELS:
-            raise BadInput(f"{where}: workload.{name}: {side} is in pixels, from 8 to {MOST_PIXELS}")
+        if side is not None and not 8 <= side <= MAX_PIXELS:
+            raise BadInput(f"{where}: workload.{name}: {side} is in pixels, from 8 to {MAX_PIXELS}")
     if fields.guidance_scale is not None and not math.isfinite(fields.guidance_scale):
         raise BadInput(f"{where}: workload.guidance_scale: {fields.guidance_scale} is not a number")
     target_s = fields.latency_target_s

@@ -28,7 +28,7 @@ from tuner.space.candidates import build_key, build_values, image_key
 from tuner.study.ledger import Ledger
 from tuner.timing import prediction
 
-LEAST_FREE_BYTES = 1 << 20
+MIN_FREE_BYTES = 1 << 20
 """With less room than this a worker's failure is the disk's, whatever it looks like."""
 
 
@@ -84,7 +84,7 @@ class Attempt:
         own = self.ledger.store.trial_folder(self.number)
         return own if index == 0 else own / "row" / str(index)
 
-    def hear(self, message: Message) -> None:
+    def handle(self, message: Message) -> None:
         if isinstance(message, StageStarted):
             self.index = message.index or 0
             self.ledger.display.stage(message.stage)
@@ -127,7 +127,7 @@ class Attempt:
         )
 
     def reused(self, index: int) -> Quality | None:
-        """The scores of another build with the same image key, whose pictures the worker found again."""
+        """The scores of another build with the same image key, whose images the worker found again."""
         scored = self.ledger.scored(self.row[index])
         if scored is None or scored.quality is None:
             return None
@@ -162,7 +162,7 @@ class Attempt:
             if self.folder(index).exists():
                 self.folder(index).rename(self.ledger.store.trial_folder(outcome.number))
         reused = outcome.quality.reused_from if outcome.quality else None
-        self.ledger.record(outcome, f"pictures of trial {reused}" if reused is not None else "")
+        self.ledger.record(outcome, f"images of trial {reused}" if reused is not None else "")
 
     def close(self) -> None:
         """Give back the candidate's trial if nothing came of it, and clear away what points without a result left."""
@@ -203,7 +203,7 @@ class Repeat:
             allowance_s=allowance_s,
         )
 
-    def hear(self, message: Message) -> None:
+    def handle(self, message: Message) -> None:
         if isinstance(message, StageStarted):
             self.ledger.display.stage(message.stage)
         elif isinstance(message, PointDone):
@@ -238,6 +238,6 @@ def stop_if_throttled(failure: Failure) -> None:
 
 def stop_if_disk_full(failure: Failure, folder: Path) -> None:
     """A worker's failure on a full disk says nothing of its configuration, which the next run tries again."""
-    if failure.kind == "disk full" or shutil.disk_usage(folder).free < LEAST_FREE_BYTES:
+    if failure.kind == "disk full" or shutil.disk_usage(folder).free < MIN_FREE_BYTES:
         said = f"{folder}: the disk is full ({failure.message})"
         raise StorageFull(f"{said}; make room and run the same command again, every recorded trial is kept")

@@ -1,4 +1,4 @@
-"""What all metrics say of the finalists' pictures, asked of a process of its own when the search is over."""
+"""What all metrics say of the finalists' images, asked of a process of its own when the search is over."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ DEADLINE_S = 900.0
 
 
 def examine(ledger: Ledger, finalists: Sequence[Outcome]) -> Panel | None:
-    """Every metric of the baseline and of these trials, and a strip of pictures of each; nothing where no other trial
-    has pictures. None, with a note to the user, when the process fails: the study's result does not depend on it."""
+    """Every metric of the baseline and of these trials, and a strip of images of each; nothing where no other trial
+    has images. None, with a note to the user, when the process fails: the study's result does not depend on it."""
     store, request = ledger.store, ledger.store.request
     images = {0: store.trial_folder(0) / "images"}
     for outcome in finalists:
@@ -36,7 +36,7 @@ def examine(ledger: Ledger, finalists: Sequence[Outcome]) -> Panel | None:
             images[outcome.number] = store.trial_folder(outcome.number if drawn_by is None else drawn_by) / "images"
     images = {number: folder for number, folder in images.items() if folder.is_dir()}
     if len(images) < 2:
-        return Panel(finalists={}, lacks={})
+        return Panel(finalists={}, unavailable_reasons={})
     job = PanelJob(
         workload=ledger.space.workload,
         device=request.environment.device,

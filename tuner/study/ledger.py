@@ -28,7 +28,7 @@ from tuner.timing.intervals import coefficient_of_variation, ratio_in_turns
 CONFIRMATIONS = 2
 """How often baseline and candidate are measured again in turns, each time in a fresh process."""
 
-MOST_TRIES = 2
+MAX_TRIES = 2
 """How often a candidate is measured while the GPU is held back by heat or its power supply."""
 
 
@@ -61,7 +61,7 @@ class Ledger:
             same_build = outcome.build_key == build and outcome.values["batch"] == values["batch"]
             if candidate_key(outcome.values) == candidate or (same_build and not was_built(outcome)):
                 found.append(outcome)
-        return found[-1] if len(found) >= MOST_TRIES or not all(map(was_throttled, found)) else None
+        return found[-1] if len(found) >= MAX_TRIES or not all(map(was_throttled, found)) else None
 
     def to_retry(self) -> Outcome | None:
         """A throttled trial to try again, once other builds were tried since and the GPU had time to recover."""
@@ -70,7 +70,7 @@ class Ledger:
         return next((o for o in throttled if o.build_key != last.build_key and self.known(o.values) is None), None)
 
     def scored(self, values: Values) -> Outcome | None:
-        """An outcome whose own pictures were scored and have the same image key."""
+        """An outcome whose own images were scored and have the same image key."""
         key = image_key(values)
         for outcome in self.outcomes.values():
             if outcome.image_key == key and outcome.quality is not None and outcome.quality.reused_from is None:
@@ -78,7 +78,7 @@ class Ledger:
         return None
 
     def reference(self) -> Reference | None:
-        """The baseline's pictures, once there are some."""
+        """The baseline's images, once there are some."""
         baseline = self.outcomes.get(0)
         if baseline is None or baseline.quality is None:
             return None
@@ -86,7 +86,7 @@ class Ledger:
         return msgspec.structs.replace(found, floor=self.quality_floor)
 
     def spot_check(self, values: Values) -> SpotCheck | None:
-        """Pictures that a new build of a candidate should draw again."""
+        """Images that a new build of a candidate should draw again."""
         scored = self.scored(values)
         return SpotCheck(images=str(self.store.trial_folder(scored.number) / "images")) if scored else None
 
@@ -148,8 +148,8 @@ class Ledger:
         return self.space.tolerance
 
     def quality_time_share(self) -> float:
-        """The share of the study's time that went into drawing and judging pictures, 0 to 1; looking whether two
-        pictures of a known build are the same counts as part of the build."""
+        """The share of the study's time that went into drawing and judging images, 0 to 1; looking whether two
+        images of a known build are the same counts as part of the build."""
         own = [o.quality.spent_s for o in self.outcomes.values() if o.quality and o.quality.reused_from is None]
         late_s = self.late_noise_floor.spent_s if self.late_noise_floor else 0.0
         return min(1.0, (sum(own) + late_s + self.panel_s) / max(time.monotonic() - self.started, 1e-9))
@@ -248,7 +248,7 @@ class Ledger:
         self.display.front(points)
 
     def show_result(self, chosen: Outcome, finalists: Sequence[Outcome]) -> None:
-        """Show TensorBoard which trials the result is of, with their strips of pictures, and no more those of a former
+        """Show TensorBoard which trials the result is of, with their strips of images, and no more those of a former
         result; of all trials what all their processes together took, as the result has it."""
         places: dict[int, trial_events.Place] = {**{o.number: "front" for o in finalists}, chosen.number: "chosen"}
         for number, outcome in self.outcomes.items():
@@ -281,7 +281,7 @@ class Ledger:
 def was_built(outcome: Outcome) -> bool:
     """Whether other points of an outcome's build can be measured: not if the build itself failed or was rejected."""
     if outcome.failure is not None:
-        return outcome.failure.kind in ("invalid picture", "recompile", "throttled")
+        return outcome.failure.kind in ("invalid image", "recompile", "throttled")
     return outcome.status == "measured"
 
 

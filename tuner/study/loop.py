@@ -33,20 +33,20 @@ TURNS_KEPT = CONFIRMATIONS + 1
 """Turns of baseline and candidate for which the search leaves time. Two left gains of 1.4x to 2.2x in doubt on a noisy
 machine; the time of a third that is not needed is searched afterwards."""
 
-MOST_BASELINES = 4
+MAX_BASELINES = 4
 """Fresh processes of the baseline at the start, if they are quick."""
 
 BASELINES_SHARE = 0.05
 """Of the budget: what the baseline's processes beyond the second may take, with the second."""
 
-LEAST_CALLS = 12
+MIN_CALLS = 12
 """Of a repeated measurement: about five to warm up, six that are timed, and one to see where the time goes."""
 
 CACHED_SHARE = 0.4
 """Of a first call's time: what it takes where the compiler's cache has the code. Measured: 0.27 (the demo compiled
 whole, on a CPU) to 0.41 (FLUX.1-dev's blocks, on an H200)."""
 
-MOST_CONFIRMATIONS = 6
+MAX_CONFIRMATIONS = 6
 """Turns of baseline and candidate, after which a gain that is still in doubt is given up."""
 
 NEVER = float("inf")
@@ -115,7 +115,7 @@ class Study:
     def can_repeat_baseline(self) -> bool:
         """Whether another process of it would still be a small part of the budget."""
         walls = [repeat.wall_s for repeat in self.ledger.repeats_of(self.ledger.baseline)]
-        return len(walls) + 1 < MOST_BASELINES and sum(walls) + max(walls) <= BASELINES_SHARE * self.limits.budget_s
+        return len(walls) + 1 < MAX_BASELINES and sum(walls) + max(walls) <= BASELINES_SHARE * self.limits.budget_s
 
     def tell_noise(self) -> None:
         """Say by how much the baseline's processes disagree, plainly where that hides gains that people look for."""
@@ -131,14 +131,16 @@ class Study:
     def tell_noise_floor(self) -> None:
         """Say why it is not known, if it is not."""
         if self.ledger.quality_floor is None:
-            lacks = "; ".join(lack for noise in self.ledger.noise_floors() for lack in noise.lacks)
-            self.display.note(f"by how much rounding alone moves the score is not known: {lacks or 'nothing to vary'}")
+            reasons = "; ".join(lack for noise in self.ledger.noise_floors() for lack in noise.unavailable_reasons)
+            self.display.note(
+                f"by how much rounding alone moves the score is not known: {reasons or 'nothing to vary'}"
+            )
 
     def search_and_confirm(self) -> Outcome:
         """The configuration to choose. What a confirmation leaves of the time that was kept for it is searched, too."""
         doubtful = self.in_doubt()
         if doubtful is not None:  # of an earlier run: what was given for more turns does not go into other candidates
-            self.take_turns(doubtful, MOST_CONFIRMATIONS)
+            self.take_turns(doubtful, MAX_CONFIRMATIONS)
         while True:
             for recipe in self.space.recipes:
                 self.try_recipe(recipe)
@@ -252,7 +254,7 @@ class Study:
         """
         self.take_turns(candidate, CONFIRMATIONS)
         if not self.ledger.is_confirmed(candidate):
-            self.take_turns(candidate, MOST_CONFIRMATIONS)
+            self.take_turns(candidate, MAX_CONFIRMATIONS)
 
     def take_turns(self, candidate: Outcome, wanted: int) -> None:
         """Until there are so many turns, or those beyond the least have no time left."""
@@ -292,7 +294,7 @@ class Study:
             quality_metric=request.quality.metric,
             quality_tolerance=self.ledger.tolerance,
             quality_floor=self.ledger.quality_floor,
-            quality_lacks=panel.lacks if panel else {},
+            quality_unavailable_reasons=panel.unavailable_reasons if panel else {},
             quality_time_share=self.ledger.quality_time_share(),
             baseline=self.ledger.point(self.ledger.baseline, panel),
             chosen=self.ledger.point(chosen, panel),
@@ -322,7 +324,7 @@ class Study:
             def stop_at() -> float:  # a build that has started may go on into the third turn's time
                 return self.search_until(CONFIRMATIONS) if self.ledger.outcomes else NEVER
 
-            process.run(job, folder, self.store.cache, stop_at, attempt.hear, patience_s)
+            process.run(job, folder, self.store.cache, stop_at, attempt.handle, patience_s)
         except process.BudgetSpent:
             rest = "what is left of the time is for the confirmation" if self.seconds_left() > 1.0 else "the time is up"
             self.display.note(f"trial {number} was stopped: {rest}")
@@ -341,7 +343,7 @@ class Study:
         self.display.trial_started(outcome.number, "confirm", self.space.changed(outcome.values), 1)
         folder = self.store.repeat_folder(index)
         attempt = Repeat(self.ledger, index, outcome, beside)
-        process.run(attempt.job(folder, self.allowance_s()), folder, self.store.cache, lambda: NEVER, attempt.hear)
+        process.run(attempt.job(folder, self.allowance_s()), folder, self.store.cache, lambda: NEVER, attempt.handle)
         return attempt.done
 
     # ---- limits -----------------------------------------------------------------------------------------------------
@@ -403,7 +405,7 @@ class Study:
             return max(walls, default=0.0)
         assert baseline.timing is not None
         slower_s = max(0.0, outcome.timing.latency_s.value - baseline.timing.latency_s.value)
-        return self.repeat_s(baseline) + CACHED_SHARE * outcome.build.first_call_s + LEAST_CALLS * slower_s
+        return self.repeat_s(baseline) + CACHED_SHARE * outcome.build.first_call_s + MIN_CALLS * slower_s
 
     def quickest_build_s(self) -> float:
         """Seconds that the quickest build so far took until its first point was measured, or it was rejected. Of the
@@ -454,7 +456,7 @@ class Study:
             if candidate.number == self.ledger.baseline.number:
                 break
             gain, turns = self.ledger.speed_up(candidate), len(self.ledger.confirmations_of(candidate))
-            if CONFIRMATIONS <= turns < MOST_CONFIRMATIONS and gain.low <= 1.0 < gain.high:
+            if CONFIRMATIONS <= turns < MAX_CONFIRMATIONS and gain.low <= 1.0 < gain.high:
                 return candidate
         return None
 

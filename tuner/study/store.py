@@ -25,7 +25,7 @@ from tuner.records.outcome import Limits, Outcome, Timing
 from tuner.records.quality import NoiseFloor, QualityPolicy
 from tuner.result.prices import Price
 from tuner.space.candidates import Space
-from tuner.timing.target import LEAST_WITHIN, meets
+from tuner.timing.target import MIN_WITHIN, meets
 
 METRICS = ("cost_usd_per_1000_images", "quality")
 
@@ -173,7 +173,9 @@ class Store:
     def _read(self, file: Path) -> Outcome:
         outcome = read(file, Outcome)
         values = outcome.values
-        if self.request.space.candidate(values) != values or any(KNOBS[name].wrong(values[name]) for name in values):
+        if self.request.space.candidate(values) != values or any(
+            KNOBS[name].invalid_reason(values[name]) for name in values
+        ):
             raise BadInput(f"{file}: values: not a candidate of this study's search space")
         return outcome
 
@@ -293,7 +295,7 @@ def _excess(timing: Timing, target_s: float) -> float:
     """By how much a configuration misses its latency target, above 0 if it does: a share of the target."""
     if timing.within_target is None or meets(timing.within_target):
         return 0.0
-    return (LEAST_WITHIN - timing.within_target) + max(0.0, timing.latency_s.value / target_s - 1)
+    return (MIN_WITHIN - timing.within_target) + max(0.0, timing.latency_s.value / target_s - 1)
 
 
 def _values(outcome: Outcome) -> list[float] | None:

@@ -12,8 +12,8 @@ from tuner.timing.intervals import NORMAL
 UNEVEN: Mapping[str, Value] = {"cache.kind": "none", "guidance.stop": 1, "guidance.truncation": 1}
 """Knobs by which some steps cost less, how many of them depending on the step count; and the value that does not."""
 
-MOST_ERROR = 0.01
-"""The share by which a prediction may miss what the calls that drew the pictures took, and still stand."""
+MAX_ERROR = 0.01
+"""The share by which a prediction may miss what the calls that drew the images took, and still stand."""
 
 SHARPEST = 1e-4
 """No timing is taken to be known better than this share of it."""
@@ -82,8 +82,8 @@ def agrees(predicted: Estimate, measured: Estimate, spread: float = 0.0) -> bool
 
 
 def is_contradicted(predicted: Estimate, drawn: Estimate) -> bool:
-    """Whether the calls of the same process that drew the pictures took clearly something else than was predicted."""
-    return not agrees(predicted, drawn) and abs(drawn.value / predicted.value - 1) > MOST_ERROR
+    """Whether the calls of the same process that drew the images took clearly something else than was predicted."""
+    return not agrees(predicted, drawn) and abs(drawn.value / predicted.value - 1) > MAX_ERROR
 
 
 def check(trial: int, predicted: Estimate, measured: Estimate, spread: float) -> PredictionCheck:

@@ -59,36 +59,36 @@ NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", FLOAT8: "fp8"
 
 
 def probe(draw: Callable[[int], object], pipe: Any, environment: Environment, batch: int) -> Roofline:
-    """What bounds a step of an untouched pipeline here; `draw` makes one call of so many steps and `batch` pictures.
+    """What bounds a step of an untouched pipeline here; `draw` makes one call of so many steps and `batch` images.
 
     Whatever cannot be found out is absent, with the reason: nothing of it is worth losing the baseline for.
     """
-    device, lacks = environment.device, list[str]()
+    device, unavailable_reasons = environment.device, list[str]()
     clock = CudaClock() if device == "cuda" else Clock()
-    flop = _attempt("arithmetic of a step", lacks, partial(_flop_per_step, draw, pipe))
+    flop = _attempt("arithmetic of a step", unavailable_reasons, partial(_flop_per_step, draw, pipe))
     rates: dict[str, float] = {}
     for kind in TYPES[device]:
         if kind == FLOAT8 and float(environment.compute_capability or 0) < FLOAT8_CAPABILITY:
             continue
-        rate = _attempt(f"rate of {NAMES[kind]}", lacks, partial(_product_rate, kind, device, clock))
+        rate = _attempt(f"rate of {NAMES[kind]}", unavailable_reasons, partial(_product_rate, kind, device, clock))
         if rate is not None:
             rates[kind] = rate
-    copies = _attempt("rate of copies", lacks, partial(_copy_rate, clock)) if device == "cuda" else None
+    copies = _attempt("rate of copies", unavailable_reasons, partial(_copy_rate, clock)) if device == "cuda" else None
     return Roofline(
         flop_per_step=flop / batch if flop else None,
         weight_bytes=_weight_bytes(pipe) or None,
         flop_per_s=rates,
         copy_bytes_per_s=copies,
-        lacks=tuple(lacks),
+        unavailable_reasons=tuple(unavailable_reasons),
     )
 
 
-def _attempt(what: str, lacks: list[str], question: Callable[[], T]) -> T | None:
+def _attempt(what: str, unavailable_reasons: list[str], question: Callable[[], T]) -> T | None:
     try:
         return question()
     except Exception as error:
         said = (str(error).strip().splitlines() or [""])[0]
-        lacks.append(f"{what}: {type(error).__name__}: {said}"[:200])
+        unavailable_reasons.append(f"{what}: {type(error).__name__}: {said}"[:200])
         return None
 
 

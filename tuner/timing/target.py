@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-LEAST_WITHIN = 0.5
+MIN_WITHIN = 0.5
 """The share of calls within the latency target below which a configuration misses it: its median does."""
 
 
 def meets(within_target: float | None) -> bool:
     """Whether a configuration meets a latency target: at least half of its calls do, or there is no target."""
-    return within_target is None or within_target >= LEAST_WITHIN
+    return within_target is None or within_target >= MIN_WITHIN

@@ -11,12 +11,12 @@ import msgspec
 from tuner.records.gate import Finding, FindingKind
 from tuner.trace import sources
 from tuner.trace.compile_log import Compilation, CompileLog, GraphBreak
-from tuner.trace.idle import Prices
+from tuner.trace.idle import IdleCosts
 from tuner.trace.read import Around, Event, Trace
 from tuner.trace.regions import nested, outermost_work, recordings, regions, replays, unanswered
 from tuner.trace.waits import Wait, waits, without_profilers_own
 
-_ONCE = " (outside the steps: paid once a picture)"
+_ONCE = " (outside the steps: paid once an image)"
 
 
 class Findings:
@@ -28,7 +28,7 @@ class Findings:
     def __init__(self, trace: Trace, is_gpu: bool) -> None:
         self.trace = trace
         self.found = regions(trace)
-        self.prices = Prices(trace) if is_gpu and trace.work else None
+        self.prices = IdleCosts(trace) if is_gpu and trace.work else None
         self.steps = max(1, len(trace.steps))
         self.outer_work = outermost_work(trace, self.found)
         self.frames = {*self.found.regions.values(), *map(_frame, self.found.graphs.values())}
@@ -40,7 +40,7 @@ class Findings:
         return self._alike(without_profilers_own(self.trace, found) if self.trace.is_whole else found, self.steps)
 
     def syncs_of_first_step(self, steady: Sequence[Finding]) -> list[Finding]:
-        """Waits that the loop's first step makes and the steady ones do not: they are paid once a picture."""
+        """Waits that the loop's first step makes and the steady ones do not: they are paid once an image."""
         first = self.trace.first
         if first is None:
             return []
@@ -63,7 +63,7 @@ class Findings:
             inner.setdefault(self.found.regions[index], []).append(index)
         return [self._nested(frame, indices) for frame, indices in sorted(inner.items())]
 
-    def once_a_picture(self, log: CompileLog | None) -> list[Finding]:
+    def once_an_image(self, log: CompileLog | None) -> list[Finding]:
         """What dynamo reported of autoencoders and text encoders, which run before and after the steps."""
         if not log:
             return []

@@ -71,16 +71,16 @@ def judge_alone(trace: Trace, policy: GatePolicy | None = None) -> Verdict:
 
 def _of_compiler(trace: Trace, log: CompileLog | None) -> tuple[list[Finding], list[Finding]]:
     found = Findings(trace, is_gpu=False)
-    return [*found.graph_breaks(log), *found.recompiles(log), *found.compile_work()], found.once_a_picture(log)
+    return [*found.graph_breaks(log), *found.recompiles(log), *found.compile_work()], found.once_an_image(log)
 
 
 def _of_gpu(trace: Trace, log: CompileLog | None, asks_for_graphs: bool) -> tuple[list[Finding], list[Finding]]:
-    """The findings, and the warnings about what is paid once a picture. Each takes its price before the next."""
+    """The findings, and the warnings about what is paid once an image. Each takes its price before the next."""
     found = Findings(trace, is_gpu=True)
     syncs = found.syncs()
     compiled = [*found.graph_breaks(log), *found.recompiles(log), *found.compile_work()]
     graphs = found.cuda_graphs(log, asks_for_graphs)
-    return [*compiled, *syncs, *graphs], [*found.once_a_picture(log), *found.syncs_of_first_step(syncs)]
+    return [*compiled, *syncs, *graphs], [*found.once_an_image(log), *found.syncs_of_first_step(syncs)]
 
 
 def _missed(trace: Trace) -> list[str]:

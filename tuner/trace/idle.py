@@ -47,7 +47,7 @@ def reason(gap: Gap, trace: Trace) -> Reason:
     return "kernel wait" if gap.length < _KERNEL_WAIT_US else "other"
 
 
-class Prices:
+class IdleCosts:
     """Charges each gap of the GPU to at most one thing that the CPU did meanwhile. Microseconds."""
 
     def __init__(self, trace: Trace) -> None:

@@ -30,7 +30,7 @@ def is_user_code(file: str) -> bool:
 
 
 def is_beside_denoiser(line: str) -> bool:
-    """Whether a source line is of an autoencoder or a text encoder, which a pipeline calls once a picture."""
+    """Whether a source line is of an autoencoder or a text encoder, which a pipeline calls once an image."""
     return _BESIDE_DENOISER.search(line) is not None
 
 

@@ -36,7 +36,7 @@ from tuner.worker.channel import Channel
 from tuner.worker.failures import CompiledWhileTimed
 from tuner.worker.scoring import Scoring, to_judge
 
-LEAST_FOR_PREDICTION = 2
+MIN_FOR_PREDICTION = 2
 """So many step counts tell a fixed cost and a cost per step."""
 
 
@@ -57,7 +57,7 @@ class Bench:
         """Why points could not be timed ahead of the trace, by index."""
         self.profiled = False
         self.drawn_s: list[float] = []
-        """Seconds of each call that drew pictures of the point to be scored."""
+        """Seconds of each call that drew images of the point to be scored."""
         self.scoring: Scoring | None = None
 
     def build(self, folder: Path) -> Build:
@@ -202,7 +202,7 @@ class Bench:
         return (timing, self.memories[point.batch]) if timing else None
 
     def measure(self, point: Point) -> PointDone:
-        """Latency and memory, then the pictures."""
+        """Latency and memory, then the images."""
         timing, memory = self.timed_ahead(point) or self.predicted(point) or self.timed(point)
         self.channel.enter("score", point.index)
         self.drawn_s = []
@@ -217,7 +217,7 @@ class Bench:
     def predicted(self, point: Point) -> tuple[Timing, Memory] | None:
         """What the points before tell of this one; None when it must be measured."""
         known = {steps: timing for (steps, batch), timing in self.timings.items() if batch == point.batch}
-        if not point.predict or len(known) < LEAST_FOR_PREDICTION or not prediction.is_even(self.job.build):
+        if not point.predict or len(known) < MIN_FOR_PREDICTION or not prediction.is_even(self.job.build):
             return None
         cost = prediction.fit({steps: timing.latency_s for steps, timing in known.items()})
         target_s = self.job.workload.latency_target_s
@@ -250,13 +250,13 @@ class Bench:
         return timing, memory
 
     def quality(self, point: Point) -> Quality | None:
-        """None when no pictures were asked for, or when they are those that the spot check knows."""
+        """None when no images were asked for, or when they are those that the spot check knows."""
         if self.scoring is None:
-            self.scoring = Scoring(self.pipe, self.job, self.pictures, lambda: self.channel.send(Alive()))
+            self.scoring = Scoring(self.pipe, self.job, self.images, lambda: self.channel.send(Alive()))
         return self.scoring.score(point)
 
-    def pictures(self, point: Point, count: int) -> Any:
-        """The first `count` pictures of the workload, drawn at the point's batch, as floats in 0..1; of videos what is
+    def images(self, point: Point, count: int) -> Any:
+        """The first `count` images of the workload, drawn at the point's batch, as floats in 0..1; of videos what is
         judged of them."""
         import numpy as np
 
@@ -271,7 +271,7 @@ class Bench:
         return np.concatenate(batches)[:count]
 
     def caller(self, point: Point) -> Callable[[], object]:
-        """A call of the pipeline as a user makes it: `batch` prompts in, PIL pictures out."""
+        """A call of the pipeline as a user makes it: `batch` prompts in, PIL images out."""
         indices, of_knobs = self.indices(point), self.of_knobs(point)
 
         def call() -> object:

@@ -7,7 +7,7 @@ import os
 
 from tuner.errors import Unavailable
 from tuner.knobs import NoEffect
-from tuner.quality.guards import InvalidPicture
+from tuner.quality.guards import InvalidImage
 from tuner.records.outcome import FailureKind
 from tuner.timing.measure import Throttled
 
@@ -28,7 +28,7 @@ def name_failure(error: BaseException) -> FailureKind:
     by_type: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], FailureKind], ...] = (
         (KeyboardInterrupt, "interrupted"),
         (NoEffect, "no effect"),
-        (InvalidPicture, "invalid picture"),
+        (InvalidImage, "invalid image"),
         (CompiledWhileTimed, "recompile"),
         (Throttled, "throttled"),
         ((Unavailable, ImportError), "unavailable"),
@@ -44,5 +44,5 @@ def name_failure(error: BaseException) -> FailureKind:
 def one_line(error: BaseException) -> str:
     """The first line that says something, prefixed with the type when the type is not the project's."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    plain = isinstance(error, (NoEffect, InvalidPicture, CompiledWhileTimed, Throttled, Unavailable))
+    plain = isinstance(error, (NoEffect, InvalidImage, CompiledWhileTimed, Throttled, Unavailable))
     return (line if plain else f"{type(error).__name__}: {line}")[:300]

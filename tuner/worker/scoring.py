@@ -1,4 +1,4 @@
-"""The pictures of one build: drawn, judged, and of the baseline all that others are judged against."""
+"""The images of one build: drawn, judged, and of the baseline all that others are judged against."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tuner.files import DENOISER, OTHER_SEEDS, VARIATIONS, reference
 from tuner.knobs.compile import blocks_compiled, no_compiler
 from tuner.model import pipeline
 from tuner.quality import denoiser, guards, panel
+from tuner.quality.images import Images, judged_frames
 from tuner.quality.metrics import Setting
-from tuner.quality.pictures import Pictures, judged_frames
 from tuner.records.model import Workload
 from tuner.records.protocol import Job, Point
 from tuner.records.quality import DenoiserError, NoiseFloor, Quality, Reference
@@ -34,25 +34,25 @@ SURELY_WORSE = 2.0
 
 
 class Scoring:
-    """Scores the points of one build. `draw` gives a point's first so many pictures, `alive` is told of every call."""
+    """Scores the points of one build. `draw` gives a point's first so many images, `alive` is told of every call."""
 
     def __init__(self, pipe: Any, job: Job, draw: Callable[[Point, int], Any], alive: Callable[[], None]) -> None:
         self.pipe = pipe
         self.job = job
         self.draw = draw
         self.alive = alive
-        self.reference = job.reference  # the baseline's own job has none: its first pictures become it
+        self.reference = job.reference  # the baseline's own job has none: its first images become it
         setting = Setting(job.environment.device, pipeline.scorer_source(job.model), job.quality.given)
         self.judge = panel.Judge(job.quality.metric, setting, job.workload)
 
     def score(self, point: Point) -> Quality | None:
-        """None when no pictures were asked for, or when they are those that the spot check knows."""
+        """None when no images were asked for, or when they are those that the spot check knows."""
         if not point.score:
             return None
         started = time.monotonic()
         if point.spot_check is not None:
             sample = self.draw(point, panel.SPOT_CHECKED)
-            if panel.same_pictures(sample, point.spot_check, self.job.workload):
+            if panel.same_images(sample, point.spot_check, self.job.workload):
                 return None
         folder = Path(point.folder)
         quality = self.judged(point, folder / "images")
@@ -60,8 +60,10 @@ class Scoring:
             quality = self.prepare(point, quality)
             self.reference = reference(folder, quality)
         else:
-            error, lacks = self.denoiser_error(point, self.reference)
-            quality = msgspec.structs.replace(quality, denoiser_error=error, denoiser_error_lacks=lacks)
+            error, unavailable_reasons = self.denoiser_error(point, self.reference)
+            quality = msgspec.structs.replace(
+                quality, denoiser_error=error, denoiser_error_unavailable_reason=unavailable_reasons
+            )
         return msgspec.structs.replace(quality, spent_s=time.monotonic() - started)
 
     def judged(self, point: Point, folder: Path) -> Quality:
@@ -72,14 +74,14 @@ class Scoring:
         tolerance = self.job.tolerance
         if known is None or tolerance is None or count < 2 * FIRST_PROMPTS:
             return self.judge.judge(self.draw(point, count), known, folder, same_noise)
-        pictures = self.draw(point, FIRST_PROMPTS)
-        quality = self.judge.judge(pictures, known, folder, same_noise, FIRST_PROMPTS)
+        images = self.draw(point, FIRST_PROMPTS)
+        quality = self.judge.judge(images, known, folder, same_noise, FIRST_PROMPTS)
         if quality.difference.high < -SURELY_WORSE * tolerance:
             return msgspec.structs.replace(
                 quality, flags=(f"scored on {FIRST_PROMPTS} of {count} prompts: surely worse",)
             )
         rest = self.varied(point, range(FIRST_PROMPTS, count))
-        return self.judge.judge(np.concatenate([pictures, rest]), known, folder, same_noise)
+        return self.judge.judge(np.concatenate([images, rest]), known, folder, same_noise)
 
     # ---- the baseline ------------------------------------------------------------------------------------------------
 
@@ -87,31 +89,31 @@ class Scoring:
         """What candidates are judged against besides: other rounding, other seeds, the denoiser's calls."""
         folder, prompts = Path(point.folder), self.job.workload.prompts[:VARIED]
         noise = self.noise(point, {"another attention kernel": self.other_kernel, "another batch position": self.moved})
-        Pictures.drawn(self.other_seeds(point), prompts).save(folder / OTHER_SEEDS)
+        Images.drawn(self.other_seeds(point), prompts).save(folder / OTHER_SEEDS)
         lacked = self.record_denoiser(point, folder / DENOISER)
-        return msgspec.structs.replace(quality, noise=noise, denoiser_error_lacks=lacked)
+        return msgspec.structs.replace(quality, noise=noise, denoiser_error_unavailable_reason=lacked)
 
     def noise(self, point: Point, variations: Mapping[str, Callable[[Point], Any]]) -> NoiseFloor:
-        """How far the first pictures move when they are drawn in other ways. One that cannot be drawn is in `lacks`."""
+        """How far the first images move when they are drawn in other ways. What cannot be drawn is left out."""
         started = time.monotonic()
         folder, prompts = Path(point.folder), self.job.workload.prompts[:VARIED]
-        baseline = Pictures.load(folder / "images", self.job.workload.prompts).first(len(prompts))
-        drawn: dict[str, Pictures] = {}
-        lacks: list[str] = []
+        baseline = Images.load(folder / "images", self.job.workload.prompts).first(len(prompts))
+        drawn: dict[str, Images] = {}
+        unavailable_reasons: list[str] = []
         for name, vary in variations.items():
             try:
-                drawn[name] = Pictures.drawn(vary(point), prompts)
+                drawn[name] = Images.drawn(vary(point), prompts)
             except Exception as error:  # out of memory, a kernel that cannot do this, one prompt at a time
-                lacks.append(f"{name}: {_first_line(error)}")
+                unavailable_reasons.append(f"{name}: {_first_line(error)}")
                 _free_memory()
         paths = {name: folder / VARIATIONS / name.replace(" ", "-") for name in drawn}
-        for name, pictures in drawn.items():
-            pictures.save(paths[name])
-        varied = list(drawn.values()) if len(prompts) > 1 else []  # one picture has no interval
+        for name, images in drawn.items():
+            images.save(paths[name])
+        varied = list(drawn.values()) if len(prompts) > 1 else []  # one image has no interval
         return NoiseFloor(
             axis=panel.floor_of(self.judge.metric, baseline, varied, self.judge.setting),
             variations={name: str(path) for name, path in paths.items()},
-            lacks=tuple(lacks),
+            unavailable_reasons=tuple(unavailable_reasons),
             spent_s=time.monotonic() - started,
         )
 
@@ -120,7 +122,7 @@ class Scoring:
         return self.noise(point, {"compiled with emulated casts": self.compiled})
 
     def other_kernel(self, point: Point) -> Any:
-        """The first pictures with torch's own attention computed by another kernel."""
+        """The first images with torch's own attention computed by another kernel."""
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         on_gpu = self.job.environment.device == "cuda"
@@ -128,7 +130,7 @@ class Scoring:
         return self.varied(point, range(VARIED), around=lambda: sdpa_kernel(others))
 
     def moved(self, point: Point) -> Any:
-        """The first pictures, each drawn in a batch of two in the other's place."""
+        """The first images, each drawn in a batch of two in the other's place."""
         import numpy as np
 
         count = min(VARIED, len(self.job.workload.prompts))
@@ -137,9 +139,9 @@ class Scoring:
         return np.concatenate(drawn)[:count]
 
     def compiled(self, point: Point) -> Any:
-        """The first pictures with the denoiser's blocks compiled, which round between operators as eager code does."""
+        """The first images with the denoiser's blocks compiled, which round between operators as eager code does."""
         if self.job.build["precision.dtype"] == "float32":
-            raise Unavailable("in float32 they round finer than a picture's 8 bits show")
+            raise Unavailable("in float32 they round finer than an image's 8 bits show")
         reason = no_compiler(self.job.environment)
         if reason:
             raise Unavailable(reason)
@@ -147,7 +149,7 @@ class Scoring:
             return self.varied(point, range(VARIED))
 
     def other_seeds(self, point: Point) -> Any:
-        """The first prompts' pictures from each other's seeds."""
+        """The first prompts' images from each other's seeds."""
         workload = self.job.workload
         seeds = workload.seeds[1:] + workload.seeds[:1]
         if seeds == workload.seeds:
@@ -158,7 +160,7 @@ class Scoring:
         self, point: Point, indices: Sequence[int], *, batch: int | None = None, workload: Workload | None = None,
         around: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> Any:  # fmt: skip
-        """Pictures of these prompts, drawn as at the point but for what is given."""
+        """Images of these prompts, drawn as at the point but for what is given."""
         import numpy as np
 
         workload, batch = workload or self.job.workload, batch or point.batch
@@ -224,7 +226,7 @@ def to_judge(drawn: Any, indices: Sequence[int]) -> Any:
     """Of what a pipeline drew for these prompts the frames that are judged, since many videos fit no memory. The others
     are checked here.
 
-    Raises InvalidPicture."""
+    Raises InvalidImage."""
     if drawn.ndim > 4:
         guards.check_finite(drawn, indices)
     return judged_frames(drawn)

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from tuner.errors import BadInput
 from tuner.quality.metrics.adherence import ClipScore, Hps, ImageReward, Preference
 from tuner.quality.metrics.base import Metric, Setting
+from tuner.quality.metrics.custom import ENTRY_POINT, CustomMetric
 from tuner.quality.metrics.distribution import Cmmd, Fid, Kid
 from tuner.quality.metrics.fidelity import ClipSimilarity, Lpips, MsSsim, Psnr, Ssim, TemporalConsistency
-from tuner.quality.metrics.own import ENTRY_POINT, Own
 
-__all__ = ["AXES", "METRICS", "Metric", "Own", "Setting", "axis", "metric"]
+__all__ = ["AXES", "METRICS", "CustomMetric", "Metric", "Setting", "axis", "metric"]
 
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
@@ -45,7 +45,7 @@ def metric(name: str) -> Metric:
     if name in METRICS:
         return METRICS[name]
     if ENTRY_POINT.fullmatch(name):
-        return Own(name)
+        return CustomMetric(name)
     near = difflib.get_close_matches(name, METRICS, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(AXES)}, and module:function of your own"
     raise BadInput(f"--quality {name}: no such metric; {hint}")
@@ -54,7 +54,7 @@ def metric(name: str) -> Metric:
 def axis(name: str) -> Metric:
     """The metric of a name, if it can be the axis of the search. Raises BadInput for another."""
     found = metric(name)
-    if found.tolerance is None and not isinstance(found, Own):
-        why = "equal pictures have no finite PSNR" if name == "psnr" else "it has no value for a single prompt"
+    if found.tolerance is None and not isinstance(found, CustomMetric):
+        why = "equal images have no finite PSNR" if name == "psnr" else "it has no value for a single prompt"
         raise BadInput(f"--quality {name}: it cannot be the axis: {why}; take one of {', '.join(AXES)}")
     return found

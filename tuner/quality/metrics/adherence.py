@@ -1,4 +1,4 @@
-"""How well a picture shows its prompt."""
+"""How well an image shows its prompt."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from tuner.quality.clip import Clip
+from tuner.quality.images import Images
 from tuner.quality.metrics.base import Metric, Setting, cached, missing, unasked
-from tuner.quality.pictures import Pictures
 
 HPS_WEIGHTS = (
     "models--xswu--HPSv2/snapshots/*/HPS_v2_compressed.pt",
@@ -18,7 +18,7 @@ BERT = "models--*bert-base-uncased/snapshots/*/*"
 
 
 class ClipScore(Metric):
-    """100 times the cosine of the picture's and its prompt's embeddings.
+    """100 times the cosine of the image's and its prompt's embeddings.
 
     Hessel et al., CLIPScore, EMNLP 2021, without their clipping at zero.
     """
@@ -28,12 +28,12 @@ class ClipScore(Metric):
     cost = "one pass of the CLIP model"
     tolerance = 0.5
 
-    def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
-        return pictures.by_prompt([100 * cosine for cosine in cosines(setting.clip, pictures)])
+    def scores(self, images: Images, baseline: Images, setting: Setting) -> tuple[float, ...]:
+        return images.by_prompt([100 * cosine for cosine in cosines(setting.clip, images)])
 
 
 class Preference(Metric):
-    """The score by which a network of CLIP's architecture that was trained on people's choices ranks pictures of one
+    """The score by which a network of CLIP's architecture that was trained on people's choices ranks images of one
     prompt: its scale times the cosine.
 
     Kirstain et al., Pick-a-Pic, NeurIPS 2023 (yuvalkirstain/PickScore_v1); 1 more is odds of e to 1 in favour.
@@ -44,13 +44,13 @@ class Preference(Metric):
     cost = "one pass of the preference model"
     tolerance = 0.2
 
-    def lacks(self, setting: Setting) -> str | None:
+    def unavailable_reason(self, setting: Setting) -> str | None:
         return not_given(self.name, setting, "a folder of a CLIPModel such as yuvalkirstain/PickScore_v1")
 
-    def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
+    def scores(self, images: Images, baseline: Images, setting: Setting) -> tuple[float, ...]:
         model = _preference(setting.given[self.name], setting.device)
         scale = model.scale()
-        return pictures.by_prompt([scale * cosine for cosine in cosines(model, pictures)])
+        return images.by_prompt([scale * cosine for cosine in cosines(model, images)])
 
 
 class ImageReward(Metric):
@@ -61,22 +61,22 @@ class ImageReward(Metric):
     cost = "one pass of BLIP-L"
     tolerance = 0.1
 
-    def lacks(self, setting: Setting) -> str | None:
+    def unavailable_reason(self, setting: Setting) -> str | None:
         if missing("ImageReward"):
             return "the package ImageReward is not installed: pip install image-reward"
         folder = Path.home() / ".cache" / "ImageReward"
         own = (folder / "ImageReward.pt", folder / "med_config.json")
         return unasked(self.name, setting, *own, _hub() / BERT)
 
-    def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
+    def scores(self, images: Images, baseline: Images, setting: Setting) -> tuple[float, ...]:
         import ImageReward
         import torch
 
         given = setting.given.get(self.name, "")
         model = ImageReward.load(given if Path(given).is_file() else "ImageReward-v1.0", device=setting.device)
         with torch.inference_mode():
-            pairs = zip(pictures.prompt_of_each, pictures.images, strict=True)
-            return pictures.by_prompt([float(model.score(prompt, image)) for prompt, image in pairs])
+            pairs = zip(images.prompt_of_each, images.images, strict=True)
+            return images.by_prompt([float(model.score(prompt, image)) for prompt, image in pairs])
 
 
 class Hps(Metric):
@@ -87,20 +87,20 @@ class Hps(Metric):
     cost = "one pass of CLIP ViT-H"
     tolerance = 0.2
 
-    def lacks(self, setting: Setting) -> str | None:
+    def unavailable_reason(self, setting: Setting) -> str | None:
         return missing("hpsv2") or unasked(self.name, setting, *(_hub() / file for file in HPS_WEIGHTS))
 
-    def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
+    def scores(self, images: Images, baseline: Images, setting: Setting) -> tuple[float, ...]:
         import hpsv2
 
-        pairs = zip(pictures.prompt_of_each, pictures.images, strict=True)
-        return pictures.by_prompt([100 * float(hpsv2.score(image, prompt)[0]) for prompt, image in pairs])
+        pairs = zip(images.prompt_of_each, images.images, strict=True)
+        return images.by_prompt([100 * float(hpsv2.score(image, prompt)[0]) for prompt, image in pairs])
 
 
-def cosines(model: Clip, pictures: Pictures) -> list[float]:
+def cosines(model: Clip, images: Images) -> list[float]:
     """Of each still's and its prompt's embeddings."""
-    seen, said = model.of_pictures(pictures), model.of_prompts(pictures.prompts)
-    found = (seen.reshape(len(said), pictures.each, -1) * said[:, None]).sum(-1).reshape(-1)
+    seen, said = model.of_images(images), model.of_prompts(images.prompts)
+    found = (seen.reshape(len(said), images.each, -1) * said[:, None]).sum(-1).reshape(-1)
     return [float(cosine) for cosine in found]
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from tuner.quality.clip import Clip
-from tuner.quality.pictures import Pictures
+from tuner.quality.images import Images
 from tuner.records.codec import Estimate
 
-Against = Literal["prompt", "baseline", "real pictures", "itself"]
+Against = Literal["prompt", "baseline", "real images", "itself"]
 
 
 class Setting:
@@ -36,9 +36,9 @@ class Setting:
 
 
 class Metric:
-    """One way to judge pictures: `scores` gives a value for every prompt, or `distance` one for the whole set.
+    """One way to judge images: `scores` gives a value for every prompt, or `distance` one for the whole set.
 
-    `needs` says in words what it needs besides the pictures, `cost` what a picture costs. `tolerance`, in the metric's
+    `needs` says in words what it needs besides the images, `cost` what an image costs. `tolerance`, in the metric's
     unit, is how much worse than the baseline's is still as good when the metric is the axis of the search; None where
     it cannot be the axis. A metric of the whole set has no paired difference and is no axis.
     """
@@ -55,25 +55,25 @@ class Metric:
     """Whether its interval is one of the difference, which a noise floor can be compared with."""
 
     own_value: ClassVar[float | None] = None
-    """What the baseline's pictures score against themselves; None where that must be measured."""
+    """What the baseline's images score against themselves; None where that must be measured."""
 
-    def lacks(self, setting: Setting) -> str | None:
+    def unavailable_reason(self, setting: Setting) -> str | None:
         """What is missing here, with what to do about it, or None. Loads nothing."""
         return None
 
-    def unsuited(self, pictures: Pictures) -> str | None:
-        """Why it says nothing of such pictures, or None."""
+    def unsuited(self, images: Images) -> str | None:
+        """Why it says nothing of such images, or None."""
         return None
 
-    def unavailable(self, setting: Setting, pictures: Pictures) -> str | None:
-        """Why the metric cannot be had here of these pictures, or None."""
-        return self.lacks(setting) or self.unsuited(pictures)
+    def unavailable(self, setting: Setting, images: Images) -> str | None:
+        """Why the metric cannot be had here of these images, or None."""
+        return self.unavailable_reason(setting) or self.unsuited(images)
 
-    def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
+    def scores(self, images: Images, baseline: Images, setting: Setting) -> tuple[float, ...]:
         """One value for each prompt, in the metric's unit."""
         raise NotImplementedError
 
-    def distance(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> Estimate | None:
+    def distance(self, images: Images, baseline: Images, setting: Setting) -> Estimate | None:
         """One value for the whole set, or None for a metric that scores prompt by prompt."""
         return None
 

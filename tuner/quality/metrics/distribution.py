@@ -1,4 +1,4 @@
-"""How far the pictures as a set are from others: the baseline's, or real ones."""
+"""How far the images as a set are from others: the baseline's, or real ones."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tuner.errors import BadInput
+from tuner.quality.images import Images
 from tuner.quality.metrics.adherence import not_given
 from tuner.quality.metrics.base import Metric, Setting, missing
-from tuner.quality.pictures import Pictures
 from tuner.quality.statistics import jackknife
 from tuner.records.codec import Estimate
 
 SIGMA, SCALE = 10.0, 1000.0
 """CMMD's bandwidth and factor, from its paper."""
 
-LEAST_PICTURES = 4
+MIN_IMAGES = 4
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
 
@@ -24,28 +24,28 @@ class Cmmd(Metric):
     """1000 times the squared maximum mean discrepancy of CLIP embeddings (Gaussian kernel, bandwidth 10), unbiased, so
     that it can be below zero.
 
-    Jayasumana et al., Rethinking FID, CVPR 2024. Against the baseline's pictures, of the same prompts and seeds, the
-    terms of a picture and its own counterpart are left out: the two are not independent. With
-    `--metric cmmd=FOLDER` against the real pictures in a folder.
+    Jayasumana et al., Rethinking FID, CVPR 2024. Against the baseline's images, of the same prompts and seeds, the
+    terms of an image and its own counterpart are left out: the two are not independent. With
+    `--metric cmmd=FOLDER` against the real images in a folder.
     """
 
     name, title, unit = "cmmd", "CMMD", "1000 x MMD2"
     higher_is_better = False
     against = "baseline"
-    needs = "a CLIP model (--scorer), and a folder of real pictures if not against the baseline's"
+    needs = "a CLIP model (--scorer), and a folder of real images if not against the baseline's"
     cost = "one pass of the CLIP model"
 
-    def lacks(self, setting: Setting) -> str | None:
-        return _no_pictures(self.name, setting) if self.name in setting.given else None
+    def unavailable_reason(self, setting: Setting) -> str | None:
+        return _no_images(self.name, setting) if self.name in setting.given else None
 
-    def unsuited(self, pictures: Pictures) -> str | None:
-        return _too_few(pictures)
+    def unsuited(self, images: Images) -> str | None:
+        return _too_few(images)
 
-    def distance(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> Estimate:
-        ours = setting.clip.of_pictures(pictures)
+    def distance(self, images: Images, baseline: Images, setting: Setting) -> Estimate:
+        ours = setting.clip.of_images(images)
         if self.name in setting.given:
-            return mmd(ours, setting.clip.of_pictures(_real(setting.given[self.name])))
-        return mmd(ours, setting.clip.of_pictures(baseline), paired=True)
+            return mmd(ours, setting.clip.of_images(_real(setting.given[self.name])))
+        return mmd(ours, setting.clip.of_images(baseline), paired=True)
 
 
 class _OfInception(Metric):
@@ -57,33 +57,33 @@ class _OfInception(Metric):
     cost = "one pass of Inception v3"
     weights: ClassVar[str] = "fid"
 
-    def lacks(self, setting: Setting) -> str | None:
+    def unavailable_reason(self, setting: Setting) -> str | None:
         absent = missing("torchvision", ", and Inception's architecture is in it")
         what = "Inception v3's weights, torchvision's names, as one safetensors file"
         return absent or not_given(self.weights, setting, what)
 
-    def unsuited(self, pictures: Pictures) -> str | None:
-        return _too_few(pictures)
+    def unsuited(self, images: Images) -> str | None:
+        return _too_few(images)
 
-    def features(self, pictures: Pictures, setting: Setting) -> Any:
+    def features(self, images: Images, setting: Setting) -> Any:
         """(stills, 2048) of the last pooling."""
-        if self.weights not in pictures.features:
-            pictures.features[self.weights] = _inception(setting.given[self.weights], setting.device)(pictures)
-        return pictures.features[self.weights]
+        if self.weights not in images.features:
+            images.features[self.weights] = _inception(setting.given[self.weights], setting.device)(images)
+        return images.features[self.weights]
 
 
 class Fid(_OfInception):
     """Frechet distance of two normal distributions fitted to the features. Heusel et al., NeurIPS 2017.
 
-    Biased upwards when pictures are few, as they are here, and the more so the fewer they are: compare it between
-    configurations with as many pictures only. It has no interval that could be compared with the noise floor's.
+    Biased upwards when images are few, as they are here, and the more so the fewer they are: compare it between
+    configurations with as many images only. It has no interval that could be compared with the noise floor's.
     """
 
     name, title, unit = "fid", "FID", "distance"
     has_verdict = False
 
-    def distance(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> Estimate:
-        value = frechet(self.features(pictures, setting), self.features(baseline, setting))
+    def distance(self, images: Images, baseline: Images, setting: Setting) -> Estimate:
+        value = frechet(self.features(images, setting), self.features(baseline, setting))
         return Estimate(value=value, low=0.0, high=max(value, 0.0))
 
 
@@ -95,8 +95,8 @@ class Kid(_OfInception):
 
     name, title, unit = "kid", "KID", "1000 x MMD2"
 
-    def distance(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> Estimate:
-        return mmd(self.features(pictures, setting), self.features(baseline, setting), paired=True, cubic=True)
+    def distance(self, images: Images, baseline: Images, setting: Setting) -> Estimate:
+        return mmd(self.features(images, setting), self.features(baseline, setting), paired=True, cubic=True)
 
 
 def mmd(ours: Any, theirs: Any, paired: bool = False, cubic: bool = False) -> Estimate:
@@ -137,7 +137,7 @@ def frechet(ours: Any, theirs: Any) -> float:
     import numpy as np
 
     means = [rows.mean(0) for rows in (ours, theirs)]
-    # Of few pictures the covariance has few directions: work in those, not in 2048.
+    # Of few images the covariance has few directions: work in those, not in 2048.
     factors = [(rows - mean) / (len(rows) - 1) ** 0.5 for rows, mean in zip((ours, theirs), means, strict=True)]
     roots = np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum()
     spread = sum(float((factor**2).sum()) for factor in factors)
@@ -162,25 +162,25 @@ def _times(factor: float, estimate: Estimate) -> Estimate:
     return Estimate(value=factor * estimate.value, low=factor * estimate.low, high=factor * estimate.high)
 
 
-def _too_few(pictures: Pictures) -> str | None:
-    count = len(pictures.stills)
-    return None if count >= LEAST_PICTURES else f"{count} pictures are too few, it needs {LEAST_PICTURES}"
+def _too_few(images: Images) -> str | None:
+    count = len(images.stills)
+    return None if count >= MIN_IMAGES else f"{count} images are too few, it needs {MIN_IMAGES}"
 
 
 def _files(folder: str) -> list[Path]:
     return sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
-def _no_pictures(name: str, setting: Setting) -> str | None:
+def _no_images(name: str, setting: Setting) -> str | None:
     path = setting.given[name]
-    if len(_files(path)) >= LEAST_PICTURES:
+    if len(_files(path)) >= MIN_IMAGES:
         return None
-    return f"--metric {name}={path}: it needs a folder with at least {LEAST_PICTURES} pictures"
+    return f"--metric {name}={path}: it needs a folder with at least {MIN_IMAGES} images"
 
 
 @lru_cache(maxsize=1)
-def _real(folder: str) -> Pictures:
-    """The user's real pictures, each as large as it is; only networks that scale them themselves can see them."""
+def _real(folder: str) -> Images:
+    """The user's real images, each as large as it is; only networks that scale them themselves can see them."""
     from PIL import Image
 
     images = []
@@ -189,15 +189,15 @@ def _real(folder: str) -> Pictures:
             with Image.open(path) as image:
                 images.append(image.convert("RGB"))
         except OSError as error:
-            raise BadInput(f"{path}: not a picture: {error}") from None
-    real = Pictures([None] * len(images), [""] * len(images))
+            raise BadInput(f"{path}: not an image: {error}") from None
+    real = Images([None] * len(images), [""] * len(images))
     real.images = images
     return real
 
 
 @lru_cache(maxsize=1)
 def _inception(file: str, device: str) -> Any:
-    """A function from pictures to their features (stills, 2048)."""
+    """A function from images to their features (stills, 2048)."""
     import numpy as np
     import torch
     from safetensors.torch import load_file
@@ -208,10 +208,10 @@ def _inception(file: str, device: str) -> Any:
     model.fc = torch.nn.Identity()
     model = model.eval().to(device)
 
-    def features(pictures: Pictures) -> Any:
+    def features(images: Images) -> Any:
         rows = []
         with torch.inference_mode():
-            for still in pictures.stills:
+            for still in images.stills:
                 pixels = torch.as_tensor(still, dtype=torch.float32, device=device).permute(2, 0, 1)[None] * 2 - 1
                 sized = torch.nn.functional.interpolate(pixels, (299, 299), mode="bilinear", antialias=True)
                 rows.append(model(sized).float().cpu().numpy())

@@ -1,5 +1,5 @@
-"""How near a picture is to the baseline's at the same prompt and seed. Distance is not damage: compiling alone moves
-some pipelines' pictures visibly, and they are as good. Read these beside the noise floor."""
+"""How near an image is to the baseline's at the same prompt and seed. Distance is not damage: compiling alone moves
+some pipelines' images visibly, and they are as good. Read these beside the noise floor."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from tuner.quality.images import Images
 from tuner.quality.metrics.base import Metric, Setting, cached, missing, unasked
-from tuner.quality.pictures import Pictures
 from tuner.quality.similarity import HIGHEST_PSNR_DB, psnr_db, ssim, tensor
 
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -17,7 +17,7 @@ MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 ALEXNET = "hub/checkpoints/alexnet-owt-*.pth"
 """In torch's cache, where torchvision keeps what LPIPS takes its features from."""
 
-LEAST_SIDE = 11
+MIN_SIDE = 11
 """SSIM's window in pixels, which the smallest scale must hold."""
 
 
@@ -28,8 +28,8 @@ class Psnr(Metric):
     against = "baseline"
     own_value = HIGHEST_PSNR_DB
 
-    def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
-        return pictures.by_prompt(psnr_db(pictures.stills, baseline.stills))
+    def scores(self, images: Images, baseline: Images, setting: Setting) -> tuple[float, ...]:
+        return images.by_prompt(psnr_db(images.stills, baseline.stills))
 
 
 class Ssim(Metric):
@@ -40,12 +40,12 @@ class Ssim(Metric):
     tolerance = 0.1
     own_value = 1.0
 
-    def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
-        return pictures.by_prompt(ssim(pictures.stills, baseline.stills))
+    def scores(self, images: Images, baseline: Images, setting: Setting) -> tuple[float, ...]:
+        return images.by_prompt(ssim(images.stills, baseline.stills))
 
 
 class MsSsim(Metric):
-    """Structural similarity over five scales, 0 to 1. Wang et al., Asilomar 2003. Small pictures have fewer scales,
+    """Structural similarity over five scales, 0 to 1. Wang et al., Asilomar 2003. Small images have fewer scales,
     whose weights then sum to 1."""
 
     name, title, unit = "ms_ssim", "MS-SSIM", "of 1"
@@ -53,23 +53,23 @@ class MsSsim(Metric):
     tolerance = 0.1
     own_value = 1.0
 
-    def unsuited(self, pictures: Pictures) -> str | None:
-        side = min(pictures.stills.shape[1:3])
-        return None if side >= 2 * LEAST_SIDE else f"{side} pixels are too few for two scales of {LEAST_SIDE}"
+    def unsuited(self, images: Images) -> str | None:
+        side = min(images.stills.shape[1:3])
+        return None if side >= 2 * MIN_SIDE else f"{side} pixels are too few for two scales of {MIN_SIDE}"
 
-    def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
+    def scores(self, images: Images, baseline: Images, setting: Setting) -> tuple[float, ...]:
         from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-        weights = scales(min(pictures.stills.shape[1:3]))
+        weights = scales(min(images.stills.shape[1:3]))
         values = multiscale_structural_similarity_index_measure(
-            tensor(pictures.stills), tensor(baseline.stills),
+            tensor(images.stills), tensor(baseline.stills),
             data_range=1.0, betas=weights, normalize="relu", reduction="none",
         )  # fmt: skip
-        return pictures.by_prompt([float(value) for value in values.reshape(-1)])
+        return images.by_prompt([float(value) for value in values.reshape(-1)])
 
 
 class Lpips(Metric):
-    """Learned perceptual distance (AlexNet), 0 for equal pictures. Zhang et al., CVPR 2018."""
+    """Learned perceptual distance (AlexNet), 0 for equal images. Zhang et al., CVPR 2018."""
 
     name, title, unit = "lpips", "LPIPS", "distance"
     higher_is_better = False
@@ -79,24 +79,24 @@ class Lpips(Metric):
     tolerance = 0.1
     own_value = 0.0
 
-    def lacks(self, setting: Setting) -> str | None:
+    def unavailable_reason(self, setting: Setting) -> str | None:
         return missing("lpips") or unasked(self.name, setting, cached("TORCH_HOME", "torch") / ALEXNET)
 
-    def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
+    def scores(self, images: Images, baseline: Images, setting: Setting) -> tuple[float, ...]:
         import torch
 
         model = _lpips().to(setting.device)
         values = []
         with torch.inference_mode():
-            for pair in zip(tensor(pictures.stills), tensor(baseline.stills), strict=True):
+            for pair in zip(tensor(images.stills), tensor(baseline.stills), strict=True):
                 ours, theirs = (still[None].to(setting.device) * 2 - 1 for still in pair)
                 values.append(float(model(ours, theirs)))
         model.to("cpu")
-        return pictures.by_prompt(values)
+        return images.by_prompt(values)
 
 
 class ClipSimilarity(Metric):
-    """100 times the cosine of the CLIP embeddings of a picture and the baseline's: whether both show the same, wherever
+    """100 times the cosine of the CLIP embeddings of an image and the baseline's: whether both show the same, wherever
     the pixels are."""
 
     name, title, unit = "clip_similarity", "CLIP similarity", "100 x cosine"
@@ -106,9 +106,9 @@ class ClipSimilarity(Metric):
     tolerance = 5.0
     own_value = 100.0
 
-    def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
-        cosines = (setting.clip.of_pictures(pictures) * setting.clip.of_pictures(baseline)).sum(-1)
-        return pictures.by_prompt([100 * float(cosine) for cosine in cosines])
+    def scores(self, images: Images, baseline: Images, setting: Setting) -> tuple[float, ...]:
+        cosines = (setting.clip.of_images(images) * setting.clip.of_images(baseline)).sum(-1)
+        return images.by_prompt([100 * float(cosine) for cosine in cosines])
 
 
 class TemporalConsistency(Metric):
@@ -123,19 +123,19 @@ class TemporalConsistency(Metric):
     cost = "one pass of the CLIP model"
     tolerance = 1.0
 
-    def unsuited(self, pictures: Pictures) -> str | None:
-        return None if pictures.each > 1 else "single pictures have no time"
+    def unsuited(self, images: Images) -> str | None:
+        return None if images.each > 1 else "single images have no time"
 
-    def scores(self, pictures: Pictures, baseline: Pictures, setting: Setting) -> tuple[float, ...]:
-        rows = setting.clip.of_pictures(pictures).reshape(len(pictures.prompts), pictures.each, -1)
-        paired = rows[:, : pictures.each // 2 * 2]
+    def scores(self, images: Images, baseline: Images, setting: Setting) -> tuple[float, ...]:
+        rows = setting.clip.of_images(images).reshape(len(images.prompts), images.each, -1)
+        paired = rows[:, : images.each // 2 * 2]
         cosines = (paired[:, ::2] * paired[:, 1::2]).sum(-1).mean(-1)
         return tuple(100 * float(cosine) for cosine in cosines)
 
 
 def scales(side: int) -> tuple[float, ...]:
-    """The weights of as many of MS-SSIM's five scales as pictures of this side (pixels) have, summing to 1."""
-    count = max(1, min(len(MS_SSIM_WEIGHTS), (side // LEAST_SIDE).bit_length()))
+    """The weights of as many of MS-SSIM's five scales as images of this side (pixels) have, summing to 1."""
+    count = max(1, min(len(MS_SSIM_WEIGHTS), (side // MIN_SIDE).bit_length()))
     chosen: Sequence[float] = MS_SSIM_WEIGHTS[:count]
     return tuple(weight / sum(chosen) for weight in chosen)
 

@@ -12,7 +12,7 @@ from tuner.records.model import Architecture
 
 
 @dataclass(frozen=True)
-class Kind:
+class CacheMethod:
     """`enable` puts it on a pipeline and says what it did, `unavailable` says why it cannot work here or on this
     pipeline; `parameters` are the knobs that it takes.
 

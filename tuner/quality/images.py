@@ -1,4 +1,4 @@
-"""The pictures of one configuration: drawn or read from a folder, with what was computed of them once."""
+"""The images of one configuration: drawn or read from a folder, with what was computed of them once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EMBEDDINGS = "embeddings.safetensors"
 """Beside the stills: what networks made of them, by the network's name."""
 
 
-class Pictures:
+class Images:
     """Stills with their prompts: float array (count * each, height, width, 3) in 0..1, `each` frames of every video.
 
     `features` keeps the embeddings that a network made of the stills, by the network's name.
@@ -30,21 +30,21 @@ class Pictures:
         self.features: dict[str, Any] = {}
 
     @classmethod
-    def drawn(cls, pictures: Any, prompts: Sequence[str]) -> Pictures:
+    def drawn(cls, images: Any, prompts: Sequence[str]) -> Images:
         """Of what a pipeline drew: (count, height, width, 3), or of videos (count, frames, height, width, 3).
 
         They are rounded to the 255ths that a file keeps, so that what is judged is what is kept.
         """
         import numpy as np
 
-        stills = flat(pictures)
+        stills = flat(images)
         rounded = (np.clip(stills, 0, 1) * 255).round().astype(np.float32) / 255
-        return cls(rounded, prompts, len(stills) // len(pictures))
+        return cls(rounded, prompts, len(stills) // len(images))
 
     @classmethod
     def load(
         cls, folder: Path, prompts: Sequence[str], count: int | None = None, each: int | None = None
-    ) -> Pictures:  # fmt: skip
+    ) -> Images:  # fmt: skip
         """Those that `save` wrote: the first `count` prompts', or all.
 
         With `each`, the stills of a prompt, those of as many of them as the folder holds; without it the folder must
@@ -59,20 +59,20 @@ class Pictures:
         if each is not None:
             chosen = chosen[: stills // each]
         if not stills or not chosen:
-            raise FileNotFoundError(f"{folder}: there are no pictures in it")
+            raise FileNotFoundError(f"{folder}: there are no images in it")
         if each is None:
             if stills % len(prompts):
                 raise FileNotFoundError(f"{folder}: {stills} stills are not those of {len(prompts)} prompts")
             each = stills // len(prompts)
-        images = []
+        arrays = []
         for index in range(len(chosen) * each):
             with Image.open(folder / name_of(index)) as image:
-                images.append(np.asarray(image.convert("RGB")))
-        pictures = cls(np.stack(images).astype(np.float32) / 255, chosen, each)
+                arrays.append(np.asarray(image.convert("RGB")))
+        images = cls(np.stack(arrays).astype(np.float32) / 255, chosen, each)
         if (folder / EMBEDDINGS).exists():
             with safe_open(folder / EMBEDDINGS, "np") as kept:
-                pictures.features = {name: kept.get_tensor(name)[: len(images)] for name in list(kept.keys())}
-        return pictures
+                images.features = {name: kept.get_tensor(name)[: len(arrays)] for name in list(kept.keys())}
+        return images
 
     @cached_property
     def images(self) -> list[Any]:
@@ -102,11 +102,11 @@ class Pictures:
         if self.features:
             save_file(self.features, folder / EMBEDDINGS)
 
-    def first(self, count: int) -> Pictures:
-        """The first so many prompts' pictures."""
+    def first(self, count: int) -> Images:
+        """The first so many prompts' images."""
         if count >= len(self.prompts):
             return self
-        part = Pictures(self.stills[: count * self.each], self.prompts[:count], self.each)
+        part = Images(self.stills[: count * self.each], self.prompts[:count], self.each)
         part.features = {name: rows[: count * self.each] for name, rows in self.features.items()}
         return part
 
@@ -123,20 +123,20 @@ def name_of(index: int) -> str:
     return f"{index:04}.png"
 
 
-def judged_frames(pictures: Any) -> Any:
-    """Pictures as they are; of videos pairs of neighbouring frames, evenly spread. What it gives it leaves as it is."""
-    if pictures.ndim == 4:
-        return pictures
-    frames = pictures.shape[1]
+def judged_frames(images: Any) -> Any:
+    """Images as they are; of videos pairs of neighbouring frames, evenly spread. What it gives it leaves as it is."""
+    if images.ndim == 4:
+        return images
+    frames = images.shape[1]
     starts = {round(place * max(0, frames - 2) / max(1, FRAME_PAIRS - 1)) for place in range(FRAME_PAIRS)}
-    return pictures[:, sorted({frame for start in starts for frame in (start, start + 1) if frame < frames})]
+    return images[:, sorted({frame for start in starts for frame in (start, start + 1) if frame < frames})]
 
 
-def flat(pictures: Any) -> Any:
-    """Pictures as they are; of videos the frames that are judged, one after the other."""
-    return pictures if pictures.ndim == 4 else judged_frames(pictures).reshape(-1, *pictures.shape[2:])
+def flat(images: Any) -> Any:
+    """Images as they are; of videos the frames that are judged, one after the other."""
+    return images if images.ndim == 4 else judged_frames(images).reshape(-1, *images.shape[2:])
 
 
-def each_of(pictures: Any) -> int:
-    """How many stills are kept of each picture that a pipeline drew."""
-    return len(flat(pictures)) // len(pictures)
+def each_of(images: Any) -> int:
+    """How many stills are kept of each image that a pipeline drew."""
+    return len(flat(images)) // len(images)

@@ -1,0 +1,100 @@
+"""The style that the package keeps: short files and functions, imperative docstrings, the field's own words."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent / "tuner"
+FILES = sorted(ROOT.rglob("*.py"))
+TREES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+
+MAX_LINES = 350
+MAX_TOP_LEVEL_FILES = 6
+MAX_MEDIAN_FUNCTION_LINES = 6
+
+NOT_IMPERATIVE = re.compile(
+    r"(The|A|An|All|Any|Each|Every|Both|One|No|None|What|Whether|Which|Who|Whose|Where|When|Why|How|Those|These|This|"
+    r"That|It|Its|They|As|Of|In|On|By|For|From|To|If|So|True|False|Equal|Same|Seconds|Names?|Numbers?|Returns|Gives|"
+    r"Yields|Raises|Says|Tells|Makes|Turns|Takes|Writes|Reads|Trains|Measures|Finds|Is|Has|Another|More|Up|Only)\b"
+)
+STILTED = {
+    "hear", "heard", "lacks", "wrong", "of_knobs", "in_vain", "in_question", "Own", "Kind", "Prices",
+    "picture", "pictures", "Picture", "Pictures",
+}  # fmt: skip
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Count the lines of a function's body, its docstring left out."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0  # type: ignore[operator]
+
+
+def public_functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Yield the public functions of a module and the public methods of its public classes."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from (f for f in node.body if isinstance(f, ast.FunctionDef) and is_public(f))
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and is_public(node):
+            yield node
+
+
+def is_public(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return not function.name.startswith("_") and not is_override(function)
+
+
+def is_override(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return any(ast.unparse(decorator) in {"override", "overload"} for decorator in function.decorator_list)
+
+
+@pytest.mark.parametrize("file", sorted(TREES))
+def test_no_file_is_too_long(file: str) -> None:
+    lines = len((ROOT / file).read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_LINES, f"{file} has {lines} lines"
+
+
+def test_few_files_lie_at_the_top() -> None:
+    assert len(list(ROOT.glob("*.py"))) <= MAX_TOP_LEVEL_FILES
+
+
+def test_functions_are_short() -> None:
+    assert median(body_lines(f) for tree in TREES.values() for f in functions(tree)) <= MAX_MEDIAN_FUNCTION_LINES
+
+
+@pytest.mark.parametrize("file", sorted(TREES))
+def test_docstrings_are_imperative(file: str) -> None:
+    found = [
+        f"line {f.lineno}: {f.name}: {(ast.get_docstring(f) or '').splitlines()[0]}"
+        for f in functions(TREES[file])
+        if ast.get_docstring(f) and NOT_IMPERATIVE.match(ast.get_docstring(f) or "")
+        and not any(ast.unparse(d).endswith(("property", "setter")) for d in f.decorator_list)
+    ]  # fmt: skip
+    assert not found, "\n".join([file, *found])
+
+
+@pytest.mark.parametrize("file", sorted(TREES))
+def test_public_functions_have_a_docstring(file: str) -> None:
+    found = [f"line {f.lineno}: {f.name}" for f in public_functions(TREES[file]) if not ast.get_docstring(f)]
+    assert not found, "\n".join([file, *found])
+
+
+@pytest.mark.parametrize("file", sorted(file for file in TREES if not file.startswith("demo/")))
+def test_names_are_the_fields_own(file: str) -> None:
+    names = {node.id for node in ast.walk(TREES[file]) if isinstance(node, ast.Name)}
+    names |= {node.attr for node in ast.walk(TREES[file]) if isinstance(node, ast.Attribute)}
+    names |= {node.arg for node in ast.walk(TREES[file]) if isinstance(node, ast.arg)}
+    defined = (ast.FunctionDef, ast.ClassDef)
+    names |= {node.name for node in ast.walk(TREES[file]) if isinstance(node, defined)}
+    stilted = {name for name in names if name in STILTED or name.startswith(("MOST_", "LEAST_", "tell_"))}
+    assert not stilted, f"{file}: {sorted(stilted)}"
