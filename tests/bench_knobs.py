@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begun = time.monotonic()
     here = environment.detect(given.device)
     pipe = imported(given)
-    trials, refused = plan(architecture.of(pipe), here, given.only)
+    trials, refused = plan(architecture.from_pipeline(pipe), here, given.only)
     how = "forked" if given.fork else "started afresh"
     print(f"{len(trials)} trials, each process {how}; {len(refused)} values cannot be had here; "
           f"libraries imported in {time.monotonic() - begun:.0f} s", flush=True)  # fmt: skip

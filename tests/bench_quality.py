@@ -225,13 +225,15 @@ class Bench:
 
     def refusal(self, candidate: Candidate) -> str | None:
         """Why a candidate cannot be had here. That it would be slow uncompiled does not matter to its images."""
-        reasons = (KNOBS[name].unavailable(value, self.here, self.kind) for name, value in candidate.values.items())
+        reasons = (
+            KNOBS[name].unavailable_reason(value, self.here, self.kind) for name, value in candidate.values.items()
+        )
         return next(filter(None, reasons), None)
 
     def values(self, candidate: Candidate) -> Values:
         values: Values = {}
         for name, knob in KNOBS.items():
-            if knob.active(values):
+            if knob.is_active(values):
                 values[name] = candidate.values.get(name, self.untouched.get(name, knob.choices[0]))
         return values | {"steps": candidate.steps, "batch": self.batch}
 

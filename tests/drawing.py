@@ -61,7 +61,7 @@ def values(different: Mapping[str, Value]) -> Values:
 
     chosen: Values = {}
     for name, knob in KNOBS.items():
-        if knob.active(chosen):
+        if knob.is_active(chosen):
             chosen[name] = different.get(name, knob.baseline(CPU))
     return chosen
 

@@ -663,9 +663,9 @@ def pipeline(mode: Mode, device: str, family: str, scheduler: str = "") -> Any:
 def _repair(pipe: Any) -> None:
     """Set the begin index where the pipeline does not do so itself."""
     from tuner.knobs.schedule import BeginIndex
-    from tuner.model.diffusers_source import file_of
+    from tuner.model.diffusers_source import class_source
 
-    if "set_begin_index(0)" not in file_of("pipelines", type(pipe).__name__):
+    if "set_begin_index(0)" not in class_source("pipelines", type(pipe).__name__):
         BeginIndex().apply(pipe, {})
 
 

@@ -19,7 +19,7 @@ from tuner.records.model import Architecture
 @pytest.mark.parametrize("pipeline_class", COMPONENTS)
 def test_a_text_to_image_pipeline_can_be_tuned(pipeline_class: str) -> None:
     known = kind(pipeline_class)
-    assert architecture.refusal(known) is None
+    assert architecture.unsupported_reason(known) is None
     assert known.denoisers
     steps = known.arguments["num_inference_steps"]
     assert isinstance(steps, int)
@@ -61,11 +61,13 @@ def test_what_a_class_can_do_is_read_from_its_source(
 )
 def test_a_pipeline_that_needs_more_than_a_prompt_is_refused(pipeline_class: str, says: str) -> None:
     known = architecture.describe(pipeline_class, {"transformer": "FluxTransformer2DModel"})
-    assert says in str(architecture.refusal(known))
+    assert says in str(architecture.unsupported_reason(known))
 
 
 def test_a_pipeline_without_a_denoiser_is_refused() -> None:
-    assert "transformer" in str(architecture.refusal(architecture.describe("FluxPipeline", {"vae": "AutoencoderKL"})))
+    assert "transformer" in str(
+        architecture.unsupported_reason(architecture.describe("FluxPipeline", {"vae": "AutoencoderKL"}))
+    )
 
 
 def test_two_denoisers_are_both_seen() -> None:

@@ -29,7 +29,7 @@ from tuner.space.candidates import show
 @pytest.mark.parametrize("family", ["flux", "sdxl"])
 def test_every_value_is_in_the_plan_once_or_refused_with_a_reason(family: str) -> None:
     here = msgspec.structs.replace(H200, libraries={**H200.libraries, "diffusers": "0.42.1"})
-    kind = architecture.of(pipelines.build(family, empty=True))
+    kind = architecture.from_pipeline(pipelines.build(family, empty=True))
     trials, refused = plan(kind, here)
     planned = [trial.name for trial in trials if trial.base is not None]
     space = catalogue(kind, here)
@@ -79,7 +79,7 @@ def test_one_that_dies_when_its_turn_has_come_ends_only_itself(tmp_path: Path) -
 
     pipe = pipelines.build("flux", empty=True)
     given = argparse.Namespace(fork=True, weights=False, tiny=True, budget=60, family="flux", out=tmp_path)
-    space = catalogue(architecture.of(pipe), H200)
+    space = catalogue(architecture.from_pipeline(pipe), H200)
     row = trial(space, "steps=6", {"steps": 6}, "step", {})
     room = Room(given, H200, pipe, tmp_path)
     child = Child(row.name, given, tmp_path / "log", dies)
@@ -106,7 +106,7 @@ def test_a_row_is_timed_until_the_gpu_is_its_own(
     products_s: list[float], timings: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = argparse.Namespace(product_s=1.0, tiny=True, family="flux")
-    space = catalogue(architecture.of(pipelines.build("flux", empty=True)), H200)
+    space = catalogue(architecture.from_pipeline(pipelines.build("flux", empty=True)), H200)
     bench = measuring.Bench(given, H200, trial(space, "steps=6", {"steps": 6}, "step", {}), None, lambda **said: None)
     left, made = iter(products_s), 0
 
@@ -128,7 +128,7 @@ def test_a_row_is_timed_until_the_gpu_is_its_own(
 
 
 def test_a_value_that_fails_stays_in_the_table() -> None:
-    space = catalogue(architecture.of(pipelines.build("flux", empty=True)), H200)
+    space = catalogue(architecture.from_pipeline(pipelines.build("flux", empty=True)), H200)
     plain = trial(space, "(untouched), step", {}, "step", None)
     fused = trial(space, "fuse_qkv=true", {"fuse_qkv": True}, "step", {})
     quick = trial(space, "text.sequence_length=64", {"text.sequence_length": 64}, "step", {})

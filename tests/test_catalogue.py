@@ -79,7 +79,7 @@ def test_it_lists_every_value_of_every_knob_and_the_knobs_own_verdict(pipeline_c
         assert [value.baseline for value in entry.values].count(True) == 1
         assert entry.values[0].baseline
         for value in entry.values:
-            reason = knob.unavailable(value.value, here, architecture)
+            reason = knob.unavailable_reason(value.value, here, architecture)
             assert (value.available, value.reason) == (reason is None, reason)
             assert reason is None or reason.strip()
             assert not (value.baseline and value.changes_image)
@@ -114,7 +114,7 @@ def test_a_knob_that_means_nothing_alone_names_what_it_needs() -> None:
 def test_what_a_knob_needs_is_what_makes_it_active(place: str) -> None:
     here = PLACES[place]
     for entry in catalogue("demo", kind(), here).knobs:
-        assert KNOBS[entry.name].active(candidate({}, here)) or entry.needs, f"{entry.name} is never active"
+        assert KNOBS[entry.name].is_active(candidate({}, here)) or entry.needs, f"{entry.name} is never active"
         for setting in entry.needs:
             for values in product(*setting.values()):
                 different = dict(zip(setting, values, strict=True))
@@ -125,7 +125,7 @@ def test_what_a_knob_needs_is_what_makes_it_active(place: str) -> None:
 def candidate(different: Values, here: Environment) -> Values:
     values: Values = {}
     for name, knob in KNOBS.items():
-        if knob.active(values):
+        if knob.is_active(values):
             values[name] = different.get(name, knob.baseline(here))
     return values
 

@@ -15,7 +15,7 @@ from tuner.model import architecture, diffusers_source
 @pytest.fixture
 def forgotten() -> Iterator[None]:
     """Nothing is known of diffusers yet, nor after the test of what it made up."""
-    caches = (diffusers_source.root, diffusers_source.declared, diffusers_source.file_of, architecture._class)
+    caches = (diffusers_source.root, diffusers_source.class_files, diffusers_source.class_source, architecture._class)
     for known in caches:
         known.cache_clear()
     yield
@@ -28,7 +28,7 @@ def test_each_file_of_a_folder_is_searched_once(forgotten: None, monkeypatch: py
     read = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda file: searched.append(file) or read(file))
     for name in ("FluxTransformer2DModel", "SD3Transformer2DModel", "NoSuchModel"):
-        assert bool(diffusers_source.file_of("models", name)) == (architecture._class("models", name) is not None)
+        assert bool(diffusers_source.class_source("models", name)) == (architecture._class("models", name) is not None)
     assert len(set(searched)) == len(searched) > 50
 
 
@@ -40,18 +40,18 @@ def test_the_file_is_the_first_that_declares_the_class(
     (tmp_path / "models" / "a.py").write_text("class Models:\n    pass\n\nclass Model:\n    'é'\n", encoding="utf-8")
     (tmp_path / "models" / "text.py").write_text('TEXT = """\nclass OnlyText:\n"""\n')
     monkeypatch.setattr(diffusers_source, "root", lambda: tmp_path)
-    assert diffusers_source.declared("models")["Model"].name == "a.py"
-    assert "é" in diffusers_source.file_of("models", "Model")
+    assert diffusers_source.class_files("models")["Model"].name == "a.py"
+    assert "é" in diffusers_source.class_source("models", "Model")
     found = architecture._class("models", "Model")
     assert found is not None
     assert found.tree.name == "Model"
     assert architecture._class("models", "OnlyText") is None
-    assert diffusers_source.file_of("pipelines", "Model") == ""
+    assert diffusers_source.class_source("pipelines", "Model") == ""
     monkeypatch.undo()
 
 
 def test_without_diffusers_nothing_is_declared(forgotten: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert diffusers_source.file_of("models", "FluxTransformer2DModel") == ""
+    assert diffusers_source.class_source("models", "FluxTransformer2DModel") == ""
     with pytest.raises(Unavailable, match="pip install diffusers"):
         architecture._class("models", "FluxTransformer2DModel")

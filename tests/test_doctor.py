@@ -141,7 +141,7 @@ def test_what_is_promised_is_what_the_knobs_would_say_then(here: Environment) ->
                 for kind in doctor._well_known()
                 for name, knob in KNOBS.items()
                 for value in knob.choices
-                if knob.unavailable(value, here, kind) and not knob.unavailable(value, then, kind)
+                if knob.unavailable_reason(value, here, kind) and not knob.unavailable_reason(value, then, kind)
             }
             assert (package in promised) is bool(gained)
             if gained:

@@ -95,7 +95,7 @@ class Family:
         """What the candidate's call draws of the two prompts, at the candidate's batch."""
         indices = [[0, 1]] if values["batch"] == 2 else [[0], [1]]
         arguments = call_arguments(values)
-        drawn = [pipeline.draw(pipe, self.workload, pair, arguments, output_type="np") for pair in indices]
+        drawn = [pipeline.generate(pipe, self.workload, pair, arguments, output_type="np") for pair in indices]
         return flat(np.concatenate(drawn))
 
     def build(self, values: Values) -> tuple[dict[str, str], Any]:
@@ -108,7 +108,7 @@ class Family:
 
 def available(name: str, kind: Architecture) -> tuple[Value, ...]:
     knob = KNOBS[name]
-    return tuple(value for value in knob.choices if knob.unavailable(value, CPU, kind) is None)
+    return tuple(value for value in knob.choices if knob.unavailable_reason(value, CPU, kind) is None)
 
 
 @pytest.fixture(scope="session")
@@ -139,7 +139,7 @@ def test_each_value_works_or_says_why_not(family: str, name: str, load_family: C
     for value in knob.choices:
         if knob.acts == "call" and isinstance(value, int) and value > MAX_CALLED:
             continue
-        reason = knob.unavailable(value, CPU, this.kind)
+        reason = knob.unavailable_reason(value, CPU, this.kind)
         if reason is not None:
             assert reason.strip()
             assert "\n" not in reason
@@ -160,7 +160,7 @@ def test_each_value_works_or_says_why_not(family: str, name: str, load_family: C
         if different.keys() == {name} and knob.changes_image(value):
             is_known = any(fnmatchcase(f"{family} {name} {value}", pattern) for pattern in SAME_IMAGE)
             assert is_known or not np.array_equal(drawn, this.untouched), f"{value} draws the untouched images"
-        if not any(KNOBS[changed].image for changed in different):
+        if not any(KNOBS[changed].may_change_image for changed in different):
             assert min(psnr_and_ssim(drawn, this.untouched)[0]) > COST_ONLY_DB, changes
 
 

@@ -65,7 +65,7 @@ def candidate(different: Values, environment: Environment = CPU) -> Values:
     """The active knobs' values: the given ones, else the baseline's."""
     values: Values = {}
     for name, knob in KNOBS.items():
-        if knob.active(values):
+        if knob.is_active(values):
             values[name] = different.get(name, knob.baseline(environment))
     return values
 
@@ -93,16 +93,16 @@ def test_the_baseline_is_right_available_and_allowed(name: str) -> None:
         value = KNOBS[name].baseline(environment)
         assert KNOBS[name].invalid_reason(value) is None
         for known in KINDS.values():
-            assert KNOBS[name].unavailable(value, environment, known) is None
+            assert KNOBS[name].unavailable_reason(value, environment, known) is None
         untouched = baseline(environment)
-        assert [other for other in untouched if KNOBS[other].conflict(untouched, kind())] == []
+        assert [other for other in untouched if KNOBS[other].conflict_reason(untouched, kind())] == []
 
 
 @pytest.mark.parametrize(("name", "value"), EVERY_VALUE)
 def test_a_value_is_right_can_be_had_somewhere_and_its_absence_is_explained(name: str, value: Value) -> None:
     knob = KNOBS[name]
     assert knob.invalid_reason(value) is None
-    reasons = {knob.unavailable(value, here, known) for here in ENVIRONMENTS for known in KINDS.values()}
+    reasons = {knob.unavailable_reason(value, here, known) for here in ENVIRONMENTS for known in KINDS.values()}
     assert all(map(one_line, reasons))
     if value not in NOWHERE:
         assert None in reasons, reasons
@@ -130,7 +130,7 @@ def test_conflicts_are_explained_in_one_line(environment: Environment) -> None:
     for _ in range(300):
         values = candidate({name: rng.choice(knob.choices) for name, knob in KNOBS.items()}, environment)
         for name in values:
-            assert one_line(KNOBS[name].conflict(values, kind()))
+            assert one_line(KNOBS[name].conflict_reason(values, kind()))
 
 
 @pytest.mark.parametrize(
@@ -139,20 +139,20 @@ def test_conflicts_are_explained_in_one_line(environment: Environment) -> None:
      ("12.0", "fp8-dynamic-tensor", True), ("7.5", "fp8-weight-only", False), ("8.0", "int8-dynamic", True)],
 )  # fmt: skip
 def test_fp8_is_there_from_capability_89_on(capability: str, scheme: str, available: bool) -> None:
-    reason = KNOBS["quantization.scheme"].unavailable(scheme, gpu(capability), kind())
+    reason = KNOBS["quantization.scheme"].unavailable_reason(scheme, gpu(capability), kind())
     assert (reason is None) is available
 
 
 @pytest.mark.parametrize(("capability", "available"), [("7.5", False), ("8.0", True), ("9.0", True), ("10.0", True)])
 def test_bfloat16_is_there_from_capability_80_on(capability: str, available: bool) -> None:
-    reason = KNOBS["precision.dtype"].unavailable("bfloat16", gpu(capability), kind())
+    reason = KNOBS["precision.dtype"].unavailable_reason("bfloat16", gpu(capability), kind())
     assert (reason is None) is available
 
 
 def test_what_is_not_installed_names_its_remedy() -> None:
     reasons = [
-        KNOBS["compile.scope"].unavailable("full", gpu("9.0", triton=None), kind()),
-        KNOBS["quantization.scheme"].unavailable("int8-dynamic", gpu("9.0", torchao=None), kind()),
+        KNOBS["compile.scope"].unavailable_reason("full", gpu("9.0", triton=None), kind()),
+        KNOBS["quantization.scheme"].unavailable_reason("int8-dynamic", gpu("9.0", torchao=None), kind()),
     ]
     assert all(reason and "pip install" in reason for reason in reasons)
 
@@ -199,7 +199,7 @@ def untouched(tiny_pipeline: Path) -> Any:
 
 
 def draw(pipe: Any, steps: int = STEPS) -> Any:
-    return pipeline.draw(pipe, WORKLOAD, [0, 1], {"num_inference_steps": steps}, output_type="np")
+    return pipeline.generate(pipe, WORKLOAD, [0, 1], {"num_inference_steps": steps}, output_type="np")
 
 
 def is_valid(images: Any) -> bool:

@@ -37,7 +37,7 @@ def gpu(capability: str, **libraries: str) -> Environment:
 
 
 def available(environment: Environment, pipeline_class: str = "FluxPipeline") -> set[str]:
-    return {name for name in BACKENDS if BACKEND.unavailable(name, environment, kind(pipeline_class)) is None}
+    return {name for name in BACKENDS if BACKEND.unavailable_reason(name, environment, kind(pipeline_class)) is None}
 
 
 # ---- the table ------------------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def test_every_refusal_is_one_line(name: str) -> None:
     environments = [CPU, *(gpu(generation) for generation in GENERATIONS), gpu("9.0", **PACKAGES)]
     for environment in environments:
         for pipeline_class in COMPONENTS:
-            reason = BACKEND.unavailable(name, environment, kind(pipeline_class))
+            reason = BACKEND.unavailable_reason(name, environment, kind(pipeline_class))
             assert reason is None or (reason.strip() and "\n" not in reason)
 
 
@@ -133,7 +133,7 @@ def test_every_refusal_is_one_line(name: str) -> None:
     ],
 )
 def test_a_missing_package_names_its_remedy(name: str, libraries: dict[str, str], remedy: str) -> None:
-    reason = BACKEND.unavailable(name, gpu("9.0", **libraries), kind())
+    reason = BACKEND.unavailable_reason(name, gpu("9.0", **libraries), kind())
     assert reason is not None
     assert remedy in reason
 
@@ -165,7 +165,7 @@ def test_a_mask_leaves_the_backends_that_take_one() -> None:
 def test_flash_implementations_need_their_gpu_and_package(
     value: str, environment: Environment, reason: str | None
 ) -> None:
-    said = FLASH.unavailable(value, environment, kind())
+    said = FLASH.unavailable_reason(value, environment, kind())
     assert said is None if reason is None else (said is not None and reason in said)
 
 
@@ -177,7 +177,7 @@ def test_the_flash_implementations_are_those_of_torch() -> None:
 
 @pytest.mark.parametrize(("backend", "active"), [("native", False), ("_native_flash", True), ("flash", False)])
 def test_a_flash_implementation_matters_to_torchs_flash_only(backend: str, active: bool) -> None:
-    assert FLASH.active({"attention.backend": backend}) is active
+    assert FLASH.is_active({"attention.backend": backend}) is active
 
 
 # ---- beside other values --------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_a_flash_implementation_matters_to_torchs_flash_only(backend: str, activ
     ],
 )
 def test_conflicts(different: Values, reason: str | None) -> None:
-    said = BACKEND.conflict({"compile.scope": "none", "precision.dtype": "bfloat16", **different}, kind())
+    said = BACKEND.conflict_reason({"compile.scope": "none", "precision.dtype": "bfloat16", **different}, kind())
     assert said is None if reason is None else (said is not None and reason in said)
 
 

@@ -8,7 +8,7 @@ from drawing import CPU, GPU
 from kinds import kind
 
 from tuner.knobs import KNOBS, NoEffect
-from tuner.knobs.base import switched
+from tuner.knobs.base import set_flag
 
 pytestmark = pytest.mark.usefixtures("process_state")
 
@@ -24,8 +24,8 @@ def test_tf32_stands_and_can_be_read_by_its_old_and_its_new_name() -> None:
 
 
 def test_tf32_is_no_rounding() -> None:
-    assert KNOBS["matmul.tf32"].image
-    assert not KNOBS["cudnn.benchmark"].image
+    assert KNOBS["matmul.tf32"].may_change_image
+    assert not KNOBS["cudnn.benchmark"].may_change_image
 
 
 def test_cudnn_times_its_convolutions() -> None:
@@ -47,16 +47,16 @@ def test_a_flag_that_does_not_stay_is_no_effect() -> None:
             pass
 
     with pytest.raises(NoEffect, match="a flag stayed False"):
-        switched(Stubborn(), "flag", True, "a flag")
+        set_flag(Stubborn(), "flag", True, "a flag")
 
 
 def test_cudnn_has_nothing_to_time_without_convolutions() -> None:
     knob = KNOBS["cudnn.benchmark"]
-    assert knob.unavailable(True, GPU, kind()) is None
-    assert knob.unavailable(True, GPU, kind("StableDiffusionXLPipeline")) is None
+    assert knob.unavailable_reason(True, GPU, kind()) is None
+    assert knob.unavailable_reason(True, GPU, kind("StableDiffusionXLPipeline")) is None
     without = msgspec.structs.replace(kind(), components={"transformer": "FluxTransformer2DModel"})
-    assert "no convolutions" in str(knob.unavailable(True, GPU, without))
-    assert "NVIDIA" in str(knob.unavailable(True, CPU, kind()))
+    assert "no convolutions" in str(knob.unavailable_reason(True, GPU, without))
+    assert "NVIDIA" in str(knob.unavailable_reason(True, CPU, kind()))
 
 
 @pytest.mark.gpu

@@ -18,7 +18,7 @@ from drawing import CPU, FAMILIES, GPU, draw, is_one_line, is_valid, kind, load,
 from kinds import kind as known
 
 from tuner.knobs import KNOBS, NoEffect, allowances, apply_knobs
-from tuner.knobs.cache import KINDS
+from tuner.knobs.cache import METHODS
 from tuner.knobs.caches import dbcache
 from tuner.knobs.caches.broadcast import Plan
 from tuner.knobs.caches.clock import Clock
@@ -69,7 +69,7 @@ def needs(name: str) -> list[pytest.MarkDecorator]:
     return [pytest.mark.skipif(absent, reason=f"{distribution} is not installed")]
 
 
-def pairs(families: tuple[str, ...] = FAMILIES, kinds: tuple[str, ...] = tuple(KINDS)) -> list[Any]:
+def pairs(families: tuple[str, ...] = FAMILIES, kinds: tuple[str, ...] = tuple(METHODS)) -> list[Any]:
     return [
         pytest.param(family, name, marks=needs(name), id=f"{family}-{name}")
         for family in families
@@ -152,19 +152,19 @@ def test_what_is_not_there_says_why(family: str, pipeline_folder: Folder) -> Non
     knob = KNOBS["cache.kind"]
     installed = {distribution: "1.0" for distribution, _ in PACKAGES.values()}
     equipped = msgspec.structs.replace(CPU, libraries=CPU.libraries | installed)
-    reasons = {name: knob.unavailable(name, equipped, architecture) for name in KINDS}
+    reasons = {name: knob.unavailable_reason(name, equipped, architecture) for name in METHODS}
     available = {name for name, reason in reasons.items() if reason is None}
     if importlib.util.find_spec("cache_dit") is None:  # its own source says which pipelines it knows
         available = available - {"dbcache"} | (WORKING[family] & {"dbcache"})
     assert available == WORKING[family]
     assert all(is_one_line(reason) for reason in reasons.values() if reason is not None)
-    assert knob.unavailable("none", CPU, architecture) is None
+    assert knob.unavailable_reason("none", CPU, architecture) is None
 
 
 @pytest.mark.parametrize(("name", "family"), [("dbcache", "flux"), ("deepcache", "sdxl")])
 def test_a_package_that_is_not_installed_names_its_remedy(name: str, family: str, pipeline_folder: Folder) -> None:
     bare: Environment = GPU
-    reason = KNOBS["cache.kind"].unavailable(name, bare, kind(pipeline_folder(family)))
+    reason = KNOBS["cache.kind"].unavailable_reason(name, bare, kind(pipeline_folder(family)))
     assert reason == f"{PACKAGES[name][0]} is not installed (pip install {PACKAGES[name][0]})"
 
 
@@ -177,7 +177,7 @@ def test_it_skips_work_and_draws(family: str, name: str, cached: Callable[..., A
     assert images.shape == plain.shape
     assert work.products < plain_work.products
     syncs = [cached - own for cached, own in zip(work.read_back, plain_work.read_back, strict=True)]
-    assert max(syncs) <= KINDS[name].syncs_per_step
+    assert max(syncs) <= METHODS[name].syncs_per_step
     # What one call leaves behind is not seen by the next, of whatever length.
     assert np.array_equal(draw(pipe, family, STEPS), images)
     assert is_valid(draw(pipe, family, 5))
@@ -238,9 +238,9 @@ def test_teacache_reads_a_number_for_each_of_two_calls_and_says_so(
     monkeypatch.setitem(globals(), "draw", partial(draw, **guided))
     pipe = load(pipeline_folder("flux"))
     plain = worked(pipe, "flux")[1].read_back
-    KINDS["teacache"].enable(pipe, EAGER)
+    METHODS["teacache"].enable(pipe, EAGER)
     read = worked(pipe, "flux")[1].read_back
-    assert max(cached - own for cached, own in zip(read, plain, strict=True)) == KINDS["teacache"].syncs_per_step == 2
+    assert max(cached - own for cached, own in zip(read, plain, strict=True)) == METHODS["teacache"].syncs_per_step == 2
 
 
 def test_dbcache_skips_in_the_steps_that_are_traced() -> None:
@@ -250,12 +250,12 @@ def test_dbcache_skips_in_the_steps_that_are_traced() -> None:
 def test_no_blocks_is_no_effect() -> None:
     empty = SimpleNamespace(transformer_blocks=[], single_transformer_blocks=[], norm1=None)
     with pytest.raises(NoEffect, match="no blocks to skip"):
-        KINDS["teacache"].enable(SimpleNamespace(transformer=empty), EAGER)
+        METHODS["teacache"].enable(SimpleNamespace(transformer=empty), EAGER)
 
 
 # ---- beside other knobs ---------------------------------------------------------------------------------------------
 
-COMPILED = tuple(name for name in KINDS if "regional" not in KINDS[name].refused_scopes)
+COMPILED = tuple(name for name in METHODS if "regional" not in METHODS[name].refused_scopes)
 
 
 @pytest.mark.usefixtures("only_dynamo", "process_state")
@@ -276,10 +276,10 @@ def test_regional_compile_keeps_it_outside_the_graphs(family: str, name: str, ca
 
 def conflict_of(name: str, **different: Any) -> str | None:
     chosen = candidate(name, **different) | different
-    return next(filter(None, (KNOBS[knob].conflict(chosen, known()) for knob in chosen if knob in KNOBS)), None)
+    return next(filter(None, (KNOBS[knob].conflict_reason(chosen, known()) for knob in chosen if knob in KNOBS)), None)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(
     "different",
     [
@@ -296,16 +296,16 @@ def test_what_cannot_go_together_says_why(name: str, different: Values) -> None:
 
 
 def test_only_the_gate_rejects_the_first_block_cache_in_a_whole_graph() -> None:
-    assert {name for name in KINDS if conflict_of(name, **{"compile.scope": "full"}) is None} == {"first-block"}
-    assert {name for name in KINDS if conflict_of(name, **{"compile.scope": "regional"})} == {"faster"}
+    assert {name for name in METHODS if conflict_of(name, **{"compile.scope": "full"}) is None} == {"first-block"}
+    assert {name for name in METHODS if conflict_of(name, **{"compile.scope": "regional"})} == {"faster"}
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_kind_takes_its_own_numbers_only(name: str) -> None:
     chosen = candidate(name)
-    assert {knob for knob in chosen if knob.startswith("cache.")} == {"cache.kind", *KINDS[name].parameters}
+    assert {knob for knob in chosen if knob.startswith("cache.")} == {"cache.kind", *METHODS[name].parameters}
     declared = [(a.kind, a.count_per_step, a.knob) for a in allowances(chosen)]
-    syncs = KINDS[name].syncs_per_step
+    syncs = METHODS[name].syncs_per_step
     assert declared == ([("device sync", syncs, "cache.kind")] if syncs else [])
 
 
@@ -339,7 +339,7 @@ def clock_of(*timesteps: float) -> tuple[Clock, Scheduler, Any]:
 def test_the_clock_follows_a_call() -> None:
     clock, scheduler, denoiser = clock_of(1000.0, 600.0, 200.0)
     begun: list[int] = []
-    clock.at_begin(lambda: begun.append(clock.steps))
+    clock.on_begin(lambda: begun.append(clock.steps))
     assert list(inspect.signature(scheduler.set_timesteps).parameters) == ["num_inference_steps", "device"]
     for _ in range(2):
         scheduler.set_timesteps(3)

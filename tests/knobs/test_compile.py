@@ -15,7 +15,7 @@ from drawing import CPU, GPU, draw, is_valid, load, values
 from kinds import kind
 
 from tuner.knobs import KNOBS, NoEffect, apply_knobs
-from tuner.knobs.compile import compile_options, keeping_outputs
+from tuner.knobs.compile import clone_outputs, compile_options
 from tuner.records.codec import Value, Values
 from tuner.trace import dynamo
 
@@ -38,7 +38,7 @@ def compiled(folder: Path, different: Values, *, steps: int = 2) -> tuple[Any, i
     pipe = load(folder)
     log = dynamo.start_compile_log()
     chosen = values(different)
-    assert {name: reason for name in chosen if (reason := KNOBS[name].conflict(chosen, kind()))} == {}
+    assert {name: reason for name in chosen if (reason := KNOBS[name].conflict_reason(chosen, kind()))} == {}
     changes = apply_knobs(pipe, chosen, CPU)
     assert changes.keys() == different.keys()
     images = draw(pipe, "flux", steps)
@@ -83,17 +83,17 @@ def test_a_pipeline_without_the_component_has_nothing_to_compile() -> None:
         with pytest.raises(NoEffect, match="the pipeline has no"):
             KNOBS[name].apply(SimpleNamespace(), {name: True})
     bare = msgspec.structs.replace(kind(), components={"transformer": "FluxTransformer2DModel"})
-    assert "no text encoder" in str(KNOBS["compile.text_encoders"].unavailable(True, CPU, bare))
-    assert "no VAE" in str(KNOBS["compile.vae"].unavailable(True, CPU, bare))
+    assert "no text encoder" in str(KNOBS["compile.text_encoders"].unavailable_reason(True, CPU, bare))
+    assert "no VAE" in str(KNOBS["compile.vae"].unavailable_reason(True, CPU, bare))
 
 
 def test_only_components_that_the_pipeline_calls_as_a_whole_are_compiled() -> None:
     partial = msgspec.structs.replace(
         kind(), pipeline_class="Ideogram4Pipeline", components={"text_encoder": "Qwen3VLModel", "vae": "AutoencoderKL"}
     )
-    assert "only parts of it" in str(KNOBS["compile.text_encoders"].unavailable(True, CPU, partial))
+    assert "only parts of it" in str(KNOBS["compile.text_encoders"].unavailable_reason(True, CPU, partial))
     pixels = msgspec.structs.replace(partial, pipeline_class="PRXPixelPipeline")
-    assert "never calls vae.decode" in str(KNOBS["compile.vae"].unavailable(True, CPU, pixels))
+    assert "never calls vae.decode" in str(KNOBS["compile.vae"].unavailable_reason(True, CPU, pixels))
 
 
 def test_nothing_is_compiled_without_a_compiler() -> None:
@@ -101,9 +101,9 @@ def test_nothing_is_compiled_without_a_compiler() -> None:
     no_gcc = msgspec.structs.replace(CPU, cpp_compiler=None)
     no_triton = msgspec.structs.replace(GPU, libraries={"torch": "2.13.0"})
     for name, value in (("compile.scope", "full"), ("compile.text_encoders", True), ("compile.vae", True)):
-        assert "install g++" in str(KNOBS[name].unavailable(value, no_gcc, encoders))
-        assert "pip install triton" in str(KNOBS[name].unavailable(value, no_triton, encoders))
-        assert KNOBS[name].unavailable(value, CPU, encoders) is None
+        assert "install g++" in str(KNOBS[name].unavailable_reason(value, no_gcc, encoders))
+        assert "pip install triton" in str(KNOBS[name].unavailable_reason(value, no_triton, encoders))
+        assert KNOBS[name].unavailable_reason(value, CPU, encoders) is None
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,9 @@ def test_nothing_is_compiled_without_a_compiler() -> None:
 )
 def test_what_does_not_go_together_says_why(different: dict[str, Value], reason: str | None) -> None:
     given = candidate(**different)
-    found = [why for name in given if name.startswith("compile.") and (why := KNOBS[name].conflict(given, kind()))]
+    found = [
+        why for name in given if name.startswith("compile.") and (why := KNOBS[name].conflict_reason(given, kind()))
+    ]
     assert len(found) == (0 if reason is None else 1)
     assert reason is None or reason in found[0]
 
@@ -131,18 +133,18 @@ def test_what_does_not_go_together_says_why(different: dict[str, Value], reason:
 @pytest.mark.parametrize("scope", ["regional", "full"])
 def test_prompts_that_are_not_padded_need_code_for_any_length(pipeline_class: str, scope: str) -> None:
     def reason(name: str = pipeline_class, **different: Value) -> str | None:
-        return KNOBS["compile.scope"].conflict(candidate(compile__scope=scope, **different), kind(name))
+        return KNOBS["compile.scope"].conflict_reason(candidate(compile__scope=scope, **different), kind(name))
 
     assert "compile.dynamic=true" in str(reason())
     assert reason(compile__dynamic=True) is None
     assert reason("FluxPipeline") is None
-    assert KNOBS["compile.scope"].conflict(candidate(compile__scope="none"), kind(pipeline_class)) is None
+    assert KNOBS["compile.scope"].conflict_reason(candidate(compile__scope="none"), kind(pipeline_class)) is None
 
 
 def test_encoders_of_prompts_that_are_not_padded_are_not_compiled() -> None:
     knob = KNOBS["compile.text_encoders"]
-    assert "does not pad its prompts" in str(knob.unavailable(True, CPU, kind("QwenImagePipeline")))
-    assert knob.unavailable(True, CPU, kind("ZImagePipeline")) is None
+    assert "does not pad its prompts" in str(knob.unavailable_reason(True, CPU, kind("QwenImagePipeline")))
+    assert knob.unavailable_reason(True, CPU, kind("ZImagePipeline")) is None
 
 
 @pytest.mark.usefixtures("only_dynamo")
@@ -176,7 +178,7 @@ def test_what_a_cuda_graph_gives_back_is_the_callers_own() -> None:
         static.fill_(value)
         return static, {"same": static, "other": None}
 
-    call = keeping_outputs(replay)
+    call = clone_outputs(replay)
     conditional, more = call(1.0)
     unconditional, _ = call(2.0)
     assert conditional.tolist() == more["same"].tolist() == [1, 1]
@@ -189,7 +191,7 @@ def test_what_a_cuda_graph_gives_back_is_the_callers_own() -> None:
 def test_outputs_are_copied_in_the_modes_that_use_cuda_graphs(tiny_pipeline: Path, mode: str, copied: bool) -> None:
     pipe = load(tiny_pipeline)
     KNOBS["compile.scope"].apply(pipe, candidate(compile__mode=mode))
-    assert ("keeping_outputs" in pipe.transformer._compiled_call_impl.__qualname__) is copied
+    assert ("clone_outputs" in pipe.transformer._compiled_call_impl.__qualname__) is copied
     assert is_valid(draw(pipe, "flux"))
 
 
@@ -225,10 +227,10 @@ def test_tensorrt_compiles_the_denoiser_and_hides_no_failure(
 
 def test_without_torch_tensorrt_the_remedy_fits_the_torch_that_is_there() -> None:
     knob = KNOBS["compile.backend"]
-    assert "torch-tensorrt==2.13.*" in str(knob.unavailable("tensorrt", GPU, kind()))
-    assert "NVIDIA" in str(knob.unavailable("tensorrt", CPU, kind()))
+    assert "torch-tensorrt==2.13.*" in str(knob.unavailable_reason("tensorrt", GPU, kind()))
+    assert "NVIDIA" in str(knob.unavailable_reason("tensorrt", CPU, kind()))
     there = msgspec.structs.replace(GPU, libraries=GPU.libraries | {"torch-tensorrt": "2.13.0"})
-    assert knob.unavailable("tensorrt", there, kind()) is None
+    assert knob.unavailable_reason("tensorrt", there, kind()) is None
 
 
 @pytest.mark.parametrize(
@@ -239,8 +241,8 @@ def test_without_torch_tensorrt_the_remedy_fits_the_torch_that_is_there() -> Non
     ],
 )  # fmt: skip
 def test_tensorrt_refuses_what_it_cannot_build(different: dict[str, Value]) -> None:
-    assert KNOBS["compile.backend"].conflict(candidate(compile__backend="inductor", **different), kind()) is None
-    assert KNOBS["compile.backend"].conflict(candidate(compile__backend="tensorrt", **different), kind())
+    assert KNOBS["compile.backend"].conflict_reason(candidate(compile__backend="inductor", **different), kind()) is None
+    assert KNOBS["compile.backend"].conflict_reason(candidate(compile__backend="tensorrt", **different), kind())
 
 
 def test_inductors_knobs_mean_nothing_to_tensorrt() -> None:

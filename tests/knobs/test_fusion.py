@@ -34,7 +34,7 @@ def spoil(layer: Any) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fused_weights_are_the_ones_that_count(family: str, pipeline_folder: Folder) -> None:
     folder = pipeline_folder(family)
-    reason = FUSE.unavailable(True, CPU, kind(folder))
+    reason = FUSE.unavailable_reason(True, CPU, kind(folder))
     assert (reason is None) is (family in FUSING)
     if reason is not None:
         assert is_one_line(reason)
@@ -54,7 +54,7 @@ def test_fused_weights_are_the_ones_that_count(family: str, pipeline_folder: Fol
 
 
 def test_norms_that_a_fused_processor_leaves_out_are_not_lost(pipeline_folder: Folder) -> None:
-    assert "norms" in str(FUSE.unavailable(True, CPU, kind(pipeline_folder("sd3"))))
+    assert "norms" in str(FUSE.unavailable_reason(True, CPU, kind(pipeline_folder("sd3"))))
     with pytest.raises(Unavailable, match="norms"):
         FUSE.apply(load(pipeline_folder("sd3")), {"fuse_qkv": True})
 

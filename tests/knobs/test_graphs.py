@@ -16,7 +16,7 @@ from drawing import CPU, GPU, draw, is_valid, load, values
 from kinds import kind
 
 from tuner.knobs import KNOBS, NoEffect, apply_knobs
-from tuner.knobs.graphs import MAX_GRAPHS, DenoiserWithStep, Replayed, replays_cuda_graphs
+from tuner.knobs.graphs import MAX_GRAPHS, CapturedCall, DenoiserWithStep, replays_cuda_graphs
 from tuner.records.codec import Value, Values
 from tuner.trace import dynamo
 
@@ -166,20 +166,20 @@ def test_another_scheduler_is_no_effect(by: Any) -> None:
 
 def test_the_step_is_offered_where_it_can_work() -> None:
     knob = KNOBS["graphs.scheduler_step"]
-    assert knob.unavailable(True, CPU, kind()) is None
-    assert "only FluxPipeline" in str(knob.unavailable(True, CPU, kind("QwenImagePipeline")))
+    assert knob.unavailable_reason(True, CPU, kind()) is None
+    assert "only FluxPipeline" in str(knob.unavailable_reason(True, CPU, kind("QwenImagePipeline")))
     heun = msgspec.structs.replace(kind(), components={"scheduler": "FlowMatchHeunDiscreteScheduler"})
-    assert "only the Euler step" in str(knob.unavailable(True, CPU, heun))
+    assert "only the Euler step" in str(knob.unavailable_reason(True, CPU, heun))
     assert knob.name not in values({"compile.scope": "regional"})
     assert knob.name in values({"compile.scope": "full"})
     for other in ({"cache.kind": "first-block"}, {"scheduler.kind": "heun"}):
-        assert knob.conflict({**STEPPED, **other}, kind())
+        assert knob.conflict_reason({**STEPPED, **other}, kind())
 
 
 # ---- CUDA graphs ----------------------------------------------------------------------------------------------------
 
 
-class Recorded(Replayed):
+class Recorded(CapturedCall):
     """Replays on a CPU as a CUDA graph does: the call runs again on the memory it was recorded with, and writes into
     the memory of its first outputs."""
 
@@ -256,8 +256,8 @@ def test_an_input_that_never_repeats_is_an_error_and_not_a_leak() -> None:
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Replayed, "_record", Recorded._record)
-    monkeypatch.setattr(Replayed, "recorded", 0, raising=False)
+    monkeypatch.setattr(CapturedCall, "_record", Recorded._record)
+    monkeypatch.setattr(CapturedCall, "recorded", 0, raising=False)
 
 
 @pytest.mark.usefixtures("recorded", "only_dynamo")
@@ -319,14 +319,14 @@ def test_no_denoiser_no_effect() -> None:
 )
 def test_what_cannot_be_replayed_says_why(different: dict[str, Value], reason: str | None) -> None:
     given: Values = {"compile.scope": "full", "graphs.denoiser": True, **different}
-    found = KNOBS["graphs.denoiser"].conflict(given, kind())
+    found = KNOBS["graphs.denoiser"].conflict_reason(given, kind())
     assert (found is None) if reason is None else (reason in str(found))
-    assert KNOBS["graphs.denoiser"].conflict({**given, "graphs.denoiser": False}, kind()) is None
+    assert KNOBS["graphs.denoiser"].conflict_reason({**given, "graphs.denoiser": False}, kind()) is None
 
 
 def test_cuda_graphs_need_a_gpu() -> None:
-    assert "this is a CPU" in str(KNOBS["graphs.denoiser"].unavailable(True, CPU, kind()))
-    assert KNOBS["graphs.denoiser"].unavailable(True, GPU, kind()) is None
+    assert "this is a CPU" in str(KNOBS["graphs.denoiser"].unavailable_reason(True, CPU, kind()))
+    assert KNOBS["graphs.denoiser"].unavailable_reason(True, GPU, kind()) is None
 
 
 @pytest.mark.parametrize(
@@ -384,9 +384,9 @@ def test_a_gpu_launches_one_graph_a_call(tiny_pipeline: Path) -> None:
 
 REFUSED = """
 import torch
-from tuner.knobs.graphs import Replayed
+from tuner.knobs.graphs import CapturedCall
 try:
-    Replayed(lambda x: x * x.sum().item(), "cuda")(torch.ones(4, device="cuda"))
+    CapturedCall(lambda x: x * x.sum().item(), "cuda")(torch.ones(4, device="cuda"))
 except RuntimeError:
     print("refused")
 """

@@ -22,10 +22,10 @@ STEPS = 6
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_is_there_where_the_pipeline_has_it(name: str, family: str, pipeline_folder: Folder) -> None:
     folder = pipeline_folder(family)
-    reason = KNOBS[name].unavailable(0.5, CPU, kind(folder))
+    reason = KNOBS[name].unavailable_reason(0.5, CPU, kind(folder))
     assert (reason is None) is (WHERE[name] == family)
     assert reason is None or is_one_line(reason)
-    assert KNOBS[name].unavailable(1.0, CPU, kind(folder)) is None
+    assert KNOBS[name].unavailable_reason(1.0, CPU, kind(folder)) is None
 
 
 @pytest.mark.parametrize("name", WHERE)
@@ -48,7 +48,7 @@ def test_the_denoiser_runs_for_fewer_samples(name: str, pipeline_folder: Folder)
     assert cost[0] == 2 * 2 * STEPS
     assert 2 * STEPS < cost[1] < cost[0]
     assert not np.array_equal(*drawn)
-    assert KNOBS[name].image
+    assert KNOBS[name].may_change_image
     assert is_one_line(KNOBS[name].apply(pipe, {name: 0.5}))
 
 

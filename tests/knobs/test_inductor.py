@@ -148,7 +148,7 @@ def test_tf32_only_in_float32() -> None:
 )  # fmt: skip
 def test_flags_that_leave_each_other_nothing_to_do(different: Values, refused: str) -> None:
     chosen = values({**AUTOTUNED, "precision.dtype": "bfloat16", **different})
-    assert [name for name in chosen if KNOBS[name].conflict(chosen, kind())] == [refused]
+    assert [name for name in chosen if KNOBS[name].conflict_reason(chosen, kind())] == [refused]
 
 
 @pytest.mark.parametrize(
@@ -163,12 +163,12 @@ def test_flags_that_leave_each_other_nothing_to_do(different: Values, refused: s
 def test_flags_for_gpus(name: str, value: Value, here: str, there: str | None) -> None:
     def reason(capability: str) -> str | None:
         gpu = msgspec.structs.replace(GPU, compute_capability=capability)
-        return KNOBS[name].unavailable(value, gpu, kind())
+        return KNOBS[name].unavailable_reason(value, gpu, kind())
 
     assert reason(here) is None
     assert there is None or f"this GPU has {there}" in str(reason(there))
-    assert KNOBS[name].unavailable(value, CPU, kind())
-    assert KNOBS[name].unavailable(KNOBS[name].choices[0], CPU, kind()) is None
+    assert KNOBS[name].unavailable_reason(value, CPU, kind())
+    assert KNOBS[name].unavailable_reason(KNOBS[name].choices[0], CPU, kind()) is None
 
 
 # ---- what a flag does -----------------------------------------------------------------------------------------------

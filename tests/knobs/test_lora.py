@@ -17,7 +17,7 @@ from kinds import kind as known
 from tuner.errors import Unavailable
 from tuner.knobs import KNOBS, NoEffect
 from tuner.knobs.base import denoisers
-from tuner.knobs.given import unopenable
+from tuner.knobs.user_weights import unreadable_reason
 
 Folder = Callable[[str], Path]
 FILE = KNOBS["lora.file"]
@@ -50,7 +50,7 @@ def lora(pipe: Any, folder: Path, strength: float = 0.5) -> str:
 def test_it_is_fused_into_the_weights(family: str, pipeline_folder: Folder, tmp_path: Path) -> None:
     folder = pipeline_folder(family)
     given = lora(load(folder), tmp_path / "lora")
-    assert FILE.unavailable(given, GPU, kind(folder)) is None
+    assert FILE.unavailable_reason(given, GPU, kind(folder)) is None
 
     pipe = load(folder)
     untouched, names = draw(pipe, family), [name for name, _ in denoisers(pipe)[0].named_parameters()]
@@ -134,23 +134,23 @@ def test_it_is_fused_before_the_projections_and_before_quantization(pipeline_fol
 def test_it_is_refused_where_it_cannot_be_loaded(pipeline_folder: Folder, tmp_path: Path) -> None:
     flux, given = kind(pipeline_folder("flux")), str(tmp_path)
     without = msgspec.structs.replace(GPU, libraries={**GPU.libraries, "peft": None})
-    assert FILE.unavailable("none", without, flux) is None
-    assert "pip install 'peft" in (FILE.unavailable(given, without, flux) or "")
-    assert "two denoisers" in (FILE.unavailable(given, GPU, kind(pipeline_folder("wan22"))) or "")
-    assert "loads no LoRA" in (FILE.unavailable(given, GPU, kind(pipeline_folder("pixart"))) or "")
-    assert "there is no" in (FILE.unavailable("/nowhere/at/all", GPU, flux) or "")
-    assert FILE.unavailable("owner/name", GPU, flux) is None
+    assert FILE.unavailable_reason("none", without, flux) is None
+    assert "pip install 'peft" in (FILE.unavailable_reason(given, without, flux) or "")
+    assert "two denoisers" in (FILE.unavailable_reason(given, GPU, kind(pipeline_folder("wan22"))) or "")
+    assert "loads no LoRA" in (FILE.unavailable_reason(given, GPU, kind(pipeline_folder("pixart"))) or "")
+    assert "there is no" in (FILE.unavailable_reason("/nowhere/at/all", GPU, flux) or "")
+    assert FILE.unavailable_reason("owner/name", GPU, flux) is None
 
 
 def test_what_is_no_file_or_folder_is_not_opened(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.safetensors"
     os.mkfifo(pipe)
-    assert unopenable(str(tmp_path), may_be_folder=True) is None
+    assert unreadable_reason(str(tmp_path), may_be_folder=True) is None
     for path in (str(pipe), "/dev/zero", "/a\0b", "/" + "x" * 5000, f"{tmp_path}/two\nlines"):
-        assert is_one_line(unopenable(path))
-        assert unopenable(path, may_be_folder=True)
-    assert "no regular file" in (unopenable(str(tmp_path)) or "")
-    assert "no regular file or folder" in (FILE.unavailable(str(pipe), GPU, known()) or "")
+        assert is_one_line(unreadable_reason(path))
+        assert unreadable_reason(path, may_be_folder=True)
+    assert "no regular file" in (unreadable_reason(str(tmp_path)) or "")
+    assert "no regular file or folder" in (FILE.unavailable_reason(str(pipe), GPU, known()) or "")
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_name_on_the_hub_does_not_climb(given: str, is_known: bool) -> None:
 def test_a_cache_beside_it_is_refused() -> None:
     def refusals(different: dict[str, Any]) -> list[str]:
         chosen = values({"steps": 4, **different})
-        return [reason for name in chosen if (reason := KNOBS[name].conflict(chosen, known()))]
+        return [reason for name in chosen if (reason := KNOBS[name].conflict_reason(chosen, known()))]
 
     assert [is_one_line(reason) for reason in refusals({"lora.file": "/lora", "cache.kind": "first-block"})] == [True]
     assert refusals({"cache.kind": "first-block"}) == refusals({"lora.file": "/lora"}) == []

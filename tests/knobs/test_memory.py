@@ -24,7 +24,7 @@ def test_casting_stores_eight_bits_and_draws_almost_the_same(family: str, pipeli
     import torch
 
     pipe = load(pipeline_folder(family))
-    assert CASTING.unavailable(True, CPU, kind(pipeline_folder(family))) is None
+    assert CASTING.unavailable_reason(True, CPU, kind(pipeline_folder(family))) is None
     untouched = draw(pipe, family)
     before = sum(denoiser.get_memory_footprint() for denoiser in denoisers(pipe))
     line = CASTING.apply(pipe, {CASTING.name: True})
@@ -37,7 +37,7 @@ def test_casting_stores_eight_bits_and_draws_almost_the_same(family: str, pipeli
         assert denoiser.dtype == torch.float32, "what is computed in does not change"
         assert any(parameter.dtype == torch.float8_e4m3fn for parameter in denoiser.parameters())
     assert sum(denoiser.get_memory_footprint() for denoiser in denoisers(pipe)) < before
-    assert CASTING.image
+    assert CASTING.may_change_image
 
 
 @pytest.mark.parametrize("scope", ["regional", "full"])
@@ -46,7 +46,7 @@ def test_casting_breaks_compiled_graphs_and_is_refused_beside_them(
 ) -> None:
     from torch._dynamo.utils import counters
 
-    assert is_one_line(CASTING.conflict(values({CASTING.name: True, "compile.scope": scope}), known()))
+    assert is_one_line(CASTING.conflict_reason(values({CASTING.name: True, "compile.scope": scope}), known()))
     pipe = load(pipeline_folder("flux"))
     CASTING.apply(pipe, {CASTING.name: True})
     KNOBS["compile.scope"].apply(pipe, values({"compile.scope": scope}))
@@ -101,9 +101,9 @@ def test_on_a_gpu_the_weights_wait_in_host_memory(
 
 def test_a_cpu_has_nowhere_to_offload_to(pipeline_folder: Folder) -> None:
     flux = kind(pipeline_folder("flux"))
-    assert is_one_line(OFFLOAD.unavailable(True, CPU, flux))
-    assert OFFLOAD.unavailable(False, CPU, flux) is None
-    assert OFFLOAD.unavailable(True, GPU, flux) is None
+    assert is_one_line(OFFLOAD.unavailable_reason(True, CPU, flux))
+    assert OFFLOAD.unavailable_reason(False, CPU, flux) is None
+    assert OFFLOAD.unavailable_reason(True, GPU, flux) is None
 
 
 @pytest.mark.parametrize(
@@ -117,28 +117,28 @@ def test_a_cpu_has_nowhere_to_offload_to(pipeline_folder: Folder) -> None:
 )  # fmt: skip
 def test_what_offloading_cannot_go_with(beside: dict[str, Value], refused: bool) -> None:
     chosen = values({OFFLOAD.name: True, **beside})
-    reasons = [reason for name in chosen if (reason := KNOBS[name].conflict(chosen, known()))]
+    reasons = [reason for name in chosen if (reason := KNOBS[name].conflict_reason(chosen, known()))]
     assert bool(reasons) is refused
     assert all(map(is_one_line, reasons))
-    assert OFFLOAD.conflict(values(beside), known()) is None
+    assert OFFLOAD.conflict_reason(values(beside), known()) is None
 
 
 def test_casting_is_refused_where_weights_must_stay_put() -> None:
-    assert is_one_line(CASTING.conflict(values({CASTING.name: True, "graphs.denoiser": True}), known()))
+    assert is_one_line(CASTING.conflict_reason(values({CASTING.name: True, "graphs.denoiser": True}), known()))
 
 
 def test_casting_quantized_weights_is_refused() -> None:
     assert is_one_line(
-        CASTING.conflict(values({CASTING.name: True, "quantization.scheme": "int8-weight-only"}), known())
+        CASTING.conflict_reason(values({CASTING.name: True, "quantization.scheme": "int8-weight-only"}), known())
     )
-    assert CASTING.conflict(values({"quantization.scheme": "int8-weight-only"}), known()) is None
-    assert CASTING.conflict(values({CASTING.name: True}), known()) is None
+    assert CASTING.conflict_reason(values({"quantization.scheme": "int8-weight-only"}), known()) is None
+    assert CASTING.conflict_reason(values({CASTING.name: True}), known()) is None
 
 
 @pytest.mark.parametrize("family", ["flux", "sdxl"])
 def test_projections_fused_weights_cast_and_offloaded_go_together(family: str, pipeline_folder: Folder) -> None:
     together = values({"fuse_qkv": True, CASTING.name: True, OFFLOAD.name: True})
-    assert not [name for name in together if KNOBS[name].conflict(together, known())]
+    assert not [name for name in together if KNOBS[name].conflict_reason(together, known())]
     changes = apply_knobs(pipe := load(pipeline_folder(family)), together, CPU)
     assert list(changes) == ["fuse_qkv", CASTING.name, OFFLOAD.name]
     assert is_valid(draw(pipe, family))

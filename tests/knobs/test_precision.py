@@ -68,6 +68,6 @@ def test_a_pipeline_loaded_in_the_type_is_left_as_it_is(pipeline_folder: Folder)
 def test_the_untouched_pipeline_is_in_a_type_that_the_gpu_has(capability: str, untouched: str) -> None:
     here = msgspec.structs.replace(GPU, compute_capability=capability)
     assert DTYPE.baseline(here) == untouched
-    assert DTYPE.unavailable(untouched, here, known()) is None
-    assert (DTYPE.unavailable("bfloat16", here, known()) is None) is (untouched == "bfloat16")
+    assert DTYPE.unavailable_reason(untouched, here, known()) is None
+    assert (DTYPE.unavailable_reason("bfloat16", here, known()) is None) is (untouched == "bfloat16")
     assert DTYPE.baseline(CPU) == "float32"

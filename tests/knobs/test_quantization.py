@@ -64,13 +64,13 @@ BLACKWELL = ADA | {"mxfp8", "nvfp4"}
 )
 def test_with_every_package_it_is_the_device_that_decides(capability: str | None, expected: set[Value]) -> None:
     here = machine(capability, **PACKAGES)
-    assert {value for value in SCHEME.choices if SCHEME.unavailable(value, here, kind()) is None} == expected
+    assert {value for value in SCHEME.choices if SCHEME.unavailable_reason(value, here, kind()) is None} == expected
 
 
 @pytest.mark.parametrize("capability", [None, "7.5", "8.0", "8.9", "9.0", "10.0", "12.0"])
 @pytest.mark.parametrize("value", [*SCHEMES, "nunchaku"])
 def test_without_packages_nothing_works_and_the_reason_is_one_line(value: str, capability: str | None) -> None:
-    reason = SCHEME.unavailable(value, machine(capability), kind())
+    reason = SCHEME.unavailable_reason(value, machine(capability), kind())
     assert reason
     assert "\n" not in reason
 
@@ -85,16 +85,16 @@ def test_without_packages_nothing_works_and_the_reason_is_one_line(value: str, c
     ],
 )
 def test_a_refusal_names_its_remedy(value: str, remedy: str) -> None:
-    assert remedy in str(SCHEME.unavailable(value, machine("9.0"), kind()))
+    assert remedy in str(SCHEME.unavailable_reason(value, machine("9.0"), kind()))
 
 
 def test_bitsandbytes_is_refused_where_it_would_download_code() -> None:
     here = machine("9.0", kernels="0.15.0", **PACKAGES)
-    assert "pip uninstall kernels" in str(SCHEME.unavailable("bnb-nf4", here, kind()))
+    assert "pip uninstall kernels" in str(SCHEME.unavailable_reason("bnb-nf4", here, kind()))
 
 
 def test_an_old_package_is_too_old() -> None:
-    assert "is too old" in str(SCHEME.unavailable("int8-dynamic", machine("9.0", torchao="0.9.0"), kind()))
+    assert "is too old" in str(SCHEME.unavailable_reason("int8-dynamic", machine("9.0", torchao="0.9.0"), kind()))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_an_old_package_is_too_old() -> None:
 )
 def test_conflicts(scheme: str, dtype: str, scope: str, reason: str | None) -> None:
     values: Values = {"quantization.scheme": scheme, "precision.dtype": dtype, "compile.scope": scope}
-    said = SCHEME.conflict(values, kind())
+    said = SCHEME.conflict_reason(values, kind())
     assert said is None if reason is None else (said is not None and reason in said)
 
 
@@ -326,10 +326,10 @@ import sys
 import torch
 from torch._dynamo.utils import counters
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
-from tuner.knobs.quantization import keep_from_int8pack
+from tuner.knobs.quantization import avoid_int8pack
 
 if sys.argv[1] == "kept":
-    keep_from_int8pack()
+    avoid_int8pack()
 linear = torch.nn.Linear(64, 64, bias=False).to(torch.bfloat16)
 quantize_(linear, Int8WeightOnlyConfig(set_inductor_config=False))
 seen = torch.randn(2, 32, 64, dtype=torch.bfloat16)
@@ -437,7 +437,7 @@ def test_a_gguf_file_is_refused_with_a_reason(tmp_path: Path) -> None:
     with_gguf = machine("9.0", **PACKAGES)
 
     def reason(file: Path | str, here: Environment = with_gguf, pipeline_class: str = "FluxPipeline") -> str | None:
-        return GGUF.unavailable(str(file), here, kind(pipeline_class))
+        return GGUF.unavailable_reason(str(file), here, kind(pipeline_class))
 
     assert GGUF.invalid_reason(str(good)) is None
     assert reason(good) is None
@@ -455,17 +455,17 @@ def test_a_gguf_file_is_refused_with_a_reason(tmp_path: Path) -> None:
 
 
 def test_a_gguf_file_excludes_other_quantization_and_fusing() -> None:
-    assert not GGUF.active({"quantization.scheme": "int8-dynamic"})
-    assert GGUF.active({"quantization.scheme": "none"})
+    assert not GGUF.is_active({"quantization.scheme": "int8-dynamic"})
+    assert GGUF.is_active({"quantization.scheme": "none"})
     assert (
-        GGUF.conflict({"quantization.gguf_file": "/a.gguf", "fuse_qkv": True}, kind())
+        GGUF.conflict_reason({"quantization.gguf_file": "/a.gguf", "fuse_qkv": True}, kind())
         == "packed weights cannot be fused"
     )
-    assert GGUF.conflict({"quantization.gguf_file": "none", "fuse_qkv": True}, kind()) is None
+    assert GGUF.conflict_reason({"quantization.gguf_file": "none", "fuse_qkv": True}, kind()) is None
     for name, untouched, reason in UNPACKED_ONLY:
         assert KNOBS[name].choices[0] == untouched
-        assert GGUF.conflict({"quantization.gguf_file": "/a.gguf", name: untouched}, kind()) is None
-        assert GGUF.conflict({"quantization.gguf_file": "/a.gguf", name: "another"}, kind()) == reason
+        assert GGUF.conflict_reason({"quantization.gguf_file": "/a.gguf", name: untouched}, kind()) is None
+        assert GGUF.conflict_reason({"quantization.gguf_file": "/a.gguf", name: "another"}, kind()) == reason
 
 
 def test_the_classes_of_single_files_are_those_of_diffusers() -> None:

@@ -53,7 +53,7 @@ SLOW_STEPS = 24
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_solver_that_is_not_there_says_why(family: str, pipeline_folder: Folder) -> None:
     folder = pipeline_folder(family)
-    reasons = {solver: KIND.unavailable(solver, CPU, kind(folder)) for solver in KIND.choices}
+    reasons = {solver: KIND.unavailable_reason(solver, CPU, kind(folder)) for solver in KIND.choices}
     available = {str(solver) for solver, reason in reasons.items() if reason is None} - {"own"}
     assert available == WORKING[family]
     assert all(is_one_line(reason) for reason in reasons.values() if reason is not None)
@@ -113,7 +113,7 @@ def test_with_a_begin_index_nothing_is_looked_up_and_the_image_stays(
 ) -> None:
     folder = pipeline_folder(family)
     knob = KNOBS["scheduler.begin_index"]
-    reason = knob.unavailable(True, GPU, kind(folder))
+    reason = knob.unavailable_reason(True, GPU, kind(folder))
     assert (reason is None) is (family in REPAIRED)
     pipe = load(folder)
     if reason is not None:
@@ -145,6 +145,6 @@ def test_the_begin_index_outlives_a_change_of_solver(pipeline_folder: Folder, mo
 
 def test_a_distilled_lora_takes_few_steps() -> None:
     few, many = values({"lora.file": "/loras", "steps": 8}), values({"lora.file": "/loras", "steps": 28})
-    assert KNOBS["steps"].conflict(few, known()) is None
-    assert is_one_line(KNOBS["steps"].conflict(many, known()))
-    assert KNOBS["steps"].conflict(values({"steps": 50}), known()) is None
+    assert KNOBS["steps"].conflict_reason(few, known()) is None
+    assert is_one_line(KNOBS["steps"].conflict_reason(many, known()))
+    assert KNOBS["steps"].conflict_reason(values({"steps": 50}), known()) is None

@@ -23,9 +23,9 @@ UNPADDED = {"qwen-image", "z-image", "cogview4"}
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_is_there_where_the_pipeline_takes_it(family: str, pipeline_folder: Folder) -> None:
     folder = pipeline_folder(family)
-    reason = LENGTH.unavailable(64, CPU, kind(folder))
+    reason = LENGTH.unavailable_reason(64, CPU, kind(folder))
     assert (reason is not None) is (family in WITHOUT | UNPADDED)
-    assert LENGTH.unavailable("workload", CPU, kind(folder)) is None
+    assert LENGTH.unavailable_reason("workload", CPU, kind(folder)) is None
     if reason is not None:
         assert is_one_line(reason)
         return
@@ -85,14 +85,14 @@ def test_flux_attends_to_so_many_tokens(pipeline_folder: Folder) -> None:
     drawn = [draw(pipe, "flux", 1, **LENGTH.call_arguments({LENGTH.name: length})) for length in ("workload", 64, 16)]
     assert seen == [512, 64, 16]
     assert not np.array_equal(drawn[1], drawn[2])
-    assert LENGTH.image
+    assert LENGTH.may_change_image
 
 
 @pytest.mark.parametrize(("family", "most"), [("flux", 512), ("ovis-image", 256), ("sd3", 512)])
 def test_more_than_the_pipeline_takes_is_refused(family: str, most: int, pipeline_folder: Folder) -> None:
     folder = pipeline_folder(family)
-    assert LENGTH.unavailable(most, CPU, kind(folder)) is None
-    assert str(most) in (LENGTH.unavailable(most + 1, CPU, kind(folder)) or "")
+    assert LENGTH.unavailable_reason(most, CPU, kind(folder)) is None
+    assert str(most) in (LENGTH.unavailable_reason(most + 1, CPU, kind(folder)) or "")
 
 
 def test_it_leaves_the_workload_alone_unless_told() -> None:

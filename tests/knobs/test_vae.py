@@ -34,8 +34,8 @@ def tiny(folder: Path, channels: int = 4, blocks: int = 3) -> str:
 @pytest.mark.parametrize("name", ["vae.channels_last", "vae.slicing"])
 def test_what_costs_no_quality_draws_the_same(name: str, family: str, pipeline_folder: Folder) -> None:
     folder, knob = pipeline_folder(family), KNOBS[name]
-    assert not knob.image
-    assert knob.unavailable(True, CPU, kind(folder)) is None
+    assert not knob.may_change_image
+    assert knob.unavailable_reason(True, CPU, kind(folder)) is None
     pipe = load(folder)
     untouched = draw(pipe, family)
     assert is_one_line(knob.apply(pipe, {name: True}))
@@ -59,7 +59,7 @@ def test_channels_last_lays_every_convolution_out_anew(family: str, pipeline_fol
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tiling_is_switched_on_and_draws(family: str, pipeline_folder: Folder) -> None:
     folder, knob = pipeline_folder(family), KNOBS["vae.tiling"]
-    assert knob.unavailable(True, CPU, kind(folder)) is None
+    assert knob.unavailable_reason(True, CPU, kind(folder)) is None
     pipe = load(folder)
     assert is_one_line(knob.apply(pipe, {"vae.tiling": True}))
     assert pipe.vae.use_tiling
@@ -74,7 +74,7 @@ def test_tiles_change_the_image(pipeline_folder: Folder) -> None:
     tiled = draw(pipe, "flux")
     assert is_valid(tiled)
     assert not np.array_equal(tiled, untouched)
-    assert KNOBS["vae.tiling"].image
+    assert KNOBS["vae.tiling"].may_change_image
 
 
 def test_an_autoencoder_without_pieces_says_so() -> None:
@@ -84,18 +84,18 @@ def test_an_autoencoder_without_pieces_says_so() -> None:
 
     parts = {"unet": "UNet2DConditionModel", "vae": "VQModel"}
     strange = architecture.describe("StableDiffusionPipeline", parts)
-    assert KNOBS["vae.tiling"].unavailable(True, GPU, strange) == "VQModel has no tiling"
-    assert KNOBS["vae.slicing"].unavailable(True, GPU, strange) == "VQModel has no slicing"
-    assert KNOBS["vae.slicing"].unavailable(False, GPU, strange) is None
+    assert KNOBS["vae.tiling"].unavailable_reason(True, GPU, strange) == "VQModel has no tiling"
+    assert KNOBS["vae.slicing"].unavailable_reason(True, GPU, strange) == "VQModel has no slicing"
+    assert KNOBS["vae.slicing"].unavailable_reason(False, GPU, strange) is None
     nothing = architecture.describe("StableDiffusionPipeline", {"unet": "UNet2DConditionModel"})
     for name in ("vae.tiling", "vae.slicing", "vae.channels_last"):
-        assert is_one_line(KNOBS[name].unavailable(True, GPU, nothing))
+        assert is_one_line(KNOBS[name].unavailable_reason(True, GPU, nothing))
 
 
 def test_slicing_one_image_is_refused() -> None:
-    assert is_one_line(KNOBS["vae.slicing"].conflict(values({"vae.slicing": True, "batch": 1}), known()))
-    assert KNOBS["vae.slicing"].conflict(values({"vae.slicing": True, "batch": 4}), known()) is None
-    assert KNOBS["vae.slicing"].conflict(values({"batch": 1}), known()) is None
+    assert is_one_line(KNOBS["vae.slicing"].conflict_reason(values({"vae.slicing": True, "batch": 1}), known()))
+    assert KNOBS["vae.slicing"].conflict_reason(values({"vae.slicing": True, "batch": 4}), known()) is None
+    assert KNOBS["vae.slicing"].conflict_reason(values({"batch": 1}), known()) is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -103,7 +103,7 @@ def test_a_tiny_autoencoder_decodes_where_it_fits(family: str, pipeline_folder: 
     folder, knob = pipeline_folder(family), KNOBS["vae.tiny"]
     blocks = {"lumina2": 4}.get(family, 3)
     given = tiny(tmp_path / "tiny", blocks=blocks)
-    reason = knob.unavailable(given, CPU, kind(folder))
+    reason = knob.unavailable_reason(given, CPU, kind(folder))
     assert (reason is None) is (kind(folder).components["vae"] == "AutoencoderKL")
     if reason is not None:
         assert is_one_line(reason)
@@ -140,7 +140,7 @@ def test_pickled_weights_are_not_read(pipeline_folder: Folder, tmp_path: Path) -
 
 
 def test_a_folder_that_is_not_there_says_so(pipeline_folder: Folder, tmp_path: Path) -> None:
-    reason = KNOBS["vae.tiny"].unavailable(str(tmp_path / "nowhere"), CPU, kind(pipeline_folder("flux")))
+    reason = KNOBS["vae.tiny"].unavailable_reason(str(tmp_path / "nowhere"), CPU, kind(pipeline_folder("flux")))
     assert reason == f"there is no {tmp_path / 'nowhere'} on this machine"
 
 
@@ -160,11 +160,11 @@ def test_what_names_weights(name: str, value: Any, right: bool) -> None:
 
 
 def test_what_is_on_the_hub_is_taken_apart() -> None:
-    from tuner.knobs.given import located
+    from tuner.knobs.user_weights import load_arguments
 
-    assert located("/weights/a@b") == ("/weights/a@b", {})
-    assert located("owner/name") == ("owner/name", {})
-    assert located("owner/name@1a2b") == ("owner/name", {"revision": "1a2b"})
-    assert located("owner/name/sub/x.safetensors@1a2b") == (
+    assert load_arguments("/weights/a@b") == ("/weights/a@b", {})
+    assert load_arguments("owner/name") == ("owner/name", {})
+    assert load_arguments("owner/name@1a2b") == ("owner/name", {"revision": "1a2b"})
+    assert load_arguments("owner/name/sub/x.safetensors@1a2b") == (
         "owner/name", {"weight_name": "sub/x.safetensors", "revision": "1a2b"},
     )  # fmt: skip

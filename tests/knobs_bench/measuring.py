@@ -93,7 +93,7 @@ class Bench:
     def draw(self, steps: int, output_type: str) -> Any:
         indices = range(int(self.row.values["batch"]))
         of_knobs = call_arguments({**self.row.values, "steps": steps})
-        return pipeline.draw(self.pipe, self.workload, list(indices), of_knobs, output_type=output_type)
+        return pipeline.generate(self.pipe, self.workload, list(indices), of_knobs, output_type=output_type)
 
     def draw_once(self) -> Any:
         return self.draw(1, "pt")

@@ -82,7 +82,7 @@ def plan(kind: Architecture, here: Environment, only: Sequence[str] = ()) -> tup
             title = f"{name}={show(value)}"
             if value == space.baseline[name] or (only and not {name, title} & set(only)):
                 continue
-            reason = knob.unavailable(value, here, kind)
+            reason = knob.unavailable_reason(value, here, kind)
             base = None if reason else base_of(space, name, value, here)
             if base is None:
                 refused[title] = reason or "no candidate has it: " + refusal(space, name, value)
@@ -95,7 +95,9 @@ def base_of(space: Space, name: str, value: Value, here: Environment) -> Values 
     """What a value is put on top of; None when no such candidate is allowed."""
     listed = [base for pattern, base in BASES if fnmatchcase(f"{name} {value}", pattern)]
     for base in (*listed, *FALLBACKS):
-        known = all(not KNOBS[other].unavailable(given, here, space.architecture) for other, given in base.items())
+        known = all(
+            not KNOBS[other].unavailable_reason(given, here, space.architecture) for other, given in base.items()
+        )
         for values in (space.candidate(base), space.candidate({**base, name: value})):
             known = known and space.refusal(values) is None
         if known and values.get(name) == value:

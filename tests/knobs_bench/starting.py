@@ -112,6 +112,6 @@ def be_child(given: argparse.Namespace) -> None:
         probe(given.weights, tell)
     else:
         here = environment.detect(given.device)
-        trials, _ = plan(architecture.of(pipe), here, given.only)
+        trials, _ = plan(architecture.from_pipeline(pipe), here, given.only)
         (row,) = (trial for trial in trials if trial.name == role)
         work(given, here, row, pipe, tell, handle)

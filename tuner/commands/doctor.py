@@ -299,7 +299,7 @@ def _refusal(knob: Knob, value: Value, here: Environment) -> str | None:
     of_machine: list[str] = []
     of_pipeline = ["the installed diffusers has no well-known pipeline"]
     for kind in _well_known():
-        reason = knob.unavailable(value, here, kind)
+        reason = knob.unavailable_reason(value, here, kind)
         if reason is None:
             return None
         is_own = any(name in reason for name in (kind.pipeline_class, *kind.components.values()))
@@ -326,14 +326,14 @@ def additions(here: Environment) -> tuple[Addition, ...]:
         for kind in _well_known()
         for knob in KNOBS.values()
         for value in knob.choices
-        if (reason := knob.unavailable(value, here, kind)) is not None
+        if (reason := knob.unavailable_reason(value, here, kind)) is not None
     ]
     found = []
     for package, version in here.libraries.items():
         if version is not None and package in _requirements():
             continue  # its range of versions is fixed
         with_it = msgspec.structs.replace(here, libraries={**here.libraries, package: ANY_VERSION})
-        gains = [gain for gain in refused if gain[1].unavailable(gain[2], with_it, gain[0]) is None]
+        gains = [gain for gain in refused if gain[1].unavailable_reason(gain[2], with_it, gain[0]) is None]
         if gains:
             found.append(_addition(package, gains))
     return tuple(found)

@@ -89,7 +89,7 @@ def _entry(knob: Knob, environment: Environment, architecture: Architecture, nee
     untouched = _untouched(knob, environment, architecture)
     values = []
     for value in dict.fromkeys((untouched, *knob.choices)):
-        reason = knob.unavailable(value, environment, architecture)
+        reason = knob.unavailable_reason(value, environment, architecture)
         values.append(
             KnobValue(
                 value=value,
@@ -103,7 +103,7 @@ def _entry(knob: Knob, environment: Environment, architecture: Architecture, nee
         name=knob.name,
         about=about(knob),
         acts=knob.acts,
-        changes_image=knob.image or any(value.changes_image for value in values),
+        changes_image=knob.may_change_image or any(value.changes_image for value in values),
         needs=needs,
         accepts=_accepts(knob),
         values=tuple(values),
@@ -154,7 +154,7 @@ def _candidate(different: Values, environment: Environment) -> Values:
     """The values of all knobs that mean something beside these and the untouched pipeline's."""
     values: Values = {}
     for name, knob in KNOBS.items():
-        if knob.active(values):
+        if knob.is_active(values):
             values[name] = different.get(name, knob.baseline(environment))
     return values
 

@@ -93,7 +93,7 @@ def baseline(environment: Environment) -> Values:
     """The untouched pipeline: the baseline value of every knob that is active then."""
     values: Values = {}
     for name, knob in KNOBS.items():
-        if knob.active(values):
+        if knob.is_active(values):
             values[name] = knob.baseline(environment)
     return values
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner.knobs.base import Knob, NoEffect, denoisers
-from tuner.knobs.conditions import capability_unavailable_reason, package_unavailable_reason
+from tuner.knobs.conditions import missing_capability, missing_package
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
@@ -104,7 +104,7 @@ class AttentionBackend(Knob):
     def changes_image(self, value: Value) -> bool:
         return BACKENDS[str(value)].approximate
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "native":
             return None
         backend = BACKENDS[str(value)]
@@ -116,12 +116,12 @@ class AttentionBackend(Knob):
         if masked and not backend.takes_mask:
             return f"{masked[0]} gives its attention a mask, which {value} does not take"
         if environment.device == "cuda" or not backend.on_cpu:
-            reason = capability_unavailable_reason(environment, backend.least, str(value), backend.majors)
+            reason = missing_capability(environment, backend.least, str(value), backend.majors)
             if reason:
                 return reason
-        return package_unavailable_reason(environment, *backend.package, backend.remedy) if backend.package else None
+        return missing_package(environment, *backend.package, backend.remedy) if backend.package else None
 
-    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+    def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         name = str(values.get(self.name, "native"))
         backend = BACKENDS[name]
         if backend.compiled_only and values["compile.scope"] == "none":
@@ -163,15 +163,15 @@ class FlashImplementation(Knob):
     choices = ("default", *IMPLEMENTATIONS)
     order = 19
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "default":
             return None
         package, remedy, majors = IMPLEMENTATIONS[str(value)]
-        return capability_unavailable_reason(environment, 9.0, str(value), majors) or package_unavailable_reason(
+        return missing_capability(environment, 9.0, str(value), majors) or missing_package(
             environment, *package, remedy
         )
 
-    def active(self, values: Mapping[str, Value]) -> bool:
+    def is_active(self, values: Mapping[str, Value]) -> bool:
         # `native` prefers cuDNN to flash on the GPUs that have an FA3 or FA4.
         return values.get("attention.backend") == "_native_flash"
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.knobs.base import Knob, switched
-from tuner.knobs.compile import OfDenoiser
+from tuner.knobs.base import Knob, set_flag
+from tuner.knobs.compile import DenoiserCompileKnob
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
 
 
-class CompileBackend(OfDenoiser):
+class CompileBackend(DenoiserCompileKnob):
     """The compiler of the denoiser: torch's inductor, or NVIDIA's TensorRT, which builds an engine in minutes."""
 
     name = "compile.backend"
     choices = ("inductor", "tensorrt")
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "inductor":
             return None
         if environment.device == "cpu":
@@ -28,7 +28,7 @@ class CompileBackend(OfDenoiser):
             return f"torch_tensorrt is not installed (pip install torch-tensorrt=={version}.*, the one for this torch)"
         return None
 
-    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+    def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if values.get(self.name) != "tensorrt":
             return None
         if values["compile.scope"] == "regional":
@@ -52,7 +52,7 @@ class CudnnBenchmark(Knob):
     choices = (False, True)
     order = 5
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if not value:
             return None
         if environment.device == "cpu":
@@ -64,7 +64,7 @@ class CudnnBenchmark(Knob):
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         from torch.backends import cudnn
 
-        return switched(cudnn, "benchmark", True, "torch.backends.cudnn.benchmark")
+        return set_flag(cudnn, "benchmark", True, "torch.backends.cudnn.benchmark")
 
 
 class MatmulTf32(Knob):
@@ -72,10 +72,10 @@ class MatmulTf32(Knob):
 
     name = "matmul.tf32"
     choices = (False, True)
-    image = True
+    may_change_image = True
     order = 5
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if not value:
             return None
         if environment.device == "cpu":
@@ -84,11 +84,11 @@ class MatmulTf32(Knob):
             return f"TF32 needs compute capability 8.0, this GPU has {environment.compute_capability}"
         return None
 
-    def active(self, values: Mapping[str, Value]) -> bool:
+    def is_active(self, values: Mapping[str, Value]) -> bool:
         return values["precision.dtype"] == "float32"
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         from torch.backends.cuda import matmul
 
         # The newer fp32_precision would make every later reading of this flag raise, and torch itself reads it.
-        return switched(matmul, "allow_tf32", True, "torch.backends.cuda.matmul.allow_tf32")
+        return set_flag(matmul, "allow_tf32", True, "torch.backends.cuda.matmul.allow_tf32")

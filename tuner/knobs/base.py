@@ -11,7 +11,7 @@ from tuner.records.gate import Allowance
 from tuner.records.machine import Environment
 from tuner.records.model import DENOISERS, Architecture
 
-MOST = 100_000
+MAX_COUNT = 100_000
 """Steps, prompts or tokens beyond this are a slip of the hand."""
 
 
@@ -32,8 +32,8 @@ class Knob(ABC):
     name: ClassVar[str]
     choices: ClassVar[tuple[Value, ...]]
     acts: ClassVar[Literal["build", "call"]] = "build"
-    image: ClassVar[bool] = False
-    given: ClassVar[bool] = False
+    may_change_image: ClassVar[bool] = False
+    user_supplied: ClassVar[bool] = False
     order: ClassVar[int] = 0
 
     def baseline(self, environment: Environment) -> Value:
@@ -42,21 +42,21 @@ class Knob(ABC):
 
     def invalid_reason(self, value: Value) -> str | None:
         """Why `value` can never be a value of this knob, or None."""
-        return not_one_of(value, self.choices)
+        return invalid_choice_reason(value, self.choices)
 
     def changes_image(self, value: Value) -> bool:
         """Whether this value may change the image by more than rounding: what `image` says, of one value."""
-        return self.image
+        return self.may_change_image
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         """Why `value` cannot work in this environment or on this pipeline, and the remedy, or None."""
         return None
 
-    def active(self, values: Mapping[str, Value]) -> bool:
+    def is_active(self, values: Mapping[str, Value]) -> bool:
         """Whether this knob means anything beside the values chosen before it."""
         return True
 
-    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+    def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         """Why this knob's value cannot go together with the others, or None."""
         return None
 
@@ -82,7 +82,7 @@ def denoisers(pipe: Any) -> list[Any]:
     return [component for component in found if component is not None]
 
 
-def switched(holder: Any, flag: str, wanted: Value, name: str) -> str:
+def set_flag(holder: Any, flag: str, wanted: Value, name: str) -> str:
     """Give a flag of the whole process a value, verify it and say so; an earlier pipeline may have set it `already`."""
     if getattr(holder, flag) == wanted:
         return f"{name} = {wanted} already"
@@ -92,7 +92,7 @@ def switched(holder: Any, flag: str, wanted: Value, name: str) -> str:
     return f"{name} = {wanted}"
 
 
-def not_one_of(value: Value, choices: tuple[Value, ...]) -> str | None:
+def invalid_choice_reason(value: Value, choices: tuple[Value, ...]) -> str | None:
     """The usual `invalid_reason`: a value outside a closed list (types count: 1 is not true)."""
     if any(type(value) is type(choice) and value == choice for choice in choices):
         return None
@@ -100,7 +100,7 @@ def not_one_of(value: Value, choices: tuple[Value, ...]) -> str | None:
     return f"must be one of {', '.join(shown)}"
 
 
-def not_positive_integer(value: Value) -> str | None:
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST:
+def invalid_count_reason(value: Value) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_COUNT:
         return None
-    return f"must be a whole number from 1 to {MOST}"
+    return f"must be a whole number from 1 to {MAX_COUNT}"

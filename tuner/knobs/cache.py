@@ -13,23 +13,23 @@ from tuner.records.gate import Allowance
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
 
-THRESHOLD, INTERVAL, MOST = "cache.threshold", "cache.interval", "cache.max_skip_steps"
+THRESHOLD, INTERVAL, MAX_SKIP_STEPS = "cache.threshold", "cache.interval", "cache.max_skip_steps"
 
 OUTSIDE = {"full": "it decides between the blocks, which breaks a whole graph; regional compile keeps it outside"}
 INSIDE = {"regional": "its hooks sit inside the blocks and break their graphs", **OUTSIDE}
 
-KINDS: Mapping[str, CacheMethod] = {
+METHODS: Mapping[str, CacheMethod] = {
     # One number a call of the denoiser, of which guidance makes two a step; so too TeaCache.
     # In a whole graph it is left for the gate to reject.
     "first-block": CacheMethod(hooks.first_block, hooks.without_registered_blocks, (THRESHOLD,), 2, {}),
-    "mag": CacheMethod(hooks.mag, hooks.without_ratios, (THRESHOLD, MOST), 0, OUTSIDE),
+    "mag": CacheMethod(hooks.mag, hooks.without_ratios, (THRESHOLD, MAX_SKIP_STEPS), 0, OUTSIDE),
     "taylorseer": CacheMethod(hooks.taylorseer, hooks.without_projection, (INTERVAL,), 0, OUTSIDE),
-    "pab": CacheMethod(broadcast.enable, broadcast.unavailable, (INTERVAL,), 0, OUTSIDE),
+    "pab": CacheMethod(broadcast.enable, broadcast.unavailable_reason, (INTERVAL,), 0, OUTSIDE),
     # It makes its two frequency masks on the CPU and copies them.
     "faster": CacheMethod(hooks.faster, hooks.without_format, (INTERVAL,), 2, INSIDE),
-    "teacache": CacheMethod(teacache.enable, teacache.unavailable, (THRESHOLD,), 2, OUTSIDE),
-    "dbcache": CacheMethod(dbcache.enable, dbcache.unavailable, (THRESHOLD, MOST), 4, OUTSIDE),
-    "deepcache": CacheMethod(deepcache.enable, deepcache.unavailable, (INTERVAL,), 0, OUTSIDE),
+    "teacache": CacheMethod(teacache.enable, teacache.unavailable_reason, (THRESHOLD,), 2, OUTSIDE),
+    "dbcache": CacheMethod(dbcache.enable, dbcache.unavailable_reason, (THRESHOLD, MAX_SKIP_STEPS), 4, OUTSIDE),
+    "deepcache": CacheMethod(deepcache.enable, deepcache.unavailable_reason, (INTERVAL,), 0, OUTSIDE),
 }
 
 
@@ -43,15 +43,15 @@ class CacheKind(Knob):
     """
 
     name = "cache.kind"
-    choices = ("none", *KINDS)
-    image = True
+    choices = ("none", *METHODS)
+    may_change_image = True
     order = 50
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
-        return None if value == "none" else KINDS[str(value)].unavailable(environment, architecture)
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+        return None if value == "none" else METHODS[str(value)].unavailable_reason(environment, architecture)
 
-    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
-        kind = KINDS.get(str(values.get(self.name)))
+    def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+        kind = METHODS.get(str(values.get(self.name)))
         if kind is None:
             return None
         if values.get("lora.file", "none") != "none":
@@ -61,23 +61,23 @@ class CacheKind(Knob):
         return kind.refused_scopes.get(str(values["compile.scope"]))
 
     def allowances(self, values: Mapping[str, Value]) -> tuple[Allowance, ...]:
-        kind = KINDS.get(str(values[self.name]))
+        kind = METHODS.get(str(values[self.name]))
         if kind is None or not kind.syncs_per_step:
             return ()
         return (Allowance(kind="device sync", count_per_step=kind.syncs_per_step, knob=self.name),)
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
-        return KINDS[str(values[self.name])].enable(pipe, values)
+        return METHODS[str(values[self.name])].enable(pipe, values)
 
 
 class CacheParameter(Knob):
     """A number that some kinds of cache take. The cache reads it when it is put on."""
 
-    image = True
+    may_change_image = True
     order = 51
 
-    def active(self, values: Mapping[str, Value]) -> bool:
-        kind = KINDS.get(str(values["cache.kind"]))
+    def is_active(self, values: Mapping[str, Value]) -> bool:
+        kind = METHODS.get(str(values["cache.kind"]))
         return kind is not None and self.name in kind.parameters
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
@@ -109,7 +109,7 @@ class CacheInterval(CacheParameter):
 class CacheMaxSkipSteps(CacheParameter):
     """How many steps in a row may be skipped."""
 
-    name = MOST
+    name = MAX_SKIP_STEPS
     choices = (3, 2, 5)
 
     def invalid_reason(self, value: Value) -> str | None:

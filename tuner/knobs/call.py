@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tuner.knobs.base import Knob, not_positive_integer
+from tuner.knobs.base import Knob, invalid_count_reason
 from tuner.records.codec import Value
 
 
@@ -14,4 +14,4 @@ class Batch(Knob):
     acts = "call"
 
     def invalid_reason(self, value: Value) -> str | None:
-        return not_positive_integer(value)
+        return invalid_count_reason(value)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tuner.knobs.base import Knob, NoEffect, denoisers
 from tuner.knobs.text import denoises_unpadded, encodes_unpadded
-from tuner.model.diffusers_source import file_of
+from tuner.model.diffusers_source import class_source
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
@@ -19,7 +19,7 @@ AUTOTUNED_MODES = ("max-autotune-no-cudagraphs", "max-autotune")
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
-def no_compiler(environment: Environment) -> str | None:
+def missing_compiler(environment: Environment) -> str | None:
     """Why nothing can be compiled here, and the remedy, or None."""
     if environment.device == "cuda":
         return None if environment.libraries.get("triton") else "Triton is not installed (pip install triton)"
@@ -32,7 +32,7 @@ def inductor_compiles(values: Mapping[str, Value]) -> bool:
     return denoiser or bool(values.get("compile.text_encoders")) or bool(values.get("compile.vae"))
 
 
-def against_cuda_graphs(values: Mapping[str, Value]) -> str | None:
+def cuda_graph_conflict(values: Mapping[str, Value]) -> str | None:
     """Why the denoiser of this candidate cannot be replayed from a CUDA graph, or None."""
     if values.get("cache.kind", "none") != "none":
         return "a cache decides at each step what to run, a CUDA graph replays always the same"
@@ -61,7 +61,7 @@ def compile_options(values: Mapping[str, Value]) -> dict[str, Any]:
     return options | {"mode": str(values.get("compile.mode", "default"))}
 
 
-def keeping_outputs(call: Callable[..., Any]) -> Callable[..., Any]:
+def clone_outputs(call: Callable[..., Any]) -> Callable[..., Any]:
     """`call`, with its tensors copied out of memory that the next replay of a CUDA graph overwrites."""
     import torch
     from torch.utils._pytree import tree_map_only
@@ -73,7 +73,7 @@ def keeping_outputs(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def blocks_compiled(pipe: Any) -> Iterator[None]:
+def compiled_blocks(pipe: Any) -> Iterator[None]:
     """While the denoiser's repeated blocks are compiled by inductor, with eager code's rounding between operators.
     Raises NoEffect when there are none."""
     import torch
@@ -101,10 +101,10 @@ class CompileScope(Knob):
     choices = ("none", "regional", "full")
     order = 40
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
-        return None if value == "none" else no_compiler(environment)
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+        return None if value == "none" else missing_compiler(environment)
 
-    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+    def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if values.get(self.name, "none") == "none" or values.get("compile.dynamic"):
             return None
         if denoises_unpadded(architecture.pipeline_class):
@@ -127,7 +127,7 @@ class CompileScope(Knob):
                 if denoiser._compiled_call_impl is None:
                     raise NoEffect(f"{name} was not compiled")
                 if options.get("mode") in CUDA_GRAPH_MODES:
-                    denoiser._compiled_call_impl = keeping_outputs(denoiser._compiled_call_impl)
+                    denoiser._compiled_call_impl = clone_outputs(denoiser._compiled_call_impl)
                 done.append(f"{name} compiled whole, {how}")
                 continue
             blocks = repeated_blocks(denoiser)
@@ -151,14 +151,14 @@ def repeated_blocks(denoiser: Any) -> list[Any]:
     return [block for blocks in lists if len(blocks) > 1 and len({type(b) for b in blocks}) == 1 for block in blocks]
 
 
-class OfDenoiser(Knob):
+class DenoiserCompileKnob(Knob):
     """A knob of how the denoiser is compiled. It says no more than what `CompileScope` then does."""
 
-    def active(self, values: Mapping[str, Value]) -> bool:
+    def is_active(self, values: Mapping[str, Value]) -> bool:
         return values["compile.scope"] != "none"
 
 
-class CompileMode(OfDenoiser):
+class CompileMode(DenoiserCompileKnob):
     """What inductor adds: CUDA graphs (reduce-overhead), minutes of timing kernels for products, or both.
 
     `max-autotune` is both, `max-autotune-no-cudagraphs` the timing alone.
@@ -167,26 +167,26 @@ class CompileMode(OfDenoiser):
     name = "compile.mode"
     choices = ("default", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune")
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value != "default" and environment.device == "cpu":
             return f"{value} works through CUDA graphs or Triton kernels, and this is a CPU"
         return None
 
-    def active(self, values: Mapping[str, Value]) -> bool:
-        return super().active(values) and values.get("compile.backend", "inductor") == "inductor"
+    def is_active(self, values: Mapping[str, Value]) -> bool:
+        return super().is_active(values) and values.get("compile.backend", "inductor") == "inductor"
 
-    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+    def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if values.get(self.name) not in CUDA_GRAPH_MODES:
             return None
         if values["compile.scope"] == "regional":
             return "CUDA graphs of single blocks overwrite each other's outputs (pytorch#152887)"
-        return against_cuda_graphs(values)
+        return cuda_graph_conflict(values)
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         return f"mode {values[self.name]}"
 
 
-class CompileDynamic(OfDenoiser):
+class CompileDynamic(DenoiserCompileKnob):
     """Whether the denoiser's code takes any batch and prompt length: slower, and compiled once instead of for each."""
 
     name = "compile.dynamic"
@@ -196,36 +196,36 @@ class CompileDynamic(OfDenoiser):
         return "compiled for any size"
 
 
-class Component(Knob):
+class CompiledComponent(Knob):
     """A component besides the denoiser that torch.compile can compile, in mode default."""
 
     choices = (False, True)
     order = 40
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
-        return (self.missing(architecture) or no_compiler(environment)) if value else None
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+        return (self.missing_reason(architecture) or missing_compiler(environment)) if value else None
 
-    def missing(self, architecture: Architecture) -> str | None:
+    def missing_reason(self, architecture: Architecture) -> str | None:
         """Why a pipeline has nothing to compile here, or None."""
         raise NotImplementedError
 
 
-class CompileTextEncoders(Component):
+class CompileTextEncoders(CompiledComponent):
     """Whether the text encoders are compiled too. They run once an image, before the first step."""
 
     name = "compile.text_encoders"
 
-    def missing(self, architecture: Architecture) -> str | None:
+    def missing_reason(self, architecture: Architecture) -> str | None:
         name = architecture.pipeline_class
         if not any(component in architecture.components for component in TEXT_ENCODERS):
             return f"{name} has no text encoder"
-        if not re.search(r"\btext_encoder(_\d)?\(", file_of("pipelines", name)):
+        if not re.search(r"\btext_encoder(_\d)?\(", class_source("pipelines", name)):
             return f"{name} calls no text encoder as a whole, only parts of it"
         if encodes_unpadded(name):
             return f"{name} does not pad its prompts, and each length would be compiled anew"
         return None
 
-    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+    def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if values.get(self.name) and values.get("memory.group_offload"):
             return "offloading copies weights between the layers, which breaks their graphs"
         return None
@@ -241,18 +241,18 @@ class CompileTextEncoders(Component):
         return f"{', '.join(type(encoder).__name__ for encoder in encoders)} compiled"
 
 
-class CompileVae(Component):
+class CompileVae(CompiledComponent):
     """Whether the VAE's decoding is compiled too. It runs once an image, after the last step."""
 
     name = "compile.vae"
 
-    def missing(self, architecture: Architecture) -> str | None:
+    def missing_reason(self, architecture: Architecture) -> str | None:
         name = architecture.pipeline_class
         if "vae" not in architecture.components:
             return f"{name} has no VAE"
-        return None if "vae.decode(" in file_of("pipelines", name) else f"{name} never calls vae.decode"
+        return None if "vae.decode(" in class_source("pipelines", name) else f"{name} never calls vae.decode"
 
-    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+    def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if values.get(self.name) and values.get("vae.tiling"):
             return "tiles differ in size, and each size would be compiled anew"
         return None

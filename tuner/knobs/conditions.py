@@ -7,7 +7,7 @@ import re
 from tuner.records.machine import Environment
 
 
-def package_unavailable_reason(environment: Environment, package: str, least: str, remedy: str = "") -> str | None:
+def missing_package(environment: Environment, package: str, least: str, remedy: str = "") -> str | None:
     """Why a distribution does not serve, with the remedy (usually pip), or None."""
     wanted = f"{package}>={least}"
     remedy = remedy or f"pip install '{wanted}'"
@@ -30,9 +30,7 @@ def capability(environment: Environment) -> float:
     return float(environment.compute_capability or 0) if environment.device == "cuda" else 0.0
 
 
-def capability_unavailable_reason(
-    environment: Environment, least: float, what: str, majors: tuple[int, ...] = ()
-) -> str | None:
+def missing_capability(environment: Environment, least: float, what: str, majors: tuple[int, ...] = ()) -> str | None:
     """Why this GPU cannot run `what`: it is older than `least`, or of no generation in `majors` (empty for any)."""
     here = capability(environment)
     if environment.device == "cpu":

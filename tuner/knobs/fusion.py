@@ -8,7 +8,7 @@ from typing import Any
 
 from tuner.errors import Unavailable
 from tuner.knobs.base import Knob, NoEffect, denoisers
-from tuner.model.diffusers_source import file_of
+from tuner.model.diffusers_source import class_source
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture, Denoiser
@@ -21,7 +21,7 @@ class FuseQkv(Knob):
     choices = (False, True)
     order = 10
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if not value:
             return None
         if not all(can_fuse(denoiser.class_name) for denoiser in architecture.denoisers):
@@ -35,7 +35,7 @@ class FuseQkv(Knob):
     def loses_norms(self, denoiser: Denoiser, architecture: Architecture) -> bool:
         """Whether the fused processor drops norms that the denoiser has, as that of Stable Diffusion 3.5 does."""
         has_norms = bool(architecture.settings.get(denoiser.component, {}).get("qk_norm"))
-        return has_norms and "FusedJointAttnProcessor2_0" in file_of("models", denoiser.class_name)
+        return has_norms and "FusedJointAttnProcessor2_0" in class_source("models", denoiser.class_name)
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         fused, apart = 0, 0
@@ -51,7 +51,7 @@ class FuseQkv(Knob):
 
 def can_fuse(class_name: str) -> bool:
     """Whether a model has fuse_qkv_projections: its own, or the one of diffusers' AttentionMixin."""
-    text = file_of("models", class_name)
+    text = class_source("models", class_name)
     bases = text.partition(f"class {class_name}(")[2].partition("):")[0]
     return "AttentionMixin" in bases or "def fuse_qkv_projections" in text
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tuner.knobs.base import Knob, NoEffect, denoisers
-from tuner.knobs.compile import CUDA_GRAPH_MODES, against_cuda_graphs, compile_options, keeping_outputs
+from tuner.knobs.compile import CUDA_GRAPH_MODES, clone_outputs, compile_options, cuda_graph_conflict
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
@@ -28,7 +28,7 @@ class SchedulerStep(Knob):
     choices = (False, True)
     order = 41
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if not value:
             return None
         if architecture.pipeline_class != "FluxPipeline":
@@ -37,10 +37,10 @@ class SchedulerStep(Knob):
             return f"only the Euler step of {EULER} is built in"
         return None
 
-    def active(self, values: Mapping[str, Value]) -> bool:
+    def is_active(self, values: Mapping[str, Value]) -> bool:
         return values["compile.scope"] == "full" and values.get("compile.backend", "inductor") == "inductor"
 
-    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+    def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if not values.get(self.name):
             return None
         if values.get("cache.kind", "none") != "none":
@@ -74,7 +74,7 @@ class DenoiserWithStep:
         options = compile_options(values)
         self.call = torch.compile(denoise_and_step, **options)
         if options["mode"] in CUDA_GRAPH_MODES:
-            self.call = keeping_outputs(self.call)
+            self.call = clone_outputs(self.call)
         self._scheduler = scheduler
         self._plain_step = scheduler.step
         self._ready: tuple[Any, Any, Any] | None = None
@@ -122,33 +122,33 @@ class DenoiserGraph(Knob):
     choices = (False, True)
     order = 42
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         return "CUDA graphs need a GPU, and this is a CPU" if value and environment.device == "cpu" else None
 
-    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+    def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if not values.get(self.name):
             return None
         if values.get("compile.mode") in CUDA_GRAPH_MODES:
             return f"{values['compile.mode']} captures CUDA graphs itself"
         if values.get("compile.backend") == "tensorrt":
             return "TensorRT's engines run on a stream of their own, outside the capture"
-        return against_cuda_graphs(values)
+        return cuda_graph_conflict(values)
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         names = []
         for denoiser in denoisers(pipe):
             call = denoiser._compiled_call_impl
             if isinstance(call, DenoiserWithStep):
-                call.call = Replayed(call.call, denoiser.device)
+                call.call = CapturedCall(call.call, denoiser.device)
             else:
-                denoiser._compiled_call_impl = Replayed(call or denoiser._call_impl, denoiser.device)
+                denoiser._compiled_call_impl = CapturedCall(call or denoiser._call_impl, denoiser.device)
             names.append(type(denoiser).__name__)
         if not names:
             raise NoEffect("the pipeline has no denoiser")
         return f"{', '.join(names)}: one CUDA graph for each shape of the inputs"
 
 
-class Replayed:
+class CapturedCall:
     """A call that is captured once for each signature of its inputs (the tensors' shapes and types, everything else by
     value) and replayed from then on. What it gives back is the caller's own."""
 
@@ -163,7 +163,7 @@ class Replayed:
         from torch.utils._pytree import tree_flatten, tree_map_only
 
         leaves, form = tree_flatten((arguments, named))
-        signature = (str(form), *(described(leaf) for leaf in leaves))
+        signature = (str(form), *(leaf_signature(leaf) for leaf in leaves))
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if signature not in self._captured:
             if len(self._captured) == MAX_GRAPHS:
@@ -209,7 +209,7 @@ class Replayed:
         return graph.replay, outputs
 
 
-def described(leaf: Any) -> Any:
+def leaf_signature(leaf: Any) -> Any:
     """What of an input a captured graph depends on: a tensor's shape and type, anything else as it is."""
     import torch
 

@@ -15,7 +15,7 @@ class GuidanceInterval(Knob):
     """The share of the denoising after which guidance is off, by an argument of the pipeline's call; 1 is never."""
 
     choices = (1.0, 0.8, 0.6, 0.4)
-    image = True
+    may_change_image = True
     argument: ClassVar[str]
 
     def invalid_reason(self, value: Value) -> str | None:
@@ -23,7 +23,7 @@ class GuidanceInterval(Knob):
             return None
         return "must be a share above 0 and up to 1"
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == 1 or self.argument in architecture.arguments:
             return None
         return f"{architecture.pipeline_class} takes no {self.argument}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from tuner.knobs.base import Knob, NoEffect, denoisers, switched
+from tuner.knobs.base import Knob, NoEffect, denoisers, set_flag
 from tuner.knobs.compile import AUTOTUNED_MODES, inductor_compiles
-from tuner.knobs.conditions import capability_unavailable_reason
+from tuner.knobs.conditions import missing_capability
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
@@ -45,7 +45,7 @@ class InductorFlag(Knob):
     choices: ClassVar[tuple[Value, ...]] = (False, True)
     order = 5
 
-    def active(self, values: Mapping[str, Value]) -> bool:
+    def is_active(self, values: Mapping[str, Value]) -> bool:
         return inductor_compiles(values)
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
@@ -53,13 +53,13 @@ class InductorFlag(Knob):
 
         group, _, flag = self.flag.rpartition(".")
         holder = getattr(config, group) if group else config
-        return switched(holder, flag, values[self.name], f"{INDUCTOR}.{self.flag}")
+        return set_flag(holder, flag, values[self.name], f"{INDUCTOR}.{self.flag}")
 
 
 class TritonFlag(InductorFlag):
     """A flag of how inductor writes Triton kernels."""
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value != self.choices[0] and environment.device == "cpu":
             return "it is about Triton kernels, and inductor writes C++ for a CPU"
         return None
@@ -68,8 +68,8 @@ class TritonFlag(InductorFlag):
 class AutotunedFlag(TritonFlag):
     """A flag of how the max-autotune modes choose kernels for products; the other modes choose nothing."""
 
-    def active(self, values: Mapping[str, Value]) -> bool:
-        return super().active(values) and values.get("compile.mode") in AUTOTUNED_MODES
+    def is_active(self, values: Mapping[str, Value]) -> bool:
+        return super().is_active(values) and values.get("compile.mode") in AUTOTUNED_MODES
 
 
 class EpilogueFusion(AutotunedFlag):
@@ -86,10 +86,10 @@ class PersistentTmaMatmul(AutotunedFlag):
     name = "inductor.persistent_tma_matmul"
     flag = "triton.enable_persistent_tma_matmul"
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
-        return capability_unavailable_reason(environment, 9.0, "the tensor memory accelerator") if value else None
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+        return missing_capability(environment, 9.0, "the tensor memory accelerator") if value else None
 
-    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+    def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if values.get(self.name) and values.get("inductor.max_autotune_gemm_backends") == "ATEN":
             return "these kernels are Triton's, and max_autotune_gemm_backends=ATEN leaves Triton out"
         return None
@@ -102,7 +102,7 @@ class MaxAutotuneGemmBackends(AutotunedFlag):
     flag = "max_autotune_gemm_backends"
     choices = ("ATEN,TRITON,CPP", "ATEN", "TRITON")
 
-    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+    def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if values.get(self.name) == "ATEN" and values.get("inductor.epilogue_fusion") is False:
             return "epilogues are fused into Triton's kernels alone, and ATEN leaves Triton out"
         return None
@@ -114,7 +114,7 @@ class CoordinateDescentTuning(TritonFlag):
     name = "inductor.coordinate_descent_tuning"
     flag = "coordinate_descent_tuning"
 
-    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+    def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if values.get(self.name) and values.get("compile.mode") in AUTOTUNED_MODES:
             return "the max-autotune modes switch it on already"
         return None
@@ -126,9 +126,9 @@ class CoordinateDescentCheckAllDirections(TritonFlag):
     name = "inductor.coordinate_descent_check_all_directions"
     flag = "coordinate_descent_check_all_directions"
 
-    def active(self, values: Mapping[str, Value]) -> bool:
+    def is_active(self, values: Mapping[str, Value]) -> bool:
         is_searched = values.get("inductor.coordinate_descent_tuning") or values.get("compile.mode") in AUTOTUNED_MODES
-        return super().active(values) and bool(is_searched)
+        return super().is_active(values) and bool(is_searched)
 
 
 class AggressiveFusion(InductorFlag):
@@ -144,7 +144,7 @@ class EmulatePrecisionCasts(InductorFlag):
     name = "inductor.emulate_precision_casts"
     flag = "emulate_precision_casts"
 
-    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+    def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if values.get(self.name) and values.get("precision.dtype") == "float32":
             return "it is for bfloat16 and float16; in float32 it only forbids fused multiply-add"
         return None
@@ -157,7 +157,7 @@ class Conv1x1AsMm(InductorFlag):
     flag = "conv_1x1_as_mm"
     order = 39
 
-    def active(self, values: Mapping[str, Value]) -> bool:
+    def is_active(self, values: Mapping[str, Value]) -> bool:
         return bool(values.get("compile.vae"))
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
@@ -194,12 +194,12 @@ class Freezing(InductorFlag):
     name = "inductor.freezing"
     flag = "freezing"
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value and environment.device == "cuda":
             return "it packs weights for CPU kernels"
         return None
 
-    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+    def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if values.get(self.name) and values["compile.scope"] == "regional":
             return "constants differ from block to block, so each block would compile anew"
         return None

@@ -6,23 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuner.knobs.base import Knob, NoEffect, denoisers
-from tuner.knobs.conditions import package_unavailable_reason
-from tuner.knobs.given import GivenWeights, located, unreadable
-from tuner.model.diffusers_source import file_of
+from tuner.knobs.conditions import missing_package
+from tuner.knobs.user_weights import UserWeights, load_arguments, load_error
+from tuner.model.diffusers_source import class_source
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
 
 
-class LoraFile(GivenWeights):
+class LoraFile(UserWeights):
     """A distilled LoRA, fused into the denoiser: a file or folder, or owner/name[/file.safetensors] on the hub."""
 
     name = "lora.file"
     order = 8
 
-    def unfit(self, environment: Environment, architecture: Architecture) -> str | None:
+    def unsupported_reason(self, environment: Environment, architecture: Architecture) -> str | None:
         name = architecture.pipeline_class
-        if reason := package_unavailable_reason(environment, "peft", "0.17"):
+        if reason := missing_package(environment, "peft", "0.17"):
             return reason
         if len(architecture.denoisers) > 1:
             return f"{name} has two denoisers, and a LoRA is for one of them"
@@ -34,15 +34,15 @@ class LoraFile(GivenWeights):
         from safetensors import SafetensorError
 
         given = str(values[self.name])
-        where, narrowed = located(given)
-        before = sums(pipe)
+        where, narrowed = load_arguments(given)
+        before = parameter_sums(pipe)
         try:
             pipe.load_lora_weights(where, use_safetensors=True, **narrowed)
         except (OSError, ValueError, IndexError, RuntimeError, SafetensorError) as error:
-            raise unreadable("LoRA for this pipeline", given, error) from None
+            raise load_error("LoRA for this pipeline", given, error) from None
         pipe.fuse_lora(lora_scale=float(values["lora.scale"]))
         pipe.unload_lora_weights()
-        after = sums(pipe)
+        after = parameter_sums(pipe)
         if after.keys() != before.keys():
             raise NoEffect("the LoRA's own weights were not unloaded")
         changed = sum(after[name] != before[name] for name in before)
@@ -53,11 +53,11 @@ class LoraFile(GivenWeights):
 
 def loads_lora(pipeline_class: str) -> bool:
     """Whether the class is declared with one of diffusers' loaders of LoRAs."""
-    declared = file_of("pipelines", pipeline_class).partition(f"class {pipeline_class}(")[2]
+    declared = class_source("pipelines", pipeline_class).partition(f"class {pipeline_class}(")[2]
     return "LoraLoaderMixin" in declared.partition(":")[0]
 
 
-def sums(pipe: Any) -> dict[str, float]:
+def parameter_sums(pipe: Any) -> dict[str, float]:
     """A sum for each weight of the denoisers, by name: what was fused into it moves it."""
     import torch
 
@@ -73,14 +73,14 @@ class LoraScale(Knob):
 
     name = "lora.scale"
     choices = (1.0, 0.125)
-    image = True
+    may_change_image = True
 
     def invalid_reason(self, value: Value) -> str | None:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 2:
             return None
         return "must be a number between 0 and 2"
 
-    def active(self, values: Mapping[str, Value]) -> bool:
+    def is_active(self, values: Mapping[str, Value]) -> bool:
         return values.get("lora.file", "none") != "none"
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:

@@ -23,10 +23,10 @@ class GroupOffload(Knob):
     # After a regional compile, as a cache: its hooks then run around the compiled blocks.
     order = 45
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         return "a CPU has no other memory to copy from" if value and environment.device == "cpu" else None
 
-    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+    def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if not values.get(self.name):
             return None
         if values.get("compile.scope") == "full":
@@ -52,7 +52,7 @@ class GroupOffload(Knob):
             apply_group_offloading(encoder, offload_type="leaf_level", **settings)
         for denoiser in denoisers(pipe):
             denoiser.enable_group_offload(offload_type="block_level", num_blocks_per_group=1, **settings)
-        groups = sum(map(offloaded, denoisers(pipe)))
+        groups = sum(map(count_offloaded, denoisers(pipe)))
         if not groups:
             raise NoEffect("no block of the denoiser is offloaded")
         parameters = [parameter for denoiser in denoisers(pipe) for parameter in denoiser.parameters()]
@@ -62,7 +62,7 @@ class GroupOffload(Knob):
         return f"{groups} blocks of the denoiser, {waiting / 1e9:.2f} GB, wait in host memory"
 
 
-def offloaded(model: Any) -> int:
+def count_offloaded(model: Any) -> int:
     """How many modules copy weights over before they run."""
     hooks = (getattr(module, "_diffusers_hook", None) for module in model.modules())
     return sum(registry is not None and registry.get_hook("group_offloading") is not None for registry in hooks)
@@ -73,10 +73,10 @@ class LayerwiseCasting(Knob):
 
     name = "memory.layerwise_casting"
     choices = (False, True)
-    image = True
+    may_change_image = True
     order = 35
 
-    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+    def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if not values.get(self.name):
             return None
         if values.get("quantization.scheme", "none") != "none":

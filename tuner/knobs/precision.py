@@ -20,7 +20,7 @@ class Dtype(Knob):
 
     name = "precision.dtype"
     choices = ("float32", "bfloat16", "float16")
-    image = True
+    may_change_image = True
     order = 0
 
     def baseline(self, environment: Environment) -> Value:
@@ -28,7 +28,7 @@ class Dtype(Knob):
             return "float32"
         return "bfloat16" if has_bfloat16(environment) else "float16"
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "float16" and environment.device == "cpu":
             return "CPUs compute float16 by converting it: slower than float32 and no more precise than bfloat16"
         if value == "bfloat16" and environment.device == "cuda" and not has_bfloat16(environment):

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import Unavailable
-from tuner.knobs.base import Knob, NoEffect, denoisers, not_one_of
-from tuner.knobs.conditions import capability, capability_unavailable_reason, package_unavailable_reason
-from tuner.knobs.given import unopenable
-from tuner.model.diffusers_source import file_of
+from tuner.knobs.base import Knob, NoEffect, denoisers, invalid_choice_reason
+from tuner.knobs.conditions import capability, missing_capability, missing_package
+from tuner.knobs.user_weights import unreadable_reason
+from tuner.model.diffusers_source import class_source
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
@@ -83,10 +83,10 @@ class QuantizationScheme(Knob):
 
     name = "quantization.scheme"
     choices = ("none", *SCHEMES, "nunchaku")
-    image = True
+    may_change_image = True
     order = 30
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "none":
             return None
         if value == "nunchaku":
@@ -94,14 +94,14 @@ class QuantizationScheme(Knob):
             return f"Nunchaku has no kernels for compute capability {capability(environment)}" if hopper else NUNCHAKU
         scheme = SCHEMES[str(value)]
         if environment.device == "cuda" or not scheme.on_cpu:
-            reason = capability_unavailable_reason(environment, scheme.least, f"{value} arithmetic")
+            reason = missing_capability(environment, scheme.least, f"{value} arithmetic")
             if reason:
                 return reason
         if value == "bnb-nf4" and environment.libraries.get("kernels"):
             return "bitsandbytes runs code downloaded from the Hub where it finds kernels (pip uninstall kernels)"
-        return package_unavailable_reason(environment, *scheme.package)
+        return missing_package(environment, *scheme.package)
 
-    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+    def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         name = str(values.get(self.name, "none"))
         scheme = SCHEMES.get(name)
         if scheme is None:
@@ -159,7 +159,7 @@ def convert(denoiser: Any, scheme: str, layers: list[str]) -> None:
     from torchao.quantization import quantize_
 
     if scheme == "int8-weight-only" and denoiser.device.type == "cuda":
-        keep_from_int8pack()
+        avoid_int8pack()
     names = set(layers)
     quantize_(denoiser, torchao_config(scheme), filter_fn=lambda _, name: name in names)
 
@@ -188,7 +188,7 @@ def convert_with_quanto(denoiser: Any, layers: list[str]) -> None:
     quanto.freeze(denoiser)
 
 
-def keep_from_int8pack() -> None:
+def avoid_int8pack() -> None:
     """Have inductor widen int8 weights for the usual product, if it has compiled nothing in this process yet.
 
     In bfloat16 it takes aten._weight_int8pack_mm instead, which on a GPU uses no tensor cores: a step of SDXL took
@@ -200,15 +200,15 @@ def keep_from_int8pack() -> None:
         patterns._register_woq_lowerings = lambda: None
 
 
-SMALLEST = 1e-12
+MIN_ACTIVATION = 1e-12
 """The least that fp8 scales activations by: SDXL gives an empty negative prompt as zeros, and 0/0 is no number."""
 
 
 def torchao_config(scheme: str) -> Any:
-    """torchao's configuration for a scheme, with its habit of rewriting inductor's flags switched off."""
+    """torchao's configuration for a scheme, with its habit of rewriting inductor's flags set_flag off."""
     from torchao import quantization as ao
 
-    fp8: Callable[..., Any] = partial(ao.Float8DynamicActivationFloat8WeightConfig, activation_value_lb=SMALLEST)
+    fp8: Callable[..., Any] = partial(ao.Float8DynamicActivationFloat8WeightConfig, activation_value_lb=MIN_ACTIVATION)
     table: dict[str, Callable[[], Any]] = {
         "int8-weight-only": lambda: ao.Int8WeightOnlyConfig(set_inductor_config=False),
         "int8-dynamic": lambda: ao.Int8DynamicActivationInt8WeightConfig(set_inductor_config=False),
@@ -252,17 +252,17 @@ class GgufFile(Knob):
 
     name = "quantization.gguf_file"
     choices = ("none",)
-    given = True
-    image = True
+    user_supplied = True
+    may_change_image = True
     order = 1  # the file brings a new denoiser, which everything else is then applied to
 
     def invalid_reason(self, value: Value) -> str | None:
-        if not not_one_of(value, self.choices):
+        if not invalid_choice_reason(value, self.choices):
             return None
         is_path = isinstance(value, str) and value.endswith(".gguf") and os.path.isabs(value)  # noqa: PTH117
         return None if is_path else "must be none or the absolute path of a .gguf file"
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "none":
             return None
         if len(architecture.denoisers) > 1:
@@ -270,12 +270,12 @@ class GgufFile(Knob):
         for denoiser in architecture.denoisers:
             if denoiser.class_name not in single_file_classes():
                 return f"diffusers reads no single file of a {denoiser.class_name}"
-        return not_gguf(str(value)) or package_unavailable_reason(environment, "gguf", "0.10")
+        return invalid_gguf_reason(str(value)) or missing_package(environment, "gguf", "0.10")
 
-    def active(self, values: Mapping[str, Value]) -> bool:
+    def is_active(self, values: Mapping[str, Value]) -> bool:
         return values.get("quantization.scheme", "none") == "none"
 
-    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+    def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if values.get(self.name, "none") == "none":
             return None
         refused = (why for name, untouched, why in UNPACKED_ONLY if values.get(name, untouched) != untouched)
@@ -285,7 +285,7 @@ class GgufFile(Knob):
         from diffusers import GGUFQuantizationConfig
 
         file = str(values[self.name])
-        problem = not_gguf(file)
+        problem = invalid_gguf_reason(file)
         if problem:
             raise Unavailable(problem)
         (old,) = denoisers(pipe)
@@ -306,9 +306,9 @@ class GgufFile(Knob):
         return f"{packed} packed weights from {Path(file).name}"
 
 
-def not_gguf(file: str) -> str | None:
+def invalid_gguf_reason(file: str) -> str | None:
     """Why a path is no GGUF file on this machine, or None."""
-    problem = unopenable(file)
+    problem = unreadable_reason(file)
     if problem:
         return problem
     try:
@@ -321,4 +321,4 @@ def not_gguf(file: str) -> str | None:
 @cache
 def single_file_classes() -> frozenset[str]:
     """The classes that diffusers loads from single files, as its source lists them."""
-    return frozenset(re.findall(r'^    "(\w+)": \{', file_of("loaders", "FromOriginalModelMixin"), re.MULTILINE))
+    return frozenset(re.findall(r'^    "(\w+)": \{', class_source("loaders", "FromOriginalModelMixin"), re.MULTILINE))

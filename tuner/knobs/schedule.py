@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuner.errors import Unavailable
-from tuner.knobs.base import Knob, NoEffect, not_positive_integer
-from tuner.model.diffusers_source import file_of
+from tuner.knobs.base import Knob, NoEffect, invalid_count_reason
+from tuner.model.diffusers_source import class_source
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
@@ -41,12 +41,12 @@ class Steps(Knob):
     name = "steps"
     choices = (28, 20, 14, 10, 6)
     acts = "call"
-    image = True
+    may_change_image = True
 
     def invalid_reason(self, value: Value) -> str | None:
-        return not_positive_integer(value)
+        return invalid_count_reason(value)
 
-    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+    def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         steps = values.get(self.name, 1)
         if values.get("lora.file", "none") != "none" and isinstance(steps, int) and steps > MAX_DISTILLED_STEPS:
             return f"a distilled LoRA is trained for few steps, give at most {MAX_DISTILLED_STEPS}"
@@ -61,10 +61,10 @@ class SchedulerKind(Knob):
 
     name = "scheduler.kind"
     choices = ("own", *dict.fromkeys(name for names in SOLVERS.values() for name in names))
-    image = True
+    may_change_image = True
     order = 1
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         own, name = architecture.components.get("scheduler", ""), str(value)
         if value == "own":
             return None
@@ -78,7 +78,7 @@ class SchedulerKind(Knob):
             return f"{name} is not for a denoiser that predicts {predicts}"
         if settings.get("invert_sigmas"):
             return f"{own} runs backwards here (invert_sigmas), {name} has no such setting"
-        return not_taken(architecture.pipeline_class, name, settings)
+        return schedule_conflict(architecture.pipeline_class, name, settings)
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         import diffusers
@@ -89,7 +89,7 @@ class SchedulerKind(Knob):
         further = flow_settings(own.config, name) if solves_flow(type(own).__name__, own.config) else {}
         scheduler = getattr(diffusers, name).from_config(own.config, **further)
         try:
-            scheduler.set_timesteps(**as_called(pipeline_class, name))
+            scheduler.set_timesteps(**example_schedule(pipeline_class, name))
         except (TypeError, ValueError, AssertionError) as error:
             raise Unavailable(f"{name} does not take the schedule that {pipeline_class} gives: {error!r}") from None
         pipe.scheduler = scheduler
@@ -109,27 +109,27 @@ def flow_settings(config: Any, name: str) -> dict[str, Any]:
     return {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
 
 
-def given(pipeline_class: str, scheduler_class: str) -> set[str]:
+def schedule_arguments(pipeline_class: str, scheduler_class: str) -> set[str]:
     """What a pipeline of itself gives a scheduler's `set_timesteps` besides the number of steps."""
-    text = file_of("pipelines", pipeline_class)
+    text = class_source("pipelines", pipeline_class)
     patterns = {
         "sigmas": r"^ +sigmas = (?!None)",
         "timesteps": r"^ +timesteps = \(\s*np\.linspace",
         "mu": r"\bmu=mu\b|\{\"mu\": mu\}",
     }
     found = {name for name, pattern in patterns.items() if re.search(pattern, text, re.MULTILINE)}
-    takes_back = "use_flow_sigmas" in text and "use_flow_sigmas" in file_of("schedulers", scheduler_class)
+    takes_back = "use_flow_sigmas" in text and "use_flow_sigmas" in class_source("schedulers", scheduler_class)
     return found - {"sigmas"} if takes_back else found
 
 
-def not_taken(pipeline_class: str, scheduler_class: str, settings: Mapping[str, Any]) -> str | None:
+def schedule_conflict(pipeline_class: str, scheduler_class: str, settings: Mapping[str, Any]) -> str | None:
     """Why this scheduler cannot follow the schedule that the pipeline gives, as their sources say, or None."""
-    declared = re.search(r"def set_timesteps\((.*?)\)", file_of("schedulers", scheduler_class), re.DOTALL)
+    declared = re.search(r"def set_timesteps\((.*?)\)", class_source("schedulers", scheduler_class), re.DOTALL)
     takes = set(re.findall(r"(\w+):", declared[1])) if declared else set()
-    gives = given(pipeline_class, scheduler_class)
+    gives = schedule_arguments(pipeline_class, scheduler_class)
     if gives - takes:
         return f"{pipeline_class} gives its own {' and '.join(sorted(gives - takes))}, {scheduler_class} takes none"
-    is_list = "sigmas" in gives and not re.search(r"sigmas = np\.", file_of("pipelines", pipeline_class))
+    is_list = "sigmas" in gives and not re.search(r"sigmas = np\.", class_source("pipelines", pipeline_class))
     if is_list and not scheduler_class.startswith("FlowMatch"):
         return f"{pipeline_class} gives its sigmas as a list, {scheduler_class} takes an array"
     if "mu" in gives and scheduler_class in SHIFTED_BY_MU and not settings.get("use_dynamic_shifting"):
@@ -137,14 +137,14 @@ def not_taken(pipeline_class: str, scheduler_class: str, settings: Mapping[str, 
     return None
 
 
-def as_called(pipeline_class: str, scheduler_class: str) -> dict[str, Any]:
+def example_schedule(pipeline_class: str, scheduler_class: str) -> dict[str, Any]:
     """Arguments of `set_timesteps` for four steps, such as the pipeline gives."""
     import numpy as np
 
     steps = 4
     sigmas = np.linspace(1.0, 1 / steps, steps)
     possible = {"sigmas": sigmas, "timesteps": sigmas * 1000, "mu": 1.0}
-    gives = given(pipeline_class, scheduler_class)
+    gives = schedule_arguments(pipeline_class, scheduler_class)
     count = {} if gives & {"sigmas", "timesteps"} else {"num_inference_steps": steps}
     return {**count, **{name: value for name, value in possible.items() if name in gives}}
 
@@ -156,13 +156,13 @@ class BeginIndex(Knob):
     choices = (False, True)
     order = 2
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if not value:
             return None
-        if "set_begin_index(0)" in file_of("pipelines", architecture.pipeline_class):
+        if "set_begin_index(0)" in class_source("pipelines", architecture.pipeline_class):
             return f"{architecture.pipeline_class} already does so"
         own = architecture.components.get("scheduler", "")
-        if "def set_begin_index" not in file_of("schedulers", own):
+        if "def set_begin_index" not in class_source("schedulers", own):
             return f"{own or 'this scheduler'} has no begin index to set"
         return None
 
@@ -178,7 +178,7 @@ class BeginIndex(Knob):
             scheduler.set_begin_index(0)
 
         scheduler.set_timesteps = from_the_start
-        scheduler.set_timesteps(**as_called(type(pipe).__name__, type(scheduler).__name__))
+        scheduler.set_timesteps(**example_schedule(type(pipe).__name__, type(scheduler).__name__))
         if scheduler.begin_index != 0:
             raise NoEffect(f"{type(scheduler).__name__} forgot its begin index")
         return f"{type(scheduler).__name__} begins at step 0 without looking for it"

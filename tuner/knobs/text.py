@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from tuner.knobs.base import Knob, not_positive_integer
-from tuner.model.diffusers_source import file_of
+from tuner.knobs.base import Knob, invalid_count_reason
+from tuner.model.diffusers_source import class_source
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
@@ -21,14 +21,14 @@ PADDING_TAKEN_OFF = re.compile(r"\bprompt_embeds\[\w+\]\[\w*masks?\[\w+\]\]")
 @cache
 def encodes_unpadded(pipeline_class: str) -> bool:
     """Whether text encoders get prompts of their own length, padded at most to the longest of the call."""
-    text = file_of("pipelines", pipeline_class)
+    text = class_source("pipelines", pipeline_class)
     return FIXED_LENGTH not in text and bool(OWN_LENGTH.search(text))
 
 
 @cache
 def denoises_unpadded(pipeline_class: str) -> bool:
     """Whether the denoiser gets prompts of their own length: never padded, or the padding taken off once encoded."""
-    text = file_of("pipelines", pipeline_class)
+    text = class_source("pipelines", pipeline_class)
     return encodes_unpadded(pipeline_class) or bool(PADDING_TAKEN_OFF.search(text))
 
 
@@ -41,14 +41,14 @@ class SequenceLength(Knob):
 
     name = "text.sequence_length"
     choices = ("workload", 512, 256, 128, 64)
-    image = True
+    may_change_image = True
 
     def invalid_reason(self, value: Value) -> str | None:
-        if value == "workload" or not_positive_integer(value) is None:
+        if value == "workload" or invalid_count_reason(value) is None:
             return None
         return "must be workload, or a whole number of tokens of at least 1"
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "workload":
             return None
         name = architecture.pipeline_class
@@ -56,7 +56,7 @@ class SequenceLength(Knob):
             return f"{name} takes no max_sequence_length"
         if denoises_unpadded(name):
             return f"{name} gives its denoiser a prompt's own tokens, with no padding to save"
-        limit = re.search(r"max_sequence_length > (\d+)", file_of("pipelines", name))
+        limit = re.search(r"max_sequence_length > (\d+)", class_source("pipelines", name))
         if limit and int(value) > int(limit[1]):
             return f"{name} takes at most {limit[1]} tokens"
         return None

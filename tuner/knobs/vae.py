@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 
 from tuner.errors import Unavailable
 from tuner.knobs.base import Knob, NoEffect
-from tuner.knobs.given import GivenWeights, located, unreadable
-from tuner.model.diffusers_source import file_of
+from tuner.knobs.user_weights import UserWeights, load_arguments, load_error
+from tuner.model.diffusers_source import class_source
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
 
 
-class TinyVae(GivenWeights):
+class TinyVae(UserWeights):
     """An AutoencoderTiny (TAESD) that decodes instead: a folder, or owner/name on the hub."""
 
     name = "vae.tiny"
@@ -25,7 +25,7 @@ class TinyVae(GivenWeights):
             return "must be a folder or owner/name on the hub, for a file alone says nothing of the layers"
         return super().invalid_reason(value)
 
-    def unfit(self, environment: Environment, architecture: Architecture) -> str | None:
+    def unsupported_reason(self, environment: Environment, architecture: Architecture) -> str | None:
         own = architecture.components.get("vae", "no autoencoder")
         return None if own == "AutoencoderKL" else f"an AutoencoderTiny stands in for an AutoencoderKL, not for {own}"
 
@@ -34,26 +34,26 @@ class TinyVae(GivenWeights):
         from safetensors import SafetensorError
 
         given, own = str(values[self.name]), pipe.vae
-        where, narrowed = located(given)
+        where, narrowed = load_arguments(given)
         try:
             tiny = AutoencoderTiny.from_pretrained(where, use_safetensors=True, **narrowed)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise unreadable("AutoencoderTiny", given, error) from None
+            raise load_error("AutoencoderTiny", given, error) from None
         if tiny.config.latent_channels != own.config.latent_channels:
             has, needs = tiny.config.latent_channels, own.config.latent_channels
             raise Unavailable(f"{given} decodes latents of {has} channels, this pipeline's have {needs}")
         pipe.vae = tiny.to(device=own.device, dtype=own.dtype).eval()
-        makes, needs = pixels_a_latent(pipe.vae), pixels_a_latent(own)
+        makes, needs = vae_scale_factor(pipe.vae), vae_scale_factor(own)
         if makes != needs:
             raise Unavailable(f"{given} makes {makes} pixels of a latent's side, this pipeline's own makes {needs}")
-        return f"{parameters(pipe.vae):,} parameters decode instead of {parameters(own):,}"
+        return f"{parameter_count(pipe.vae):,} parameters decode instead of {parameter_count(own):,}"
 
 
-def parameters(model: Any) -> int:
+def parameter_count(model: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def pixels_a_latent(vae: Any) -> int:
+def vae_scale_factor(vae: Any) -> int:
     """How many times wider the image is than its latents, by decoding the smallest one."""
     import torch
 
@@ -70,7 +70,7 @@ class ChannelsLast(Knob):
     choices = (False, True)
     order = 12
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         return None if not value or "vae" in architecture.components else "this pipeline has no autoencoder"
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
@@ -88,16 +88,16 @@ class ChannelsLast(Knob):
         return f"{changed} convolutions of the autoencoder are channels last"
 
 
-class InPieces(Knob):
+class VaeSplitting(Knob):
     """The autoencoder decodes a piece at a time: slower, with less memory."""
 
     choices = (False, True)
     order = 4
     switch: ClassVar[str]
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         own = architecture.components.get("vae", "no autoencoder")
-        if not value or f"if self.use_{self.switch}" in file_of("models", own):
+        if not value or f"if self.use_{self.switch}" in class_source("models", own):
             return None
         return f"{own} has no {self.switch}"
 
@@ -108,21 +108,21 @@ class InPieces(Knob):
         return f"{type(pipe.vae).__name__} decodes with {self.switch}"
 
 
-class Tiling(InPieces):
+class Tiling(VaeSplitting):
     """Decodes large images in overlapping tiles that are blended: less memory, more time."""
 
     name = "vae.tiling"
     switch = "tiling"
-    image = True
+    may_change_image = True
 
 
-class Slicing(InPieces):
+class Slicing(VaeSplitting):
     """Decodes the images of a batch one after the other: less memory, more time."""
 
     name = "vae.slicing"
     switch = "slicing"
 
-    def conflict(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
+    def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if values.get(self.name) and values.get("batch") == 1:
             return "it takes a batch apart, and this is one image at a time"
         return None

@@ -19,7 +19,7 @@ from tuner.model import diffusers_source
 from tuner.records.codec import Values
 from tuner.records.model import DENOISERS, Architecture, Denoiser
 
-NEEDS_A_IMAGE = re.compile(
+NEEDS_IMAGE = re.compile(
     r"Img2Img|Inpaint|ImageToVideo|Image2Video|VideoToVideo|I2V|I2I|ControlNet|Control|Edit|Upscale|Refiner|Adapter|Pix2Pix"
     r"|Depth2Img|Variation|Fill|Layered|Cloze"
 )
@@ -53,7 +53,7 @@ def read(index: Path) -> Architecture:
         raise BadInput(f"{index}: {error}") from None
 
 
-def of(pipe: Any) -> Architecture:
+def from_pipeline(pipe: Any) -> Architecture:
     """The architecture of a pipeline that is loaded."""
     parts = {name: part for name, part in pipe.components.items() if part is not None}
     configurations = {name: getattr(part, "config", None) for name, part in parts.items()}
@@ -82,13 +82,13 @@ def describe(
     )
 
 
-def refusal(architecture: Architecture) -> str | None:
+def unsupported_reason(architecture: Architecture) -> str | None:
     """Why this pipeline cannot be tuned, or None."""
     name, arguments = architecture.pipeline_class, architecture.arguments
     required = [argument for argument, default in arguments.items() if default == "required" and argument != "prompt"]
     if "prompt" not in arguments:
         return f"{name} takes no prompt, and a workload is prompts"
-    if required or IMAGE_ARGUMENTS & arguments.keys() or NEEDS_A_IMAGE.search(name):
+    if required or IMAGE_ARGUMENTS & arguments.keys() or NEEDS_IMAGE.search(name):
         needed = ", ".join(required) or "an input image"
         return f"{name} needs {needed} besides a prompt, which a workload does not have"
     if not architecture.denoisers:
@@ -138,7 +138,7 @@ class _Source:
 def _class(folder: str, name: str) -> _Source | None:
     """A class of diffusers by name, searched for in one folder of the package."""
     _root()
-    file = diffusers_source.declared(folder).get(name)
+    file = diffusers_source.class_files(folder).get(name)
     if file is None:
         return None
     text = file.read_text(encoding="utf-8")

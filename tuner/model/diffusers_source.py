@@ -18,7 +18,7 @@ def root() -> Path | None:
 
 
 @cache
-def declared(folder: str) -> dict[str, Path]:
+def class_files(folder: str) -> dict[str, Path]:
     """The classes declared below a folder of diffusers, each with its file, the first where there are several."""
     found: dict[str, Path] = {}
     parent = root()
@@ -29,7 +29,7 @@ def declared(folder: str) -> dict[str, Path]:
 
 
 @cache
-def file_of(folder: str, name: str) -> str:
+def class_source(folder: str, name: str) -> str:
     """The text of the file below this folder of diffusers that declares a class; empty where none does."""
-    file = declared(folder).get(name)
+    file = class_files(folder).get(name)
     return file.read_text(encoding="utf-8") if file else ""

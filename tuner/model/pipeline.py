@@ -29,7 +29,7 @@ def resolve(name: str, revision: str | None, scorer: str | None) -> tuple[Model,
     """
     index, source, commit = _find(name, revision)
     kind = architecture.read(index)
-    refusal = architecture.refusal(kind)
+    refusal = architecture.unsupported_reason(kind)
     if refusal:
         raise BadInput(f"{name}: {refusal}")
     scored_by = _scorer(scorer or (DEMO if name == DEMO else DEFAULT_SCORER))
@@ -100,7 +100,7 @@ def load(model: Model, environment: Environment, dtype: Value) -> Any:
     return pipe.to(environment.device)
 
 
-def call_arguments(workload: Workload, of_knobs: Mapping[str, Any], batch: int) -> dict[str, Any]:
+def call_arguments(workload: Workload, knob_arguments: Mapping[str, Any], batch: int) -> dict[str, Any]:
     """The arguments that every call of this workload with `batch` prompts has in common, and what the knobs say."""
     names = ("height", "width", "num_frames", "guidance_scale", "max_sequence_length")
     given = {name: getattr(workload, name) for name in names if getattr(workload, name) is not None}
@@ -108,17 +108,19 @@ def call_arguments(workload: Workload, of_knobs: Mapping[str, Any], batch: int) 
         name: [value] * batch if isinstance(value, str) and "prompt" in name else value
         for name, value in workload.arguments.items()
     }
-    return {**given, **further, **of_knobs}
+    return {**given, **further, **knob_arguments}
 
 
-def draw(pipe: Any, workload: Workload, indices: Sequence[int], of_knobs: Mapping[str, Any], **more: Any) -> Any:
+def generate(
+    pipe: Any, workload: Workload, indices: Sequence[int], knob_arguments: Mapping[str, Any], **more: Any
+) -> Any:
     """The workload's images at these prompt indices, in one call, each from its own seed whatever the batch."""
     import torch
 
     output = pipe(
         prompt=[workload.prompts[index] for index in indices],  # a new list: some pipelines rewrite it in place
         generator=[torch.Generator().manual_seed(workload.seeds[index]) for index in indices],
-        **call_arguments(workload, of_knobs, len(indices)),
+        **call_arguments(workload, knob_arguments, len(indices)),
         **more,
     )
     return output.images if hasattr(output, "images") else output.frames

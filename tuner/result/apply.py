@@ -61,13 +61,13 @@ def load(config: str | os.PathLike[str], trial: int | None = None) -> Tuned:
 def _apply(pipe: Any, best: BestConfig, config: str | os.PathLike[str]) -> Tuned:
     values = best.chosen.values
     here = detect(best.environment.device)
-    kind = architecture.of(pipe)
+    kind = architecture.from_pipeline(pipe)
     for name in values:
-        conflict = KNOBS[name].conflict(values, kind)
+        conflict = KNOBS[name].conflict_reason(values, kind)
         if conflict:
             raise BadInput(f"{config}: chosen.values.{name}: {values[name]}: {conflict}")
     for name, value in changed(values, here).items():
-        reason = KNOBS[name].unavailable(value, here, kind)
+        reason = KNOBS[name].unavailable_reason(value, here, kind)
         if reason:
             raise Unavailable(f"{config}: {name}={value} cannot work here: {reason}")
     if here.device_name != best.environment.device_name:

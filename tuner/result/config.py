@@ -146,7 +146,7 @@ def _complete(best: BestConfig, config: str | os.PathLike[str]) -> Values:
     """The chosen values, a knob that an older version did not have yet at the untouched pipeline's value."""
     given, untouched, values = best.chosen.values, baseline(best.environment), Values()
     for name, knob in KNOBS.items():
-        if not knob.active(values):
+        if not knob.is_active(values):
             if name in given:
                 raise BadInput(f"{config}: chosen.values.{name}: it means nothing beside the others")
             continue

@@ -39,7 +39,7 @@ class Space(Record):
         """One candidate: a value for every knob that is active beside those before it, `suggest`ed where it is open."""
         values: Values = {}
         for name, knob in KNOBS.items():
-            if knob.active(values):
+            if knob.is_active(values):
                 choices = self.knobs.get(name, (self.baseline[name],))
                 values[name] = suggest(name, choices) if len(choices) > 1 else choices[0]
         return values
@@ -48,14 +48,14 @@ class Space(Record):
         """The candidate that differs from the baseline in these values, less those that mean nothing beside others."""
         values: Values = {}
         for name, knob in KNOBS.items():
-            if knob.active(values):
+            if knob.is_active(values):
                 values[name] = different.get(name, self.baseline[name])
         return values
 
     def refusal(self, values: Mapping[str, Value]) -> str | None:
         """Why this candidate is not worth a process, or None. It names the knob."""
         for name in values:
-            reason = KNOBS[name].conflict(values, self.architecture)
+            reason = KNOBS[name].conflict_reason(values, self.architecture)
             if reason:
                 return f"{name}={show(values[name])}: {reason}"
         return None

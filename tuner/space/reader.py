@@ -139,7 +139,7 @@ def _refuse_given(path: Path, written: SpaceFile) -> None:
         by_device = values.values() if isinstance(values, dict) else [values]
         used |= {name for listed in by_device if listed not in ("none", ["none"])}
     for name in sorted(used):
-        if KNOBS[name].given:
+        if KNOBS[name].user_supplied:
             raise BadInput(f"{path}: {name}: weights of your own are named on the command line: --set {name}=PATH")
 
 

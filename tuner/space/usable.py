@@ -44,7 +44,7 @@ def _usable(
     for name, values in written.knobs.items():
         usable = []
         for value in _on(environment.device, name, values):
-            reason = KNOBS[name].unavailable(value, environment, architecture)
+            reason = KNOBS[name].unavailable_reason(value, environment, architecture)
             if name == "steps" and int(value) > int(baseline["steps"]):
                 reason = f"the untouched pipeline takes {baseline['steps']} (baseline.steps says otherwise if it does)"
             if reason:
@@ -62,7 +62,7 @@ def _unusable(
 ) -> str | None:  # fmt: skip
     """Why a recipe cannot be tried here, or None. A knob's list binds the recipes too."""
     for name, value in recipe.values.items():
-        reason = KNOBS[name].unavailable(value, environment, architecture)
+        reason = KNOBS[name].unavailable_reason(value, environment, architecture)
         if reason:
             return reason
         if name in knobs and value not in knobs[name]:

@@ -265,7 +265,7 @@ class Bench:
             indices = self.indices(point, start)
             self.channel.send(Alive())
             clock = Stopwatch()
-            drawn = pipeline.draw(self.pipe, self.job.workload, indices, self.of_knobs(point), output_type="np")
+            drawn = pipeline.generate(self.pipe, self.job.workload, indices, self.of_knobs(point), output_type="np")
             self.drawn_s.append(clock.lap())
             batches.append(to_judge(drawn, indices))
         return np.concatenate(batches)[:count]
@@ -276,14 +276,14 @@ class Bench:
 
         def call() -> object:
             self.channel.send(Alive())
-            return pipeline.draw(self.pipe, self.job.workload, indices, of_knobs)
+            return pipeline.generate(self.pipe, self.job.workload, indices, of_knobs)
 
         return call
 
     def draw_steps(self, point: Point, steps: int) -> object:
         """One call of a point with another step count."""
         of_knobs = self.of_knobs(point) | call_arguments({"steps": steps})
-        return pipeline.draw(self.pipe, self.job.workload, self.indices(point), of_knobs)
+        return pipeline.generate(self.pipe, self.job.workload, self.indices(point), of_knobs)
 
     def of_knobs(self, point: Point) -> dict[str, Any]:
         """What the knobs of a point say of the arguments of its calls."""

@@ -14,7 +14,7 @@ import msgspec
 from tuner import knobs
 from tuner.errors import Unavailable
 from tuner.files import DENOISER, OTHER_SEEDS, VARIATIONS, reference
-from tuner.knobs.compile import blocks_compiled, no_compiler
+from tuner.knobs.compile import compiled_blocks, missing_compiler
 from tuner.model import pipeline
 from tuner.quality import denoiser, guards, panel
 from tuner.quality.images import Images, judged_frames
@@ -142,10 +142,10 @@ class Scoring:
         """The first images with the denoiser's blocks compiled, which round between operators as eager code does."""
         if self.job.build["precision.dtype"] == "float32":
             raise Unavailable("in float32 they round finer than an image's 8 bits show")
-        reason = no_compiler(self.job.environment)
+        reason = missing_compiler(self.job.environment)
         if reason:
             raise Unavailable(reason)
-        with blocks_compiled(self.pipe):
+        with compiled_blocks(self.pipe):
             return self.varied(point, range(VARIED))
 
     def other_seeds(self, point: Point) -> Any:
@@ -171,7 +171,7 @@ class Scoring:
             full = (part * batch)[:batch]  # the last batch is filled up, so that its shape is the others'
             self.alive()
             with around():
-                drawn = pipeline.draw(self.pipe, workload, full, self.of_knobs(point, batch), output_type="np")
+                drawn = pipeline.generate(self.pipe, workload, full, self.of_knobs(point, batch), output_type="np")
             parts.append(to_judge(drawn[: len(part)], part))
         return np.concatenate(parts)
 
@@ -208,7 +208,9 @@ class Scoring:
         self.alive()
         count = len(self.job.workload.prompts)
         chosen = list(indices) if indices is not None else [index % count for index in range(point.batch)]
-        return pipeline.draw(self.pipe, self.job.workload, chosen, self.of_knobs(point, point.batch), output_type="np")
+        return pipeline.generate(
+            self.pipe, self.job.workload, chosen, self.of_knobs(point, point.batch), output_type="np"
+        )
 
     def of_knobs(self, point: Point, batch: int) -> dict[str, Any]:
         return knobs.call_arguments({**self.job.build, "steps": point.steps, "batch": batch})

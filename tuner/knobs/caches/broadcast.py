@@ -21,7 +21,7 @@ TIMESTEPS = (100, 800)
 """Between these, of 1000, attention changes little from step to step (the paper's range, and diffusers' default)."""
 
 
-def unavailable(environment: Environment, architecture: Architecture) -> str | None:
+def unavailable_reason(environment: Environment, architecture: Architecture) -> str | None:
     return None
 
 
@@ -49,7 +49,7 @@ class Plan:
         self._clock = clock
         self._interval = interval
         self._computed: set[int] = set()
-        clock.at_begin(self._computed.clear)
+        clock.on_begin(self._computed.clear)
 
     def decide(self, *_: Any) -> None:
         clock = self._clock

@@ -29,7 +29,7 @@ class Clock:
         for denoiser in denoisers(pipe):
             denoiser.register_forward_pre_hook(self._count)
 
-    def at_begin(self, action: Callable[[], object]) -> None:
+    def on_begin(self, action: Callable[[], object]) -> None:
         """Have something done whenever a call of the pipeline begins."""
         self._at_begin.append(action)
 

@@ -23,7 +23,7 @@ WARM_UP_STEPS = 2
 """Less than cache-dit's default of 8, so that a call of few steps, as the traced one is, has steps to skip too."""
 
 
-def unavailable(environment: Environment, architecture: Architecture) -> str | None:
+def unavailable_reason(environment: Environment, architecture: Architecture) -> str | None:
     if not environment.libraries.get("cache-dit"):
         return "cache-dit is not installed (pip install cache-dit)"
     adapters = _adapters()

@@ -13,7 +13,7 @@ from tuner.records.machine import Environment
 from tuner.records.model import Architecture
 
 
-def unavailable(environment: Environment, architecture: Architecture) -> str | None:
+def unavailable_reason(environment: Environment, architecture: Architecture) -> str | None:
     if any(denoiser.class_name != "UNet2DConditionModel" for denoiser in architecture.denoisers):
         return f"DeepCache skips the inner layers of a UNet, and {architecture.pipeline_class} has none"
     if not environment.libraries.get("DeepCache"):

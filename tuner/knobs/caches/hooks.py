@@ -78,7 +78,7 @@ def mag(pipe: Any, values: Mapping[str, Value]) -> str:
         config.num_inference_steps = clock.steps
         config.mag_ratios = nearest_interp(FLUX_MAG_RATIOS, clock.steps).tolist()
 
-    clock.at_begin(stretch)
+    clock.on_begin(stretch)
     return f"MagCache, threshold {config.threshold}, at most {config.max_skip_steps} steps, on {hooks} blocks"
 
 
@@ -125,7 +125,7 @@ def _enable(pipe: Any, config: Any, *names: str, clock: Clock | None = None) -> 
         raise NoEffect("no module of the denoiser took the cache's hook")
     clock = clock or Clock(pipe)
     for denoiser in denoisers(pipe):
-        clock.at_begin(denoiser._reset_stateful_cache)
+        clock.on_begin(denoiser._reset_stateful_cache)
     return hooks, clock
 
 

@@ -13,7 +13,7 @@ from tuner.records.model import Architecture
 
 @dataclass(frozen=True)
 class CacheMethod:
-    """`enable` puts it on a pipeline and says what it did, `unavailable` says why it cannot work here or on this
+    """`enable` puts it on a pipeline and says what it did, `unavailable_reason` says why it cannot work here or on this
     pipeline; `parameters` are the knobs that it takes.
 
     `syncs_per_step` is how many numbers it reads back from the GPU in a denoising step at most. `refused_scopes` says
@@ -21,7 +21,7 @@ class CacheMethod:
     """
 
     enable: Callable[[Any, Mapping[str, Value]], str]
-    unavailable: Callable[[Environment, Architecture], str | None]
+    unavailable_reason: Callable[[Environment, Architecture], str | None]
     parameters: tuple[str, ...]
     syncs_per_step: float
     refused_scopes: Mapping[str, str]

@@ -19,7 +19,7 @@ from tuner.records.model import Architecture
 COEFFICIENTS = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
 
 
-def unavailable(environment: Environment, architecture: Architecture) -> str | None:
+def unavailable_reason(environment: Environment, architecture: Architecture) -> str | None:
     if any(denoiser.class_name != "FluxTransformer2DModel" for denoiser in architecture.denoisers):
         return f"TeaCache's coefficients are built in for FLUX.1, not for {architecture.pipeline_class}"
     return None
@@ -57,7 +57,7 @@ class TeaCache:
         self._clock = clock
         self._entered: Any = None
         self._memories: dict[int, Memory] = {}
-        clock.at_begin(self._memories.clear)
+        clock.on_begin(self._memories.clear)
 
     def skippable(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         def run(*, hidden_states: Any, encoder_hidden_states: Any, **named: Any) -> Any:

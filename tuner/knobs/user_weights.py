@@ -18,30 +18,30 @@ ON_THE_HUB = re.compile(
 )
 
 
-class GivenWeights(Knob):
+class UserWeights(Knob):
     """An absolute path, or owner/name on the hub, with /file.safetensors and @revision behind it where needed."""
 
     choices = ("none",)
-    given = True
-    image = True
+    user_supplied = True
+    may_change_image = True
 
     def invalid_reason(self, value: Value) -> str | None:
         if isinstance(value, str) and (value == "none" or Path(value).is_absolute() or ON_THE_HUB.fullmatch(value)):
             return None
         return "must be none, an absolute path, or owner/name on the hub"
 
-    def unavailable(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
+    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "none":
             return None
-        problem = unopenable(str(value), may_be_folder=True) if Path(str(value)).is_absolute() else None
-        return problem or self.unfit(environment, architecture)
+        problem = unreadable_reason(str(value), may_be_folder=True) if Path(str(value)).is_absolute() else None
+        return problem or self.unsupported_reason(environment, architecture)
 
-    def unfit(self, environment: Environment, architecture: Architecture) -> str | None:
+    def unsupported_reason(self, environment: Environment, architecture: Architecture) -> str | None:
         """Why no such weights at all can be used here, or None."""
         return None
 
 
-def unopenable(path: str, *, may_be_folder: bool = False) -> str | None:
+def unreadable_reason(path: str, *, may_be_folder: bool = False) -> str | None:
     """Why a path must not be opened, or None: to open a pipe or a device can take forever."""
     shown = " ".join(path.split())
     try:
@@ -55,7 +55,7 @@ def unopenable(path: str, *, may_be_folder: bool = False) -> str | None:
     return f"{shown} is no regular file{' or folder' if may_be_folder else ''}"
 
 
-def located(value: str) -> tuple[str, dict[str, str]]:
+def load_arguments(value: str) -> tuple[str, dict[str, str]]:
     """Where diffusers' loaders find given weights, and the keywords that narrow them down."""
     on_the_hub = None if Path(value).is_absolute() else ON_THE_HUB.fullmatch(value)
     if on_the_hub is None:
@@ -64,7 +64,7 @@ def located(value: str) -> tuple[str, dict[str, str]]:
     return str(named.pop("repository")), {name: text for name, text in named.items() if text}
 
 
-def unreadable(what: str, given: str, error: Exception) -> Unavailable:
+def load_error(what: str, given: str, error: Exception) -> Unavailable:
     """The failure to load given weights, in one line."""
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return Unavailable(f"no {what} could be loaded from {given}: {reason}")
