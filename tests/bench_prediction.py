@@ -27,7 +27,7 @@ from tuner.records.codec import Values
 from tuner.records.outcome import Timing
 from tuner.records.protocol import Job, Message, Point, PointDone
 from tuner.space import reader
-from tuner.space.candidates import Space, build_values
+from tuner.space.candidates import SearchSpace, build_values
 from tuner.timing import prediction
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,7 +107,7 @@ def make_job(given: argparse.Namespace, build: str) -> Job:
     values = space.candidate(settings(space, build) | {"batch": given.batch})
     if not prediction.is_even(values):
         raise SystemExit(f"{build}: its steps are not alike, a study measures them all")
-    reason = space.refusal(values)
+    reason = space.conflict(values)
     if reason:
         raise SystemExit(f"{build}: {reason}")
     return Job(
@@ -124,7 +124,7 @@ def make_job(given: argparse.Namespace, build: str) -> Job:
     )
 
 
-def settings(space: Space, build: str) -> Values:
+def settings(space: SearchSpace, build: str) -> Values:
     """What the space pins, and over it KNOB=VALUE,KNOB=VALUE."""
     import yaml
 

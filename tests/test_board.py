@@ -15,10 +15,10 @@ from tuner.records.gate import Finding, FindingKind, GatePolicy, Verdict
 from tuner.records.model import Workload
 from tuner.records.outcome import Build, Failure, Outcome, Timing
 from tuner.records.quality import Quality
-from tuner.space.candidates import Space
+from tuner.space.candidates import SearchSpace
 
 BASELINE: Values = {"compile.scope": "none", "steps": 28, "batch": 1}
-SPACE = Space(
+SPACE = SearchSpace(
     name="small", architecture=kind(), workload=Workload(prompts=("a red cat", "a dog"), seeds=(1, 2)), tolerance=1.0,
     gate=GatePolicy(), baseline=BASELINE, recipes=(), left_out={},
     knobs={"compile.scope": ("none", "full"), "compile.mode": ("default", "reduce-overhead"), "steps": (28,)},

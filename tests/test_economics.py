@@ -11,20 +11,20 @@ from tuner.records.codec import decode, encode_pretty
 from tuner.result.economics import (
     CARDS_GB,
     Economics,
-    Measured,
+    Measurement,
+    break_even_images,
     economics,
     goodput,
-    paid_for_after_images,
     smallest_card_gb,
 )
 from tuner.timing.intervals import percentile, supports
 from tuner.timing.target import meets
 
-BASELINE = Measured(images_per_s=0.5, latency_s=2.0, latency_samples=60, compile_s=1.0)
+BASELINE = Measurement(images_per_s=0.5, latency_s=2.0, latency_samples=60, compile_s=1.0)
 
 
-def point(**changes: object) -> Measured:
-    return Measured(**{"images_per_s": 2.0, "latency_s": 1.0, "latency_samples": 60, **changes})  # type: ignore[arg-type]
+def point(**changes: object) -> Measurement:
+    return Measurement(**{"images_per_s": 2.0, "latency_s": 1.0, "latency_samples": 60, **changes})  # type: ignore[arg-type]
 
 
 def test_costs_and_rates() -> None:
@@ -96,10 +96,10 @@ def test_a_percentile_without_the_samples_is_not_passed_on(samples: int, p50: fl
 
 def test_compiling_is_paid_for_when_the_total_time_is_no_longer_more() -> None:
     ours = point(compile_s=30.0)
-    images = paid_for_after_images(ours, BASELINE)
+    images = break_even_images(ours, BASELINE)
     assert images == 20, "29 s longer than the baseline's 1 s, at 1.5 s an image saved: 19.3"
 
-    def total_s(one: Measured, count: int) -> float:
+    def total_s(one: Measurement, count: int) -> float:
         assert one.compile_s is not None
         return one.compile_s + count / one.images_per_s
 
@@ -119,12 +119,12 @@ def test_compiling_is_paid_for_when_the_total_time_is_no_longer_more() -> None:
     ],
 )
 def test_when_compiling_is_paid_for_at_once_or_never(changes: dict[str, float | None], images: int | None) -> None:
-    assert paid_for_after_images(point(**changes), BASELINE) == images
+    assert break_even_images(point(**changes), BASELINE) == images
 
 
 def test_the_baseline_has_nothing_to_pay_for() -> None:
     found = economics(1.0, BASELINE, BASELINE)
-    assert (found.compile_s, found.paid_for_after_images) == (1.0, None)
+    assert (found.compile_s, found.break_even_images) == (1.0, None)
 
 
 def test_a_build_compiles_once_whatever_the_steps_of_its_points() -> None:

@@ -36,7 +36,7 @@ from tuner.result.prices import Price
 CPU = detect("cpu")
 REGENERATE = (
     'python -c "import json; from tuner.result import config; '
-    'config.SCHEMA_FILE.write_text(json.dumps(config.schema(), indent=2) + chr(10))"'
+    'config.SCHEMA_FILE.write_text(json.dumps(config.json_schema(), indent=2) + chr(10))"'
 )
 
 
@@ -66,7 +66,7 @@ def example(source: str = "/models/tiny") -> BestConfig:
     baseline = measured_point(outcome(0, untouched, 2.0), {}, True)
     chosen = measured_point(outcome(5, {**untouched, **changed}, 1.0), changed, True)
     return BestConfig(
-        created_at=config.now(), tuner_version=config.version(), environment=CPU,
+        created_at=config.utc_now(), tuner_version=config.package_version(), environment=CPU,
         model=Model(source=source, revision=None, pipeline_class="FluxPipeline", scorer="demo"),
         workload=Workload(
             prompts=("a red circle", "a blue square"), seeds=(0, 1), height=32, width=32, max_sequence_length=16
@@ -133,7 +133,7 @@ def test_every_number_has_its_unit_in_its_name() -> None:
 
 def test_the_schema_in_the_package_is_that_of_the_code() -> None:
     kept = json.loads(config.SCHEMA_FILE.read_text()) if config.SCHEMA_FILE.is_file() else None
-    assert kept == config.schema(), f"{config.SCHEMA_FILE} is stale; write it anew with: {REGENERATE}"
+    assert kept == config.json_schema(), f"{config.SCHEMA_FILE} is stale; write it anew with: {REGENERATE}"
 
 
 def test_the_schema_is_one_and_the_example_fits_it() -> None:
@@ -376,11 +376,11 @@ def test_a_point_says_what_was_seen_of_the_gpu_and_where_the_time_goes() -> None
     assert (point.discarded_samples, point.other_processes) == ({"HW thermal slowdown": 2}, 1)
     assert (point.unavailable_reasons, point.components) == (("energy: Not Supported",), parts)
     assert (point.within_latency_target, point.predicted_from) == (0.9, (4, 28))
-    assert config.measured(point).within_target == 0.9
+    assert config.measurement(point).within_target == 0.9
 
 
 def test_trials_are_counted_by_how_they_ended() -> None:
     measured = outcome(1, {**knobs.baseline(CPU)}, 1.0)
     rejected = msgspec.structs.replace(measured, status="rejected")
-    counts = config.counts([measured, rejected, rejected], refused=4)
+    counts = config.count_trials([measured, rejected, rejected], refused=4)
     assert counts == TrialCounts(measured=1, rejected=2, failed=0, refused=4)

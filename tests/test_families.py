@@ -30,7 +30,7 @@ from tuner.records.codec import Value, Values
 from tuner.records.gate import GatePolicy
 from tuner.records.model import Architecture, Workload
 from tuner.space import reader
-from tuner.space.candidates import Space
+from tuner.space.candidates import SearchSpace
 
 CPU = detect("cpu")
 STEPS = 4
@@ -77,12 +77,12 @@ class Family:
         self.space = self.everything()
         self.untouched = self.draw(self.pipe(), self.space.candidate({}))
 
-    def everything(self) -> Space:
+    def everything(self) -> SearchSpace:
         """A space with every value of every knob that can be had here."""
         knobs = {name: usable for name in KNOBS if (usable := available(name, self.kind))}
         baseline = {name: knob.baseline(CPU) for name, knob in KNOBS.items()} | {"steps": STEPS}
         baseline |= {"cache.threshold": 1.9}  # what is under the usual one in four steps is luck
-        return Space(
+        return SearchSpace(
             name="everything", architecture=self.kind, workload=self.workload, tolerance=1.0, gate=GatePolicy(),
             baseline=baseline, recipes=(), left_out={}, knobs=knobs | {"steps": (STEPS, 2), "batch": (1, 2)},
         )  # fmt: skip
@@ -116,17 +116,17 @@ def load_family(pipeline_folder: Callable[[str], Path]) -> Callable[[str], Famil
     return cache(lambda name: Family(name, pipeline_folder(name)))
 
 
-def beside(space: Space, name: str, value: Value) -> Values | None:
+def beside(space: SearchSpace, name: str, value: Value) -> Values | None:
     """A valid candidate with this value, as near to the baseline as can be; None when there is none."""
     compiled = ({}, *({"compile.scope": scope, "compile.dynamic": True} for scope in ("regional", "full")))
     for first in (space.candidate({**others, name: value}) for others in compiled):
-        if first.get(name) == value and space.refusal(first) is None:
+        if first.get(name) == value and space.conflict(first) is None:
             return first
     rng = random.Random(0)
     for _ in range(3000):
         some = rng.sample(sorted(space.knobs), k=rng.choice((1, 1, 2, 3)))
         values = space.candidate({other: rng.choice(space.knobs[other]) for other in some} | {name: value})
-        if values.get(name) == value and space.refusal(values) is None:
+        if values.get(name) == value and space.conflict(values) is None:
             return values
     return None
 
@@ -170,8 +170,8 @@ def test_random_valid_candidates_do_not_fail(family: str, load_family: Callable[
     rng = random.Random(family)
     built, failed = 0, []
     while built < CANDIDATES:
-        values = this.space.choose(lambda name, choices: rng.choice(choices))
-        if this.space.refusal(values) is None:
+        values = this.space.sample(lambda name, choices: rng.choice(choices))
+        if this.space.conflict(values) is None:
             built += 1
             try:
                 _, drawn = this.build(values)
@@ -190,5 +190,5 @@ def test_the_shipped_space_of_a_family_is_found_for_its_pipeline(
     assert file.stem == family
     loaded = msgspec.structs.replace(reader.load(file, this.kind, CPU), workload=this.workload)
     rng = random.Random(0)
-    candidates = [loaded.choose(lambda name, choices: rng.choice(choices)) for _ in range(200)]
-    assert sum(loaded.refusal(values) is None for values in candidates) >= 20
+    candidates = [loaded.sample(lambda name, choices: rng.choice(choices)) for _ in range(200)]
+    assert sum(loaded.conflict(values) is None for values in candidates) >= 20

@@ -65,19 +65,19 @@ def within(trial: Outcome, share: float) -> Outcome:
 
 def test_what_misses_the_latency_target_is_neither_on_the_front_nor_preferred() -> None:
     late, half, early = within(outcome(1, 1, 40), 0.49), within(outcome(2, 2, 35), 0.5), within(outcome(3, 3, 36), 1.0)
-    assert numbers(front.pareto([late, half, early])) == [2, 3]
-    assert numbers(front.by_preference([late, half, early], 1.0)) == [2, 3]
+    assert numbers(front.pareto_front([late, half, early])) == [2, 3]
+    assert numbers(front.eligible([late, half, early], 1.0)) == [2, 3]
 
 
 def test_the_share_within_the_target_is_that_of_all_samples() -> None:
     first, second = within(outcome(1), 1.0).timing, within(outcome(1), 0.4).timing
     assert first is not None and second is not None
     more = msgspec.structs.replace(second, samples=18)
-    assert front.merged([first, more]).within_target == pytest.approx((6 + 0.4 * 18) / 24)
-    assert front.merged([first]).within_target == 1.0
+    assert front.merge_timings([first, more]).within_target == pytest.approx((6 + 0.4 * 18) / 24)
+    assert front.merge_timings([first]).within_target == 1.0
     plain = outcome(1).timing
     assert plain is not None
-    assert front.merged([plain, plain]).within_target is None
+    assert front.merge_timings([plain, plain]).within_target is None
 
 
 def test_what_several_processes_saw_is_that_of_the_most_typical() -> None:
@@ -87,21 +87,21 @@ def test_what_several_processes_saw_is_that_of_the_most_typical() -> None:
         assert timing is not None
         return msgspec.structs.replace(timing, components=parts)
 
-    found = front.merged([took(1.0), took(5.0), took(1.1)])
+    found = front.merge_timings([took(1.0), took(5.0), took(1.1)])
     assert (found.latency_s.value, found.components) == (1.1, took(1.1).components)
 
 
 def test_a_ratio_is_widened_by_the_noise_of_two_processes() -> None:
     ratio = Estimate(value=2.0, low=1.9, high=2.1)
-    assert front.widened(ratio, 0.0) == ratio
-    wider = front.widened(ratio, 0.01)
+    assert front.widen(ratio, 0.0) == ratio
+    wider = front.widen(ratio, 0.01)
     assert (wider.value, wider.low) == (2.0, pytest.approx(1.9 / 1.0281, rel=1e-3))
     assert wider.high == pytest.approx(2.1 * 1.0281, rel=1e-3)
 
 
 def test_the_front_is_what_none_other_beats_cheapest_first() -> None:
     trials = [outcome(0, 10, 30), outcome(1, 5, 28), outcome(2, 6, 27), outcome(3, 2, 20), outcome(4, 11, 29)]
-    assert numbers(front.pareto(trials)) == [3, 1, 0]
+    assert numbers(front.pareto_front(trials)) == [3, 1, 0]
 
 
 def test_the_front_agrees_with_its_definition_on_random_trials() -> None:
@@ -118,19 +118,19 @@ def test_the_front_agrees_with_its_definition_on_random_trials() -> None:
                 for b in trials
             )
         }
-        points = front.pareto(trials)
+        points = front.pareto_front(trials)
         assert {(front.cost(p), front.mean_quality(p)) for p in points} == expected
         assert len(points) == len(expected), "of equals one stays"
 
 
 @pytest.mark.parametrize("order", [(3, 1, 2), (1, 2, 3), (2, 3, 1)])
 def test_of_equals_the_earliest_stays_whatever_the_order(order: tuple[int, ...]) -> None:
-    assert numbers(front.pareto([outcome(number, 4, 30) for number in order])) == [1]
+    assert numbers(front.pareto_front([outcome(number, 4, 30) for number in order])) == [1]
 
 
 def test_at_equal_cost_the_better_and_at_equal_quality_the_cheaper_stays() -> None:
-    assert numbers(front.pareto([outcome(1, 4, 30), outcome(2, 4, 31)])) == [2]
-    assert numbers(front.pareto([outcome(1, 4, 30), outcome(2, 3, 30)])) == [2]
+    assert numbers(front.pareto_front([outcome(1, 4, 30), outcome(2, 4, 31)])) == [2]
+    assert numbers(front.pareto_front([outcome(1, 4, 30), outcome(2, 3, 30)])) == [2]
 
 
 def test_what_failed_or_has_no_quality_is_on_no_front() -> None:
@@ -138,9 +138,9 @@ def test_what_failed_or_has_no_quality_is_on_no_front() -> None:
         number=2, purpose="search", values={"steps": 28, "batch": 1}, build_key="b", image_key="i", status="measured",
         timing=outcome(2).timing, cost_usd_per_1000_images=0.1,
     )  # fmt: skip
-    assert front.pareto([]) == []
-    assert numbers(front.pareto([outcome(0), failed(1), unscored])) == [0]
-    assert numbers(front.by_preference([outcome(0), failed(1), unscored], 1.0)) == [0]
+    assert front.pareto_front([]) == []
+    assert numbers(front.pareto_front([outcome(0), failed(1), unscored])) == [0]
+    assert numbers(front.eligible([outcome(0), failed(1), unscored], 1.0)) == [0]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_what_failed_or_has_no_quality_is_on_no_front() -> None:
     [((0.0, 0.0), True), ((-1.0, 3.0), True), ((-1.01, 3.0), False), ((0.5, 2.0), True), ((-3.0, -2.0), False)],
 )
 def test_as_good_is_judged_by_the_low_end_of_the_interval(difference: tuple[float, float], good: bool) -> None:
-    assert front.as_good(outcome(1, difference=difference), tolerance=1.0) is good
+    assert front.is_as_good(outcome(1, difference=difference), tolerance=1.0) is good
 
 
 def test_a_cheap_trial_with_a_good_mean_and_a_wide_interval_is_not_chosen() -> None:
@@ -159,17 +159,17 @@ def test_a_cheap_trial_with_a_good_mean_and_a_wide_interval_is_not_chosen() -> N
         outcome(3, 7, 33.0, difference=(2.0, 4.0)),
         outcome(4, 2, 25.0, difference=(-6.0, -4.0)),
     ]
-    assert numbers(front.by_preference(trials, tolerance=1.0)) == [2, 3, 0]
-    assert numbers(front.by_preference(trials, tolerance=0.0)) == [3, 0]
-    assert numbers(front.by_preference(trials, tolerance=10.0)) == [1, 4, 2, 3, 0]
+    assert numbers(front.eligible(trials, tolerance=1.0)) == [2, 3, 0]
+    assert numbers(front.eligible(trials, tolerance=0.0)) == [3, 0]
+    assert numbers(front.eligible(trials, tolerance=10.0)) == [1, 4, 2, 3, 0]
 
 
 def test_of_equally_cheap_trials_the_earlier_is_preferred() -> None:
-    assert numbers(front.by_preference([outcome(0, 5), outcome(1, 5), outcome(2, 5)], 0.0)) == [0, 1, 2]
+    assert numbers(front.eligible([outcome(0, 5), outcome(1, 5), outcome(2, 5)], 0.0)) == [0, 1, 2]
 
 
 def test_the_baseline_is_as_good_as_itself_at_no_tolerance() -> None:
-    assert numbers(front.by_preference([outcome(0, 10)], tolerance=0.0)) == [0]
+    assert numbers(front.eligible([outcome(0, 10)], tolerance=0.0)) == [0]
 
 
 def test_the_speed_up_is_of_throughput_and_covers_every_process() -> None:

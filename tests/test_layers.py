@@ -188,7 +188,7 @@ from tuner.hardware import environment
 from tuner.model import pipeline
 from tuner.space import reader
 from tuner.knobs import KNOBS
-from tuner.result.prices import price_of
+from tuner.result.prices import price_for
 from tuner.study.store import Request, Store
 
 space_path = Path({str(tmp_path)!r}) / "small.yaml"
@@ -197,7 +197,7 @@ space_path.write_text("pipelines: [any]\\nworkload: {{prompts: [a], height: 32, 
 here = environment.detect("cpu")
 model, kind = pipeline.resolve("demo", None, None)
 request = Request(model=model, environment=here, space=reader.load(space_path, kind, here),
-                  price=price_of(here.device_name, None))
+                  price=price_for(here.device_name, None))
 with Store(Path({str(tmp_path)!r}) / "study", request) as store:
     number, values = store.ask()
     store.refuse(number, values, "only a test")

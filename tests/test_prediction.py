@@ -201,8 +201,8 @@ def test_a_worker_measures_what_its_images_contradict(monkeypatch: pytest.Monkey
 
     held = drawn(1.004)
     assert held.predicted_from == (2, 12)
-    assert held.drawn_s is not None
-    assert held.drawn_s.value == 1.004
+    assert held.generation_s is not None
+    assert held.generation_s.value == 1.004
     assert drawn(1.2).predicted_from is None
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tuner.errors import BadInput
 from tuner.result import prices
-from tuner.result.prices import Price, Quote, gpu_of, price_of, quotes_for
+from tuner.result.prices import Price, Quote, gpu_name, price_for, quotes_for
 
 DEVICES = {
     "NVIDIA H200": "H200 SXM",
@@ -52,14 +52,14 @@ UNKNOWN = (
 
 @pytest.mark.parametrize(("device_name", "gpu"), DEVICES.items())
 def test_a_device_is_known_by_the_name_that_its_driver_gives_it(device_name: str, gpu: str) -> None:
-    assert gpu_of(device_name) == gpu
-    assert not prices.is_nominal(price_of(device_name, None))
+    assert gpu_name(device_name) == gpu
+    assert not prices.is_nominal(price_for(device_name, None))
 
 
 @pytest.mark.parametrize("device_name", UNKNOWN)
 def test_an_unknown_device_has_a_nominal_price_that_says_so(device_name: str) -> None:
-    assert gpu_of(device_name) is None
-    price = price_of(device_name, None)
+    assert gpu_name(device_name) is None
+    price = price_for(device_name, None)
     assert price == Price(usd_per_hour=1.0, source=f"nominal: no price is known for {device_name}, give --price")
     assert prices.is_nominal(price)
 
@@ -68,12 +68,12 @@ def test_an_unknown_device_has_a_nominal_price_that_says_so(device_name: str) ->
 
 
 def test_every_gpu_has_a_price_and_every_price_a_gpu() -> None:
-    names = [gpu.name for gpu in prices.table().gpus]
+    names = [gpu.name for gpu in prices.price_table().gpus]
     assert len(set(names)) == len(names)
-    assert {quote.gpu for quote in prices.table().quotes} == set(names)
+    assert {quote.gpu for quote in prices.price_table().quotes} == set(names)
 
 
-@pytest.mark.parametrize("quote", prices.table().quotes, ids=lambda q: f"{q.gpu}, {q.provider}, {q.date}")
+@pytest.mark.parametrize("quote", prices.price_table().quotes, ids=lambda q: f"{q.gpu}, {q.provider}, {q.date}")
 def test_every_price_says_who_asked_it_and_where_that_was_read_when(quote: Quote) -> None:
     assert 0 < quote.usd_per_hour < 20
     assert quote.provider and quote.offer
@@ -85,11 +85,11 @@ def test_every_price_says_who_asked_it_and_where_that_was_read_when(quote: Quote
 def test_no_device_matches_two_gpus() -> None:
     for device_name in DEVICES:
         name = device_name.removeprefix("NVIDIA ")
-        assert sum(bool(re.fullmatch(gpu.device_name, name)) for gpu in prices.table().gpus) == 1
+        assert sum(bool(re.fullmatch(gpu.device_name, name)) for gpu in prices.price_table().gpus) == 1
 
 
 def test_a_provider_stands_once_for_a_gpu() -> None:
-    pairs = [(quote.gpu, quote.provider) for quote in prices.table().quotes]
+    pairs = [(quote.gpu, quote.provider) for quote in prices.price_table().quotes]
     assert len(set(pairs)) == len(pairs), "a newer price replaces the row"
 
 
@@ -104,13 +104,13 @@ def test_the_prices_of_a_device_are_in_order() -> None:
 
 def test_the_users_price_wins() -> None:
     for name in ("NVIDIA H200", "AMD EPYC"):
-        assert price_of(name, 2.5) == Price(usd_per_hour=2.5, source="--price")
+        assert price_for(name, 2.5) == Price(usd_per_hour=2.5, source="--price")
 
 
 def test_of_several_providers_it_is_the_median_and_says_so() -> None:
     quotes = quotes_for("NVIDIA H200")
     assert len(quotes) == 3
-    price = price_of("NVIDIA H200", None)
+    price = price_for("NVIDIA H200", None)
     assert price.usd_per_hour == quotes[1].usd_per_hour
     assert price.source.startswith("lower median of 3 providers, 20")
     for quote in quotes:
@@ -122,20 +122,20 @@ def test_of_several_providers_it_is_the_median_and_says_so() -> None:
 def test_of_an_even_number_it_is_one_that_somebody_asks(device_name: str, count: int, rank: int) -> None:
     asked = [quote.usd_per_hour for quote in quotes_for(device_name)]
     assert len(asked) == count
-    price = price_of(device_name, None)
+    price = price_for(device_name, None)
     assert price.usd_per_hour == asked[rank]
     assert price.source.startswith(f"lower median of {count} providers, 20")
 
 
 def test_of_one_provider_it_is_that_ones() -> None:
     (quote,) = quotes_for("NVIDIA L4")
-    assert price_of("NVIDIA L4", None) == Price(
+    assert price_for("NVIDIA L4", None) == Price(
         usd_per_hour=quote.usd_per_hour, source=f"{quote.provider}, {quote.date}"
     )
 
 
 def test_one_provider_can_be_asked_for() -> None:
-    price = price_of("NVIDIA H100 80GB HBM3", None, "lambda")
+    price = price_for("NVIDIA H100 80GB HBM3", None, "lambda")
     assert price.source.startswith("Lambda, 20")
     assert price.usd_per_hour in {quote.usd_per_hour for quote in quotes_for("NVIDIA H100 80GB HBM3")}
 
@@ -143,7 +143,7 @@ def test_one_provider_can_be_asked_for() -> None:
 @pytest.mark.parametrize(("device_name", "who"), [("NVIDIA L4", "Modal"), ("AMD EPYC", "no provider")])
 def test_a_provider_without_the_device_is_refused(device_name: str, who: str) -> None:
     with pytest.raises(BadInput, match=rf"--provider Lambda: no price for {device_name}; the table has {who}"):
-        price_of(device_name, None, "Lambda")
+        price_for(device_name, None, "Lambda")
 
 
 def test_the_cost_of_images() -> None:

@@ -19,7 +19,7 @@ from tuner.knobs import KNOBS, baseline
 from tuner.records.codec import Value, Values
 from tuner.records.machine import Environment
 from tuner.space import reader
-from tuner.space.candidates import Space, build_key, candidate_key, image_key
+from tuner.space.candidates import SearchSpace, build_key, candidate_key, image_key
 
 CPU = Environment(
     device="cpu", device_name="a CPU", compute_capability=None, device_memory_bytes=None, driver=None, cpu_count=2,
@@ -76,12 +76,14 @@ def without(*path: str) -> dict[str, Any]:
     return copy
 
 
-def load(folder: Path, content: Any, environment: Environment = CPU, pipeline_class: str = "FluxPipeline") -> Space:
+def load(
+    folder: Path, content: Any, environment: Environment = CPU, pipeline_class: str = "FluxPipeline"
+) -> SearchSpace:
     return reader.load(write(folder, content), kind(pipeline_class), environment)
 
 
 @pytest.fixture
-def good(tmp_path: Path) -> Space:
+def good(tmp_path: Path) -> SearchSpace:
     return load(tmp_path, GOOD)
 
 
@@ -191,7 +193,7 @@ MALFORMED: list[tuple[Any, str]] = [
     ("pipelines: [a]\n? [x]\n: 1\n", "not YAML"),
     ("pipelines: [FluxPipeline]\npipelines: [any]\n", ":2: not YAML: the key pipelines stands there twice"),
     ("pipelines: !!python/object/apply:os.system ['touch executed']\n", "not YAML"),
-    ("pipelines: !!python/object:tuner.space.Space {}\n", "not YAML"),
+    ("pipelines: !!python/object:tuner.space.SearchSpace {}\n", "not YAML"),
     ("pipelines: !!python/name:os.system\n", "not YAML"),
     ("pipelines: 2026-13-45\n", "not YAML"),
     ("pipelines: [2026-01-01]\n", "$.pipelines[0]"),
@@ -270,11 +272,11 @@ def test_a_link_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
 # ---- what a right file means ----------------------------------------------------------------------------------------
 
 
-def test_the_baseline_is_the_untouched_pipeline_with_the_files_calls(good: Space) -> None:
+def test_the_baseline_is_the_untouched_pipeline_with_the_files_calls(good: SearchSpace) -> None:
     assert good.baseline == {**{name: knob.baseline(CPU) for name, knob in KNOBS.items()}, "steps": 4, "batch": 1}
     assert good.candidate({}) == {**baseline(CPU), "steps": 4, "batch": 1}
     assert good.changed(good.candidate({})) == {}
-    assert good.refusal(good.candidate({})) is None
+    assert good.conflict(good.candidate({})) is None
 
 
 def test_values_are_those_of_the_device(tmp_path: Path) -> None:
@@ -299,7 +301,7 @@ def test_any_is_for_every_pipeline(tmp_path: Path) -> None:
     assert load(tmp_path, changed("pipelines", to=["any"]), CPU, "SanaPipeline").knobs["steps"] == (4, 2)
 
 
-def test_inactive_knobs_vanish(good: Space) -> None:
+def test_inactive_knobs_vanish(good: SearchSpace) -> None:
     values = good.candidate({"cache.threshold": 0.2, "compile.mode": "reduce-overhead", "inductor.freezing": True})
     assert not {"cache.threshold", "compile.mode", "inductor.freezing"} & values.keys()
     assert candidate_key(values) == candidate_key(good.candidate({}))
@@ -308,7 +310,7 @@ def test_inactive_knobs_vanish(good: Space) -> None:
     assert active["compile.mode"] == "default"
 
 
-def test_every_candidate_that_can_be_chosen_is_complete_and_in_the_space(good: Space) -> None:
+def test_every_candidate_that_can_be_chosen_is_complete_and_in_the_space(good: SearchSpace) -> None:
     rng = random.Random(0)
     asked: set[str] = set()
 
@@ -318,14 +320,14 @@ def test_every_candidate_that_can_be_chosen_is_complete_and_in_the_space(good: S
         return rng.choice(choices)
 
     for _ in range(200):
-        values = good.choose(suggest)
+        values = good.sample(suggest)
         assert values == good.candidate(values)
         assert ("cache.threshold" in values) == (values["cache.kind"] == "first-block")
         assert good.changed(values).items() <= values.items()
     assert asked == set(good.knobs)
 
 
-def test_keys_do_not_depend_on_the_order(good: Space) -> None:
+def test_keys_do_not_depend_on_the_order(good: SearchSpace) -> None:
     values = good.candidate({"fuse_qkv": True, "steps": 2, "cache.kind": "first-block"})
     backwards = dict(reversed(values.items()))
     assert list(backwards) != list(values)
@@ -347,7 +349,7 @@ def test_keys_do_not_depend_on_the_order(good: Space) -> None:
         ({"cache.kind": "first-block"}, False, False),
     ],
 )
-def test_keys_say_what_can_be_shared(good: Space, different: Values, same_build: bool, same_image: bool) -> None:
+def test_keys_say_what_can_be_shared(good: SearchSpace, different: Values, same_build: bool, same_image: bool) -> None:
     untouched, other = good.candidate({}), good.candidate(different)
     assert candidate_key(untouched) != candidate_key(other)
     assert (build_key(untouched) == build_key(other)) is same_build
@@ -359,28 +361,28 @@ def test_a_row_is_the_candidate_and_then_its_other_steps(tmp_path: Path) -> None
     content["baseline"]["steps"] = 28
     loaded = load(tmp_path, content)
     values = loaded.candidate({"steps": 14, "fuse_qkv": True, "batch": 4})
-    row = loaded.row(values)
+    row = loaded.step_sweep(values)
     assert row[0] == values
     assert [other["steps"] for other in row] == [14, 28, 4]
     assert {build_key(other) for other in row} == {build_key(values)}
     assert len({candidate_key(other) for other in row}) == 3
-    assert [other["steps"] for other in loaded.row(loaded.candidate({"steps": 7}))] == [7, 28, 14, 4]
-    assert len(load(tmp_path, without("knobs", "steps")).row(values)) == 1
+    assert [other["steps"] for other in loaded.step_sweep(loaded.candidate({"steps": 7}))] == [7, 28, 14, 4]
+    assert len(load(tmp_path, without("knobs", "steps")).step_sweep(values)) == 1
 
 
-def test_what_does_not_go_together_is_refused_by_knob(good: Space) -> None:
+def test_what_does_not_go_together_is_refused_by_knob(good: SearchSpace) -> None:
     values = good.candidate({"compile.scope": "regional", "compile.mode": "reduce-overhead"})
-    refusal = good.refusal(values)
+    refusal = good.conflict(values)
     assert refusal is not None
     assert refusal.startswith("compile.mode=reduce-overhead: ")
-    freezing = good.refusal(good.candidate({"compile.scope": "regional", "inductor.freezing": True}))
+    freezing = good.conflict(good.candidate({"compile.scope": "regional", "inductor.freezing": True}))
     assert freezing is not None
     assert freezing.startswith("inductor.freezing=true: ")
 
 
 # ---- the spaces that come with the package --------------------------------------------------------------------------
 
-SHIPPED = sorted(reader.folder().glob("*.yaml"))
+SHIPPED = sorted(reader.shipped_folder().glob("*.yaml"))
 EQUIPPED = msgspec.structs.replace(
     H200, libraries=dict.fromkeys(LIBRARIES, "99") | {"torch": "2.13.0", "torchao": "0.18.0", "triton": "3.5.0"}
 )
@@ -393,7 +395,7 @@ def classes(path: Path) -> tuple[str, ...]:
     return ("LTXPipeline", "StableDiffusionPipeline") if named == ("any",) else named
 
 
-def loaded_everywhere(path: Path) -> list[Space]:
+def loaded_everywhere(path: Path) -> list[SearchSpace]:
     """A shipped space as each of its pipelines sees it, on a CPU and on a GPU."""
     return [reader.load(path, kind(name), here) for name in classes(path) for here in (CPU, EQUIPPED)]
 
@@ -412,7 +414,7 @@ def test_a_shipped_space_is_right_as_it_stands(path: Path) -> None:
     for loaded in loaded_everywhere(path):
         assert len(loaded.workload.prompts) >= 16
         assert len(set(loaded.workload.prompts)) == len(loaded.workload.prompts)
-        assert loaded.refusal(loaded.candidate({})) is None
+        assert loaded.conflict(loaded.candidate({})) is None
         assert len(loaded.knobs["steps"]) > 1
 
 
@@ -424,7 +426,7 @@ def test_every_recipe_of_a_shipped_space_is_valid_somewhere_and_means_all_it_say
             values = loaded.candidate(recipe.values)
             lost = recipe.values.keys() - values.keys()
             assert not lost, f"{recipe.name}: {lost} mean nothing beside the rest"
-            if loaded.refusal(values) is None:
+            if loaded.conflict(values) is None:
                 valid.add(recipe.name)
     assert valid >= {recipe.name for recipe in reader.parse(path).recipes}
     assert valid
@@ -445,8 +447,8 @@ def test_every_value_that_a_shipped_space_lists_works_somewhere(path: Path) -> N
 def test_most_random_candidates_of_a_shipped_space_are_valid(path: Path) -> None:
     rng = random.Random(0)
     for loaded in loaded_everywhere(path):
-        candidates = [loaded.choose(lambda name, choices: rng.choice(choices)) for _ in range(200)]
-        assert sum(loaded.refusal(values) is None for values in candidates) >= 20
+        candidates = [loaded.sample(lambda name, choices: rng.choice(choices)) for _ in range(200)]
+        assert sum(loaded.conflict(values) is None for values in candidates) >= 20
 
 
 def test_a_space_is_found_by_name_by_path_and_by_pipeline(tmp_path: Path) -> None:
@@ -472,7 +474,7 @@ def test_a_pipeline_without_a_space_of_its_own_gets_the_one_for_any() -> None:
 # ---- one file over another, and settings over both ------------------------------------------------------------------
 
 
-def extended(folder: Path, content: dict[str, Any], *settings: str, environment: Environment = CPU) -> Space:
+def extended(folder: Path, content: dict[str, Any], *settings: str, environment: Environment = CPU) -> SearchSpace:
     """A file `child.yaml` that extends GOOD, which stands beside it."""
     write(folder, GOOD)
     child = folder / "child.yaml"
@@ -480,7 +482,7 @@ def extended(folder: Path, content: dict[str, Any], *settings: str, environment:
     return reader.load(child, kind(), environment, settings)
 
 
-def test_a_file_that_extends_another_and_says_nothing_is_the_other(tmp_path: Path, good: Space) -> None:
+def test_a_file_that_extends_another_and_says_nothing_is_the_other(tmp_path: Path, good: SearchSpace) -> None:
     child = extended(tmp_path, {})
     assert child.name == "child"
     assert [getattr(child, field) for field in ("workload", "tolerance", "baseline", "knobs", "recipes")] == [
@@ -495,7 +497,7 @@ def test_a_file_narrows_and_pins_what_it_extends(tmp_path: Path) -> None:
     assert child.knobs["batch"] == (1, 4), "what it does not name stays"
     assert child.tolerance == 2.5
     assert child.candidate({})["compile.scope"] == "none", "the baseline is the untouched pipeline all the same"
-    assert child.choose(lambda name, choices: choices[0])["compile.scope"] == "full"
+    assert child.sample(lambda name, choices: choices[0])["compile.scope"] == "full"
 
 
 def test_other_prompts_do_not_keep_the_seeds_of_those_before(tmp_path: Path) -> None:

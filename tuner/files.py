@@ -18,7 +18,7 @@ OTHER_SEEDS, DENOISER, VARIATIONS = "other_seeds", "denoiser.safetensors", "vari
 """In the baseline's folder, beside its images."""
 
 
-def reference(folder: Path, quality: Quality) -> Reference:
+def baseline_reference(folder: Path, quality: Quality) -> Reference:
     """What the baseline's folder holds for others to be judged against."""
     others, recorded = folder / OTHER_SEEDS, folder / DENOISER
     return Reference(
@@ -33,7 +33,7 @@ def reference(folder: Path, quality: Quality) -> Reference:
 NOISE_FLOOR = "noise_floor.json"
 
 
-def _lock(path: Path) -> IO[bytes]:
+def lock_study(path: Path) -> IO[bytes]:
     file = path.open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

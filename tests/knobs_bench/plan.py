@@ -12,7 +12,7 @@ from tuner.records.codec import Value, Values
 from tuner.records.gate import GatePolicy
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture, Workload
-from tuner.space.candidates import Space, show
+from tuner.space.candidates import SearchSpace, format_value
 
 PROMPTS = tuple(f"a red cat beside {count} blue dogs" for count in range(32))
 
@@ -63,10 +63,10 @@ WHATS: tuple[tuple[str, What], ...] = (
 """What is timed, by `knob value`; a step where nothing is said."""
 
 
-def catalogue(kind: Architecture, here: Environment) -> Space:
+def catalogue(kind: Architecture, here: Environment) -> SearchSpace:
     """All candidates that there are for a pipeline here."""
     baseline = {name: knob.baseline(here) for name, knob in KNOBS.items()} | {"cache.threshold": 0.08}
-    return Space(
+    return SearchSpace(
         name="everything", architecture=kind, workload=Workload(prompts=PROMPTS, seeds=(0,)), tolerance=1.0,
         gate=GatePolicy(), baseline=baseline, recipes=(), left_out={}, knobs={},
     )  # fmt: skip
@@ -79,7 +79,7 @@ def plan(kind: Architecture, here: Environment, only: Sequence[str] = ()) -> tup
     refused: dict[str, str] = {}
     for name, knob in KNOBS.items():
         for value in knob.choices:
-            title = f"{name}={show(value)}"
+            title = f"{name}={format_value(value)}"
             if value == space.baseline[name] or (only and not {name, title} & set(only)):
                 continue
             reason = knob.unavailable_reason(value, here, kind)
@@ -91,7 +91,7 @@ def plan(kind: Architecture, here: Environment, only: Sequence[str] = ()) -> tup
     return sorted([*bases(space, rows), *rows], key=lambda row: row.rank), refused
 
 
-def base_of(space: Space, name: str, value: Value, here: Environment) -> Values | None:
+def base_of(space: SearchSpace, name: str, value: Value, here: Environment) -> Values | None:
     """What a value is put on top of; None when no such candidate is allowed."""
     listed = [base for pattern, base in BASES if fnmatchcase(f"{name} {value}", pattern)]
     for base in (*listed, *FALLBACKS):
@@ -99,15 +99,15 @@ def base_of(space: Space, name: str, value: Value, here: Environment) -> Values 
             not KNOBS[other].unavailable_reason(given, here, space.architecture) for other, given in base.items()
         )
         for values in (space.candidate(base), space.candidate({**base, name: value})):
-            known = known and space.refusal(values) is None
+            known = known and space.conflict(values) is None
         if known and values.get(name) == value:
             return base
     return None
 
 
-def refusal(space: Space, name: str, value: Value) -> str:
+def refusal(space: SearchSpace, name: str, value: Value) -> str:
     """Why no candidate has a value, for the list of what cannot be had."""
-    reasons = (space.refusal(space.candidate({**base, name: value})) for base in FALLBACKS)
+    reasons = (space.conflict(space.candidate({**base, name: value})) for base in FALLBACKS)
     return next(filter(None, reasons), "nothing here takes it")
 
 
@@ -118,7 +118,7 @@ def what(kind: Architecture, name: str, value: Value) -> What:
     return next((part for pattern, part in WHATS if fnmatchcase(f"{name} {value}", pattern)), "step")
 
 
-def bases(space: Space, rows: Sequence[Trial]) -> list[Trial]:
+def bases(space: SearchSpace, rows: Sequence[Trial]) -> list[Trial]:
     """What the rows are compared with and is no row itself."""
     known = {key(row.values, row.what) for row in rows}
     found = []
@@ -131,7 +131,7 @@ def bases(space: Space, rows: Sequence[Trial]) -> list[Trial]:
     return found
 
 
-def trial(space: Space, title: str, different: Values, part: What, base: Values | None) -> Trial:
+def trial(space: SearchSpace, title: str, different: Values, part: What, base: Values | None) -> Trial:
     """A trial with guesses at its cost, from what was seen of FLUX."""
     values = space.candidate(different)
     batch, scope = int(values["batch"]), values["compile.scope"]

@@ -46,7 +46,7 @@ def panel(tmp_path_factory: pytest.TempPathFactory, tiny_scorer: Path) -> tuple[
     for name, images in drawn.items():
         Images.drawn(images, PROMPTS[: len(images)]).save(folder / name)
     job = PanelJob(
-        workload=WORKLOAD, device="cpu", scorer=str(tiny_scorer), policy=QualityPolicy(given={}),
+        workload=WORKLOAD, device="cpu", scorer=str(tiny_scorer), policy=QualityPolicy(metric_paths={}),
         images={int(name): str(folder / name) for name in ("0", "3", "5", "7")}, strips=str(folder / "strips"),
         variations=(str(folder / "varied"),),
     )  # fmt: skip
@@ -126,7 +126,7 @@ def test_the_users_own_metric_is_among_them(tmp_path: Path, tiny_scorer: Path) -
 def test_the_prompts_of_real_pipelines_are_many_and_of_all_kinds() -> None:
     from tuner.space import reader
 
-    kept = json.loads((reader.folder() / "prompts.json").read_text())
+    kept = json.loads((reader.shipped_folder() / "prompts.json").read_text())
     assert len(set(kept["prompts"])) == len(kept["prompts"]) == len(kept["topics"]) >= 64
     topics = ("objects", "counts", "colours", "positions", "text", "people", "style")
     assert set(kept["topics"]) == set(topics)
@@ -141,7 +141,7 @@ def test_the_tolerance_is_the_metrics_own_unless_it_is_set(tmp_path: Path) -> No
     from tuner.space import reader
 
     _, kind = pipeline.resolve("demo", None, None)
-    here, path = environment.detect("cpu"), reader.folder() / "demo.yaml"
+    here, path = environment.detect("cpu"), reader.shipped_folder() / "demo.yaml"
     assert reader.load(path, kind, here).tolerance == 1.0
     assert reader.load(path, kind, here, metric="ssim").tolerance == METRICS["ssim"].tolerance
     assert reader.load(path, kind, here, ["quality.tolerance=0.3"], "ssim").tolerance == 0.3

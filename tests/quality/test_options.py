@@ -18,7 +18,7 @@ def test_without_options_it_is_the_clip_score() -> None:
 def test_what_a_metric_is_given_is_kept_by_its_name_as_a_whole_path(tmp_path: Path, tiny_scorer: Path) -> None:
     policy = run.quality_policy("preference", [f"preference={tiny_scorer}", f"cmmd={tmp_path}"], "demo")
     assert policy.metric == "preference"
-    assert policy.given == {"preference": str(tiny_scorer), "cmmd": str(tmp_path)}
+    assert policy.metric_paths == {"preference": str(tiny_scorer), "cmmd": str(tmp_path)}
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,16 @@ from rich.text import Text
 
 from tuner.records.codec import Estimate
 from tuner.records.model import Model, Workload
-from tuner.records.quality import Judged
+from tuner.records.quality import MetricResult
 from tuner.report import panel_table
 from tuner.report.console import CHOSEN
 from tuner.result.config import BestConfig, MeasuredPoint, TrialCounts
 from tuner.result.prices import Price
 
 
-def judged(value: float, verdict: Literal["same", "worse"]) -> Judged:
+def judged(value: float, verdict: Literal["same", "worse"]) -> MetricResult:
     estimate = Estimate(value=value, low=value, high=value)
-    return Judged(
+    return MetricResult(
         title="SSIM", unit="of 1", higher_is_better=True, value=estimate, difference=None, floor=0.1, verdict=verdict,
         ms_per_image=1.0,
     )  # fmt: skip

@@ -66,7 +66,7 @@ def test_the_baseline_leaves_its_noise_floor_other_seeds_and_its_denoisers_calls
     assert 0 <= quality.noise.axis < 1
     for path in (*quality.noise.variations.values(), str(folder / files.OTHER_SEEDS)):
         assert len(list(Path(path).glob("*.png"))) == scoring.VARIED
-    known = files.reference(folder, quality)
+    known = files.baseline_reference(folder, quality)
     assert known.denoiser is not None
     assert known.other_seeds is not None
     assert known.floor == quality.noise.axis
@@ -125,7 +125,7 @@ def test_a_candidate_gets_its_denoiser_error_or_the_reason(
     scored: tuple[Any, Job, Point, Quality, Path], tmp_path: Path
 ) -> None:
     pipe, asked, point, quality, folder = scored
-    known = msgspec.structs.replace(files.reference(folder, quality), other_seeds=None)
+    known = msgspec.structs.replace(files.baseline_reference(folder, quality), other_seeds=None)
     asked = msgspec.structs.replace(asked, reference=known)
     same = scorer_of(asked, pipe).score(msgspec.structs.replace(point, folder=str(tmp_path / "same")))
     assert same is not None

@@ -9,7 +9,7 @@ from typing import Literal
 from tuner.board import events_file
 from tuner.records.gate import Finding
 from tuner.records.outcome import Outcome
-from tuner.space.candidates import Space, show
+from tuner.space.candidates import SearchSpace, format_value
 
 BASELINE = 0
 STRIPS = "strips"
@@ -29,7 +29,7 @@ SHORT = {
 """The kinds of findings as the narrow column of the table has room for them."""
 
 
-def write(folder: Path, outcome: Outcome, space: Space, place: Place = None) -> None:
+def write(folder: Path, outcome: Outcome, space: SearchSpace, place: Place = None) -> None:
     """Write the outcome's events file into its trial folder, which lies beside the baseline's."""
     row = events_file.Row(
         number=outcome.number,
@@ -43,10 +43,10 @@ def write(folder: Path, outcome: Outcome, space: Space, place: Place = None) -> 
     events_file.write_trial(folder, row)
 
 
-def knobs(outcome: Outcome, space: Space) -> dict[str, str]:
+def knobs(outcome: Outcome, space: SearchSpace) -> dict[str, str]:
     """Every knob's value. One that the study varies has one in each trial, for the table to be filtered by it."""
     varied = {name: NOTHING for name, values in space.knobs.items() if len(values) > 1}
-    return varied | {name: show(value) for name, value in outcome.values.items()}
+    return varied | {name: format_value(value) for name, value in outcome.values.items()}
 
 
 def metrics(outcome: Outcome) -> dict[str, float]:
@@ -78,13 +78,13 @@ def result(outcome: Outcome, place: Place) -> str:
     return " ".join(filter(None, (baseline, place))) or NOTHING
 
 
-def settings(outcome: Outcome, space: Space) -> str:
+def settings(outcome: Outcome, space: SearchSpace) -> str:
     """What of a trial is not as in the baseline, in one line."""
     changed = space.changed(outcome.values)
-    return " ".join(f"{name}={show(value)}" for name, value in changed.items()) or "baseline"
+    return " ".join(f"{name}={format_value(value)}" for name, value in changed.items()) or "baseline"
 
 
-def text(outcome: Outcome, space: Space) -> str:
+def text(outcome: Outcome, space: SearchSpace) -> str:
     """A trial in Markdown: what was changed and measured, what the gate found, why it failed."""
     lines = [f"**trial {outcome.number}** ({outcome.recipe or outcome.purpose}): {status(outcome)}", ""]
     lines.append(f"- settings: `{settings(outcome, space)}`")
@@ -133,7 +133,7 @@ def strip_of(folder: Path) -> Path:
     return folder.parent.parent / STRIPS / f"{folder.name}.png"
 
 
-def images(folder: Path, outcome: Outcome, space: Space) -> Iterator[events_file.ShownImage]:
+def images(folder: Path, outcome: Outcome, space: SearchSpace) -> Iterator[events_file.ShownImage]:
     """A finalist's strip, and a trial's images, each with the baseline's of the same prompt."""
     prompts = space.workload.prompts
     strip = strip_of(folder)

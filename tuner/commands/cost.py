@@ -23,9 +23,9 @@ from tuner.report.formatting import (
     times,
     wrapped,  # fmt: skip
 )
-from tuner.result.config import BestConfig, MeasuredPoint, measured, read_config
+from tuner.result.config import BestConfig, MeasuredPoint, measurement, read_config
 from tuner.result.economics import CARDS_GB, HEADROOM, Economics, economics
-from tuner.result.prices import Price, is_nominal, price_of
+from tuner.result.prices import Price, is_nominal, price_for
 from tuner.timing.intervals import supports
 
 GAP = 2
@@ -101,7 +101,7 @@ def _price(best: BestConfig, usd_per_hour: float | None, provider: str | None, i
 
     Where that one is nominal, the other of the two.
     """
-    listed = price_of(best.environment.device_name, usd_per_hour, provider)
+    listed = price_for(best.environment.device_name, usd_per_hour, provider)
     if usd_per_hour is not None or provider is not None:
         return listed
     preferred, other = (listed, best.price) if is_comparison else (best.price, listed)
@@ -177,7 +177,7 @@ def _row(study: Study, point: MeasuredPoint, price: Price) -> CostRow:
         is_baseline=point.trial == best.baseline.trial,
         is_chosen=point.trial == best.chosen.trial,
         changed=point.changed,
-        economics=economics(price.usd_per_hour, measured(point), measured(best.baseline)),
+        economics=economics(price.usd_per_hour, measurement(point), measurement(best.baseline)),
         predicted_from=point.predicted_from,
     )
 
@@ -271,8 +271,8 @@ def _details(row: CostRow) -> Iterator[str]:
         yield f"predicted from {', '.join(map(str, row.predicted_from))} steps, not measured"
     if found.compile_s is not None:
         text = f"first call {latency_text(found.compile_s)} longer"
-        if found.paid_for_after_images is not None:
-            images = found.paid_for_after_images
+        if found.break_even_images is not None:
+            images = found.break_even_images
             text += ", no longer than the baseline's" if images == 0 else f", paid for after {times(images, 'image')}"
         elif not row.is_baseline:
             text += ", never paid for"

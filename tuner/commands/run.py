@@ -28,7 +28,7 @@ def run_study(options: argparse.Namespace) -> int:
     from tuner.model import pipeline
     from tuner.records.outcome import Limits
     from tuner.report.live import make_display
-    from tuner.result.prices import price_of
+    from tuner.result.prices import price_for
     from tuner.space import reader
     from tuner.study.loop import Study
     from tuner.study.store import Request, Store
@@ -40,7 +40,7 @@ def run_study(options: argparse.Namespace) -> int:
         model=model,
         environment=here,
         space=reader.load(file, kind, here, settings(options), options.quality),
-        price=price_of(here.device_name, options.price),
+        price=price_for(here.device_name, options.price),
         quality=quality_policy(options.quality, options.metric, model.scorer),
     )
     folder = options.out.resolve() / study_name(options.study, model.source, request.fingerprint())
@@ -76,7 +76,7 @@ def quality_policy(name: str, given: Sequence[str], scorer: str) -> QualityPolic
     lacking = axis(name).unavailable_reason(Setting("cpu", scorer, paths))
     if lacking:
         raise Unavailable(f"--quality {name}: {lacking}; clip_score, ssim and ms_ssim work without")
-    return QualityPolicy(metric=name, given=paths)
+    return QualityPolicy(metric=name, metric_paths=paths)
 
 
 def settings(options: argparse.Namespace) -> list[str]:

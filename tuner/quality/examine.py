@@ -23,7 +23,7 @@ from tuner.quality.metrics import METRICS, Metric, Setting, metric
 from tuner.quality.panel import compare, floor_of
 from tuner.quality.statistics import verdict
 from tuner.records.codec import encode_pretty, read
-from tuner.records.quality import Judged, Panel, PanelJob
+from tuner.records.quality import MetricResult, Panel, PanelJob
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -59,8 +59,10 @@ def examine(job: PanelJob) -> Panel:
     for folder in job.variations:
         with _noted(unavailable_reasons, f"noise floor of {Path(folder).name}"):
             variations.append(Images.load(Path(folder), prompts, each=baseline.each))
-    setting = Setting(job.device, job.scorer, job.policy.given, frozenset({job.policy.metric, *job.policy.given}))
-    found: dict[int, dict[str, Judged]] = {trial: {} for trial in images}
+    setting = Setting(
+        job.device, job.scorer, job.policy.metric_paths, frozenset({job.policy.metric, *job.policy.metric_paths})
+    )
+    found: dict[int, dict[str, MetricResult]] = {trial: {} for trial in images}
     own_metric = [] if job.policy.metric in METRICS else [metric(job.policy.metric)]
     for asked in (*METRICS.values(), *own_metric):
         with _noted(unavailable_reasons, asked.name):
@@ -90,12 +92,12 @@ def _noted(unavailable_reasons: dict[str, str], name: str) -> Iterator[None]:
     free_memory()
 
 
-def measure(asked: Metric, images: Images, baseline: Images, setting: Setting, floor: float | None) -> Judged:
+def measure(asked: Metric, images: Images, baseline: Images, setting: Setting, floor: float | None) -> MetricResult:
     """One metric of one set of images, compared with the baseline's. The verdict counts more as better."""
     started = time.monotonic()
     value, difference, judged = compare(asked, images, baseline.first(len(images.prompts)), setting)
     spent_s = time.monotonic() - started
-    return Judged(
+    return MetricResult(
         title=asked.title,
         unit=asked.unit,
         higher_is_better=asked.higher_is_better,

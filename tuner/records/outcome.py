@@ -88,7 +88,7 @@ class Timing(Record):
     `device_s` is the same by CUDA's events; it and `gpu` are absent on a CPU. `latency_p95_s`, the 95th percentile, is
     there where the samples of one process are enough to bound it. `within_target` is the share of the samples that met
     the workload's latency target, absent without one. Of a predicted latency `predicted_from` are the step counts that
-    were measured, there are no samples, and `drawn_s` is what the calls took that drew its images.
+    were measured, there are no samples, and `generation_s` is what the calls took that drew its images.
     """
 
     latency_s: Estimate
@@ -102,7 +102,7 @@ class Timing(Record):
     gpu: GpuUse | None = None
     predicted_from: tuple[int, ...] | None = None
     within_target: float | None = None
-    drawn_s: Estimate | None = None
+    generation_s: Estimate | None = None
 
 
 class StepCost(Record):

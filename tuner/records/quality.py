@@ -12,10 +12,10 @@ from tuner.records.model import Workload
 
 class QualityPolicy(Record):
     """By what images are judged: `metric` is the axis of the search, the name of a metric or `module:function` of the
-    user's own. `given` is what the user points metrics to, by their names: a model's folder, weights, images."""
+    user's own. `metric_paths` is what the user points metrics to, by metric name: a model's folder, weights, images."""
 
     metric: str = "clip_score"
-    given: dict[str, str] = msgspec.field(default_factory=dict)
+    metric_paths: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class NoiseFloor(Record):
@@ -82,7 +82,7 @@ class Quality(Record):
     spent_s: float = 0.0
 
 
-class Judged(Record):
+class MetricResult(Record):
     """What one metric says of a finalist's images, in its `unit`. `difference` is from the baseline's value, paired
     image by image; of a metric that compares with the baseline's images it is absent. `floor` is what harmless
     variations of rounding move the metric by, and the verdict is stated against it."""
@@ -116,5 +116,5 @@ class PanelJob(Record):
 class Panel(Record):
     """All metrics of the finalists, by trial and by the metric's name; `unavailable_reasons` says which are missing."""
 
-    finalists: dict[int, dict[str, Judged]]
+    finalists: dict[int, dict[str, MetricResult]]
     unavailable_reasons: dict[str, str]

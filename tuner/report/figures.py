@@ -118,7 +118,7 @@ def _compiling(point: MeasuredPoint, best: BestConfig) -> str | None:
 def _paid_for(point: MeasuredPoint, best: BestConfig) -> str | None:
     if point.trial == best.baseline.trial or point.compile_s is None or best.baseline.compile_s is None:
         return None
-    images = point.economics.paid_for_after_images if point.economics else None
+    images = point.economics.break_even_images if point.economics else None
     return {None: "never", 0: "at once"}.get(images) or times(images or 0, "image")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from tuner.records.quality import Judged
+from tuner.records.quality import MetricResult
 from tuner.report.console import BASELINE, CHOSEN, GAP, QUIET
 from tuner.report.formatting import columns_line, one_line, wrapped
 from tuner.result.config import BestConfig, MeasuredPoint
@@ -60,7 +60,7 @@ def _head(point: MeasuredPoint, best: BestConfig) -> str:
     return "baseline" if point.trial == best.baseline.trial else f"trial {point.trial}"
 
 
-def _name(found: Judged) -> str:
+def _name(found: MetricResult) -> str:
     return f"{one_line(found.title)} ({one_line(found.unit)})"
 
 

@@ -17,8 +17,8 @@ from tuner.records.codec import Estimate, Record, Values, read
 from tuner.records.machine import Environment, LimitShare, Roofline
 from tuner.records.model import Model, Workload
 from tuner.records.outcome import Components, Outcome, PredictionCheck
-from tuner.records.quality import Judged
-from tuner.result.economics import Economics, Measured
+from tuner.records.quality import MetricResult
+from tuner.result.economics import Economics, Measurement
 from tuner.result.prices import Price
 
 REQUIRED = ("compile.scope", "precision.dtype", "steps", "batch")
@@ -58,7 +58,7 @@ class MeasuredPoint(Record):
     within_latency_target: float | None = None
     predicted_from: tuple[int, ...] | None = None
     components: Components | None = None
-    panel: dict[str, Judged] | None = None
+    panel: dict[str, MetricResult] | None = None
     quality_flags: tuple[str, ...] = ()
     limit: LimitShare | None = None
     economics: Economics | None = None
@@ -194,9 +194,9 @@ def measured_point(outcome: Outcome, changed: Values, confirmed: bool) -> Measur
     )
 
 
-def measured(point: MeasuredPoint) -> Measured:
+def measurement(point: MeasuredPoint) -> Measurement:
     """What economics needs of a point."""
-    return Measured(
+    return Measurement(
         images_per_s=point.images_per_s,
         latency_s=point.latency_s.value,
         latency_samples=point.latency_samples,
@@ -208,21 +208,21 @@ def measured(point: MeasuredPoint) -> Measured:
     )
 
 
-def counts(outcomes: Sequence[Outcome], refused: int) -> TrialCounts:
+def count_trials(outcomes: Sequence[Outcome], refused: int) -> TrialCounts:
     by_status = {status: sum(o.status == status for o in outcomes) for status in ("measured", "rejected", "failed")}
     return TrialCounts(**by_status, refused=refused)
 
 
-def now() -> str:
+def utc_now() -> str:
     """The time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def version() -> str:
+def package_version() -> str:
     return metadata.version("diffusion-tuner")
 
 
-def schema() -> dict[str, Any]:
+def json_schema() -> dict[str, Any]:
     """The JSON Schema of best_config.json; the copy in the package is for readers that have no Python."""
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(BestConfig)))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **plain}

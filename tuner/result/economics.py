@@ -13,7 +13,7 @@ HEADROOM = 0.10
 """Share of a card that must stay free: what CUDA itself takes, and memory too fragmented to use."""
 
 
-class Measured(Record):
+class Measurement(Record):
     """What was measured of one configuration; what was not is None. A call draws one batch.
 
     `compile_s` is what the first call of its build took longer than a warm one, `within_target` the share of calls
@@ -34,7 +34,7 @@ class Economics(Record, omit_defaults=True):
     """What follows from a price and a measurement; in a file, what is not known is absent. With a latency target only
     the images that meet it count.
 
-    `paid_for_after_images` is when what compiling took longer than the baseline's is saved again: 0 at once, absent
+    `break_even_images` is when what compiling took longer than the baseline's is saved again: 0 at once, absent
     never.
     """
 
@@ -46,13 +46,13 @@ class Economics(Record, omit_defaults=True):
     latency_p50_s: float | None = None
     latency_p95_s: float | None = None
     compile_s: float | None = None
-    paid_for_after_images: int | None = None
+    break_even_images: int | None = None
     joules_per_image: float | None = None
     images_per_s_per_watt: float | None = None
     smallest_card_gb: int | None = None
 
 
-def economics(usd_per_hour: float, point: Measured, baseline: Measured) -> Economics:
+def economics(usd_per_hour: float, point: Measurement, baseline: Measurement) -> Economics:
     """What a configuration costs at a price, and when its compiling has paid for itself against the baseline."""
     images_per_s = goodput(point.images_per_s, point.within_target)
     usd = usd_per_1000_images(usd_per_hour, images_per_s)
@@ -66,7 +66,7 @@ def economics(usd_per_hour: float, point: Measured, baseline: Measured) -> Econo
         latency_p50_s=point.latency_s if supports(count, 0.50) else None,
         latency_p95_s=point.latency_p95_s if supports(count, 0.95) else None,
         compile_s=point.compile_s,
-        paid_for_after_images=paid_for_after_images(point, baseline),
+        break_even_images=break_even_images(point, baseline),
         joules_per_image=joules,
         images_per_s_per_watt=1.0 / joules if joules else None,
         smallest_card_gb=smallest_card_gb(point.peak_reserved_bytes),
@@ -89,7 +89,7 @@ def usd_per_1000_images(usd_per_hour: float, images_per_s: float) -> float:
 # ---- compiling ------------------------------------------------------------------------------------------------------
 
 
-def paid_for_after_images(point: Measured, baseline: Measured) -> int | None:
+def break_even_images(point: Measurement, baseline: Measurement) -> int | None:
     """After how many images, those of the first call included, all time taken is no more than the baseline's."""
     ours, theirs = point.compile_s, baseline.compile_s
     saved_s = 1.0 / baseline.images_per_s - 1.0 / point.images_per_s

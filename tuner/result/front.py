@@ -33,7 +33,7 @@ def meets_target(outcome: Outcome) -> bool:
     return outcome.timing is not None and meets(outcome.timing.within_target)
 
 
-def pareto(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def pareto_front(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """The non-dominated outcomes among those that meet the latency target, cheapest first. Of two that are equal in
     both, the earlier one stays."""
     points: list[Outcome] = []
@@ -46,14 +46,14 @@ def pareto(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return points
 
 
-def as_good(outcome: Outcome, tolerance: float) -> bool:
+def is_as_good(outcome: Outcome, tolerance: float) -> bool:
     """Whether, with 95 % confidence, the mean score is not below the baseline's by more than the tolerance."""
     return outcome.quality is not None and outcome.quality.difference.low >= -tolerance
 
 
-def by_preference(outcomes: Sequence[Outcome], tolerance: float) -> list[Outcome]:
+def eligible(outcomes: Sequence[Outcome], tolerance: float) -> list[Outcome]:
     """The outcomes that are as good as the baseline and meet the latency target, cheapest first."""
-    return sorted((o for o in measured(outcomes) if as_good(o, tolerance) and meets_target(o)), key=cost)
+    return sorted((o for o in measured(outcomes) if is_as_good(o, tolerance) and meets_target(o)), key=cost)
 
 
 def speed_up(baseline: Sequence[Outcome], other: Sequence[Outcome]) -> Estimate:
@@ -70,13 +70,13 @@ def speed_up(baseline: Sequence[Outcome], other: Sequence[Outcome]) -> Estimate:
     )
 
 
-def widened(ratio: Estimate, spread: float) -> Estimate:
+def widen(ratio: Estimate, spread: float) -> Estimate:
     """A ratio whose interval also covers what two processes differ by, given their coefficient of variation."""
     factor = math.exp(NORMAL * math.sqrt(2) * spread)
     return Estimate(value=ratio.value, low=ratio.low / factor, high=ratio.high * factor)
 
 
-def merged(runs: Sequence[Timing]) -> Timing:
+def merge_timings(runs: Sequence[Timing]) -> Timing:
     """One timing from those of several processes: the median of their medians, the widest of their intervals, and what
     else the most typical of them saw."""
     latency_s = Estimate(

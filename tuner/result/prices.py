@@ -53,27 +53,27 @@ class PriceTable(Record):
 
 
 @cache
-def table() -> PriceTable:
+def price_table() -> PriceTable:
     return read(TABLE_FILE, PriceTable)
 
 
-def gpu_of(device_name: str) -> str | None:
+def gpu_name(device_name: str) -> str | None:
     """The table's name of a device, None for one that it does not know.
 
     The whole name must match: an L4 is no L40S, and a slice of a GPU (MIG) costs less than all of it.
     """
     name = device_name.removeprefix("NVIDIA ")
-    return next((gpu.name for gpu in table().gpus if re.fullmatch(gpu.device_name, name)), None)
+    return next((gpu.name for gpu in price_table().gpus if re.fullmatch(gpu.device_name, name)), None)
 
 
 def quotes_for(device_name: str) -> list[Quote]:
     """The price of each provider for a device, cheapest first."""
-    gpu = gpu_of(device_name)
-    quotes = [quote for quote in table().quotes if quote.gpu == gpu]
+    gpu = gpu_name(device_name)
+    quotes = [quote for quote in price_table().quotes if quote.gpu == gpu]
     return sorted(quotes, key=lambda quote: (quote.usd_per_hour, quote.provider))
 
 
-def price_of(device_name: str, override: float | None, provider: str | None = None) -> Price:
+def price_for(device_name: str, override: float | None, provider: str | None = None) -> Price:
     """The price to reckon with: the user's, else the table's, else a nominal one that only ranks configurations.
 
     Of several providers the table's price is the lower median: one odd offer does not move it, and somebody asks it.

@@ -18,7 +18,7 @@ class Recipe(Record):
     values: Values
 
 
-class Space(Record):
+class SearchSpace(Record):
     """The candidates of one study of a pipeline.
 
     `knobs` holds the values to search here, `baseline` the untouched pipeline's value of every knob, and `left_out`
@@ -35,7 +35,7 @@ class Space(Record):
     recipes: tuple[Recipe, ...]
     left_out: dict[str, str]
 
-    def choose(self, suggest: Callable[[str, tuple[Value, ...]], Value]) -> Values:
+    def sample(self, suggest: Callable[[str, tuple[Value, ...]], Value]) -> Values:
         """One candidate: a value for every knob that is active beside those before it, `suggest`ed where it is open."""
         values: Values = {}
         for name, knob in KNOBS.items():
@@ -52,25 +52,25 @@ class Space(Record):
                 values[name] = different.get(name, self.baseline[name])
         return values
 
-    def refusal(self, values: Mapping[str, Value]) -> str | None:
+    def conflict(self, values: Mapping[str, Value]) -> str | None:
         """Why this candidate is not worth a process, or None. It names the knob."""
         for name in values:
             reason = KNOBS[name].conflict_reason(values, self.architecture)
             if reason:
-                return f"{name}={show(values[name])}: {reason}"
+                return f"{name}={format_value(values[name])}: {reason}"
         return None
 
     def changed(self, values: Mapping[str, Value]) -> Values:
         """What of a candidate differs from the baseline."""
         return {name: value for name, value in values.items() if self.baseline.get(name) != value}
 
-    def row(self, values: Mapping[str, Value]) -> list[Values]:
+    def step_sweep(self, values: Mapping[str, Value]) -> list[Values]:
         """The candidates that one build of `values` can measure: the candidate itself, then its other step counts."""
         others = [{**values, "steps": steps} for steps in self.knobs.get("steps", ()) if steps != values["steps"]]
-        return [dict(values)] + [other for other in others if self.refusal(other) is None]
+        return [dict(values)] + [other for other in others if self.conflict(other) is None]
 
 
-def show(value: Value) -> str:
+def format_value(value: Value) -> str:
     """A value in one line, as YAML writes it."""
     return str(value).lower() if isinstance(value, bool) else " ".join(str(value).split())[:80]
 

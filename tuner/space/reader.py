@@ -1,4 +1,4 @@
-"""search_spaces/*.yaml -> Space: reading a space file strictly, with the file that it extends and what --set says."""
+"""search_spaces/*.yaml -> SearchSpace: reading a space file strictly, with the file it extends and what --set says."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tuner.records.codec import Record, Value, read
 from tuner.records.gate import GatePolicy
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture, Workload
-from tuner.space.candidates import Recipe, Space, show
+from tuner.space.candidates import Recipe, SearchSpace, format_value
 from tuner.space.schema import PromptFile, SpaceFile, WorkloadFields
-from tuner.space.usable import _baseline, _typed, _unusable, _usable
+from tuner.space.usable import baseline_values, coerce, unavailable_reason, usable_values
 
 S = TypeVar("S", bound=Record)
 
@@ -37,7 +37,7 @@ FIXED_ARGUMENTS = {
 """Of a pipeline's call: what the tuner itself decides, and what the workload has a field for."""
 
 
-def folder() -> Path:
+def shipped_folder() -> Path:
     """Where the spaces are that come with the package: in the wheel, or beside it in a checkout."""
     packaged = Path(str(resources.files("tuner"))) / "search_spaces"
     return packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "search_spaces"
@@ -48,7 +48,7 @@ def find(name: str | None, architecture: Architecture, is_demo: bool) -> Path:
 
     Raises BadInput when there is no file of that name.
     """
-    shipped = {path.stem: path for path in sorted(folder().glob("*.yaml"))}
+    shipped = {path.stem: path for path in sorted(shipped_folder().glob("*.yaml"))}
     if name is not None:
         path = shipped.get(name, Path(name))
         if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises when a name is too long)
@@ -63,7 +63,7 @@ def find(name: str | None, architecture: Architecture, is_demo: bool) -> Path:
 def load(
     path: Path, architecture: Architecture, environment: Environment, settings: Sequence[str] = (),
     metric: str = CLIP_SCORE,
-) -> Space:  # fmt: skip
+) -> SearchSpace:  # fmt: skip
     """Read a space file for a pipeline on this machine; `settings` are NAME=VALUE, each overriding a field of it.
     `metric` is the axis of quality: the file's tolerance is in points of CLIP score, another metric has its own.
 
@@ -75,19 +75,19 @@ def load(
         raise BadInput(f"{path}: pipelines: this space is for {', '.join(written.pipelines)}, not for {name}")
     for setting in sorted(settings, key=_comes_late):
         written = _merged(written, _setting(setting))
-    baseline = _baseline(written.baseline, architecture, environment)
-    knobs, left_out = _usable(written, architecture, environment, baseline)
+    baseline = baseline_values(written.baseline, architecture, environment)
+    knobs, left_out = usable_values(written, architecture, environment, baseline)
     _check_settings(settings, left_out)
     pinned = {name: values[0] for name, values in knobs.items() if values != (baseline[name],) and len(values) == 1}
     recipes: list[Recipe] = []
     for recipe in written.recipes:
-        reason = _unusable(recipe, knobs, architecture, environment)
+        reason = unavailable_reason(recipe, knobs, architecture, environment)
         if reason:
             left_out[f"recipe {recipe.name}"] = reason
         else:
-            given = {name: _typed(name, value) for name, value in recipe.values.items()}
+            given = {name: coerce(name, value) for name, value in recipe.values.items()}
             recipes.append(msgspec.structs.replace(recipe, values=pinned | given))
-    return Space(
+    return SearchSpace(
         name=path.stem,
         architecture=architecture,
         workload=_workload(path, written.workload, architecture, settings),
@@ -148,12 +148,12 @@ def _with_extended(path: Path, seen: tuple[Path, ...] = ()) -> SpaceFile:
     written = parse(path)
     if written.extends is None:
         return written
-    parent = folder() / f"{written.extends}.yaml"
+    parent = shipped_folder() / f"{written.extends}.yaml"
     is_file = os.path.isfile(parent)  # noqa: PTH113  (Path.is_file raises when a name is too long)
-    if not is_file or not parent.resolve().is_relative_to(folder().resolve()):
+    if not is_file or not parent.resolve().is_relative_to(shipped_folder().resolve()):
         parent = _inside(path, "extends", written.extends)
     if parent.resolve() in (path.resolve(), *seen):
-        raise BadInput(f"{path}: extends: {show(written.extends)} extends this file in turn")
+        raise BadInput(f"{path}: extends: {format_value(written.extends)} extends this file in turn")
     return _merged(_with_extended(parent, (*seen, path.resolve())), written)
 
 
@@ -201,7 +201,7 @@ def _yaml(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error
-        raise BadInput(f"{path}{where}: not YAML: {show(str(problem))}") from None
+        raise BadInput(f"{path}{where}: not YAML: {format_value(str(problem))}") from None
 
 
 def _convert(data: Any, where: str) -> SpaceFile:
@@ -223,7 +223,7 @@ def _inside(path: Path, field: str, name: str) -> Path:
     file = Path(os.path.realpath(parent / name.replace("\0", "?")))  # no path has a NUL
     if not file.is_relative_to(parent) or not os.path.isfile(file):  # noqa: PTH113
         what = "no shipped space and not" if field == "extends" else "not"
-        raise BadInput(f"{path}: {field}: {show(name)} is {what} a file in the folder of the space")
+        raise BadInput(f"{path}: {field}: {format_value(name)} is {what} a file in the folder of the space")
     return file
 
 
@@ -248,7 +248,7 @@ def _comes_late(setting: str) -> bool:
 
 def _setting(text: str) -> SpaceFile:
     """What one NAME=VALUE says: of a knob, or of a field of workload, baseline or quality."""
-    where = f"--set {show(text)}"
+    where = f"--set {format_value(text)}"
     name, equals, written = text.partition("=")
     if not equals:
         raise BadInput(f"{where}: write it as KNOB=VALUE or workload.FIELD=VALUE")
@@ -275,7 +275,7 @@ def _check_settings(settings: Sequence[str], left_out: Mapping[str, str]) -> Non
         knob = setting.partition("=")[0]
         for what, reason in left_out.items():
             if what.startswith(f"{knob}="):
-                raise BadInput(f"--set {show(setting)}: {what} cannot be had here: {reason}")
+                raise BadInput(f"--set {format_value(setting)}: {what} cannot be had here: {reason}")
 
 
 # ---- checking -------------------------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def _checked(written: SpaceFile, where: str) -> SpaceFile:
         _check_knob(where, f"knobs.{name}", name)
         for device, listed in values.items() if isinstance(values, dict) else (("", values),):
             if device and device not in DEVICES:
-                raise BadInput(f"{where}: knobs.{name}.{show(device)}: values are listed for cpu and cuda")
+                raise BadInput(f"{where}: knobs.{name}.{format_value(device)}: values are listed for cpu and cuda")
             _check_listed(where, f"knobs.{name}", name, listed if isinstance(listed, list) else [listed])
     for name, value in written.baseline.items():
         _check_value(where, f"baseline.{name}", name, value)
@@ -297,7 +297,7 @@ def _checked(written: SpaceFile, where: str) -> SpaceFile:
             )
     for recipe in written.recipes:
         for name, value in recipe.values.items():
-            _check_value(where, f"recipes.{show(recipe.name)}", name, value)
+            _check_value(where, f"recipes.{format_value(recipe.name)}", name, value)
     tolerance = written.quality.tolerance
     if tolerance is not None and not 0 <= tolerance < math.inf:
         raise BadInput(f"{where}: quality.tolerance: {tolerance} must be a number of points, 0 or more")
@@ -309,7 +309,7 @@ def _check_knob(where: str, field: str, name: str) -> None:
     if name not in KNOBS:
         near = difflib.get_close_matches(name, KNOBS, n=1)
         hint = f"did you mean {near[0]}?" if near else "`tune knobs` lists them"
-        raise BadInput(f"{where}: {show(field)}: unknown knob; {hint}")
+        raise BadInput(f"{where}: {format_value(field)}: unknown knob; {hint}")
 
 
 def _check_listed(where: str, field: str, name: str, values: list[Value]) -> None:
@@ -318,14 +318,14 @@ def _check_listed(where: str, field: str, name: str, values: list[Value]) -> Non
     for value in values:
         _check_value(where, field, name, value)
         if values.count(value) > 1:
-            raise BadInput(f"{where}: {field}: {show(value)} is listed twice")
+            raise BadInput(f"{where}: {field}: {format_value(value)} is listed twice")
 
 
 def _check_value(where: str, field: str, name: str, value: Value) -> None:
     _check_knob(where, field, name)
     invalid_reason = KNOBS[name].invalid_reason(value)
     if invalid_reason:
-        raise BadInput(f"{where}: {field}: {show(value)} {invalid_reason}")
+        raise BadInput(f"{where}: {field}: {format_value(value)} {invalid_reason}")
 
 
 # ---- what of it can be used here ------------------------------------------------------------------------------------
@@ -333,7 +333,7 @@ def _check_value(where: str, field: str, name: str, value: Value) -> None:
 
 def _workload(path: Path, fields: WorkloadFields, architecture: Architecture, settings: Sequence[str]) -> Workload:
     """What is drawn. An error names the setting that a field came from, where that was not the file."""
-    origin = {setting.partition("=")[0]: f"--set {show(setting)}" for setting in settings}
+    origin = {setting.partition("=")[0]: f"--set {format_value(setting)}" for setting in settings}
     prompts = fields.prompts
     if prompts is None or isinstance(prompts, str):
         raise BadInput(f"{path}: workload.prompts is missing: a list, or the name of a file beside this one")
@@ -347,7 +347,9 @@ def _workload(path: Path, fields: WorkloadFields, architecture: Architecture, se
         name = field.rpartition(".")[2]
         if name not in architecture.arguments or (name in FIXED_ARGUMENTS and field not in given):
             where = origin.get(field if field in given else "workload.arguments", str(path))
-            raise BadInput(f"{where}: {show(field)}: {architecture.pipeline_class} takes no such argument from a space")
+            raise BadInput(
+                f"{where}: {format_value(field)}: {architecture.pipeline_class} takes no such argument from a space"
+            )
     return Workload(
         prompts=prompts, seeds=seeds, height=fields.height, width=fields.width, num_frames=fields.num_frames,
         guidance_scale=fields.guidance_scale, max_sequence_length=fields.max_sequence_length, arguments=arguments,

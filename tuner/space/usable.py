@@ -8,34 +8,34 @@ from tuner.knobs import KNOBS
 from tuner.records.codec import Value, Values
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
-from tuner.space.candidates import Recipe, show
+from tuner.space.candidates import Recipe, format_value
 from tuner.space.schema import Listed, SpaceFile
 
 
 def _on(device: str, name: str, values: Listed | dict[str, Listed]) -> list[Value]:
     """The values that a knob has on a device."""
     listed = values.get(device, []) if isinstance(values, dict) else values
-    return [_typed(name, value) for value in (listed if isinstance(listed, list) else [listed])]
+    return [coerce(name, value) for value in (listed if isinstance(listed, list) else [listed])]
 
 
-def _typed(name: str, value: Value) -> Value:
+def coerce(name: str, value: Value) -> Value:
     """A whole number as the float that it is for this knob: 1 and 1.0 are one value."""
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     return float(value) if is_whole and isinstance(KNOBS[name].choices[0], float) else value
 
 
-def _baseline(given: Values, architecture: Architecture, environment: Environment) -> Values:
+def baseline_values(given: Values, architecture: Architecture, environment: Environment) -> Values:
     """The untouched pipeline: with the file's call, else with the steps that the pipeline itself takes."""
     own = architecture.arguments.get("num_inference_steps")
     steps = {"steps": own} if isinstance(own, int) else {}
     return (
         {name: knob.baseline(environment) for name, knob in KNOBS.items()}
         | steps
-        | {name: _typed(name, value) for name, value in given.items()}
+        | {name: coerce(name, value) for name, value in given.items()}
     )
 
 
-def _usable(
+def usable_values(
     written: SpaceFile, architecture: Architecture, environment: Environment, baseline: Values
 ) -> tuple[dict[str, tuple[Value, ...]], dict[str, str]]:
     """The values to search here, and those left out with the reason."""
@@ -48,7 +48,7 @@ def _usable(
             if name == "steps" and int(value) > int(baseline["steps"]):
                 reason = f"the untouched pipeline takes {baseline['steps']} (baseline.steps says otherwise if it does)"
             if reason:
-                left_out[f"{name}={show(value)}"] = reason
+                left_out[f"{name}={format_value(value)}"] = reason
             else:
                 usable.append(value)
         if usable:
@@ -56,7 +56,7 @@ def _usable(
     return knobs, left_out
 
 
-def _unusable(
+def unavailable_reason(
     recipe: Recipe, knobs: Mapping[str, tuple[Value, ...]], architecture: Architecture,
     environment: Environment,
 ) -> str | None:  # fmt: skip
@@ -66,5 +66,5 @@ def _unusable(
         if reason:
             return reason
         if name in knobs and value not in knobs[name]:
-            return f"the space has {name} only as {', '.join(map(show, knobs[name]))}"
+            return f"the space has {name} only as {', '.join(map(format_value, knobs[name]))}"
     return None

@@ -82,7 +82,7 @@ class Ledger:
         baseline = self.outcomes.get(0)
         if baseline is None or baseline.quality is None:
             return None
-        found = files.reference(self.store.trial_folder(0), baseline.quality)
+        found = files.baseline_reference(self.store.trial_folder(0), baseline.quality)
         return msgspec.structs.replace(found, floor=self.quality_floor)
 
     def spot_check(self, values: Values) -> SpotCheck | None:
@@ -177,7 +177,7 @@ class Ledger:
         if len(turns) < CONFIRMATIONS:
             found = front.speed_up(self.repeats_of(self.baseline) or [self.baseline], [outcome])
             noise = self.noise()
-            return front.widened(found, noise.coefficient_of_variation if noise else 0.0)
+            return front.widen(found, noise.coefficient_of_variation if noise else 0.0)
         paired = [baseline for baseline, _ in turns]
         others = [self.baseline, *(repeat for repeat in self.repeats_of(self.baseline) if repeat not in paired)]
         return ratio_in_turns(
@@ -197,12 +197,12 @@ class Ledger:
         runs = self.repeats_of(outcome)
         if not runs:
             return outcome
-        timing = front.merged([run.timing for run in runs if run.timing is not None])
+        timing = front.merge_timings([run.timing for run in runs if run.timing is not None])
         return msgspec.structs.replace(outcome, timing=timing, cost_usd_per_1000_images=self.cost(timing))
 
     def front(self) -> list[Outcome]:
         """The non-dominated trials, cheapest first."""
-        return front.pareto([self.settled(outcome) for outcome in self.outcomes.values()])
+        return front.pareto_front([self.settled(outcome) for outcome in self.outcomes.values()])
 
     def point(self, outcome: Outcome, panel: Panel | None = None) -> config.MeasuredPoint:
         """What is exported of a trial, with all metrics if it is one of the `panel`'s finalists."""
@@ -210,7 +210,7 @@ class Ledger:
         point = msgspec.structs.replace(point, panel=panel.finalists.get(outcome.number) if panel else None)
         limit = roofline.share(self.roofline(), point.components, outcome.values, self.baseline.values)
         price = self.store.request.price.usd_per_hour
-        found = economics(price, config.measured(point), config.measured(baseline))
+        found = economics(price, config.measurement(point), config.measurement(baseline))
         return msgspec.structs.replace(point, limit=limit, economics=found)
 
     def _plain_point(self, outcome: Outcome) -> config.MeasuredPoint:

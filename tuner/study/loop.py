@@ -157,7 +157,7 @@ class Study:
         values = self.space.candidate(recipe.values)
         if self.is_over() or self.ledger.known(values) is not None:
             return
-        refusal = self.space.refusal(values)
+        refusal = self.space.conflict(values)
         if refusal:
             if not any(known.values == values for known in self.store.refusals()):
                 self.ledger.refuse(self.store.enter(values), values, refusal)
@@ -171,7 +171,7 @@ class Study:
             if self.retry_throttled():
                 continue
             number, values = self.store.ask()
-            known, refusal = self.ledger.known(values), self.space.refusal(values)
+            known, refusal = self.ledger.known(values), self.space.conflict(values)
             if refusal:
                 self.ledger.refuse(number, values, refusal)
             elif known is not None:
@@ -221,7 +221,7 @@ class Study:
     def by_preference(self) -> list[Outcome]:
         """What is as good as the baseline, the cheapest by what is known now first."""
         settled = [self.ledger.settled(outcome) for outcome in self.ledger.outcomes.values()]
-        return front.by_preference(settled, self.ledger.tolerance)
+        return front.eligible(settled, self.ledger.tolerance)
 
     def tell_confirmation(self, candidate: Outcome) -> None:
         """Say what measuring a candidate again showed, where that is not what was expected."""
@@ -285,8 +285,8 @@ class Study:
         """What is exported."""
         request = self.store.request
         return BestConfig(
-            created_at=config.now(),
-            tuner_version=config.version(),
+            created_at=config.utc_now(),
+            tuner_version=config.package_version(),
             model=request.model,
             environment=request.environment,
             workload=self.space.workload,
@@ -301,7 +301,7 @@ class Study:
             speed_up=self.ledger.speed_up(chosen),
             speed_up_confirmed=self.ledger.is_confirmed(chosen),
             front=tuple(self.ledger.point(outcome, panel) for outcome in self.ledger.front()),
-            trials=config.counts(list(self.ledger.outcomes.values()), len(self.store.refusals())),
+            trials=config.count_trials(list(self.ledger.outcomes.values()), len(self.store.refusals())),
             timing_noise=self.ledger.noise(),
             predictions=tuple(self.ledger.predictions()),
             roofline=self.ledger.roofline(),
@@ -312,7 +312,7 @@ class Study:
     def try_candidate(self, number: int, values: Values, purpose: Purpose, recipe: str | None = None) -> None:
         """Build a candidate in a fresh process, measure it, and with it the other step counts of the same build. The
         baseline itself is measured however long it takes."""
-        row = [values] + [other for other in self.space.row(values)[1:] if self.ledger.known(other) is None]
+        row = [values] + [other for other in self.space.step_sweep(values)[1:] if self.ledger.known(other) is None]
         row = row[: self.trials_left()]
         self.display.trial_started(number, purpose, self.space.changed(values), len(row))
         attempt = Attempt(self.ledger, number, row, purpose, recipe)

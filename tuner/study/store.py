@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from tuner.errors import BadInput
-from tuner.files import NOISE_FLOOR, _lock, atomic_write, storage_errors
+from tuner.files import NOISE_FLOOR, atomic_write, lock_study, storage_errors
 from tuner.knobs import KNOBS
 from tuner.records.codec import Record, Values, decode, encode_pretty, fingerprint, read
 from tuner.records.machine import Environment
@@ -24,7 +24,7 @@ from tuner.records.model import Model
 from tuner.records.outcome import Limits, Outcome, Timing
 from tuner.records.quality import NoiseFloor, QualityPolicy
 from tuner.result.prices import Price
-from tuner.space.candidates import Space
+from tuner.space.candidates import SearchSpace
 from tuner.timing.target import MIN_WITHIN, meets
 
 METRICS = ("cost_usd_per_1000_images", "quality")
@@ -35,7 +35,7 @@ class Request(Record):
 
     model: Model
     environment: Environment
-    space: Space
+    space: SearchSpace
     price: Price
     quality: QualityPolicy = QualityPolicy()
 
@@ -65,7 +65,7 @@ class Store:
         with ExitStack() as stack:
             stack.enter_context(storage_errors(self.folder))
             (self.folder / "trials").mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_lock(self.folder / "lock"))
+            stack.enter_context(lock_study(self.folder / "lock"))
             self._claim()
             self.study = _open_study(self.folder)
             self.reconcile()
@@ -121,7 +121,7 @@ class Store:
     def ask(self) -> tuple[int, Values]:
         """A new trial, with the sampler's candidate."""
         trial = self.study.ask()
-        values = self.request.space.choose(trial.suggest_categorical)
+        values = self.request.space.sample(trial.suggest_categorical)
         return trial.number, values
 
     def enter(self, values: Values) -> int:

@@ -208,9 +208,9 @@ class Bench:
         self.drawn_s = []
         quality = self.quality(point)
         if timing.predicted_from is not None and len(self.drawn_s) >= SURE_SAMPLES and not self.profiled:
-            drawn_s = median_interval(self.drawn_s)
-            timing = msgspec.structs.replace(timing, drawn_s=drawn_s)
-            if prediction.is_contradicted(timing.latency_s, drawn_s):
+            generation_s = median_interval(self.drawn_s)
+            timing = msgspec.structs.replace(timing, generation_s=generation_s)
+            if prediction.is_contradicted(timing.latency_s, generation_s):
                 timing, memory = self.timed(point)
         return PointDone(index=point.index, timing=timing, memory=memory, quality=quality)
 

@@ -13,7 +13,7 @@ import msgspec
 
 from tuner import knobs
 from tuner.errors import Unavailable
-from tuner.files import DENOISER, OTHER_SEEDS, VARIATIONS, reference
+from tuner.files import DENOISER, OTHER_SEEDS, VARIATIONS, baseline_reference
 from tuner.knobs.compile import compiled_blocks, missing_compiler
 from tuner.model import pipeline
 from tuner.quality import denoiser, guards, panel
@@ -42,7 +42,7 @@ class Scoring:
         self.draw = draw
         self.alive = alive
         self.reference = job.reference  # the baseline's own job has none: its first images become it
-        setting = Setting(job.environment.device, pipeline.scorer_source(job.model), job.quality.given)
+        setting = Setting(job.environment.device, pipeline.scorer_source(job.model), job.quality.metric_paths)
         self.judge = panel.Judge(job.quality.metric, setting, job.workload)
 
     def score(self, point: Point) -> Quality | None:
@@ -58,7 +58,7 @@ class Scoring:
         quality = self.judged(point, folder / "images")
         if self.reference is None:
             quality = self.prepare(point, quality)
-            self.reference = reference(folder, quality)
+            self.reference = baseline_reference(folder, quality)
         else:
             error, unavailable_reasons = self.denoiser_error(point, self.reference)
             quality = msgspec.structs.replace(
