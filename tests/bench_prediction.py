@@ -107,7 +107,7 @@ def make_job(given: argparse.Namespace, build: str) -> Job:
     values = space.candidate(settings(space, build) | {"batch": given.batch})
     if not prediction.is_even(values):
         raise SystemExit(f"{build}: its steps are not alike, a study measures them all")
-    reason = space.conflict(values)
+    reason = space.conflict_reason(values)
     if reason:
         raise SystemExit(f"{build}: {reason}")
     return Job(

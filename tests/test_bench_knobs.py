@@ -44,7 +44,7 @@ def test_every_value_is_in_the_plan_once_or_refused_with_a_reason(family: str) -
     known = {key(trial.values, trial.what) for trial in trials}
     assert len(known) == len(trials)
     assert all(trial.compared_with in known for trial in trials if trial.base is not None)
-    assert all(space.conflict(trial.values) is None for trial in trials)
+    assert all(space.conflict_reason(trial.values) is None for trial in trials)
 
 
 @pytest.mark.slow

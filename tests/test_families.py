@@ -120,13 +120,13 @@ def beside(space: SearchSpace, name: str, value: Value) -> Values | None:
     """A valid candidate with this value, as near to the baseline as can be; None when there is none."""
     compiled = ({}, *({"compile.scope": scope, "compile.dynamic": True} for scope in ("regional", "full")))
     for first in (space.candidate({**others, name: value}) for others in compiled):
-        if first.get(name) == value and space.conflict(first) is None:
+        if first.get(name) == value and space.conflict_reason(first) is None:
             return first
     rng = random.Random(0)
     for _ in range(3000):
         some = rng.sample(sorted(space.knobs), k=rng.choice((1, 1, 2, 3)))
         values = space.candidate({other: rng.choice(space.knobs[other]) for other in some} | {name: value})
-        if values.get(name) == value and space.conflict(values) is None:
+        if values.get(name) == value and space.conflict_reason(values) is None:
             return values
     return None
 
@@ -171,7 +171,7 @@ def test_random_valid_candidates_do_not_fail(family: str, load_family: Callable[
     built, failed = 0, []
     while built < CANDIDATES:
         values = this.space.sample(lambda name, choices: rng.choice(choices))
-        if this.space.conflict(values) is None:
+        if this.space.conflict_reason(values) is None:
             built += 1
             try:
                 _, drawn = this.build(values)
@@ -191,4 +191,4 @@ def test_the_shipped_space_of_a_family_is_found_for_its_pipeline(
     loaded = msgspec.structs.replace(reader.load(file, this.kind, CPU), workload=this.workload)
     rng = random.Random(0)
     candidates = [loaded.sample(lambda name, choices: rng.choice(choices)) for _ in range(200)]
-    assert sum(loaded.conflict(values) is None for values in candidates) >= 20
+    assert sum(loaded.conflict_reason(values) is None for values in candidates) >= 20

@@ -276,7 +276,7 @@ def test_the_baseline_is_the_untouched_pipeline_with_the_files_calls(good: Searc
     assert good.baseline == {**{name: knob.baseline(CPU) for name, knob in KNOBS.items()}, "steps": 4, "batch": 1}
     assert good.candidate({}) == {**baseline(CPU), "steps": 4, "batch": 1}
     assert good.changed(good.candidate({})) == {}
-    assert good.conflict(good.candidate({})) is None
+    assert good.conflict_reason(good.candidate({})) is None
 
 
 def test_values_are_those_of_the_device(tmp_path: Path) -> None:
@@ -372,10 +372,10 @@ def test_a_row_is_the_candidate_and_then_its_other_steps(tmp_path: Path) -> None
 
 def test_what_does_not_go_together_is_refused_by_knob(good: SearchSpace) -> None:
     values = good.candidate({"compile.scope": "regional", "compile.mode": "reduce-overhead"})
-    refusal = good.conflict(values)
+    refusal = good.conflict_reason(values)
     assert refusal is not None
     assert refusal.startswith("compile.mode=reduce-overhead: ")
-    freezing = good.conflict(good.candidate({"compile.scope": "regional", "inductor.freezing": True}))
+    freezing = good.conflict_reason(good.candidate({"compile.scope": "regional", "inductor.freezing": True}))
     assert freezing is not None
     assert freezing.startswith("inductor.freezing=true: ")
 
@@ -414,7 +414,7 @@ def test_a_shipped_space_is_right_as_it_stands(path: Path) -> None:
     for loaded in loaded_everywhere(path):
         assert len(loaded.workload.prompts) >= 16
         assert len(set(loaded.workload.prompts)) == len(loaded.workload.prompts)
-        assert loaded.conflict(loaded.candidate({})) is None
+        assert loaded.conflict_reason(loaded.candidate({})) is None
         assert len(loaded.knobs["steps"]) > 1
 
 
@@ -426,7 +426,7 @@ def test_every_recipe_of_a_shipped_space_is_valid_somewhere_and_means_all_it_say
             values = loaded.candidate(recipe.values)
             lost = recipe.values.keys() - values.keys()
             assert not lost, f"{recipe.name}: {lost} mean nothing beside the rest"
-            if loaded.conflict(values) is None:
+            if loaded.conflict_reason(values) is None:
                 valid.add(recipe.name)
     assert valid >= {recipe.name for recipe in reader.parse(path).recipes}
     assert valid
@@ -448,7 +448,7 @@ def test_most_random_candidates_of_a_shipped_space_are_valid(path: Path) -> None
     rng = random.Random(0)
     for loaded in loaded_everywhere(path):
         candidates = [loaded.sample(lambda name, choices: rng.choice(choices)) for _ in range(200)]
-        assert sum(loaded.conflict(values) is None for values in candidates) >= 20
+        assert sum(loaded.conflict_reason(values) is None for values in candidates) >= 20
 
 
 def test_a_space_is_found_by_name_by_path_and_by_pipeline(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def base_of(space: SearchSpace, name: str, value: Value, here: Environment) -> V
             not KNOBS[other].unavailable_reason(given, here, space.architecture) for other, given in base.items()
         )
         for values in (space.candidate(base), space.candidate({**base, name: value})):
-            known = known and space.conflict(values) is None
+            known = known and space.conflict_reason(values) is None
         if known and values.get(name) == value:
             return base
     return None
@@ -107,7 +107,7 @@ def base_of(space: SearchSpace, name: str, value: Value, here: Environment) -> V
 
 def refusal(space: SearchSpace, name: str, value: Value) -> str:
     """Why no candidate has a value, for the list of what cannot be had."""
-    reasons = (space.conflict(space.candidate({**base, name: value})) for base in FALLBACKS)
+    reasons = (space.conflict_reason(space.candidate({**base, name: value})) for base in FALLBACKS)
     return next(filter(None, reasons), "nothing here takes it")
 
 

@@ -52,7 +52,7 @@ class SearchSpace(Record):
                 values[name] = different.get(name, self.baseline[name])
         return values
 
-    def conflict(self, values: Mapping[str, Value]) -> str | None:
+    def conflict_reason(self, values: Mapping[str, Value]) -> str | None:
         """Why this candidate is not worth a process, or None. It names the knob."""
         for name in values:
             reason = KNOBS[name].conflict_reason(values, self.architecture)
@@ -67,7 +67,7 @@ class SearchSpace(Record):
     def step_sweep(self, values: Mapping[str, Value]) -> list[Values]:
         """The candidates that one build of `values` can measure: the candidate itself, then its other step counts."""
         others = [{**values, "steps": steps} for steps in self.knobs.get("steps", ()) if steps != values["steps"]]
-        return [dict(values)] + [other for other in others if self.conflict(other) is None]
+        return [dict(values)] + [other for other in others if self.conflict_reason(other) is None]
 
 
 def format_value(value: Value) -> str:

@@ -157,7 +157,7 @@ class Study:
         values = self.space.candidate(recipe.values)
         if self.is_over() or self.ledger.known(values) is not None:
             return
-        refusal = self.space.conflict(values)
+        refusal = self.space.conflict_reason(values)
         if refusal:
             if not any(known.values == values for known in self.store.refusals()):
                 self.ledger.refuse(self.store.enter(values), values, refusal)
@@ -171,7 +171,7 @@ class Study:
             if self.retry_throttled():
                 continue
             number, values = self.store.ask()
-            known, refusal = self.ledger.known(values), self.space.conflict(values)
+            known, refusal = self.ledger.known(values), self.space.conflict_reason(values)
             if refusal:
                 self.ledger.refuse(number, values, refusal)
             elif known is not None:
