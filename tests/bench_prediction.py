@@ -22,6 +22,7 @@ from compute_bound import WORKLOAD, write
 
 from tuner.execution import process
 from tuner.hardware import environment
+from tuner.knobs import uneven_steps
 from tuner.model import pipeline
 from tuner.records.codec import Values
 from tuner.records.outcome import Timing
@@ -105,7 +106,7 @@ def make_job(given: argparse.Namespace, build: str) -> Job:
     model, kind = pipeline.resolve(given.model, None, None)
     space = reader.load(reader.find(given.space, kind, model.source == pipeline.DEMO), kind, here, given.set)
     values = space.candidate(settings(space, build) | {"batch": given.batch})
-    if not prediction.is_even(values):
+    if uneven_steps(values):
         raise SystemExit(f"{build}: its steps are not alike, a study measures them all")
     reason = space.conflict_reason(values)
     if reason:

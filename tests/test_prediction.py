@@ -89,28 +89,6 @@ def test_one_step_count_tells_nothing_of_others(measured: dict[int, Estimate]) -
         prediction.fit(measured)
 
 
-@pytest.mark.parametrize(
-    ("values", "even"),
-    [
-        ({}, True),
-        ({"cache.kind": "none", "guidance.stop": 1.0}, True),
-        ({"cache.kind": "first-block", "cache.threshold": 0.1}, False),
-        ({"cache.kind": "deepcache"}, False),
-        ({"guidance.stop": 0.6}, False),
-        ({"compile.scope": "full", "scheduler.kind": "heun"}, True),
-    ],
-)
-def test_what_skips_work_in_some_steps_is_measured(values: dict[str, bool | int | float | str], even: bool) -> None:
-    assert prediction.is_even(values) is even
-
-
-def test_every_uneven_knob_exists_and_its_even_value_is_the_untouched_pipelines() -> None:
-    from tuner.knobs import KNOBS
-
-    for name, even in prediction.UNEVEN.items():
-        assert KNOBS[name].choices[0] == even
-
-
 def test_a_predicted_timing_says_what_it_is() -> None:
     cost = decode(encode(prediction.fit({4: exactly(4), 28: exactly(28)})), StepCost, "test")
     timing = prediction.timing(cost, steps=10, batch=4)

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from tuner.hardware import environment
+from tuner.knobs import other_arithmetic
 from tuner.model import pipeline
 from tuner.records.codec import Values, decode, encode
 from tuner.records.machine import Environment, LimitShare, Roofline
@@ -35,7 +36,9 @@ def parts(denoiser_s: float | None) -> Components:
 
 def share(denoiser_s: float | None, found: Roofline | None = FOUND, **changed: Any) -> LimitShare | None:
     values = BASELINE | {name.replace("__", "."): value for name, value in changed.items()}
-    return roofline.share(found, parts(denoiser_s), values, BASELINE)
+    return roofline.share(
+        found, parts(denoiser_s), values, BASELINE, other_arithmetic=other_arithmetic(values, BASELINE)
+    )
 
 
 # ---- arithmetic -----------------------------------------------------------------------------------------------------
@@ -90,7 +93,7 @@ def test_no_share_without_what_it_is_made_of() -> None:
     assert share(28 * 0.1, None) is None
     assert share(None) is None
     assert share(28 * 0.1, Roofline()) is None
-    assert roofline.share(FOUND, None, BASELINE, BASELINE) is None
+    assert roofline.share(FOUND, None, BASELINE, BASELINE, other_arithmetic=False) is None
 
 
 def test_a_small_share_is_not_rounded_to_none() -> None:

@@ -1,4 +1,4 @@
-"""The catalogue of knobs: an explicit table, in the order in which a candidate is chosen."""
+"""The table of all knobs, in the order in which a candidate is chosen, and functions over a whole candidate."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ from tuner.records.codec import Value, Values
 from tuner.records.gate import Allowance
 from tuner.records.machine import Environment
 
-__all__ = ["KNOBS", "Knob", "NoEffect", "allowances", "apply_knobs", "baseline", "call_arguments"]
+__all__ = [
+    "KNOBS", "Knob", "NoEffect", "allowances", "apply_knobs", "baseline", "call_arguments", "changed", "changes_noise",
+    "mixes_batch", "other_arithmetic", "trajectory_change", "uneven_steps",
+]  # fmt: skip
 
 KNOBS: Mapping[str, Knob] = {
     knob.name: knob
@@ -90,7 +93,7 @@ KNOBS: Mapping[str, Knob] = {
 
 
 def baseline(environment: Environment) -> Values:
-    """The untouched pipeline: the baseline value of every knob that is active then."""
+    """Return the baseline's value of every knob that is active in it."""
     values: Values = {}
     for name, knob in KNOBS.items():
         if knob.is_active(values):
@@ -99,22 +102,22 @@ def baseline(environment: Environment) -> Values:
 
 
 def changed(values: Mapping[str, Value], environment: Environment) -> Values:
-    """The values that differ from the untouched pipeline's."""
+    """Return the values that differ from the baseline's."""
     return {name: value for name, value in values.items() if value != KNOBS[name].baseline(environment)}
 
 
 def allowances(values: Mapping[str, Value]) -> tuple[Allowance, ...]:
-    """What the gate must let pass because a knob of this candidate declares it."""
+    """Return the device syncs and graph breaks that the knobs of a candidate declare."""
     return tuple(allowance for name in values for allowance in KNOBS[name].allowances(values))
 
 
 def call_arguments(values: Mapping[str, Value]) -> dict[str, Any]:
-    """What the knobs of this candidate mean for the arguments of a call."""
-    return {key: given for name in values for key, given in KNOBS[name].call_arguments(values).items()}
+    """Return the arguments of the pipeline's call that the knobs of a candidate set."""
+    return {key: argument for name in values for key, argument in KNOBS[name].call_arguments(values).items()}
 
 
 def apply_knobs(pipe: Any, values: Mapping[str, Value], environment: Environment) -> dict[str, str]:
-    """Apply every build knob that differs from the baseline, in the order that works; say what each one changed.
+    """Apply every build knob that differs from the baseline, in the order that works, and describe each change.
 
     Raises NoEffect naming the knob when one changed nothing.
     """
@@ -128,3 +131,36 @@ def apply_knobs(pipe: Any, values: Mapping[str, Value], environment: Environment
         except NoEffect as error:
             raise NoEffect(f"{name}={values[name]}: {error}") from None
     return changes
+
+
+# ---- effects of a whole candidate -----------------------------------------------------------------------------------
+
+
+def uneven_steps(values: Mapping[str, Value]) -> bool:
+    """Return whether the steps of a candidate's call cost different amounts, so that others cannot be predicted."""
+    return any(KNOBS[name].uneven_steps and value != KNOBS[name].choices[0] for name, value in values.items())
+
+
+def mixes_batch(values: Mapping[str, Value]) -> bool:
+    """Return whether a candidate's image depends on the other images of its batch."""
+    return any(KNOBS[name].mixes_batch and value != KNOBS[name].choices[0] for name, value in values.items())
+
+
+def other_arithmetic(values: Mapping[str, Value], baseline: Mapping[str, Value]) -> bool:
+    """Return whether a candidate's denoising step computes something else than the baseline's, which is counted."""
+    return any(KNOBS[name].other_arithmetic for name in _differing(values, baseline))
+
+
+def trajectory_change(values: Mapping[str, Value], baseline: Mapping[str, Value]) -> str | None:
+    """Return the name of a knob after which the latents no longer follow the baseline's trajectory, or None."""
+    return next((name for name in _differing(values, baseline) if KNOBS[name].changes_trajectory), None)
+
+
+def changes_noise(values: Mapping[str, Value], baseline: Mapping[str, Value]) -> bool:
+    """Return whether a seed means another initial noise for a candidate than for the baseline. May import torch."""
+    names = [name for name in _differing(values, baseline) if name in baseline]
+    return any(KNOBS[name].generates_other_noise(values[name], baseline[name]) for name in names)
+
+
+def _differing(values: Mapping[str, Value], baseline: Mapping[str, Value]) -> list[str]:
+    return [name for name, value in values.items() if value != baseline.get(name)]

@@ -96,6 +96,11 @@ class AttentionBackend(Knob):
     name = "attention.backend"
     choices = tuple(BACKENDS)
     order = 20
+    uneven_steps = False
+    changes_trajectory = False
+    changes_noise = False
+    other_arithmetic = False
+    mixes_batch = False
 
     def invalid_reason(self, value: Value) -> str | None:
         known = isinstance(value, str) and value in BACKENDS

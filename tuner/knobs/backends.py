@@ -74,6 +74,11 @@ class MatmulTf32(Knob):
     choices = (False, True)
     may_change_image = True
     order = 5
+    uneven_steps = False
+    changes_trajectory = False
+    changes_noise = False
+    other_arithmetic = True
+    mixes_batch = False
 
     def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if not value:

@@ -1,4 +1,4 @@
-"""What every knob is: one axis of the search, with its conditions and what it does to a pipeline."""
+"""The base class of all knobs, and helpers that several knobs share."""
 
 from __future__ import annotations
 
@@ -12,64 +12,82 @@ from tuner.records.machine import Environment
 from tuner.records.model import DENOISERS, Architecture
 
 MAX_COUNT = 100_000
-"""Steps, prompts or tokens beyond this are a slip of the hand."""
+"""More steps, prompts or tokens than this are taken for a typing error."""
 
 
 class NoEffect(Exception):
-    """A knob was applied and changed nothing: measuring it would only measure the baseline again."""
+    """A knob was applied and changed nothing, so measuring it would only measure the baseline again."""
 
 
 class Knob(ABC):
     """One axis of the search.
 
-    `choices` are its values, the untouched pipeline's first; where any number will do (`invalid_reason` says which),
-    some that make sense. The first line of a knob's docstring is what the catalogue says of it.
-    `given` says that its values are weights that a person names.
-    `order` is the place in the order of application: fuse, attention backend, quantize, compile, cache.
-    `image` says that the knob may change the image by more than rounding.
+    The first line of a knob's docstring is its description in the catalogue. `choices` are its values, the baseline's
+    first. Where any number is valid (see `invalid_reason`), they are a sensible selection. `order` is its place in the
+    order of application: fuse, attention backend, quantize, compile, cache.
+
+    `user_supplied` means that the values are weights which the user supplies. `may_change_image` means that some value
+    may change the image by more than rounding; such a knob states all of the following itself, whatever the defaults
+    here. They hold for every value but the baseline's:
+
+    `uneven_steps`: the steps of a call cost different amounts, so other step counts cannot be predicted.
+    `changes_trajectory`: the n-th call of the denoiser is not the baseline's n-th, so the two cannot be compared.
+    `changes_noise`: a seed may mean another initial noise; `generates_other_noise` decides for one value.
+    `other_arithmetic`: a denoising step computes another amount, or in another precision, than the roofline counts.
+    `mixes_batch`: an image depends on the other images of its batch.
     """
 
     name: ClassVar[str]
     choices: ClassVar[tuple[Value, ...]]
     acts: ClassVar[Literal["build", "call"]] = "build"
-    may_change_image: ClassVar[bool] = False
     user_supplied: ClassVar[bool] = False
     order: ClassVar[int] = 0
 
+    may_change_image: ClassVar[bool] = False
+    uneven_steps: ClassVar[bool] = False
+    changes_trajectory: ClassVar[bool] = False
+    changes_noise: ClassVar[bool] = False
+    other_arithmetic: ClassVar[bool] = False
+    mixes_batch: ClassVar[bool] = False
+
     def baseline(self, environment: Environment) -> Value:
-        """The value of the untouched pipeline."""
+        """Return the value of the baseline, which is the pipeline as diffusers loads it."""
         return self.choices[0]
 
     def invalid_reason(self, value: Value) -> str | None:
-        """Why `value` can never be a value of this knob, or None."""
+        """Return why `value` can never be a value of this knob, or None."""
         return invalid_choice_reason(value, self.choices)
 
     def changes_image(self, value: Value) -> bool:
-        """Whether this value may change the image by more than rounding: what `image` says, of one value."""
+        """Return whether this value may change the image by more than rounding."""
         return self.may_change_image
 
+    def generates_other_noise(self, value: Value, baseline: Value) -> bool:
+        """Return whether a seed means another initial noise with this value than with the baseline's. May use torch."""
+        return self.changes_noise and value != baseline
+
     def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
-        """Why `value` cannot work in this environment or on this pipeline, and the remedy, or None."""
+        """Return why `value` cannot work on this machine or with this pipeline, and the remedy, or None."""
         return None
 
     def is_active(self, values: Mapping[str, Value]) -> bool:
-        """Whether this knob means anything beside the values chosen before it."""
+        """Return whether this knob has any meaning with the values that were chosen before it."""
         return True
 
     def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
-        """Why this knob's value cannot go together with the others, or None."""
+        """Return why this knob's value cannot be combined with the other values, or None."""
         return None
 
     def allowances(self, values: Mapping[str, Value]) -> tuple[Allowance, ...]:
-        """The syncs and breaks that are this knob's design."""
+        """Return the device syncs and graph breaks that are this knob's design, which the gate lets pass."""
         return ()
 
     def call_arguments(self, values: Mapping[str, Value]) -> dict[str, Any]:
-        """What this knob's value means for the arguments of a call."""
+        """Return the arguments of the pipeline's call that this knob's value sets."""
         return {}
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
-        """Change the pipeline, verify the change and say what it was.
+        """Change the pipeline, verify the change and describe it.
 
         Called only when the value differs from the baseline's. Raises NoEffect when nothing changed.
         """
@@ -77,23 +95,27 @@ class Knob(ABC):
 
 
 def denoisers(pipe: Any) -> list[Any]:
-    """The components of a pipeline that run once a step: one, or two as in Wan 2.2."""
-    found = (getattr(pipe, name, None) for name in DENOISERS)
-    return [component for component in found if component is not None]
+    """Return the components of a pipeline that run once a step: one, or two as in Wan 2.2."""
+    components = (getattr(pipe, name, None) for name in DENOISERS)
+    return [component for component in components if component is not None]
 
 
-def set_flag(holder: Any, flag: str, wanted: Value, name: str) -> str:
-    """Give a flag of the whole process a value, verify it and say so; an earlier pipeline may have set it `already`."""
-    if getattr(holder, flag) == wanted:
-        return f"{name} = {wanted} already"
-    setattr(holder, flag, wanted)
-    if getattr(holder, flag) != wanted:
+def set_flag(holder: Any, flag: str, value: Value, name: str) -> str:
+    """Set a flag of the whole process, verify it and describe the change.
+
+    A flag that already has the value is no error: an earlier pipeline may have set it. Raises NoEffect when the flag
+    does not take the value.
+    """
+    if getattr(holder, flag) == value:
+        return f"{name} = {value} already"
+    setattr(holder, flag, value)
+    if getattr(holder, flag) != value:
         raise NoEffect(f"{name} stayed {getattr(holder, flag)}")
-    return f"{name} = {wanted}"
+    return f"{name} = {value}"
 
 
 def invalid_choice_reason(value: Value, choices: tuple[Value, ...]) -> str | None:
-    """The usual `invalid_reason`: a value outside a closed list (types count: 1 is not true)."""
+    """Return why a value is not one of `choices`, or None. Types count: 1 is not true."""
     if any(type(value) is type(choice) and value == choice for choice in choices):
         return None
     shown = (str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices)
@@ -101,6 +123,7 @@ def invalid_choice_reason(value: Value, choices: tuple[Value, ...]) -> str | Non
 
 
 def invalid_count_reason(value: Value) -> str | None:
+    """Return why a value is not a whole number from 1 to MAX_COUNT, or None."""
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_COUNT:
         return None
     return f"must be a whole number from 1 to {MAX_COUNT}"

@@ -46,6 +46,11 @@ class CacheKind(Knob):
     choices = ("none", *METHODS)
     may_change_image = True
     order = 50
+    uneven_steps = True
+    changes_trajectory = False
+    changes_noise = False
+    other_arithmetic = True
+    mixes_batch = True
 
     def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         return None if value == "none" else METHODS[str(value)].unavailable_reason(environment, architecture)
@@ -89,6 +94,11 @@ class CacheThreshold(CacheParameter):
 
     name = THRESHOLD
     choices = (0.05, 0.08, 0.1, 0.12, 0.2, 0.25, 0.4, 0.6)
+    uneven_steps = False
+    changes_trajectory = False
+    changes_noise = False
+    other_arithmetic = False
+    mixes_batch = False
 
     def invalid_reason(self, value: Value) -> str | None:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 2:
@@ -101,6 +111,11 @@ class CacheInterval(CacheParameter):
 
     name = INTERVAL
     choices = (2, 3, 5)
+    uneven_steps = False
+    changes_trajectory = False
+    changes_noise = False
+    other_arithmetic = False
+    mixes_batch = False
 
     def invalid_reason(self, value: Value) -> str | None:
         return _not_whole(value, 2)
@@ -111,6 +126,11 @@ class CacheMaxSkipSteps(CacheParameter):
 
     name = MAX_SKIP_STEPS
     choices = (3, 2, 5)
+    uneven_steps = False
+    changes_trajectory = False
+    changes_noise = False
+    other_arithmetic = False
+    mixes_batch = False
 
     def invalid_reason(self, value: Value) -> str | None:
         return _not_whole(value, 1)

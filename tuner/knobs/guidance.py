@@ -41,6 +41,11 @@ class GuidanceStop(GuidanceInterval):
 
     name = "guidance.stop"
     argument = "cfg_truncation"
+    uneven_steps = True
+    changes_trajectory = True
+    changes_noise = False
+    other_arithmetic = True
+    mixes_batch = False
 
 
 class GuidanceTruncation(GuidanceInterval):
@@ -48,3 +53,8 @@ class GuidanceTruncation(GuidanceInterval):
 
     name = "guidance.truncation"
     argument = "cfg_trunc_ratio"
+    uneven_steps = True
+    changes_trajectory = True
+    changes_noise = False
+    other_arithmetic = True
+    mixes_batch = False

@@ -19,6 +19,11 @@ class LoraFile(UserWeights):
 
     name = "lora.file"
     order = 8
+    uneven_steps = False
+    changes_trajectory = False
+    changes_noise = False
+    other_arithmetic = False
+    mixes_batch = False
 
     def unsupported_reason(self, environment: Environment, architecture: Architecture) -> str | None:
         name = architecture.pipeline_class
@@ -74,6 +79,11 @@ class LoraScale(Knob):
     name = "lora.scale"
     choices = (1.0, 0.125)
     may_change_image = True
+    uneven_steps = False
+    changes_trajectory = False
+    changes_noise = False
+    other_arithmetic = False
+    mixes_batch = False
 
     def invalid_reason(self, value: Value) -> str | None:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 2:

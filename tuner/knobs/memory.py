@@ -75,6 +75,11 @@ class LayerwiseCasting(Knob):
     choices = (False, True)
     may_change_image = True
     order = 35
+    uneven_steps = False
+    changes_trajectory = False
+    changes_noise = False
+    other_arithmetic = False
+    mixes_batch = False
 
     def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if not values.get(self.name):

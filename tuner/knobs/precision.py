@@ -22,11 +22,19 @@ class Dtype(Knob):
     choices = ("float32", "bfloat16", "float16")
     may_change_image = True
     order = 0
+    uneven_steps = False
+    changes_trajectory = False
+    changes_noise = True
+    other_arithmetic = False
+    mixes_batch = False
 
     def baseline(self, environment: Environment) -> Value:
         if environment.device == "cpu":
             return "float32"
         return "bfloat16" if has_bfloat16(environment) else "float16"
+
+    def generates_other_noise(self, value: Value, baseline: Value) -> bool:
+        return value != baseline and not generates_same_noise(str(value), str(baseline))
 
     def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "float16" and environment.device == "cpu":
@@ -53,6 +61,20 @@ class Dtype(Knob):
 
 def has_bfloat16(environment: Environment) -> bool:
     return capability(environment) >= 8.0
+
+
+def generates_same_noise(dtype: str, other: str) -> bool:
+    """Return whether this torch generates the same noise in two dtypes, but for rounding.
+
+    torch 2.13 does, torch 2.11 generates another in each.
+    """
+    import torch
+
+    first, second = (
+        torch.randn(64, generator=torch.Generator().manual_seed(0), dtype=getattr(torch, name)).float()
+        for name in (dtype, other)
+    )
+    return bool(torch.allclose(first, second, atol=0.05))
 
 
 def convert(model: Any, dtype: Any) -> None:

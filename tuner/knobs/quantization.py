@@ -85,6 +85,11 @@ class QuantizationScheme(Knob):
     choices = ("none", *SCHEMES, "nunchaku")
     may_change_image = True
     order = 30
+    uneven_steps = False
+    changes_trajectory = False
+    changes_noise = False
+    other_arithmetic = False
+    mixes_batch = False
 
     def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "none":
@@ -255,6 +260,11 @@ class GgufFile(Knob):
     user_supplied = True
     may_change_image = True
     order = 1  # the file brings a new denoiser, which everything else is then applied to
+    uneven_steps = False
+    changes_trajectory = False
+    changes_noise = False
+    other_arithmetic = False
+    mixes_batch = False
 
     def invalid_reason(self, value: Value) -> str | None:
         if not invalid_choice_reason(value, self.choices):

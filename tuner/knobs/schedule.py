@@ -42,6 +42,11 @@ class Steps(Knob):
     choices = (28, 20, 14, 10, 6)
     acts = "call"
     may_change_image = True
+    uneven_steps = False
+    changes_trajectory = True
+    changes_noise = False
+    other_arithmetic = False
+    mixes_batch = False
 
     def invalid_reason(self, value: Value) -> str | None:
         return invalid_count_reason(value)
@@ -63,6 +68,11 @@ class SchedulerKind(Knob):
     choices = ("own", *dict.fromkeys(name for names in SOLVERS.values() for name in names))
     may_change_image = True
     order = 1
+    uneven_steps = False
+    changes_trajectory = True
+    changes_noise = True
+    other_arithmetic = True
+    mixes_batch = False
 
     def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         own, name = architecture.components.get("scheduler", ""), str(value)
@@ -155,6 +165,11 @@ class BeginIndex(Knob):
     name = "scheduler.begin_index"
     choices = (False, True)
     order = 2
+    uneven_steps = False
+    changes_trajectory = True
+    changes_noise = True
+    other_arithmetic = True
+    mixes_batch = False
 
     def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if not value:

@@ -42,6 +42,11 @@ class SequenceLength(Knob):
     name = "text.sequence_length"
     choices = ("workload", 512, 256, 128, 64)
     may_change_image = True
+    uneven_steps = False
+    changes_trajectory = False
+    changes_noise = False
+    other_arithmetic = True
+    mixes_batch = False
 
     def invalid_reason(self, value: Value) -> str | None:
         if value == "workload" or invalid_count_reason(value) is None:

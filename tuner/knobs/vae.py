@@ -19,6 +19,11 @@ class TinyVae(UserWeights):
 
     name = "vae.tiny"
     order = 3
+    uneven_steps = False
+    changes_trajectory = False
+    changes_noise = False
+    other_arithmetic = False
+    mixes_batch = False
 
     def invalid_reason(self, value: Value) -> str | None:
         if isinstance(value, str) and value.endswith(".safetensors"):
@@ -114,6 +119,11 @@ class Tiling(VaeSplitting):
     name = "vae.tiling"
     switch = "tiling"
     may_change_image = True
+    uneven_steps = False
+    changes_trajectory = False
+    changes_noise = False
+    other_arithmetic = False
+    mixes_batch = False
 
 
 class Slicing(VaeSplitting):

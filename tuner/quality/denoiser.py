@@ -12,23 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import Unavailable
-from tuner.records.codec import Values
 from tuner.records.model import DENOISERS
 from tuner.records.quality import DenoiserError
 
 LATENTS = ("hidden_states", "sample")
 """What a denoiser calls its latents, if they are not its first argument."""
-
-CHANGES_STEPS = ("steps", "scheduler.kind", "scheduler.begin_index", "guidance.stop", "guidance.truncation")
-"""Knobs after which the n-th call of the denoiser is not the baseline's n-th."""
-
-
-def refusal(values: Values, baseline: Values) -> str | None:
-    """Why a configuration's calls of the denoiser cannot be compared with the baseline's one by one, or None."""
-    for name in CHANGES_STEPS:
-        if values.get(name) != baseline.get(name):
-            return f"{name} changes the steps, so that its denoiser never sees the baseline's latents"
-    return None
 
 
 def record(pipe: Any, call: Callable[[], object], file: Path, about: Mapping[str, int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from tuner.knobs import KNOBS
+from tuner.knobs import KNOBS, mixes_batch
 from tuner.records.codec import Record, Value, Values, fingerprint
 from tuner.records.gate import GatePolicy
 from tuner.records.model import Architecture, Workload
@@ -87,9 +87,9 @@ def build_key(values: Mapping[str, Value]) -> str:
 def image_key(values: Mapping[str, Value]) -> str:
     """Equal for candidates whose images differ by rounding at most.
 
-    A cache decides for a whole batch at once, so with one the batch counts too.
+    Where images of a batch depend on one another, as with a cache that decides for all at once, the batch counts too.
     """
-    batch = {"batch": values["batch"]} if values.get("cache.kind", "none") != "none" else {}
+    batch = {"batch": values["batch"]} if mixes_batch(values) else {}
     return fingerprint(batch | {name: value for name, value in values.items() if KNOBS[name].changes_image(value)})
 
 

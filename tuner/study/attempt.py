@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from tuner.errors import StorageFull, StudyFailed
+from tuner.knobs import uneven_steps
 from tuner.records.codec import Values
 from tuner.records.outcome import Build, Failure, Outcome, Purpose
 from tuner.records.protocol import (
@@ -76,7 +77,7 @@ class Attempt:
             steps=int(values["steps"]),
             batch=int(values["batch"]),
             spot_check=self.ledger.spot_check(values),
-            predict=int(values["steps"]) not in self.to_measure and prediction.is_even(values),
+            predict=int(values["steps"]) not in self.to_measure and not uneven_steps(values),
         )
 
     def folder(self, index: int) -> Path:

@@ -9,6 +9,7 @@ import msgspec
 
 from tuner import files
 from tuner.board import trial_events
+from tuner.knobs import other_arithmetic
 from tuner.quality.metrics import metric
 from tuner.records.codec import Estimate, Values
 from tuner.records.gate import Allowance
@@ -208,7 +209,10 @@ class Ledger:
         """What is exported of a trial, with all metrics if it is one of the `panel`'s finalists."""
         point, baseline = self._plain_point(outcome), self._plain_point(self.baseline)
         point = msgspec.structs.replace(point, panel=panel.finalists.get(outcome.number) if panel else None)
-        limit = roofline.share(self.roofline(), point.components, outcome.values, self.baseline.values)
+        otherwise = other_arithmetic(outcome.values, self.baseline.values)
+        limit = roofline.share(
+            self.roofline(), point.components, outcome.values, self.baseline.values, other_arithmetic=otherwise
+        )
         price = self.store.request.price.usd_per_hour
         found = economics(price, config.measurement(point), config.measurement(baseline))
         return msgspec.structs.replace(point, limit=limit, economics=found)

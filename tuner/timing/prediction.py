@@ -5,23 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from tuner.records.codec import Estimate, Value
+from tuner.records.codec import Estimate
 from tuner.records.outcome import PredictionCheck, StepCost, Timing
 from tuner.timing.intervals import NORMAL
-
-UNEVEN: Mapping[str, Value] = {"cache.kind": "none", "guidance.stop": 1, "guidance.truncation": 1}
-"""Knobs by which some steps cost less, how many of them depending on the step count; and the value that does not."""
 
 MAX_ERROR = 0.01
 """The share by which a prediction may miss what the calls that drew the images took, and still stand."""
 
 SHARPEST = 1e-4
 """No timing is taken to be known better than this share of it."""
-
-
-def is_even(values: Mapping[str, Value]) -> bool:
-    """Whether every step of a configuration costs the same, so that other step counts can be predicted."""
-    return all(values.get(name, even) == even for name, even in UNEVEN.items())
 
 
 def spanning(steps: Sequence[int]) -> set[int]:

@@ -17,7 +17,6 @@ from tuner.records.outcome import Components
 from tuner.timing.components import calls_replaced, denoisers
 from tuner.timing.intervals import median
 from tuner.timing.measure import Clock, CudaClock, timed
-from tuner.timing.prediction import UNEVEN
 
 T = TypeVar("T")
 
@@ -48,9 +47,6 @@ PRODUCTS: Mapping[str, str | None] = {
     "nvfp4": None,
 }
 """Quantization schemes that multiply in another type than `precision.dtype`; None where its rate is not measured."""
-
-OTHER_ARITHMETIC = (*UNEVEN, "text.sequence_length", "scheduler.kind", "scheduler.begin_index", "matmul.tf32")
-"""Knobs that change how much a step calculates, or in what: with them the baseline's count does not hold."""
 
 NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", FLOAT8: "fp8", COPY: "copy"}
 
@@ -171,13 +167,16 @@ def _seconds(work: Callable[[], object], device: str, clock: Clock) -> float:
 # ---- arithmetic -----------------------------------------------------------------------------------------------------
 
 
-def share(found: Roofline | None, parts: Components | None, values: Values, baseline: Values) -> LimitShare | None:
+def share(
+    found: Roofline | None, parts: Components | None, values: Values, baseline: Values, *, other_arithmetic: bool
+) -> LimitShare | None:
     """How close a configuration's steps come to the rate that bounds them: that of products, or that of copies, since
     the weights are read in every step. None where it is not known.
 
     `parts` is of a call of the configuration, `baseline` the untouched pipeline's values, which the count is of.
+    With `other_arithmetic` a step of the configuration computes something else than was counted.
     """
-    if found is None or parts is None or not parts.denoiser_s or _calculates_otherwise(values, baseline):
+    if found is None or parts is None or not parts.denoiser_s or other_arithmetic:
         return None
     step_s = parts.denoiser_s / int(values["steps"])
     shares = []
@@ -195,10 +194,6 @@ def text(limit: LimitShare, device: str = "") -> str:
     whose = {"cuda": "this GPU's ", "cpu": "this CPU's "}.get(device, "")
     percent = f"{limit.share * 100:.{0 if limit.share >= 0.1 else 2}{'f' if limit.share >= 0.1 else 'g'}} %"
     return f"{percent} of {whose}{NAMES.get(limit.rate, limit.rate)}{' rate' if whose else ''}"
-
-
-def _calculates_otherwise(values: Mapping[str, Value], baseline: Mapping[str, Value]) -> bool:
-    return any(values.get(name, baseline.get(name)) != baseline.get(name) for name in OTHER_ARITHMETIC)
 
 
 def _has_weights_of(values: Mapping[str, Value], baseline: Mapping[str, Value]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from tuner.hardware import telemetry
-from tuner.knobs import allowances, apply_knobs, call_arguments
+from tuner.knobs import allowances, apply_knobs, call_arguments, uneven_steps
 from tuner.knobs.graphs import replays_cuda_graphs
 from tuner.model import pipeline
 from tuner.records.gate import TraceSummary, Verdict
@@ -217,7 +217,7 @@ class Bench:
     def predicted(self, point: Point) -> tuple[Timing, Memory] | None:
         """What the points before tell of this one; None when it must be measured."""
         known = {steps: timing for (steps, batch), timing in self.timings.items() if batch == point.batch}
-        if not point.predict or len(known) < MIN_FOR_PREDICTION or not prediction.is_even(self.job.build):
+        if not point.predict or len(known) < MIN_FOR_PREDICTION or uneven_steps(self.job.build):
             return None
         cost = prediction.fit({steps: timing.latency_s for steps, timing in known.items()})
         target_s = self.job.workload.latency_target_s

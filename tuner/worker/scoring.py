@@ -192,9 +192,9 @@ class Scoring:
             return None, "the baseline's calls of its denoiser could not be recorded"
         recorded = denoiser.recorded(Path(known.denoiser))
         untouched = knobs.baseline(self.job.environment) | {"steps": recorded["steps"]}
-        reason = denoiser.refusal({**self.job.build, "steps": point.steps}, untouched)
-        if reason:
-            return None, reason
+        name = knobs.trajectory_change({**self.job.build, "steps": point.steps}, untouched)
+        if name:
+            return None, f"{name} changes the steps, so its denoiser never sees the baseline's latents"
         prompts = [index % recorded["batch"] for index in range(point.batch)]
         try:
             return denoiser.compare(
@@ -216,12 +216,8 @@ class Scoring:
         return knobs.call_arguments({**self.job.build, "steps": point.steps, "batch": batch})
 
     def draws_same_noise(self) -> bool:
-        """Whether a seed means the same noise as for the baseline: not when another scheduler draws it, or torch draws
-        it in another precision."""
-        untouched = knobs.baseline(self.job.environment)
-        return all(
-            self.job.build.get(name) == untouched.get(name) for name in ("scheduler.kind", "scheduler.begin_index")
-        ) and _draw_alike(str(self.job.build["precision.dtype"]), str(untouched["precision.dtype"]))
+        """Return whether a seed means the same initial noise as for the baseline."""
+        return not knobs.changes_noise(self.job.build, knobs.baseline(self.job.environment))
 
 
 def to_judge(drawn: Any, indices: Sequence[int]) -> Any:
@@ -232,18 +228,6 @@ def to_judge(drawn: Any, indices: Sequence[int]) -> Any:
     if drawn.ndim > 4:
         guards.check_finite(drawn, indices)
     return judged_frames(drawn)
-
-
-def _draw_alike(one: str, other: str) -> bool:
-    """Whether this torch draws, but for rounding, the same noise in two precisions: 2.13 does, 2.11 draws another in
-    each."""
-    import torch
-
-    drawn = [
-        torch.randn(64, generator=torch.Generator().manual_seed(0), dtype=getattr(torch, dtype)).float()
-        for dtype in (one, other)
-    ]
-    return bool(torch.allclose(*drawn, atol=0.05))
 
 
 def _first_line(error: BaseException) -> str:
