@@ -21,7 +21,7 @@ from tuner.knobs import KNOBS
 from tuner.records.codec import Value, Values, decode, encode
 from tuner.records.machine import Environment
 from tuner.report.console import make_console
-from tuner.report.formatting import value_text
+from tuner.report.formatting import format_value
 
 CPU = detect("cpu")
 INSTALLED = dict.fromkeys(LIBRARIES) | {
@@ -193,7 +193,7 @@ def test_the_text_has_every_name_value_and_reason_in_full(place: str, width: int
         assert entry.name in words
         assert flat(entry.about) in words
         refused = {value.value: value.reason for value in entry.values if value.reason is not None}
-        assert all(value_text(value.value) in words for value in entry.values)
+        assert all(format_value(value.value) in words for value in entry.values)
         assert all(f": {reason}" in words for reason in by_reason(refused))
     for name, reason in found.not_offered.items():
         assert name in words

@@ -14,7 +14,7 @@ import pytest
 from test_export import example
 
 from tuner.commands import cost
-from tuner.commands.cost import CostReport, amount, reckon
+from tuner.commands.cost import CostReport, format_large, reckon
 from tuner.errors import BadInput
 from tuner.records.codec import encode_pretty
 from tuner.report.console import make_console
@@ -213,7 +213,7 @@ def test_nothing_is_cut_and_no_line_is_too_long(file: Path, width: int) -> None:
     ("value", "text"), [(0.0421, "0.0421"), (7417.2, "7417"), (41_400, "41.4k"), (999_000, "999k"), (2e6, "2.00M")]
 )
 def test_amounts(value: float, text: str) -> None:
-    assert amount(value) == text
+    assert format_large(value) == text
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------

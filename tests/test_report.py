@@ -12,7 +12,7 @@ from tuner.records.gate import Finding, Verdict
 from tuner.records.outcome import Build, Failure, Outcome, Timing
 from tuner.records.quality import Quality
 from tuner.report.console import make_console
-from tuner.report.formatting import changes, latency_with_error, one_line, shorten
+from tuner.report.formatting import changes, format_latency_with_error, one_line, shorten
 from tuner.report.front_plot import drawing
 from tuner.report.front_table import table
 from tuner.report.points import FrontPoint, front_point
@@ -231,5 +231,5 @@ def test_a_row_is_made_from_two_outcomes() -> None:
 def test_words_and_numbers() -> None:
     assert one_line("\x1b[31mred\x1b[0m\n\ttwo\x07  three\x00") == "red two three"
     assert shorten("abcdefgh", 6) == "abc..."
-    assert latency_with_error(0.25, 0.0021, "+-") == "250.0 +- 2.1 ms"
-    assert latency_with_error(12.3456, 0.12, "+-") == "12.35 +- 0.12 s"
+    assert format_latency_with_error(0.25, 0.0021, "+-") == "250.0 +- 2.1 ms"
+    assert format_latency_with_error(12.3456, 0.12, "+-") == "12.35 +- 0.12 s"

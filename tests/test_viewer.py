@@ -45,15 +45,15 @@ def taken() -> Iterator[int]:
 
 
 def test_the_newest_study_is_shown(studies: Path) -> None:
-    assert start.find(None, studies) == studies / "newer" / "trials"
-    assert start.find(str(studies), Path("elsewhere")) == studies / "newer" / "trials"
+    assert start.find_log_folder(None, studies) == studies / "newer" / "trials"
+    assert start.find_log_folder(str(studies), Path("elsewhere")) == studies / "newer" / "trials"
 
 
 def test_a_study_is_found_by_name_or_path(studies: Path) -> None:
     shown = studies / "older" / "trials"
-    assert start.find("older", studies) == shown
-    assert start.find(str(studies / "older"), Path("elsewhere")) == shown
-    assert start.find(str(shown), Path("elsewhere")) == shown
+    assert start.find_log_folder("older", studies) == shown
+    assert start.find_log_folder(str(studies / "older"), Path("elsewhere")) == shown
+    assert start.find_log_folder(str(shown), Path("elsewhere")) == shown
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ import sys
 from pathlib import Path
 import tuner.cli
 from tuner.board import start
-with start.serving(start.find("older", Path({str(studies)!r})), {viewed_study.a_port()}) as (address, process):
+with start.serve(start.find_log_folder("older", Path({str(studies)!r})), {viewed_study.a_port()}) as (address, process):
     start.guide(Path({str(studies)!r}), address)
 print(*(sys.modules.keys() & {{"torch", "tensorboard", "torch_tb_profiler"}}))
 """

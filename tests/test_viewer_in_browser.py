@@ -63,7 +63,7 @@ A_CHART = 8
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     study = viewed_study.make(tmp_path_factory.mktemp("studies") / "seen")
-    with start.serving(start.find(str(study), study.parent), viewed_study.a_port()) as (address, _):
+    with start.serve(start.find_log_folder(str(study), study.parent), viewed_study.a_port()) as (address, _):
         yield address
 
 
@@ -189,8 +189,8 @@ def test_the_result_of_a_long_study_is_ticked_by_the_printed_addresses(
     page: Page, tmp_path: Path, screenshots: Path
 ) -> None:
     study = viewed_study.make_long(tmp_path / "long")
-    folder = start.find(str(study), study.parent)
-    with start.serving(folder, viewed_study.a_port()) as (address, _):
+    folder = start.find_log_folder(str(study), study.parent)
+    with start.serve(folder, viewed_study.a_port()) as (address, _):
         printed = re.findall(r"#(\S+&runSelectionState=\S+)", start.guide(folder, address))
         images, text = printed
         open_tab(page, address, images)

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from tuner.board.events_file import Row, ShownImage, write_trial
-from tuner.board.shown_traces import SHOWN, WHOLE, cut_down
+from tuner.board.shown_traces import SHOWN, WHOLE, keep_steps
 
 TRACES = Path(__file__).parent / "data" / "traces"
 PROMPTS = ("a red circle", "a blue square")
@@ -109,7 +109,7 @@ def make(folder: Path) -> Path:
     (trials / "0000" / "denoise.1700000000000000000.pt.trace.json.gz").write_bytes(gzip.compress(gpu_trace()))
     shutil.copy(TRACES / "cpu-2.13-loop.pt.trace.json.gz", trials / "0002" / "denoise.1.pt.trace.json.gz")
     for trace in trials.glob(f"*/*{SHOWN}"):
-        cut_down(trace, trace.with_name(trace.name.removesuffix(SHOWN) + WHOLE))
+        keep_steps(trace, trace.with_name(trace.name.removesuffix(SHOWN) + WHOLE))
     (folder / "study.json").write_text("{}")
     return folder
 

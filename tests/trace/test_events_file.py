@@ -61,9 +61,7 @@ def test_a_trial_is_loaded_whole(tmp_path: Path) -> None:
     events = loaded(tmp_path)
     assert row(events) == {"compile.mode": "default", "steps": "4", STATUS: "ok", RESULT: "front"}
     assert [(e.step, e.value) for e in events.Scalars("latency_s")] == [(7, 1.5)]
-    assert {tag for tag in events.Tags()["tensors"] if tag.startswith("shown_images")} == {
-        f"images/{i}" for i in range(4)
-    }
+    assert {tag for tag in events.Tags()["tensors"] if tag.startswith("images")} == {f"images/{i}" for i in range(4)}
     assert shown(events, "images/0").size == (40, 20)
     about = events.SummaryMetadata("images/0")
     assert (about.display_name, about.summary_description) == ("prompt 0", "it")
@@ -94,7 +92,7 @@ def test_an_image_that_was_cut_off_is_left_out(bytes_left: int, tmp_path: Path) 
     ]
     write_trial(tmp_path, Row(1, "ok", "-", KNOBS, {}, "", shown_images))
     events = loaded(tmp_path)
-    assert [tag for tag in events.Tags()["tensors"] if tag.startswith("shown_images")] == ["images/0"]
+    assert [tag for tag in events.Tags()["tensors"] if tag.startswith("images")] == ["images/0"]
     assert events.SummaryMetadata("images/0").display_name == "good"
 
 

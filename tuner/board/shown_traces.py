@@ -33,7 +33,7 @@ def tidy(outcomes: Iterable[Outcome], finalists: Iterable[Outcome], folder_of: C
         for trace in traces:
             whole = trace.with_name(trace.name.removesuffix(SHOWN) + WHOLE)
             if is_shown:
-                cut_down(trace, whole)
+                keep_steps(trace, whole)
             elif outcome.status == "measured":
                 whole.unlink(missing_ok=True)
                 trace.unlink()
@@ -43,7 +43,7 @@ def tidy(outcomes: Iterable[Outcome], finalists: Iterable[Outcome], folder_of: C
                 trace.replace(whole)
 
 
-def cut_down(trace: Path, whole: Path) -> None:
+def keep_steps(trace: Path, whole: Path) -> None:
     """Keep the whole of a trace under another name, and its steps under its own. A trace that cannot be read is not
     shown: the plugin could not read it either."""
     if not whole.exists():

@@ -27,31 +27,31 @@ SHOWN = ("events.out.tfevents.*", "*.pt.trace.json", "*.pt.trace.json.gz")
 """The files that make a folder one that TensorBoard can show."""
 
 
-def find(given: str | None, studies: Path) -> Path:
+def find_log_folder(given: str | None, studies: Path) -> Path:
     """The log folder that is meant: by the path of a study or of any log folder, by a study's name, or the newest.
 
     `studies` is the folder that all studies are in.
     """
     if given is None:
-        return newest(studies)
+        return newest_study(studies)
     for folder in (Path(given), studies / given):
         if folder.is_dir():
             return log_folder(folder)
-    known = [folder.name for folder in made_in(studies)]
+    known = [folder.name for folder in studies_in(studies)]
     similar = difflib.get_close_matches(given, known, n=1)
     hint = f"did you mean {similar[0]}?" if similar else f"in {studies} there are: {', '.join(known) or 'none'}"
     raise BadInput(f"{given}: no such study; {hint}")
 
 
-def newest(studies: Path) -> Path:
+def newest_study(studies: Path) -> Path:
     """The study of a folder that was begun or gone on with last."""
-    made = made_in(studies)
+    made = studies_in(studies)
     if not made:
         raise BadInput(f"{studies}: no study in there; `tune run` makes one")
     return log_folder(max(made, key=lambda folder: (folder / "trials").stat().st_mtime))
 
 
-def made_in(studies: Path) -> list[Path]:
+def studies_in(studies: Path) -> list[Path]:
     """The studies in a folder, by name."""
     return sorted(file.parent for file in studies.glob("*/study.json") if (file.parent / "trials").is_dir())
 
@@ -60,8 +60,8 @@ def log_folder(folder: Path) -> Path:
     """Of a study, its trials; of a folder of studies, the newest one's; any other folder as it is."""
     if (folder / "trials").is_dir():
         folder = folder / "trials"
-    elif made_in(folder):
-        return newest(folder)
+    elif studies_in(folder):
+        return newest_study(folder)
     if not any(next(folder.rglob(pattern), None) for pattern in SHOWN):
         raise BadInput(f"{folder}: nothing to show yet, neither trials nor traces")
     return folder.resolve()
@@ -83,7 +83,7 @@ def free_port(wanted: int | None) -> int:
 
 
 @contextmanager
-def serving(folder: Path, port: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def serve(folder: Path, port: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """TensorBoard's address and process, for as long as the context lasts; it ends with this process in any case."""
     with TemporaryDirectory(prefix="tune-board-") as scratch, (Path(scratch) / "log").open("w+") as log:
         process = subprocess.Popen(

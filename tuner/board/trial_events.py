@@ -128,7 +128,7 @@ def found(finding: Finding) -> str:
     return f"- **{finding.kind}** x{finding.count}{cost}{allowed}: {finding.reason}{source}"
 
 
-def strip_of(folder: Path) -> Path:
+def strip_path(folder: Path) -> Path:
     """Where a finalist's strip of images is, by its trial folder."""
     return folder.parent.parent / STRIPS / f"{folder.name}.png"
 
@@ -136,7 +136,7 @@ def strip_of(folder: Path) -> Path:
 def images(folder: Path, outcome: Outcome, space: SearchSpace) -> Iterator[events_file.ShownImage]:
     """A finalist's strip, and a trial's images, each with the baseline's of the same prompt."""
     prompts = space.workload.prompts
-    strip = strip_of(folder)
+    strip = strip_path(folder)
     if strip.is_file():
         shows = "a finalist: the baseline's images, its own below them, and the difference, amplified four times"
         yield events_file.ShownImage(file=strip, shows=shows, of="the finalist's strip", baseline=None)

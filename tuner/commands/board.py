@@ -15,9 +15,9 @@ def show_board(options: argparse.Namespace) -> int:
     """`tune board`: TensorBoard with a study, until Ctrl-C."""
     from tuner.board import start
 
-    folder = start.find(options.study, options.out)
+    folder = start.find_log_folder(options.study, options.out)
     try:
-        with start.serving(folder, start.free_port(options.port)) as (address, process):
+        with start.serve(folder, start.free_port(options.port)) as (address, process):
             print(start.guide(folder, address), flush=True)
             process.wait()
             raise Unavailable("TensorBoard ended by itself")

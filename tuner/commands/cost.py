@@ -15,13 +15,13 @@ from tuner.errors import BadInput
 from tuner.records.codec import Record, Values
 from tuner.report.console import BASELINE, CHOSEN, QUIET, Glyphs, glyphs_for
 from tuner.report.formatting import (
-    amount,
+    format_large,
+    format_latency,
+    format_number,
     label,
-    latency_text,
-    number_text,
     one_line,
-    times,
-    wrapped,  # fmt: skip
+    pluralize,
+    wrap_text,  # fmt: skip
 )
 from tuner.result.config import BestConfig, MeasuredPoint, measurement, read_config
 from tuner.result.economics import CARDS_GB, HEADROOM, Economics, economics
@@ -221,10 +221,10 @@ def _introduction(report: CostReport, width: int) -> Iterator[Text]:
     name = f"{one_line(report.model)} ({one_line(report.pipeline_class)})"
     first = report.rows[0]
     if report.is_comparison:
-        yield from wrapped("", f"{name}, the chosen configuration of each study, cheapest first", width, BASELINE)
+        yield from wrap_text("", f"{name}, the chosen configuration of each study, cheapest first", width, BASELINE)
     else:
-        yield from wrapped("", f"{name} on {one_line(first.device_name)}", width, BASELINE)
-        yield from wrapped("", _price_text(first.price), width)
+        yield from wrap_text("", f"{name} on {one_line(first.device_name)}", width, BASELINE)
+        yield from wrap_text("", _price_text(first.price), width)
     yield Text("")
 
 
@@ -244,12 +244,12 @@ def _style(row: CostRow, is_comparison: bool) -> str:
 
 def _numbers(found: Economics) -> tuple[str, ...]:
     return (
-        number_text(found.usd_per_1000_images),
-        amount(found.usd_per_million_images),
-        amount(found.images_per_hour),
-        amount(found.images_per_1000_usd),
-        UNKNOWN if found.latency_p50_s is None else latency_text(found.latency_p50_s),
-        UNKNOWN if found.latency_p95_s is None else latency_text(found.latency_p95_s),
+        format_number(found.usd_per_1000_images),
+        format_large(found.usd_per_million_images),
+        format_large(found.images_per_hour),
+        format_large(found.images_per_1000_usd),
+        UNKNOWN if found.latency_p50_s is None else format_latency(found.latency_p50_s),
+        UNKNOWN if found.latency_p95_s is None else format_latency(found.latency_p95_s),
         str(found.latency_samples),
     )
 
@@ -258,11 +258,11 @@ def _below(row: CostRow, left: Sequence[str], report: CostReport, width: int) ->
     """What has no column: the machine where there are several, what is `left` of the row, then what it takes and is."""
     if report.is_comparison:
         where = f"{one_line(row.device_name)}, {_price_text(row.price)}"
-        yield from wrapped("", where, width, BASELINE, INDENT)
-        yield from wrapped("", one_line(row.file), width, QUIET, INDENT)
-    yield from wrapped("", "; ".join((*left, *_details(row))), width, "", INDENT)
+        yield from wrap_text("", where, width, BASELINE, INDENT)
+        yield from wrap_text("", one_line(row.file), width, QUIET, INDENT)
+    yield from wrap_text("", "; ".join((*left, *_details(row))), width, "", INDENT)
     changed = label(row.changed) + (" (chosen)" if row.is_chosen and not report.is_comparison else "")
-    yield from wrapped("", changed, width, QUIET, INDENT)
+    yield from wrap_text("", changed, width, QUIET, INDENT)
 
 
 def _details(row: CostRow) -> Iterator[str]:
@@ -270,17 +270,20 @@ def _details(row: CostRow) -> Iterator[str]:
     if row.predicted_from:
         yield f"predicted from {', '.join(map(str, row.predicted_from))} steps, not measured"
     if found.compile_s is not None:
-        text = f"first call {latency_text(found.compile_s)} longer"
+        text = f"first call {format_latency(found.compile_s)} longer"
         if found.break_even_images is not None:
             images = found.break_even_images
-            text += ", no longer than the baseline's" if images == 0 else f", paid for after {times(images, 'image')}"
+            text += (
+                ", no longer than the baseline's" if images == 0 else f", paid for after {pluralize(images, 'image')}"
+            )
         elif not row.is_baseline:
             text += ", never paid for"
         yield text
     if found.smallest_card_gb is not None:
         yield f"fits a {found.smallest_card_gb} GB card"
     if found.joules_per_image is not None and found.images_per_s_per_watt is not None:
-        yield f"{number_text(found.joules_per_image)} J/image, {number_text(found.images_per_s_per_watt)} images/s/W"
+        joules = format_number(found.joules_per_image)
+        yield f"{joules} J/image, {format_number(found.images_per_s_per_watt)} images/s/W"
 
 
 def _notes(report: CostReport, glyphs: Glyphs, width: int) -> Iterator[Text]:
@@ -297,9 +300,11 @@ def _notes(report: CostReport, glyphs: Glyphs, width: int) -> Iterator[Text]:
     if any(one.smallest_card_gb is not None for one in found):
         notes.append(f"card: of {', '.join(map(str, CARDS_GB))} GB, {HEADROOM:.0%} of it left free")
     for note in notes:
-        yield from wrapped("", note, width, QUIET)
+        yield from wrap_text("", note, width, QUIET)
     if report.is_comparison and any(is_nominal(row.price) for row in report.rows):
-        yield from wrapped("", "A nominal price compares with no other, so what has one stands last.", width, "yellow")
+        yield from wrap_text(
+            "", "A nominal price compares with no other, so what has one stands last.", width, "yellow"
+        )
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], style: str) -> Text:

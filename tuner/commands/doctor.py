@@ -26,7 +26,7 @@ from tuner.records.codec import Record, Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
 from tuner.report.console import BASELINE, QUIET
-from tuner.report.formatting import one_line, section, times, value_text, wrapped
+from tuner.report.formatting import format_value, one_line, pluralize, section, wrap_text
 
 DISTRIBUTION = "diffusion-tuner"
 GIB = 2**30
@@ -215,7 +215,7 @@ def _problems(machine: Machine, listed: Sequence[Package]) -> Iterator[str]:
     if machine.no_gpu is not None and machine.unused_gpu is not None:
         yield machine.no_gpu
     if machine.gpu_processes:
-        yield f"{times(machine.gpu_processes, 'other process', 'other processes')} on the GPU will disturb timings"
+        yield f"{pluralize(machine.gpu_processes, 'other process', 'other processes')} on the GPU will disturb timings"
     if machine.free_disk_bytes < LITTLE_SPACE:
         yield f"only {_gib(machine.free_disk_bytes)} left on the disk of {machine.studies}; give another with --out"
 
@@ -308,7 +308,7 @@ def _refusal(knob: Knob, value: Value, here: Environment) -> str | None:
 
 
 def _listed(values: Iterable[Value]) -> str:
-    return ", ".join(map(value_text, values))
+    return ", ".join(map(format_value, values))
 
 
 def _through(knob: str, here: Environment) -> str:
@@ -371,16 +371,16 @@ class Report:
         yield from section("Packages", _package_rows(found.packages), width, _is_absent)
         yield from section("What works here", [(a.name, _ability_text(a)) for a in found.abilities], width, _is_absent)
         yield from _additions(found.additions, width)
-        yield from wrapped("", "`tune knobs MODEL` lists all settings for a pipeline with their reasons.", width)
+        yield from wrap_text("", "`tune knobs MODEL` lists all settings for a pipeline with their reasons.", width)
 
 
 def _verdict(found: Diagnosis, width: int) -> Iterator[Text]:
     if not found.problems:
         yield Text("Ready: everything that `tune run` needs is here.", style="bold green")
     else:
-        yield Text(f"{times(len(found.problems), 'problem')} to look at:", style="bold yellow")
+        yield Text(f"{pluralize(len(found.problems), 'problem')} to look at:", style="bold yellow")
         for problem in found.problems:
-            yield from wrapped("- ", problem, width, indent=2)
+            yield from wrap_text("- ", problem, width, indent=2)
     yield Text("")
 
 
@@ -394,7 +394,7 @@ def _machine_rows(machine: Machine) -> list[tuple[str, str]]:
     built = f"built for CUDA {machine.torch_cuda}" if machine.torch_cuda else "built without CUDA: it uses the CPU only"
     return [
         ("GPU", _gpu_text(machine)),
-        ("CPU", f"{machine.cpu_name}, {times(here.cpu_count, 'core')}, {_gib(machine.memory_bytes)} of memory"),
+        ("CPU", f"{machine.cpu_name}, {pluralize(here.cpu_count, 'core')}, {_gib(machine.memory_bytes)} of memory"),
         ("torch", f"{torch}, {built}" if torch else MISSING),
         ("C++ compiler", here.cpp_compiler or "none found (g++ or clang++): torch.compile on the CPU needs one"),
         ("Python", f"{here.python} on {here.platform}"),
@@ -410,7 +410,7 @@ def _gpu_text(machine: Machine) -> str:
     text += f", compute capability {here.compute_capability}, driver {here.driver}"
     if machine.gpu_processes is None:
         return text
-    by = times(machine.gpu_processes, "process", "processes") if machine.gpu_processes else "no process"
+    by = pluralize(machine.gpu_processes, "process", "processes") if machine.gpu_processes else "no process"
     return f"{text}; {by} on it now, {_gib(machine.gpu_memory_used_bytes or 0)} in use"
 
 
@@ -438,12 +438,12 @@ def _additions(found: Sequence[Addition], width: int) -> Iterator[Text]:
     yield Text("What one more package would add", style=BASELINE)
     for addition in found:
         is_pip = addition.install.startswith("pip install")
-        yield from wrapped("" if is_pip else f"{addition.package}: ", addition.install, width, "cyan", 2)
-        yield from wrapped("", addition.purpose, width, QUIET, 6)
+        yield from wrap_text("" if is_pip else f"{addition.package}: ", addition.install, width, "cyan", 2)
+        yield from wrap_text("", addition.purpose, width, QUIET, 6)
         for knob, values in addition.adds.items():
-            yield from wrapped(f"{knob}=", _listed(values), width, "green", 6)
+            yield from wrap_text(f"{knob}=", _listed(values), width, "green", 6)
         if addition.pipelines:
-            yield from wrapped("for ", ", ".join(addition.pipelines), width, indent=6)
+            yield from wrap_text("for ", ", ".join(addition.pipelines), width, indent=6)
     if not found:
         yield Text("  nothing: no package that is missing would make another setting available here", style=QUIET)
     yield Text("")

@@ -16,7 +16,7 @@ from tuner.records.codec import Record, Value, Values
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
 from tuner.report.console import BASELINE, QUIET, glyphs_for
-from tuner.report.formatting import one_line, times, value_text, wrapped
+from tuner.report.formatting import format_value, one_line, pluralize, wrap_text
 
 INDENT = 4
 LABEL = 11
@@ -184,7 +184,7 @@ class CatalogueTable:
             yield from _details(knob, usable, width)
         yield Text(rule, style=QUIET)
         yield from _not_offered(self.catalogue.not_offered, width)
-        yield from wrapped("", _totals(knobs), width)
+        yield from wrap_text("", _totals(knobs), width)
 
 
 def _introduction(found: Catalogue, width: int) -> Iterator[Text]:
@@ -192,7 +192,7 @@ def _introduction(found: Catalogue, width: int) -> Iterator[Text]:
     model = "the pipeline that comes with tune" if found.model == "demo" else found.model
     mixed = any(_is_mixed(knob) for knob in found.knobs)
     yield Text(f"What `tune run` can vary in {model} ({found.pipeline_class})", style=BASELINE)
-    yield from wrapped("on ", f"{here.device_name}, torch {here.libraries.get('torch')}", width, BASELINE)
+    yield from wrap_text("on ", f"{here.device_name}, torch {here.libraries.get('torch')}", width, BASELINE)
     yield Text("")
     for label, text in (
         ("acts on", "build: the pipeline is built anew, in a process of its own, often with minutes of compiling"),
@@ -202,10 +202,10 @@ def _introduction(found: Catalogue, width: int) -> Iterator[Text]:
         ("*", "marks the value of the untouched pipeline"),
         *([("~", "marks the values that may change the image, where others of the knob do not")] if mixed else []),
     ):
-        yield from wrapped(f"{label:<10}", text, width)
+        yield from wrap_text(f"{label:<10}", text, width)
     if found.model == "demo":
         yield Text("")
-        yield from wrapped(
+        yield from wrap_text(
             "", "For your own pipeline: tune knobs FOLDER, or tune knobs OWNER/NAME from the hub.", width
         )
     yield Text("")
@@ -223,21 +223,21 @@ def _is_mixed(knob: KnobEntry) -> bool:
 
 
 def _details(knob: KnobEntry, usable: Set[tuple[str, Value]], width: int) -> Iterator[Text]:
-    yield from wrapped("", knob.about, width, indent=INDENT)
+    yield from wrap_text("", knob.about, width, indent=INDENT)
     here = ", ".join(_shown(knob, value) for value in knob.values if value.available) or "none"
-    yield from wrapped(f"{'values':<{LABEL}}", here, width, "green", INDENT)
+    yield from wrap_text(f"{'values':<{LABEL}}", here, width, "green", INDENT)
     can_change = any(value.available for value in knob.values[1:] or knob.values)
     if knob.accepts and can_change:
-        yield from wrapped(f"{'accepts':<{LABEL}}", knob.accepts, width, indent=INDENT)
+        yield from wrap_text(f"{'accepts':<{LABEL}}", knob.accepts, width, indent=INDENT)
     for number, setting in enumerate(knob.needs if can_change else ()):
-        names = " and ".join(f"{name}={' or '.join(map(value_text, values))}" for name, values in setting.items())
+        names = " and ".join(f"{name}={' or '.join(map(format_value, values))}" for name, values in setting.items())
         can = all(any((name, value) in usable for value in values) for name, values in setting.items())
         label = f"{'or with' if number else 'only with':<{LABEL}}"
-        yield from wrapped(label, names if can else f"{names}, which cannot be used here", width, indent=INDENT)
+        yield from wrap_text(label, names if can else f"{names}, which cannot be used here", width, indent=INDENT)
     refused = {value: value.reason for value in knob.values if value.reason is not None}
     for number, (reason, without) in enumerate(by_reason({v.value: why for v, why in refused.items()}).items()):
         names = ", ".join(_shown(knob, value) for value in refused if value.value in without)
-        yield from wrapped(f"{'' if number else 'not here':<{LABEL}}", f"{names}: {reason}", width, "yellow", INDENT)
+        yield from wrap_text(f"{'' if number else 'not here':<{LABEL}}", f"{names}: {reason}", width, "yellow", INDENT)
     yield Text("")
 
 
@@ -260,7 +260,7 @@ def by_reason(refused: Mapping[Value, str]) -> dict[str, list[Value]]:
 
 def _shown(knob: KnobEntry, value: KnobValue) -> str:
     image = "~" if value.changes_image and _is_mixed(knob) else ""
-    return f"{image}{value_text(value.value)}{'*' if value.baseline else ''}"
+    return f"{image}{format_value(value.value)}{'*' if value.baseline else ''}"
 
 
 def _not_offered(flags: dict[str, str], width: int) -> Iterator[Text]:
@@ -271,15 +271,17 @@ def _not_offered(flags: dict[str, str], width: int) -> Iterator[Text]:
     for name, reason in flags.items():
         names[one_line(reason)].append(name)
     for reason, alike in names.items():
-        yield from wrapped("", reason, width)
+        yield from wrap_text("", reason, width)
         for name in alike:
-            yield from wrapped("", name, width, QUIET, INDENT)
+            yield from wrap_text("", name, width, QUIET, INDENT)
     yield Text("")
 
 
 def _totals(knobs: tuple[KnobEntry, ...]) -> str:
     values = [value for knob in knobs for value in knob.values]
     missing = sum(not value.available for value in values)
-    text = f"{times(len(knobs), 'knob')}, {times(len(values), 'value')}: {len(values) - missing} can be used here"
+    text = (
+        f"{pluralize(len(knobs), 'knob')}, {pluralize(len(values), 'value')}: {len(values) - missing} can be used here"
+    )
     text += f", {missing} cannot. `tune doctor` says what would change that." if missing else "."
     return f"{text} Not all go together; `tune run` skips combinations that cannot work and says why."

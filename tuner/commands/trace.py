@@ -12,7 +12,7 @@ from rich.text import Text
 from tuner.records.codec import Record
 from tuner.records.gate import Copies, Finding, GatePolicy, TraceSummary, Verdict
 from tuner.report.console import BASELINE, QUIET
-from tuner.report.formatting import number_text, one_line, section, shorten, times, wrapped
+from tuner.report.formatting import format_number, one_line, pluralize, section, shorten, wrap_text
 from tuner.report.timeline import TimeLine
 from tuner.trace import gate, read
 from tuner.trace.summary import summarise
@@ -48,8 +48,8 @@ class Examined:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width, report = options.max_width, self.report
         per = _per(report)
-        yield from wrapped("", _headline(report), width, _STYLES[report.verdict.status])
-        yield from wrapped("", _about(report), width, QUIET)
+        yield from wrap_text("", _headline(report), width, _STYLES[report.verdict.status])
+        yield from wrap_text("", _about(report), width, QUIET)
         yield Text("")
         yield from _findings(report.verdict, per, width)
         yield TimeLine(self.trace, report.verdict)
@@ -59,14 +59,14 @@ class Examined:
         )
         yield Text("Not checked", style=BASELINE)
         for text in report.verdict.skipped:
-            yield from wrapped("- ", text, width, indent=2)
+            yield from wrap_text("- ", text, width, indent=2)
 
 
 def examine_trace(path: Path, max_idle_ms_per_step: float = 0.0) -> Examined:
     """Read a trace and judge it; BadInput names the file when it is none."""
     trace = read.marked(read.load(path))
     verdict = gate.judge_alone(trace, GatePolicy(max_idle_ms_per_step=max_idle_ms_per_step))
-    judged = WHOLE if trace.is_whole else f"{times(len(trace.steps), 'marked step')}"
+    judged = WHOLE if trace.is_whole else f"{pluralize(len(trace.steps), 'marked step')}"
     report = TraceReport(file=str(path), gpu=trace.gpu, judged=judged, summary=summarise(trace), verdict=verdict)
     return Examined(trace, report)
 
@@ -80,7 +80,7 @@ def _headline(report: TraceReport) -> str:
 
 def _clean(report: TraceReport) -> str:
     tolerated = report.verdict.findings
-    but = f"but for {times(len(tolerated), 'tolerated finding')} " if tolerated else ""
+    but = f"but for {pluralize(len(tolerated), 'tolerated finding')} " if tolerated else ""
     return f"CLEAN as far as a trace tells: {but}nothing breaks a compiled graph" + (
         " or makes the CPU wait for the GPU" if report.gpu else ""
     )
@@ -88,7 +88,7 @@ def _clean(report: TraceReport) -> str:
 
 def _rejected(report: TraceReport) -> str:
     undeclared = report.verdict.undeclared()
-    headline = f"REJECTED: {times(len(undeclared), 'finding')}"
+    headline = f"REJECTED: {pluralize(len(undeclared), 'finding')}"
     prices = [finding.idle_ms_per_step for finding in undeclared if finding.idle_ms_per_step is not None]
     if len(prices) < len(undeclared):
         return headline
@@ -124,7 +124,7 @@ def _findings(verdict: Verdict, per: str, width: int) -> Iterator[Text]:
         yield from _finding(" - ", finding, f"{where}, which rejects nothing", width)
     more = sum(max(0, len(found) - _LISTED) for found in (verdict.findings, verdict.warnings))
     if more:
-        yield from wrapped("   ", f"and {more:,} more, all of which --json lists", width, QUIET)
+        yield from wrap_text("   ", f"and {more:,} more, all of which --json lists", width, QUIET)
     if verdict.findings or verdict.warnings:
         yield Text("")
 
@@ -133,10 +133,10 @@ def _finding(mark: str, finding: Finding, when: str, width: int) -> Iterator[Tex
     price = "" if finding.idle_ms_per_step is None else f": the GPU idles {_ms(finding.idle_ms_per_step)}"
     tolerated = f" (tolerated: {finding.allowed_by})" if finding.allowed_by else ""
     count = f"{finding.kind}, {_count(finding.count_per_step)} {when}"
-    yield from wrapped(mark, f"{count}{price}{tolerated}", width, BASELINE)
+    yield from wrap_text(mark, f"{count}{price}{tolerated}", width, BASELINE)
     source = f"at {one_line(finding.source)}" if finding.source else ""
     for text in (one_line(finding.operator), one_line(finding.reason), source):
-        yield from wrapped("   ", text, width)
+        yield from wrap_text("   ", text, width)
 
 
 # ---- the summary ----------------------------------------------------------------------------------------------------
@@ -185,12 +185,12 @@ def _shares(named: Iterable[tuple[str, float]]) -> str:
 
 
 def _copies_text(copies: Copies, per: str) -> str:
-    size = f"{number_text(copies.bytes_per_step / 1e6)} MB" if copies.bytes_per_step else "of unknown size"
+    size = f"{format_number(copies.bytes_per_step / 1e6)} MB" if copies.bytes_per_step else "of unknown size"
     return f"{_count(copies.count_per_step)} {copies.direction} {per}, {size} in {_ms(copies.ms_per_step)}"
 
 
 def _ms(value_ms: float) -> str:
-    return f"{number_text(value_ms)} ms" if value_ms >= 0.001 else "0 ms"
+    return f"{format_number(value_ms)} ms" if value_ms >= 0.001 else "0 ms"
 
 
 def _count(value: float) -> str:

@@ -14,14 +14,14 @@ from rich.text import Text
 from tuner.records.outcome import Components
 from tuner.report.console import BASELINE, CHOSEN, GAP, QUIET
 from tuner.report.formatting import (
-    amount,
     columns_line,
-    latency_text,
-    number_text,
+    format_large,
+    format_latency,
+    format_number,
+    format_other_processes,
     one_line,
-    others_text,
-    times,
-    wrapped,  # fmt: skip
+    pluralize,
+    wrap_text,  # fmt: skip
 )
 from tuner.result.config import BestConfig, MeasuredPoint
 from tuner.result.economics import CARDS_GB, Economics
@@ -55,7 +55,7 @@ class _Figures:
         for name, cells in shown:
             yield _row(" " * INDENT + name, cells, first, widths)
         for note in _notes(best):
-            yield from wrapped("", note, width, QUIET, INDENT)
+            yield from wrap_text("", note, width, QUIET, INDENT)
 
 
 def _row(name: str, cells: Sequence[str], first: int, widths: Sequence[int]) -> Text:
@@ -73,19 +73,19 @@ Cell = Callable[[MeasuredPoint, BestConfig], str | None]
 
 def _latency(point: MeasuredPoint, _: BestConfig) -> str | None:
     p50_s = point.economics.latency_p50_s if point.economics else None
-    return f"{latency_text(p50_s)} of {times(point.latency_samples, 'call')}" if p50_s is not None else None
+    return f"{format_latency(p50_s)} of {pluralize(point.latency_samples, 'call')}" if p50_s is not None else None
 
 
 def _p95(point: MeasuredPoint, _: BestConfig) -> str | None:
     p95_s = point.economics.latency_p95_s if point.economics else None
-    return latency_text(p95_s) if p95_s is not None else None
+    return format_latency(p95_s) if p95_s is not None else None
 
 
 def _part(name: str) -> Cell:
     def cell(point: MeasuredPoint, _: BestConfig) -> str | None:
         parts = point.components
         seconds = getattr(parts, name) if parts else None
-        return f"{latency_text(seconds)} {_share(seconds, parts)}" if parts and seconds is not None else None
+        return f"{format_latency(seconds)} {_share(seconds, parts)}" if parts and seconds is not None else None
 
     return cell
 
@@ -97,7 +97,7 @@ def _share(seconds: float, parts: Components) -> str:
 def _money(name: str) -> Cell:
     def cell(point: MeasuredPoint, _: BestConfig) -> str | None:
         value = getattr(point.economics, name, None)
-        return amount(value) if value is not None else None
+        return format_large(value) if value is not None else None
 
     return cell
 
@@ -112,14 +112,14 @@ def _limit(point: MeasuredPoint, _: BestConfig) -> str | None:
 
 
 def _compiling(point: MeasuredPoint, best: BestConfig) -> str | None:
-    return latency_text(point.compile_s) if point.compile_s is not None else None
+    return format_latency(point.compile_s) if point.compile_s is not None else None
 
 
 def _paid_for(point: MeasuredPoint, best: BestConfig) -> str | None:
     if point.trial == best.baseline.trial or point.compile_s is None or best.baseline.compile_s is None:
         return None
     images = point.economics.break_even_images if point.economics else None
-    return {None: "never", 0: "at once"}.get(images) or times(images or 0, "image")
+    return {None: "never", 0: "at once"}.get(images) or pluralize(images or 0, "image")
 
 
 def _card(point: MeasuredPoint, _: BestConfig) -> str | None:
@@ -132,8 +132,8 @@ def _card(point: MeasuredPoint, _: BestConfig) -> str | None:
 
 def _peak(point: MeasuredPoint, _: BestConfig) -> str | None:
     reserved = point.peak_reserved_bytes
-    text = f"{number_text(point.peak_memory_bytes / 1e9)} GB"
-    return text if reserved is None else f"{text}, {number_text(reserved / 1e9)} GB reserved"
+    text = f"{format_number(point.peak_memory_bytes / 1e9)} GB"
+    return text if reserved is None else f"{text}, {format_number(reserved / 1e9)} GB reserved"
 
 
 def _discarded(point: MeasuredPoint, _: BestConfig) -> str | None:
@@ -143,7 +143,7 @@ def _discarded(point: MeasuredPoint, _: BestConfig) -> str | None:
 
 
 def _others(point: MeasuredPoint, _: BestConfig) -> str | None:
-    return others_text(point.other_processes, point.other_memory_bytes) or None
+    return format_other_processes(point.other_processes, point.other_memory_bytes) or None
 
 
 ROWS: tuple[tuple[str, Cell], ...] = (
@@ -177,7 +177,7 @@ def _notes(best: BestConfig) -> Iterator[str]:
         yield f"The chosen denoiser runs at {roofline.text(best.chosen.limit, best.environment.device)}"
     calls = [point.components for point in (best.baseline, best.chosen) if point.components]
     if calls:
-        took = " and ".join(latency_text(seconds) for seconds in dict.fromkeys(call.total_s for call in calls))
+        took = " and ".join(format_latency(seconds) for seconds in dict.fromkeys(call.total_s for call in calls))
         yield f"Parts are of one call each that was timed part by part, {took}"
     if best.timing_noise is not None:
         noise = best.timing_noise

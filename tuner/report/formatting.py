@@ -44,7 +44,7 @@ def columns_line(name: str, cells: Sequence[str], first: int, widths: Sequence[i
     return (" " * GAP).join((name.ljust(first), *texts)).rstrip()
 
 
-def wrapped(label: str, text: str, width: int, style: str = "", indent: int = 0) -> Iterator[Text]:
+def wrap_text(label: str, text: str, width: int, style: str = "", indent: int = 0) -> Iterator[Text]:
     """A paragraph beside its label, wrapped to the width and never cut."""
     head = " " * indent + label
     lines = textwrap.wrap(text, max(20, width - len(head)), break_on_hyphens=False, break_long_words=False)
@@ -62,11 +62,11 @@ def section(
     yield Text(title, style=BASELINE)
     label = max(len(name) for name, _ in rows) + 2
     for name, text in rows:
-        yield from wrapped(f"{name:<{label}}", text, width, QUIET if is_quiet(name, text) else "", indent=2)
+        yield from wrap_text(f"{name:<{label}}", text, width, QUIET if is_quiet(name, text) else "", indent=2)
     yield Text("")
 
 
-def value_text(value: Value) -> str:
+def format_value(value: Value) -> str:
     """A knob's value as a person writes it."""
     if isinstance(value, bool):
         return "on" if value else "off"
@@ -80,7 +80,7 @@ def changes(values: Mapping[str, Value], baseline: Mapping[str, Value]) -> dict[
 
 def label(values: Mapping[str, Value]) -> str:
     """A configuration in one line; an empty one is the baseline."""
-    return " ".join(f"{name}={value_text(value)}" for name, value in values.items()) or "baseline"
+    return " ".join(f"{name}={format_value(value)}" for name, value in values.items()) or "baseline"
 
 
 def decimals(value: float, digits: int) -> int:
@@ -90,32 +90,32 @@ def decimals(value: float, digits: int) -> int:
     return max(0, digits - 1 - math.floor(math.log10(abs(value))))
 
 
-def number_text(value: float, digits: int = 3) -> str:
+def format_number(value: float, digits: int = 3) -> str:
     """A number with so many significant digits, never in powers of ten."""
     return f"{value:.{decimals(value, digits)}f}"
 
 
-def amount(value: float) -> str:
+def format_large(value: float) -> str:
     """A large number in three digits, a small one as it is."""
     for least, power, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if value >= least:
-            return f"{number_text(value / power)}{unit}"
-    return number_text(value)
+            return f"{format_number(value / power)}{unit}"
+    return format_number(value)
 
 
-def latency_text(value_s: float) -> str:
+def format_latency(value_s: float) -> str:
     """A latency in the unit that suits it."""
-    return f"{number_text(value_s)} s" if value_s >= 1 else f"{number_text(value_s * 1000)} ms"
+    return f"{format_number(value_s)} s" if value_s >= 1 else f"{format_number(value_s * 1000)} ms"
 
 
-def latency_with_error(value_s: float, half_s: float, plus_minus: str) -> str:
+def format_latency_with_error(value_s: float, half_s: float, plus_minus: str) -> str:
     """A latency and the half-width of its interval, both to two digits of the latter."""
     scale, unit = (1.0, "s") if value_s >= 1 else (1000.0, "ms")
     places = min(decimals(half_s * scale, 2), 3)
     return f"{value_s * scale:.{places}f} {plus_minus} {half_s * scale:.{places}f} {unit}"
 
 
-def difference_text(difference: float, low: float, high: float, places: int | None = None) -> str:
+def format_difference(difference: float, low: float, high: float, places: int | None = None) -> str:
     """A paired difference with its interval."""
     if places is None:
         places = difference_places([(low, high)])
@@ -128,24 +128,24 @@ def difference_places(intervals: Iterable[tuple[float, float]]) -> int:
     return min(max(decimals(min(halves), 2), 2), 5) if halves else 4
 
 
-def clock(value_s: float) -> str:
+def format_clock(value_s: float) -> str:
     """A duration as a clock shows it."""
     minutes, rest = divmod(max(0, round(value_s)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def times(count: int, noun: str, plural: str | None = None) -> str:
+def pluralize(count: int, noun: str, plural: str | None = None) -> str:
     """A count with its noun."""
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
-def others_text(processes: int | None, memory_bytes: int | None) -> str:
+def format_other_processes(processes: int | None, memory_bytes: int | None) -> str:
     """Who else uses the GPU and how much of its memory, as far as that is known; empty for nobody."""
     if not processes and not memory_bytes:
         return ""
-    who = times(processes, "other process", "other processes") if processes else "somebody else"
-    return f"{who} with {number_text(memory_bytes / 1e9)} GB" if memory_bytes else who
+    who = pluralize(processes, "other process", "other processes") if processes else "somebody else"
+    return f"{who} with {format_number(memory_bytes / 1e9)} GB" if memory_bytes else who
 
 
 # ---- points of the front --------------------------------------------------------------------------------------------

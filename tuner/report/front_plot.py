@@ -16,7 +16,7 @@ from rich.text import Text
 from tuner.report.console import BASELINE, CHOSEN, QUIET, Glyphs, glyphs_for
 from tuner.report.formatting import (
     decimals,
-    number_text,
+    format_number,
     one_line,  # fmt: skip
 )
 from tuner.report.points import FrontPoint, in_order, is_marked, mark
@@ -184,7 +184,7 @@ def _x_axis(x: _Scale, margin: int, glyphs: Glyphs) -> Iterator[Text]:
     ticks = x.ticks(max(2, x.cells // 14))
     places = None if x.is_log or len(ticks) < 2 else decimals(ticks[1] - ticks[0], 1)
     for tick in ticks:
-        name = number_text(tick, 1) if places is None else f"{tick:.{places}f}"
+        name = format_number(tick, 1) if places is None else f"{tick:.{places}f}"
         start = min(margin + 2 + x.cell(tick) - len(name) // 2, len(names) - len(name))
         if start >= end:
             axis[x.cell(tick)] = glyphs.x_tick

@@ -13,11 +13,11 @@ from tuner.report.console import BASELINE, CHOSEN, GAP, QUIET, Glyphs, glyphs_fo
 from tuner.report.formatting import (
     decimals,
     difference_places,
-    difference_text,
-    latency_text,
+    format_difference,
+    format_latency,
     one_line,
     shorten,
-    wrapped,  # fmt: skip
+    wrap_text,  # fmt: skip
 )
 from tuner.report.points import FrontPoint, in_order, is_marked, mark
 
@@ -60,7 +60,7 @@ class _FrontTable:
             yield Text(_aligned(row[:shown], widths) + name, style=_style(point))
             if not is_beside:
                 yield from _below(point, row[shown:], width)
-        yield from wrapped("", "   ".join(_notes(self.points, glyphs)), width, QUIET)
+        yield from wrap_text("", "   ".join(_notes(self.points, glyphs)), width, QUIET)
 
 
 def _notes(points: Sequence[FrontPoint], glyphs: Glyphs) -> Iterator[str]:
@@ -125,7 +125,7 @@ def _number_cells(points: Sequence[FrontPoint]) -> list[tuple[str, str, str, str
     places = difference_places((p.quality_low, p.quality_high) for p in points if not p.is_baseline)
     return [
         (
-            f"{'~' if p.is_predicted else ''}{latency_text(p.latency_s)}{'!' if p.misses_target else ''}",
+            f"{'~' if p.is_predicted else ''}{format_latency(p.latency_s)}{'!' if p.misses_target else ''}",
             f"{p.images_per_s:.{rate_places}f}",
             f"{p.cost_usd_per_1000_images:.{cost_places}f}",
             f"{p.speed_up:.2f}x",
@@ -140,7 +140,7 @@ def _difference_cell(p: FrontPoint, places: int) -> str:
     if p.is_baseline:
         return "reference"
     shift = p.difference - p.quality
-    return difference_text(p.difference, p.quality_low + shift, p.quality_high + shift, places)
+    return format_difference(p.difference, p.quality_low + shift, p.quality_high + shift, places)
 
 
 @dataclass(frozen=True)

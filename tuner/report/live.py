@@ -103,15 +103,15 @@ def _measured_text(outcome: Outcome, plus_minus: str) -> str:
     if outcome.timing:
         latency = outcome.timing.latency_s
         half = (latency.high - latency.low) / 2
-        parts.append(formatting.latency_with_error(latency.value, half, plus_minus) + _how(outcome.timing))
-        parts.append(f"{formatting.number_text(outcome.timing.images_per_s)} images/s")
+        parts.append(formatting.format_latency_with_error(latency.value, half, plus_minus) + _how(outcome.timing))
+        parts.append(f"{formatting.format_number(outcome.timing.images_per_s)} images/s")
     if outcome.cost_usd_per_1000_images is not None:
-        parts.append(f"{formatting.number_text(outcome.cost_usd_per_1000_images)} US$/1000 images")
+        parts.append(f"{formatting.format_number(outcome.cost_usd_per_1000_images)} US$/1000 images")
     if outcome.quality:
         quality, difference = outcome.quality, outcome.quality.difference
         parts.append(f"{one_line(quality.metric)} {quality.mean:.4f}")
         if outcome.purpose != "baseline":
-            parts.append(formatting.difference_text(difference.value, difference.low, difference.high))
+            parts.append(formatting.format_difference(difference.value, difference.low, difference.high))
     else:
         parts.append("not scored")
     return ", ".join(parts)
@@ -124,8 +124,12 @@ def _how(timing: Timing) -> str:
         said += f" (predicted from {', '.join(map(str, timing.predicted_from))} steps)"
     discarded = sum(timing.gpu.discarded.values()) if timing.gpu else 0
     if discarded:
-        said += f" ({formatting.times(discarded, 'throttled call')} discarded)"
-    others = formatting.others_text(timing.gpu.other_processes, timing.gpu.other_memory_bytes) if timing.gpu else ""
+        said += f" ({formatting.pluralize(discarded, 'throttled call')} discarded)"
+    others = (
+        formatting.format_other_processes(timing.gpu.other_processes, timing.gpu.other_memory_bytes)
+        if timing.gpu
+        else ""
+    )
     if others:
         said += f" ({others} on the GPU)"
     return said if meets(timing.within_target) else f"{said} (misses the latency target)"
@@ -139,13 +143,13 @@ def _findings_text(findings: Sequence[Finding]) -> str:
 def _finding_text(finding: Finding) -> str:
     count = f"{finding.kind} x{finding.count}"
     idle = finding.idle_ms_per_step
-    price = f" ({formatting.number_text(idle, 2)} ms idle a step)" if idle else ""
+    price = f" ({formatting.format_number(idle, 2)} ms idle a step)" if idle else ""
     return f"{count} at {one_line(finding.source)}{price}"
 
 
 def _limits_text(limits: Limits) -> str:
-    trials = f" or {formatting.times(limits.max_trials, 'trial')}" if limits.max_trials is not None else ""
-    return f"at most {formatting.clock(limits.budget_s)}{trials}, then the finalists are judged"
+    trials = f" or {formatting.pluralize(limits.max_trials, 'trial')}" if limits.max_trials is not None else ""
+    return f"at most {formatting.format_clock(limits.budget_s)}{trials}, then the finalists are judged"
 
 
 def _trial_text(number: int, purpose: str) -> str:
@@ -254,9 +258,9 @@ def _front_text(points: Sequence[FrontPoint]) -> str:
     cheapest = min(points, key=lambda point: point.cost_usd_per_1000_images)
     marked = next((point for point in points if point.is_chosen), cheapest)
     word = "chosen" if marked.is_chosen else "cheapest"
-    cost = formatting.number_text(marked.cost_usd_per_1000_images)
+    cost = formatting.format_number(marked.cost_usd_per_1000_images)
     return (
-        f"front: {formatting.times(len(points), 'point')}, {word} trial {marked.number} at {cost} US$/1000 images, "
+        f"front: {formatting.pluralize(len(points), 'point')}, {word} trial {marked.number} at {cost} US$/1000 images, "
         f"{marked.speed_up:.2f}x, difference {marked.difference:+.4f} | {marked.label}"
     )
 
@@ -368,7 +372,7 @@ class LiveDisplay:
         elapsed_s, trials = self._now() - self._begin, self._recorded()
         budget_s, max_trials = self._limits.budget_s, self._limits.max_trials
         share = elapsed_s / max(budget_s, 1e-9)
-        text = f"{formatting.clock(max(0.0, budget_s - elapsed_s))} left of {formatting.clock(budget_s)}"
+        text = f"{formatting.format_clock(max(0.0, budget_s - elapsed_s))} left of {formatting.format_clock(budget_s)}"
         if max_trials is not None:
             share = max(share, trials / max(1, max_trials))
             text += f", trial {trials} of {max_trials}"

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from tuner.records.quality import MetricResult
 from tuner.report.console import BASELINE, CHOSEN, GAP, QUIET
-from tuner.report.formatting import columns_line, one_line, wrapped
+from tuner.report.formatting import columns_line, one_line, wrap_text
 from tuner.result.config import BestConfig, MeasuredPoint
 
 ABSENT = "-"
@@ -48,12 +48,12 @@ class _PanelTable:
                     text.stylize(CHOSEN, start, start + width)
                 start += width
             yield text
-        yield from wrapped(
+        yield from wrap_text(
             "", f"{SAME} as near as rounding alone leaves the baseline to itself", options.max_width, QUIET
         )
         if best.quality_unavailable_reasons:
             missing = f"not measured: {', '.join(best.quality_unavailable_reasons)} (best_config.json says why)"
-            yield from wrapped("", missing, options.max_width, QUIET)
+            yield from wrap_text("", missing, options.max_width, QUIET)
 
 
 def _head(point: MeasuredPoint, best: BestConfig) -> str:

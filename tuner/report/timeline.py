@@ -12,7 +12,7 @@ from rich.text import Text
 
 from tuner.records.gate import Finding, Verdict
 from tuner.report.console import QUIET
-from tuner.report.formatting import number_text
+from tuner.report.formatting import format_number
 from tuner.trace import classes
 from tuner.trace.read import RUNTIME, Around, Event, Trace
 from tuner.trace.regions import nested, outermost_work, regions
@@ -113,7 +113,7 @@ def _drawing(trace: Trace, step: Event, verdict: Verdict, width: int) -> Iterato
 
 
 def _ms(time_us: float) -> str:
-    return f"{number_text(time_us / 1000)} ms"
+    return f"{format_number(time_us / 1000)} ms"
 
 
 # ---- lanes ----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from rich.text import Text
 from tuner.records.gate import Finding
 from tuner.records.outcome import Outcome
 from tuner.report.console import BASELINE, QUIET
-from tuner.report.formatting import first_line, one_line, shorten, times
+from tuner.report.formatting import first_line, one_line, pluralize, shorten
 
 REASONS = 8
 """How many reasons of a kind the summary lists."""
@@ -49,8 +49,8 @@ def _most_frequent(rows: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
 def _heading(outcomes: Sequence[Outcome], refused: int) -> str:
     counts = [f"{sum(o.status == status for o in outcomes)} {status}" for status in ("measured", "rejected", "failed")]
     builds = len({outcome.build_key for outcome in outcomes})
-    text = f"{times(len(outcomes), 'trial')} from {times(builds, 'build')}: {', '.join(counts)}"
-    return text + (f"; {times(refused, 'candidate')} refused before costing anything" if refused else "")
+    text = f"{pluralize(len(outcomes), 'trial')} from {pluralize(builds, 'build')}: {', '.join(counts)}"
+    return text + (f"; {pluralize(refused, 'candidate')} refused before costing anything" if refused else "")
 
 
 def undeclared(outcome: Outcome) -> list[Finding]:

@@ -258,7 +258,7 @@ class Ledger:
         for number, outcome in self.outcomes.items():
             folder = self.store.trial_folder(number)
             if number not in places:
-                trial_events.strip_of(folder).unlink(missing_ok=True)
+                trial_events.strip_path(folder).unlink(missing_ok=True)
             trial_events.write(folder, self.settled(outcome), self.space, places.get(number))
 
     def record_repeat(self, index: int, outcome: Outcome) -> None:

@@ -67,7 +67,7 @@ class Study:
     def run(self) -> BestConfig:
         """Everything that is left to do. Raises StudyFailed when the baseline itself cannot be measured."""
         if self.ledger.outcomes:
-            self.display.note(f"resumed, with {formatting.times(len(self.ledger.outcomes), 'recorded trial')}")
+            self.display.note(f"resumed, with {formatting.pluralize(len(self.ledger.outcomes), 'recorded trial')}")
         finished = self.finished()
         if finished is not None:
             self.display.note("this study is finished: give a longer --budget, or more --trials, to go on")
@@ -239,8 +239,8 @@ class Study:
         for check in self.ledger.predictions():
             if check.trial == candidate.number:
                 verdict = "which intervals and noise explain" if check.held else "more than intervals and noise explain"
-                said = f"predicted {formatting.latency_text(check.predicted_s.value)}"
-                measured = f"measured {formatting.latency_text(check.measured_s.value)}, {check.error:+.2%}"
+                said = f"predicted {formatting.format_latency(check.predicted_s.value)}"
+                measured = f"measured {formatting.format_latency(check.measured_s.value)}, {check.error:+.2%}"
                 self.display.note(f"trial {candidate.number}: {said}, {measured}, {verdict}")
 
     def can_confirm(self, candidate: Outcome) -> bool:
