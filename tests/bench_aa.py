@@ -39,7 +39,7 @@ from tuner.space import reader
 from tuner.space.candidates import build_values
 from tuner.study.ledger import CONFIRMATIONS
 from tuner.study.loop import MAX_BASELINES, MAX_CONFIRMATIONS
-from tuner.timing.intervals import coefficient_of_variation, differs, ratio_in_turns
+from tuner.timing.intervals import coefficient_of_variation, differs, paired_ratio
 from tuner.timing.measure import Clock
 from tuner.worker import __main__, bench
 
@@ -154,7 +154,7 @@ def rounded(value: float | None) -> str:
 def summary(plain: Sequence[float], slowed: Sequence[float]) -> list[str]:
     """What the medians of the processes show, and whether that is what was asked for."""
     lines = [spread(plain, "as it is"), spread(slowed, "slowed")]
-    ratio = ratio_in_turns(slowed, plain)
+    ratio = paired_ratio(slowed, plain)
     called = "called a difference" if differs(ratio) else "no difference called"
     lines.append(
         f"slowed over as it is, all processes: {ratio.value:.4f} [{ratio.low:.4f}, {ratio.high:.4f}], {called}"
@@ -222,7 +222,7 @@ def is_gain(candidate: Sequence[float], baseline: Sequence[float], start: int, l
 def speed_up(candidate: Sequence[float], baseline: Sequence[float], start: int, turns: int) -> Estimate:
     """Of processes in turns, with the noise of further ones of the baseline."""
     noise = around(baseline, start + 2 * MAX_CONFIRMATIONS, MAX_BASELINES)
-    return ratio_in_turns(around(baseline, start, turns, 2), around(candidate, start + 1, turns, 2), noise)
+    return paired_ratio(around(baseline, start, turns, 2), around(candidate, start + 1, turns, 2), noise)
 
 
 def around(medians: Sequence[float], start: int, count: int, stride: int = 1) -> list[float]:
@@ -250,7 +250,7 @@ def slower(call: Callable[[], object], clock: Clock, slowdown: float) -> Callabl
     def slowed() -> object:
         start = time.perf_counter()
         result = call()
-        clock.wait()
+        clock.synchronize()
         until = time.perf_counter() + slowdown * (time.perf_counter() - start)
         while time.perf_counter() < until:
             pass

@@ -94,10 +94,10 @@ def measured(given: argparse.Namespace, build: str, folder: Path) -> Iterator[Ro
         print(f"{build or 'baseline'}: no result: {received[-1]}\n{(folder / 'worker.log').read_text()[-1000:]}")
         return
     steps = [point.steps for point in job.points]
-    known = prediction.spanning(steps)
+    known = prediction.step_counts_to_measure(steps)
     cost = prediction.fit({count: found[count].latency_s for count in known})
     for count in (count for count in steps if count not in known):
-        predicted = prediction.timing(cost, count, given.batch)
+        predicted = prediction.predicted_timing(cost, count, given.batch)
         yield Row(build or "baseline", count, cost.measured_at, predicted, found[count])
 
 

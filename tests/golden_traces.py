@@ -35,7 +35,7 @@ import msgspec
 from tuner.records.gate import Verdict
 from tuner.trace import read, sources, waits
 from tuner.trace.compile_log import CompileLog
-from tuner.trace.gate import judge, name_sources
+from tuner.trace.gate import add_source_lines, judge
 from tuner.trace.read import Event, Trace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,7 +81,7 @@ class Recorded:
 def judged(trace: Path, diagnostic: Path | None, log: CompileLog, device: Device, asks: bool) -> Verdict:
     """The verdict, with the lines that only a second trace, with stacks, can name."""
     verdict = judge(read.load(trace), log, (), device, asks_for_graphs=asks)
-    return name_sources(verdict, read.load(diagnostic)) if diagnostic else verdict
+    return add_source_lines(verdict, read.load(diagnostic)) if diagnostic else verdict
 
 
 def record(case: Any, mode: Any, device: Device, folder: Path) -> Recorded:
@@ -130,9 +130,9 @@ def read_golden(path: Path) -> Golden:
 
 def _trimmed(trace: Trace, about: Golden) -> bytes:
     """The steps of a trace as a gzipped file, without the quiet operators if these make it too large."""
-    inside = set(trace.inside)
+    inside = set(trace.step_indices)
     if trace.first:
-        inside.update(trace.within(trace.first.ts, trace.first.end))
+        inside.update(trace.indices_between(trace.first.ts, trace.first.end))
     whole = _zipped(trace, inside, about)
     return whole if len(whole) <= MAX_BYTES else _zipped(trace, _telling(trace, inside), about)
 
@@ -142,7 +142,7 @@ def _telling(trace: Trace, inside: Iterable[int]) -> set[int]:
     telling: set[int] = set()
     for number, index in enumerate(sorted(inside)):
         event = trace.host[index]
-        is_call = event.name in waits.WAITS or "emcpy" in event.name
+        is_call = event.name in waits.WAIT_CALLS or "emcpy" in event.name
         is_mark = event.cat == "user_annotation" or event.name.startswith(("Torch", "## Call"))
         if is_call or is_mark or number % 100 == 0:
             while index >= 0 and index not in telling:
@@ -178,7 +178,7 @@ def _slim(event: Event, zero: float) -> dict[str, Any]:
 
 def _short_stack(stack: str) -> str:
     """The one entry of a stack that is looked for."""
-    return next((entry for entry in stack.split(";") if sources.of_call_stack(entry)), "")
+    return next((entry for entry in stack.split(";") if sources.from_call_stack(entry)), "")
 
 
 # ---- the program ----------------------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def work(jobs: Sequence[Job], device: Device, golden: Path, results: Path) -> No
             row = _run(name, mode, device, golden)
         except Exception as error:
             traceback.print_exc()
-            problems = [f"ERROR {type(error).__name__}: {sources.one_line(str(error), 300)}"]
+            problems = [f"ERROR {type(error).__name__}: {sources.first_line(str(error), 300)}"]
             row = Row(case=name, mode=mode, problems=problems, seconds=0.0, error=True)
         row = msgspec.structs.replace(row, seconds=time.perf_counter() - start)
         with results.open("ab") as file:

@@ -13,7 +13,7 @@ import torch
 from tuner.records.codec import decode, encode
 from tuner.records.outcome import Components
 from tuner.timing.components import time_components
-from tuner.timing.measure import Clock, CudaClock, timed
+from tuner.timing.measure import Clock, CudaClock, time_call
 
 
 class Hand(Clock):
@@ -22,7 +22,7 @@ class Hand(Clock):
     def __init__(self) -> None:
         self.now = 0.0
 
-    def mark(self) -> float:
+    def record(self) -> float:
         return self.now
 
 
@@ -128,7 +128,7 @@ def check(pipe: Any) -> Components:
     call, clock = caller(pipe), Clock()
     call()
     call()
-    usual = min(timed(call, clock)[0] for _ in range(5))
+    usual = min(time_call(call, clock)[0] for _ in range(5))
     found = min((time_components(call, pipe, clock) for _ in range(5)), key=lambda components: components.total_s)
     assert None not in (found.text_encoders_s, found.denoiser_s, found.vae_s)
     parts = [found.text_encoders_s, found.denoiser_s, found.vae_s, found.rest_s]
@@ -175,7 +175,7 @@ def test_the_parts_are_told_by_the_gpus_clock(pipe: Any) -> None:
     call, clock = caller(pipe), CudaClock()
     for _ in range(3):
         call()
-    usual = min(timed(call, clock)[0] for _ in range(5))
+    usual = min(time_call(call, clock)[0] for _ in range(5))
     found = time_components(call, pipe, clock)
     assert found.text_encoders_s
     assert found.denoiser_s

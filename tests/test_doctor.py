@@ -63,8 +63,8 @@ def text(found: Diagnosis, width: int) -> str:
 @pytest.fixture
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "detect", lambda device: gpu())
-    monkeypatch.setattr(environment, "torch_cuda", lambda: "13.0")
-    monkeypatch.setattr(environment, "gpu_use", lambda: (0, 2**29))
+    monkeypatch.setattr(environment, "torch_cuda_version", lambda: "13.0")
+    monkeypatch.setattr(environment, "gpu_usage", lambda: (0, 2**29))
 
 
 # ---- the tables -----------------------------------------------------------------------------------------------------
@@ -192,26 +192,26 @@ def test_a_package_out_of_range_is_a_problem_with_its_remedy(monkeypatch: pytest
 
 
 def test_another_process_on_the_gpu_is_a_problem(monkeypatch: pytest.MonkeyPatch, on_a_gpu: None) -> None:
-    monkeypatch.setattr(environment, "gpu_use", lambda: (2, 2**33))
+    monkeypatch.setattr(environment, "gpu_usage", lambda: (2, 2**33))
     assert "2 other processes" in problems(monkeypatch, gpu())
     assert "2 processes on it now, 8.0 GiB in use" in " ".join(text(doctor.diagnose(), 80).split())
 
 
 def test_a_gpu_that_torch_cannot_use_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "driver_gpu", lambda: "NVIDIA H100")
-    monkeypatch.setattr(environment, "torch_cuda", lambda: None)
+    monkeypatch.setattr(environment, "driver_gpu_name", lambda: "NVIDIA H100")
+    monkeypatch.setattr(environment, "torch_cuda_version", lambda: None)
     assert "NVIDIA H100 is not used: the installed torch has no CUDA" in problems(monkeypatch, CPU)
 
 
 def test_a_gpu_that_is_left_aside_on_purpose_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "driver_gpu", lambda: "NVIDIA H100")
+    monkeypatch.setattr(environment, "driver_gpu_name", lambda: "NVIDIA H100")
     found = doctor.diagnose("cpu")
     assert (found.machine.unused_gpu, found.machine.no_gpu) == (None, "left aside, as --device cpu says")
     assert not any("H100" in problem for problem in found.problems)
 
 
 def test_what_is_a_problem_does_not_depend_on_how_it_is_worded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "driver_gpu", lambda: None)
+    monkeypatch.setattr(environment, "driver_gpu_name", lambda: None)
     monkeypatch.setattr(doctor, "_no_gpu", lambda *_: "one is not used: it is only a word")
     assert doctor.diagnose().machine.unused_gpu is None
     assert "only a word" not in problems(monkeypatch, CPU)

@@ -17,8 +17,8 @@ from tuner.result.economics import (
     goodput,
     smallest_card_gb,
 )
-from tuner.timing.intervals import percentile, supports
-from tuner.timing.target import meets
+from tuner.timing.intervals import percentile, supports_percentile
+from tuner.timing.target import meets_latency_target
 
 BASELINE = Measurement(images_per_s=0.5, latency_s=2.0, latency_samples=60, compile_s=1.0)
 
@@ -58,7 +58,7 @@ def test_only_what_meets_the_latency_target_is_worth_its_price() -> None:
 
 
 def test_a_configuration_that_misses_the_target_is_none_and_costs_what_it_costs() -> None:
-    assert (meets(None), meets(1.0), meets(0.5), meets(0.49), meets(0.0)) == (True, True, True, False, False)
+    assert list(map(meets_latency_target, (None, 1.0, 0.5, 0.49, 0.0))) == [True, True, True, False, False]
     assert (goodput(2.0, None), goodput(2.0, 0.5), goodput(2.0, 0.0)) == (2.0, 1.0, 2.0)
 
 
@@ -72,9 +72,9 @@ def test_energy() -> None:
 
 @pytest.mark.parametrize(("share", "needed"), [(0.50, 5), (0.95, 59), (0.99, 299)])
 def test_a_percentile_needs_so_many_samples(share: float, needed: int) -> None:
-    assert supports(needed, share)
-    assert not supports(needed - 1, share)
-    assert not supports(0, share)
+    assert supports_percentile(needed, share)
+    assert not supports_percentile(needed - 1, share)
+    assert not supports_percentile(0, share)
 
 
 def test_a_percentile_is_a_sample_or_nothing() -> None:

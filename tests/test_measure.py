@@ -16,8 +16,8 @@ import pytest
 from tuner.records.codec import Estimate
 from tuner.records.machine import GpuUse
 from tuner.timing import intervals, measure
-from tuner.timing.intervals import SURE_SAMPLES, median_interval
-from tuner.timing.measure import Clock, Throttled, timed, warm_up
+from tuner.timing.intervals import MIN_SAMPLES, median_interval
+from tuner.timing.measure import Clock, Throttled, time_call, warm_up
 
 HOST = Clock()
 
@@ -59,17 +59,17 @@ def clocked(monkeypatch: pytest.MonkeyPatch) -> Start:
 class Device(Clock):
     """A device that works on when a call has returned, and whose own clock starts at 0 and is a little slow."""
 
-    apart = True
+    is_device_clock = True
 
     def __init__(self, call: Durations) -> None:
         self.call = call
         self.pending = 0.0
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         self.call.now += self.pending
         self.pending = 0.0
 
-    def mark(self) -> float:
+    def record(self) -> float:
         return (self.call.now + self.pending - 100) * 0.99
 
 
@@ -120,7 +120,7 @@ def test_it_stops_when_the_interval_is_narrow(clocked: Start) -> None:
     clock = clocked(cycle([1.0, 1.001, 0.999]))
     timing = measure.measure(clock, HOST, batch=4, allowance_s=1000)
     assert timing.stopped == "interval within target"
-    assert timing.samples == clock.calls == SURE_SAMPLES
+    assert timing.samples == clock.calls == MIN_SAMPLES
     assert timing.latency_s.value == pytest.approx(1.0, rel=1e-3)
     assert timing.images_per_s == pytest.approx(4.0, rel=1e-3)
 
@@ -138,7 +138,7 @@ def test_six_samples_are_taken_even_when_the_first_spends_the_allowance(
     clocked: Start,
 ) -> None:
     timing = measure.measure(clocked(cycle([5.0, 9.0])), HOST, batch=1, allowance_s=0.0)
-    assert timing.samples == SURE_SAMPLES
+    assert timing.samples == MIN_SAMPLES
     assert timing.stopped == "time allowance spent"
 
 
@@ -147,7 +147,7 @@ def test_noise_costs_samples_until_the_interval_is_narrow(clocked: Start) -> Non
     clock = clocked(float(value) for value in random.normal(1.0, 0.01, size=100_000))
     timing = measure.measure(clock, HOST, batch=1, allowance_s=10_000)
     assert timing.stopped == "interval within target"
-    assert timing.samples > SURE_SAMPLES
+    assert timing.samples > MIN_SAMPLES
     assert (timing.latency_s.high - timing.latency_s.low) / 2 <= 0.005 * timing.latency_s.value
 
 
@@ -184,7 +184,7 @@ def test_a_call_is_timed_with_the_device_idle_at_both_ends(clocked: Start) -> No
         call()
         device.pending += 2.0
 
-    host_s, device_s = measure.timed(queue, device)
+    host_s, device_s = measure.time_call(queue, device)
     assert host_s == pytest.approx(2.25)
     assert device_s == pytest.approx(2.25 * 0.99)
 
@@ -203,7 +203,7 @@ def test_on_a_cpu_what_needs_a_gpu_is_absent(clocked: Start) -> None:
 
 
 def test_a_real_call_is_timed_by_a_real_clock() -> None:
-    host_s, device_s = measure.timed(lambda: time.sleep(0.02), HOST)
+    host_s, device_s = measure.time_call(lambda: time.sleep(0.02), HOST)
     assert 0.02 <= device_s <= host_s < 1.0
 
 
@@ -249,10 +249,10 @@ def test_short_calls_warm_up_for_as_long_as_is_allowed(clocked: Start) -> None:
 def test_a_discarded_sample_counts_for_nothing_and_is_followed_by_a_pause(clocked: Start) -> None:
     call = clocked(chain([5.0, 5.0, 5.0], repeat(1.0)))
     watch = Watcher(chain(["HW power brake"] * 3, repeat(None)))
-    timing = measure.measure(call, HOST, batch=1, allowance_s=1000, watch=watch)
-    assert timing.samples == SURE_SAMPLES
+    timing = measure.measure(call, HOST, batch=1, allowance_s=1000, monitor=watch)
+    assert timing.samples == MIN_SAMPLES
     assert timing.latency_s.high == 1.0
-    assert watch.begun == call.calls == SURE_SAMPLES + 3
+    assert watch.begun == call.calls == MIN_SAMPLES + 3
     assert call.slept == [0.05, 0.1, 0.2]
     assert timing.gpu == GpuUse(power_w=300.0)
 
@@ -260,26 +260,26 @@ def test_a_discarded_sample_counts_for_nothing_and_is_followed_by_a_pause(clocke
 def test_pauses_do_not_grow_for_ever(clocked: Start) -> None:
     call = clocked(repeat(1.0))
     watch = Watcher(chain(["HW slowdown"] * 9, repeat(None)))
-    measure.measure(call, HOST, batch=1, allowance_s=1000, watch=watch)
-    assert call.slept[-1] == call.slept[-2] == measure.LONGEST_PAUSE_S
+    measure.measure(call, HOST, batch=1, allowance_s=1000, monitor=watch)
+    assert call.slept[-1] == call.slept[-2] == measure.MAX_PAUSE_S
 
 
 def test_no_accepted_sample_is_a_failure_by_name(clocked: Start) -> None:
     call = clocked(repeat(1.0))
     with pytest.raises(Throttled, match="6 of 6 calls were discarded, the last: SW thermal"):
-        measure.measure(call, HOST, batch=1, allowance_s=4.0, watch=Watcher(repeat("SW thermal slowdown")))
+        measure.measure(call, HOST, batch=1, allowance_s=4.0, monitor=Watcher(repeat("SW thermal slowdown")))
 
 
 def test_too_few_accepted_samples_have_no_interval_and_fail_too(clocked: Start) -> None:
-    watch = Watcher(chain([None] * (SURE_SAMPLES - 1), repeat("HW slowdown")))
+    watch = Watcher(chain([None] * (MIN_SAMPLES - 1), repeat("HW slowdown")))
     with pytest.raises(Throttled, match="6 of 11 calls"):
-        measure.measure(clocked(repeat(1.0)), HOST, batch=1, allowance_s=0.0, watch=watch)
+        measure.measure(clocked(repeat(1.0)), HOST, batch=1, allowance_s=0.0, monitor=watch)
 
 
 def test_a_brake_after_enough_samples_ends_the_timing(clocked: Start) -> None:
     call = clocked(cycle([1.0, 1.1]))
     watch = Watcher(chain([None] * 7, repeat("HW slowdown")))
-    timing = measure.measure(call, HOST, batch=1, allowance_s=20.0, watch=watch)
+    timing = measure.measure(call, HOST, batch=1, allowance_s=20.0, monitor=watch)
     assert timing.samples == 7
     assert timing.stopped == "time allowance spent"
 
@@ -314,16 +314,16 @@ def test_the_interval_of_a_ratio_covers_it_whatever_the_number_of_pairs(pairs: i
 
 
 def brackets(ratio: float, ours: list[float], theirs: list[float], others: Sequence[float] = ()) -> bool:
-    found = intervals.ratio_in_turns(ours, theirs, others)
+    found = intervals.paired_ratio(ours, theirs, others)
     return found.low <= ratio <= found.high
 
 
 def test_two_pairs_are_honest_and_further_processes_help() -> None:
     ours, theirs = [1.02, 1.025], [1.0, 0.999]
-    alone = intervals.ratio_in_turns(ours, theirs)
+    alone = intervals.paired_ratio(ours, theirs)
     assert alone.value == pytest.approx(1.023, rel=1e-3)
     assert not intervals.differs(alone), "two pairs leave too much open"
-    helped = intervals.ratio_in_turns(ours, theirs, [1.0, 1.001, 0.999, 1.002])
+    helped = intervals.paired_ratio(ours, theirs, [1.0, 1.001, 0.999, 1.002])
     assert helped.value == alone.value
     assert alone.low < helped.low < helped.high < alone.high
     assert intervals.differs(helped)
@@ -334,8 +334,8 @@ def test_a_slowdown_of_2_percent_is_detected_and_none_is_not() -> None:
     found, alarms = 0, 0
     for _ in range(repeats):
         one, other = (np.exp(0.0036 * random.normal(size=(2, 5)))).tolist()
-        found += intervals.differs(intervals.ratio_in_turns([1.02 * value for value in one], other))
-        alarms += intervals.differs(intervals.ratio_in_turns(one, other))
+        found += intervals.differs(intervals.paired_ratio([1.02 * value for value in one], other))
+        alarms += intervals.differs(intervals.paired_ratio(one, other))
     assert found / repeats > 0.95
     assert alarms / repeats < 0.09
 
@@ -343,7 +343,7 @@ def test_a_slowdown_of_2_percent_is_detected_and_none_is_not() -> None:
 @pytest.mark.parametrize(("ours", "theirs"), [([1.0], [1.0]), ([], []), ([1.0, 2.0], [1.0])])
 def test_no_ratio_without_two_pairs(ours: list[float], theirs: list[float]) -> None:
     with pytest.raises(ValueError, match="two pairs"):
-        intervals.ratio_in_turns(ours, theirs)
+        intervals.paired_ratio(ours, theirs)
 
 
 EVEN = [1.0, 1.002, 1.001, 0.999, 0.998] * 4
@@ -398,7 +398,7 @@ def test_no_process_is_in_a_comparison_twice(monkeypatch: pytest.MonkeyPatch) ->
         taken.append((ours, theirs, others))
         return Estimate(value=1.0, low=0.9, high=1.1)
 
-    monkeypatch.setattr(bench_aa, "ratio_in_turns", noted)
+    monkeypatch.setattr(bench_aa, "paired_ratio", noted)
     numbers = [float(number) for number in range(20)]
     assert bench_aa.gains(numbers, numbers) == 0
     assert len(taken) == 2 * len(numbers)
@@ -421,7 +421,7 @@ def test_only_the_calls_of_one_point_are_slowed(monkeypatch: pytest.MonkeyPatch)
     def main(arguments: list[str]) -> int:
         bench: Any = SimpleNamespace(clock=Clock())
         points = [Point(index=index, folder="", steps=1, batch=1) for index in (0, bench_aa.SLOWED)]
-        seconds = [timed(Bench.caller(bench, point), bench.clock)[0] for point in points]
+        seconds = [time_call(Bench.caller(bench, point), bench.clock)[0] for point in points]
         assert 0.01 <= seconds[0] < 0.05 < 0.06 <= seconds[1]
         assert Bench.timed_ahead(bench, points[0]) is None
         return 7

@@ -30,7 +30,7 @@ FIXED_S, PER_STEP_S = 0.3, 0.17
 
 def estimate(value: float, error: float = 1e-3) -> Estimate:
     """A measured value with this standard error."""
-    half = prediction.NORMAL * error
+    half = prediction.Z_95 * error
     return Estimate(value=value, low=value - half, high=value + half)
 
 
@@ -91,7 +91,7 @@ def test_one_step_count_tells_nothing_of_others(measured: dict[int, Estimate]) -
 
 def test_a_predicted_timing_says_what_it_is() -> None:
     cost = decode(encode(prediction.fit({4: exactly(4), 28: exactly(28)})), StepCost, "test")
-    timing = prediction.timing(cost, steps=10, batch=4)
+    timing = prediction.predicted_timing(cost, steps=10, batch=4)
     assert (timing.stopped, timing.samples, timing.predicted_from) == ("predicted", 0, (4, 28))
     assert timing.images_per_s == pytest.approx(4 / 2.0)
     assert timing.gpu is None
@@ -169,7 +169,7 @@ def test_a_worker_measures_what_its_images_contradict(monkeypatch: pytest.Monkey
         channel: Any = SimpleNamespace(enter=lambda *_: None)
         job: Any = SimpleNamespace(environment=environment.detect("cpu"), reference=None)
         bench = Bench(job, channel)
-        predicted = prediction.timing(prediction.fit({2: estimate(0.5), 12: estimate(3.0)}), 4, 1)
+        predicted = prediction.predicted_timing(prediction.fit({2: estimate(0.5), 12: estimate(3.0)}), 4, 1)
         memory: Any = Memory(peak_bytes=1, reserved_bytes=None)
         measured = msgspec.structs.replace(predicted, stopped="interval within target", predicted_from=None)
         monkeypatch.setattr(bench, "predicted", lambda _: (predicted, memory))
@@ -186,7 +186,7 @@ def test_a_worker_measures_what_its_images_contradict(monkeypatch: pytest.Monkey
 
 def test_a_predicted_latency_meets_a_target_or_does_not() -> None:
     cost = prediction.fit({4: exactly(4), 28: exactly(28)})
-    shares = [prediction.timing(cost, 10, 1, target_s).within_target for target_s in (None, 1.9, 2.1)]
+    shares = [prediction.predicted_timing(cost, 10, 1, target_s).within_target for target_s in (None, 1.9, 2.1)]
     assert shares == [None, 0.0, 1.0]
 
 

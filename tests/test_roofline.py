@@ -36,7 +36,7 @@ def parts(denoiser_s: float | None) -> Components:
 
 def share(denoiser_s: float | None, found: Roofline | None = FOUND, **changed: Any) -> LimitShare | None:
     values = BASELINE | {name.replace("__", "."): value for name, value in changed.items()}
-    return roofline.share(
+    return roofline.limit_share(
         found, parts(denoiser_s), values, BASELINE, other_arithmetic=other_arithmetic(values, BASELINE)
     )
 
@@ -50,7 +50,7 @@ def test_the_figures_measured_on_an_h200() -> None:
     assert found is not None
     assert found.rate == "bfloat16"
     assert found.share == pytest.approx(0.70, abs=0.005)
-    assert roofline.text(found, "cuda") == "70 % of this GPU's bf16 rate"
+    assert roofline.describe(found, "cuda") == "70 % of this GPU's bf16 rate"
 
 
 def test_a_batch_is_as_many_images() -> None:
@@ -70,7 +70,7 @@ def test_what_waits_for_its_weights_is_held_against_copies() -> None:
     small = msgspec.structs.replace(FOUND, flop_per_step=0.2e12)
     found = share(28 * 0.008, small)
     assert found == LimitShare(share=pytest.approx(24e9 / 0.008 / 4e12), rate=roofline.COPY)
-    assert roofline.text(found, "cuda") == "75 % of this GPU's copy rate"
+    assert roofline.describe(found, "cuda") == "75 % of this GPU's copy rate"
     quantized = share(28 * 0.008, small, quantization__scheme="int8-weight-only")
     assert quantized is not None and quantized.rate == "bfloat16", "its weights are smaller than those counted"
 
@@ -93,11 +93,11 @@ def test_no_share_without_what_it_is_made_of() -> None:
     assert share(28 * 0.1, None) is None
     assert share(None) is None
     assert share(28 * 0.1, Roofline()) is None
-    assert roofline.share(FOUND, None, BASELINE, BASELINE, other_arithmetic=False) is None
+    assert roofline.limit_share(FOUND, None, BASELINE, BASELINE, other_arithmetic=False) is None
 
 
 def test_a_small_share_is_not_rounded_to_none() -> None:
-    assert roofline.text(LimitShare(share=0.0031, rate="bfloat16"), "cpu") == "0.31 % of this CPU's bf16 rate"
+    assert roofline.describe(LimitShare(share=0.0031, rate="bfloat16"), "cpu") == "0.31 % of this CPU's bf16 rate"
 
 
 # ---- the probe ------------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ class Pipe:
 
 def test_the_probe_counts_the_products_of_a_step_and_measures_rates(small: None) -> None:
     pipe = Pipe()
-    found = roofline.probe(pipe.draw, pipe, CPU, batch=2)
+    found = roofline.measure_roofline(pipe.draw, pipe, CPU, batch=2)
     linear, attention = 2 * 16 * 32 * 32, 2 * 2 * 16 * 16 * 32
     assert found.flop_per_step == linear + attention, "of one image"
     assert found.weight_bytes == 4 * (32 * 32 + 32)
@@ -148,7 +148,7 @@ def test_the_probe_counts_the_products_of_a_step_and_measures_rates(small: None)
 
 
 def test_on_a_cpu_what_needs_a_gpu_is_absent(small: None) -> None:
-    found = roofline.probe(Pipe().draw, Pipe(), CPU, batch=1)
+    found = roofline.measure_roofline(Pipe().draw, Pipe(), CPU, batch=1)
     assert found.copy_bytes_per_s is None
     assert roofline.FLOAT8 not in found.flop_per_s
 
@@ -157,7 +157,7 @@ def test_a_probe_that_fails_says_so_and_harms_nothing(small: None) -> None:
     def broken(steps: int) -> None:
         raise ValueError("two steps are too few")
 
-    found = roofline.probe(broken, Pipe(), CPU, batch=1)
+    found = roofline.measure_roofline(broken, Pipe(), CPU, batch=1)
     assert found.flop_per_step is None
     assert found.unavailable_reasons == ("arithmetic of a step: ValueError: two steps are too few",)
     assert found.flop_per_s
@@ -171,7 +171,7 @@ def test_a_real_denoiser_is_counted(small: None, tiny_pipeline: Path) -> None:
     def draw(steps: int) -> None:
         pipe("a red circle", num_inference_steps=steps, height=32, width=32, max_sequence_length=16, output_type="np")
 
-    found = roofline.probe(draw, pipe, CPU, batch=1)
+    found = roofline.measure_roofline(draw, pipe, CPU, batch=1)
     layers = [m for m in pipe.transformer.modules() if type(m).__name__ == "Linear"]
     assert found.flop_per_step is not None
     assert found.flop_per_step > 2 * sum(layer.weight.numel() for layer in layers), "each layer sees a token at least"
@@ -184,10 +184,10 @@ def test_a_gpu_without_fp8_is_not_asked_for_it(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(roofline, "_product_rate", lambda kind, *_: asked.append(kind) or 1e12)
     monkeypatch.setattr(roofline, "_copy_rate", lambda *_: 1e12)
     pipe: Any = SimpleNamespace(components={})
-    assert roofline.probe(lambda _: None, pipe, gpu, 1).copy_bytes_per_s == 1e12
+    assert roofline.measure_roofline(lambda _: None, pipe, gpu, 1).copy_bytes_per_s == 1e12
     assert asked == ["bfloat16", "float16", "float32"]
     asked.clear()
-    roofline.probe(lambda _: None, pipe, msgspec.structs.replace(gpu, compute_capability="9.0"), 1)
+    roofline.measure_roofline(lambda _: None, pipe, msgspec.structs.replace(gpu, compute_capability="9.0"), 1)
     assert roofline.FLOAT8 in asked
 
 

@@ -17,7 +17,7 @@ from tuner.files import atomic_write
 from tuner.records.outcome import Outcome
 from tuner.trace import read
 from tuner.trace.summary import summarise
-from tuner.trace.trim import trimmed
+from tuner.trace.trim import trim
 
 TRACES = Path(__file__).parent / "data" / "traces"
 LOOP = TRACES / "cpu-2.13-loop.pt.trace.json.gz"
@@ -104,11 +104,11 @@ def events(content: bytes, phase: str = "X") -> list[dict[str, Any]]:
 @pytest.mark.parametrize("source", [LOOP, OF_A_GPU], ids=lambda path: path.name.partition(".")[0])
 def test_the_steps_are_whole(source: Path, tmp_path: Path) -> None:
     target = tmp_path / source.name
-    target.write_bytes(trimmed(source))
+    target.write_bytes(trim(source))
     before, after = read.load(source), read.load(target)
     assert after.steps == before.steps
-    assert [after.host[index] for index in after.inside] == [before.host[index] for index in before.inside]
-    assert after.work == before.work
+    assert [after.host[index] for index in after.step_indices] == [before.host[index] for index in before.step_indices]
+    assert after.gpu_work == before.gpu_work
     assert len(after.host) < len(before.host)
     assert summarise(after).launches_per_step == summarise(before).launches_per_step
     kept = events(target.read_bytes())
@@ -127,7 +127,7 @@ def test_an_arrow_stays_with_its_kernel(tmp_path: Path) -> None:
         content += [arrow, arrow | {"ph": "f", "ts": start + 80, "bp": "e"}]
     path = tmp_path / "a.pt.trace.json.gz"
     path.write_bytes(gzip.compress(json.dumps({"traceEvents": content}).encode()))
-    shown = trimmed(path)
+    shown = trim(path)
     assert [event["name"] for event in events(shown)] == ["ProfilerStep#2", "cudaLaunchKernel", "k8"]
     assert [event["id"] for event in (*events(shown, "s"), *events(shown, "f"))] == [8, 8]
 
@@ -135,4 +135,4 @@ def test_an_arrow_stays_with_its_kernel(tmp_path: Path) -> None:
 def test_a_trace_without_steps_stays_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "a.pt.trace.json.gz"
     path.write_bytes(gzip.compress(json.dumps({"traceEvents": [{"ph": "X", "name": "a", "ts": 1, "dur": 1}]}).encode()))
-    assert gzip.decompress(trimmed(path)) == gzip.decompress(path.read_bytes())
+    assert gzip.decompress(trim(path)) == gzip.decompress(path.read_bytes())

@@ -501,8 +501,8 @@ def test_only_the_baseline_is_asked_what_bounds_a_step(bench: Bench, workers: Wo
 
 
 def test_steps_that_span_a_row() -> None:
-    assert prediction.spanning([14, 28, 20, 6]) == {14, 28, 6}
-    assert prediction.spanning([28]) == {28}
+    assert prediction.step_counts_to_measure([14, 28, 20, 6]) == {14, 28, 6}
+    assert prediction.step_counts_to_measure([28]) == {28}
 
 
 # ---- the choice, and builds that fail -------------------------------------------------------------------------------

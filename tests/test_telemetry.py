@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tuner.hardware import telemetry
-from tuner.hardware.telemetry import Blind, Nvml, Watch, neighbours
+from tuner.hardware.telemetry import GpuMonitor, Nvml, UnavailableMonitor, other_users_warning
 from tuner.records.codec import decode, encode
 from tuner.records.machine import GpuUse
 from tuner.timing.measure import Clock, Throttled, measure
@@ -102,19 +102,19 @@ def nvml() -> FakeNvml:
     return FakeNvml()
 
 
-def watch(nvml: FakeNvml) -> Watch:
-    found = Nvml(UUID, BUS_ID, nvml).watch()
-    assert isinstance(found, Watch)
+def monitor_of(nvml: FakeNvml) -> GpuMonitor:
+    found = Nvml(UUID, BUS_ID, nvml).monitor()
+    assert isinstance(found, GpuMonitor)
     return found
 
 
 def seen(nvml: FakeNvml, calls: int = 3) -> GpuUse:
     """The report after so many calls, as it comes out of a file."""
-    watched = watch(nvml)
+    monitor = monitor_of(nvml)
     for _ in range(calls):
-        watched.begin()
-        watched.end()
-    return decode(encode(watched.report()), GpuUse, "test")
+        monitor.begin()
+        monitor.end()
+    return decode(encode(monitor.report()), GpuUse, "test")
 
 
 def test_a_healthy_gpu(nvml: FakeNvml) -> None:
@@ -128,10 +128,10 @@ def test_a_healthy_gpu(nvml: FakeNvml) -> None:
 
 
 def test_the_gpu_is_found_by_its_uuid_else_by_its_place_on_the_bus(nvml: FakeNvml) -> None:
-    watch(nvml)
+    monitor_of(nvml)
     assert nvml.handle == UUID
     nvml.missing = {"nvmlDeviceGetHandleByUUID"}
-    watch(nvml)
+    monitor_of(nvml)
     assert nvml.handle == BUS_ID
 
 
@@ -141,27 +141,27 @@ def test_it_is_the_gpu_that_torch_uses(nvml: FakeNvml, monkeypatch: pytest.Monke
     found = SimpleNamespace(uuid="1234", pci_domain_id=0, pci_bus_id=0x1B, pci_device_id=0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: found)
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    assert isinstance(Nvml.of_torch().watch(), Watch)
+    assert isinstance(Nvml.for_torch().monitor(), GpuMonitor)
     assert nvml.handle == UUID
     nvml.missing = {"nvmlDeviceGetHandleByUUID"}
-    Nvml.of_torch()
+    Nvml.for_torch()
     assert nvml.handle == BUS_ID
     del found.pci_bus_id
-    assert isinstance(Nvml.of_torch().watch(), Blind), "a torch that does not tell its place on the bus"
+    assert isinstance(Nvml.for_torch().monitor(), UnavailableMonitor), "a torch that does not tell its place on the bus"
 
 
 def test_without_nvml_every_call_counts_and_it_is_said_why(nvml: FakeNvml) -> None:
     nvml.missing = {"nvmlInit"}
-    blind = Nvml(UUID, None, nvml).watch()
-    assert isinstance(blind, Blind)
-    timing = measure(lambda: None, Clock(), batch=1, allowance_s=0.0, watch=blind)
+    blind = Nvml(UUID, None, nvml).monitor()
+    assert isinstance(blind, UnavailableMonitor)
+    timing = measure(lambda: None, Clock(), batch=1, allowance_s=0.0, monitor=blind)
     assert timing.gpu == GpuUse(unavailable_reasons=("NVML: Not Supported",))
 
 
 def test_a_gpu_that_nvml_does_not_find_is_no_obstacle(nvml: FakeNvml) -> None:
     nvml.missing = {"nvmlDeviceGetHandleByUUID", "nvmlDeviceGetHandleByPciBusId"}
-    assert isinstance(Nvml(UUID, BUS_ID, nvml).watch(), Blind)
-    assert isinstance(Nvml(UUID, None, nvml).watch(), Blind)
+    assert isinstance(Nvml(UUID, BUS_ID, nvml).monitor(), UnavailableMonitor)
+    assert isinstance(Nvml(UUID, None, nvml).monitor(), UnavailableMonitor)
 
 
 @pytest.mark.parametrize(
@@ -213,34 +213,34 @@ def test_an_older_driver_names_the_reasons_otherwise(nvml: FakeNvml) -> None:
     ],
 )
 def test_a_brake_discards_the_sample_and_is_counted(nvml: FakeNvml, reasons: int, reason: str) -> None:
-    watched = watch(nvml)
+    monitor = monitor_of(nvml)
     for bits in (0, reasons, 0, 0):
         nvml.reasons = 0
-        watched.begin()
+        monitor.begin()
         nvml.reasons = bits
-        assert watched.end() == (reason if bits else None)
-    use = watched.report()
+        assert monitor.end() == (reason if bits else None)
+    use = monitor.report()
     assert use.discarded == {reason: 1}
     assert use.events is not None
     assert use.events[reason] == 1
 
 
 def test_a_brake_before_the_call_counts_too(nvml: FakeNvml) -> None:
-    watched = watch(nvml)
+    monitor = monitor_of(nvml)
     nvml.reasons = SW_HEAT
-    watched.begin()
+    monitor.begin()
     nvml.reasons = 0
-    assert watched.end() == "SW thermal slowdown"
+    assert monitor.end() == "SW thermal slowdown"
 
 
 def test_a_brake_that_came_and_went_inside_the_call_is_seen_by_its_counter(nvml: FakeNvml) -> None:
     nvml.braked_ns = {269: 7_000, 271: 5}  # what was before does not matter, and one is not counted here
-    watched = watch(nvml)
-    watched.begin()
-    assert watched.end() is None
-    watched.begin()
+    monitor = monitor_of(nvml)
+    monitor.begin()
+    assert monitor.end() is None
+    monitor.begin()
     nvml.braked_ns[271] += 1_000_000
-    assert watched.end() == "HW power brake"
+    assert monitor.end() == "HW power brake"
 
 
 @pytest.mark.parametrize("reasons", [CAP, IDLE, 0x002, 0x010, 0x100])
@@ -286,18 +286,18 @@ def test_a_gpu_under_a_brake_all_the_time_fails_the_timing_by_name(nvml: FakeNvm
     monkeypatch.setattr("tuner.timing.measure.FIRST_PAUSE_S", 0.0)
     nvml.reasons = HW_HEAT
     with pytest.raises(Throttled, match="HW thermal slowdown"):
-        measure(lambda: None, Clock(), batch=1, allowance_s=0.0, watch=watch(nvml))
+        measure(lambda: None, Clock(), batch=1, allowance_s=0.0, monitor=monitor_of(nvml))
 
 
 def test_energy_is_that_of_the_calls_that_count(nvml: FakeNvml) -> None:
     nvml.energy = iter([0, 1_000, 2_000, 3_000, 90_000, 90_000, 91_500])  # type: ignore[assignment]
-    watched = watch(nvml)  # looks once
+    monitor = monitor_of(nvml)  # looks once
     for bits in (0, HW, 0):
-        watched.begin()
+        monitor.begin()
         nvml.reasons = bits
-        watched.end()
+        monitor.end()
         nvml.reasons = 0
-    energy = watched.report().energy_j
+    energy = monitor.report().energy_j
     assert energy is not None
     assert energy.value == pytest.approx((1.0 + 1.5) / 2)
     assert energy.low < 1.0 < 1.5 < energy.high, "two calls tell little"
@@ -315,11 +315,11 @@ def test_what_one_measurement_lacked_is_asked_for_again_in_the_next(nvml: FakeNv
     nvml.energy, nvml.processes = count(5, 0), []
     opened = Nvml(UUID, BUS_ID, nvml)
     for missing in (2, 0):
-        watched = opened.watch()
+        monitor = opened.monitor()
         for _ in range(3):
-            watched.begin()
-            watched.end()
-        use = watched.report()
+            monitor.begin()
+            monitor.end()
+        use = monitor.report()
         assert len(use.unavailable_reasons) == missing
         assert (use.energy_j is None) == (use.other_processes is None) == bool(missing)
         nvml.energy, nvml.processes = count(10_000, 500_000), process
@@ -340,9 +340,9 @@ def hidden(nvml: FakeNvml, taken: int, before: int, after: int, held: int) -> in
     nvml.processes, nvml.used = [], taken << 30
     opened, ours = Nvml(UUID, BUS_ID, nvml), [20 << 30]
     nvml.used = before << 30
-    watched = opened.watch(lambda: ours[0])
+    monitor = opened.monitor(lambda: ours[0])
     nvml.used, ours[0] = after << 30, ours[0] + (held << 30)
-    use = watched.report()
+    use = monitor.report()
     assert use.other_processes is None
     return None if use.other_memory_bytes is None else use.other_memory_bytes >> 30
 
@@ -382,8 +382,8 @@ def test_a_list_of_processes_without_this_one_shows_nothing(nvml: FakeNvml) -> N
 @pytest.mark.parametrize(("uuid", "mode"), [("MIG-1234", 0), (UUID, 1)])
 def test_of_a_part_of_a_gpu_it_is_said_what_is_the_whole_ones(nvml: FakeNvml, uuid: str, mode: int) -> None:
     nvml.mig_mode = mode
-    watched = Nvml(uuid, BUS_ID, nvml).watch()
-    assert watched.report().unavailable_reasons == (telemetry.WHOLE_GPU,)
+    monitor = Nvml(uuid, BUS_ID, nvml).monitor()
+    assert monitor.report().unavailable_reasons == (telemetry.WHOLE_GPU,)
 
 
 def test_a_gpu_that_cannot_be_divided_is_whole(nvml: FakeNvml) -> None:
@@ -402,7 +402,7 @@ def test_a_gpu_that_cannot_be_divided_is_whole(nvml: FakeNvml) -> None:
     ],
 )
 def test_neighbours_are_reported_before_the_study(use: tuple[int, int] | None, said: str | None) -> None:
-    warning = neighbours(use)
+    warning = other_users_warning(use)
     assert (warning or "").startswith(said or "")
     assert (warning is None) == (said is None)
 
@@ -442,9 +442,9 @@ def test_a_real_gpu_is_watched_while_it_works() -> None:
             matrix @ matrix
 
     warm_up(call, CudaClock(), lambda: 0)
-    watched = Nvml.of_torch().watch()
-    assert isinstance(watched, Watch)
-    timing = measure(call, CudaClock(), batch=1, allowance_s=5.0, watch=watched)
+    monitor = Nvml.for_torch().monitor()
+    assert isinstance(monitor, GpuMonitor)
+    timing = measure(call, CudaClock(), batch=1, allowance_s=5.0, monitor=monitor)
     assert timing.device_s is not None
     assert timing.device_s.value == pytest.approx(timing.latency_s.value, rel=0.02)
     use = timing.gpu

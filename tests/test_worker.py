@@ -51,7 +51,7 @@ def test_on_a_gpu_what_is_measured_is_timed_before_the_profiler_runs(monkeypatch
     log = SimpleNamespace(read=lambda: SimpleNamespace(unique_graphs=0))
     monkeypatch.setattr(worker.pipeline, "load", lambda *_: None)
     monkeypatch.setattr(worker, "apply_knobs", lambda *_: {})
-    monkeypatch.setattr(worker.telemetry.Nvml, "of_torch", lambda: None)
+    monkeypatch.setattr(worker.telemetry.Nvml, "for_torch", lambda: None)
     monkeypatch.setattr(dynamo, "start_compile_log", lambda: log)
     monkeypatch.setattr(worker.Bench, "caller", lambda *_: lambda: None)
     monkeypatch.setattr(worker.Bench, "trace", lambda *_, **__: (None, None))

@@ -190,9 +190,9 @@ class Version(argparse.Action):
     """Prints the version of the installed package; looking it up takes time that other commands need not spend."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from tuner.hardware.environment import version
+        from tuner.hardware.environment import installed_version
 
-        print(f"tune {version('diffusion-tuner') or '(not installed)'}")
+        print(f"tune {installed_version('diffusion-tuner') or '(not installed)'}")
         parser.exit()
 
 

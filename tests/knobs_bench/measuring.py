@@ -73,7 +73,7 @@ class Bench:
             put(self.pipe, self.memory)
             self.pipe.to(self.here.device)
         self.pipe.set_progress_bar_config(disable=True)
-        self.clock.wait()
+        self.clock.synchronize()
         self.enter("apply")
         changes = apply_knobs(self.pipe, self.row.values, self.here)
         self.enter("warm up", changes=changes)
@@ -102,8 +102,8 @@ class Bench:
         """What the steps of a call took, without the first."""
         with marked_steps(self.pipe.scheduler, self.clock) as marks:
             self.draw(count, output_type)
-            self.clock.wait()
-        return [self.clock.between(start, end) for start, end in pairwise(marks)]
+            self.clock.synchronize()
+        return [self.clock.elapsed_s(start, end) for start, end in pairwise(marks)]
 
     def timed(self) -> tuple[float, list[float]]:
         """Seconds of what the trial is about, and the samples that they come from."""
@@ -117,11 +117,11 @@ class Bench:
             samples = [getattr(call_s, field) for call_s in calls_s]
             return median(samples), samples
         if part == "whole call":
-            start = self.clock.mark()
+            start = self.clock.record()
             self.draw(int(self.row.values["steps"]), "pil")
-            end = self.clock.mark()
-            self.clock.wait()
-            return self.clock.between(start, end), [self.clock.between(start, end)]
+            end = self.clock.record()
+            self.clock.synchronize()
+            return self.clock.elapsed_s(start, end), [self.clock.elapsed_s(start, end)]
         if self.row.alone:
             samples = self.steps(WARM_UP_STEPS, "np")
         else:
@@ -171,7 +171,7 @@ class Bench:
         since = time.monotonic()
         while time.monotonic() < since + SETTLE_S:
             self.draw(2, "latent")
-            self.clock.wait()
+            self.clock.synchronize()
 
     def borrowed_bytes(self) -> int:
         """What of the lent weights is in use."""
@@ -197,9 +197,9 @@ def marked_steps(scheduler: Any, clock: Clock, waits: bool = False) -> Iterator[
     @wraps(step)  # pipelines read its signature
     def marked(*arguments: Any, **named: Any) -> Any:
         result = step(*arguments, **named)
-        marks.append(clock.mark())
+        marks.append(clock.record())
         if waits:
-            clock.wait()
+            clock.synchronize()
         return result
 
     scheduler.step = marked
@@ -218,13 +218,13 @@ def product_s() -> float:
 
     clock = CudaClock()
     matrix = torch.ones(4096, 4096, dtype=torch.bfloat16, device="cuda")
-    clock.wait()
-    start = clock.mark()
+    clock.synchronize()
+    start = clock.record()
     for _ in range(100):
         matrix @ matrix
-    end = clock.mark()
-    clock.wait()
-    return clock.between(start, end)
+    end = clock.record()
+    clock.synchronize()
+    return clock.elapsed_s(start, end)
 
 
 def work(given: argparse.Namespace, here: Environment, row: Trial, pipe: Any, tell: int, handle: int) -> None:

@@ -98,7 +98,7 @@ def main(count: int) -> None:
         timed("gunzip alone", lambda: gzip.decompress(zipped.read_bytes()) and None)
         timed("read, gzipped", lambda: read.load(zipped) and None)
         trace = timed("read, plain", lambda: read.load(plain))
-        verdict = timed("verdict", lambda: gate.judge_alone(trace))
+        verdict = timed("verdict", lambda: gate.judge_without_log(trace))
         timed("summary", lambda: summarise(trace))
         assert verdict.status == "clean"
     print(f"{trace.events} events; {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB at most")

@@ -104,7 +104,7 @@ def test_tensors_get_their_own_methods_back(monkeypatch: pytest.MonkeyPatch) -> 
 
     before = {name: vars(torch.Tensor).get(name) for name in sync_lines._COPIES}
     monkeypatch.setattr(torch.Tensor, "to", own)
-    with sync_lines.recorded():
+    with sync_lines.annotate_waits():
         assert vars(torch.Tensor)["to"] is not own
         assert torch.ones(2).to(torch.int32).tolist() == [1, 1]
     assert {name: vars(torch.Tensor).get(name) for name in sync_lines._COPIES} == {**before, "to": own}
@@ -113,7 +113,7 @@ def test_tensors_get_their_own_methods_back(monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_is_compiled_meanwhile_has_no_annotations_in_it() -> None:
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    with sync_lines.recorded():
+    with sync_lines.annotate_waits():
         traced = make_fx(lambda x: x.to(torch.float64) + 1, tracing_mode="fake")(torch.ones(2))
     assert [node.name for node in traced.graph.nodes if "record" in node.name] == []
     assert traced(torch.ones(2)).tolist() == [2, 2]
@@ -128,6 +128,6 @@ def test_a_start_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatc
     registries = (_gpu_trace.DeviceSynchronizationCallbacks, _gpu_trace.StreamSynchronizationCallbacks)
     before = [list(registry.callback_list) for registry in registries]
     monkeypatch.setattr(_gpu_trace.EventSynchronizationCallbacks, "add_callback", fails)
-    with pytest.raises(RuntimeError, match="no room"), sync_lines.recorded():
+    with pytest.raises(RuntimeError, match="no room"), sync_lines.annotate_waits():
         pass
     assert [registry.callback_list for registry in registries] == before

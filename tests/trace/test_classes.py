@@ -32,7 +32,7 @@ from tuner.trace import classes
     ],
 )
 def test_kernels(name: str, kind: str) -> None:
-    assert classes.of_kernel(name) == kind
+    assert classes.classify_kernel(name) == kind
 
 
 @pytest.mark.parametrize(
@@ -48,4 +48,4 @@ def test_kernels(name: str, kind: str) -> None:
     ],
 )
 def test_operators(name: str, kind: str) -> None:
-    assert classes.of_operator(name) == kind
+    assert classes.classify_operator(name) == kind

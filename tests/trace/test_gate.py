@@ -11,7 +11,7 @@ from planting import busy, only
 from tuner.records.gate import Allowance, GatePolicy, Verdict
 from tuner.trace import read
 from tuner.trace.compile_log import Compilation, CompileLog, GraphBreak
-from tuner.trace.gate import judge, name_sources
+from tuner.trace.gate import add_source_lines, judge
 from tuner.trace.summary import summarise
 
 
@@ -248,7 +248,7 @@ def test_sources_come_from_the_diagnostic_pass(planted: Any, tmp_path: Path) -> 
         402, 60, stack="<built-in method item of Tensor>;torch/x.py(9): g;diffusers/m.py(40): forward;run.py(3): f;"
     )
     diagnostic = read.load(planted.save(tmp_path, "diagnostic.1.pt.trace.json"))
-    assert only(name_sources(verdict, diagnostic)).source == "diffusers/m.py:40"
+    assert only(add_source_lines(verdict, diagnostic)).source == "diffusers/m.py:40"
 
 
 def test_sources_of_the_first_step_are_not_those_of_the_others(planted: Any, tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_sources_of_the_first_step_are_not_those_of_the_others(planted: Any, tmp
     assert ([finding.count for finding in verdict.findings], [one.count for one in verdict.warnings]) == ([1], [1])
     planted.events = before
     items("diffusers/m.py(10): begin;", "diffusers/m.py(40): forward;")
-    named = name_sources(verdict, read.load(planted.save(tmp_path, "diagnostic.1.pt.trace.json")))
+    named = add_source_lines(verdict, read.load(planted.save(tmp_path, "diagnostic.1.pt.trace.json")))
     assert only(named).source == "diffusers/m.py:40"
     assert [warning.source for warning in named.warnings] == ["diffusers/m.py:10"]
 

@@ -14,7 +14,7 @@ from tuner.records.gate import Allowance, Finding, Verdict  # noqa: E402
 from tuner.trace import read  # noqa: E402
 from tuner.trace.capture import capture  # noqa: E402
 from tuner.trace.dynamo import start_compile_log  # noqa: E402
-from tuner.trace.gate import judge, name_sources  # noqa: E402
+from tuner.trace.gate import add_source_lines, judge  # noqa: E402
 from tuner.trace.summary import summarise  # noqa: E402
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("fresh_dynamo")]
@@ -111,7 +111,7 @@ def judged(model: Step, pipeline: Any, folder: Path, allowances: tuple[Allowance
     assert summarise(trace).kernel_events > 0
     verdict = judge(trace, log.read(), allowances, "cuda")
     if any(not finding.source for finding in verdict.findings):
-        verdict = name_sources(verdict, read.load(capture(pipe, pipe.scheduler, folder, "diagnostic", stacks=True)))
+        verdict = add_source_lines(verdict, read.load(capture(pipe, pipe.scheduler, folder, "diagnostic", stacks=True)))
     return verdict
 
 

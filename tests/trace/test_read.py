@@ -52,7 +52,7 @@ def test_the_innermost_wanted_event_is_found_and_each_is_asked_for_once(planted:
         asked.append(index)
         return trace.host[index].name == "aten::outer"
 
-    around = read.Around(trace, wanted)
+    around = read.EnclosingEvent(trace, wanted)
     found = {trace.host[index].ts: around(index) for index in range(len(trace.host))}
     assert trace.host[found[145]].ts == 140
     assert trace.host[found[140]].ts == 130
@@ -149,14 +149,14 @@ def test_user_code(file: str, user: bool) -> None:
     ],
 )
 def test_what_runs_beside_the_denoiser(line: str, beside: bool) -> None:
-    assert sources.is_beside_denoiser(line) is beside
+    assert sources.is_outside_denoiser(line) is beside
 
 
 def test_a_call_stack_is_read_in_one_pass() -> None:
     stack = "<built-in method item of Tensor>;torch/x.py(9): g;diffusers/m.py(40): forward;run.py(3): f;"
-    assert sources.of_call_stack(stack) == "diffusers/m.py:40"
+    assert sources.from_call_stack(stack) == "diffusers/m.py:40"
     start = time.perf_counter()
-    assert sources.of_call_stack("a" * 100_000) == ""
+    assert sources.from_call_stack("a" * 100_000) == ""
     assert time.perf_counter() - start < 1
 
 

@@ -14,7 +14,7 @@ from tuner.records.codec import decode
 from tuner.records.gate import GatePolicy, Verdict
 from tuner.trace import read
 from tuner.trace.compile_log import Compilation, CompileLog, GraphBreak
-from tuner.trace.gate import judge, judge_alone
+from tuner.trace.gate import judge, judge_without_log
 from tuner.trace.summary import summarise
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "traces"
@@ -25,7 +25,7 @@ def judged(planted: Any, folder: Path, log: CompileLog | None = None, **options:
 
 
 def alone(planted: Any, folder: Path, policy: GatePolicy | None = None) -> Verdict:
-    return judge_alone(read.marked(read.load(planted.save(folder))), policy)
+    return judge_without_log(read.ensure_steps(read.load(planted.save(folder))), policy)
 
 
 # ---- waits ----------------------------------------------------------------------------------------------------------
@@ -397,7 +397,7 @@ def test_times_of_zero_in_a_trace_that_counts_from_1970_are_left_out(planted: An
 )
 def test_recorded_traces_of_a_cpu(name: str, found: list[tuple[str, float]]) -> None:
     """Recorded with torch 2.13: a graph break, the recompile limit, a recompile, a break in a loop."""
-    verdict = judge_alone(read.marked(read.load(DATA / f"cpu-2.13-{name}.pt.trace.json.gz")))
+    verdict = judge_without_log(read.ensure_steps(read.load(DATA / f"cpu-2.13-{name}.pt.trace.json.gz")))
     assert [(finding.kind, finding.count_per_step) for finding in verdict.findings] == [
         (kind, pytest.approx(count)) for kind, count in found
     ]

@@ -9,7 +9,7 @@ from tuner.board.trial_events import status
 from tuner.errors import BadInput
 from tuner.files import atomic_write
 from tuner.records.outcome import Outcome
-from tuner.trace.trim import trimmed
+from tuner.trace.trim import trim
 
 SHOWN = ".pt.trace.json.gz"
 """The end of the names that the plugin reads."""
@@ -51,6 +51,6 @@ def keep_steps(trace: Path, whole: Path) -> None:
     if trace.stat().st_size != whole.stat().st_size:
         return
     try:
-        atomic_write(trace, trimmed(whole))
+        atomic_write(trace, trim(whole))
     except BadInput:
         trace.unlink()

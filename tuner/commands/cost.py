@@ -26,7 +26,7 @@ from tuner.report.formatting import (
 from tuner.result.config import BestConfig, MeasuredPoint, measurement, read_config
 from tuner.result.economics import CARDS_GB, HEADROOM, Economics, economics
 from tuner.result.prices import Price, is_nominal, price_for
-from tuner.timing.intervals import supports
+from tuner.timing.intervals import supports_percentile
 
 GAP = 2
 INDENT = 4
@@ -293,7 +293,7 @@ def _notes(report: CostReport, glyphs: Glyphs, width: int) -> Iterator[Text]:
     if not report.is_comparison:
         notes.append(f"{glyphs.chosen} chosen   {glyphs.baseline} baseline, the untouched pipeline")
     if any(one.latency_p95_s is None for one in found):
-        needed = next(count for count in range(1, 1000) if supports(count, 0.95))
+        needed = next(count for count in range(1, 1000) if supports_percentile(count, 0.95))
         notes.append(f"p95: only where it was measured with at least {needed} samples")
     if any(one.compile_s is not None for one in found):
         notes.append("first call: longer than a warm one by its compiling, less what an earlier trial had compiled")

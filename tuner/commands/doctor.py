@@ -179,15 +179,15 @@ def diagnose(device: str = "auto", studies: Path = Path("traces")) -> Diagnosis:
 def _machine(here: Environment, device: str, studies: Path) -> Machine:
     import psutil
 
-    processes, used = (environment.gpu_use() if here.device == "cuda" else None) or (None, None)
-    unused_gpu = environment.driver_gpu() if here.device == "cpu" and device != "cpu" else None
+    processes, used = (environment.gpu_usage() if here.device == "cuda" else None) or (None, None)
+    unused_gpu = environment.driver_gpu_name() if here.device == "cpu" and device != "cpu" else None
     studies = studies.absolute()
     existing = next(folder for folder in (studies, *studies.parents) if folder.is_dir())
     return Machine(
         environment=here,
         no_gpu=_no_gpu(device, unused_gpu) if here.device == "cpu" else None,
         unused_gpu=unused_gpu,
-        torch_cuda=environment.torch_cuda(),
+        torch_cuda=environment.torch_cuda_version(),
         gpu_processes=processes,
         gpu_memory_used_bytes=used,
         cpu_name=environment.cpu_name(),
@@ -202,7 +202,7 @@ def _no_gpu(device: str, unused_gpu: str | None) -> str:
         return "left aside, as --device cpu says"
     if unused_gpu is None:
         return "none found (nvidia-smi would list an NVIDIA GPU; CUDA_VISIBLE_DEVICES can hide it)"
-    return f"{unused_gpu} is not used: {environment.why_no_gpu()}"
+    return f"{unused_gpu} is not used: {environment.no_gpu_reason()}"
 
 
 def _problems(machine: Machine, listed: Sequence[Package]) -> Iterator[str]:
@@ -225,7 +225,10 @@ def packages(libraries: Mapping[str, str | None]) -> tuple[Package, ...]:
     needed = _requirements()
     names = [name for name in libraries if name in needed] + [name for name in libraries if name not in needed]
     others = [name for name in needed if name not in libraries]
-    listed = {**{name: libraries[name] for name in names}, **{name: environment.version(name) for name in others}}
+    listed = {
+        **{name: libraries[name] for name in names},
+        **{name: environment.installed_version(name) for name in others},
+    }
     return tuple(
         Package(
             name=name,

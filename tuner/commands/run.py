@@ -89,7 +89,9 @@ def notes(request: Request) -> list[str]:
     """What the user should know before it begins: the price it reckons with, and what cannot be tried here."""
     from tuner.hardware import environment, telemetry
 
-    neighbours = telemetry.neighbours(environment.gpu_use()) if request.environment.device == "cuda" else None
+    neighbours = (
+        telemetry.other_users_warning(environment.gpu_usage()) if request.environment.device == "cuda" else None
+    )
     said = [f"cost at {request.price.usd_per_hour:.2f} US$ an hour ({request.price.source})"]
     target_s = request.space.workload.latency_target_s
     if target_s is not None:

@@ -64,9 +64,9 @@ class Examined:
 
 def examine_trace(path: Path, max_idle_ms_per_step: float = 0.0) -> Examined:
     """Read a trace and judge it; BadInput names the file when it is none."""
-    trace = read.marked(read.load(path))
-    verdict = gate.judge_alone(trace, GatePolicy(max_idle_ms_per_step=max_idle_ms_per_step))
-    judged = WHOLE if trace.is_whole else f"{pluralize(len(trace.steps), 'marked step')}"
+    trace = read.ensure_steps(read.load(path))
+    verdict = gate.judge_without_log(trace, GatePolicy(max_idle_ms_per_step=max_idle_ms_per_step))
+    judged = WHOLE if trace.is_unmarked else f"{pluralize(len(trace.steps), 'marked step')}"
     report = TraceReport(file=str(path), gpu=trace.gpu, judged=judged, summary=summarise(trace), verdict=verdict)
     return Examined(trace, report)
 

@@ -29,13 +29,13 @@ def detect(device: str = "auto") -> Environment:
     """Describe this machine. `device` is auto, cuda or cpu; Unavailable when cuda is asked for and cannot be had."""
     cuda = None if device == "cpu" else _first_gpu()
     if device == "cuda" and cuda is None:
-        raise Unavailable(f"--device cuda: {why_no_gpu()}")
+        raise Unavailable(f"--device cuda: {no_gpu_reason()}")
     common = {
         "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "cpp_compiler": next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))), None),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "libraries": {name: installed_version(name) for name in LIBRARIES},
     }
     if cuda is not None:
         return Environment(device="cuda", **cuda, **common)  # type: ignore[arg-type]
@@ -45,14 +45,14 @@ def detect(device: str = "auto") -> Environment:
     )  # fmt: skip
 
 
-def version(distribution: str) -> str | None:
+def installed_version(distribution: str) -> str | None:
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
 
 
-def torch_cuda() -> str | None:
+def torch_cuda_version() -> str | None:
     """The CUDA version that the installed torch was built for, read from its version file since importing it takes
     seconds; None without torch or without CUDA."""
     spec = importlib.util.find_spec("torch")
@@ -64,7 +64,7 @@ def torch_cuda() -> str | None:
 
 
 def _torch_has_cuda() -> bool:
-    return torch_cuda() is not None
+    return torch_cuda_version() is not None
 
 
 def _first_gpu() -> dict[str, object] | None:
@@ -72,14 +72,14 @@ def _first_gpu() -> dict[str, object] | None:
     return _ask_gpu(_describe_gpu) if _torch_has_cuda() else None
 
 
-def driver_gpu() -> str | None:
+def driver_gpu_name() -> str | None:
     """The name of the first visible NVIDIA GPU, whether or not the installed torch can use it."""
     import pynvml
 
     return _ask_gpu(lambda handle: str(pynvml.nvmlDeviceGetName(handle)))
 
 
-def gpu_use() -> tuple[int, int] | None:
+def gpu_usage() -> tuple[int, int] | None:
     """How many processes compute on the first visible GPU now, and how many bytes of its memory are taken."""
     import pynvml
 
@@ -135,7 +135,7 @@ def _visible_gpu() -> object | None:
         return None
 
 
-def why_no_gpu() -> str:
+def no_gpu_reason() -> str:
     """Why `detect` found no GPU, and what to do about it."""
     if not _torch_has_cuda():
         return "the installed torch has no CUDA (install the CUDA build of torch)"

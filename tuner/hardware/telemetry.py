@@ -52,7 +52,7 @@ UNSEEN_BYTES = 1 << 30
 WHOLE_GPU = "MIG: power, energy and processes are those of the whole GPU, not of the part that this process uses"
 
 
-class Sample(NamedTuple):
+class GpuSample(NamedTuple):
     """What NVML said right after a call that counts, and the energy that it took."""
 
     sm_clock_mhz: float | None
@@ -62,7 +62,7 @@ class Sample(NamedTuple):
     energy_j: float | None
 
 
-class Moment(NamedTuple):
+class GpuCounters(NamedTuple):
     """What must be known before a call to judge it after."""
 
     energy_mj: int | None
@@ -70,7 +70,7 @@ class Moment(NamedTuple):
     braked_ns: dict[str, int]
 
 
-class Others(NamedTuple):
+class OtherProcesses(NamedTuple):
     """The other processes on a GPU and the bytes that they hold; None for what cannot be told.
 
     `unavailable_reasons` says why.
@@ -81,7 +81,7 @@ class Others(NamedTuple):
     unavailable_reasons: str | None = None
 
 
-class Gpu:
+class NvmlDevice:
     """One GPU as NVML sees it.
 
     `unavailable_reasons` gathers what it could not answer, once each: that is not asked again.
@@ -127,9 +127,9 @@ class Gpu:
         answer: int | None = self.ask("greatest SM clock", "nvmlDeviceGetMaxClockInfo", self.nvml.NVML_CLOCK_SM)
         return answer
 
-    def sample(self, energy_j: float | None) -> Sample:
+    def sample(self, energy_j: float | None) -> GpuSample:
         power_mw = self.ask("power", "nvmlDeviceGetPowerUsage")
-        return Sample(
+        return GpuSample(
             sm_clock_mhz=self.ask("SM clock", "nvmlDeviceGetClockInfo", self.nvml.NVML_CLOCK_SM),
             memory_clock_mhz=self.ask("memory clock", "nvmlDeviceGetClockInfo", self.nvml.NVML_CLOCK_MEM),
             power_w=None if power_mw is None else power_mw / 1e3,
@@ -144,43 +144,43 @@ class Gpu:
         memory = self.ask("memory in use", "nvmlDeviceGetMemoryInfo")
         return None if memory is None else int(memory.used)
 
-    def others(self) -> Others:
+    def others(self) -> OtherProcesses:
         """Who else computes on this GPU now."""
         processes = self.ask("processes", "nvmlDeviceGetComputeRunningProcesses")
         if processes is None:  # which `unavailable_reasons` says already
-            return Others(None, None)
+            return OtherProcesses(None, None)
         others = [process for process in processes if process.pid != os.getpid()]
         if len(others) == len(processes):  # this process computes too, so a container hides it, or its number
             shown = f"{len(processes)} shown, none with the number of this one: they cannot be told apart"
-            return Others(
+            return OtherProcesses(
                 None, None, f"processes: {shown}" if processes else "processes: none shown, not even this one"
             )
         held = [process.usedGpuMemory for process in others]
-        return Others(len(others), None if None in held else sum(held))
+        return OtherProcesses(len(others), None if None in held else sum(held))
 
 
-class Watch:
+class GpuMonitor:
     """Looks at a GPU before and after each timed call, and judges whether the call counts."""
 
-    def __init__(self, gpu: Gpu, taken_bytes: int | None = None, held: Callable[[], int] = lambda: 0) -> None:
+    def __init__(self, gpu: NvmlDevice, taken_bytes: int | None = None, held: Callable[[], int] = lambda: 0) -> None:
         """`taken_bytes` were in use before this process used the GPU, `held` says what it holds at the moment."""
         self.gpu = gpu
         self.taken_bytes = taken_bytes
         self.held = held
         self.unexplained = self._unexplained()
         self.maximum = gpu.sm_clock_max_mhz()
-        self.samples: list[Sample] = []
+        self.samples: list[GpuSample] = []
         self.events: Counter[str] = Counter()
         self.discarded: Counter[str] = Counter()
-        self.before = self._moment()
+        self.before = self._counters()
 
     def begin(self) -> None:
         """A call is about to be timed."""
-        self.before = self._moment()
+        self.before = self._counters()
 
     def end(self) -> str | None:
         """A call was timed: why its sample must be discarded, or None to keep it."""
-        before, after = self.before, self._moment()
+        before, after = self.before, self._counters()
         energy = None
         if before.energy_mj is not None and after.energy_mj is not None:
             energy = (after.energy_mj - before.energy_mj) / 1e3
@@ -231,10 +231,10 @@ class Watch:
         found = self.taken_bytes + max(0, now - self.unexplained)
         return found if found >= UNSEEN_BYTES else None
 
-    def _moment(self) -> Moment:
-        return Moment(self.gpu.energy_mj(), self.gpu.reasons(), self.gpu.braked_ns())
+    def _counters(self) -> GpuCounters:
+        return GpuCounters(self.gpu.energy_mj(), self.gpu.reasons(), self.gpu.braked_ns())
 
-    def _brake(self, seen: set[str], sample: Sample, is_idle: bool) -> str | None:
+    def _brake(self, seen: set[str], sample: GpuSample, is_idle: bool) -> str | None:
         brake = next((name for name in BRAKES if name in seen), None)
         if brake is not None:
             return brake
@@ -251,7 +251,7 @@ class Watch:
         return joules if len(joules) == len(self.samples) else []
 
 
-class Blind:
+class UnavailableMonitor:
     """Stands for a GPU that NVML does not show: every call counts, and it is said why nothing is known."""
 
     def __init__(self, reason: str) -> None:
@@ -281,12 +281,12 @@ class Nvml:
             import pynvml
 
             nvml = pynvml
-        self.gpu: Gpu | None = None
+        self.gpu: NvmlDevice | None = None
         self.taken_bytes: int | None = None
         self.missing = ""
         try:
             nvml.nvmlInit()
-            self.gpu = Gpu(nvml, _handle(nvml, uuid, bus_id))
+            self.gpu = NvmlDevice(nvml, _handle(nvml, uuid, bus_id))
             if _is_part(self.gpu, uuid):
                 self.gpu.unavailable_reasons["MIG"] = WHOLE_GPU
             self.taken_bytes = self.gpu.memory_bytes()
@@ -294,7 +294,7 @@ class Nvml:
             self.missing = f"NVML: {_said(error)}"
 
     @classmethod
-    def of_torch(cls) -> Nvml:
+    def for_torch(cls) -> Nvml:
         """For the GPU that torch calls cuda:0."""
         import torch
 
@@ -303,9 +303,9 @@ class Nvml:
         bus_id = None if None in bus else "{:08X}:{:02X}:{:02X}.0".format(*bus)
         return cls(f"GPU-{gpu.uuid}", bus_id)
 
-    def watch(self, held: Callable[[], int] = lambda: 0) -> Watch | Blind:
+    def monitor(self, held: Callable[[], int] = lambda: 0) -> GpuMonitor | UnavailableMonitor:
         """For one measurement; `held` says how many bytes this process holds at the moment."""
-        return Blind(self.missing) if self.gpu is None else Watch(self.gpu, self.taken_bytes, held)
+        return UnavailableMonitor(self.missing) if self.gpu is None else GpuMonitor(self.gpu, self.taken_bytes, held)
 
 
 def _handle(nvml: Any, uuid: str, bus_id: str | None) -> object:
@@ -317,7 +317,7 @@ def _handle(nvml: Any, uuid: str, bus_id: str | None) -> object:
         return nvml.nvmlDeviceGetHandleByPciBusId(bus_id)  # part of a GPU (MIG) has a UUID of its own
 
 
-def _is_part(gpu: Gpu, uuid: str) -> bool:
+def _is_part(gpu: NvmlDevice, uuid: str) -> bool:
     """Whether this process has a part of the GPU (MIG) instead of all of it."""
     if uuid.startswith("MIG-"):
         return True
@@ -328,7 +328,7 @@ def _is_part(gpu: Gpu, uuid: str) -> bool:
     return bool(mode == gpu.nvml.NVML_DEVICE_MIG_ENABLE)
 
 
-def neighbours(use: tuple[int, int] | None) -> str | None:
+def other_users_warning(use: tuple[int, int] | None) -> str | None:
     """What to tell the user before a study about those who use the GPU already: `use` is how many processes compute
     on it, and how many bytes of its memory are taken. None when nobody does, or when it cannot be told."""
     processes, memory_bytes = use or (0, 0)

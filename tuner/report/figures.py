@@ -108,7 +108,7 @@ def _within(point: MeasuredPoint, _: BestConfig) -> str | None:
 
 
 def _limit(point: MeasuredPoint, _: BestConfig) -> str | None:
-    return roofline.text(point.limit) if point.limit else None
+    return roofline.describe(point.limit) if point.limit else None
 
 
 def _compiling(point: MeasuredPoint, best: BestConfig) -> str | None:
@@ -174,7 +174,7 @@ ROWS: tuple[tuple[str, Cell], ...] = (
 def _notes(best: BestConfig) -> Iterator[str]:
     """How close to the limit the choice is, how sure the clock is, and what is not known."""
     if best.chosen.limit is not None:
-        yield f"The chosen denoiser runs at {roofline.text(best.chosen.limit, best.environment.device)}"
+        yield f"The chosen denoiser runs at {roofline.describe(best.chosen.limit, best.environment.device)}"
     calls = [point.components for point in (best.baseline, best.chosen) if point.components]
     if calls:
         took = " and ".join(format_latency(seconds) for seconds in dict.fromkeys(call.total_s for call in calls))

@@ -25,7 +25,7 @@ from tuner.report.console import QUIET, glyphs_for, make_console
 from tuner.report.formatting import OneLine, label, one_line, shorten
 from tuner.report.front_table import CompactFront
 from tuner.report.points import FrontPoint
-from tuner.timing.target import meets
+from tuner.timing.target import meets_latency_target
 
 LINE = 300
 """The longest line of the plain display."""
@@ -132,7 +132,7 @@ def _how(timing: Timing) -> str:
     )
     if others:
         said += f" ({others} on the GPU)"
-    return said if meets(timing.within_target) else f"{said} (misses the latency target)"
+    return said if meets_latency_target(timing.within_target) else f"{said} (misses the latency target)"
 
 
 def _findings_text(findings: Sequence[Finding]) -> str:

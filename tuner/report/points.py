@@ -8,7 +8,7 @@ from tuner.records.codec import Record, Value
 from tuner.records.outcome import Outcome
 from tuner.report.console import Glyphs
 from tuner.report.formatting import label
-from tuner.timing.target import meets
+from tuner.timing.target import meets_latency_target
 
 
 class FrontPoint(Record):
@@ -59,7 +59,7 @@ def front_point(
         is_baseline=outcome.number == baseline.number,
         is_chosen=is_chosen,
         is_predicted=timing.predicted_from is not None,
-        misses_target=not meets(timing.within_target),
+        misses_target=not meets_latency_target(timing.within_target),
     )
 
 

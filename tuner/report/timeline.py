@@ -14,9 +14,9 @@ from tuner.records.gate import Finding, Verdict
 from tuner.report.console import QUIET
 from tuner.report.formatting import format_number
 from tuner.trace import classes
-from tuner.trace.read import RUNTIME, Around, Event, Trace
-from tuner.trace.regions import nested, outermost_work, regions
-from tuner.trace.waits import GRAPH_LAUNCHES, waits
+from tuner.trace.read import RUNTIME, EnclosingEvent, Event, Trace
+from tuner.trace.regions import find_regions, nested_regions, outermost_work
+from tuner.trace.waits import GRAPH_LAUNCHES, find_waits
 
 MAX_STREAMS = 4
 WIDEST = 160
@@ -92,9 +92,9 @@ class TimeLine:
 
 
 def _drawing(trace: Trace, step: Event, verdict: Verdict, width: int) -> Iterator[Text]:
-    inside = [index for index in trace.inside if step.ts <= trace.host[index].ts < step.end]
+    inside = [index for index in trace.step_indices if step.ts <= trace.host[index].ts < step.end]
     called = set(inside)
-    work = [event for event in trace.work if trace.calls[event.correlation] in called]
+    work = [event for event in trace.gpu_work if trace.call_indices[event.correlation] in called]
     streams, more = _streams(work)
     margin = max(map(len, ["graph replay", *streams])) + 1
     scale = _Scale(
@@ -132,7 +132,7 @@ def _host_lanes(trace: Trace, inside: Sequence[int], scale: _Scale, verdict: Ver
 
 def _outermost(trace: Trace, inside: Iterable[int]) -> Iterator[Span]:
     """When the CPU was inside an operator or a call of the GPU's runtime, whichever it entered first."""
-    around = Around(trace, lambda index: _is_work(trace.host[index]))
+    around = EnclosingEvent(trace, lambda index: _is_work(trace.host[index]))
     outermost = (index for index in inside if _is_work(trace.host[index]) and around(index) < 0)
     return _spans(trace, outermost)
 
@@ -143,11 +143,11 @@ def _is_work(event: Event) -> bool:
 
 
 def _compiled_lanes(trace: Trace, inside: set[int], scale: _Scale) -> Iterator[Lane]:
-    found = regions(trace)
+    found = find_regions(trace)
     running = [index for index in found.regions if index in inside]
     if running:
         cells = list(_filled(scale.shares(_spans(trace, running)), COMPILED, COMPILED))
-        for index in nested(trace, found):
+        for index in nested_regions(trace, found):
             if index in inside:
                 first, last = scale.column(trace.host[index].ts), scale.column(trace.host[index].end)
                 cells[first : last + 1] = NESTED * (last + 1 - first)
@@ -164,7 +164,7 @@ def _spans(trace: Trace, indices: Iterable[int]) -> Iterator[Span]:
 def _waits(trace: Trace, inside: set[int], verdict: Verdict) -> list[tuple[int, Event]]:
     """The waits of the step, with the number of the finding that they belong to."""
     numbers = {_key(finding): number for number, finding in enumerate(verdict.findings, 1)}
-    found = [wait for wait in waits(trace) if wait.index in inside]
+    found = [wait for wait in find_waits(trace) if wait.index in inside]
     keys = ((("device sync", wait.operator, wait.reason, wait.source), trace.host[wait.index]) for wait in found)
     return [(numbers[key], event) for key, event in keys if key in numbers]
 
@@ -201,7 +201,7 @@ def _stream_lanes(streams: dict[str, list[Event]], scale: _Scale) -> Iterator[La
     for name, events in streams.items():
         by_class: defaultdict[str, list[Span]] = defaultdict(list)
         for event in events:
-            by_class[LETTERS.get(classes.of_kernel(event.name), "E")].append((event.ts, event.end))
+            by_class[LETTERS.get(classes.classify_kernel(event.name), "E")].append((event.ts, event.end))
         shares = {letter: scale.shares(spans) for letter, spans in by_class.items()}
         yield Lane(
             name, "".join(_letter({key: share[i] for key, share in shares.items()}) for i in range(scale.columns))

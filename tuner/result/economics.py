@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from tuner.records.codec import Record
-from tuner.timing.intervals import supports
-from tuner.timing.target import meets
+from tuner.timing.intervals import supports_percentile
+from tuner.timing.target import meets_latency_target
 
 CARDS_GB = (16, 24, 32, 48, 80)
 HEADROOM = 0.10
@@ -63,8 +63,8 @@ def economics(usd_per_hour: float, point: Measurement, baseline: Measurement) ->
         images_per_hour=images_per_s * 3600.0,
         images_per_1000_usd=1e6 / usd,
         latency_samples=count,
-        latency_p50_s=point.latency_s if supports(count, 0.50) else None,
-        latency_p95_s=point.latency_p95_s if supports(count, 0.95) else None,
+        latency_p50_s=point.latency_s if supports_percentile(count, 0.50) else None,
+        latency_p95_s=point.latency_p95_s if supports_percentile(count, 0.95) else None,
         compile_s=point.compile_s,
         break_even_images=break_even_images(point, baseline),
         joules_per_image=joules,
@@ -76,7 +76,11 @@ def economics(usd_per_hour: float, point: Measurement, baseline: Measurement) ->
 def goodput(images_per_s: float, within_target: float | None) -> float:
     """Images per second that come within the latency target; of a configuration that misses it, and so is no choice,
     all of them."""
-    return images_per_s if within_target is None or not meets(within_target) else images_per_s * within_target
+    return (
+        images_per_s
+        if within_target is None or not meets_latency_target(within_target)
+        else images_per_s * within_target
+    )
 
 
 def usd_per_1000_images(usd_per_hour: float, images_per_s: float) -> float:

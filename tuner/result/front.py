@@ -9,8 +9,8 @@ import msgspec
 
 from tuner.records.codec import Estimate
 from tuner.records.outcome import Outcome, Timing
-from tuner.timing.intervals import NORMAL, median
-from tuner.timing.target import meets
+from tuner.timing.intervals import Z_95, median
+from tuner.timing.target import meets_latency_target
 
 
 def measured(outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -30,7 +30,7 @@ def mean_quality(outcome: Outcome) -> float:
 
 def meets_target(outcome: Outcome) -> bool:
     """Whether a measured outcome meets the latency target, if there is one."""
-    return outcome.timing is not None and meets(outcome.timing.within_target)
+    return outcome.timing is not None and meets_latency_target(outcome.timing.within_target)
 
 
 def pareto_front(outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -72,7 +72,7 @@ def speed_up(baseline: Sequence[Outcome], other: Sequence[Outcome]) -> Estimate:
 
 def widen(ratio: Estimate, spread: float) -> Estimate:
     """A ratio whose interval also covers what two processes differ by, given their coefficient of variation."""
-    factor = math.exp(NORMAL * math.sqrt(2) * spread)
+    factor = math.exp(Z_95 * math.sqrt(2) * spread)
     return Estimate(value=ratio.value, low=ratio.low / factor, high=ratio.high * factor)
 
 

@@ -42,7 +42,7 @@ class Attempt:
         self.ledger = ledger
         self.number = number
         self.row = in_order(row)
-        self.to_measure = prediction.spanning([int(values["steps"]) for values in row])
+        self.to_measure = prediction.step_counts_to_measure([int(values["steps"]) for values in row])
         self.purpose = purpose
         self.recipe = recipe
         self.build: Build | None = None
@@ -175,7 +175,7 @@ class Attempt:
 
 def in_order(row: Sequence[Values]) -> list[Values]:
     """The candidate first, then what spans the row's step counts, then those that are predicted from these."""
-    spanning = prediction.spanning([int(values["steps"]) for values in row])
+    spanning = prediction.step_counts_to_measure([int(values["steps"]) for values in row])
     return sorted(row, key=lambda values: int(values["steps"]) not in spanning)
 
 

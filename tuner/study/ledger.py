@@ -24,7 +24,7 @@ from tuner.result.prices import cost_usd_per_1000_images
 from tuner.space.candidates import build_key, candidate_key, image_key
 from tuner.study.store import Store
 from tuner.timing import prediction, roofline
-from tuner.timing.intervals import coefficient_of_variation, ratio_in_turns
+from tuner.timing.intervals import coefficient_of_variation, paired_ratio
 
 CONFIRMATIONS = 2
 """How often baseline and candidate are measured again in turns, each time in a fresh process."""
@@ -181,7 +181,7 @@ class Ledger:
             return front.widen(found, noise.coefficient_of_variation if noise else 0.0)
         paired = [baseline for baseline, _ in turns]
         others = [self.baseline, *(repeat for repeat in self.repeats_of(self.baseline) if repeat not in paired)]
-        return ratio_in_turns(
+        return paired_ratio(
             [front.seconds_per_image(baseline).value for baseline, _ in turns],
             [front.seconds_per_image(candidate).value for _, candidate in turns],
             [front.seconds_per_image(other).value for other in others],
@@ -210,7 +210,7 @@ class Ledger:
         point, baseline = self._plain_point(outcome), self._plain_point(self.baseline)
         point = msgspec.structs.replace(point, panel=panel.finalists.get(outcome.number) if panel else None)
         otherwise = other_arithmetic(outcome.values, self.baseline.values)
-        limit = roofline.share(
+        limit = roofline.limit_share(
             self.roofline(), point.components, outcome.values, self.baseline.values, other_arithmetic=otherwise
         )
         price = self.store.request.price.usd_per_hour

@@ -25,7 +25,7 @@ from tuner.records.outcome import Limits, Outcome, Timing
 from tuner.records.quality import NoiseFloor, QualityPolicy
 from tuner.result.prices import Price
 from tuner.space.candidates import SearchSpace
-from tuner.timing.target import MIN_WITHIN, meets
+from tuner.timing.target import MIN_WITHIN, meets_latency_target
 
 METRICS = ("cost_usd_per_1000_images", "quality")
 
@@ -293,7 +293,7 @@ class Store:
 
 def _excess(timing: Timing, target_s: float) -> float:
     """By how much a configuration misses its latency target, above 0 if it does: a share of the target."""
-    if timing.within_target is None or meets(timing.within_target):
+    if timing.within_target is None or meets_latency_target(timing.within_target):
         return 0.0
     return (MIN_WITHIN - timing.within_target) + max(0.0, timing.latency_s.value / target_s - 1)
 

@@ -27,14 +27,14 @@ def time_components(call: Callable[[], object], pipe: Any, clock: Clock) -> Comp
                 stack.enter_context(_replaced(owner, "decode", parts.around(part, owner.decode)))
             else:
                 members = [component, *_inside(component)] if part == "text encoders" else [component]
-                stack.enter_context(calls_replaced(members, partial(parts.around, part)))
-        clock.wait()
-        start = clock.mark()
+                stack.enter_context(patch_calls(members, partial(parts.around, part)))
+        clock.synchronize()
+        start = clock.record()
         call()
-        end = clock.mark()
-        clock.wait()
-    total = clock.between(start, end)
-    seconds = {part: sum(clock.between(*span) for span in spans) for part, spans in parts.spans.items()}
+        end = clock.record()
+        clock.synchronize()
+    total = clock.elapsed_s(start, end)
+    seconds = {part: sum(clock.elapsed_s(*span) for span in spans) for part, spans in parts.spans.items()}
     return Components(
         total_s=total,
         text_encoders_s=seconds.get("text encoders"),
@@ -50,9 +50,7 @@ def denoisers(pipe: Any) -> list[Any]:
 
 
 @contextlib.contextmanager
-def calls_replaced(
-    members: Sequence[Any], replaced: Callable[[Callable[..., Any]], Callable[..., Any]]
-) -> Iterator[None]:
+def patch_calls(members: Sequence[Any], replaced: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
     """While calls of some modules are other ones, each class's `__call__` being `replaced`.
 
     A compiled module ignores hooks that come later, and would compile again if its class or its `forward` were another;
@@ -102,11 +100,11 @@ class _Parts:
             if self.is_inside:
                 return function(*arguments, **named)
             self.is_inside = True
-            start = self.clock.mark()
+            start = self.clock.record()
             try:
                 return function(*arguments, **named)
             finally:
-                self.spans[part].append((start, self.clock.mark()))
+                self.spans[part].append((start, self.clock.record()))
                 self.is_inside = False
 
         return marked

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from tuner.records.codec import Estimate
 
-NORMAL = 1.959964
+Z_95 = 1.959964
 """Half of a 95 % interval in standard errors."""
 
-SURE_SAMPLES = 6
+MIN_SAMPLES = 6
 """Six is the least number of samples whose range covers the median with 95 % confidence."""
 
 
@@ -49,7 +49,7 @@ def coefficient_of_variation(medians: Sequence[float]) -> float:
     return math.sqrt(_squares(medians) / (len(medians) - 1)) / _mean(medians)
 
 
-def ratio_in_turns(ours: Sequence[float], theirs: Sequence[float], others: Sequence[float] = ()) -> Estimate:
+def paired_ratio(ours: Sequence[float], theirs: Sequence[float], others: Sequence[float] = ()) -> Estimate:
     """`ours` over `theirs`, medians of fresh processes that were measured in turns, with its 95 % interval.
 
     Student's t on the logarithms of the ratios, pair by pair, so that a slow drift of the machine cancels; the process
@@ -96,7 +96,7 @@ def _squares(values: Sequence[float]) -> float:
 CONFIDENCE = 0.95
 
 
-def supports(count: int, share: float) -> bool:
+def supports_percentile(count: int, share: float) -> bool:
     """Whether so many samples bound a percentile from above with 95 % confidence, whatever their distribution.
 
     The largest of n samples lies above the p-quantile with probability 1 - p^n (Sommerville, Tables for Obtaining
@@ -107,6 +107,6 @@ def supports(count: int, share: float) -> bool:
 
 def percentile(samples: Sequence[float], share: float) -> float | None:
     """The percentile by nearest rank, a sample itself; None when the samples are too few to support it."""
-    if not supports(len(samples), share):
+    if not supports_percentile(len(samples), share):
         return None
     return sorted(samples)[math.ceil(share * len(samples)) - 1]

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from tuner.records.codec import Estimate
 from tuner.records.machine import GpuUse
 from tuner.records.outcome import Timing, WarmUp
-from tuner.timing.intervals import SURE_SAMPLES, median_interval, percentile
+from tuner.timing.intervals import MIN_SAMPLES, median_interval, percentile
 
 TARGET_HALF_WIDTH = 0.005
 """Half of the interval of the median as a share of it, at which a timing is good enough."""
@@ -21,7 +21,7 @@ FALLING = 0.995
 
 USUAL_WARM_UP_CALLS = 8
 FIRST_PAUSE_S = 0.05
-LONGEST_PAUSE_S = 1.0
+MAX_PAUSE_S = 1.0
 
 
 class Throttled(Exception):
@@ -31,17 +31,17 @@ class Throttled(Exception):
 class Clock:
     """The clock of a device whose work is done when a call returns: the host's."""
 
-    apart = False
+    is_device_clock = False
     """Whether it is another than the host's."""
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         """Until nothing is left to do on the device."""
 
-    def mark(self) -> Any:
+    def record(self) -> Any:
         """A moment on the device: when all that was queued so far is done."""
         return time.perf_counter()
 
-    def between(self, start: Any, end: Any) -> float:
+    def elapsed_s(self, start: Any, end: Any) -> float:
         """Seconds from one mark to another, both of them passed."""
         return float(end - start)
 
@@ -49,25 +49,25 @@ class Clock:
 class CudaClock(Clock):
     """The clock of the current CUDA device: events in the current stream."""
 
-    apart = True
+    is_device_clock = True
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         import torch
 
         torch.cuda.synchronize()
 
-    def mark(self) -> Any:
+    def record(self) -> Any:
         import torch
 
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
-    def between(self, start: Any, end: Any) -> float:
+    def elapsed_s(self, start: Any, end: Any) -> float:
         return float(start.elapsed_time(end)) / 1e3
 
 
-class Watch(Protocol):
+class CallMonitor(Protocol):
     """Who looks at the device around each timed call."""
 
     def begin(self) -> None:
@@ -80,16 +80,16 @@ class Watch(Protocol):
         """What was seen."""
 
 
-def timed(call: Callable[[], object], clock: Clock) -> tuple[float, float]:
+def time_call(call: Callable[[], object], clock: Clock) -> tuple[float, float]:
     """Seconds of one call by the host's clock and by the device's, with nothing of it left on the device."""
-    clock.wait()
+    clock.synchronize()
     started = time.perf_counter()
-    start = clock.mark()
+    start = clock.record()
     call()
-    end = clock.mark()
-    clock.wait()
+    end = clock.record()
+    clock.synchronize()
     seconds = time.perf_counter() - started
-    return seconds, clock.between(start, end)
+    return seconds, clock.elapsed_s(start, end)
 
 
 def warm_up(call: Callable[[], object], clock: Clock, compiled: Callable[[], int], allowance_s: float = 0.0) -> WarmUp:
@@ -101,7 +101,7 @@ def warm_up(call: Callable[[], object], clock: Clock, compiled: Callable[[], int
     spent, calls, seconds = 0.0, 0, 0.0
     while calls < USUAL_WARM_UP_CALLS or spent < allowance_s:
         before = compiled()
-        seconds, _ = timed(call, clock)
+        seconds, _ = time_call(call, clock)
         calls, spent = calls + 1, spent + seconds
         if compiled() != before:
             latest.clear()
@@ -117,49 +117,49 @@ def measure(
     clock: Clock,
     batch: int,
     allowance_s: float,
-    watch: Watch | None = None,
+    monitor: CallMonitor | None = None,
     target_s: float | None = None,
 ) -> Timing:
     """Time a warm call until the 95 % interval of the median is within 0.5 %, or the allowance is spent.
 
-    Six samples are always taken, since fewer have no such interval. `watch` is there on a GPU: a sample that it
+    Six samples are always taken, since fewer have no such interval. `monitor` is there on a GPU: a sample that it
     discards costs time but does not count, and is followed by a pause. Raises Throttled when the allowance is spent
     and six were discarded before six could be kept. `target_s` is the latency that a call should not exceed.
     """
     samples: list[float] = []
     on_device: list[float] = []
-    started, looked, pause_s, discarded = time.perf_counter(), SURE_SAMPLES, FIRST_PAUSE_S, 0
+    started, looked, pause_s, discarded = time.perf_counter(), MIN_SAMPLES, FIRST_PAUSE_S, 0
     while True:
-        if watch is not None:
-            watch.begin()
-        host_s, device_s = timed(call, clock)
-        reason = watch.end() if watch is not None else None
+        if monitor is not None:
+            monitor.begin()
+        host_s, device_s = time_call(call, clock)
+        reason = monitor.end() if monitor is not None else None
         spent = time.perf_counter() - started >= allowance_s
         if reason is not None:
             discarded += 1
-            if spent and len(samples) < SURE_SAMPLES <= discarded:
+            if spent and len(samples) < MIN_SAMPLES <= discarded:
                 raise Throttled(f"{discarded} of {discarded + len(samples)} calls were discarded, the last: {reason}")
             time.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
         else:
             samples.append(host_s)
             on_device.append(device_s)
             pause_s = FIRST_PAUSE_S
         # Looking after every sample would stop at a lucky moment: look at 6, 9, 14, 21, ... samples.
-        if len(samples) < SURE_SAMPLES or (len(samples) < looked and not spent):
+        if len(samples) < MIN_SAMPLES or (len(samples) < looked and not spent):
             continue
         looked = -(-len(samples) * 3 // 2)
         estimate = median_interval(samples)
-        converged = half_width(estimate) <= TARGET_HALF_WIDTH
+        converged = relative_half_width(estimate) <= TARGET_HALF_WIDTH
         if converged or spent:
             return Timing(
                 latency_s=estimate,
                 samples=len(samples),
                 images_per_s=batch / estimate.value,
                 stopped="interval within target" if converged else "time allowance spent",
-                device_s=median_interval(on_device) if clock.apart else None,
+                device_s=median_interval(on_device) if clock.is_device_clock else None,
                 latency_p95_s=percentile(samples, 0.95),
-                gpu=watch.report() if watch is not None else None,
+                gpu=monitor.report() if monitor is not None else None,
                 within_target=share_within(samples, target_s),
             )
 
@@ -169,6 +169,6 @@ def share_within(samples: Sequence[float], target_s: float | None) -> float | No
     return None if target_s is None else sum(sample <= target_s for sample in samples) / len(samples)
 
 
-def half_width(estimate: Estimate) -> float:
+def relative_half_width(estimate: Estimate) -> float:
     """Half of an interval as a share of its value."""
     return (estimate.high - estimate.low) / 2 / estimate.value

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 
 from tuner.records.codec import Estimate
 from tuner.records.outcome import PredictionCheck, StepCost, Timing
-from tuner.timing.intervals import NORMAL
+from tuner.timing.intervals import Z_95
 
 MAX_ERROR = 0.01
 """The share by which a prediction may miss what the calls that drew the images took, and still stand."""
 
-SHARPEST = 1e-4
+MIN_RELATIVE_ERROR = 1e-4
 """No timing is taken to be known better than this share of it."""
 
 
-def spanning(steps: Sequence[int]) -> set[int]:
+def step_counts_to_measure(steps: Sequence[int]) -> set[int]:
     """Which step counts to measure: the first, which was asked for, and the least and the greatest, so that all others
     lie between measured ones."""
     return {steps[0], min(steps), max(steps)}
@@ -30,7 +30,9 @@ def fit(measured: Mapping[int, Estimate]) -> StepCost:
     """
     if len(measured) < 2:
         raise ValueError("the cost of a step needs two step counts")
-    weights = {steps: max(_error(latency), SHARPEST * latency.value) ** -2 for steps, latency in measured.items()}
+    weights = {
+        steps: max(_error(latency), MIN_RELATIVE_ERROR * latency.value) ** -2 for steps, latency in measured.items()
+    }
     total = sum(weights.values())
     centre = sum(weight * steps for steps, weight in weights.items()) / total
     spread = sum(weight * (steps - centre) ** 2 for steps, weight in weights.items())
@@ -53,7 +55,7 @@ def predict(cost: StepCost, steps: int) -> Estimate:
     return _estimate(cost.fixed_s.value + steps * cost.per_step_s.value, max(variance, 0.0))
 
 
-def timing(cost: StepCost, steps: int, batch: int, target_s: float | None = None) -> Timing:
+def predicted_timing(cost: StepCost, steps: int, batch: int, target_s: float | None = None) -> Timing:
     """A predicted latency in the place of a measured one. Its calls all meet a latency target, or none does."""
     latency = predict(cost, steps)
     return Timing(
@@ -70,7 +72,7 @@ def agrees(predicted: Estimate, measured: Estimate, spread: float = 0.0) -> bool
     """Whether a prediction held: the two differ by no more than their intervals explain, together with the `spread`
     between processes (coefficient of variation) when they come from two."""
     error = math.hypot(_error(predicted), _error(measured), math.sqrt(2) * spread * measured.value)
-    return abs(predicted.value - measured.value) <= NORMAL * error
+    return abs(predicted.value - measured.value) <= Z_95 * error
 
 
 def is_contradicted(predicted: Estimate, drawn: Estimate) -> bool:
@@ -91,9 +93,9 @@ def check(trial: int, predicted: Estimate, measured: Estimate, spread: float) ->
 
 def _error(estimate: Estimate) -> float:
     """The standard error that an interval stands for."""
-    return (estimate.high - estimate.low) / 2 / NORMAL
+    return (estimate.high - estimate.low) / 2 / Z_95
 
 
 def _estimate(value: float, variance: float) -> Estimate:
-    half = NORMAL * math.sqrt(variance)
+    half = Z_95 * math.sqrt(variance)
     return Estimate(value=value, low=value - half, high=value + half)

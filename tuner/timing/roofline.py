@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from tuner.records.codec import Value, Values
 from tuner.records.machine import Environment, LimitShare, Roofline
 from tuner.records.outcome import Components
-from tuner.timing.components import calls_replaced, denoisers
+from tuner.timing.components import denoisers, patch_calls
 from tuner.timing.intervals import median
-from tuner.timing.measure import Clock, CudaClock, timed
+from tuner.timing.measure import Clock, CudaClock, time_call
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", FLOAT8: "fp8"
 # ---- in the worker --------------------------------------------------------------------------------------------------
 
 
-def probe(draw: Callable[[int], object], pipe: Any, environment: Environment, batch: int) -> Roofline:
+def measure_roofline(draw: Callable[[int], object], pipe: Any, environment: Environment, batch: int) -> Roofline:
     """What bounds a step of an untouched pipeline here; `draw` makes one call of so many steps and `batch` images.
 
     Whatever cannot be found out is absent, with the reason: nothing of it is worth losing the baseline for.
@@ -110,7 +110,7 @@ def _flop_per_step(draw: Callable[[int], object], pipe: Any) -> float:
 
         return call
 
-    with calls_replaced(denoisers(pipe), counting):
+    with patch_calls(denoisers(pipe), counting):
         draw(COUNTED_STEPS)
     return counted / COUNTED_STEPS
 
@@ -156,7 +156,7 @@ def _seconds(work: Callable[[], object], device: str, clock: Clock) -> float:
 
     try:
         with torch.inference_mode():
-            samples = [timed(several, clock)[1] for _ in range(WARM_UP + SAMPLES)][WARM_UP:]
+            samples = [time_call(several, clock)[1] for _ in range(WARM_UP + SAMPLES)][WARM_UP:]
     finally:
         if device == "cuda":
             with contextlib.suppress(RuntimeError):
@@ -167,7 +167,7 @@ def _seconds(work: Callable[[], object], device: str, clock: Clock) -> float:
 # ---- arithmetic -----------------------------------------------------------------------------------------------------
 
 
-def share(
+def limit_share(
     found: Roofline | None, parts: Components | None, values: Values, baseline: Values, *, other_arithmetic: bool
 ) -> LimitShare | None:
     """How close a configuration's steps come to the rate that bounds them: that of products, or that of copies, since
@@ -189,7 +189,7 @@ def share(
     return max(shares, key=lambda one: one.share, default=None)
 
 
-def text(limit: LimitShare, device: str = "") -> str:
+def describe(limit: LimitShare, device: str = "") -> str:
     """`70 % of this GPU's bf16 rate`; without a device `70 % of bf16`."""
     whose = {"cuda": "this GPU's ", "cpu": "this CPU's "}.get(device, "")
     percent = f"{limit.share * 100:.{0 if limit.share >= 0.1 else 2}{'f' if limit.share >= 0.1 else 'g'}} %"

@@ -98,7 +98,7 @@ def capture(call: Callable[[int], object], scheduler: Any, folder: Path, name: s
     to take any time from.
     """
     marks = _StepMarks(STEPS)
-    lines = sync_lines.recorded() if stacks else contextlib.nullcontext()
+    lines = sync_lines.annotate_waits() if stacks else contextlib.nullcontext()
     with lines, _profiler(stacks) as profiler, marks.around(scheduler):
         call(STEPS)
     return _export(profiler, folder, name)

@@ -30,12 +30,12 @@ _FAR = 2000
 
 
 @cache
-def of_kernel(name: str) -> str:
+def classify_kernel(name: str) -> str:
     """The class of a kernel or a copy; whatever is nothing else works element by element."""
     return next((kind for kind, pattern in _PATTERNS if pattern.search(name, 0, _FAR)), ELEMENTWISE)
 
 
 @cache
-def of_operator(name: str) -> str:
+def classify_operator(name: str) -> str:
     """The class of what the CPU ran itself: an operator, a compiled graph, or what torch.compile does around it."""
-    return of_kernel(name) if "::" in name or "CompiledFxGraph" in name else OVERHEAD
+    return classify_kernel(name) if "::" in name or "CompiledFxGraph" in name else OVERHEAD

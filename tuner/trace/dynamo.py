@@ -71,7 +71,7 @@ def start_compile_log() -> CompileListener:
     return CompileListener(_listen_for_skips())
 
 
-def strict(function: Callable[..., Any]) -> Callable[..., Any]:
+def error_on_graph_break(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function in whose calls a graph that breaks raises, before dynamo compiles the piece so far."""
 
     def call(*arguments: Any, **named: Any) -> Any:
@@ -81,7 +81,7 @@ def strict(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def breaks(call: Callable[[], object]) -> bool:
+def breaks_graph(call: Callable[[], object]) -> bool:
     """Make a call that compiles. Whether a graph broke in a strict part of it, which ended it there."""
     try:
         call()
@@ -90,7 +90,7 @@ def breaks(call: Callable[[], object]) -> bool:
     return False
 
 
-def start_afresh() -> CompileListener:
+def restart_compile_log() -> CompileListener:
     """Forget the compiled code too, and listen to how it is made again."""
     torch._dynamo.reset()
     gc.collect()  # a call that was broken off may have left its tensors in a cycle
@@ -101,7 +101,7 @@ def start_afresh() -> CompileListener:
 def without_inductor() -> Iterator[CompileListener]:
     """Start afresh; in here dynamo cuts what is compiled into its graphs, and these run operator by operator."""
     with torch.compiler.set_stance("default", force_backend="eager"):
-        yield start_afresh()
+        yield restart_compile_log()
 
 
 def _listen_for_skips() -> _Messages:
@@ -129,13 +129,13 @@ def _breaks(metrics: list[Any]) -> tuple[GraphBreak, ...]:
     gave_up: dict[str, list[str]] = {}
     for entry in metrics:
         if entry.fail_type and not _hit_limit(entry):
-            reason = f"frame runs uncompiled: {sources.one_line(entry.fail_reason or entry.fail_type)}"
+            reason = f"frame runs uncompiled: {sources.first_line(entry.fail_reason or entry.fail_type)}"
             gave_up.setdefault(_place_of_failure(entry), []).append(reason)
     met: dict[str, list[str]] = {}
     frames: dict[str, set[str]] = {}
     for entry in utils.graph_break_reasons:
         source, ids = _place_of_stack(entry.user_stack, metrics)
-        met.setdefault(source, []).append(sources.one_line(entry.reason))
+        met.setdefault(source, []).append(sources.first_line(entry.reason))
         frames.setdefault(source, set()).update(ids)
     return tuple(
         GraphBreak(
@@ -204,11 +204,11 @@ def _compilation(entry: Any, metrics: list[Any]) -> Compilation:
 
 def _guard_text(guard: str) -> str:
     first = _GUARD_PREFIX.sub("", guard.partition("\n")[0])
-    return sources.one_line(_GUARD_COMMENT.sub("", first))
+    return sources.first_line(_GUARD_COMMENT.sub("", first))
 
 
 def _reason_of_skip(text: str) -> str:
-    return sources.one_line(_SAID_TWICE.sub(r"\1", _FOUND_FROM.sub("", text)))
+    return sources.first_line(_SAID_TWICE.sub(r"\1", _FOUND_FROM.sub("", text)))
 
 
 def _source_of_stack(text: str) -> str:
@@ -219,5 +219,5 @@ def _source_of_stack(text: str) -> str:
 def _unexplained() -> GraphBreak:
     counters = utils.counters
     texts = [*counters["graph_break"], *counters["unimplemented"], *counters["resumes"]]
-    reason = sources.one_line(texts[0]) if texts else "dynamo gave up a frame without a reason"
+    reason = sources.first_line(texts[0]) if texts else "dynamo gave up a frame without a reason"
     return GraphBreak(count=max(1, len(texts)), reason=reason, source="")

@@ -12,9 +12,16 @@ from tuner.records.gate import Finding, FindingKind
 from tuner.trace import sources
 from tuner.trace.compile_log import Compilation, CompileLog, GraphBreak
 from tuner.trace.idle import IdleCosts
-from tuner.trace.read import Around, Event, Trace
-from tuner.trace.regions import nested, outermost_work, recordings, regions, replays, unanswered
-from tuner.trace.waits import Wait, waits, without_profilers_own
+from tuner.trace.read import EnclosingEvent, Event, Trace
+from tuner.trace.regions import (
+    failed_lookups,
+    find_regions,
+    graph_recordings,
+    graph_replays,
+    nested_regions,
+    outermost_work,
+)
+from tuner.trace.waits import Wait, find_waits, without_profiler_waits
 
 _ONCE = " (outside the steps: paid once an image)"
 
@@ -27,17 +34,17 @@ class Findings:
 
     def __init__(self, trace: Trace, is_gpu: bool) -> None:
         self.trace = trace
-        self.found = regions(trace)
-        self.prices = IdleCosts(trace) if is_gpu and trace.work else None
+        self.found = find_regions(trace)
+        self.prices = IdleCosts(trace) if is_gpu and trace.gpu_work else None
         self.steps = max(1, len(trace.steps))
         self.outer_work = outermost_work(trace, self.found)
         self.frames = {*self.found.regions.values(), *map(_frame, self.found.graphs.values())}
 
     def syncs(self) -> list[Finding]:
         """Waits of the CPU for the GPU, alike ones together; those of compile work are a part of it."""
-        work = Around(self.trace, self.found.work.__contains__)
-        found = [wait for wait in waits(self.trace) if work(wait.index) < 0]
-        return self._alike(without_profilers_own(self.trace, found) if self.trace.is_whole else found, self.steps)
+        work = EnclosingEvent(self.trace, self.found.work.__contains__)
+        found = [wait for wait in find_waits(self.trace) if work(wait.index) < 0]
+        return self._alike(without_profiler_waits(self.trace, found) if self.trace.is_unmarked else found, self.steps)
 
     def syncs_of_first_step(self, steady: Sequence[Finding]) -> list[Finding]:
         """Waits that the loop's first step makes and the steady ones do not: they are paid once an image."""
@@ -46,7 +53,7 @@ class Findings:
             return []
         left = Counter({_alike(finding): math.ceil(finding.count_per_step) for finding in steady})
         more = []
-        for wait in waits(self.trace, self.trace.within(first.ts, first.end)):
+        for wait in find_waits(self.trace, self.trace.indices_between(first.ts, first.end)):
             if left[_alike(wait)] > 0:
                 left[_alike(wait)] -= 1
             else:
@@ -59,11 +66,11 @@ class Findings:
         if reported:
             return [self._reported_break(entry) for entry in reported]
         inner: dict[str, list[int]] = {}
-        for index in nested(self.trace, self.found):
+        for index in nested_regions(self.trace, self.found):
             inner.setdefault(self.found.regions[index], []).append(index)
         return [self._nested(frame, indices) for frame, indices in sorted(inner.items())]
 
-    def once_an_image(self, log: CompileLog | None) -> list[Finding]:
+    def outside_denoiser(self, log: CompileLog | None) -> list[Finding]:
         """What dynamo reported of autoencoders and text encoders, which run before and after the steps."""
         if not log:
             return []
@@ -74,7 +81,7 @@ class Findings:
 
     def _is_once(self, frames: Iterable[str], line: str) -> bool:
         """Whether something is clearly not of the denoiser: it never ran compiled in the steps, nor is its code."""
-        return self.frames.isdisjoint(frames) and sources.is_beside_denoiser(line)
+        return self.frames.isdisjoint(frames) and sources.is_outside_denoiser(line)
 
     def _is_once_given_up(self, entry: Compilation) -> bool:
         return self._is_once((_frame(entry.id),), entry.source)
@@ -114,8 +121,8 @@ class Findings:
 
     def cuda_graphs(self, log: CompileLog | None, asked: bool) -> list[Finding]:
         """CUDA graphs that were asked for and not used, that replay in pieces, or that are recorded in the steps."""
-        launches = list(replays(self.trace, self.found))
-        anew = recordings(self.trace)
+        launches = list(graph_replays(self.trace, self.found))
+        anew = graph_recordings(self.trace)
         pieces = [*self._pieces(launches), *self._recorded(anew)]
         if log and log.cudagraph_skips:
             reason = "; ".join(log.cudagraph_reasons) or "inductor skipped the CUDA graph"
@@ -213,7 +220,7 @@ class Findings:
         return self._finding("graph break", reason, count=len(inner), idle_ms=self._price_at(inner))
 
     def _unanswered(self) -> list[Finding]:
-        lookups = unanswered(self.trace, self.found)
+        lookups = failed_lookups(self.trace, self.found)
         reason = "compiled code was looked for and none ran: the function runs uncompiled (recompile limit?)"
         price = self._price(lookups)
         return [self._finding("graph break", reason, count=len(lookups), idle_ms=price)] if lookups else []

@@ -52,15 +52,17 @@ def judge(
     )
 
 
-def judge_alone(trace: Trace, policy: GatePolicy | None = None) -> Verdict:
-    """The verdict on a trace of any program, of which no log is known; see `read.marked`. What a trace alone cannot
-    tell is under `skipped`."""
+def judge_without_log(trace: Trace, policy: GatePolicy | None = None) -> Verdict:
+    """Judge a trace of any program without a compile log; see `read.ensure_steps`.
+
+    `skipped` lists what a trace alone does not show.
+    """
     policy = policy or GatePolicy()
     found, warnings = _of_gpu(trace, None, False) if trace.gpu else _of_compiler(trace, None)
     findings = _tolerate(_allow(found, _as_allowances(policy)), policy)
     blind = _missed(trace) if trace.gpu or not trace.host else []
     unknown = [
-        *(_UNMARKED if trace.is_whole else ()),
+        *(_UNMARKED if trace.is_unmarked else ()),
         *(_NO_STACKS if any(finding.kind == "device sync" and not finding.source for finding in findings) else ()),
         *_NO_LOG,
         *(_NO_REQUEST if trace.gpu else _ON_A_CPU),
@@ -71,7 +73,7 @@ def judge_alone(trace: Trace, policy: GatePolicy | None = None) -> Verdict:
 
 def _of_compiler(trace: Trace, log: CompileLog | None) -> tuple[list[Finding], list[Finding]]:
     found = Findings(trace, is_gpu=False)
-    return [*found.graph_breaks(log), *found.recompiles(log), *found.compile_work()], found.once_an_image(log)
+    return [*found.graph_breaks(log), *found.recompiles(log), *found.compile_work()], found.outside_denoiser(log)
 
 
 def _of_gpu(trace: Trace, log: CompileLog | None, asks_for_graphs: bool) -> tuple[list[Finding], list[Finding]]:
@@ -80,7 +82,7 @@ def _of_gpu(trace: Trace, log: CompileLog | None, asks_for_graphs: bool) -> tupl
     syncs = found.syncs()
     compiled = [*found.graph_breaks(log), *found.recompiles(log), *found.compile_work()]
     graphs = found.cuda_graphs(log, asks_for_graphs)
-    return [*compiled, *syncs, *graphs], [*found.once_an_image(log), *found.syncs_of_first_step(syncs)]
+    return [*compiled, *syncs, *graphs], [*found.outside_denoiser(log), *found.syncs_of_first_step(syncs)]
 
 
 def _missed(trace: Trace) -> list[str]:
@@ -94,7 +96,7 @@ def _missed(trace: Trace) -> list[str]:
     return ["device syncs: the trace has no GPU kernel in its steps, so the profiler missed the GPU"]
 
 
-def name_sources(verdict: Verdict, diagnostic: Trace) -> Verdict:
+def add_source_lines(verdict: Verdict, diagnostic: Trace) -> Verdict:
     """The verdict with the source lines of its syncs, taken from a trace of the same build captured with stacks."""
     found = Findings(diagnostic, is_gpu=True)
     steady = found.syncs()

@@ -41,7 +41,7 @@ def reason(gap: Gap, trace: Trace) -> Reason:
 
     The host kept it waiting if it called for the next work only after the last had ended.
     """
-    call = trace.calls.get(gap.next.correlation)
+    call = trace.call_indices.get(gap.next.correlation)
     if call is not None and trace.host[call].ts > gap.start:
         return "host wait"
     return "kernel wait" if gap.length < _KERNEL_WAIT_US else "other"

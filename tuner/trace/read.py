@@ -116,18 +116,18 @@ class Trace:
     host: Sequence[Event]
     parents: Sequence[int]
     device: Sequence[Event]
-    is_whole: bool = False
+    is_unmarked: bool = False
 
-    def within(self, start: float, end: float) -> list[int]:
+    def indices_between(self, start: float, end: float) -> list[int]:
         """The indices of the host events that begin in a time."""
         return [index for index, event in enumerate(self.host) if start <= event.ts < end]
 
     @cached_property
-    def inside(self) -> list[int]:
+    def step_indices(self) -> list[int]:
         """The indices of the host events that begin inside the marked steps."""
-        return self.within(self.steps[0].ts, self.steps[-1].end) if self.steps else []
+        return self.indices_between(self.steps[0].ts, self.steps[-1].end) if self.steps else []
 
-    def by_name(self, indices: Iterable[int]) -> dict[str, list[int]]:
+    def group_by_name(self, indices: Iterable[int]) -> dict[str, list[int]]:
         """Some host events by their names, of which there are few."""
         found: dict[str, list[int]] = {}
         for index in indices:
@@ -135,14 +135,14 @@ class Trace:
         return found
 
     @cached_property
-    def names(self) -> dict[str, list[int]]:
+    def indices_by_name(self) -> dict[str, list[int]]:
         """The host events inside the marked steps, by their names."""
-        return self.by_name(self.inside)
+        return self.group_by_name(self.step_indices)
 
     @cached_property
-    def calls(self) -> dict[int, int]:
+    def call_indices(self) -> dict[int, int]:
         """From the correlation of each runtime call inside the steps to its index."""
-        calls = ((index, self.host[index]) for index in self.inside)
+        calls = ((index, self.host[index]) for index in self.step_indices)
         return {
             event.args.correlation: index
             for index, event in calls
@@ -150,22 +150,22 @@ class Trace:
         }
 
     @cached_property
-    def work(self) -> list[Event]:
+    def gpu_work(self) -> list[Event]:
         """Kernels, copies and fills that calls inside the steps started, wherever on the time line they ran."""
-        calls = self.calls
+        calls = self.call_indices
         return [event for event in self.device if event.args and event.args.correlation in calls]
 
     @cached_property
-    def ends(self) -> list[tuple[float, int]]:
+    def gpu_work_ends(self) -> list[tuple[float, int]]:
         """When each piece of the GPU's work ended, in order, and its correlation."""
         return sorted((event.end, event.correlation) for event in self.device)
 
     @cached_property
     def kernels(self) -> list[Event]:
-        return [event for event in self.work if event.cat == "kernel"]
+        return [event for event in self.gpu_work if event.cat == "kernel"]
 
 
-class Around:
+class EnclosingEvent:
     """Finds the innermost wanted event around another. Each event is asked for once, however deep they nest."""
 
     def __init__(self, trace: Trace, wanted: Callable[[int], bool]) -> None:
@@ -190,20 +190,20 @@ class Around:
 
 def load(path: Path) -> Trace:
     """Read a trace; BadInput names the file when it is missing, cut off or not a trace."""
-    return _without_gc(lambda: _trace(path, _decode(content(path), path)))
+    return _without_gc(lambda: _trace(path, _decode(read_bytes(path), path)))
 
 
-def marked(trace: Trace) -> Trace:
+def ensure_steps(trace: Trace) -> Trace:
     """The trace, as if all of it were one marked step if its program marks none."""
     if trace.steps:
         return trace
     events = (*trace.host, *trace.device)
     if not events:
-        return replace(trace, is_whole=True)
+        return replace(trace, is_unmarked=True)
     start, end = min(event.ts for event in events), max(event.end for event in events)
     # A little longer, so that what takes no time at the very end is inside too.
     mark = Event(cat="user_annotation", name="the whole trace", ts=start, dur=end - start + 0.001)
-    return replace(trace, steps=(mark,), is_whole=True)
+    return replace(trace, steps=(mark,), is_unmarked=True)
 
 
 def _without_gc(work: Callable[[], T]) -> T:
@@ -217,7 +217,7 @@ def _without_gc(work: Callable[[], T]) -> T:
             gc.enable()
 
 
-def content(path: Path) -> bytes | bytearray:
+def read_bytes(path: Path) -> bytes | bytearray:
     """The text of a trace, plain or gzipped; BadInput names the file when it is missing, cut off or too large."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise BadInput(f"{path}: not a regular file")
@@ -273,7 +273,7 @@ def _trace(path: Path, file: Any) -> Trace:
         name=path.name,
         events=len(file.events),
         gpu=_gpu(file, device, host),
-        steps=steps(marks),
+        steps=marked_steps(marks),
         first=next((event for event in marks if event.name == FIRST_STEP), None),
         host=host,
         parents=parents,
@@ -355,7 +355,7 @@ class Mark(Protocol):
     ts: float
 
 
-def steps(marks: Sequence[M]) -> tuple[M, ...]:
+def marked_steps(marks: Sequence[M]) -> tuple[M, ...]:
     """The marked steps: our own marks before those of torch's profiler."""
     by_mark = ([event for event in marks if event.name.startswith(mark)] for mark in STEP_MARKS)
     return tuple(sorted(next(filter(None, by_mark), []), key=attrgetter("ts")))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
-from tuner.trace.read import Around, Trace
+from tuner.trace.read import EnclosingEvent, Trace
 from tuner.trace.waits import GRAPH_LAUNCHES
 
 UNNAMED = "?"
@@ -33,9 +33,9 @@ class Regions:
     graphs: dict[int, str] = field(default_factory=dict)
 
 
-def regions(trace: Trace) -> Regions:
+def find_regions(trace: Trace) -> Regions:
     found = Regions()
-    for name, indices in trace.names.items():
+    for name, indices in trace.indices_by_name.items():
         if name == LOOKUP:
             found.lookups.extend(indices)
         elif name == _WHOLE_WORK or name.endswith(_WORK):
@@ -47,13 +47,13 @@ def regions(trace: Trace) -> Regions:
     return found
 
 
-def nested(trace: Trace, found: Regions) -> list[int]:
+def nested_regions(trace: Trace, found: Regions) -> list[int]:
     """The regions that ran inside another one."""
-    around = Around(trace, found.regions.__contains__)
+    around = EnclosingEvent(trace, found.regions.__contains__)
     return [index for index in found.regions if around(index) >= 0]
 
 
-def unanswered(trace: Trace, found: Regions) -> list[int]:
+def failed_lookups(trace: Trace, found: Regions) -> list[int]:
     """The look-ups after which no compiled region ran: dynamo gave the function up, and it runs uncompiled."""
     open_lookup: dict[int, int] = {}
     without: list[int] = []
@@ -69,23 +69,23 @@ def unanswered(trace: Trace, found: Regions) -> list[int]:
 
 def outermost_work(trace: Trace, found: Regions) -> dict[int, int]:
     """For each piece of compile work and each graph the index of the outermost work around it, or its own."""
-    around = Around(trace, found.work.__contains__)
+    around = EnclosingEvent(trace, found.work.__contains__)
     outermost: dict[int, int] = {}
     for index in sorted({*found.work, *found.graphs}):  # the outer ones come first
         outermost[index] = outermost.get(around(index), index)
     return outermost
 
 
-def recordings(trace: Trace) -> list[int]:
+def graph_recordings(trace: Trace) -> list[int]:
     """The recordings of CUDA graphs inside the steps, by what ends each; a driver's call inside a runtime's is it."""
-    ends = chain.from_iterable(indices for name, indices in trace.names.items() if _RECORDED.search(name))
+    ends = chain.from_iterable(indices for name, indices in trace.indices_by_name.items() if _RECORDED.search(name))
     within = {index: trace.parents[index] for index in ends}
     return sorted(index for index, parent in within.items() if parent not in within)
 
 
-def replays(trace: Trace, found: Regions) -> Iterator[tuple[int, int]]:
+def graph_replays(trace: Trace, found: Regions) -> Iterator[tuple[int, int]]:
     """Each launch of a CUDA graph, with the innermost compiled region around it or -1."""
-    launches = (indices for name, indices in trace.names.items() if name.startswith(GRAPH_LAUNCHES))
-    region = Around(trace, found.regions.__contains__)
+    launches = (indices for name, indices in trace.indices_by_name.items() if name.startswith(GRAPH_LAUNCHES))
+    region = EnclosingEvent(trace, found.regions.__contains__)
     for index in sorted(chain.from_iterable(launches)):
         yield index, region(index)

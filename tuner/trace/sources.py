@@ -29,7 +29,7 @@ def is_user_code(file: str) -> bool:
     return _MACHINERY.search(file) is None
 
 
-def is_beside_denoiser(line: str) -> bool:
+def is_outside_denoiser(line: str) -> bool:
     """Whether a source line is of an autoencoder or a text encoder, which a pipeline calls once an image."""
     return _BESIDE_DENOISER.search(line) is not None
 
@@ -45,7 +45,7 @@ def innermost(frames: Iterable[tuple[str, int | None]]) -> str:
     return next((line(file, number) for file, number in frames if is_user_code(file)), "")
 
 
-def of_call_stack(stack: str) -> str:
+def from_call_stack(stack: str) -> str:
     """The innermost user line of the `Call stack` that the profiler keeps with an operator.
 
     It knows only the line at which each function begins, so it is a second choice.
@@ -54,7 +54,7 @@ def of_call_stack(stack: str) -> str:
     return innermost((match["file"], int(match["line"])) for match in matches)
 
 
-def one_line(text: str, limit: int = 200) -> str:
+def first_line(text: str, limit: int = 200) -> str:
     """The first line of a message, spaces collapsed, cut to a length that fits a table."""
     first = " ".join(text.strip().partition("\n")[0].split())
     return first if len(first) <= limit else first[: limit - 1] + "…"

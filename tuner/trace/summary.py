@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, get_args
 from tuner.records.gate import Copies, TraceSummary
 from tuner.trace import classes
 from tuner.trace.idle import Reason, gaps, reason
-from tuner.trace.read import COPY_LINE, MODULE, STEP_MARKS, SYNC_LINE, Around, Event, Trace
+from tuner.trace.read import COPY_LINE, MODULE, STEP_MARKS, SYNC_LINE, EnclosingEvent, Event, Trace
 from tuner.trace.waits import GRAPH_LAUNCHES, is_launch
 
 _TOP = 10
@@ -27,10 +27,10 @@ class Part(NamedTuple):
 
 def summarise(trace: Trace) -> TraceSummary:
     """The summary of the marked steps; without any, of nothing: every number is 0."""
-    wall_us = _wall_us(trace.steps, trace.work)
-    times = _times_of_gpu(trace) if trace.work else _times_of_cpu(trace)
-    of_gpu = _of_gpu(trace, times, wall_us) if trace.work else {"gpu_busy_share": None, "launches_per_step": None}
-    classify = classes.of_kernel if trace.work else classes.of_operator
+    wall_us = _wall_us(trace.steps, trace.gpu_work)
+    times = _times_of_gpu(trace) if trace.gpu_work else _times_of_cpu(trace)
+    of_gpu = _of_gpu(trace, times, wall_us) if trace.gpu_work else {"gpu_busy_share": None, "launches_per_step": None}
+    classify = classes.classify_kernel if trace.gpu_work else classes.classify_operator
     return TraceSummary(
         steps=len(trace.steps),
         events=trace.events,
@@ -46,13 +46,13 @@ def summarise(trace: Trace) -> TraceSummary:
 def _of_gpu(trace: Trace, times: Mapping[Part, float], wall_us: float) -> dict[str, Any]:
     """The fields that only the work of a GPU fills."""
     steps = max(1, len(trace.steps))
-    launches = {name: len(indices) for name, indices in trace.names.items() if is_launch(name)}
+    launches = {name: len(indices) for name, indices in trace.indices_by_name.items() if is_launch(name)}
     replays = sum(count for name, count in launches.items() if name.startswith(GRAPH_LAUNCHES))
     idle = dict.fromkeys(get_args(Reason), 0.0)
-    for gap in gaps(trace.work):
+    for gap in gaps(trace.gpu_work):
         idle[reason(gap, trace)] += gap.length / wall_us
-    busy = _busy_us(trace.work) / wall_us
-    kernels = Counter(trace.host[trace.calls[kernel.correlation]].name for kernel in trace.kernels)
+    busy = _busy_us(trace.gpu_work) / wall_us
+    kernels = Counter(trace.host[trace.call_indices[kernel.correlation]].name for kernel in trace.kernels)
     replayed = sum(count for name, count in kernels.items() if name.startswith(GRAPH_LAUNCHES))
     names = {kernel.name for kernel in trace.kernels}
     of_kernels = {part: time for part, time in times.items() if part.name in names}
@@ -63,7 +63,7 @@ def _of_gpu(trace: Trace, times: Mapping[Part, float], wall_us: float) -> dict[s
         "kernel_wait_share": idle["kernel wait"],
         "other_wait_share": max(0.0, 1 - busy - idle["host wait"] - idle["kernel wait"]),
         "top_kernels": _shares(of_kernels, lambda part: part.name, wall_us)[:_TOP],
-        "copies": tuple(_copies(trace.work, steps)),
+        "copies": tuple(_copies(trace.gpu_work, steps)),
         "graph_launches_per_step": replays / steps,
         "graph_kernel_share": replayed / len(trace.kernels) if trace.kernels else None,
     }
@@ -89,23 +89,23 @@ def _times_of_gpu(trace: Trace) -> dict[Part, float]:
     """The time of the GPU's work, under the operator that launched it."""
     components, rest, around = _components(trace), _rest(trace), _operators(trace)
     times: dict[Part, float] = defaultdict(float)
-    for event in trace.work:
-        call = trace.calls[event.correlation]
+    for event in trace.gpu_work:
+        call = trace.call_indices[event.correlation]
         launcher = around(call)
         operator = trace.host[launcher].name if launcher >= 0 else event.name
         times[Part(operator, event.name, components.get(call, rest))] += event.dur
     return times
 
 
-def _operators(trace: Trace) -> Around:
-    return Around(trace, lambda index: trace.host[index].cat == "cpu_op")
+def _operators(trace: Trace) -> EnclosingEvent:
+    return EnclosingEvent(trace, lambda index: trace.host[index].cat == "cpu_op")
 
 
 def _times_of_cpu(trace: Trace) -> dict[Part, float]:
     """The time of the CPU's operators, each without that of the operators inside it."""
     components, rest, around = _components(trace), _rest(trace), _operators(trace)
     own: dict[int, float] = {}
-    for index in trace.inside:
+    for index in trace.step_indices:
         event = trace.host[index]
         if event.cat == "cpu_op":
             own[index] = event.dur
@@ -131,10 +131,12 @@ def _shares(times: Mapping[Part, float], key: Callable[[Part], str], wall_us: fl
 def _components(trace: Trace) -> dict[int, str]:
     """The component that each host event belongs to: the outermost annotation or module around it, if it has one."""
     found: dict[int, str] = {}
-    named = [index for indices in trace.names.values() if _component(trace.host[indices[0]]) for index in indices]
+    named = [
+        index for indices in trace.indices_by_name.values() if _component(trace.host[indices[0]]) for index in indices
+    ]
     if not named:
         return found
-    for index in trace.inside:
+    for index in trace.step_indices:
         name = found.get(trace.parents[index], "") or _component(trace.host[index])
         if name:
             found[index] = name

@@ -32,7 +32,7 @@ _STACK_FRAME = re.compile(r'File "(.+)", line (\d+), in .+\n +(.+)\n')
 
 
 @contextlib.contextmanager
-def recorded() -> Iterator[None]:
+def annotate_waits() -> Iterator[None]:
     """Annotate each wait with its line for as long as this is open; without a GPU there is nothing to annotate.
 
     Open it before the profiler, which cannot name functions of modules that are imported while it watches.

@@ -39,19 +39,19 @@ class _Event(msgspec.Struct, gc=False):
         return self.id if self.ph in _FLOWS else self.args.correlation if self.args else 0
 
 
-def trimmed(path: Path) -> bytes:
+def trim(path: Path) -> bytes:
     """A gzipped trace with what begins inside its marked steps, the device's work that these started, whenever it ran,
     and the names of threads. Events keep all their fields. All of it where no steps are marked.
 
     Raises BadInput when the file is not a trace."""
-    content = read.content(path)
+    content = read.read_bytes(path)
     try:
         file = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
         raws = msgspec.json.decode(file["traceEvents"], type=list[msgspec.Raw])
         events = list(map(msgspec.json.Decoder(_Event).decode, raws))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError) as error:
         raise BadInput(f"{path}: not a trace: {str(error)[:300]}") from None
-    steps = read.steps([event for event in events if event.cat == "user_annotation"])
+    steps = read.marked_steps([event for event in events if event.cat == "user_annotation"])
     if steps:
         kept = [raws[index] for index in _kept(events, steps[0].ts, steps[-1].end)]
         content = msgspec.json.encode({**file, "traceEvents": kept})

@@ -9,7 +9,7 @@ from itertools import chain
 from math import inf
 
 from tuner.trace import sources
-from tuner.trace.read import COPY_LINE, RUNTIME, SYNC_LINE, Around, Event, Trace
+from tuner.trace.read import COPY_LINE, RUNTIME, SYNC_LINE, EnclosingEvent, Event, Trace
 
 _RUNTIME_WAITS = (
     "StreamSynchronize DeviceSynchronize EventSynchronize HostUnregister "
@@ -19,7 +19,7 @@ _DRIVER_WAITS = (
     "StreamSynchronize CtxSynchronize EventSynchronize MemFree_v2 MemFreeHost MemHostUnregister "
     "Memcpy MemcpyDtoH_v2 MemcpyHtoD_v2 Memcpy2D_v2 Memcpy2DUnaligned_v2 Memcpy3D_v2"
 )
-WAITS = frozenset(
+WAIT_CALLS = frozenset(
     f"{vendor}{call}"
     for vendor, calls in {
         "cuda": f"{_RUNTIME_WAITS} Free FreeHost",
@@ -50,13 +50,13 @@ class Wait:
     source: str
 
 
-def waits(trace: Trace, indices: Sequence[int] | None = None) -> list[Wait]:
+def find_waits(trace: Trace, indices: Sequence[int] | None = None) -> list[Wait]:
     """The waits among some events of the host, those inside the steps if none are given."""
     copies = {event.correlation: event for event in trace.device if event.cat == "gpu_memcpy"}
     found: dict[int, str] = {}
     last_copy: dict[int, tuple[int, str]] = {}
-    named = trace.names if indices is None else trace.by_name(indices)
-    for index in sorted(chain.from_iterable(named[name] for name in named if name in WAITS or "emcpy" in name)):
+    named = trace.indices_by_name if indices is None else trace.group_by_name(indices)
+    for index in sorted(chain.from_iterable(named[name] for name in named if name in WAIT_CALLS or "emcpy" in name)):
         event = trace.host[index]
         if event.cat not in RUNTIME:
             continue
@@ -79,9 +79,9 @@ def waits(trace: Trace, indices: Sequence[int] | None = None) -> list[Wait]:
     ]
 
 
-def without_profilers_own(trace: Trace, found: Iterable[Wait]) -> list[Wait]:
+def without_profiler_waits(trace: Trace, found: Iterable[Wait]) -> list[Wait]:
     """Without those at either end of a trace that no operator makes: the profiler waits when it starts and stops."""
-    launches = [trace.host[i].ts for name, indices in trace.names.items() if is_launch(name) for i in indices]
+    launches = [trace.host[i].ts for name, indices in trace.indices_by_name.items() if is_launch(name) for i in indices]
     first, last = min(launches, default=0.0), max(launches, default=0.0)
     return [
         wait
@@ -96,8 +96,8 @@ def is_launch(name: str) -> bool:
 
 def _is_wait(trace: Trace, index: int) -> bool:
     parent = trace.parents[index]
-    inside_a_wait = parent >= 0 and trace.host[parent].name in WAITS
-    return trace.host[index].name in WAITS and not inside_a_wait
+    inside_a_wait = parent >= 0 and trace.host[parent].name in WAIT_CALLS
+    return trace.host[index].name in WAIT_CALLS and not inside_a_wait
 
 
 def _blocks(trace: Trace, call: Event, copy: Event) -> bool:
@@ -114,8 +114,8 @@ def _blocks(trace: Trace, call: Event, copy: Event) -> bool:
 
 def _was_busy(trace: Trace, call: Event, copy: Event) -> bool:
     """Whether any work of the GPU, other than parts of the copy, came to its end between the call and the copy."""
-    since, until = (bisect_right(trace.ends, (time, inf)) for time in (call.ts, copy.ts))
-    return any(correlation != copy.correlation for _, correlation in trace.ends[since:until])
+    since, until = (bisect_right(trace.gpu_work_ends, (time, inf)) for time in (call.ts, copy.ts))
+    return any(correlation != copy.correlation for _, correlation in trace.gpu_work_ends[since:until])
 
 
 def _why(call: str, copy: str) -> str:
@@ -133,7 +133,7 @@ class _Path:
 
     def __init__(self, trace: Trace) -> None:
         self._host = trace.host
-        self._around = Around(trace, self._is_operator)
+        self._around = EnclosingEvent(trace, self._is_operator)
 
     def __call__(self, index: int) -> str:
         path = ""
@@ -151,8 +151,8 @@ class _Source:
     def __init__(self, trace: Trace, named: Mapping[str, list[int]]) -> None:
         self._host = trace.host
         self._lines = _Lines(trace, named)
-        self._around = Around(trace, lambda index: bool(self._of_stack(index)))
-        self._copy = Around(trace, lambda index: trace.host[index].name.startswith(COPY_LINE))
+        self._around = EnclosingEvent(trace, lambda index: bool(self._of_stack(index)))
+        self._copy = EnclosingEvent(trace, lambda index: trace.host[index].name.startswith(COPY_LINE))
 
     def __call__(self, index: int) -> str:
         return self._lines.before(index) or self._of_copy(self._copy(index)) or self._of_stack(self._around(index))
@@ -161,7 +161,7 @@ class _Source:
         return _line(self._host[index], COPY_LINE) if index >= 0 else ""
 
     def _of_stack(self, index: int) -> str:
-        return sources.of_call_stack(self._host[index].stack) if index >= 0 else ""
+        return sources.from_call_stack(self._host[index].stack) if index >= 0 else ""
 
 
 class _Lines:
@@ -170,7 +170,7 @@ class _Lines:
     def __init__(self, trace: Trace, named: Mapping[str, list[int]]) -> None:
         self._trace = trace
         self._lines = sorted(chain.from_iterable(named[name] for name in named if name.startswith(SYNC_LINE)))
-        self._waits = sorted(chain.from_iterable(named[name] for name in named if name in WAITS))
+        self._waits = sorted(chain.from_iterable(named[name] for name in named if name in WAIT_CALLS))
 
     def before(self, index: int) -> str:
         """The line before a wait, if no other wait of the thread lies between."""

@@ -29,8 +29,8 @@ from tuner.records.protocol import (
 )
 from tuner.records.quality import Quality
 from tuner.timing import prediction, roofline
-from tuner.timing.components import calls_replaced, denoisers, time_components
-from tuner.timing.intervals import SURE_SAMPLES, median_interval
+from tuner.timing.components import denoisers, patch_calls, time_components
+from tuner.timing.intervals import MIN_SAMPLES, median_interval
 from tuner.timing.measure import Clock, CudaClock, measure, warm_up
 from tuner.worker.channel import Channel
 from tuner.worker.failures import CompiledWhileTimed
@@ -69,7 +69,7 @@ class Bench:
         clock = Stopwatch()
         dtype = job.build["precision.dtype"]
         if self.cuda:
-            self.nvml = telemetry.Nvml.of_torch()
+            self.nvml = telemetry.Nvml.for_torch()
         self.pipe = pipeline.load(job.model, job.environment, dtype)
         load_s = clock.lap()
         self.channel.enter("apply")
@@ -79,7 +79,7 @@ class Bench:
         self.channel.enter("compile")
         call = self.caller(first)
         rejected = self.first_call(call, first, folder)
-        self.clock.wait()
+        self.clock.synchronize()
         first_call_s = clock.lap()
         if rejected is not None:
             return Build(
@@ -99,7 +99,7 @@ class Bench:
         found = None
         if job.probe:
             self.channel.enter("probe")
-            found = roofline.probe(partial(self.draw_steps, first), self.pipe, job.environment, first.batch)
+            found = roofline.measure_roofline(partial(self.draw_steps, first), self.pipe, job.environment, first.batch)
         return Build(
             changes=changes, load_s=load_s, apply_s=apply_s, first_call_s=first_call_s, compile_s=compile_s,
             trace=summary, verdict=verdict, roofline=found,
@@ -114,15 +114,15 @@ class Bench:
         if not self.breaks_reject():
             call()
             return None
-        with calls_replaced(denoisers(self.pipe), dynamo.strict):
-            breaks = dynamo.breaks(call)
+        with patch_calls(denoisers(self.pipe), dynamo.error_on_graph_break):
+            breaks = dynamo.breaks_graph(call)
         if not breaks:
             return None
         found = self.trace_pieces(point, folder)
         if found is not None and found[1].status != "clean":
             return found
         self.channel.enter("compile")
-        self.compile_log = dynamo.start_afresh()
+        self.compile_log = dynamo.restart_compile_log()
         call()
         return None
 
@@ -141,7 +141,7 @@ class Bench:
             except Exception as error:
                 traceback.print_exception(error)
                 return None
-            if all(sources.is_beside_denoiser(found.source) for found in self.compile_log.read().breaks):
+            if all(sources.is_outside_denoiser(found.source) for found in self.compile_log.read().breaks):
                 return None
             self.channel.enter("trace")
             summary, verdict = self.trace(point, folder, asks_for_graphs=False)
@@ -180,7 +180,7 @@ class Bench:
                 diagnostic = read.load(
                     capture.capture(call, self.pipe.scheduler, Path(scratch), "diagnostic", stacks=True)
                 )
-            verdict = gate.name_sources(verdict, diagnostic)
+            verdict = gate.add_source_lines(verdict, diagnostic)
         return summarise(trace), verdict
 
     def time_ahead(self) -> None:
@@ -207,7 +207,7 @@ class Bench:
         self.channel.enter("score", point.index)
         self.drawn_s = []
         quality = self.quality(point)
-        if timing.predicted_from is not None and len(self.drawn_s) >= SURE_SAMPLES and not self.profiled:
+        if timing.predicted_from is not None and len(self.drawn_s) >= MIN_SAMPLES and not self.profiled:
             generation_s = median_interval(self.drawn_s)
             timing = msgspec.structs.replace(timing, generation_s=generation_s)
             if prediction.is_contradicted(timing.latency_s, generation_s):
@@ -221,7 +221,7 @@ class Bench:
             return None
         cost = prediction.fit({steps: timing.latency_s for steps, timing in known.items()})
         target_s = self.job.workload.latency_target_s
-        return prediction.timing(cost, point.steps, point.batch, target_s), self.memories[point.batch]
+        return prediction.predicted_timing(cost, point.steps, point.batch, target_s), self.memories[point.batch]
 
     def timed(self, point: Point) -> tuple[Timing, Memory]:
         """Latency with the profiler off, peak memory, and where the time goes."""
@@ -297,14 +297,14 @@ class Bench:
         """How many graphs this process has compiled so far."""
         return self.compile_log.read().unique_graphs
 
-    def watch(self) -> telemetry.Watch | telemetry.Blind | None:
+    def watch(self) -> telemetry.GpuMonitor | telemetry.UnavailableMonitor | None:
         """Who looks at the GPU while a point is timed; None on a CPU."""
         if not self.cuda:
             return None
         import torch
 
-        self.nvml = self.nvml or telemetry.Nvml.of_torch()
-        return self.nvml.watch(torch.cuda.memory_reserved)
+        self.nvml = self.nvml or telemetry.Nvml.for_torch()
+        return self.nvml.monitor(torch.cuda.memory_reserved)
 
     def memory(self) -> Memory:
         if self.cuda:
