@@ -1,9 +1,8 @@
 """`tune run` as a user types it, on the pipeline that comes with the package, and what it leaves behind.
 
-A machine whose neighbours take half of its time gets through 11 trials from 3 builds in 300 s (see the README), a quiet
-one through twice as many. The bounds leave room for the former, a study that could confirm nothing yet is given more
-time as its user would give it, and what a fresh process reproduces is the gain over a baseline that is measured beside
-it.
+All tests look at one study. It starts with the first budget, which is enough on a quiet machine. A slower machine gets
+through half as many trials, so a study that has not found all that the tests look for gets the next budget, as its user
+would give it. The gain that fresh processes reproduce is over a baseline that is measured beside them.
 """
 
 from __future__ import annotations
@@ -21,12 +20,13 @@ from typing import Any
 import pytest
 from machine import Machine
 
-from tuner.records.codec import read
+from tuner.records.codec import Value, read
 from tuner.records.outcome import Outcome
 from tuner.records.quality import NoiseFloor
 from tuner.result.config import BestConfig
 
 CALLS = 9
+MIN_TRIALS, MIN_BUILDS, MIN_FRONT = 10, 3, 3
 
 TIME_A_PIPELINE = f"""
 import json, sys, time, torch, tuner
@@ -53,31 +53,48 @@ median_s = sorted(times)[{CALLS // 2}]
 print(json.dumps({{"s_per_image": median_s / batch, "count": len(images[-1]), "size": images[-1][0].size}}))
 """
 
-MORE_TIME = ("8m", "11m")
+BUDGETS_S = (210, 330, 480, 660)
+"""The second is the command's default."""
+
+MAX_OVERTIME_S = 70
+"""What a run may take beyond its budget: it starts, judges the finalists and writes the report."""
 
 
 class Study:
-    """One run of the command: what it printed, how long it took, and its folder."""
+    """A study with a budget that suffices: its folder, what the last run printed, and how long the first took."""
 
     def __init__(self, device: str, out: Path) -> None:
         self.device = device
         self.out = out
-        start = time.monotonic()
-        self.run()
-        self.wall_s = time.monotonic() - start
-        for budget in MORE_TIME:
-            if self.best.chosen.trial == self.best.baseline.trial:
-                self.run("--budget", budget)
+        for budget_s in BUDGETS_S:
+            self.command = ["tune", "run", "--device", device, "--out", str(out), "--budget", f"{budget_s}s"]
+            start = time.monotonic()
+            self.run()
+            if budget_s == BUDGETS_S[0]:
+                self.first_run_s = time.monotonic() - start
+            if self.is_enough():
+                break
 
-    def run(self, *options: str) -> None:
-        command = ["tune", "run", "--device", self.device, "--out", str(self.out), *options]
+    def run(self) -> None:
         self.process = subprocess.run(
-            command, capture_output=True, text=True, cwd=self.out, timeout=800, env=all_threads()
+            self.command, capture_output=True, text=True, cwd=self.out, timeout=800, env=all_threads()
         )
         assert self.process.returncode == 0, self.process.stdout + self.process.stderr
         (self.folder,) = self.out.iterdir()
         self.best = read(self.folder / "best_config.json", BestConfig)
         self.outcomes = [read(path, Outcome) for path in sorted(self.folder.glob("trials/*/outcome.json"))]
+
+    def is_enough(self) -> bool:
+        """Whether there are trials, a rejected one and a confirmed gain to look at."""
+        is_gain = self.best.chosen.trial != self.best.baseline.trial
+        is_searched = len(self.outcomes) >= MIN_TRIALS and len(self.builds()) >= MIN_BUILDS
+        return is_gain and is_searched and len(self.best.front) >= MIN_FRONT and bool(self.rejected())
+
+    def builds(self) -> set[tuple[str, Value]]:
+        return {(outcome.build_key, outcome.values["batch"]) for outcome in self.outcomes}
+
+    def rejected(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.status == "rejected"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,26 +112,25 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone(as_a_module=True)]
 
 
 def test_it_ends_by_itself_in_time(study: Study) -> None:
-    assert study.wall_s < 400
+    assert study.first_run_s < BUDGETS_S[0] + MAX_OVERTIME_S
 
 
 def test_it_records_many_trials_from_several_builds(study: Study) -> None:
-    assert len(study.outcomes) >= 10
-    assert len({(outcome.build_key, outcome.values["batch"]) for outcome in study.outcomes}) >= 3
+    assert len(study.outcomes) >= MIN_TRIALS
+    assert len(study.builds()) >= MIN_BUILDS
 
 
 def test_a_graph_break_is_rejected_at_its_line(study: Study) -> None:
-    rejected = [outcome for outcome in study.outcomes if outcome.status == "rejected"]
-    verdicts = [outcome.build.verdict for outcome in rejected if outcome.build and outcome.build.verdict]
+    verdicts = [outcome.build.verdict for outcome in study.rejected() if outcome.build and outcome.build.verdict]
     findings = [finding for verdict in verdicts for finding in verdict.findings]
     assert any(f.kind == "graph break" and "first_block_cache.py:" in f.source for f in findings)
-    for outcome in rejected:
+    for outcome in study.rejected():
         assert list((study.folder / f"trials/{outcome.number:04}").glob("*.trace.json.gz"))
 
 
 def test_the_choice_is_cheaper_and_as_good(study: Study) -> None:
     best = study.best
-    assert len(best.front) >= 3
+    assert len(best.front) >= MIN_FRONT
     assert best.chosen.cost_usd_per_1000_images < best.baseline.cost_usd_per_1000_images
     assert best.speed_up_confirmed
     assert best.chosen.quality_difference.low >= -best.quality_tolerance
@@ -149,9 +165,7 @@ def test_tensorboard_can_show_it(study: Study) -> None:
 
 def test_the_same_command_has_nothing_left_to_do(study: Study) -> None:
     before = {path: path.read_bytes() for path in study.folder.glob("trials/*/outcome.json")}
-    again = subprocess.run(
-        ["tune", "run", "--device", study.device, "--out", str(study.folder.parent)], capture_output=True, timeout=120
-    )
+    again = subprocess.run(study.command, capture_output=True, timeout=120)
     assert again.returncode == 0
     assert {path: path.read_bytes() for path in study.folder.glob("trials/*/outcome.json")} == before
     best = read(study.folder / "best_config.json", BestConfig)
