@@ -39,7 +39,7 @@ from tuner.knobs import KNOBS, apply_knobs, baseline
 from tuner.model import pipeline
 from tuner.quality.guards import InvalidImage
 from tuner.quality.images import Images
-from tuner.quality.metrics import METRICS, Setting
+from tuner.quality.metrics import METRICS, MetricContext
 from tuner.quality.panel import Judge
 from tuner.records.codec import Values
 from tuner.records.model import Workload
@@ -221,7 +221,7 @@ class Bench:
         self.drawn: Any = None
         many = (os.cpu_count() or 1) >= MANY_CORES
         self.pool = ProcessPoolExecutor(8, mp_context=get_context("spawn")) if many else None
-        self.setting = Setting(self.here.device, pipeline.scorer_source(self.model), {})
+        self.context = MetricContext(self.here.device, pipeline.scorer_source(self.model), {})
 
     def refusal(self, candidate: Candidate) -> str | None:
         """Why a candidate cannot be had here. That it would be slow uncompiled does not matter to its images."""
@@ -271,8 +271,8 @@ class Bench:
 
     def axis(self, images: Any) -> list[float]:
         """The scores of images, whatever the guards say of them."""
-        stills = Images.drawn(np.nan_to_num(images), self.workload.prompts)
-        return list(METRICS["clip_score"].scores(stills, stills, self.setting))
+        stills = Images.from_pipeline(np.nan_to_num(images), self.workload.prompts)
+        return list(METRICS["clip_score"].scores(stills, stills, self.context))
 
     def row(self, candidate: Candidate) -> dict[str, Any]:
         """Draw and judge one candidate."""
@@ -305,7 +305,7 @@ class Bench:
             "clip_score": sum(scores) / len(scores), "scores": scores,
             "rejected": rejected, "difference": shown(quality) if quality else None,
             "parts": self.passes(drawn[-1], self.drawn) if candidate.kind == "harmless" else [],
-            "flags": list(quality.flags) if quality else [], "noise_floor": noise.axis if noise else None,
+            "flags": list(quality.flags) if quality else [], "noise_floor": noise.max_difference if noise else None,
             "scoring_64_images_s": scoring_seconds(self, drawn[-1]) if candidate.kind == "baseline" else None,
             "denoiser_error": error.mean if error else None, "seconds": time.perf_counter() - started,
         }  # fmt: skip
@@ -319,7 +319,7 @@ class Bench:
             workload = msgspec.structs.replace(
                 self.workload, prompts=self.workload.prompts[part], seeds=self.workload.seeds[part]
             )
-            judge = Judge("clip_score", self.setting, workload)
+            judge = Judge("clip_score", self.context, workload)
             with tempfile.TemporaryDirectory() as scratch:
                 own = judge.judge(baseline[part], None, Path(scratch) / "baseline")
                 known = Reference(images=str(Path(scratch) / "baseline"), scores=own.scores)
@@ -357,9 +357,9 @@ def reliability(rows: list[dict[str, Any]], of: str) -> float:
 def scoring_seconds(bench: Bench, images: Any) -> float:
     """Seconds to score 64 images, the scorer loaded."""
     repeated = np.resize(images, (64, *images.shape[1:]))
-    stills = Images.drawn(repeated, [bench.workload.prompts[i % len(bench.captions)] for i in range(64)])
+    stills = Images.from_pipeline(repeated, [bench.workload.prompts[i % len(bench.captions)] for i in range(64)])
     started = time.perf_counter()
-    METRICS["clip_score"].scores(stills, stills, bench.setting)
+    METRICS["clip_score"].scores(stills, stills, bench.context)
     return time.perf_counter() - started
 
 
@@ -373,9 +373,9 @@ def clip_l_images_per_s(device: str) -> float:
         write_clip(Path(folder), hidden=(768, 1024), layers=(12, 24), heads=(12, 16), image_size=224, patch_size=14)
         clip = Clip(folder, device)
         stills = np.random.default_rng(0).random((128, 512, 512, 3), np.float32)
-        clip.of_images(Images(stills[:8], [""] * 8))
+        clip.embed_images(Images(stills[:8], [""] * 8))
         started = time.perf_counter()
-        clip.of_images(Images(stills, [""] * len(stills)))
+        clip.embed_images(Images(stills, [""] * len(stills)))
         return len(stills) / (time.perf_counter() - started)
 
 

@@ -24,7 +24,7 @@ from drawing import own_process_state
 from tuner.hardware.environment import detect
 from tuner.knobs import KNOBS, apply_knobs, call_arguments
 from tuner.model import pipeline
-from tuner.quality.panel import flat
+from tuner.quality.panel import to_stills
 from tuner.quality.similarity import psnr_and_ssim
 from tuner.records.codec import Value, Values
 from tuner.records.gate import GatePolicy
@@ -96,7 +96,7 @@ class Family:
         indices = [[0, 1]] if values["batch"] == 2 else [[0], [1]]
         arguments = call_arguments(values)
         drawn = [pipeline.generate(pipe, self.workload, pair, arguments, output_type="np") for pair in indices]
-        return flat(np.concatenate(drawn))
+        return to_stills(np.concatenate(drawn))
 
     def build(self, values: Values) -> tuple[dict[str, str], Any]:
         """What was changed, and what is drawn then."""

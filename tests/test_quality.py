@@ -15,7 +15,7 @@ from tuner.quality import panel, similarity
 from tuner.quality.clip import Clip
 from tuner.quality.guards import MIN_DEVIATION, InvalidImage, check
 from tuner.quality.images import Images
-from tuner.quality.metrics import Setting
+from tuner.quality.metrics import MetricContext
 from tuner.quality.statistics import paired_difference
 from tuner.records.model import Workload
 from tuner.records.quality import Reference, SpotCheck
@@ -111,7 +111,7 @@ def test_psnr_is_of_each_image_and_has_a_ceiling() -> None:
     changed = reference.copy()
     changed[1] = np.clip(changed[1] + 0.2, 0, 1)
     psnr, ssim = similarity.psnr_and_ssim(changed, reference)
-    assert psnr[0] == psnr[2] == similarity.HIGHEST_PSNR_DB
+    assert psnr[0] == psnr[2] == similarity.MAX_PSNR_DB
     assert psnr[1] < 20
     assert ssim[0] == ssim[2] == pytest.approx(1.0)
     assert ssim[1] < 0.99
@@ -132,7 +132,7 @@ def test_ssim_of_an_inverted_image_is_negative_and_of_other_noise_near_zero() ->
 
 def test_saved_images_come_back_in_their_order(tmp_path: Path) -> None:
     drawn, prompts = images(12), [str(index) for index in range(12)]
-    Images.drawn(drawn, prompts).save(tmp_path / "new" / "images")
+    Images.from_pipeline(drawn, prompts).save(tmp_path / "new" / "images")
     assert np.abs(Images.load(tmp_path / "new" / "images", prompts).stills - drawn).max() < 1e-6
     first = Images.load(tmp_path / "new" / "images", prompts, count=3)
     assert first.prompts == ("0", "1", "2")
@@ -173,7 +173,7 @@ def test_the_interval_is_the_same_every_time() -> None:
 
 @pytest.fixture
 def known(tmp_path: Path) -> SpotCheck:
-    Images.drawn(images(), WORKLOAD.prompts).save(tmp_path / "known")
+    Images.from_pipeline(images(), WORKLOAD.prompts).save(tmp_path / "known")
     return SpotCheck(images=str(tmp_path / "known"))
 
 
@@ -199,17 +199,17 @@ def test_the_spot_check_has_guards(known: SpotCheck) -> None:
 
 
 @pytest.fixture(scope="module")
-def setting(tiny_scorer: Path) -> Setting:
-    return Setting("cpu", str(tiny_scorer), {})
+def context(tiny_scorer: Path) -> MetricContext:
+    return MetricContext("cpu", str(tiny_scorer), {})
 
 
-def judge(setting: Setting, metric: str = "clip_score") -> panel.Judge:
-    return panel.Judge(metric, setting, WORKLOAD)
+def judge(context: MetricContext, metric: str = "clip_score") -> panel.Judge:
+    return panel.Judge(metric, context, WORKLOAD)
 
 
-def test_a_score_is_100_times_the_cosine_and_independent_of_its_neighbours(setting: Setting) -> None:
+def test_a_score_is_100_times_the_cosine_and_independent_of_its_neighbours(context: MetricContext) -> None:
     def scores(drawn: Any, prompts: tuple[str, ...]) -> tuple[float, ...]:
-        return judge(setting).scores(Images.drawn(drawn, prompts), None)
+        return judge(context).scores(Images.from_pipeline(drawn, prompts), None)
 
     together = scores(images(), WORKLOAD.prompts)
     alone = [scores(images()[index : index + 1], (prompt,))[0] for index, prompt in enumerate(WORKLOAD.prompts)]
@@ -218,13 +218,13 @@ def test_a_score_is_100_times_the_cosine_and_independent_of_its_neighbours(setti
     assert len(set(together)) == 3
 
 
-def test_the_panel_scores_saves_and_compares_prompt_by_prompt(setting: Setting, tmp_path: Path) -> None:
-    baseline = judge(setting).judge(images(), None, tmp_path / "baseline")
+def test_the_panel_scores_saves_and_compares_prompt_by_prompt(context: MetricContext, tmp_path: Path) -> None:
+    baseline = judge(context).judge(images(), None, tmp_path / "baseline")
     assert baseline.difference.low == baseline.difference.high == 0.0
     assert baseline.mean == pytest.approx(sum(baseline.scores) / 3)
     reference = Reference(images=str(tmp_path / "baseline"), scores=baseline.scores, floor=0.01)
 
-    same = judge(setting).judge(images(), reference, tmp_path / "same")
+    same = judge(context).judge(images(), reference, tmp_path / "same")
     assert same.scores == pytest.approx(baseline.scores)
     assert same.psnr_db is not None
     assert same.psnr_db > 90
@@ -232,7 +232,7 @@ def test_the_panel_scores_saves_and_compares_prompt_by_prompt(setting: Setting, 
     assert same.difference.value == pytest.approx(0.0, abs=1e-4)
     assert same.flags == ()
 
-    other = judge(setting).judge(images(seed=5), reference, tmp_path / "other")
+    other = judge(context).judge(images(seed=5), reference, tmp_path / "other")
     assert other.psnr_db is not None
     assert other.psnr_db < 12
     assert other.difference.value == pytest.approx(other.mean - baseline.mean, abs=1e-4)
@@ -240,39 +240,39 @@ def test_the_panel_scores_saves_and_compares_prompt_by_prompt(setting: Setting, 
     assert sorted(pngs) == ["0000.png", "0001.png", "0002.png"]
 
 
-def test_what_was_embedded_once_is_read_back(setting: Setting, tmp_path: Path) -> None:
-    judge(setting).judge(images(), None, tmp_path / "images")
+def test_what_was_embedded_once_is_read_back(context: MetricContext, tmp_path: Path) -> None:
+    judge(context).judge(images(), None, tmp_path / "images")
     kept = Images.load(tmp_path / "images", WORKLOAD.prompts)
-    fresh = Images.drawn(images(), WORKLOAD.prompts)
-    assert np.allclose(kept.features[setting.scorer], setting.clip.of_images(fresh), atol=1e-5)
+    fresh = Images.from_pipeline(images(), WORKLOAD.prompts)
+    assert np.allclose(kept.features[context.scorer], context.clip.embed_images(fresh), atol=1e-5)
 
 
 def test_an_axis_of_which_less_is_better_is_turned_round(
-    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: MetricContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tuner.quality.metrics import METRICS
 
     monkeypatch.setattr(type(METRICS["ssim"]), "higher_is_better", False)
-    baseline = judge(setting, "ssim").judge(images(), None, tmp_path / "baseline")
+    baseline = judge(context, "ssim").judge(images(), None, tmp_path / "baseline")
     assert baseline.scores == (-1.0, -1.0, -1.0)
     reference = Reference(images=str(tmp_path / "baseline"), scores=baseline.scores)
-    other = judge(setting, "ssim").judge(images(seed=5), reference, tmp_path / "other")
+    other = judge(context, "ssim").judge(images(seed=5), reference, tmp_path / "other")
     assert other.difference.value == pytest.approx(1 - other.ssim if other.ssim is not None else None, abs=1e-4)
 
 
-def test_images_that_are_suddenly_better_are_flagged(setting: Setting, tmp_path: Path) -> None:
-    baseline = judge(setting).judge(images(), None, tmp_path / "baseline")
+def test_images_that_are_suddenly_better_are_flagged(context: MetricContext, tmp_path: Path) -> None:
+    baseline = judge(context).judge(images(), None, tmp_path / "baseline")
     lower = tuple(score - 5 for score in baseline.scores)
     better = Reference(images=str(tmp_path / "baseline"), scores=lower, floor=0.5)
-    (flag,) = judge(setting).judge(images(), better, tmp_path / "better").flags
+    (flag,) = judge(context).judge(images(), better, tmp_path / "better").flags
     assert "better than the baseline" in flag
     within = Reference(images=str(tmp_path / "baseline"), scores=lower, floor=6.0)
-    assert judge(setting).judge(images(), within, tmp_path / "within").flags == ()
+    assert judge(context).judge(images(), within, tmp_path / "within").flags == ()
 
 
-def test_the_panel_scores_no_broken_images(setting: Setting, tmp_path: Path) -> None:
+def test_the_panel_scores_no_broken_images(context: MetricContext, tmp_path: Path) -> None:
     with pytest.raises(InvalidImage):
-        judge(setting).judge(np.zeros((3, SIDE, SIDE, 3)), None, tmp_path / "none")
+        judge(context).judge(np.zeros((3, SIDE, SIDE, 3)), None, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
@@ -290,13 +290,13 @@ def test_the_demo_scorer_takes_64_images_in_two_seconds() -> None:
     from tuner.demo import SCORER_DIR
     from tuner.quality.metrics import METRICS
 
-    setting = Setting("cpu", str(SCORER_DIR), {})
+    context = MetricContext("cpu", str(SCORER_DIR), {})
     stills = np.random.default_rng(0).random((64, 64, 64, 3), np.float32)
-    drawn = Images.drawn(stills, [f"a large red circle above {index} squares" for index in range(64)])
+    drawn = Images.from_pipeline(stills, [f"a large red circle above {index} squares" for index in range(64)])
     warm = drawn.first(2)
-    METRICS["clip_score"].scores(warm, warm, setting)
+    METRICS["clip_score"].scores(warm, warm, context)
     began = time.monotonic()
-    assert len(METRICS["clip_score"].scores(drawn, drawn, setting)) == 64
+    assert len(METRICS["clip_score"].scores(drawn, drawn, context)) == 64
     assert time.monotonic() - began < 2
 
 
@@ -306,21 +306,21 @@ def test_the_demo_scorer_takes_64_images_in_two_seconds() -> None:
 def test_the_spot_check_knows_videos_that_were_scored_on_some_prompts_only(tmp_path: Path) -> None:
     many = Workload(prompts=tuple(map(str, range(6))), seeds=tuple(range(6)), height=SIDE, width=SIDE)
     videos = np.random.default_rng(0).random((3, 9, SIDE, SIDE, 3), np.float32)
-    Images.drawn(videos, many.prompts[:3]).save(tmp_path / "early")
+    Images.from_pipeline(videos, many.prompts[:3]).save(tmp_path / "early")
     early = SpotCheck(images=str(tmp_path / "early"))
     assert panel.same_images(videos[:2], early, many)
     assert not panel.same_images(videos[1:], early, many)
-    Images.drawn(videos[:1], many.prompts[:1]).save(tmp_path / "one")
+    Images.from_pipeline(videos[:1], many.prompts[:1]).save(tmp_path / "one")
     assert panel.same_images(videos[:2], SpotCheck(images=str(tmp_path / "one")), many)
 
 
 def test_a_folder_that_is_not_whole_is_refused_where_all_prompts_are_wanted(tmp_path: Path) -> None:
-    Images.drawn(images()[:2], WORKLOAD.prompts[:2]).save(tmp_path)
-    with pytest.raises(FileNotFoundError, match="2 stills are not those of 3 prompts"):
+    Images.from_pipeline(images()[:2], WORKLOAD.prompts[:2]).save(tmp_path)
+    with pytest.raises(FileNotFoundError, match="2 stills do not fit 3 prompts"):
         Images.load(tmp_path, WORKLOAD.prompts)
-    assert len(Images.load(tmp_path, WORKLOAD.prompts, each=1).prompts) == 2
+    assert len(Images.load(tmp_path, WORKLOAD.prompts, stills_per_prompt=1).prompts) == 2
     with pytest.raises(FileNotFoundError, match="no images"):
-        Images.load(tmp_path / "nowhere", WORKLOAD.prompts, each=1)
+        Images.load(tmp_path / "nowhere", WORKLOAD.prompts, stills_per_prompt=1)
 
 
 # ---- a CLIP model that is not whole ---------------------------------------------------------------------------------

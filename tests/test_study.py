@@ -691,12 +691,12 @@ def test_a_variation_that_was_drawn_late_counts_in_the_floor(bench: Bench, worke
     with bench.study() as found:
         assert found.ledger.quality_floor is None
         found.ledger.record_noise_floor(
-            NoiseFloor(axis=None, variations={}, unavailable_reasons=("compiled: no compiler",))
+            NoiseFloor(max_difference=None, variations={}, unavailable_reasons=("compiled: no compiler",))
         )
         assert found.ledger.quality_floor is None
         found.tell_noise_floor()
         assert "compiled: no compiler" in bench.told.notes[-1]
-        found.ledger.record_noise_floor(NoiseFloor(axis=0.3, variations={"compiled": "/folder"}))
+        found.ledger.record_noise_floor(NoiseFloor(max_difference=0.3, variations={"compiled": "/folder"}))
         assert found.ledger.quality_floor == 0.3
     with bench.study() as again:
         assert again.ledger.quality_floor == 0.3

@@ -26,7 +26,7 @@ def baseline_reference(folder: Path, quality: Quality) -> Reference:
         scores=quality.scores,
         other_seeds=str(others) if others.is_dir() else None,
         denoiser=str(recorded) if recorded.is_file() else None,
-        floor=quality.noise.axis if quality.noise else None,
+        floor=quality.noise.max_difference if quality.noise else None,
     )
 
 

@@ -17,7 +17,7 @@ from tuner.errors import BadInput
 from tuner.quality import strips
 from tuner.quality.examine import examine
 from tuner.quality.images import Images
-from tuner.quality.metrics import METRICS, Setting
+from tuner.quality.metrics import METRICS, MetricContext
 from tuner.quality.metrics.distribution import Fid
 from tuner.records.codec import decode, encode
 from tuner.records.model import Workload
@@ -44,7 +44,7 @@ def panel(tmp_path_factory: pytest.TempPathFactory, tiny_scorer: Path) -> tuple[
         "varied": np.clip(stills()[:4] + 0.02 * stills(2)[:4], 0, 1),
     }
     for name, images in drawn.items():
-        Images.drawn(images, PROMPTS[: len(images)]).save(folder / name)
+        Images.from_pipeline(images, PROMPTS[: len(images)]).save(folder / name)
     job = PanelJob(
         workload=WORKLOAD, device="cpu", scorer=str(tiny_scorer), policy=QualityPolicy(metric_paths={}),
         images={int(name): str(folder / name) for name in ("0", "3", "5", "7")}, strips=str(folder / "strips"),
@@ -113,7 +113,7 @@ def test_a_strip_says_what_its_rows_and_columns_are(panel: tuple[Panel, Path]) -
 
 
 def test_the_users_own_metric_is_among_them(tmp_path: Path, tiny_scorer: Path) -> None:
-    Images.drawn(stills(), PROMPTS).save(tmp_path / "0")
+    Images.from_pipeline(stills(), PROMPTS).save(tmp_path / "0")
     job = PanelJob(
         workload=WORKLOAD, device="cpu", scorer=str(tiny_scorer), policy=QualityPolicy(metric="nowhere:at_all"),
         images={0: str(tmp_path / "0")}, strips=str(tmp_path / "strips"),
@@ -155,7 +155,7 @@ def test_the_tolerance_is_the_metrics_own_unless_it_is_set(tmp_path: Path) -> No
 
 def asked(folder: Path, scorer: Path, **changes: Any) -> PanelJob:
     for trial, images in {0: stills(), 3: 0.5 * stills() + 0.25}.items():
-        Images.drawn(images, PROMPTS).save(folder / str(trial))
+        Images.from_pipeline(images, PROMPTS).save(folder / str(trial))
     job = PanelJob(
         workload=WORKLOAD, device="cpu", scorer=str(scorer), policy=QualityPolicy(metric="ssim"),
         images={trial: str(folder / str(trial)) for trial in (0, 3)}, strips=str(folder / "strips"),
@@ -209,11 +209,11 @@ def test_weights_are_fetched_only_when_asked_for(
         monkeypatch.setenv(variable, str(tmp_path / ".cache" if variable != "HOME" else tmp_path))
     for variable in ("TORCH_HOME", "HF_HOME"):
         monkeypatch.delenv(variable, raising=False)
-    unnamed = METRICS[name].unavailable_reason(Setting("cpu", "", {}, {"ssim"}))
+    unnamed = METRICS[name].unavailable_reason(MetricContext("cpu", "", {}, {"ssim"}))
     assert unnamed is not None
     assert f"--quality {name}" in unnamed
-    assert METRICS[name].unavailable_reason(Setting("cpu", "", {}, {name})) is None
-    assert METRICS[name].unavailable_reason(Setting("cpu", "", {})) is None
+    assert METRICS[name].unavailable_reason(MetricContext("cpu", "", {}, {name})) is None
+    assert METRICS[name].unavailable_reason(MetricContext("cpu", "", {})) is None
     cache = tmp_path / ".cache"
     for file in (
         "torch/hub/checkpoints/alexnet-owt-7be5be79.pth", "ImageReward/ImageReward.pt", "ImageReward/med_config.json",
@@ -223,13 +223,13 @@ def test_weights_are_fetched_only_when_asked_for(
     ):  # fmt: skip
         (cache / file).parent.mkdir(parents=True, exist_ok=True)
         (cache / file).touch()
-    assert METRICS[name].unavailable_reason(Setting("cpu", "", {}, {"ssim"})) is None
+    assert METRICS[name].unavailable_reason(MetricContext("cpu", "", {}, {"ssim"})) is None
 
 
 def test_fid_has_no_verdict(tmp_path: Path, tiny_scorer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Fid, "unavailable_reason", lambda *_: None)
     monkeypatch.setattr(Fid, "features", lambda _, of, __: of.stills.reshape(len(of.stills), -1)[:, :64])
-    Images.drawn(stills(2)[:4], PROMPTS[:4]).save(tmp_path / "varied")
+    Images.from_pipeline(stills(2)[:4], PROMPTS[:4]).save(tmp_path / "varied")
     fid = {
         trial: found["fid"]
         for trial, found in examine(
@@ -243,7 +243,7 @@ def test_fid_has_no_verdict(tmp_path: Path, tiny_scorer: Path, monkeypatch: pyte
 
 def test_a_finalist_of_too_few_images_costs_no_other_the_metric(tmp_path: Path, tiny_scorer: Path) -> None:
     job = asked(tmp_path, tiny_scorer)
-    Images.drawn(stills(3)[:2], PROMPTS[:2]).save(tmp_path / "2")
+    Images.from_pipeline(stills(3)[:2], PROMPTS[:2]).save(tmp_path / "2")
     found = examine(msgspec.structs.replace(job, images={**job.images, 2: str(tmp_path / "2")}))
     assert "cmmd" in found.finalists[3]
     assert "cmmd" not in found.finalists[2]

@@ -23,7 +23,7 @@ def outcome(number: int, reused_from: int | None = None) -> Any:
 
 
 def rounded(name: str) -> NoiseFloor:
-    return NoiseFloor(axis=0.1, variations={name: f"/variations/{name}"})
+    return NoiseFloor(max_difference=0.1, variations={name: f"/variations/{name}"})
 
 
 def study(folder: Path, notes: list[str]) -> Any:

@@ -110,8 +110,8 @@ def test_a_video_is_compared_with_its_own_counterpart() -> None:
     videos = scenes()[:, None].repeat(9, 1)
     white = videos.copy()
     white[6] = np.random.default_rng(1).random((9, SIDE, SIDE, 3))
-    stills = Images.drawn(white, WORKLOAD.prompts).stills
+    stills = Images.from_pipeline(white, WORKLOAD.prompts).stills
     check(white, COUNT, WORKLOAD, baseline=stills)
     check(white, COUNT, WORKLOAD, baseline=white)
     with pytest.raises(InvalidImage, match="image 6 is noise"):
-        check(white, COUNT, WORKLOAD, baseline=Images.drawn(videos, WORKLOAD.prompts).stills)
+        check(white, COUNT, WORKLOAD, baseline=Images.from_pipeline(videos, WORKLOAD.prompts).stills)

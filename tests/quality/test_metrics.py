@@ -12,10 +12,10 @@ import pytest
 
 from tuner.errors import BadInput, Unavailable
 from tuner.quality import panel
-from tuner.quality.images import Images, flat, judged_frames
-from tuner.quality.metrics import AXES, METRICS, CustomMetric, Metric, Setting, axis, metric
+from tuner.quality.images import Images, select_frames, to_stills
+from tuner.quality.metrics import METRICS, OBJECTIVES, CustomMetric, Metric, MetricContext, get_metric, get_objective
 from tuner.quality.metrics.distribution import frechet, mmd
-from tuner.quality.metrics.fidelity import scales
+from tuner.quality.metrics.fidelity import scale_weights
 
 PROMPTS = ("a red circle", "a blue square", "a green cross", "a small yellow circle", "a cross", "a large circle")
 SIDE = 48
@@ -31,8 +31,8 @@ def images(seed: int = 0, frames: int = 1, blur: float = 0.0) -> Images:
 
 
 @pytest.fixture(scope="module")
-def setting(tiny_scorer: Path) -> Setting:
-    return Setting("cpu", str(tiny_scorer), {"preference": str(tiny_scorer)})
+def context(tiny_scorer: Path) -> MetricContext:
+    return MetricContext("cpu", str(tiny_scorer), {"preference": str(tiny_scorer)})
 
 
 every = pytest.mark.parametrize("name", list(METRICS))
@@ -48,64 +48,64 @@ def test_a_metric_says_what_it_is(name: str) -> None:
     assert found.__doc__
     assert all((found.title, found.unit, found.needs, found.cost))
     assert found.tolerance is None or found.tolerance > 0
-    assert (found.tolerance is not None) == (name in AXES)
+    assert (found.tolerance is not None) == (name in OBJECTIVES)
 
 
 @every
-def test_a_metric_measures_or_says_why_it_cannot(name: str, setting: Setting) -> None:
+def test_a_metric_measures_or_says_why_it_cannot(name: str, context: MetricContext) -> None:
     found, ours, baseline = METRICS[name], images(blur=0.3), images()
-    reason = found.unavailable(setting, ours)
+    reason = found.skip_reason(context, ours)
     if reason:
         assert len(reason.splitlines()) == 1
-        assert any(word in reason for word in ("pip install", "--metric", "no time", "too few")), reason
+        assert any(word in reason for word in ("pip install", "--metric", "no frames", "too few")), reason
         return
-    value, difference, better = panel.compare(found, ours, baseline, setting)
+    value, difference, better = panel.compare(found, ours, baseline, context)
     for estimate in filter(None, (value, difference, better)):
         assert estimate.low <= estimate.value <= estimate.high
         assert all(map(math.isfinite, (estimate.low, estimate.value, estimate.high)))
-    if found.distance(ours, baseline, setting) is None:
-        scores = found.scores(ours, baseline, setting)
+    if found.distance(ours, baseline, context) is None:
+        scores = found.scores(ours, baseline, context)
         assert len(scores) == len(PROMPTS)
-        assert scores == found.scores(images(blur=0.3), images(), setting)
+        assert scores == found.scores(images(blur=0.3), images(), context)
 
 
 @every
-def test_the_baseline_scores_what_a_metric_says_it_does(name: str, setting: Setting) -> None:
+def test_the_baseline_scores_what_a_metric_says_it_does(name: str, context: MetricContext) -> None:
     found, baseline = METRICS[name], images()
-    if reason := found.unavailable(setting, baseline):
+    if reason := found.skip_reason(context, baseline):
         pytest.skip(reason)
-    if found.own_value is not None:
-        assert found.scores(baseline, images(), setting) == pytest.approx([found.own_value] * 6, abs=1e-3)
-    distance = found.distance(baseline, images(), setting)
+    if found.identity_score is not None:
+        assert found.scores(baseline, images(), context) == pytest.approx([found.identity_score] * 6, abs=1e-3)
+    distance = found.distance(baseline, images(), context)
     if distance is not None:
         assert distance.value == pytest.approx(0.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name, found in METRICS.items() if found.against == "baseline"])
-def test_more_damage_is_worse(name: str, setting: Setting) -> None:
+@pytest.mark.parametrize("name", [name for name, found in METRICS.items() if found.compared_with == "baseline"])
+def test_more_damage_is_worse(name: str, context: MetricContext) -> None:
     found, baseline = METRICS[name], images()
-    if reason := found.unavailable(setting, baseline):
+    if reason := found.skip_reason(context, baseline):
         pytest.skip(reason)
-    better = [panel.compare(found, images(blur=blur), baseline, setting)[2].value for blur in (0.0, 0.2, 0.8)]
+    better = [panel.compare(found, images(blur=blur), baseline, context)[2].value for blur in (0.0, 0.2, 0.8)]
     assert better[0] >= better[1] >= better[2]
     assert better[0] > better[2]
 
 
 @every
-def test_a_metric_of_a_video_has_a_value_for_each_prompt(name: str, setting: Setting) -> None:
+def test_a_metric_of_a_video_has_a_value_for_each_prompt(name: str, context: MetricContext) -> None:
     found, video = METRICS[name], images(frames=8)
-    if reason := found.unavailable(setting, video):
+    if reason := found.skip_reason(context, video):
         pytest.skip(reason)
-    if found.distance(video, images(1, frames=8), setting) is None:
-        assert len(found.scores(video, images(1, frames=8), setting)) == len(PROMPTS)
+    if found.distance(video, images(1, frames=8), context) is None:
+        assert len(found.scores(video, images(1, frames=8), context)) == len(PROMPTS)
 
 
 def test_without_its_weights_a_metric_as_axis_says_which_and_what_works_without() -> None:
-    bare = Setting("cpu", "nowhere", {})
+    bare = MetricContext("cpu", "nowhere", {})
     with pytest.raises(Unavailable, match=r"--quality preference: .*--metric preference=PATH.*ssim.*need no weights"):
-        panel.axis_scores(METRICS["preference"], images(), images(1), bare)
+        panel.objective_scores(METRICS["preference"], images(), images(1), bare)
     with pytest.raises(Unavailable, match=r"nowhere.*--scorer.*ssim"):
-        panel.axis_scores(METRICS["clip_score"], images(), None, Setting("cpu", "/nowhere", {}))
+        panel.objective_scores(METRICS["clip_score"], images(), None, MetricContext("cpu", "/nowhere", {}))
 
 
 # ---- which metric ---------------------------------------------------------------------------------------------------
@@ -113,12 +113,12 @@ def test_without_its_weights_a_metric_as_axis_says_which_and_what_works_without(
 
 def test_a_metric_that_is_none_is_named_with_those_that_are() -> None:
     with pytest.raises(BadInput, match="did you mean clip_score"):
-        metric("clip_scor")
-    with pytest.raises(BadInput, match="module:function of your own"):
-        metric("beauty")
+        get_metric("clip_scor")
+    with pytest.raises(BadInput, match="your own module:function"):
+        get_metric("beauty")
     for name in ("psnr", "cmmd"):
-        with pytest.raises(BadInput, match="cannot be the axis"):
-            axis(name)
+        with pytest.raises(BadInput, match="cannot be the objective"):
+            get_objective(name)
 
 
 def brightness(images: list[Any], prompts: list[str]) -> list[float]:
@@ -131,17 +131,17 @@ def too_few(images: list[Any], _: list[str]) -> list[float]:
 
 
 def test_a_users_own_metric_is_called_with_images_and_prompts(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch
+    context: MetricContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "their_metrics", sys.modules[__name__])
-    own = axis("their_metrics:brightness")
+    own = get_objective("their_metrics:brightness")
     assert isinstance(own, CustomMetric)
     ours = images()
-    assert own.scores(ours, ours, setting) == pytest.approx(ours.stills.mean((1, 2, 3)) * 255, abs=0.01)
+    assert own.scores(ours, ours, context) == pytest.approx(ours.stills.mean((1, 2, 3)) * 255, abs=0.01)
     for name, said in (("their_metrics:too_few", "one finite number for each of the 6"), ("nowhere:f", "imported"),
                         ("their_metrics:PROMPTS", "not a function"), ("their_metrics:none", "imported")):  # fmt: skip
         with pytest.raises(BadInput, match=said):
-            metric(name).scores(ours, ours, setting)
+            get_metric(name).scores(ours, ours, context)
 
 
 # ---- arithmetic -----------------------------------------------------------------------------------------------------
@@ -179,27 +179,27 @@ def test_the_frechet_distance_of_shifted_and_stretched_points() -> None:
 
 
 def test_small_images_have_fewer_scales() -> None:
-    assert scales(1024) == pytest.approx((0.0448, 0.2856, 0.3001, 0.2363, 0.1333), abs=1e-3)
-    assert [len(scales(side)) for side in (22, 44, 64, 88, 176, 512)] == [2, 3, 3, 4, 5, 5]
-    assert sum(scales(64)) == pytest.approx(1.0)
+    assert scale_weights(1024) == pytest.approx((0.0448, 0.2856, 0.3001, 0.2363, 0.1333), abs=1e-3)
+    assert [len(scale_weights(side)) for side in (22, 44, 64, 88, 176, 512)] == [2, 3, 3, 4, 5, 5]
+    assert sum(scale_weights(64)) == pytest.approx(1.0)
 
 
-def test_temporal_consistency_sees_flicker(setting: Setting) -> None:
+def test_temporal_consistency_sees_flicker(context: MetricContext) -> None:
     calm, flicker = images(frames=8), images(frames=8)
     by_frame = calm.stills.reshape(6, 8, SIDE, SIDE, 3)
     by_frame[:, 1::2] = by_frame[:, ::2]
     found: Metric = METRICS["temporal_consistency"]
-    assert found.scores(calm, calm, setting) == pytest.approx([100.0] * 6, abs=1e-3)
-    assert max(found.scores(flicker, flicker, setting)) < 99.99
+    assert found.scores(calm, calm, context) == pytest.approx([100.0] * 6, abs=1e-3)
+    assert max(found.scores(flicker, flicker, context)) < 99.99
 
 
 @pytest.mark.parametrize(("frames", "each"), [(1, 1), (2, 2), (3, 3), (5, 5), (8, 8), (81, 8)])
 def test_of_a_video_pairs_of_neighbouring_frames_are_judged(frames: int, each: int) -> None:
     video = np.arange(frames, dtype=np.float32)[None, :, None, None, None] * np.ones((2, 1, 4, 4, 3), np.float32)
-    stills = flat(video)
+    stills = to_stills(video)
     assert len(stills) == 2 * each
     chosen = stills[:each, 0, 0, 0]
     assert chosen[0] == 0
     assert chosen[-1] == frames - 1
     assert frames < 8 or set(np.diff(chosen)[::2]) == {1.0}
-    assert (flat(judged_frames(video)) == stills).all(), "the same whether the rest was dropped before or not"
+    assert (to_stills(select_frames(video)) == stills).all(), "the same whether the rest was dropped before or not"

@@ -25,7 +25,7 @@ def test_what_a_metric_is_given_is_kept_by_its_name_as_a_whole_path(tmp_path: Pa
     ("name", "given", "kind", "said"),
     [
         ("clip_scor", [], BadInput, "did you mean clip_score"),
-        ("psnr", [], BadInput, "cannot be the axis"),
+        ("psnr", [], BadInput, "cannot be the objective"),
         ("preference", [], Unavailable, "--metric preference=PATH"),
         ("lpips", [], Unavailable, "pip install lpips"),
         ("clip_score", ["fid"], BadInput, "NAME=PATH"),

@@ -14,7 +14,7 @@ from tuner import files, knobs
 from tuner.hardware import environment
 from tuner.model import pipeline
 from tuner.quality.guards import InvalidImage
-from tuner.quality.images import judged_frames
+from tuner.quality.images import select_frames
 from tuner.records.model import Model, Workload
 from tuner.records.protocol import Job, Point
 from tuner.records.quality import Quality, Reference
@@ -63,13 +63,13 @@ def test_the_baseline_leaves_its_noise_floor_other_seeds_and_its_denoisers_calls
     assert quality.noise is not None
     assert set(quality.noise.variations) == {"another attention kernel", "another batch position"}
     assert quality.noise.unavailable_reasons == ()
-    assert 0 <= quality.noise.axis < 1
+    assert 0 <= quality.noise.max_difference < 1
     for path in (*quality.noise.variations.values(), str(folder / files.OTHER_SEEDS)):
         assert len(list(Path(path).glob("*.png"))) == scoring.VARIED
     known = files.baseline_reference(folder, quality)
     assert known.denoiser is not None
     assert known.other_seeds is not None
-    assert known.floor == quality.noise.axis
+    assert known.floor == quality.noise.max_difference
     assert quality.spent_s > 0
 
 
@@ -164,6 +164,6 @@ def test_a_frame_that_is_not_judged_must_be_finite_too() -> None:
     video = np.random.default_rng(0).random((2, 81, 4, 4, 3), np.float32)
     assert scoring.to_judge(video, [6, 7]).shape == (2, 8, 4, 4, 3)
     video[1, 7] = np.nan
-    assert np.isfinite(judged_frames(video)).all()
+    assert np.isfinite(select_frames(video)).all()
     with pytest.raises(InvalidImage, match="image 7 contains NaN"):
         scoring.to_judge(video, [6, 7])

@@ -61,8 +61,8 @@ def run_study(options: argparse.Namespace) -> int:
 
 
 def quality_policy(name: str, given: Sequence[str], scorer: str) -> QualityPolicy:
-    """By what images are judged, if all that the axis needs is here. Raises BadInput or Unavailable."""
-    from tuner.quality.metrics import METRICS, Setting, axis
+    """By what images are judged, if all that the objective needs is here. Raises BadInput or Unavailable."""
+    from tuner.quality.metrics import METRICS, MetricContext, get_objective
     from tuner.records.quality import QualityPolicy
 
     paths: dict[str, str] = {}
@@ -73,7 +73,7 @@ def quality_policy(name: str, given: Sequence[str], scorer: str) -> QualityPolic
         if not Path(path).exists():
             raise BadInput(f"--metric {text}: there is no such file or folder")
         paths[of] = str(Path(path).resolve())
-    lacking = axis(name).unavailable_reason(Setting("cpu", scorer, paths))
+    lacking = get_objective(name).unavailable_reason(MetricContext("cpu", scorer, paths))
     if lacking:
         raise Unavailable(f"--quality {name}: {lacking}; clip_score, ssim and ms_ssim work without")
     return QualityPolicy(metric=name, metric_paths=paths)

@@ -1,4 +1,4 @@
-"""A network of CLIP's architecture (Radford et al., ICML 2021): embeddings of images and of prompts."""
+"""CLIP (Radford et al., ICML 2021): embeddings of images and of prompts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ BATCH = 64
 
 
 class Clip:
-    """A CLIP model with its processor, from a folder or a hub id. It rests on the CPU between two uses.
+    """A CLIP model with its processor, loaded from a folder or a hub id. It is on the CPU except while it runs.
 
-    Raises Unavailable naming `option`, which points it to a local copy.
+    Raises Unavailable if it cannot be loaded, naming `option`, by which the user gives a local copy.
     """
 
     def __init__(self, source: str, device: str, option: str = "--scorer FOLDER") -> None:
@@ -29,7 +29,7 @@ class Clip:
                 source, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
             missing = sorted(loaded["missing_keys"])
-            if missing:  # transformers would make them up
+            if missing:  # transformers would initialize them at random
                 raise ValueError(f"{len(missing)} weights are missing: {', '.join(missing[:3])}")
             self.model = model.eval()
             self.processor = CLIPImageProcessorPil.from_pretrained(source)
@@ -44,25 +44,25 @@ class Clip:
         self.source = source
         self.device = device
 
-    def of_images(self, images: Images) -> Any:
-        """Unit vectors (stills, width), float32; computed once for the same images."""
+    def embed_images(self, images: Images) -> Any:
+        """Return unit vectors (stills, width), float32. They are computed once per set of images."""
         if self.source not in images.features:
-            images.features[self.source] = self._embed(images.images)
+            images.features[self.source] = self._embed(images.pil_images)
         return images.features[self.source]
 
-    def of_prompts(self, prompts: Sequence[str]) -> Any:
-        """Unit vectors (prompts, width), float32."""
+    def embed_prompts(self, prompts: Sequence[str]) -> Any:
+        """Return unit vectors (prompts, width), float32."""
         import torch
 
         model = self.model.to(self.device)
         with torch.inference_mode():
             tokens = self.tokenizer(list(prompts), padding=True, truncation=True, return_tensors="pt").to(self.device)
-            rows = unit(model.text_projection(model.text_model(**tokens).pooler_output))
+            rows = normalized(model.text_projection(model.text_model(**tokens).pooler_output))
         self.model.to("cpu")
         return rows
 
     def scale(self) -> float:
-        """By what the cosines are multiplied before they compete, about 100."""
+        """Return the logit scale, about 100."""
         return float(self.model.logit_scale.detach().exp())
 
     def _embed(self, images: Sequence[Any]) -> Any:
@@ -75,21 +75,21 @@ class Clip:
             with torch.inference_mode():
                 for start in range(0, len(images), BATCH):
                     part = self.processor(images=list(images[start : start + BATCH]), return_tensors="pt")
-                    seen = model.vision_model(pixel_values=part["pixel_values"].to(self.device)).pooler_output
-                    rows.append(unit(model.visual_projection(seen)))
+                    pooled = model.vision_model(pixel_values=part["pixel_values"].to(self.device)).pooler_output
+                    rows.append(normalized(model.visual_projection(pooled)))
         finally:
             self.model.to("cpu")
         return np.concatenate(rows)
 
 
 def free_memory() -> None:
-    """What nothing refers to any longer goes back to the GPU. Loads nothing."""
+    """Return unused memory to the GPU. Does not import torch."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def unit(rows: Any) -> Any:
-    """Each row over its length, as float32 on the CPU."""
+def normalized(rows: Any) -> Any:
+    """Return rows of length 1, as float32 on the CPU."""
     return (rows / rows.norm(dim=-1, keepdim=True)).float().cpu().numpy()

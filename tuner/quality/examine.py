@@ -19,8 +19,8 @@ from tuner.errors import TunerError
 from tuner.quality import strips
 from tuner.quality.clip import free_memory
 from tuner.quality.images import Images
-from tuner.quality.metrics import METRICS, Metric, Setting, metric
-from tuner.quality.panel import compare, floor_of
+from tuner.quality.metrics import METRICS, Metric, MetricContext, get_metric
+from tuner.quality.panel import compare, noise_floor
 from tuner.quality.statistics import verdict
 from tuner.records.codec import encode_pretty, read
 from tuner.records.quality import MetricResult, Panel, PanelJob
@@ -53,26 +53,26 @@ def examine(job: PanelJob) -> Panel:
     for trial, folder in job.images.items():
         if trial:
             with _noted(unavailable_reasons, f"trial {trial}"):
-                images[trial] = Images.load(Path(folder), prompts, each=baseline.each)
+                images[trial] = Images.load(Path(folder), prompts, stills_per_prompt=baseline.stills_per_prompt)
                 strips.write(f"trial {trial}", images[trial], baseline, Path(job.strips) / f"{trial:04}.png")
     variations = []
     for folder in job.variations:
         with _noted(unavailable_reasons, f"noise floor of {Path(folder).name}"):
-            variations.append(Images.load(Path(folder), prompts, each=baseline.each))
-    setting = Setting(
+            variations.append(Images.load(Path(folder), prompts, stills_per_prompt=baseline.stills_per_prompt))
+    context = MetricContext(
         job.device, job.scorer, job.policy.metric_paths, frozenset({job.policy.metric, *job.policy.metric_paths})
     )
     found: dict[int, dict[str, MetricResult]] = {trial: {} for trial in images}
-    own_metric = [] if job.policy.metric in METRICS else [metric(job.policy.metric)]
+    own_metric = [] if job.policy.metric in METRICS else [get_metric(job.policy.metric)]
     for asked in (*METRICS.values(), *own_metric):
         with _noted(unavailable_reasons, asked.name):
-            reason = asked.unavailable(setting, baseline)
+            reason = asked.skip_reason(context, baseline)
             if reason:
                 unavailable_reasons[asked.name] = reason
                 continue
-            floor = floor_of(asked, baseline, variations, setting) if asked.has_verdict else None
-            suited = {trial: own for trial, own in images.items() if asked.unsuited(own) is None}
-            judged = {trial: measure(asked, own, baseline, setting, floor) for trial, own in suited.items()}
+            floor = noise_floor(asked, baseline, variations, context) if asked.has_verdict else None
+            suited = {trial: own for trial, own in images.items() if asked.unsuitable_reason(own) is None}
+            judged = {trial: measure(asked, own, baseline, context, floor) for trial, own in suited.items()}
             for trial, one in judged.items():
                 found[trial][asked.name] = one
     return Panel(finalists=found, unavailable_reasons=unavailable_reasons)
@@ -92,10 +92,12 @@ def _noted(unavailable_reasons: dict[str, str], name: str) -> Iterator[None]:
     free_memory()
 
 
-def measure(asked: Metric, images: Images, baseline: Images, setting: Setting, floor: float | None) -> MetricResult:
+def measure(
+    asked: Metric, images: Images, baseline: Images, context: MetricContext, floor: float | None
+) -> MetricResult:
     """One metric of one set of images, compared with the baseline's. The verdict counts more as better."""
     started = time.monotonic()
-    value, difference, judged = compare(asked, images, baseline.first(len(images.prompts)), setting)
+    value, difference, judged = compare(asked, images, baseline.first(len(images.prompts)), context)
     spent_s = time.monotonic() - started
     return MetricResult(
         title=asked.title,

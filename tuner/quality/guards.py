@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tuner.quality.images import flat
+from tuner.quality.images import to_stills
 from tuner.records.model import Workload
 
 MIN_DEVIATION = 2 / 255
@@ -170,7 +170,7 @@ def _check_different(images: Any, workload: Workload) -> None:
 
 def _check_beside(images: Any, baseline: Any) -> None:
     """What no image may become whose counterpart is it not: noise, or all of it at the ends of the range."""
-    ours, theirs = (flat(of).reshape(len(images), -1, *of.shape[-3:]) for of in (images, baseline))
+    ours, theirs = (to_stills(of).reshape(len(images), -1, *of.shape[-3:]) for of in (images, baseline))
     for what, measure, is_wrong in BESIDE:
         for index, (image, known) in enumerate(zip(ours, theirs, strict=True)):
             value = measure(image)

@@ -1,4 +1,4 @@
-"""The images of one configuration: drawn or read from a folder, with what was computed of them once."""
+"""The images of one configuration, generated or loaded from a folder, with the embeddings computed from them."""
 
 from __future__ import annotations
 
@@ -8,74 +8,67 @@ from pathlib import Path
 from typing import Any
 
 FRAME_PAIRS = 4
-"""Of a video so many pairs of neighbouring frames are judged, evenly spread."""
-
+"""Pairs of neighbouring frames that are scored per video, evenly spaced."""
 
 EMBEDDINGS = "embeddings.safetensors"
-"""Beside the stills: what networks made of them, by the network's name."""
+"""File beside the stills: the embeddings, by the name of the network that computed them."""
 
 
 class Images:
-    """Stills with their prompts: float array (count * each, height, width, 3) in 0..1, `each` frames of every video.
+    """Stills with their prompts.
 
-    `features` keeps the embeddings that a network made of the stills, by the network's name.
+    `stills` is a float array (prompts * stills_per_prompt, height, width, 3) in 0..1: one still per prompt for images,
+    several frames for videos. `features` holds the embeddings of the stills, by the network's name.
     """
 
-    def __init__(self, stills: Any, prompts: Sequence[str], each: int = 1) -> None:
-        if len(stills) != len(prompts) * each:
-            raise ValueError(f"{len(stills)} stills for {len(prompts)} prompts of {each} each")
+    def __init__(self, stills: Any, prompts: Sequence[str], stills_per_prompt: int = 1) -> None:
+        if len(stills) != len(prompts) * stills_per_prompt:
+            raise ValueError(f"got {len(stills)} stills for {len(prompts)} prompts with {stills_per_prompt} each")
         self.stills = stills
         self.prompts = tuple(prompts)
-        self.each = each
+        self.stills_per_prompt = stills_per_prompt
         self.features: dict[str, Any] = {}
 
     @classmethod
-    def drawn(cls, images: Any, prompts: Sequence[str]) -> Images:
-        """Of what a pipeline drew: (count, height, width, 3), or of videos (count, frames, height, width, 3).
+    def from_pipeline(cls, images: Any, prompts: Sequence[str]) -> Images:
+        """Wrap a pipeline's output: (count, height, width, 3), or of videos (count, frames, height, width, 3).
 
-        They are rounded to the 255ths that a file keeps, so that what is judged is what is kept.
+        Values are rounded to 8 bits as in the saved files, so that the scored images are the saved ones.
         """
         import numpy as np
 
-        stills = flat(images)
+        stills = to_stills(images)
         rounded = (np.clip(stills, 0, 1) * 255).round().astype(np.float32) / 255
         return cls(rounded, prompts, len(stills) // len(images))
 
     @classmethod
     def load(
-        cls, folder: Path, prompts: Sequence[str], count: int | None = None, each: int | None = None
-    ) -> Images:  # fmt: skip
-        """Those that `save` wrote: the first `count` prompts', or all.
+        cls, folder: Path, prompts: Sequence[str], count: int | None = None, stills_per_prompt: int | None = None
+    ) -> Images:
+        """Load what `save` wrote, of the first `count` prompts (default: all).
 
-        With `each`, the stills of a prompt, those of as many of them as the folder holds; without it the folder must
-        hold all prompts'. Raises OSError when one is missing.
+        Without `stills_per_prompt` the folder must hold the stills of all prompts. With it the folder may hold fewer
+        prompts, and those that it holds are loaded. Raises OSError if a still is missing.
         """
         import numpy as np
-        from PIL import Image
-        from safetensors import safe_open
 
-        stills = len(list(folder.glob("*.png")))
+        found = len(list(folder.glob("*.png")))
         chosen = tuple(prompts if count is None else prompts[:count])
-        if each is not None:
-            chosen = chosen[: stills // each]
-        if not stills or not chosen:
+        if stills_per_prompt is not None:
+            chosen = chosen[: found // stills_per_prompt]
+        if not found or not chosen:
             raise FileNotFoundError(f"{folder}: there are no images in it")
-        if each is None:
-            if stills % len(prompts):
-                raise FileNotFoundError(f"{folder}: {stills} stills are not those of {len(prompts)} prompts")
-            each = stills // len(prompts)
-        arrays = []
-        for index in range(len(chosen) * each):
-            with Image.open(folder / name_of(index)) as image:
-                arrays.append(np.asarray(image.convert("RGB")))
-        images = cls(np.stack(arrays).astype(np.float32) / 255, chosen, each)
-        if (folder / EMBEDDINGS).exists():
-            with safe_open(folder / EMBEDDINGS, "np") as kept:
-                images.features = {name: kept.get_tensor(name)[: len(arrays)] for name in list(kept.keys())}
+        if stills_per_prompt is None:
+            if found % len(prompts):
+                raise FileNotFoundError(f"{folder}: {found} stills do not fit {len(prompts)} prompts")
+            stills_per_prompt = found // len(prompts)
+        pixels = [_read_still(folder / still_name(index)) for index in range(len(chosen) * stills_per_prompt)]
+        images = cls(np.stack(pixels).astype(np.float32) / 255, chosen, stills_per_prompt)
+        images.features = _read_features(folder / EMBEDDINGS, len(pixels))
         return images
 
     @cached_property
-    def images(self) -> list[Any]:
+    def pil_images(self) -> list[Any]:
         """The stills as PIL images."""
         import numpy as np
         from PIL import Image
@@ -83,17 +76,17 @@ class Images:
         return [Image.fromarray((still * 255).round().astype(np.uint8)) for still in self.stills]
 
     @property
-    def prompt_of_each(self) -> list[str]:
+    def prompt_per_still(self) -> list[str]:
         """The prompt of every still."""
-        return [prompt for prompt in self.prompts for _ in range(self.each)]
+        return [prompt for prompt in self.prompts for _ in range(self.stills_per_prompt)]
 
     def save(self, folder: Path) -> None:
-        """Write the stills as 0000.png, 0001.png, ..., each moved into place when it is whole."""
+        """Write the stills as 0000.png, 0001.png, ... Each file is moved into place once it is complete."""
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / ".still.part"
-        for index, image in enumerate(self.images):
+        for index, image in enumerate(self.pil_images):
             image.save(part, "PNG")
-            part.replace(folder / name_of(index))
+            part.replace(folder / still_name(index))
 
     def save_features(self, folder: Path) -> None:
         """Write the embeddings beside the stills, so that no other process computes them again."""
@@ -103,28 +96,31 @@ class Images:
             save_file(self.features, folder / EMBEDDINGS)
 
     def first(self, count: int) -> Images:
-        """The first so many prompts' images."""
+        """Return the images of the first `count` prompts."""
         if count >= len(self.prompts):
             return self
-        part = Images(self.stills[: count * self.each], self.prompts[:count], self.each)
-        part.features = {name: rows[: count * self.each] for name, rows in self.features.items()}
+        stills = count * self.stills_per_prompt
+        part = Images(self.stills[:stills], self.prompts[:count], self.stills_per_prompt)
+        part.features = {name: rows[:stills] for name, rows in self.features.items()}
         return part
 
-    def by_prompt(self, of_stills: Sequence[float]) -> tuple[float, ...]:
-        """A value for each prompt: the mean of its stills' values."""
-        each = self.each
-        return tuple(
-            float(sum(of_stills[start : start + each])) / each for start in range(0, len(self.prompts) * each, each)
-        )
+    def mean_by_prompt(self, values: Sequence[float]) -> tuple[float, ...]:
+        """Average a value per still to a value per prompt."""
+        size = self.stills_per_prompt
+        starts = range(0, len(self.prompts) * size, size)
+        return tuple(float(sum(values[start : start + size])) / size for start in starts)
 
 
-def name_of(index: int) -> str:
-    """The file name of a still."""
+def still_name(index: int) -> str:
+    """Return the file name of a still."""
     return f"{index:04}.png"
 
 
-def judged_frames(images: Any) -> Any:
-    """Images as they are; of videos pairs of neighbouring frames, evenly spread. What it gives it leaves as it is."""
+def select_frames(images: Any) -> Any:
+    """Return the frames of videos that are scored: pairs of neighbouring frames, evenly spaced. Images pass unchanged.
+
+    Selecting twice gives the same frames as selecting once.
+    """
     if images.ndim == 4:
         return images
     frames = images.shape[1]
@@ -132,11 +128,28 @@ def judged_frames(images: Any) -> Any:
     return images[:, sorted({frame for start in starts for frame in (start, start + 1) if frame < frames})]
 
 
-def flat(images: Any) -> Any:
-    """Images as they are; of videos the frames that are judged, one after the other."""
-    return images if images.ndim == 4 else judged_frames(images).reshape(-1, *images.shape[2:])
+def to_stills(images: Any) -> Any:
+    """Flatten the scored frames of videos into one array of stills. Images pass unchanged."""
+    return images if images.ndim == 4 else select_frames(images).reshape(-1, *images.shape[2:])
 
 
-def each_of(images: Any) -> int:
-    """How many stills are kept of each image that a pipeline drew."""
-    return len(flat(images)) // len(images)
+def stills_per_image(images: Any) -> int:
+    """Return how many stills are kept of each image or video that a pipeline generated."""
+    return len(to_stills(images)) // len(images)
+
+
+def _read_still(file: Path) -> Any:
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(file) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _read_features(file: Path, count: int) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    if not file.exists():
+        return {}
+    with safe_open(file, "np") as stored:
+        return {name: stored.get_tensor(name)[:count] for name in list(stored.keys())}

@@ -10,8 +10,8 @@ from typing import Any
 
 from tuner.errors import Unavailable
 from tuner.quality import guards, similarity
-from tuner.quality.images import Images, each_of, flat
-from tuner.quality.metrics import CustomMetric, Metric, Setting, axis
+from tuner.quality.images import Images, stills_per_image, to_stills
+from tuner.quality.metrics import CustomMetric, Metric, MetricContext, get_objective
 from tuner.quality.statistics import mean_of, paired_difference
 from tuner.records.codec import Estimate
 from tuner.records.model import Workload
@@ -25,9 +25,9 @@ SPOT_PSNR_DB = 25.0
 class Judge:
     """Judges the images of one workload on one metric, the axis of the search."""
 
-    def __init__(self, metric: str, setting: Setting, workload: Workload) -> None:
-        self.metric = axis(metric)
-        self.setting = setting
+    def __init__(self, metric: str, context: MetricContext, workload: Workload) -> None:
+        self.metric = get_objective(metric)
+        self.context = context
         self.workload = workload
 
     def judge(
@@ -45,9 +45,11 @@ class Judge:
         workload, count = self.workload, count or len(self.workload.prompts)
         baseline = None if reference is None else Images.load(Path(reference.images), workload.prompts).first(count)
         guards.check(images, count, workload, None if baseline is None else baseline.stills)
-        ours = Images.drawn(images, workload.prompts[:count])
+        ours = Images.from_pipeline(images, workload.prompts[:count])
         if reference is not None and baseline is not None and reference.other_seeds and draws_same_noise:
-            others = Images.load(Path(reference.other_seeds), workload.prompts, each=ours.each)
+            others = Images.load(
+                Path(reference.other_seeds), workload.prompts, stills_per_prompt=ours.stills_per_prompt
+            )
             guards.check_seeds(ours.stills, baseline.stills, others.stills[: len(ours.stills)])
         scores = self.scores(ours, baseline)
         if baseline is not None:
@@ -74,31 +76,33 @@ class Judge:
 
     def scores(self, images: Images, baseline: Images | None) -> tuple[float, ...]:
         """The metric prompt by prompt, so that more is better."""
-        return axis_scores(self.metric, images, baseline, self.setting)
+        return objective_scores(self.metric, images, baseline, self.context)
 
     def check_prompts(self, images: Images, baseline: Images) -> None:
         """The guard against ignored prompts, where the axis has had the CLIP model look at the images anyway."""
-        clip = self.setting.scorer
+        clip = self.context.scorer
         if clip not in images.features or len(set(images.prompts)) < 2:
             return
-        said = self.setting.clip.of_prompts(images.prompts)
-        each = images.each
-        seen, known = (self.setting.clip.of_images(of)[::each] for of in (images, baseline))
+        said = self.context.clip.embed_prompts(images.prompts)
+        each = images.stills_per_prompt
+        seen, known = (self.context.clip.embed_images(of)[::each] for of in (images, baseline))
         guards.check_prompts(guards.margins(seen, said), guards.margins(known, said))
 
 
-def axis_scores(metric: Metric, images: Images, baseline: Images | None, setting: Setting) -> tuple[float, ...]:
+def objective_scores(
+    metric: Metric, images: Images, baseline: Images | None, context: MetricContext
+) -> tuple[float, ...]:
     """A metric's values for each prompt, negative where less is better. Without a baseline they are the baseline's own.
 
     Raises Unavailable naming the metric, what it lacks, and what would work without.
     """
     sign = 1.0 if metric.higher_is_better else -1.0
-    if baseline is None and metric.own_value is not None:
-        return (sign * metric.own_value,) * len(images.prompts)
-    reason = metric.unavailable(setting, images)
+    if baseline is None and metric.identity_score is not None:
+        return (sign * metric.identity_score,) * len(images.prompts)
+    reason = metric.skip_reason(context, images)
     if reason:
         raise Unavailable(f"--quality {metric.name}: {reason}; psnr, ssim and ms_ssim need no weights")
-    values = metric.scores(images, images if baseline is None else baseline, setting)
+    values = metric.scores(images, images if baseline is None else baseline, context)
     return tuple(sign * value for value in values)
 
 
@@ -112,7 +116,7 @@ def flags(metric: Metric, difference: Estimate, floor: float | None) -> tuple[st
 
 
 def compare(
-    asked: Metric, images: Images, baseline: Images, setting: Setting
+    asked: Metric, images: Images, baseline: Images, context: MetricContext
 ) -> tuple[Estimate, Estimate | None, Estimate]:
     """The value with its interval, the paired difference where there is one, and by how much better it is than the
     baseline's own.
@@ -120,29 +124,29 @@ def compare(
     Raises ArithmeticError when the metric gives NaN or infinity.
     """
     sign = 1.0 if asked.higher_is_better else -1.0
-    distance = asked.distance(images, baseline, setting)
+    distance = asked.distance(images, baseline, context)
     if distance is not None:
-        own = asked.distance(baseline, baseline, setting) if asked.name in setting.given else None
+        own = asked.distance(baseline, baseline, context) if asked.name in context.metric_paths else None
         _check_finite(asked, (distance.value, distance.low, distance.high, 0.0 if own is None else own.value))
         return distance, None, _shifted(distance, 0.0 if own is None else own.value, sign)
-    scores = asked.scores(images, baseline, setting)
+    scores = asked.scores(images, baseline, context)
     _check_finite(asked, scores)
     value = mean_of(scores)
-    if asked.own_value is not None:
-        return value, None, _shifted(value, asked.own_value, sign)
-    own_scores = asked.scores(baseline, baseline, setting)
+    if asked.identity_score is not None:
+        return value, None, _shifted(value, asked.identity_score, sign)
+    own_scores = asked.scores(baseline, baseline, context)
     _check_finite(asked, own_scores)
     difference = paired_difference(scores, own_scores)
     return value, difference, _shifted(difference, 0.0, sign)
 
 
-def floor_of(asked: Metric, baseline: Images, variations: Sequence[Images], setting: Setting) -> float | None:
+def noise_floor(asked: Metric, baseline: Images, variations: Sequence[Images], context: MetricContext) -> float | None:
     """The largest end of the 95 % intervals by which variations of rounding move a metric; None without variations."""
     ends = []
     for varied in variations:
         part = baseline.first(len(varied.prompts))
-        if asked.unavailable(setting, part) is None:
-            _, _, judged = compare(asked, varied, part, setting)
+        if asked.skip_reason(context, part) is None:
+            _, _, judged = compare(asked, varied, part, context)
             ends.append(max(abs(judged.low), abs(judged.high)))
     return max(ends, default=None)
 
@@ -163,6 +167,6 @@ def same_images(images: Any, known: SpotCheck, workload: Workload) -> bool:
     Raises InvalidImage when they are no images at all.
     """
     guards.check(images, len(images), workload)
-    those = Images.load(Path(known.images), workload.prompts, len(images), each_of(images))
-    stills = flat(images)[: len(those.stills)]
+    those = Images.load(Path(known.images), workload.prompts, len(images), stills_per_image(images))
+    stills = to_stills(images)[: len(those.stills)]
     return min(similarity.psnr_db(stills, those.stills)) >= SPOT_PSNR_DB

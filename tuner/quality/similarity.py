@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-HIGHEST_PSNR_DB = 100.0
+MAX_PSNR_DB = 100.0
 """Stands for images that are equal to the last bit, whose PSNR is infinite."""
 
 
@@ -18,7 +18,7 @@ def psnr_db(images: Any, reference: Any) -> list[float]:
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
     pairs = zip(tensor(images), tensor(reference), strict=True)
-    return [min(float(peak_signal_noise_ratio(a, b, data_range=1.0)), HIGHEST_PSNR_DB) for a, b in pairs]
+    return [min(float(peak_signal_noise_ratio(a, b, data_range=1.0)), MAX_PSNR_DB) for a, b in pairs]
 
 
 def ssim(images: Any, reference: Any) -> list[float]:

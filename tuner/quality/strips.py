@@ -35,7 +35,7 @@ def write(name: str, images: Images, baseline: Images, file: Path) -> None:
     import numpy as np
     from PIL import Image
 
-    each = images.each
+    each = images.stills_per_prompt
     count = min(len(images.prompts), MAX_IMAGES)
     ours, theirs = (of.stills[: count * each : each] for of in (images, baseline))
     rows = {"untouched": theirs, name: ours, f"difference x{GAIN}": np.clip(0.5 + GAIN * (ours - theirs), 0, 1)}

@@ -11,32 +11,35 @@ from tuner.records.model import Workload
 
 
 class QualityPolicy(Record):
-    """By what images are judged: `metric` is the axis of the search, the name of a metric or `module:function` of the
-    user's own. `metric_paths` is what the user points metrics to, by metric name: a model's folder, weights, images."""
+    """The metrics that images are scored by.
+
+    `metric` is the objective of the search: the name of a metric, or `module:function` for a custom one. `metric_paths`
+    holds the path that the user gave for a metric (a model's folder, weights, images), by the metric's name.
+    """
 
     metric: str = "clip_score"
     metric_paths: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class NoiseFloor(Record):
-    """How far harmless variations of rounding move the untouched pipeline's own images on the axis of the search.
+    """The change of the objective when the baseline's images are generated with different rounding.
 
-    `axis` is the largest end of a variation's 95 % interval of the difference (None without any), `variations` folders
-    of images by what was varied, `unavailable_reasons` says which could not be
-    drawn, and why, and `spent_s` how long it took.
+    `max_difference` is the largest absolute end of the 95 % intervals of the differences, or None if no variation could
+    be generated. `variations` holds folders of images by the name of the variation. `unavailable_reasons` names the
+    variations that could not be generated, and why. `spent_s` is the time it took, in seconds.
     """
 
-    axis: float | None
+    max_difference: float | None
     variations: dict[str, str]
     unavailable_reasons: tuple[str, ...] = ()
     spent_s: float = 0.0
 
 
 class Reference(Record):
-    """The baseline's images (a folder with 0000.png, 0001.png, ...) and their scores, prompt by prompt.
+    """The baseline's images (a folder with 0000.png, 0001.png, ...) and their scores, one per prompt.
 
-    `other_seeds` is a folder with the same prompts' images from other seeds, `denoiser` a file with what the
-    baseline's denoiser was given and gave back, `floor` what rounding alone moves the axis by.
+    `other_seeds` is a folder with images of the same prompts from other seeds, `denoiser` a file with the recorded
+    inputs and outputs of the baseline's denoiser, and `floor` the noise floor of the objective.
     """
 
     images: str
@@ -47,14 +50,16 @@ class Reference(Record):
 
 
 class SpotCheck(Record):
-    """Images that another build made with the same image key, which a new build must reproduce up to rounding."""
+    """Images of another build with the same image key. A new build must reproduce them up to rounding."""
 
     images: str
 
 
 class DenoiserError(Record):
-    """How far a candidate's denoiser is from the baseline's when it is given the baseline's own latents: the relative
-    error (of the Euclidean norm, 0 is none) of each of its calls in turn."""
+    """The error of a candidate's denoiser on the baseline's latents.
+
+    `per_call` holds the relative error (in the Euclidean norm, 0 for equal outputs) of each call in turn.
+    """
 
     per_call: tuple[float, ...]
     mean: float
@@ -62,10 +67,11 @@ class DenoiserError(Record):
 
 
 class Quality(Record):
-    """Scores of a configuration's images, prompt by prompt, and the mean paired difference from the baseline's.
+    """The scores of a configuration's images, one per prompt, and the mean paired difference from the baseline's.
 
-    More is always better: of a metric of which less is better these are the negative values. `flags` says what a person
-    should look at, `spent_s` is what drawing and judging the images took. Only the baseline has a noise floor.
+    Higher is always better: for a metric where lower is better these are the negated values. `flags` lists what a
+    person should check. `spent_s` is the time to generate and score the images, in seconds. Only the baseline has a
+    noise floor.
     """
 
     metric: str
@@ -83,9 +89,11 @@ class Quality(Record):
 
 
 class MetricResult(Record):
-    """What one metric says of a finalist's images, in its `unit`. `difference` is from the baseline's value, paired
-    image by image; of a metric that compares with the baseline's images it is absent. `floor` is what harmless
-    variations of rounding move the metric by, and the verdict is stated against it."""
+    """One metric of a finalist's images, in its `unit`.
+
+    `difference` is the paired difference from the baseline, or None for a metric that compares with the baseline's
+    images. `floor` is the noise floor of the metric, which the verdict refers to.
+    """
 
     title: str
     unit: str
@@ -98,10 +106,11 @@ class MetricResult(Record):
 
 
 class PanelJob(Record):
-    """What the process that judges the finalists is asked: folders of images, by trial; the baseline is trial 0.
+    """The input of the process that computes all metrics of the finalists.
 
-    `scorer` is the CLIP model's folder or hub id, `strips` the folder that takes the strips of images, `variations`
-    folders of the baseline's first images drawn with other rounding.
+    `images` holds folders of images by trial, where trial 0 is the baseline. `scorer` is the CLIP model's folder or hub
+    id, `strips` the output folder of the image strips, and `variations` are folders of the baseline's first images
+    generated with different rounding.
     """
 
     workload: Workload
@@ -114,7 +123,7 @@ class PanelJob(Record):
 
 
 class Panel(Record):
-    """All metrics of the finalists, by trial and by the metric's name; `unavailable_reasons` says which are missing."""
+    """All metrics of the finalists, by trial and metric. `unavailable_reasons` names the missing ones, and why."""
 
     finalists: dict[int, dict[str, MetricResult]]
     unavailable_reasons: dict[str, str]

@@ -87,8 +87,8 @@ class TrialCounts(Record):
 class BestConfig(Record):
     """What `best_config.json` holds: the chosen configuration, and all that it was compared with, where and on what.
 
-    Quality is a mean in the unit of `quality_metric`, the axis of the search, turned so that more is better; its floor
-    is what harmless variations of rounding move the baseline's by.
+    Quality is a mean in the unit of `quality_metric`, the objective of the search, turned so that more is better; its
+    floor is what harmless variations of rounding move the baseline's by.
     `quality_unavailable_reasons` says which metrics could not be had, and why. `predictions` are the
     predicted latencies that were measured later, `roofline` is what bounds a step.
     """

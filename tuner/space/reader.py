@@ -15,7 +15,7 @@ import yaml
 
 from tuner.errors import BadInput
 from tuner.knobs import KNOBS
-from tuner.quality.metrics import axis
+from tuner.quality.metrics import get_objective
 from tuner.records.codec import Record, Value, read
 from tuner.records.gate import GatePolicy
 from tuner.records.machine import Environment
@@ -65,7 +65,7 @@ def load(
     metric: str = CLIP_SCORE,
 ) -> SearchSpace:  # fmt: skip
     """Read a space file for a pipeline on this machine; `settings` are NAME=VALUE, each overriding a field of it.
-    `metric` is the axis of quality: the file's tolerance is in points of CLIP score, another metric has its own.
+    `metric` is the search's objective: the file's tolerance is in points of CLIP score, another metric has its own.
 
     Raises BadInput naming file (or setting) and field for anything that is not right in it.
     """
@@ -104,9 +104,9 @@ def load(
 
 
 def _tolerance(path: Path, written: SpaceFile, settings: Sequence[str], metric: str) -> float:
-    """How much worse is still as good, in points of the metric that is the axis."""
+    """How much worse is still as good, in points of the metric that is the objective."""
     is_set = any(setting.startswith("quality.tolerance=") for setting in settings)
-    found = written.quality.tolerance if metric == CLIP_SCORE or is_set else axis(metric).tolerance
+    found = written.quality.tolerance if metric == CLIP_SCORE or is_set else get_objective(metric).tolerance
     if found is None:
         hint = "" if metric == CLIP_SCORE else f": --set quality.tolerance=POINTS, as {metric} counts"
         raise BadInput(f"{path}: quality.tolerance is missing, in points of the metric{hint}")

@@ -10,7 +10,7 @@ import msgspec
 from tuner import files
 from tuner.board import trial_events
 from tuner.knobs import other_arithmetic
-from tuner.quality.metrics import metric
+from tuner.quality.metrics import get_metric
 from tuner.records.codec import Estimate, Values
 from tuner.records.gate import Allowance
 from tuner.records.machine import Roofline
@@ -129,13 +129,14 @@ class Ledger:
 
     @property
     def metric_title(self) -> str:
-        """What the axis of the search is called."""
-        return metric(self.store.request.quality.metric).title
+        """The name of the search's objective."""
+        return get_metric(self.store.request.quality.metric).title
 
     @property
     def quality_floor(self) -> float | None:
         """By how much harmless variations of rounding move the baseline's mean score; None where none was drawn."""
-        return max((noise.axis for noise in self.noise_floors() if noise.axis is not None), default=None)
+        differences = [noise.max_difference for noise in self.noise_floors()]
+        return max((difference for difference in differences if difference is not None), default=None)
 
     def noise_floors(self) -> list[NoiseFloor]:
         """What was drawn to find that."""

@@ -17,8 +17,8 @@ from tuner.files import DENOISER, OTHER_SEEDS, VARIATIONS, baseline_reference
 from tuner.knobs.compile import compiled_blocks, missing_compiler
 from tuner.model import pipeline
 from tuner.quality import denoiser, guards, panel
-from tuner.quality.images import Images, judged_frames
-from tuner.quality.metrics import Setting
+from tuner.quality.images import Images, select_frames
+from tuner.quality.metrics import MetricContext
 from tuner.records.model import Workload
 from tuner.records.protocol import Job, Point
 from tuner.records.quality import DenoiserError, NoiseFloor, Quality, Reference
@@ -42,8 +42,8 @@ class Scoring:
         self.draw = draw
         self.alive = alive
         self.reference = job.reference  # the baseline's own job has none: its first images become it
-        setting = Setting(job.environment.device, pipeline.scorer_source(job.model), job.quality.metric_paths)
-        self.judge = panel.Judge(job.quality.metric, setting, job.workload)
+        context = MetricContext(job.environment.device, pipeline.scorer_source(job.model), job.quality.metric_paths)
+        self.judge = panel.Judge(job.quality.metric, context, job.workload)
 
     def score(self, point: Point) -> Quality | None:
         """None when no images were asked for, or when they are those that the spot check knows."""
@@ -89,7 +89,7 @@ class Scoring:
         """What candidates are judged against besides: other rounding, other seeds, the denoiser's calls."""
         folder, prompts = Path(point.folder), self.job.workload.prompts[:VARIED]
         noise = self.noise(point, {"another attention kernel": self.other_kernel, "another batch position": self.moved})
-        Images.drawn(self.other_seeds(point), prompts).save(folder / OTHER_SEEDS)
+        Images.from_pipeline(self.other_seeds(point), prompts).save(folder / OTHER_SEEDS)
         lacked = self.record_denoiser(point, folder / DENOISER)
         return msgspec.structs.replace(quality, noise=noise, denoiser_error_unavailable_reason=lacked)
 
@@ -102,7 +102,7 @@ class Scoring:
         unavailable_reasons: list[str] = []
         for name, vary in variations.items():
             try:
-                drawn[name] = Images.drawn(vary(point), prompts)
+                drawn[name] = Images.from_pipeline(vary(point), prompts)
             except Exception as error:  # out of memory, a kernel that cannot do this, one prompt at a time
                 unavailable_reasons.append(f"{name}: {_first_line(error)}")
                 _free_memory()
@@ -111,7 +111,7 @@ class Scoring:
             images.save(paths[name])
         varied = list(drawn.values()) if len(prompts) > 1 else []  # one image has no interval
         return NoiseFloor(
-            axis=panel.floor_of(self.judge.metric, baseline, varied, self.judge.setting),
+            max_difference=panel.noise_floor(self.judge.metric, baseline, varied, self.judge.context),
             variations={name: str(path) for name, path in paths.items()},
             unavailable_reasons=tuple(unavailable_reasons),
             spent_s=time.monotonic() - started,
@@ -227,7 +227,7 @@ def to_judge(drawn: Any, indices: Sequence[int]) -> Any:
     Raises InvalidImage."""
     if drawn.ndim > 4:
         guards.check_finite(drawn, indices)
-    return judged_frames(drawn)
+    return select_frames(drawn)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""How well an image shows its prompt."""
+"""Metrics of how well an image matches its prompt."""
 
 from __future__ import annotations
 
@@ -7,18 +7,27 @@ from pathlib import Path
 
 from tuner.quality.clip import Clip
 from tuner.quality.images import Images
-from tuner.quality.metrics.base import Metric, Setting, cached, missing, unasked
+from tuner.quality.metrics.base import (
+    Metric,
+    MetricContext,
+    cache_folder,
+    missing_package,
+    missing_path,
+    missing_weights,
+)
 
 HPS_WEIGHTS = (
     "models--xswu--HPSv2/snapshots/*/HPS_v2_compressed.pt",
     "models--laion--CLIP-ViT-H-14-laion2B-s32B-b79K/snapshots/*/*",
 )
+"""Files that the package hpsv2 downloads into the hub's cache."""
+
 BERT = "models--*bert-base-uncased/snapshots/*/*"
-"""What the packages fetch into the hub's cache, the last for ImageReward's tokenizer."""
+"""The tokenizer that the package image-reward downloads into the hub's cache."""
 
 
 class ClipScore(Metric):
-    """100 times the cosine of the image's and its prompt's embeddings.
+    """100 times the cosine of the embeddings of an image and its prompt.
 
     Hessel et al., CLIPScore, EMNLP 2021, without their clipping at zero.
     """
@@ -28,15 +37,15 @@ class ClipScore(Metric):
     cost = "one pass of the CLIP model"
     tolerance = 0.5
 
-    def scores(self, images: Images, baseline: Images, setting: Setting) -> tuple[float, ...]:
-        return images.by_prompt([100 * cosine for cosine in cosines(setting.clip, images)])
+    def scores(self, images: Images, baseline: Images, context: MetricContext) -> tuple[float, ...]:
+        return images.mean_by_prompt([100 * cosine for cosine in cosines(context.clip, images)])
 
 
 class Preference(Metric):
-    """The score by which a network of CLIP's architecture that was trained on people's choices ranks images of one
-    prompt: its scale times the cosine.
+    """The score of a network of CLIP's architecture, trained on human choices between images of one prompt: its logit
+    scale times the cosine.
 
-    Kirstain et al., Pick-a-Pic, NeurIPS 2023 (yuvalkirstain/PickScore_v1); 1 more is odds of e to 1 in favour.
+    Kirstain et al., Pick-a-Pic, NeurIPS 2023 (yuvalkirstain/PickScore_v1). A score higher by 1 means odds of e to 1.
     """
 
     name, title, unit = "preference", "Preference", "logits"
@@ -44,39 +53,39 @@ class Preference(Metric):
     cost = "one pass of the preference model"
     tolerance = 0.2
 
-    def unavailable_reason(self, setting: Setting) -> str | None:
-        return not_given(self.name, setting, "a folder of a CLIPModel such as yuvalkirstain/PickScore_v1")
+    def unavailable_reason(self, context: MetricContext) -> str | None:
+        return missing_path(self.name, context, "a folder of a CLIPModel such as yuvalkirstain/PickScore_v1")
 
-    def scores(self, images: Images, baseline: Images, setting: Setting) -> tuple[float, ...]:
-        model = _preference(setting.given[self.name], setting.device)
+    def scores(self, images: Images, baseline: Images, context: MetricContext) -> tuple[float, ...]:
+        model = _preference_model(context.metric_paths[self.name], context.device)
         scale = model.scale()
-        return images.by_prompt([scale * cosine for cosine in cosines(model, images)])
+        return images.mean_by_prompt([scale * cosine for cosine in cosines(model, images)])
 
 
 class ImageReward(Metric):
-    """A reward model of people's rankings, about -2 to 2. Xu et al., ImageReward, NeurIPS 2023."""
+    """A reward model of human rankings, about -2 to 2. Xu et al., ImageReward, NeurIPS 2023."""
 
     name, title, unit = "image_reward", "ImageReward", "reward"
     needs = "the package image-reward with its weights"
     cost = "one pass of BLIP-L"
     tolerance = 0.1
 
-    def unavailable_reason(self, setting: Setting) -> str | None:
-        if missing("ImageReward"):
+    def unavailable_reason(self, context: MetricContext) -> str | None:
+        if missing_package("ImageReward"):
             return "the package ImageReward is not installed: pip install image-reward"
         folder = Path.home() / ".cache" / "ImageReward"
-        own = (folder / "ImageReward.pt", folder / "med_config.json")
-        return unasked(self.name, setting, *own, _hub() / BERT)
+        files = (folder / "ImageReward.pt", folder / "med_config.json", _hub_cache() / BERT)
+        return missing_weights(self.name, context, *files)
 
-    def scores(self, images: Images, baseline: Images, setting: Setting) -> tuple[float, ...]:
+    def scores(self, images: Images, baseline: Images, context: MetricContext) -> tuple[float, ...]:
         import ImageReward
         import torch
 
-        given = setting.given.get(self.name, "")
-        model = ImageReward.load(given if Path(given).is_file() else "ImageReward-v1.0", device=setting.device)
+        path = context.metric_paths.get(self.name, "")
+        model = ImageReward.load(path if Path(path).is_file() else "ImageReward-v1.0", device=context.device)
         with torch.inference_mode():
-            pairs = zip(images.prompt_of_each, images.images, strict=True)
-            return images.by_prompt([float(model.score(prompt, image)) for prompt, image in pairs])
+            pairs = zip(images.prompt_per_still, images.pil_images, strict=True)
+            return images.mean_by_prompt([float(model.score(prompt, image)) for prompt, image in pairs])
 
 
 class Hps(Metric):
@@ -87,35 +96,28 @@ class Hps(Metric):
     cost = "one pass of CLIP ViT-H"
     tolerance = 0.2
 
-    def unavailable_reason(self, setting: Setting) -> str | None:
-        return missing("hpsv2") or unasked(self.name, setting, *(_hub() / file for file in HPS_WEIGHTS))
+    def unavailable_reason(self, context: MetricContext) -> str | None:
+        files = [_hub_cache() / file for file in HPS_WEIGHTS]
+        return missing_package("hpsv2") or missing_weights(self.name, context, *files)
 
-    def scores(self, images: Images, baseline: Images, setting: Setting) -> tuple[float, ...]:
+    def scores(self, images: Images, baseline: Images, context: MetricContext) -> tuple[float, ...]:
         import hpsv2
 
-        pairs = zip(images.prompt_of_each, images.images, strict=True)
-        return images.by_prompt([100 * float(hpsv2.score(image, prompt)[0]) for prompt, image in pairs])
+        pairs = zip(images.prompt_per_still, images.pil_images, strict=True)
+        return images.mean_by_prompt([100 * float(hpsv2.score(image, prompt)[0]) for prompt, image in pairs])
 
 
 def cosines(model: Clip, images: Images) -> list[float]:
-    """Of each still's and its prompt's embeddings."""
-    seen, said = model.of_images(images), model.of_prompts(images.prompts)
-    found = (seen.reshape(len(said), images.each, -1) * said[:, None]).sum(-1).reshape(-1)
-    return [float(cosine) for cosine in found]
+    """Return the cosine of each still's embedding and its prompt's."""
+    of_images, of_prompts = model.embed_images(images), model.embed_prompts(images.prompts)
+    grouped = of_images.reshape(len(of_prompts), images.stills_per_prompt, -1)
+    return [float(cosine) for cosine in (grouped * of_prompts[:, None]).sum(-1).reshape(-1)]
 
 
-def _hub() -> Path:
-    return cached("HF_HOME", "huggingface") / "hub"
-
-
-def not_given(name: str, setting: Setting, what: str) -> str | None:
-    """Why a metric lacks the file or folder that a user must point it to, or None when it is there."""
-    path = setting.given.get(name)
-    if path is None:
-        return f"it needs {what}: --metric {name}=PATH"
-    return None if Path(path).exists() else f"--metric {name}={path}: there is no such file or folder"
+def _hub_cache() -> Path:
+    return cache_folder("HF_HOME", "huggingface") / "hub"
 
 
 @lru_cache(maxsize=1)
-def _preference(source: str, device: str) -> Clip:
+def _preference_model(source: str, device: str) -> Clip:
     return Clip(source, device, "--metric preference=FOLDER")

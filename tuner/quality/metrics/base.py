@@ -1,4 +1,4 @@
-"""The contract of every metric."""
+"""The contract of every metric, and the checks that several metrics share."""
 
 from __future__ import annotations
 
@@ -14,87 +14,103 @@ from tuner.quality.clip import Clip
 from tuner.quality.images import Images
 from tuner.records.codec import Estimate
 
-Against = Literal["prompt", "baseline", "real images", "itself"]
+Comparison = Literal["prompt", "baseline", "real images", "itself"]
 
 
-class Setting:
-    """Where metrics are computed and with what: the CLIP model, loaded when it is first asked for, and what the user
-    pointed metrics to, by their names. `named` are the metrics that the user asked for, which alone may fetch weights;
-    None when no other is measured."""
+class MetricContext:
+    """The device and the models that metrics are computed with.
+
+    `scorer` is the folder or hub id of the CLIP model. `metric_paths` holds the path that the user gave for a metric,
+    by the metric's name. `requested` names the metrics that the user asked for: only these may download weights. With
+    None every metric may.
+    """
 
     def __init__(
-        self, device: str, scorer: str, given: Mapping[str, str], named: Collection[str] | None = None
+        self, device: str, scorer: str, metric_paths: Mapping[str, str], requested: Collection[str] | None = None
     ) -> None:  # fmt: skip
         self.device = device
         self.scorer = scorer
-        self.given = given
-        self.named = named
+        self.metric_paths = metric_paths
+        self.requested = requested
 
     @cached_property
     def clip(self) -> Clip:
+        """The CLIP model, loaded on first use."""
         return Clip(self.scorer, self.device)
 
 
 class Metric:
-    """One way to judge images: `scores` gives a value for every prompt, or `distance` one for the whole set.
+    """A measure of image quality. It implements either `scores` (a value per prompt) or `distance` (one per set).
 
-    `needs` says in words what it needs besides the images, `cost` what an image costs. `tolerance`, in the metric's
-    unit, is how much worse than the baseline's is still as good when the metric is the axis of the search; None where
-    it cannot be the axis. A metric of the whole set has no paired difference and is no axis.
+    `needs` describes what it requires besides the images, and `cost` what it computes per image. `tolerance`, in the
+    metric's unit, is how much worse than the baseline still counts as equally good when the metric is the objective of
+    the search. It is None for a metric that cannot be the objective, for the reason in `no_objective_reason`. A metric
+    of a whole set has no paired difference, so it cannot be the objective.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     unit: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
-    against: ClassVar[Against] = "prompt"
+    compared_with: ClassVar[Comparison] = "prompt"
     needs: ClassVar[str] = "nothing"
     cost: ClassVar[str] = "arithmetic on its pixels"
     tolerance: ClassVar[float | None] = None
+    no_objective_reason: ClassVar[str] = "it has no value for a single prompt"
     has_verdict: ClassVar[bool] = True
-    """Whether its interval is one of the difference, which a noise floor can be compared with."""
+    """Whether its interval is one of the difference, so that it can be compared with the noise floor."""
 
-    own_value: ClassVar[float | None] = None
-    """What the baseline's images score against themselves; None where that must be measured."""
+    identity_score: ClassVar[float | None] = None
+    """The score of the baseline's images against themselves, or None if it must be measured."""
 
-    def unavailable_reason(self, setting: Setting) -> str | None:
-        """What is missing here, with what to do about it, or None. Loads nothing."""
+    def unavailable_reason(self, context: MetricContext) -> str | None:
+        """Return what is missing on this machine and how to get it, or None. Loads nothing."""
         return None
 
-    def unsuited(self, images: Images) -> str | None:
-        """Why it says nothing of such images, or None."""
+    def unsuitable_reason(self, images: Images) -> str | None:
+        """Return why the metric does not apply to these images, or None."""
         return None
 
-    def unavailable(self, setting: Setting, images: Images) -> str | None:
-        """Why the metric cannot be had here of these images, or None."""
-        return self.unavailable_reason(setting) or self.unsuited(images)
+    def skip_reason(self, context: MetricContext, images: Images) -> str | None:
+        """Return why the metric cannot be computed for these images on this machine, or None."""
+        return self.unavailable_reason(context) or self.unsuitable_reason(images)
 
-    def scores(self, images: Images, baseline: Images, setting: Setting) -> tuple[float, ...]:
-        """One value for each prompt, in the metric's unit."""
+    def scores(self, images: Images, baseline: Images, context: MetricContext) -> tuple[float, ...]:
+        """Compute one value per prompt, in the metric's unit."""
         raise NotImplementedError
 
-    def distance(self, images: Images, baseline: Images, setting: Setting) -> Estimate | None:
-        """One value for the whole set, or None for a metric that scores prompt by prompt."""
+    def distance(self, images: Images, baseline: Images, context: MetricContext) -> Estimate | None:
+        """Compute one value for the whole set, or return None if the metric scores prompt by prompt."""
         return None
 
 
-def unasked(name: str, setting: Setting, *files: Path) -> str | None:
-    """Why a metric may not be measured whose package fetches weights, or None when it was asked for or when the files
-    that it would fetch are there; each may be a glob pattern."""
-    if setting.named is None or name in setting.named:
+def missing_weights(name: str, context: MetricContext, *files: Path) -> str | None:
+    """Return why a metric must not download its weights, or None.
+
+    It may if the user requested it, and it need not if all `files` exist. Each may be a glob pattern.
+    """
+    if context.requested is None or name in context.requested:
         return None
     if all(any(Path(file.anchor).glob(str(file.relative_to(file.anchor)))) for file in files):
         return None
-    return f"its weights are not here, and are fetched only when asked for: --quality {name}, or --metric {name}=."
+    return f"its weights are not on this machine; download them with --quality {name}, or --metric {name}=."
 
 
-def cached(variable: str, name: str) -> Path:
-    """The folder that a library keeps its downloads in: the environment variable's, or in the user's cache."""
+def missing_path(name: str, context: MetricContext, description: str) -> str | None:
+    """Return why the file or folder that the user must give for a metric is not there, or None."""
+    path = context.metric_paths.get(name)
+    if path is None:
+        return f"it needs {description}: --metric {name}=PATH"
+    return None if Path(path).exists() else f"--metric {name}={path}: there is no such file or folder"
+
+
+def missing_package(package: str, because: str = "") -> str | None:
+    """Return that a package is not installed and how to install it, or None."""
+    installed = package in sys.modules or find_spec(package) is not None
+    return None if installed else f"the package {package} is not installed{because}: pip install {package}"
+
+
+def cache_folder(variable: str, name: str) -> Path:
+    """Return a library's download folder: the environment variable's, or `name` in the user's cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get(variable) or f"{cache}/{name}").expanduser().absolute()
-
-
-def missing(package: str, because: str = "") -> str | None:
-    """Why a package is not there and how to get it, or None when it is."""
-    found = package in sys.modules or find_spec(package) is not None
-    return None if found else f"the package {package} is not installed{because}: pip install {package}"

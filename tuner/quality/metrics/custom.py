@@ -1,4 +1,4 @@
-"""A metric of the user's own."""
+"""A metric that the user wrote."""
 
 from __future__ import annotations
 
@@ -10,35 +10,38 @@ from typing import Any
 
 from tuner.errors import BadInput
 from tuner.quality.images import Images
-from tuner.quality.metrics.base import Metric, Setting
+from tuner.quality.metrics.base import Metric, MetricContext
 
 ENTRY_POINT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 class CustomMetric(Metric):
-    """`module:function`, called as function(images, prompts) with PIL images and a prompt each; gives one number for
-    each, of which more is better. It runs in the worker, with the folder that `tune` was started in on the path."""
+    """A metric `module:function`, called as function(images, prompts) with PIL images and one prompt per image.
+
+    The function returns one number per image. Higher is better. It runs in the worker, where the folder that `tune` was
+    started in is on the import path.
+    """
 
     unit = "of your metric"
     needs = "your module"
-    cost = "as your function has it"
+    cost = "depends on your function"
 
     def __init__(self, entry_point: str) -> None:
         self.name = self.title = entry_point  # type: ignore[misc]
 
-    def scores(self, images: Images, baseline: Images, setting: Setting) -> tuple[float, ...]:
-        values = [float(value) for value in self._function()(list(images.images), images.prompt_of_each)]
-        if len(values) != len(images.images) or not all(map(math.isfinite, values)):
-            count = len(images.images)
-            raise BadInput(f"--quality {self.name}: it must give one finite number for each of the {count} images")
-        return images.by_prompt(values)
+    def scores(self, images: Images, baseline: Images, context: MetricContext) -> tuple[float, ...]:
+        count = len(images.pil_images)
+        values = [float(value) for value in self._function()(list(images.pil_images), images.prompt_per_still)]
+        if len(values) != count or not all(map(math.isfinite, values)):
+            raise BadInput(f"--quality {self.name}: it must return one finite number for each of the {count} images")
+        return images.mean_by_prompt(values)
 
     def _function(self) -> Callable[..., Any]:
         module, _, name = self.name.partition(":")
         try:
             function = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
-            raise BadInput(f"--quality {self.name}: cannot be imported: {error}") from None
+            raise BadInput(f"--quality {self.name}: it cannot be imported: {error}") from None
         if not callable(function):
             raise BadInput(f"--quality {self.name}: {name} is not a function")
         return function  # type: ignore[no-any-return]
