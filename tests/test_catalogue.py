@@ -15,7 +15,9 @@ import msgspec
 import pytest
 from kinds import COMPONENTS, kind
 
-from tuner.commands.knobs import YOUR_OWN, Catalogue, CatalogueTable, about, by_reason, catalogue
+from tuner.commands.knobs.catalogue import USER_VALUE, Catalogue, about, catalogue
+from tuner.commands.knobs.table import CatalogueTable
+from tuner.commands.reasons import group_by_reason
 from tuner.hardware.environment import LIBRARIES, detect
 from tuner.knobs import KNOBS
 from tuner.records.codec import Value, Values, decode, encode
@@ -105,7 +107,7 @@ def test_a_knob_that_means_nothing_alone_names_what_it_needs() -> None:
     assert entries["compile.scope"].needs == ()
     assert entries["compile.mode"].needs == ({"compile.scope": ("regional", "full")},)
     assert "first-block" in entries["cache.threshold"].needs[0]["cache.kind"]
-    assert entries["lora.scale"].needs == ({"lora.file": (YOUR_OWN,)},)
+    assert entries["lora.scale"].needs == ({"lora.file": (USER_VALUE,)},)
     assert "compile.scope=regional or full\n" in text(catalogue("demo", kind(), GPU), 80)
     assert "compile.scope=regional or full, which cannot be used here" in text(catalogue("demo", kind(), BARE), 120)
 
@@ -141,7 +143,7 @@ def test_reasons_that_differ_only_in_the_value_are_one() -> None:
         "a": "a is a kernel", "b": "b is a kernel", "c": "c code is slow", "d": "d code is slow",
         "e": "e arithmetic is new", "f": "it is old", "g": "it is old", True: "no",
     }  # fmt: skip
-    assert by_reason(refused) == {
+    assert group_by_reason(refused) == {
         "it is a kernel": ["a", "b"],
         "their code is slow": ["c", "d"],
         "e arithmetic is new": ["e"],
@@ -194,7 +196,7 @@ def test_the_text_has_every_name_value_and_reason_in_full(place: str, width: int
         assert flat(entry.about) in words
         refused = {value.value: value.reason for value in entry.values if value.reason is not None}
         assert all(format_value(value.value) in words for value in entry.values)
-        assert all(f": {reason}" in words for reason in by_reason(refused))
+        assert all(f": {reason}" in words for reason in group_by_reason(refused))
     for name, reason in found.not_offered.items():
         assert name in words
         assert flat(reason) in words
@@ -205,7 +207,7 @@ def test_a_pipe_gets_plain_text_whatever_its_encoding(tmp_path: Path) -> None:
         done = tune("knobs", cwd=tmp_path, PYTHONIOENCODING=encoding)
         assert (done.returncode, done.stderr) == (0, "")
         assert "\x1b" not in done.stdout
-        assert "the pipeline that comes with tune (FluxPipeline)" in done.stdout
+        assert "the bundled demo pipeline (FluxPipeline)" in done.stdout
         assert encoding == "utf-8" or done.stdout.isascii()
 
 
@@ -215,7 +217,7 @@ def test_a_folder_is_named_and_its_class_said(tmp_path: Path) -> None:
     (tmp_path / "mine" / "model_index.json").write_text(json.dumps(index))
     done = tune("knobs", "mine", cwd=tmp_path)
     assert done.returncode == 0
-    assert done.stdout.startswith("What `tune run` can vary in mine (SanaPipeline)\n")
+    assert done.stdout.startswith("Knobs of `tune run` for mine (SanaPipeline)\n")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tuner import cli
-from tuner.commands import run
+from tuner.commands import arguments, run
 from tuner.errors import BadInput, StorageFull, StudyFailed
 
 INDEX = '{"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}'
@@ -144,7 +144,7 @@ def test_the_installed_command_is_this_one(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_times(text: str, expected: float) -> None:
-    assert cli.seconds(text) == expected
+    assert arguments.seconds(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_every_failure_has_its_exit_code_and_one_line(
     def fail(options: object) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "run_study", fail)
+    monkeypatch.setattr(run, "run", fail)
     assert cli.main(["run"]) == code
     assert capsys.readouterr().err.splitlines() == [line]
 
@@ -174,7 +174,7 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     def interrupt(options: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "run_study", interrupt)
+    monkeypatch.setattr(run, "run", interrupt)
     assert cli.main(["run"]) == 130
     assert "same command" in capsys.readouterr().err
 
@@ -199,9 +199,9 @@ def test_a_study_is_never_named_out_of_its_folder(name: str) -> None:
 
 
 def test_a_latency_target_is_a_field_of_the_workload() -> None:
-    given = cli.parser().parse_args(["run", "--latency-target", "2s", "--set", "workload.height=512"])
-    assert run.settings(given) == ["workload.height=512", "workload.latency_target_s=2.0"]
-    assert run.settings(cli.parser().parse_args(["run", "--latency-target", "1.5m"])) == [
+    given = cli.make_parser().parse_args(["run", "--latency-target", "2s", "--set", "workload.height=512"])
+    assert run.space_settings(given) == ["workload.height=512", "workload.latency_target_s=2.0"]
+    assert run.space_settings(cli.make_parser().parse_args(["run", "--latency-target", "1.5m"])) == [
         "workload.latency_target_s=90.0"
     ]
-    assert run.settings(cli.parser().parse_args(["run"])) == []
+    assert run.space_settings(cli.make_parser().parse_args(["run"])) == []

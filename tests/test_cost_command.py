@@ -13,11 +13,12 @@ import msgspec
 import pytest
 from test_export import example
 
-from tuner.commands import cost
-from tuner.commands.cost import CostReport, format_large, reckon
+from tuner.commands.cost.report import CostReport, make_report
+from tuner.commands.cost.table import CostTable
 from tuner.errors import BadInput
 from tuner.records.codec import encode_pretty
 from tuner.report.console import make_console
+from tuner.report.formatting import format_large
 from tuner.result.economics import Economics
 from tuner.result.prices import Price
 
@@ -47,7 +48,7 @@ def file(tmp_path: Path) -> Path:
 def text_of(report: CostReport, width: int) -> str:
     console = make_console(sys.stdout, width)
     with console.capture() as captured:
-        console.print(cost.CostTable(report))
+        console.print(CostTable(report))
     return captured.get()
 
 
@@ -61,7 +62,7 @@ def tune(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedPr
 
 
 def test_one_file_gives_its_front_at_its_own_price(file: Path) -> None:
-    report = reckon([file], None, None)
+    report = make_report([file], None, None)
     assert not report.is_comparison
     assert [(row.trial, row.is_baseline, row.is_chosen) for row in report.rows] == [(0, True, False), (5, False, True)]
     assert {row.price for row in report.rows} == {Price(usd_per_hour=2.0, source="--price")}
@@ -71,7 +72,7 @@ def test_one_file_gives_its_front_at_its_own_price(file: Path) -> None:
 
 
 def test_another_price_changes_the_cost_alone(file: Path) -> None:
-    own, other = reckon([file], None, None), reckon([file], 4.0, None)
+    own, other = make_report([file], None, None), make_report([file], 4.0, None)
     assert other.rows[1].price == Price(usd_per_hour=4.0, source="--price")
     for before, after in zip(own.rows, other.rows, strict=True):
         assert after.economics.usd_per_1000_images == pytest.approx(2 * before.economics.usd_per_1000_images)
@@ -80,26 +81,28 @@ def test_another_price_changes_the_cost_alone(file: Path) -> None:
 
 
 def test_a_provider_gives_its_price(file: Path) -> None:
-    assert reckon([file], None, "runpod").rows[0].price.source.startswith("RunPod, 20")
+    assert make_report([file], None, "runpod").rows[0].price.source.startswith("RunPod, 20")
 
 
 def test_a_nominal_price_gives_way_to_the_tables(tmp_path: Path) -> None:
     nominal = {"usd_per_hour": 1.0, "source": "nominal: no price is known for NVIDIA H200, give --price"}
-    assert "median" in reckon([study(tmp_path, "a", "NVIDIA H200", price=nominal)], None, None).rows[0].price.source
-    assert reckon([study(tmp_path, "a", "AMD EPYC", price=nominal)], None, None).rows[0].price.usd_per_hour == 1.0
+    assert (
+        "median" in make_report([study(tmp_path, "a", "NVIDIA H200", price=nominal)], None, None).rows[0].price.source
+    )
+    assert make_report([study(tmp_path, "a", "AMD EPYC", price=nominal)], None, None).rows[0].price.usd_per_hour == 1.0
 
 
 def test_the_chosen_point_is_there_if_it_is_not_on_the_front(tmp_path: Path) -> None:
-    report = reckon([study(tmp_path, "a", "NVIDIA H200", front=[])], None, None)
+    report = make_report([study(tmp_path, "a", "NVIDIA H200", front=[])], None, None)
     assert [row.trial for row in report.rows] == [0, 5]
 
 
 def test_a_study_folder_stands_for_its_file(file: Path, tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "best_config.json").write_bytes(file.read_bytes())
-    report = reckon([tmp_path / "study"], None, None)
+    report = make_report([tmp_path / "study"], None, None)
     assert report.rows[0].file == str(tmp_path / "study" / "best_config.json")
-    assert [row.economics for row in report.rows] == [row.economics for row in reckon([file], None, None).rows]
+    assert [row.economics for row in report.rows] == [row.economics for row in make_report([file], None, None).rows]
 
 
 # ---- several --------------------------------------------------------------------------------------------------------
@@ -112,18 +115,18 @@ def test_several_files_give_the_gpus_side_by_side_cheapest_first(tmp_path: Path)
         study(tmp_path, "l4", "NVIDIA L4", 0.1),
         study(tmp_path, "rtx", "NVIDIA GeForce RTX 4090", 4.0),
     ]
-    report = reckon(files, None, None)
+    report = make_report(files, None, None)
     assert report.is_comparison
     assert [Path(row.file).stem for row in report.rows] == ["rtx", "h200", "l4", "epyc"], "the nominal one last"
     assert all(row.is_chosen for row in report.rows)
     assert [row.price.usd_per_hour for row in report.rows[:2]] == [0.74, 4.5]
     text = " ".join(text_of(report, 100).split())
-    assert "NVIDIA GeForce RTX 4090, 0.74 US$ an hour (RunPod, 2026-09-25)" in text
-    assert "nominal price compares with no other" in text
+    assert "NVIDIA GeForce RTX 4090, US$ 0.74 per hour (RunPod, 2026-09-25)" in text
+    assert "Nominal prices cannot be compared" in text
 
 
 def test_a_device_that_the_table_does_not_know_keeps_its_own_price(tmp_path: Path, file: Path) -> None:
-    report = reckon([file, study(tmp_path, "x", "NVIDIA GeForce RTX 3060")], None, None)
+    report = make_report([file, study(tmp_path, "x", "NVIDIA GeForce RTX 3060")], None, None)
     (row,) = [row for row in report.rows if row.device_name == "NVIDIA GeForce RTX 3060"]
     assert row.price == Price(usd_per_hour=2.0, source="--price")
 
@@ -141,35 +144,36 @@ def test_a_device_that_the_table_does_not_know_keeps_its_own_price(tmp_path: Pat
 )
 def test_another_model_or_workload_does_not_compare(tmp_path: Path, file: Path, field: str, value: object) -> None:
     other = study(tmp_path, "other", "NVIDIA L4", **{field: value})
-    with pytest.raises(BadInput, match=rf"other\.json: {field.replace('__', '.')}: not that of .*h200\.json"):
-        reckon([file, other], None, None)
+    with pytest.raises(BadInput, match=rf"other\.json: {field.replace('__', '.')} differs from .*h200\.json"):
+        make_report([file, other], None, None)
 
 
 def test_a_models_folder_may_lie_elsewhere(tmp_path: Path, file: Path) -> None:
     other = study(tmp_path, "other", "NVIDIA L4", model__source="/elsewhere/tiny")
-    assert reckon([file, other], None, None).model == "tiny"
+    assert make_report([file, other], None, None).model == "tiny"
 
 
 # ---- what is shown --------------------------------------------------------------------------------------------------
 
 
 def test_what_a_study_measured_besides_is_shown(file: Path) -> None:
-    report = reckon([file], None, None)
+    report = make_report([file], None, None)
     found = Economics(
         usd_per_1000_images=0.5, usd_per_million_images=500.0, images_per_hour=7200.0, images_per_1000_usd=2e6,
-        latency_samples=60, latency_p50_s=1.0, latency_p95_s=1.25, compile_s=30.0, break_even_images=20,
+        latency_samples=60, latency_p50_s=1.0, latency_p95_s=1.25, compile_s=30.0, paid_for_after_images=20,
         joules_per_image=250.0, images_per_s_per_watt=0.004, smallest_card_gb=24,
     )  # fmt: skip
     row = msgspec.structs.replace(report.rows[1], economics=found)
     text = text_of(msgspec.structs.replace(report, rows=(report.rows[0], row)), 120)
-    for part in ("0.500", "500", "7200", "2.00M", "1.00 s", "1.25 s", " 60\n", "first call 30.0 s longer",
-                 "paid for after 20 images", "fits a 24 GB card", "250 J/image", "0.00400 images/s/W"):  # fmt: skip
+    for part in ("0.500", "500", "7200", "2.00M", "1.00 s", "1.25 s", " 60\n",
+                 "compiling adds 30.0 s to the first call",
+                 "saved after 20 images", "fits a 24 GB card", "250 J/image", "0.00400 images/s/W"):  # fmt: skip
         assert part in text, part
 
 
 def test_what_was_only_predicted_says_so(tmp_path: Path) -> None:
     predicted = study(tmp_path, "a", "NVIDIA H200", chosen__predicted_from=[6, 28], front=[])
-    text = text_of(reckon([predicted], None, None), 120)
+    text = text_of(make_report([predicted], None, None), 120)
     assert text.count("predicted from 6, 28 steps, not measured") == 1
 
 
@@ -178,7 +182,7 @@ def test_what_was_measured_is_passed_on_as_it_was_measured(tmp_path: Path) -> No
         "chosen__latency_samples": 60, "chosen__latency_p95_s": 1.25, "chosen__compile_s": 30.0,
         "chosen__joules_per_image": 250.0, "chosen__peak_reserved_bytes": 20 * 10**9, "front": [],
     }  # fmt: skip
-    found = reckon([study(tmp_path, "a", "NVIDIA H200", **seen)], None, None).rows[1].economics
+    found = make_report([study(tmp_path, "a", "NVIDIA H200", **seen)], None, None).rows[1].economics
     assert (found.latency_p95_s, found.compile_s, found.joules_per_image) == (1.25, 30.0, 250.0)
     assert found.smallest_card_gb == 24
 
@@ -190,20 +194,20 @@ def test_a_file_of_before_these_were_measured_still_reads(tmp_path: Path) -> Non
         for name in ("compile_s", "latency_p95_s", "peak_reserved_bytes", "joules_per_image"):
             del point[name]
     file.write_text(json.dumps(data))
-    assert reckon([file], None, None).rows[1].economics.compile_s is None
+    assert make_report([file], None, None).rows[1].economics.compile_s is None
 
 
 def test_what_is_not_known_is_not_shown(tmp_path: Path) -> None:
     data = {"baseline__compile_s": None, "chosen__compile_s": None, "front": []}
-    text = text_of(reckon([study(tmp_path, "a", "NVIDIA H200", **data)], None, None), 120)
+    text = text_of(make_report([study(tmp_path, "a", "NVIDIA H200", **data)], None, None), 120)
     assert "at least 59 samples" in text
-    for word in ("first call", "card", "J/image", "None", "nan"):
+    for word in ("first call", "compiling", "card", "J/image", "None", "nan"):
         assert word not in text
 
 
 @pytest.mark.parametrize("width", [30, 60, 80, 120])
 def test_nothing_is_cut_and_no_line_is_too_long(file: Path, width: int) -> None:
-    text = text_of(reckon([file], None, None), width)
+    text = text_of(make_report([file], None, None), width)
     assert max(len(line) for line in text.splitlines()) <= max(width, 24)
     assert "…" not in text
     assert "samples 7" in text or " 7\n" in text
@@ -222,9 +226,9 @@ def test_amounts(value: float, text: str) -> None:
 def test_the_command_prints_a_table_or_json(file: Path, tmp_path: Path) -> None:
     shown = tune(str(file), "--price", "2.5", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
-    assert "2.50 US$ an hour (--price)" in shown.stdout
+    assert "US$ 2.50 per hour (--price)" in shown.stdout
     found = msgspec.json.decode(tune(str(file), "--price", "2.5", "--json", cwd=tmp_path).stdout, type=CostReport)
-    assert found == reckon([file], 2.5, None)
+    assert found == make_report([file], 2.5, None)
 
 
 def test_it_prints_ascii_where_there_is_no_more(file: Path, tmp_path: Path) -> None:
@@ -292,6 +296,6 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(here: Path, arguments: tupl
 
 def test_what_a_file_says_cannot_steer_the_terminal(tmp_path: Path) -> None:
     evil = study(tmp_path, "evil", "NVIDIA \x1b[2J H200", price__source="a\nb \x1b]0;x\x07")
-    text = text_of(reckon([evil], None, None), 100)
+    text = text_of(make_report([evil], None, None), 100)
     assert "\x1b" not in text
     assert "a b" in text

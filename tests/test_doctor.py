@@ -14,18 +14,13 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from tuner.commands import doctor
-from tuner.commands.doctor import (
-    ABILITIES,
-    PURPOSES,
-    WELL_KNOWN,
-    Ability,
-    Diagnosis,
-    Report,
-    abilities,
-    additions,
-    packages,
-)
+from tuner.commands.doctor import abilities, additions, machine, packages
+from tuner.commands.doctor.abilities import ABILITIES, WELL_KNOWN, list_abilities, well_known_architectures
+from tuner.commands.doctor.additions import list_additions
+from tuner.commands.doctor.diagnosis import diagnose
+from tuner.commands.doctor.packages import PURPOSES, list_packages
+from tuner.commands.doctor.records import Ability, Diagnosis
+from tuner.commands.doctor.table import DiagnosisTable
 from tuner.hardware import environment
 from tuner.hardware.environment import LIBRARIES, detect
 from tuner.knobs import KNOBS
@@ -47,16 +42,16 @@ def gpu(capability: str = "9.0", **changed: str | None) -> Environment:
 
 
 def ability(name: str, here: Environment) -> Ability:
-    return next(each for each in abilities(here) if each.name == name)
+    return next(each for each in list_abilities(here) if each.name == name)
 
 
 def added(package: str, here: Environment) -> dict[str, tuple[object, ...]]:
-    return next((dict(each.adds) for each in additions(here) if each.package == package), {})
+    return next((dict(each.adds) for each in list_additions(here) if each.package == package), {})
 
 
 def text(found: Diagnosis, width: int) -> str:
     stream = io.StringIO()
-    make_console(stream, width).print(Report(found))
+    make_console(stream, width).print(DiagnosisTable(found))
     return stream.getvalue()
 
 
@@ -80,7 +75,7 @@ def test_every_package_is_explained() -> None:
 
 
 def test_diffusers_has_every_well_known_pipeline() -> None:
-    assert [kind.pipeline_class for kind in doctor._well_known()] == list(WELL_KNOWN)
+    assert [kind.pipeline_class for kind in well_known_architectures()] == list(WELL_KNOWN)
 
 
 # ---- what works -----------------------------------------------------------------------------------------------------
@@ -132,13 +127,13 @@ def test_triton_would_add_compiling_on_a_gpu_and_nothing_on_a_cpu() -> None:
 
 @pytest.mark.parametrize("here", [CPU, gpu(), gpu("12.0", torchao=None), gpu("7.5", triton=None)])
 def test_what_is_promised_is_what_the_knobs_would_say_then(here: Environment) -> None:
-    promised = {each.package: each for each in additions(here)}
+    promised = {each.package: each for each in list_additions(here)}
     for package in here.libraries:
         if here.libraries[package] is None:
             then = msgspec.structs.replace(here, libraries=here.libraries | {package: "9999"})
             gained = {
                 (kind.pipeline_class, name, value)
-                for kind in doctor._well_known()
+                for kind in well_known_architectures()
                 for name, knob in KNOBS.items()
                 for value in knob.choices
                 if knob.unavailable_reason(value, here, kind) and not knob.unavailable_reason(value, then, kind)
@@ -152,9 +147,9 @@ def test_what_is_promised_is_what_the_knobs_would_say_then(here: Environment) ->
 
 
 def test_the_remedy_is_the_knobs_own() -> None:
-    for addition in additions(gpu(torchao=None)):
+    for addition in list_additions(gpu(torchao=None)):
         assert addition.install.startswith("pip install ") or "http" in addition.install or " from " in addition.install
-    torchao = next(each for each in additions(gpu(torchao=None)) if each.package == "torchao")
+    torchao = next(each for each in list_additions(gpu(torchao=None)) if each.package == "torchao")
     assert torchao.install.startswith("pip install ")
     assert "torchao" in torchao.install
 
@@ -168,21 +163,21 @@ def test_the_remedy_is_the_knobs_own() -> None:
      ("2.14.0.dev20261101", False), (None, False)],
 )  # fmt: skip
 def test_the_version_of_torch_is_checked(version: str | None, supported: bool) -> None:
-    torch = next(each for each in packages(CPU.libraries | {"torch": version}) if each.name == "torch")
+    torch = next(each for each in list_packages(CPU.libraries | {"torch": version}) if each.name == "torch")
     assert torch.needed
     assert torch.supported_versions == ">=2.11,<2.14"
     assert torch.supported is supported
 
 
 def test_what_is_not_needed_may_be_missing() -> None:
-    missing = [each for each in packages(CPU.libraries) if each.version is None]
+    missing = [each for each in list_packages(CPU.libraries) if each.version is None]
     assert missing
     assert all(each.supported and not each.needed for each in missing)
 
 
 def problems(monkeypatch: pytest.MonkeyPatch, here: Environment) -> str:
     monkeypatch.setattr(environment, "detect", lambda device: here)
-    return "\n".join(doctor.diagnose().problems)
+    return "\n".join(diagnose().problems)
 
 
 def test_a_package_out_of_range_is_a_problem_with_its_remedy(monkeypatch: pytest.MonkeyPatch, on_a_gpu: None) -> None:
@@ -194,7 +189,7 @@ def test_a_package_out_of_range_is_a_problem_with_its_remedy(monkeypatch: pytest
 def test_another_process_on_the_gpu_is_a_problem(monkeypatch: pytest.MonkeyPatch, on_a_gpu: None) -> None:
     monkeypatch.setattr(environment, "gpu_usage", lambda: (2, 2**33))
     assert "2 other processes" in problems(monkeypatch, gpu())
-    assert "2 processes on it now, 8.0 GiB in use" in " ".join(text(doctor.diagnose(), 80).split())
+    assert "2 processes on it now, 8.0 GiB in use" in " ".join(text(diagnose(), 80).split())
 
 
 def test_a_gpu_that_torch_cannot_use_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,42 +200,43 @@ def test_a_gpu_that_torch_cannot_use_is_a_problem(monkeypatch: pytest.MonkeyPatc
 
 def test_a_gpu_that_is_left_aside_on_purpose_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "driver_gpu_name", lambda: "NVIDIA H100")
-    found = doctor.diagnose("cpu")
-    assert (found.machine.unused_gpu, found.machine.no_gpu) == (None, "left aside, as --device cpu says")
+    found = diagnose("cpu")
+    assert (found.machine.unused_gpu, found.machine.no_gpu) == (None, "not used, because of --device cpu")
     assert not any("H100" in problem for problem in found.problems)
 
 
 def test_what_is_a_problem_does_not_depend_on_how_it_is_worded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "driver_gpu_name", lambda: None)
-    monkeypatch.setattr(doctor, "_no_gpu", lambda *_: "one is not used: it is only a word")
-    assert doctor.diagnose().machine.unused_gpu is None
+    monkeypatch.setattr(machine, "no_gpu_reason", lambda *_: "one is not used: it is only a word")
+    assert diagnose().machine.unused_gpu is None
     assert "only a word" not in problems(monkeypatch, CPU)
 
 
 def test_a_checkout_that_is_not_installed_is_a_problem(monkeypatch: pytest.MonkeyPatch, on_a_gpu: None) -> None:
     def missing(distribution: str) -> list[str]:
-        raise doctor.metadata.PackageNotFoundError(distribution)
+        raise packages.metadata.PackageNotFoundError(distribution)
 
-    monkeypatch.setattr(doctor.metadata, "requires", missing)
-    doctor._requirements.cache_clear()
+    monkeypatch.setattr(packages.metadata, "requires", missing)
+    packages.requirements.cache_clear()
     try:
-        found = doctor.diagnose()
+        found = diagnose()
     finally:
-        doctor._requirements.cache_clear()
+        packages.requirements.cache_clear()
     (problem,) = found.problems
-    assert problem.startswith("diffusion-tuner itself is not installed")
+    assert problem.startswith("diffusion-tuner is not installed")
     assert not text(found, 80).startswith("Ready")
 
 
 def test_a_full_disk_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
-    assert any("--out" in problem for problem in doctor.diagnose("cpu", tmp_path / "a" / "b").problems)
+    assert any("--out" in problem for problem in diagnose("cpu", tmp_path / "a" / "b").problems)
 
 
 def test_a_machine_without_diffusers_is_still_examined(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_well_known", lambda: ())
+    for module in (abilities, additions):
+        monkeypatch.setattr(module, "well_known_architectures", lambda: ())
     monkeypatch.setattr(environment, "detect", lambda device: gpu(diffusers=None))
-    found = doctor.diagnose()
+    found = diagnose()
     assert any("diffusers is missing" in problem for problem in found.problems)
     assert {each.works for each in found.abilities} == {"no"}
     assert text(found, 80)
@@ -251,7 +247,7 @@ def test_a_machine_without_diffusers_is_still_examined(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_text_has_every_fact_in_full(on_a_gpu: None, width: int) -> None:
-    found = doctor.diagnose()
+    found = diagnose()
     shown = text(found, width)
     assert max(map(len, shown.splitlines())) <= width
     words = " ".join(shown.split())
@@ -265,7 +261,7 @@ def test_the_text_has_every_fact_in_full(on_a_gpu: None, width: int) -> None:
 
 
 def test_it_survives_a_file(on_a_gpu: None) -> None:
-    found = doctor.diagnose()
+    found = diagnose()
     assert decode(encode(found), Diagnosis, "here") == found
 
 

@@ -1,4 +1,4 @@
-"""`python -m tuner` is the command `tune`."""
+"""Run `tune` as `python -m tuner`."""
 
 from tuner.cli import main
 

@@ -40,5 +40,5 @@ def test_what_cannot_be_had_is_one_line(name: str, given: list[str], kind: type[
 
 
 def test_a_metric_that_lacks_something_names_those_that_do_not() -> None:
-    with pytest.raises(Unavailable, match="ssim and ms_ssim work without"):
+    with pytest.raises(Unavailable, match="ssim and ms_ssim need nothing else"):
         run.quality_policy("lpips", [], "demo")

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from tuner import cli
-from tuner.commands.trace import TraceReport, examine_trace
+from tuner.commands.trace.report import TraceReport, examine_trace
+from tuner.commands.trace.text import TraceText
 from tuner.records.codec import decode
 from tuner.report.console import make_console
 
@@ -33,7 +34,7 @@ def busy(planted: Any) -> None:
 
 def shown(path: Path, width: int, encoding: str = "utf-8") -> str:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    make_console(stream, width=width).print(examine_trace(path))
+    make_console(stream, width=width).print(TraceText(examine_trace(path)))
     stream.flush()
     return stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
 
@@ -54,7 +55,7 @@ def test_the_time_line_shows_each_lane_and_the_wait(planted: Any, tmp_path: Path
     assert lanes["GPU stream 13"] == "." * 60 + "A" * 30 + "." * 10
     assert lanes["CPU waits"].rstrip() == " " * 42 + "~" * 5 + "1"
     assert lanes["compiled"] == "." * 5 + "=" * 80 + "." * 15
-    assert "1 device sync, 1 a step: the GPU idles 0.174 ms" in "\n".join(lines)
+    assert "1 device sync, 1 per step: the GPU idles 0.174 ms" in "\n".join(lines)
 
 
 def test_a_python_function_does_not_keep_the_cpu_busy(planted: Any, tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_a_sum_of_prices_needs_each_of_them(planted: Any, tmp_path: Path) -> Non
     planted.top = {"deviceProperties": [{"name": "GPU"}]}
     text = shown(planted.save(tmp_path), 200)
     assert "REJECTED: 2 findings\n" in text
-    assert "idles" not in text
+    assert "the GPU idle" not in text
 
 
 def test_the_exit_code_is_the_verdict(planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +89,7 @@ def test_the_exit_code_is_the_verdict(planted: Any, tmp_path: Path, capsys: pyte
     assert cli.main(["trace", str(rejected)]) == 1
     assert "REJECTED: 1 finding" in capsys.readouterr().out
     assert cli.main(["trace", str(rejected), "--max-idle-ms", "1"]) == 0
-    assert "1 tolerated finding" in capsys.readouterr().out
+    assert "1 accepted finding" in capsys.readouterr().out
 
 
 def test_the_json_is_the_record(planted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

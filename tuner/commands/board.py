@@ -1,18 +1,36 @@
-"""`tune board`: show a study with TensorBoard."""
+"""`tune board`: show a study in TensorBoard."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from tuner.commands.arguments import Subparsers, port
 from tuner.errors import Unavailable
 
-if TYPE_CHECKING:
-    pass
+SUMMARY = "show a study in the browser with TensorBoard"
+DESCRIPTION = """\
+Start TensorBoard on 127.0.0.1 with a study: a table of all trials, their
+images beside the baseline's, the gate's verdicts, and the traces. Needs no
+internet. Stop it with Ctrl-C.
+"""
 
 
-def show_board(options: argparse.Namespace) -> int:
-    """`tune board`: TensorBoard with a study, until Ctrl-C."""
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the arguments of `tune board`."""
+    parser = subparsers.add_parser("board", help=SUMMARY, description=DESCRIPTION)
+    parser.add_argument(
+        "study", nargs="?", metavar="STUDY", help="name or folder of a study (default: the newest study)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("traces"), metavar="DIR", help="folder with the studies (default: traces)"
+    )
+    parser.add_argument("--port", type=port, metavar="N", help="port to serve on (default: first free, from 6006 on)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve a study with TensorBoard until Ctrl-C."""
     from tuner.board import start
 
     folder = start.find_log_folder(options.study, options.out)
@@ -20,7 +38,7 @@ def show_board(options: argparse.Namespace) -> int:
         with start.serve(folder, start.free_port(options.port)) as (address, process):
             print(start.guide(folder, address), flush=True)
             process.wait()
-            raise Unavailable("TensorBoard ended by itself")
+            raise Unavailable("TensorBoard exited on its own; start `tune board` again")
     except KeyboardInterrupt:
         print()
     return 0

@@ -1,15 +1,16 @@
-"""`tune run`: resolve the model, search, report."""
+"""`tune run`: search for the cheapest configuration of a pipeline, and report it."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tuner.commands.arguments import Subparsers, add_device, add_model, positive, price, seconds
 from tuner.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
@@ -18,41 +19,120 @@ if TYPE_CHECKING:
     from tuner.study.loop import Study
     from tuner.study.store import Request
 
-
 MAX_REASONS = 3
+"""More reasons why values are left out are not listed one by one."""
+
+DEFAULT_BUDGET_S = 330.0
+
+SUMMARY = "search for the cheapest configuration of a pipeline on this machine"
+DESCRIPTION = """\
+Search for the cheapest configuration of a pipeline on this machine whose
+images are as good as the untouched pipeline's. Interrupt it at any time; the
+same command resumes the study.
+"""
+EXAMPLES = """\
+examples:
+  tune run                          tune the bundled demo pipeline
+  tune run black-forest-labs/FLUX.1-dev --budget 2h --price 2.49
+  tune run ./my-pipeline --set workload.height=768 --set workload.width=768
+  tune run ./my-pipeline --set compile.mode=default --latency-target 2s
+
+The budget is wall-clock time, summed over all runs of the study. It includes
+loading, compiling, measuring and confirming the result. The baseline is always
+measured, even if that takes longer. Comparing the finalists by all quality
+metrics comes after the budget. A finished study continues with a longer
+--budget.
+"""
 
 
-def run_study(options: argparse.Namespace) -> int:
-    """`tune run`: resolve, search, report."""
-    from tuner.hardware import environment
-    from tuner.model import pipeline
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the arguments of `tune run`."""
+    parser = subparsers.add_parser("run", help=SUMMARY, description=DESCRIPTION, epilog=EXAMPLES)
+    add_model(parser)
+    add_device(parser)
+    _add_search(parser)
+    _add_quality(parser)
+    _add_limits(parser)
+    _add_study(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("search")
+    group.add_argument(
+        "--space", metavar="NAME|FILE",
+        help="search space: the name of a shipped one or a YAML file (default: the one for the pipeline's class)",
+    )  # fmt: skip
+    group.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE",
+        help="override the search space: fix a knob (compile.mode=default), or set the workload "
+        "(workload.height=512) or the tolerated loss of quality (quality.tolerance=0.5); repeatable",
+    )  # fmt: skip
+    group.add_argument("--price", type=price, metavar="USD", help="price of one machine hour (default: list price)")
+    group.add_argument(
+        "--latency-target", type=seconds, metavar="TIME",
+        help="maximum latency of a call, such as 2s: a configuration is not chosen if more than half of its calls "
+        "take longer, and calls that take longer do not count as throughput",
+    )  # fmt: skip
+
+
+def _add_quality(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("quality")
+    group.add_argument(
+        "--quality", metavar="NAME", default="clip_score",
+        help="metric to keep up: a built-in one or your own as module:function (default: clip_score)",
+    )  # fmt: skip
+    group.add_argument(
+        "--scorer", metavar="MODEL",
+        help="CLIP model that scores the images, a folder or hub id (default: openai/clip-vit-base-patch16; for the "
+        "demo, the bundled scorer)",
+    )  # fmt: skip
+    group.add_argument(
+        "--metric", action="append", default=[], metavar="NAME=PATH",
+        help="file or folder that a metric needs: preference=FOLDER (a CLIP model), cmmd=FOLDER (real images), "
+        "fid=FILE; repeatable",
+    )  # fmt: skip
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("limits")
+    group.add_argument(
+        "--budget", type=seconds, default=DEFAULT_BUDGET_S, metavar="TIME",
+        help=f"time for the search, such as 90s, 20m or 1h30m (default: {DEFAULT_BUDGET_S:g}s)",
+    )  # fmt: skip
+    group.add_argument("--trials", type=positive, metavar="N", help="stop after N trials (default: no limit)")
+
+
+def _add_study(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("study")
+    group.add_argument(
+        "--out", type=Path, default=Path("traces"), metavar="DIR", help="folder for all studies (default: traces)"
+    )
+    group.add_argument(
+        "--study", metavar="NAME", help="name of the study's folder (default: made from the model and the settings)"
+    )
+
+
+# ---- the study ------------------------------------------------------------------------------------------------------
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run or resume a study and report its result."""
     from tuner.records.outcome import Limits
     from tuner.report.live import make_display
-    from tuner.result.prices import price_for
-    from tuner.space import reader
     from tuner.study.loop import Study
-    from tuner.study.store import Request, Store
+    from tuner.study.store import Store
 
-    here = environment.detect(options.device)
-    model, kind = pipeline.resolve(options.model, options.revision, options.scorer)
-    file = reader.find(options.space, kind, model.source == pipeline.DEMO)
-    request = Request(
-        model=model,
-        environment=here,
-        space=reader.load(file, kind, here, settings(options), options.quality),
-        price=price_for(here.device_name, options.price),
-        quality=quality_policy(options.quality, options.metric, model.scorer),
-    )
+    request = make_request(options)
+    model, limits = request.model, Limits(budget_s=options.budget, max_trials=options.trials)
     folder = options.out.resolve() / study_name(options.study, model.source, request.fingerprint())
+    title = f"{options.model} ({model.pipeline_class}) on {request.environment.device_name}"
     display = make_display(sys.stdout, request.space.baseline)
     with Store(folder, request) as store:
-        limits = Limits(budget_s=options.budget, max_trials=options.trials)
         study = Study(store, limits, display)
         try:
-            display.started(
-                f"{options.model} ({model.pipeline_class}) on {here.device_name}", folder, limits, notes(request),
-                store.spent_s, list(study.ledger.outcomes.values()),
-            )  # fmt: skip
+            recorded = list(study.ledger.outcomes.values())
+            display.started(title, folder, limits, list(start_notes(request)), store.spent_s, recorded)
             best = study.run()
         finally:
             display.closed()
@@ -60,71 +140,108 @@ def run_study(options: argparse.Namespace) -> int:
     return 0
 
 
-def quality_policy(name: str, given: Sequence[str], scorer: str) -> QualityPolicy:
-    """By what images are judged, if all that the objective needs is here. Raises BadInput or Unavailable."""
-    from tuner.quality.metrics import METRICS, MetricContext, get_objective
+def make_request(options: argparse.Namespace) -> Request:
+    """Resolve the model and the search space, and check the options. Raises BadInput or Unavailable."""
+    from tuner.hardware import environment
+    from tuner.model import pipeline
+    from tuner.result.prices import price_for
+    from tuner.space import reader
+    from tuner.study.store import Request
+
+    env = environment.detect(options.device)
+    model, architecture = pipeline.resolve(options.model, options.revision, options.scorer)
+    space_file = reader.find(options.space, architecture, model.source == pipeline.DEMO)
+    return Request(
+        model=model,
+        environment=env,
+        space=reader.load(space_file, architecture, env, space_settings(options), options.quality),
+        price=price_for(env.device_name, options.price),
+        quality=quality_policy(options.quality, options.metric, model.scorer),
+    )
+
+
+def space_settings(options: argparse.Namespace) -> list[str]:
+    """Return the settings of --set, and of the options that are short for one."""
+    if options.latency_target is None:
+        return list(options.set)
+    return [*options.set, f"workload.latency_target_s={options.latency_target}"]
+
+
+def quality_policy(name: str, metric_paths: Sequence[str], scorer: str) -> QualityPolicy:
+    """Make the quality policy of --quality and --metric.
+
+    Raises BadInput or Unavailable if the metric is unknown or something that it needs is missing.
+    """
+    from tuner.quality.metrics import MetricContext, get_objective
     from tuner.records.quality import QualityPolicy
 
-    paths: dict[str, str] = {}
-    for text in given:
-        of, equals, path = text.partition("=")
-        if not equals or of not in METRICS:
-            raise BadInput(f"--metric {text}: write it as NAME=PATH with a metric's name: {', '.join(METRICS)}")
-        if not Path(path).exists():
-            raise BadInput(f"--metric {text}: there is no such file or folder")
-        paths[of] = str(Path(path).resolve())
-    lacking = get_objective(name).unavailable_reason(MetricContext("cpu", scorer, paths))
-    if lacking:
-        raise Unavailable(f"--quality {name}: {lacking}; clip_score, ssim and ms_ssim work without")
+    paths = dict(map(_metric_path, metric_paths))
+    reason = get_objective(name).unavailable_reason(MetricContext("cpu", scorer, paths))
+    if reason:
+        raise Unavailable(f"--quality {name}: {reason}; clip_score, ssim and ms_ssim need nothing else")
     return QualityPolicy(metric=name, metric_paths=paths)
 
 
-def settings(options: argparse.Namespace) -> list[str]:
-    """What --set says, and the options that say the same in fewer words."""
-    target_s = options.latency_target
-    return [*options.set, *([f"workload.latency_target_s={target_s}"] if target_s is not None else [])]
+def _metric_path(text: str) -> tuple[str, str]:
+    """Parse NAME=PATH of --metric."""
+    from tuner.quality.metrics import METRICS
 
-
-def notes(request: Request) -> list[str]:
-    """What the user should know before it begins: the price it reckons with, and what cannot be tried here."""
-    from tuner.hardware import environment, telemetry
-
-    neighbours = (
-        telemetry.other_users_warning(environment.gpu_usage()) if request.environment.device == "cuda" else None
-    )
-    said = [f"cost at {request.price.usd_per_hour:.2f} US$ an hour ({request.price.source})"]
-    target_s = request.space.workload.latency_target_s
-    if target_s is not None:
-        said.append(f"only calls within {target_s:g} s count, and a configuration that misses that is none")
-    return said + ([neighbours] if neighbours else []) + left_out(request)
-
-
-def left_out(request: Request) -> list[str]:
-    """What the space lists and cannot be had here: each reason when they are few, else how many there are."""
-    grouped: dict[str, list[str]] = {}
-    for what, reason in request.space.left_out.items():
-        grouped.setdefault(reason, []).append(what)
-    if len(grouped) <= MAX_REASONS:
-        return [f"left out: {', '.join(names)}: {reason}" for reason, names in grouped.items()]
-    model = request.model.source
-    return [
-        f"left out: {len(request.space.left_out)} values or recipes that cannot be had here (`tune knobs {model}` "
-        f"says why): {', '.join(request.space.left_out)}"
-    ]
+    name, equals, path = text.partition("=")
+    if not equals or name not in METRICS:
+        raise BadInput(f"--metric {text}: use NAME=PATH with the name of a metric: {', '.join(METRICS)}")
+    if not Path(path).exists():
+        raise BadInput(f"--metric {text}: no such file or folder")
+    return name, str(Path(path).resolve())
 
 
 def study_name(name: str | None, model: str, fingerprint: str) -> str:
-    """The study's folder name: the user's, or one made of what is tuned; never a path out of the folder of studies."""
+    """Return the name of the study's folder: the user's, or one made from the model and the request's fingerprint.
+
+    Raises BadInput for a name that could lead out of the folder of studies.
+    """
     if name is None:
         return f"{re.sub(r'[^A-Za-z0-9]+', '-', Path(model).name).strip('-').lower()}-{fingerprint[:8]}"
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
-        raise BadInput(f"--study {name}: a study's name is made of letters, digits, '.', '_' and '-'")
+        raise BadInput(f"--study {name}: use letters, digits, '.', '_' and '-', beginning with a letter or digit")
     return name
 
 
+# ---- notes and report -----------------------------------------------------------------------------------------------
+
+
+def start_notes(request: Request) -> Iterator[str]:
+    """Yield what the user should know before the study starts: the price, other GPU users, what is left out."""
+    from tuner.hardware import environment, telemetry
+
+    yield f"cost at US$ {request.price.usd_per_hour:.2f} per hour ({request.price.source})"
+    target_s = request.space.workload.latency_target_s
+    if target_s is not None:
+        yield f"latency target {target_s:g} s: slower calls do not count, slower configurations are not chosen"
+    neighbours = (
+        telemetry.other_users_warning(environment.gpu_usage()) if request.environment.device == "cuda" else None
+    )
+    if neighbours:
+        yield neighbours
+    yield from left_out_notes(request)
+
+
+def left_out_notes(request: Request) -> Iterator[str]:
+    """Yield which values and recipes of the search space cannot be used here, with the reasons if they are few."""
+    left_out = request.space.left_out
+    names_by_reason: defaultdict[str, list[str]] = defaultdict(list)
+    for name, reason in left_out.items():
+        names_by_reason[reason].append(name)
+    if len(names_by_reason) <= MAX_REASONS:
+        yield from (f"left out: {', '.join(names)}: {reason}" for reason, names in names_by_reason.items())
+    else:
+        yield (
+            f"left out: {len(left_out)} values or recipes that cannot be used here (`tune knobs "
+            f"{request.model.source}` lists the reasons): {', '.join(left_out)}"
+        )
+
+
 def report_study(study: Study, best: BestConfig) -> None:
-    """The end of `tune run`: the front as a table and a drawing, the choice's figures, why the others are not on it,
-    what to do next."""
+    """Print the result of a study."""
     from tuner.report import figures, front_plot, front_table, panel_table, trial_counts
     from tuner.report.console import make_console
 

@@ -1,0 +1,83 @@
+"""Argument types and options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from typing import TypeAlias
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""What `ArgumentParser.add_subparsers` returns."""
+
+MIN_USD, MAX_USD = 1e-6, 1e6
+"""Costs computed from a price outside this range could be zero or infinite."""
+
+MAX_PORT = 65535
+
+NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
+TIME = re.compile(rf"(?:{NUMBER}h)?(?:{NUMBER}m)?(?:{NUMBER}s)?(?:{NUMBER}ms)?|{NUMBER}")
+UNITS_S = (3600.0, 60.0, 1.0, 1e-3, 1.0)
+"""The units of TIME's groups: hours, minutes, seconds, milliseconds, and seconds for a number without a unit."""
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the model and its revision."""
+    parser.add_argument(
+        "model", nargs="?", default="demo",
+        help="a pipeline folder, a Hugging Face hub id (owner/name), or demo, the bundled pipeline (default: demo)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--revision", metavar="COMMIT", help="branch, tag or commit of the hub id (default: its newest commit)"
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add --device."""
+    parser.add_argument(
+        "--device", choices=("auto", "cuda", "cpu"), default="auto",
+        help="device to run on; auto uses the NVIDIA GPU if there is one, else the CPU (default: auto)",
+    )  # fmt: skip
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add --json."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def seconds(text: str) -> float:
+    """Parse a time such as 300ms, 90s, 20m or 1h30m; a number without a unit is in seconds."""
+    match = TIME.fullmatch(text)
+    groups = match.groups("0") if match else ()
+    total_s = sum(float(number) * unit for number, unit in zip(groups, UNITS_S, strict=False))
+    if not 0 < total_s < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time like 300ms, 90s, 20m or 1h30m")
+    return total_s
+
+
+def milliseconds(text: str) -> float:
+    """Parse a number of milliseconds."""
+    if not re.fullmatch(r"\d+(\.\d+)?", text) or not float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of milliseconds like 0.5")
+    return float(text)
+
+
+def positive(text: str) -> int:
+    """Parse a whole number of at least 1."""
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def port(text: str) -> int:
+    """Parse a TCP port."""
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= MAX_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: use a whole number from 1 to {MAX_PORT}")
+    return int(text)
+
+
+def price(text: str) -> float:
+    """Parse a price in US dollars."""
+    if not re.fullmatch(r"\d+(\.\d+)?", text) or not MIN_USD <= float(text) <= MAX_USD:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a price in US dollars like 2.49")
+    return float(text)

@@ -1,0 +1,184 @@
+"""Render a cost report for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from tuner.commands.cost.report import CostReport, CostRow
+from tuner.report.console import BASELINE, CHOSEN, QUIET, Glyphs, glyphs_for
+from tuner.report.formatting import format_large, format_latency, format_number, label, one_line, pluralize, wrap_text
+from tuner.result.economics import CARDS_GB, HEADROOM, Economics
+from tuner.result.prices import Price, is_nominal
+from tuner.timing.intervals import supports_percentile
+
+GAP = 2
+INDENT = 4
+HEADINGS = (
+    ("", "trial"),
+    ("US$/1000", "images"),
+    ("US$/million", "images"),
+    ("images", "/hour"),
+    ("images", "/1000 US$"),
+    ("latency", "p50"),
+    ("latency", "p95"),
+    ("", "samples"),
+)
+UNKNOWN = "-"
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """A cost report as text: a row of numbers per configuration, its settings and further numbers below it.
+
+    Columns that do not fit the width move below their row.
+    """
+
+    report: CostReport
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        report, width, glyphs = self.report, options.max_width, glyphs_for(options.ascii_only)
+        cells = _cells(report, glyphs)
+        widths = _fitting_widths(cells, width)
+        shown = len(widths)
+        yield from _introduction(report, width)
+        yield from _header(widths, glyphs, width)
+        for row, texts in zip(report.rows, cells, strict=True):
+            yield _line(texts, widths, _style(row, report.is_comparison))
+            hidden = [f"{_heading(i)} {text}" for i, text in enumerate(texts[shown:], shown)]
+            yield from _below(row, hidden, report, width)
+        yield from _notes(report, glyphs, width)
+
+
+# ---- the columns ----------------------------------------------------------------------------------------------------
+
+
+def _cells(report: CostReport, glyphs: Glyphs) -> list[tuple[str, ...]]:
+    digits = max(len(str(row.trial)) for row in report.rows)
+    marks = [" " if report.is_comparison else _mark(row, glyphs) for row in report.rows]
+    return [
+        (f"{mark} {row.trial:>{digits}}", *_numbers(row.economics))
+        for mark, row in zip(marks, report.rows, strict=True)
+    ]
+
+
+def _fitting_widths(cells: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Return the widths of the columns that fit, at least of the first."""
+    columns = zip(*cells, strict=True)
+    widths = [max(map(len, (*heading, *column))) for heading, column in zip(HEADINGS, columns, strict=True)]
+    ends = accumulate(column + GAP for column in widths)
+    return widths[: max(1, sum(end - GAP <= width for end in ends))]
+
+
+def _header(widths: Sequence[int], glyphs: Glyphs, width: int) -> Iterator[Text]:
+    for texts in zip(*HEADINGS, strict=True):
+        yield _line(texts, widths, BASELINE)
+    yield Text(glyphs.rule * min(width, sum(widths) + GAP * (len(widths) - 1)), style=QUIET)
+
+
+def _heading(column: int) -> str:
+    """Return the heading of a column in one line."""
+    return " ".join(HEADINGS[column]).strip().replace(" /", "/")
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], style: str) -> Text:
+    text = (" " * GAP).join(cell.rjust(width) for cell, width in zip(cells, widths, strict=False)).rstrip()
+    return Text(text, style=style)
+
+
+def _mark(row: CostRow, glyphs: Glyphs) -> str:
+    return glyphs.chosen if row.is_chosen else glyphs.baseline if row.is_baseline else " "
+
+
+def _style(row: CostRow, is_comparison: bool) -> str:
+    if row.is_chosen and not is_comparison:
+        return CHOSEN
+    return BASELINE if row.is_baseline else ""
+
+
+def _numbers(costs: Economics) -> tuple[str, ...]:
+    return (
+        format_number(costs.usd_per_1000_images),
+        format_large(costs.usd_per_million_images),
+        format_large(costs.images_per_hour),
+        format_large(costs.images_per_1000_usd),
+        _latency(costs.latency_p50_s),
+        _latency(costs.latency_p95_s),
+        str(costs.latency_samples),
+    )
+
+
+def _latency(value_s: float | None) -> str:
+    return UNKNOWN if value_s is None else format_latency(value_s)
+
+
+# ---- above and below ------------------------------------------------------------------------------------------------
+
+
+def _introduction(report: CostReport, width: int) -> Iterator[Text]:
+    name = f"{one_line(report.model)} ({one_line(report.pipeline_class)})"
+    first = report.rows[0]
+    if report.is_comparison:
+        yield from wrap_text("", f"{name}: the chosen configuration of each study, cheapest first", width, BASELINE)
+    else:
+        yield from wrap_text("", f"{name} on {one_line(first.device_name)}", width, BASELINE)
+        yield from wrap_text("", _price_text(first.price), width)
+    yield Text("")
+
+
+def _price_text(price: Price) -> str:
+    return f"US$ {price.usd_per_hour:.2f} per hour ({one_line(price.source)})"
+
+
+def _below(row: CostRow, hidden: Sequence[str], report: CostReport, width: int) -> Iterator[Text]:
+    """Yield what has no column: the machine in a comparison, `hidden` columns, further numbers and the settings."""
+    if report.is_comparison:
+        machine = f"{one_line(row.device_name)}, {_price_text(row.price)}"
+        yield from wrap_text("", machine, width, BASELINE, INDENT)
+        yield from wrap_text("", one_line(row.file), width, QUIET, INDENT)
+    yield from wrap_text("", "; ".join((*hidden, *_details(row))), width, "", INDENT)
+    settings = label(row.changed) + (" (chosen)" if row.is_chosen and not report.is_comparison else "")
+    yield from wrap_text("", settings, width, QUIET, INDENT)
+
+
+def _details(row: CostRow) -> Iterator[str]:
+    costs = row.economics
+    if row.predicted_from:
+        yield f"latency predicted from {', '.join(map(str, row.predicted_from))} steps, not measured"
+    if costs.compile_s is not None:
+        yield f"compiling adds {format_latency(costs.compile_s)} to the first call{_break_even_text(row)}"
+    if costs.smallest_card_gb is not None:
+        yield f"fits a {costs.smallest_card_gb} GB card"
+    if costs.joules_per_image is not None and costs.images_per_s_per_watt is not None:
+        yield f"{format_number(costs.joules_per_image)} J/image"
+        yield f"{format_number(costs.images_per_s_per_watt)} images/s/W"
+
+
+def _break_even_text(row: CostRow) -> str:
+    images = row.economics.break_even_images
+    if images is None:
+        return "" if row.is_baseline else ", which it never saves"
+    return ", no more than the baseline's" if images == 0 else f", saved after {pluralize(images, 'image')}"
+
+
+def _notes(report: CostReport, glyphs: Glyphs, width: int) -> Iterator[Text]:
+    """Yield the notes that the table needs."""
+    costs = [row.economics for row in report.rows]
+    notes = []
+    if not report.is_comparison:
+        notes.append(f"{glyphs.chosen} chosen   {glyphs.baseline} baseline (the untouched pipeline)")
+    if any(each.latency_p95_s is None for each in costs):
+        needed = next(count for count in range(1, 1000) if supports_percentile(count, 0.95))
+        notes.append(f"p95: shown only with at least {needed} samples")
+    if any(each.compile_s is not None for each in costs):
+        notes.append("compiling: without what an earlier trial had already compiled")
+    if any(each.smallest_card_gb is not None for each in costs):
+        notes.append(f"card: the smallest of {', '.join(map(str, CARDS_GB))} GB that leaves {HEADROOM:.0%} free")
+    for note in notes:
+        yield from wrap_text("", note, width, QUIET)
+    if report.is_comparison and any(is_nominal(row.price) for row in report.rows):
+        yield from wrap_text("", "Nominal prices cannot be compared with others and are listed last.", width, "yellow")

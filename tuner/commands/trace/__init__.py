@@ -1,0 +1,45 @@
+"""`tune trace`: check a profiler trace for graph breaks and device syncs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tuner.commands.arguments import Subparsers, add_json, milliseconds
+from tuner.commands.output import print_result
+
+SUMMARY = "check a profiler trace for graph breaks, device syncs and GPU idle time"
+DESCRIPTION = """\
+Check a trace of torch.profiler, from any program, plain or gzipped. Report
+graph breaks, recompiles and device syncs with the GPU idle time that each
+causes, and where the time goes.
+"""
+EXIT_CODE_HELP = """\
+exit code:
+  0  clean
+  1  rejected or inconclusive
+  2  not a readable trace
+"""
+EXIT_CODES = {"clean": 0, "rejected": 1, "inconclusive": 1}
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the arguments of `tune trace`."""
+    parser = subparsers.add_parser("trace", help=SUMMARY, description=DESCRIPTION, epilog=EXIT_CODE_HELP)
+    parser.add_argument("file", type=Path, metavar="FILE", help="a trace such as NAME.pt.trace.json.gz")
+    parser.add_argument(
+        "--max-idle-ms", type=milliseconds, default=0.0, metavar="MS",
+        help="accept breaks and syncs that together leave the GPU idle for at most MS per step (default: 0)",
+    )  # fmt: skip
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the findings of a trace. Returns the exit code of its verdict."""
+    from tuner.commands.trace.report import examine_trace
+    from tuner.commands.trace.text import TraceText
+
+    examined = examine_trace(options.file, options.max_idle_ms)
+    print_result(examined.report, TraceText(examined), options.json)
+    return EXIT_CODES[examined.report.verdict.status]
