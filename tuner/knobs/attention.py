@@ -35,8 +35,8 @@ class Backend:
 
 
 FLASH_2 = ("flash-attn", "2.6.3")
-FLASH_3 = ("flash-attn-3", "3.0")
-FLASH_4 = ("flash-attn-4", "4.0")
+FLASH_3 = ("flash-attn-3", "3.0.0b1")
+FLASH_4 = ("flash-attn-4", "4.0.0b1")
 SAGE = ("sageattention", "2.1.1")
 BUILD_FLASH_3 = "build it from the folder hopper of github.com/Dao-AILab/flash-attention; fa3-fwd on PyPI is not it"
 BUILD_SAGE = "build it from github.com/thu-ml/SageAttention; PyPI has only 1.0.6"

@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
-import re
+from packaging.version import InvalidVersion, Version
 
 from tuner.records.machine import Environment
 
 
-def missing_package(environment: Environment, package: str, least: str, remedy: str = "") -> str | None:
-    """Why a distribution does not serve, with the remedy (usually pip), or None."""
-    wanted = f"{package}>={least}"
-    remedy = remedy or f"pip install '{wanted}'"
+def missing_package(environment: Environment, package: str, min_version: str, remedy: str = "") -> str | None:
+    """Return why the installed version of a package does not suffice, with the remedy (default pip), or None.
+
+    Versions compare as PEP 440 says: 3 equals 3.0, and 3.0.dev1 and 3.0b1 are older. A minimum that a pre-release
+    should meet has to be one itself.
+    """
+    requirement = f"{package}>={min_version}"
+    remedy = remedy or f"pip install '{requirement}'"
     installed = environment.libraries.get(package)
     if not installed:
         return f"{package} is not installed ({remedy})"
-    if release(installed) < release(least):
-        return f"{package} {installed} is too old, it needs {wanted} ({remedy})"
-    return None
-
-
-def release(version: str) -> tuple[int, ...]:
-    """The numbers of a version before whatever follows them: 2.8.3.post2 is (2, 8, 3)."""
-    found = re.match(r"\d+(\.\d+)*", version)
-    return tuple(map(int, found.group().split("."))) if found else ()
+    try:
+        is_too_old = Version(installed) < Version(min_version)
+    except InvalidVersion:
+        return f"{package} has the version {installed}, which cannot be compared, it needs {requirement} ({remedy})"
+    return f"{package} {installed} is too old, it needs {requirement} ({remedy})" if is_too_old else None
 
 
 def capability(environment: Environment) -> float:
-    """The GPU's compute capability, 0 without a GPU."""
+    """Return the GPU's compute capability, 0 without a GPU."""
     return float(environment.compute_capability or 0) if environment.device == "cuda" else 0.0
 
 
-def missing_capability(environment: Environment, least: float, what: str, majors: tuple[int, ...] = ()) -> str | None:
-    """Why this GPU cannot run `what`: it is older than `least`, or of no generation in `majors` (empty for any)."""
+def missing_capability(
+    environment: Environment, min_capability: float, feature: str, majors: tuple[int, ...] = ()
+) -> str | None:
+    """Return why this GPU cannot run a feature, or None.
+
+    It is older than `min_capability`, or of no generation in `majors` (empty for any).
+    """
     here = capability(environment)
     if environment.device == "cpu":
-        return f"{what} needs a GPU"
-    if here < least:
-        return f"{what} needs compute capability {least}, this GPU has {here}"
+        return f"{feature} needs a GPU"
+    if here < min_capability:
+        return f"{feature} needs compute capability {min_capability}, this GPU has {here}"
     if majors and int(here) not in majors:
-        return f"{what} needs compute capability {' or '.join(f'{major}.x' for major in majors)}, this GPU has {here}"
+        needed = " or ".join(f"{major}.x" for major in majors)
+        return f"{feature} needs compute capability {needed}, this GPU has {here}"
     return None
