@@ -87,4 +87,4 @@ def test_stable_diffusion_3_without_norms_is_fused() -> None:
 
 def test_flux2_says_what_it_leaves(pipeline_folder: Folder) -> None:
     line = FUSE.apply(load(pipeline_folder("flux2")), {"fuse_qkv": True})
-    assert line == "2 attention layers fused, 2 others left as they are built"
+    assert line == "2 attention layers fused, 2 others unchanged"

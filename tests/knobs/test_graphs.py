@@ -134,7 +134,7 @@ def test_a_step_gives_back_an_output_where_one_is_asked_for() -> None:
 def test_guidance_from_the_first_step_on_makes_it_no_effect(tiny_pipeline: Path) -> None:
     pipe = load(tiny_pipeline)
     apply_knobs(pipe, values(STEPPED), CPU)
-    with pytest.raises(NoEffect, match="does not hand the denoiser's output to the scheduler unchanged"):
+    with pytest.raises(NoEffect, match="does not pass the denoiser's output to the scheduler unchanged"):
         draw(pipe, "flux", 2, **GUIDED)
 
 

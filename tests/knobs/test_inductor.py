@@ -181,7 +181,7 @@ def one_pixel(**named: Any) -> Any:
 
 
 def with_shortcut() -> Any:
-    """A VAE whose decoder has a convolution of one pixel, as real ones do where the channels change."""
+    """A VAE whose decoder has a 1x1 convolution, as real ones do where the channels change."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -196,7 +196,7 @@ def test_convolutions_of_one_pixel_are_counted_where_they_are_compiled() -> None
     knob = KNOBS["inductor.conv_1x1_as_mm"]
     chosen: Values = {"compile.scope": "none", "compile.vae": True, knob.name: True}
     wide = SimpleNamespace(vae=torch.nn.Sequential(one_pixel(kernel_size=3), one_pixel(stride=2), one_pixel(groups=2)))
-    with pytest.raises(NoEffect, match="no convolution of one pixel"):
+    with pytest.raises(NoEffect, match="no 1x1 convolution"):
         knob.apply(wide, chosen)
     assert "2 convolutions" in knob.apply(SimpleNamespace(vae=with_shortcut()), chosen)
 

@@ -1,4 +1,4 @@
-"""Which kernel computes attention: diffusers' dispatcher, and torch's own choice of flash attention."""
+"""The kernel that computes attention: diffusers' dispatcher, and torch's implementation of flash attention."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from tuner.records.model import Architecture
 
 @dataclass(frozen=True)
 class Backend:
-    """What a backend of diffusers' dispatcher needs.
+    """The requirements of a backend of diffusers' dispatcher.
 
-    `package` is a distribution with its least version, `remedy` how to get it where pip does not. `least` is the least
-    compute capability and `majors` the generations of GPU that have a kernel (empty for any). An `approximate` backend
-    computes in int8 or fp8. `refused` says why the backend is never offered.
+    `package` is a distribution with its minimal version, `remedy` how to install it if not with pip. `min_capability`
+    is the minimal compute capability, and `majors` are the GPU generations with a kernel (empty for any). An
+    `approximate` backend computes in int8 or fp8. `refused` is the reason why the backend is never offered.
     """
 
     package: tuple[str, str] | None = None
     remedy: str = ""
     on_cpu: bool = False
-    least: float = 0.0
+    min_capability: float = 0.0
     majors: tuple[int, ...] = ()
     takes_float32: bool = False
     takes_mask: bool = False
@@ -44,23 +44,23 @@ PRE_RELEASE = "pip install --pre flash-attn-4"
 
 FROM_HUB = "it runs code downloaded from the Hub when it is set, and this project runs no remote code"
 READS_LENGTHS = "it reads each sequence's length back from the GPU in every attention call, and the CPU waits"
-OTHER_DEVICE = "it is for another kind of accelerator than NVIDIA GPUs and CPUs"
+OTHER_DEVICE = "it is for other accelerators than NVIDIA GPUs and CPUs"
 
 BACKENDS: Mapping[str, Backend] = {
     "native": Backend(on_cpu=True, takes_float32=True, takes_mask=True),
-    "_native_flash": Backend(on_cpu=True, least=8.0),
-    "_native_cudnn": Backend(least=8.0, takes_mask=True),
+    "_native_flash": Backend(on_cpu=True, min_capability=8.0),
+    "_native_cudnn": Backend(min_capability=8.0, takes_mask=True),
     "_native_efficient": Backend(takes_float32=True, takes_mask=True),
     "_native_math": Backend(on_cpu=True, takes_float32=True, takes_mask=True),
     "flex": Backend(on_cpu=True, takes_float32=True, compiled_only=True),
-    "flash": Backend(FLASH_2, least=8.0),
-    "_flash_3": Backend(FLASH_3, BUILD_FLASH_3, least=9.0, majors=(9,)),
-    "xformers": Backend(("xformers", "0.0.29"), least=7.0, takes_float32=True, takes_mask=True),
-    "sage": Backend(SAGE, BUILD_SAGE, least=8.0, majors=(8, 9, 12), approximate=True),
-    "_sage_qk_int8_pv_fp16_triton": Backend(SAGE, BUILD_SAGE, least=8.0, approximate=True),
-    "_sage_qk_int8_pv_fp16_cuda": Backend(SAGE, BUILD_SAGE, least=8.0, majors=(8, 9, 12), approximate=True),
-    "_sage_qk_int8_pv_fp8_cuda": Backend(SAGE, BUILD_SAGE, least=9.0, majors=(9, 12), approximate=True),
-    "_sage_qk_int8_pv_fp8_cuda_sm90": Backend(SAGE, BUILD_SAGE, least=9.0, majors=(9,), approximate=True),
+    "flash": Backend(FLASH_2, min_capability=8.0),
+    "_flash_3": Backend(FLASH_3, BUILD_FLASH_3, min_capability=9.0, majors=(9,)),
+    "xformers": Backend(("xformers", "0.0.29"), min_capability=7.0, takes_float32=True, takes_mask=True),
+    "sage": Backend(SAGE, BUILD_SAGE, min_capability=8.0, majors=(8, 9, 12), approximate=True),
+    "_sage_qk_int8_pv_fp16_triton": Backend(SAGE, BUILD_SAGE, min_capability=8.0, approximate=True),
+    "_sage_qk_int8_pv_fp16_cuda": Backend(SAGE, BUILD_SAGE, min_capability=8.0, majors=(8, 9, 12), approximate=True),
+    "_sage_qk_int8_pv_fp8_cuda": Backend(SAGE, BUILD_SAGE, min_capability=9.0, majors=(9, 12), approximate=True),
+    "_sage_qk_int8_pv_fp8_cuda_sm90": Backend(SAGE, BUILD_SAGE, min_capability=9.0, majors=(9,), approximate=True),
     "flash_varlen": Backend(FLASH_2, refused=READS_LENGTHS),
     "_flash_varlen_3": Backend(FLASH_3, refused=READS_LENGTHS),
     "sage_varlen": Backend(SAGE, approximate=True, refused=READS_LENGTHS),
@@ -83,11 +83,14 @@ MASKED = frozenset((
     "LTX2VideoTransformer3DModel", "LTXVideoTransformer3DModel", "PRXTransformer2DModel",
     "QwenImage21Transformer2DModel", "SanaVideoTransformer3DModel",
 ))  # fmt: skip
-"""Denoisers that give their attention a mask in every call."""
+"""Denoisers that pass a mask to attention in every call."""
 
 MASKED_IN_BATCHES = frozenset(("QwenImageTransformer2DModel", "ZImageTransformer2DModel"))
-"""Denoisers that do so when prompts of different lengths share a call. Z-Image does also at batch 1 where guidance puts
-a prompt of over 32 tokens beside the empty one: such a trial fails by name."""
+"""Denoisers that pass a mask when prompts of different lengths share a call.
+
+Z-Image also does at batch 1 if guidance combines a prompt of over 32 tokens with the empty one. Such a trial fails with
+a named reason.
+"""
 
 
 class AttentionBackend(Knob):
@@ -119,9 +122,9 @@ class AttentionBackend(Knob):
             return f"{architecture.pipeline_class} does not call diffusers' attention dispatcher"
         masked = [denoiser.class_name for denoiser in architecture.denoisers if denoiser.class_name in MASKED]
         if masked and not backend.takes_mask:
-            return f"{masked[0]} gives its attention a mask, which {value} does not take"
+            return f"{masked[0]} passes a mask to attention, which {value} does not support"
         if environment.device == "cuda" or not backend.on_cpu:
-            reason = missing_capability(environment, backend.least, str(value), backend.majors)
+            reason = missing_capability(environment, backend.min_capability, str(value), backend.majors)
             if reason:
                 return reason
         return missing_package(environment, *backend.package, backend.remedy) if backend.package else None
@@ -137,7 +140,7 @@ class AttentionBackend(Knob):
             return "SageAttention does not work inside CUDA graphs"
         batched = [d.class_name for d in architecture.denoisers if d.class_name in MASKED_IN_BATCHES]
         if batched and not backend.takes_mask and int(values.get("batch", 1)) > 1:
-            return f"{batched[0]} masks prompts of different lengths in one call, which {name} does not take"
+            return f"{batched[0]} masks prompts of different lengths in one call, which {name} does not support"
         return None
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
@@ -158,11 +161,11 @@ IMPLEMENTATIONS: Mapping[str, tuple[tuple[str, str], str, tuple[int, ...]]] = {
     "FA3": (FLASH_3, BUILD_FLASH_3, (9,)),
     "FA4": (FLASH_4, PRE_RELEASE, (9, 10)),
 }
-"""What torch.nn.attention can put in place of its own flash attention: package, remedy, and generations of GPU."""
+"""Implementations that torch.nn.attention can activate: package, remedy, and GPU generations."""
 
 
 class FlashImplementation(Knob):
-    """What torch's flash attention runs: its own FlashAttention 2, or the FA3 or FA4 that is installed."""
+    """The implementation of torch's flash attention: its own FlashAttention 2, or an installed FA3 or FA4."""
 
     name = "attention.flash_impl"
     choices = ("default", *IMPLEMENTATIONS)

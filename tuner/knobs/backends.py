@@ -1,4 +1,4 @@
-"""Which compiler turns the denoiser's graph into code, and what torch's own libraries may do: cuDNN and cuBLAS."""
+"""The compiler of the denoiser's graph, and settings of the libraries that torch calls: cuDNN and cuBLAS."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class CompileBackend(DenoiserCompileKnob):
         if values.get("quantization.scheme", "none") != "none" or values.get("memory.layerwise_casting"):
             return "TensorRT takes weights in floating point of 16 or 32 bits only"
         if values.get("attention.backend") == "flex":
-            return "flex attention is compiled by inductor alone"
+            return "only inductor compiles flex attention"
         if values.get("cache.kind", "none") != "none":
             return "a cache breaks the graph that the engine is built from"
         return None
@@ -84,7 +84,7 @@ class MatmulTf32(Knob):
         if not value:
             return None
         if environment.device == "cpu":
-            return "TF32 is arithmetic of NVIDIA GPUs"
+            return "TF32 is a format of NVIDIA GPUs"
         if float(environment.compute_capability or 0) < 8.0:
             return f"TF32 needs compute capability 8.0, this GPU has {environment.compute_capability}"
         return None
@@ -95,5 +95,5 @@ class MatmulTf32(Knob):
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         from torch.backends.cuda import matmul
 
-        # The newer fp32_precision would make every later reading of this flag raise, and torch itself reads it.
+        # Setting the newer fp32_precision would make every later read of this flag raise, and torch itself reads it.
         return set_flag(matmul, "allow_tf32", True, "torch.backends.cuda.matmul.allow_tf32")

@@ -1,4 +1,4 @@
-"""Caching between denoising steps: what hardly changed is not computed again."""
+"""Caching between denoising steps: computation whose result hardly changes is skipped."""
 
 from __future__ import annotations
 
@@ -15,31 +15,35 @@ from tuner.records.model import Architecture
 
 THRESHOLD, INTERVAL, MAX_SKIP_STEPS = "cache.threshold", "cache.interval", "cache.max_skip_steps"
 
-OUTSIDE = {"full": "it decides between the blocks, which breaks a whole graph; regional compile keeps it outside"}
-INSIDE = {"regional": "its hooks sit inside the blocks and break their graphs", **OUTSIDE}
+DECIDES_BETWEEN_BLOCKS = {
+    "full": "it decides between the blocks, which breaks a whole graph; regional compile keeps it outside"
+}
+HOOKS_INSIDE_BLOCKS = {"regional": "its hooks sit inside the blocks and break their graphs", **DECIDES_BETWEEN_BLOCKS}
 
 METHODS: Mapping[str, CacheMethod] = {
-    # One number a call of the denoiser, of which guidance makes two a step; so too TeaCache.
+    # One number per call of the denoiser, of which guidance makes two a step. TeaCache does the same.
     # In a whole graph it is left for the gate to reject.
     "first-block": CacheMethod(hooks.first_block, hooks.without_registered_blocks, (THRESHOLD,), 2, {}),
-    "mag": CacheMethod(hooks.mag, hooks.without_ratios, (THRESHOLD, MAX_SKIP_STEPS), 0, OUTSIDE),
-    "taylorseer": CacheMethod(hooks.taylorseer, hooks.without_projection, (INTERVAL,), 0, OUTSIDE),
-    "pab": CacheMethod(broadcast.enable, broadcast.unavailable_reason, (INTERVAL,), 0, OUTSIDE),
+    "mag": CacheMethod(hooks.mag, hooks.without_ratios, (THRESHOLD, MAX_SKIP_STEPS), 0, DECIDES_BETWEEN_BLOCKS),
+    "taylorseer": CacheMethod(hooks.taylorseer, hooks.without_projection, (INTERVAL,), 0, DECIDES_BETWEEN_BLOCKS),
+    "pab": CacheMethod(broadcast.enable, broadcast.unavailable_reason, (INTERVAL,), 0, DECIDES_BETWEEN_BLOCKS),
     # It makes its two frequency masks on the CPU and copies them.
-    "faster": CacheMethod(hooks.faster, hooks.without_format, (INTERVAL,), 2, INSIDE),
-    "teacache": CacheMethod(teacache.enable, teacache.unavailable_reason, (THRESHOLD,), 2, OUTSIDE),
-    "dbcache": CacheMethod(dbcache.enable, dbcache.unavailable_reason, (THRESHOLD, MAX_SKIP_STEPS), 4, OUTSIDE),
-    "deepcache": CacheMethod(deepcache.enable, deepcache.unavailable_reason, (INTERVAL,), 0, OUTSIDE),
+    "faster": CacheMethod(hooks.faster, hooks.without_format, (INTERVAL,), 2, HOOKS_INSIDE_BLOCKS),
+    "teacache": CacheMethod(teacache.enable, teacache.unavailable_reason, (THRESHOLD,), 2, DECIDES_BETWEEN_BLOCKS),
+    "dbcache": CacheMethod(
+        dbcache.enable, dbcache.unavailable_reason, (THRESHOLD, MAX_SKIP_STEPS), 4, DECIDES_BETWEEN_BLOCKS
+    ),
+    "deepcache": CacheMethod(deepcache.enable, deepcache.unavailable_reason, (INTERVAL,), 0, DECIDES_BETWEEN_BLOCKS),
 }
 
 
 class CacheKind(Knob):
-    """What a step reuses of the steps before it instead of computing it, each kind by a rule of its own.
+    """The method by which a step reuses results of earlier steps instead of computing them.
 
-    By a number read from the GPU: `first-block` (ParaAttention's, when the first block's residual moved little),
-    `teacache` (when its modulated input did), `dbcache` (cache-dit's, when several blocks' residual did). By a
-    schedule: `mag` (published magnitudes), `taylorseer` (extrapolates the output), `pab` and `faster` (reuse
-    attention), `deepcache` (a UNet's inner layers).
+    Some decide by a number read from the GPU: `first-block` (ParaAttention's, when the first block's residual moved
+    little), `teacache` (when its modulated input did), `dbcache` (cache-dit's, when several blocks' residual did).
+    Others follow a schedule: `mag` (published magnitudes), `taylorseer` (extrapolates the output), `pab` and `faster`
+    (reuse attention), `deepcache` (a UNet's inner layers).
     """
 
     name = "cache.kind"
@@ -56,41 +60,41 @@ class CacheKind(Knob):
         return None if value == "none" else METHODS[str(value)].unavailable_reason(environment, architecture)
 
     def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
-        kind = METHODS.get(str(values.get(self.name)))
-        if kind is None:
+        method = METHODS.get(str(values.get(self.name)))
+        if method is None:
             return None
         if values.get("lora.file", "none") != "none":
             return "the few steps of a distilled LoRA differ too much to skip any"
         if any(values.get(name, 1) != 1 for name in ("guidance.stop", "guidance.truncation")):
             return "guidance that ends changes the calls that the cache compares from step to step"
-        return kind.refused_scopes.get(str(values["compile.scope"]))
+        return method.refused_scopes.get(str(values["compile.scope"]))
 
     def allowances(self, values: Mapping[str, Value]) -> tuple[Allowance, ...]:
-        kind = METHODS.get(str(values[self.name]))
-        if kind is None or not kind.syncs_per_step:
+        method = METHODS.get(str(values[self.name]))
+        if method is None or not method.syncs_per_step:
             return ()
-        return (Allowance(kind="device sync", count_per_step=kind.syncs_per_step, knob=self.name),)
+        return (Allowance(kind="device sync", count_per_step=method.syncs_per_step, knob=self.name),)
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         return METHODS[str(values[self.name])].enable(pipe, values)
 
 
 class CacheParameter(Knob):
-    """A number that some kinds of cache take. The cache reads it when it is put on."""
+    """A parameter of some caches, which read it when they are enabled."""
 
     may_change_image = True
     order = 51
 
     def is_active(self, values: Mapping[str, Value]) -> bool:
-        kind = METHODS.get(str(values["cache.kind"]))
-        return kind is not None and self.name in kind.parameters
+        method = METHODS.get(str(values["cache.kind"]))
+        return method is not None and self.name in method.parameters
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         return f"{self.name.partition('.')[2]} {values[self.name]}"
 
 
 class CacheThreshold(CacheParameter):
-    """How much change is skipped: in the kind's own measure, 0.05 to 0.2 (TeaCache 0.25 to 0.8)."""
+    """The change below which a step is skipped, in the cache's own measure: 0.05 to 0.2 (TeaCache 0.25 to 0.8)."""
 
     name = THRESHOLD
     choices = (0.05, 0.08, 0.1, 0.12, 0.2, 0.25, 0.4, 0.6)
@@ -107,7 +111,7 @@ class CacheThreshold(CacheParameter):
 
 
 class CacheInterval(CacheParameter):
-    """Of how many steps one is computed in full."""
+    """The interval in steps at which one is computed in full."""
 
     name = INTERVAL
     choices = (2, 3, 5)
@@ -118,11 +122,11 @@ class CacheInterval(CacheParameter):
     mixes_batch = False
 
     def invalid_reason(self, value: Value) -> str | None:
-        return _not_whole(value, 2)
+        return _invalid_integer_reason(value, 2)
 
 
 class CacheMaxSkipSteps(CacheParameter):
-    """How many steps in a row may be skipped."""
+    """The number of consecutive steps that may be skipped."""
 
     name = MAX_SKIP_STEPS
     choices = (3, 2, 5)
@@ -133,10 +137,10 @@ class CacheMaxSkipSteps(CacheParameter):
     mixes_batch = False
 
     def invalid_reason(self, value: Value) -> str | None:
-        return _not_whole(value, 1)
+        return _invalid_integer_reason(value, 1)
 
 
-def _not_whole(value: Value, least: int) -> str | None:
-    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= 100:
+def _invalid_integer_reason(value: Value, minimum: int) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= 100:
         return None
-    return f"must be a whole number from {least} to 100"
+    return f"must be a whole number from {minimum} to 100"

@@ -1,4 +1,4 @@
-"""The knob of a call that changes no image: how many at once."""
+"""The batch size of a call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tuner.records.codec import Value
 
 
 class Batch(Knob):
-    """Prompts in one call: more are cheaper an image, wait longer and take more memory."""
+    """The number of prompts in one call: more are cheaper per image, but take longer and need more memory."""
 
     name = "batch"
     choices = (1, 2, 4, 8, 16, 32)

@@ -1,4 +1,4 @@
-"""torch.compile: which components, by which compiler, and in which mode."""
+"""torch.compile: which components are compiled, and in which mode."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 def missing_compiler(environment: Environment) -> str | None:
-    """Why nothing can be compiled here, and the remedy, or None."""
+    """Return why nothing can be compiled on this machine, and the remedy, or None."""
     if environment.device == "cuda":
         return None if environment.libraries.get("triton") else "Triton is not installed (pip install triton)"
     return None if environment.cpp_compiler else "no C++ compiler on this machine (install g++ or clang)"
 
 
 def inductor_compiles(values: Mapping[str, Value]) -> bool:
-    """Whether inductor compiles anything of this candidate."""
+    """Return whether inductor compiles any component of a candidate."""
     denoiser = values["compile.scope"] != "none" and values.get("compile.backend", "inductor") == "inductor"
     return denoiser or bool(values.get("compile.text_encoders")) or bool(values.get("compile.vae"))
 
 
 def cuda_graph_conflict(values: Mapping[str, Value]) -> str | None:
-    """Why the denoiser of this candidate cannot be replayed from a CUDA graph, or None."""
+    """Return why the denoiser of a candidate cannot be replayed from a CUDA graph, or None."""
     if values.get("cache.kind", "none") != "none":
-        return "a cache decides at each step what to run, a CUDA graph replays always the same"
+        return "a cache decides at each step what to run, and a CUDA graph always replays the same"
     if values.get("quantization.scheme") == "fp8-dynamic-row":
         return "replays of fp8 rows hang or overwrite each other; per tensor works"
     if "sage" in str(values.get("attention.backend")):
@@ -46,7 +46,7 @@ def cuda_graph_conflict(values: Mapping[str, Value]) -> str | None:
 
 
 def compile_options(values: Mapping[str, Value]) -> dict[str, Any]:
-    """What torch.compile is given for the denoiser."""
+    """Return the arguments of torch.compile for the denoiser."""
     cached = values.get("cache.kind", "none") != "none"
     # fp8 tensors crash where a graph may break (as_strided); a cache's hooks break the whole denoiser's graph.
     is_fp8 = str(values.get("quantization.scheme")).startswith("fp8")
@@ -55,27 +55,29 @@ def compile_options(values: Mapping[str, Value]) -> dict[str, Any]:
         "fullgraph": is_fp8 and not (cached and values["compile.scope"] == "full"),
     }
     if values.get("compile.backend", "inductor") == "tensorrt":
-        # By itself TensorRT computes in types of its own choice, and runs what it cannot build uncompiled.
+        # TensorRT's defaults choose the types themselves and silently run uncompiled what cannot be built.
         settings = {"use_explicit_typing": True, "pass_through_build_failures": True}
         return options | {"backend": "tensorrt", "options": settings}
     return options | {"mode": str(values.get("compile.mode", "default"))}
 
 
 def clone_outputs(call: Callable[..., Any]) -> Callable[..., Any]:
-    """`call`, with its tensors copied out of memory that the next replay of a CUDA graph overwrites."""
+    """Wrap a call so that it returns copies of its tensors, which the next replay of a CUDA graph would overwrite."""
     import torch
     from torch.utils._pytree import tree_map_only
 
-    def kept(*arguments: Any, **named: Any) -> Any:
+    def cloned(*arguments: Any, **named: Any) -> Any:
         return tree_map_only(torch.Tensor, torch.clone, call(*arguments, **named))
 
-    return kept
+    return cloned
 
 
 @contextmanager
 def compiled_blocks(pipe: Any) -> Iterator[None]:
-    """While the denoiser's repeated blocks are compiled by inductor, with eager code's rounding between operators.
-    Raises NoEffect when there are none."""
+    """Compile the denoiser's repeated blocks with inductor while the context lasts.
+
+    Between operators the compiled code rounds as eager code does. Raises NoEffect when there are no such blocks.
+    """
     import torch
     from torch._inductor import config
 
@@ -93,8 +95,8 @@ def compiled_blocks(pipe: Any) -> Iterator[None]:
 class CompileScope(Knob):
     """How much of the denoiser is compiled at once: `regional` each repeated block by itself, `full` all of it.
 
-    A regional block's `forward` is compiled in place rather than the module, so that hooks put on later (caches) run
-    around the compiled region instead of breaking it.
+    A regional block's `forward` is compiled in place rather than the module. Hooks that are added later (caches) then
+    run around the compiled region instead of breaking it.
     """
 
     name = "compile.scope"
@@ -108,8 +110,10 @@ class CompileScope(Knob):
         if values.get(self.name, "none") == "none" or values.get("compile.dynamic"):
             return None
         if denoises_unpadded(architecture.pipeline_class):
-            # After the eighth length dynamo gives up and runs the denoiser uncompiled.
-            return "prompts are not padded, and each length would be compiled anew; compile.dynamic=true serves all"
+            # After the eighth length dynamo stops compiling and runs the denoiser eagerly.
+            return (
+                "prompts are not padded, so each length would be recompiled; compile.dynamic=true compiles once for all"
+            )
         return None
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
@@ -118,7 +122,7 @@ class CompileScope(Knob):
         options = compile_options(values)
         if options.get("backend") == "tensorrt":
             import torch_tensorrt  # type: ignore[import-not-found]  # noqa: F401  (registers the backend)
-        how = ", ".join(f"{name} {options[name]}" for name in ("backend", "mode") if name in options)
+        options_text = ", ".join(f"{name} {options[name]}" for name in ("backend", "mode") if name in options)
         done = []
         for denoiser in denoisers(pipe):
             name = type(denoiser).__name__
@@ -128,20 +132,22 @@ class CompileScope(Knob):
                     raise NoEffect(f"{name} was not compiled")
                 if options.get("mode") in CUDA_GRAPH_MODES:
                     denoiser._compiled_call_impl = clone_outputs(denoiser._compiled_call_impl)
-                done.append(f"{name} compiled whole, {how}")
+                done.append(f"{name} compiled whole, {options_text}")
                 continue
             blocks = repeated_blocks(denoiser)
             if not blocks:
                 raise NoEffect(f"{name} has no repeated blocks")
             for block in blocks:
                 block.forward = torch.compile(block.forward, **options)
-            done.append(f"{len(blocks)} blocks compiled, {how}")
+            done.append(f"{len(blocks)} blocks compiled, {options_text}")
         return "; ".join(done)
 
 
 def repeated_blocks(denoiser: Any) -> list[Any]:
-    """The blocks that a denoiser's class names as repeated, or else the members of its lists of two or more modules
-    of one class."""
+    """Return the blocks that a denoiser's class names as repeated.
+
+    If it names none, these are the members of its lists of two or more modules of one class.
+    """
     import torch
 
     named = set(getattr(denoiser, "_repeated_blocks", None) or ())
@@ -152,16 +158,16 @@ def repeated_blocks(denoiser: Any) -> list[Any]:
 
 
 class DenoiserCompileKnob(Knob):
-    """A knob of how the denoiser is compiled. It says no more than what `CompileScope` then does."""
+    """A knob of how the denoiser is compiled. Its `apply` only describes: `CompileScope` reads the value."""
 
     def is_active(self, values: Mapping[str, Value]) -> bool:
         return values["compile.scope"] != "none"
 
 
 class CompileMode(DenoiserCompileKnob):
-    """What inductor adds: CUDA graphs (reduce-overhead), minutes of timing kernels for products, or both.
+    """What inductor adds: CUDA graphs (reduce-overhead), minutes of autotuning matrix products, or both.
 
-    `max-autotune` is both, `max-autotune-no-cudagraphs` the timing alone.
+    `max-autotune` is both, `max-autotune-no-cudagraphs` the autotuning alone.
     """
 
     name = "compile.mode"
@@ -187,7 +193,7 @@ class CompileMode(DenoiserCompileKnob):
 
 
 class CompileDynamic(DenoiserCompileKnob):
-    """Whether the denoiser's code takes any batch and prompt length: slower, and compiled once instead of for each."""
+    """Whether the denoiser is compiled once for any batch and prompt length. The code is slower."""
 
     name = "compile.dynamic"
     choices = (False, True)
@@ -197,7 +203,7 @@ class CompileDynamic(DenoiserCompileKnob):
 
 
 class CompiledComponent(Knob):
-    """A component besides the denoiser that torch.compile can compile, in mode default."""
+    """A component besides the denoiser that torch.compile compiles, in its default mode."""
 
     choices = (False, True)
     order = 40
@@ -206,12 +212,12 @@ class CompiledComponent(Knob):
         return (self.missing_reason(architecture) or missing_compiler(environment)) if value else None
 
     def missing_reason(self, architecture: Architecture) -> str | None:
-        """Why a pipeline has nothing to compile here, or None."""
+        """Return why this component of a pipeline cannot be compiled, or None."""
         raise NotImplementedError
 
 
 class CompileTextEncoders(CompiledComponent):
-    """Whether the text encoders are compiled too. They run once an image, before the first step."""
+    """Whether the text encoders are compiled as well. They run once per call, before the first step."""
 
     name = "compile.text_encoders"
 
@@ -222,7 +228,7 @@ class CompileTextEncoders(CompiledComponent):
         if not re.search(r"\btext_encoder(_\d)?\(", class_source("pipelines", name)):
             return f"{name} calls no text encoder as a whole, only parts of it"
         if encodes_unpadded(name):
-            return f"{name} does not pad its prompts, and each length would be compiled anew"
+            return f"{name} does not pad its prompts, so each length would be recompiled"
         return None
 
     def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
@@ -242,7 +248,7 @@ class CompileTextEncoders(CompiledComponent):
 
 
 class CompileVae(CompiledComponent):
-    """Whether the VAE's decoding is compiled too. It runs once an image, after the last step."""
+    """Whether the VAE's decoding is compiled as well. It runs once per call, after the last step."""
 
     name = "compile.vae"
 
@@ -254,7 +260,7 @@ class CompileVae(CompiledComponent):
 
     def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if values.get(self.name) and values.get("vae.tiling"):
-            return "tiles differ in size, and each size would be compiled anew"
+            return "tiles differ in size, so each size would be recompiled"
         return None
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:

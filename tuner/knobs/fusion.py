@@ -29,38 +29,38 @@ class FuseQkv(Knob):
         if not all(denoiser.fuses_qkv for denoiser in architecture.denoisers):
             return f"{architecture.pipeline_class}'s attention ignores fused projections"
         if any(self.loses_norms(denoiser, architecture) for denoiser in architecture.denoisers):
-            return "diffusers' fused attention leaves out this model's norms of queries and keys: a wrong image"
+            return "diffusers' fused attention leaves out this model's norms of queries and keys and breaks the image"
         return None
 
     def loses_norms(self, denoiser: Denoiser, architecture: Architecture) -> bool:
-        """Whether the fused processor drops norms that the denoiser has, as that of Stable Diffusion 3.5 does."""
+        """Return whether the fused processor drops norms that the denoiser has, as for Stable Diffusion 3.5."""
         has_norms = bool(architecture.settings.get(denoiser.component, {}).get("qk_norm"))
         return has_norms and "FusedJointAttnProcessor2_0" in class_source("models", denoiser.class_name)
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
-        fused, apart = 0, 0
+        fused, unfused = 0, 0
         for denoiser in denoisers(pipe):
             denoiser.fuse_qkv_projections()
             layers = [module for module in denoiser.modules() if hasattr(module, "fused_projections")]
             done = sum(is_fused(layer) for layer in layers)
-            fused, apart = fused + done, apart + len(layers) - done
+            fused, unfused = fused + done, unfused + len(layers) - done
         if not fused:
             raise NoEffect("no attention layer fused its projections")
-        return f"{fused} attention layers fused" + (f", {apart} others left as they are built" if apart else "")
+        return f"{fused} attention layers fused" + (f", {unfused} others unchanged" if unfused else "")
 
 
 def can_fuse(class_name: str) -> bool:
-    """Whether a model has fuse_qkv_projections: its own, or the one of diffusers' AttentionMixin."""
+    """Return whether a model class has fuse_qkv_projections, its own or that of diffusers' AttentionMixin."""
     text = class_source("models", class_name)
     bases = text.partition(f"class {class_name}(")[2].partition("):")[0]
     return "AttentionMixin" in bases or "def fuse_qkv_projections" in text
 
 
 def is_fused(layer: Any) -> bool:
-    """Whether an attention layer is marked as fused, and its processor reads the fused weights.
+    """Return whether an attention layer is marked as fused and its processor reads the fused weights.
 
-    Layers of diffusers' older kind get a processor of a class Fused... for that. Raises Unavailable when it leaves out
-    the norms that the layer has, as that of Stable Diffusion 3.5 does.
+    The older `Attention` layers of diffusers get a processor of a class Fused... for that. Raises Unavailable when that
+    processor leaves out norms that the layer has, as for Stable Diffusion 3.5.
     """
     from diffusers.models.attention_processor import Attention
 
@@ -70,5 +70,7 @@ def is_fused(layer: Any) -> bool:
     if not processor.__name__.startswith("Fused"):
         return False
     if layer.norm_q is not None and "norm_q" not in inspect.getsource(processor):
-        raise Unavailable(f"{processor.__name__} leaves out this model's norms of queries and keys: a wrong image")
+        raise Unavailable(
+            f"{processor.__name__} leaves out this model's norms of queries and keys and breaks the image"
+        )
     return True

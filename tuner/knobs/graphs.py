@@ -1,4 +1,4 @@
-"""The denoiser's graph: captured as a CUDA graph by hand, or compiled together with the scheduler's step."""
+"""Graphs of the denoiser: captured as a CUDA graph by hand, or compiled together with the scheduler's step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EULER = "FlowMatchEulerDiscreteScheduler"
 
 
 def replays_cuda_graphs(values: Mapping[str, Value]) -> bool:
-    """Whether CUDA graphs of this candidate hide what is allocated during a call: a replay allocates nothing."""
+    """Return whether a candidate replays CUDA graphs, which hide the memory of a call: a replay allocates nothing."""
     return values.get("compile.mode") in CUDA_GRAPH_MODES or bool(values.get("graphs.denoiser"))
 
 
@@ -32,7 +32,7 @@ class SchedulerStep(Knob):
         if not value:
             return None
         if architecture.pipeline_class != "FluxPipeline":
-            return "only FluxPipeline hands its latents to the denoiser unchanged and calls it once a step"
+            return "only FluxPipeline passes its latents to the denoiser unchanged and calls it once a step"
         if architecture.components.get("scheduler") != EULER:
             return f"only the Euler step of {EULER} is built in"
         return None
@@ -60,7 +60,7 @@ class SchedulerStep(Knob):
 
 
 class DenoiserWithStep:
-    """A denoiser's call that also computes the scheduler's step, which `step` then only hands out."""
+    """A denoiser's call that also computes the scheduler's step, which `step` then returns."""
 
     def __init__(self, denoiser: Any, scheduler: Any, values: Mapping[str, Value]) -> None:
         import torch
@@ -84,24 +84,24 @@ class DenoiserWithStep:
         scheduler = self._scheduler
         index = scheduler.begin_index if scheduler.step_index is None else scheduler.step_index
         if index is None:
-            raise NoEffect("the pipeline does not tell its scheduler at which step it begins")
+            raise NoEffect("the pipeline does not set the scheduler's begin index")
         change = scheduler.sigmas[index + 1] - scheduler.sigmas[index]
         output, after = self.call(change, **named)
         self._ready = (output[0], named["hidden_states"], after)
         return output
 
     def step(self, model_output: Any, timestep: Any, sample: Any, *others: Any, **named: Any) -> Any:
-        """What the scheduler's own `step` would give back.
+        """Return what the scheduler's own `step` would return.
 
-        That one is called where the pipeline changed what the denoiser gave, as true classifier-free guidance does;
-        NoEffect when it is so from the first step on.
+        The scheduler's own is called if the pipeline changed the denoiser's output, as true classifier-free guidance
+        does. Raises NoEffect if that is so from the first step on.
         """
         velocity, before, after = self._ready or (None, None, None)
         self._ready = None
         is_usual = not others and named.keys() <= {"return_dict"}
         if velocity is not model_output or before is not sample or not is_usual:
             if not self._is_proven:
-                raise NoEffect("the pipeline does not hand the denoiser's output to the scheduler unchanged")
+                raise NoEffect("the pipeline does not pass the denoiser's output to the scheduler unchanged")
             return self._plain_step(model_output, timestep, sample, *others, **named)
         self._is_proven = True
         scheduler = self._scheduler
@@ -149,8 +149,10 @@ class DenoiserGraph(Knob):
 
 
 class CapturedCall:
-    """A call that is captured once for each signature of its inputs (the tensors' shapes and types, everything else by
-    value) and replayed from then on. What it gives back is the caller's own."""
+    """A call that is captured as a CUDA graph once for each signature of its inputs, and replayed from then on.
+
+    A signature is the shape and type of each tensor, and everything else by value. The outputs are copies.
+    """
 
     def __init__(self, call: Callable[..., Any], device: Any) -> None:
         self._call = call
@@ -172,13 +174,13 @@ class CapturedCall:
                 )
             self._captured[signature] = self._capture(leaves, form)
         inputs, replay, outputs = self._captured[signature]
-        for held, given in zip(inputs, tensors, strict=True):
-            held.copy_(given, non_blocking=True)
+        for buffer, tensor in zip(inputs, tensors, strict=True):
+            buffer.copy_(tensor, non_blocking=True)
         replay()
         return tree_map_only(torch.Tensor, torch.clone, outputs)
 
     def _capture(self, leaves: list[Any], form: Any) -> tuple[list[Any], Callable[[], None], Any]:
-        """Buffers for the tensors among the inputs, a replay that reads them, and the outputs that it writes."""
+        """Capture the call; return its input buffers, a replay that reads them, and the outputs that it writes."""
         import torch
         from torch.utils._pytree import tree_unflatten
 
@@ -193,12 +195,12 @@ class CapturedCall:
         return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)], replay, outputs
 
     def _record(self, call: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        """Capture a call that reads and writes fixed memory: how to replay it, and what it gave back."""
+        """Capture a call that reads and writes fixed memory; return its replay and its outputs."""
         import torch
 
         stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(stream):  # what is compiled, tuned or set up at a first call cannot be captured
+        with torch.cuda.stream(stream):  # compiling, autotuning and set-up of a first call cannot be captured
             for _ in range(WARM_UPS):
                 call()
         torch.cuda.current_stream(self._device).wait_stream(stream)
@@ -210,7 +212,7 @@ class CapturedCall:
 
 
 def leaf_signature(leaf: Any) -> Any:
-    """What of an input a captured graph depends on: a tensor's shape and type, anything else as it is."""
+    """Return the part of an input that a captured graph depends on: a tensor's shape and type, or the value itself."""
     import torch
 
     return (leaf.shape, leaf.dtype) if isinstance(leaf, torch.Tensor) else (type(leaf), leaf)

@@ -1,4 +1,4 @@
-"""Flags of torch's compiler, inductor. They act on what is compiled after them, for the whole process."""
+"""Flags of torch's compiler, inductor. They apply to everything that the process compiles after they are set."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ NOT_OFFERED: Mapping[str, str] = {
     f"{INDUCTOR}.mixed_mm_choice": "deprecated and ignored",
     f"{INDUCTOR}.force_same_precision": "deprecated, and gone from torch 2.13",
     f"{INDUCTOR}.force_fuse_int_mm_with_mul": "ignored: the rewrite that it once allowed is gone from torch 2.11 on",
-    f"{INDUCTOR}.reorder_for_compute_comm_overlap": "it orders the traffic between GPUs, and one GPU has none",
+    f"{INDUCTOR}.reorder_for_compute_comm_overlap": "it schedules communication between GPUs, and one GPU has none",
     f"{DYNAMO}.inline_inbuilt_nn_modules": "already on, and deprecated from torch 2.12 on",
-    f"{DYNAMO}.cache_size_limit": "it says how often to compile anew, and what compiles while it draws is rejected",
-    f"{DYNAMO}.capture_dynamic_output_shape_ops": "the pipelines' denoisers have no operator that it is for",
+    f"{DYNAMO}.cache_size_limit": "it limits recompiles, and a candidate that recompiles in a call is rejected",
+    f"{DYNAMO}.capture_dynamic_output_shape_ops": "the pipelines' denoisers have none of the operators that it is for",
     "torch._higher_order_ops.auto_functionalize.auto_functionalized_v2._cacheable": "already on",
     f"{BACKENDS}.cuda.matmul.allow_bf16_reduced_precision_reduction": "already on",
     f"{BACKENDS}.cuda.matmul.allow_fp16_reduced_precision_reduction": "already on",
     f"{BACKENDS}.cudnn.allow_tf32": "already on",
 }
-"""Flags that guides recommend and that torch 2.11 to 2.13 has on already, ignores, or has no use for here."""
+"""Flags that guides recommend, but that torch 2.11 to 2.13 sets already, ignores, or cannot use here, and why."""
 
 
 class InductorFlag(Knob):
@@ -61,12 +61,12 @@ class TritonFlag(InductorFlag):
 
     def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value != self.choices[0] and environment.device == "cpu":
-            return "it is about Triton kernels, and inductor writes C++ for a CPU"
+            return "it is for Triton kernels, and inductor writes C++ for a CPU"
         return None
 
 
 class AutotunedFlag(TritonFlag):
-    """A flag of how the max-autotune modes choose kernels for products; the other modes choose nothing."""
+    """A flag of how the max-autotune modes choose kernels for matrix products. The other modes choose none."""
 
     def is_active(self, values: Mapping[str, Value]) -> bool:
         return super().is_active(values) and values.get("compile.mode") in AUTOTUNED_MODES
@@ -139,7 +139,7 @@ class AggressiveFusion(InductorFlag):
 
 
 class EmulatePrecisionCasts(InductorFlag):
-    """Whether fused kernels round between operations as uncompiled ones do: images nearer to the untouched ones."""
+    """Whether fused kernels round between operations as uncompiled ones do: images closer to the baseline's."""
 
     name = "inductor.emulate_precision_casts"
     flag = "emulate_precision_casts"
@@ -151,7 +151,7 @@ class EmulatePrecisionCasts(InductorFlag):
 
 
 class Conv1x1AsMm(InductorFlag):
-    """Whether convolutions of one pixel become matrix products. VAEs have such; only with compile.vae."""
+    """Whether 1x1 convolutions become matrix products. VAEs have them, so it needs compile.vae."""
 
     name = "inductor.conv_1x1_as_mm"
     flag = "conv_1x1_as_mm"
@@ -166,19 +166,19 @@ class Conv1x1AsMm(InductorFlag):
         ]  # of the VAE, decoding alone is compiled
         if values["compile.scope"] != "none":
             parts += [(denoiser, ()) for denoiser in denoisers(pipe)]
-        found = sum(
+        count = sum(
             is_1x1(module)
             for part, left_out in parts
             for name, module in part.named_modules()
             if not name.startswith(left_out)
         )
-        if not found:
-            raise NoEffect("what is compiled has no convolution of one pixel")
-        return f"{super().apply(pipe, values)}, for {found} convolutions"
+        if not count:
+            raise NoEffect("the compiled components have no 1x1 convolution")
+        return f"{super().apply(pipe, values)}, for {count} convolutions"
 
 
 def is_1x1(module: Any) -> bool:
-    """Whether a module is a convolution that inductor can turn into a matrix product."""
+    """Return whether a module is a convolution that inductor can turn into a matrix product."""
     import torch
 
     return (
@@ -201,5 +201,5 @@ class Freezing(InductorFlag):
 
     def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if values.get(self.name) and values["compile.scope"] == "regional":
-            return "constants differ from block to block, so each block would compile anew"
+            return "constants differ from block to block, so each block would be recompiled"
         return None

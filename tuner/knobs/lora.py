@@ -38,13 +38,13 @@ class LoraFile(UserWeights):
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         from safetensors import SafetensorError
 
-        given = str(values[self.name])
-        where, narrowed = load_arguments(given)
+        source = str(values[self.name])
+        location, keywords = load_arguments(source)
         before = parameter_sums(pipe)
         try:
-            pipe.load_lora_weights(where, use_safetensors=True, **narrowed)
+            pipe.load_lora_weights(location, use_safetensors=True, **keywords)
         except (OSError, ValueError, IndexError, RuntimeError, SafetensorError) as error:
-            raise load_error("LoRA for this pipeline", given, error) from None
+            raise load_error("LoRA for this pipeline", source, error) from None
         pipe.fuse_lora(lora_scale=float(values["lora.scale"]))
         pipe.unload_lora_weights()
         after = parameter_sums(pipe)
@@ -52,18 +52,18 @@ class LoraFile(UserWeights):
             raise NoEffect("the LoRA's own weights were not unloaded")
         changed = sum(after[name] != before[name] for name in before)
         if not changed:
-            raise NoEffect(f"{given} changed no weight of the denoiser")
+            raise NoEffect(f"{source} changed no weight of the denoiser")
         return f"{changed} weights changed at scale {values['lora.scale']}"
 
 
 def loads_lora(pipeline_class: str) -> bool:
-    """Whether the class is declared with one of diffusers' loaders of LoRAs."""
+    """Return whether a pipeline class inherits one of diffusers' LoRA loaders."""
     declared = class_source("pipelines", pipeline_class).partition(f"class {pipeline_class}(")[2]
     return "LoraLoaderMixin" in declared.partition(":")[0]
 
 
 def parameter_sums(pipe: Any) -> dict[str, float]:
-    """A sum for each weight of the denoisers, by name: what was fused into it moves it."""
+    """Return the sum of each weight of the denoisers by name. Fusing a LoRA into a weight changes its sum."""
     import torch
 
     return {
@@ -74,7 +74,7 @@ def parameter_sums(pipe: Any) -> dict[str, float]:
 
 
 class LoraScale(Knob):
-    """How strongly the LoRA changes the weights: what its author says, for example 0.125 for Hyper-SD's of FLUX.1."""
+    """How strongly the LoRA changes the weights; its author states it, for example 0.125 for Hyper-SD's of FLUX.1."""
 
     name = "lora.scale"
     choices = (1.0, 0.125)

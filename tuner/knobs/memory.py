@@ -1,4 +1,4 @@
-"""Weights that take less of the GPU's memory: kept in the host's, or in fewer bits. Neither is faster by itself."""
+"""Weights that take less GPU memory: offloaded to the host, or stored in fewer bits. Neither is faster by itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tuner.records.model import Architecture
 class GroupOffload(Knob):
     """Keeps the weights of denoiser and text encoders in host memory and copies each block over just before it runs.
 
-    The pipeline has to fit the GPU once all the same: it is loaded there first. What is saved is memory while it draws.
+    The pipeline still has to fit on the GPU once, since it is loaded there first. It saves memory while generating.
     """
 
     name = "memory.group_offload"
@@ -32,7 +32,7 @@ class GroupOffload(Knob):
         if values.get("compile.scope") == "full":
             return "it copies weights between blocks, which breaks the graph of the whole denoiser; regional works"
         if values.get("cache.kind", "none") != "none":
-            return "a cache skips the blocks whose weights were copied over ahead"
+            return "a cache skips blocks whose weights were already copied to the GPU"
         return None
 
     def allowances(self, values: Mapping[str, Value]) -> tuple[Allowance, ...]:
@@ -59,11 +59,11 @@ class GroupOffload(Knob):
         waiting = sum(p.numel() * p.element_size() for p in parameters if p.device.type == "cpu")
         if not waiting:
             raise NoEffect("the denoiser's weights stayed where they were")
-        return f"{groups} blocks of the denoiser, {waiting / 1e9:.2f} GB, wait in host memory"
+        return f"{groups} blocks of the denoiser, {waiting / 1e9:.2f} GB, are kept in host memory"
 
 
 def count_offloaded(model: Any) -> int:
-    """How many modules copy weights over before they run."""
+    """Count the modules that copy their weights to the GPU before they run."""
     hooks = (getattr(module, "_diffusers_hook", None) for module in model.modules())
     return sum(registry is not None and registry.get_hook("group_offloading") is not None for registry in hooks)
 
@@ -87,7 +87,7 @@ class LayerwiseCasting(Knob):
         if values.get("quantization.scheme", "none") != "none":
             return "quantized weights are stored in few bits already"
         if values.get("compile.scope", "none") != "none":
-            return "it widens weights between a block's layers, which breaks every graph, that of a single block too"
+            return "it widens weights between a block's layers, which breaks every graph, even that of a single block"
         if values.get("graphs.denoiser"):
             return "a CUDA graph replays on fixed addresses, and widened weights are new at each call"
         return None

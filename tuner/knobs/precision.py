@@ -13,9 +13,9 @@ from tuner.records.model import Architecture
 
 
 class Dtype(Knob):
-    """The number format of weights and activations; untouched: 16 bits on a GPU, float32 on a CPU.
+    """The floating-point type of weights and activations.
 
-    Untouched is bfloat16, but float16 on a GPU older than compute capability 8.0.
+    The baseline is float32 on a CPU, bfloat16 on a GPU, and float16 on a GPU older than compute capability 8.0.
     """
 
     name = "precision.dtype"
@@ -44,7 +44,7 @@ class Dtype(Knob):
         return None
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
-        """A pipeline loaded in this type is left alone: some of its parts are in float32 on purpose."""
+        """Convert the pipeline, unless it was loaded in this type: some of its parts are in float32 on purpose."""
         import torch
 
         dtype = getattr(torch, str(values[self.name]))
@@ -60,6 +60,7 @@ class Dtype(Knob):
 
 
 def has_bfloat16(environment: Environment) -> bool:
+    """Return whether the GPU computes in bfloat16."""
     return capability(environment) >= 8.0
 
 
@@ -78,7 +79,7 @@ def generates_same_noise(dtype: str, other: str) -> bool:
 
 
 def convert(model: Any, dtype: Any) -> None:
-    """Convert a model to `dtype` but for what its class keeps in float32, as loading it in that type does."""
+    """Convert a model to `dtype`, but for modules that its class keeps in float32, as loading it does."""
     kept = kept_in_float32(model, dtype)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and kept.isdisjoint(name.split(".")):
@@ -86,7 +87,7 @@ def convert(model: Any, dtype: Any) -> None:
 
 
 def kept_in_float32(model: Any, dtype: Any) -> set[str]:
-    """What a model's class names as too delicate for 16 bits; transformers' classes mean float16 alone by it."""
+    """Return the modules that a model's class keeps in float32; transformers' classes mean it for float16 only."""
     import torch
     from diffusers import ModelMixin
 

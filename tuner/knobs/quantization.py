@@ -23,35 +23,36 @@ from tuner.records.machine import Environment
 from tuner.records.model import Architecture
 
 BLOCK = re.compile(r"(^|\.)(\w*blocks|\w*layers|\w*refiner|attentions)\.\d+\.")
-"""Names of what lies in a denoiser's repeated blocks, whatever the family calls them."""
+"""Matches names of modules in a denoiser's repeated blocks, in all model families."""
 
 KEPT = re.compile(r"norm|emb|mod\b|modulation|adaln|guidance|router|lora", re.IGNORECASE)
-"""Embedders, modulation and the like: products of one row an image, which int8 kernels refuse, or of little work."""
+"""Matches embedders, modulation and the like. Their products have one row per image, which int8 kernels refuse, or
+little work."""
 
 SHORT_TEXT = re.compile(r"\.(add_[qkv]_proj|to_add_out|txt_mlp)\b")
-"""Layers that see text tokens only."""
+"""Matches layers that see text tokens only."""
 
 UNPADDED_TEXT = frozenset({"QwenImageTransformer2DModel"})
-"""Denoisers that get a prompt's tokens alone, and so perhaps no more than the 16 rows that int8 kernels refuse."""
+"""Denoisers that get prompts without padding. A short prompt may have 16 rows or fewer, which int8 kernels refuse."""
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """What a scheme needs.
+    """The requirements of a scheme.
 
-    `least` is the least compute capability. `dtypes` are the types that its kernels take (empty for any). A `dynamic`
-    scheme scales activations at each product, which only a compiler makes cheap. Both sides of a layer must be
-    multiples of 16 and its input of `group`, in which weights share a scale. `made_of` is the package that the changed
-    weights' type comes from.
+    `min_capability` is the minimal compute capability. `dtypes` are the types that its kernels support (empty for any).
+    A `dynamic` scheme scales activations at each product, which is only cheap when compiled. Both sides of a layer must
+    be multiples of 16. Its input must be a multiple of `group`, the number of weights that share a scale.
+    `tensor_package` is the package that the type of the quantized weights comes from.
     """
 
     package: tuple[str, str]
-    least: float = 0.0
+    min_capability: float = 0.0
     on_cpu: bool = False
     dtypes: tuple[str, ...] = ()
     dynamic: bool = False
     group: int = 16
-    made_of: str = "torchao"
+    tensor_package: str = "torchao"
 
 
 TORCHAO = ("torchao", "0.18")
@@ -60,15 +61,15 @@ BFLOAT16 = ("bfloat16",)
 
 SCHEMES: Mapping[str, Scheme] = {
     "int8-weight-only": Scheme(TORCHAO, on_cpu=True),
-    "int8-dynamic": Scheme(TORCHAO, least=8.0, on_cpu=True, dynamic=True),
-    "fp8-weight-only": Scheme(TORCHAO, least=8.9),
-    "fp8-dynamic-row": Scheme(TORCHAO, least=8.9, dtypes=BFLOAT16, dynamic=True),
-    "fp8-dynamic-tensor": Scheme(TORCHAO, least=8.9, dtypes=HALVES, dynamic=True),
-    "int4-weight-only": Scheme(TORCHAO, least=8.0, dtypes=BFLOAT16, group=64),
-    "mxfp8": Scheme(TORCHAO, least=10.0, dtypes=BFLOAT16, dynamic=True, group=32),
-    "nvfp4": Scheme(TORCHAO, least=10.0, dtypes=BFLOAT16, dynamic=True),
-    "bnb-nf4": Scheme(("bitsandbytes", "0.46"), least=6.0, group=64, made_of="bitsandbytes"),
-    "quanto-int8": Scheme(("optimum-quanto", "0.2.6"), on_cpu=True, made_of="optimum"),
+    "int8-dynamic": Scheme(TORCHAO, min_capability=8.0, on_cpu=True, dynamic=True),
+    "fp8-weight-only": Scheme(TORCHAO, min_capability=8.9),
+    "fp8-dynamic-row": Scheme(TORCHAO, min_capability=8.9, dtypes=BFLOAT16, dynamic=True),
+    "fp8-dynamic-tensor": Scheme(TORCHAO, min_capability=8.9, dtypes=HALVES, dynamic=True),
+    "int4-weight-only": Scheme(TORCHAO, min_capability=8.0, dtypes=BFLOAT16, group=64),
+    "mxfp8": Scheme(TORCHAO, min_capability=10.0, dtypes=BFLOAT16, dynamic=True, group=32),
+    "nvfp4": Scheme(TORCHAO, min_capability=10.0, dtypes=BFLOAT16, dynamic=True),
+    "bnb-nf4": Scheme(("bitsandbytes", "0.46"), min_capability=6.0, group=64, tensor_package="bitsandbytes"),
+    "quanto-int8": Scheme(("optimum-quanto", "0.2.6"), on_cpu=True, tensor_package="optimum"),
 }
 
 NUNCHAKU = "Nunchaku runs only weights that it quantized itself: tune a pipeline that holds them, as its own baseline"
@@ -99,7 +100,7 @@ class QuantizationScheme(Knob):
             return f"Nunchaku has no kernels for compute capability {capability(environment)}" if hopper else NUNCHAKU
         scheme = SCHEMES[str(value)]
         if environment.device == "cuda" or not scheme.on_cpu:
-            reason = missing_capability(environment, scheme.least, f"{value} arithmetic")
+            reason = missing_capability(environment, scheme.min_capability, f"{value} arithmetic")
             if reason:
                 return reason
         if value == "bnb-nf4" and environment.libraries.get("kernels"):
@@ -114,9 +115,9 @@ class QuantizationScheme(Knob):
         if scheme.dtypes and values.get("precision.dtype") not in scheme.dtypes:
             return f"{name} needs {' or '.join(scheme.dtypes)} weights"
         if scheme.dynamic and values["compile.scope"] == "none":
-            return "uncompiled, it scales activations in kernels of their own and is slower than no quantization"
-        if scheme.made_of != "torchao" and values.get("memory.group_offload"):
-            return f"group offloading moves plain weights and torchao's, and those of {name} are neither"
+            return "uncompiled, it scales activations in separate kernels and is slower than no quantization"
+        if scheme.tensor_package != "torchao" and values.get("memory.group_offload"):
+            return f"group offloading supports plain weights and torchao's, and those of {name} are neither"
         return None
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
@@ -129,21 +130,25 @@ class QuantizationScheme(Knob):
             if chosen:
                 convert(denoiser, name, chosen)
             weights = (denoiser.get_submodule(layer).weight for layer in chosen)
-            changed += sum(type(weight).__module__.split(".")[0] == SCHEMES[name].made_of for weight in weights)
+            changed += sum(type(weight).__module__.split(".")[0] == SCHEMES[name].tensor_package for weight in weights)
         if not changed:
             raise NoEffect("no linear layer was quantized")
         return f"{changed} of {total} linear layers in {name}"
 
 
 def linear_layers(model: Any) -> list[tuple[str, Any]]:
+    """Return the linear layers of a model with their names."""
     import torch
 
     return [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
 
 
 def quantizable(module: Any, name: str, scheme: str = "int8-dynamic", denoiser: str = "") -> bool:
-    """Whether a scheme suits a module of a denoiser of this class: a linear layer of its blocks, not quantized yet,
-    that multiplies many rows and has sides that the kernels take."""
+    """Return whether a scheme can quantize a module of a denoiser of this class.
+
+    It must be a linear layer of the denoiser's blocks that is not quantized yet, multiplies many rows, and has sides
+    that the kernels support.
+    """
     import torch
 
     if type(module) is not torch.nn.Linear or type(module.weight) is not torch.nn.Parameter:
@@ -170,6 +175,7 @@ def convert(denoiser: Any, scheme: str, layers: list[str]) -> None:
 
 
 def convert_to_nf4(denoiser: Any, layers: list[str]) -> None:
+    """Quantize linear layers to NF4 in place with bitsandbytes."""
     import torch
 
     bnb: Any = importlib.import_module("bitsandbytes")
@@ -188,13 +194,14 @@ def convert_to_nf4(denoiser: Any, layers: list[str]) -> None:
 
 
 def convert_with_quanto(denoiser: Any, layers: list[str]) -> None:
+    """Quantize linear layers to int8 in place with optimum-quanto."""
     quanto: Any = importlib.import_module("optimum.quanto")
     quanto.quantize(denoiser, weights=quanto.qint8, include=layers)
     quanto.freeze(denoiser)
 
 
 def avoid_int8pack() -> None:
-    """Have inductor widen int8 weights for the usual product, if it has compiled nothing in this process yet.
+    """Make inductor widen int8 weights for the usual product, if it has compiled nothing in this process yet.
 
     In bfloat16 it takes aten._weight_int8pack_mm instead, which on a GPU uses no tensor cores: a step of SDXL took
     9.4 s on an H200, and 39 ms without quantization.
@@ -206,11 +213,11 @@ def avoid_int8pack() -> None:
 
 
 MIN_ACTIVATION = 1e-12
-"""The least that fp8 scales activations by: SDXL gives an empty negative prompt as zeros, and 0/0 is no number."""
+"""The minimal scale of fp8 activations. SDXL encodes an empty negative prompt as zeros, and 0/0 is NaN."""
 
 
 def torchao_config(scheme: str) -> Any:
-    """torchao's configuration for a scheme, with its habit of rewriting inductor's flags set_flag off."""
+    """Return torchao's configuration for a scheme, such that it leaves inductor's flags alone."""
     from torchao import quantization as ao
 
     fp8: Callable[..., Any] = partial(ao.Float8DynamicActivationFloat8WeightConfig, activation_value_lb=MIN_ACTIVATION)
@@ -231,12 +238,14 @@ def torchao_config(scheme: str) -> Any:
 
 
 def mxfp8_config() -> Any:
+    """Return torchao's configuration for MXFP8."""
     from torchao.prototype.mx_formats import MXDynamicActivationMXWeightConfig
 
     return MXDynamicActivationMXWeightConfig()
 
 
 def nvfp4_config() -> Any:
+    """Return torchao's configuration for NVFP4."""
     from torchao.prototype.mx_formats import NVFP4DynamicActivationNVFP4WeightConfig
 
     # The Triton kernel is the package mslk's.
@@ -249,7 +258,7 @@ UNPACKED_ONLY: tuple[tuple[str, Value, str], ...] = (
     ("memory.layerwise_casting", False, "packed weights are stored in few bits already"),
     ("compile.backend", "inductor", "only inductor compiles what unpacks the weights"),
 )
-"""Knobs that want plain weights: name, untouched value, and why they cannot go together with a .gguf file."""
+"""Knobs that need plain weights: name, baseline value, and why others cannot be combined with a .gguf file."""
 
 
 class GgufFile(Knob):
@@ -288,8 +297,8 @@ class GgufFile(Knob):
     def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if values.get(self.name, "none") == "none":
             return None
-        refused = (why for name, untouched, why in UNPACKED_ONLY if values.get(name, untouched) != untouched)
-        return next(refused, None)
+        reasons = (why for name, untouched, why in UNPACKED_ONLY if values.get(name, untouched) != untouched)
+        return next(reasons, None)
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         from diffusers import GGUFQuantizationConfig
@@ -317,7 +326,7 @@ class GgufFile(Knob):
 
 
 def invalid_gguf_reason(file: str) -> str | None:
-    """Why a path is no GGUF file on this machine, or None."""
+    """Return why a path is no readable GGUF file on this machine, or None."""
     problem = unreadable_reason(file)
     if problem:
         return problem
@@ -330,5 +339,5 @@ def invalid_gguf_reason(file: str) -> str | None:
 
 @cache
 def single_file_classes() -> frozenset[str]:
-    """The classes that diffusers loads from single files, as its source lists them."""
+    """Return the classes that diffusers loads from single files, as its source lists them."""
     return frozenset(re.findall(r'^    "(\w+)": \{', class_source("loaders", "FromOriginalModelMixin"), re.MULTILINE))

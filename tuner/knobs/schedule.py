@@ -1,4 +1,4 @@
-"""The denoising schedule: how many steps, by which solver, and a start that needs no look back from the GPU."""
+"""The denoising schedule: the number of steps, the solver, and a begin index that avoids a device sync."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ SOLVERS: Mapping[str, tuple[str, ...]] = {
     "a flow": ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", *FOR_BOTH),
     "noise": ("EulerDiscreteScheduler", "HeunDiscreteScheduler", *FOR_BOTH),
 }
-"""Schedulers that one another's configuration suits, by what the denoiser predicts."""
+"""Schedulers that can take over one another's configuration, by what the denoiser predicts."""
 
 SHIFTED_BY_MU = ("DPMSolverMultistepScheduler", "DEISMultistepScheduler")
-"""Schedulers that insist on dynamic shifting where they are given its `mu`."""
+"""Schedulers that require dynamic shifting when they are given its `mu`."""
 
 SIMILAR = {
     "DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "EulerAncestralDiscreteScheduler",
     "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DPMSolverSinglestepScheduler",
 }  # fmt: skip
-"""Schedulers of pipelines that predict noise which can be replaced, and are no better replacement themselves. Those of
-CogVideoX, of LCM and the like have a noise schedule or a training of their own."""
+"""Schedulers for noise prediction that can be replaced, but are no better replacement themselves.
+
+Those of CogVideoX, LCM and the like have a noise schedule or a training of their own.
+"""
 
 
 class Steps(Knob):
-    """Denoising steps: fewer are faster, and draw another image."""
+    """The number of denoising steps: fewer are faster and give another image."""
 
     name = "steps"
     choices = (28, 20, 14, 10, 6)
@@ -62,7 +64,7 @@ class Steps(Knob):
 
 
 class SchedulerKind(Knob):
-    """Another scheduler, configured like the pipeline's `own`. Heun's run the denoiser twice a step."""
+    """The scheduler: the pipeline's `own`, or another with its configuration. Heun's run the denoiser twice a step."""
 
     name = "scheduler.kind"
     choices = ("own", *dict.fromkeys(name for names in SOLVERS.values() for name in names))
@@ -107,12 +109,12 @@ class SchedulerKind(Knob):
 
 
 def solves_flow(scheduler_class: str, settings: Mapping[str, Any]) -> bool:
-    """Whether a scheduler solves the flow that a denoiser predicts, rather than removing predicted noise."""
+    """Return whether a scheduler solves the flow that a denoiser predicts, rather than removing predicted noise."""
     return scheduler_class.startswith("FlowMatch") or bool(settings.get("use_flow_sigmas"))
 
 
 def flow_settings(config: Any, name: str) -> dict[str, Any]:
-    """What a scheduler of this class needs besides the old one's configuration to solve the same flow."""
+    """Return the settings that a scheduler needs besides the old one's configuration to solve the same flow."""
     shift = config.get("shift", config.get("flow_shift", 1.0))
     if name.startswith("FlowMatch"):
         return {"shift": shift}
@@ -120,20 +122,20 @@ def flow_settings(config: Any, name: str) -> dict[str, Any]:
 
 
 def schedule_arguments(pipeline_class: str, scheduler_class: str) -> set[str]:
-    """What a pipeline of itself gives a scheduler's `set_timesteps` besides the number of steps."""
+    """Return the arguments that a pipeline passes to `set_timesteps` besides the number of steps."""
     text = class_source("pipelines", pipeline_class)
     patterns = {
         "sigmas": r"^ +sigmas = (?!None)",
         "timesteps": r"^ +timesteps = \(\s*np\.linspace",
         "mu": r"\bmu=mu\b|\{\"mu\": mu\}",
     }
-    found = {name for name, pattern in patterns.items() if re.search(pattern, text, re.MULTILINE)}
+    names = {name for name, pattern in patterns.items() if re.search(pattern, text, re.MULTILINE)}
     takes_back = "use_flow_sigmas" in text and "use_flow_sigmas" in class_source("schedulers", scheduler_class)
-    return found - {"sigmas"} if takes_back else found
+    return names - {"sigmas"} if takes_back else names
 
 
 def schedule_conflict(pipeline_class: str, scheduler_class: str, settings: Mapping[str, Any]) -> str | None:
-    """Why this scheduler cannot follow the schedule that the pipeline gives, as their sources say, or None."""
+    """Return why a scheduler cannot follow the pipeline's schedule, according to their sources, or None."""
     declared = re.search(r"def set_timesteps\((.*?)\)", class_source("schedulers", scheduler_class), re.DOTALL)
     takes = set(re.findall(r"(\w+):", declared[1])) if declared else set()
     gives = schedule_arguments(pipeline_class, scheduler_class)
@@ -148,7 +150,7 @@ def schedule_conflict(pipeline_class: str, scheduler_class: str, settings: Mappi
 
 
 def example_schedule(pipeline_class: str, scheduler_class: str) -> dict[str, Any]:
-    """Arguments of `set_timesteps` for four steps, such as the pipeline gives."""
+    """Return arguments of `set_timesteps` for four steps, such as the pipeline passes."""
     import numpy as np
 
     steps = 4
@@ -160,7 +162,7 @@ def example_schedule(pipeline_class: str, scheduler_class: str) -> dict[str, Any
 
 
 class BeginIndex(Knob):
-    """Tells the scheduler that it starts at step 0, which it would else look up on the GPU and wait for."""
+    """Whether the scheduler is told that it starts at step 0, which it would otherwise look up on the GPU."""
 
     name = "scheduler.begin_index"
     choices = (False, True)
@@ -196,4 +198,4 @@ class BeginIndex(Knob):
         scheduler.set_timesteps(**example_schedule(type(pipe).__name__, type(scheduler).__name__))
         if scheduler.begin_index != 0:
             raise NoEffect(f"{type(scheduler).__name__} forgot its begin index")
-        return f"{type(scheduler).__name__} begins at step 0 without looking for it"
+        return f"{type(scheduler).__name__} begins at step 0 without a look-up"

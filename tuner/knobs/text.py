@@ -1,4 +1,4 @@
-"""How many tokens of text the denoiser attends to."""
+"""The number of text tokens that the denoiser attends to."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ PADDING_TAKEN_OFF = re.compile(r"\bprompt_embeds\[\w+\]\[\w*masks?\[\w+\]\]")
 
 @cache
 def encodes_unpadded(pipeline_class: str) -> bool:
-    """Whether text encoders get prompts of their own length, padded at most to the longest of the call."""
+    """Return whether text encoders get unpadded prompts, or prompts padded to the longest of the call only."""
     text = class_source("pipelines", pipeline_class)
     return FIXED_LENGTH not in text and bool(OWN_LENGTH.search(text))
 
 
 @cache
 def denoises_unpadded(pipeline_class: str) -> bool:
-    """Whether the denoiser gets prompts of their own length: never padded, or the padding taken off once encoded."""
+    """Return whether the denoiser gets prompts without padding: never padded, or cut after encoding."""
     text = class_source("pipelines", pipeline_class)
     return encodes_unpadded(pipeline_class) or bool(PADDING_TAKEN_OFF.search(text))
 
 
 class SequenceLength(Knob):
-    """Tokens that a prompt is padded or cut to (max_sequence_length); `workload` leaves the workload's own.
+    """The tokens that a prompt is padded or cut to (max_sequence_length); `workload` keeps the workload's own.
 
-    Where a denoiser masks its padding (Sana, PixArt), fewer tokens are less work for the same image, as long as the
+    If a denoiser masks its padding (Sana, PixArt), fewer tokens are less work for the same image, as long as the
     prompts fit.
     """
 

@@ -1,4 +1,4 @@
-"""Weights that a person names: a folder or file of this machine, or what stands on the hub. Safetensors only."""
+"""Weights that the user supplies: a local folder or file, or a repository on the hub. Safetensors only."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class UserWeights(Knob):
     def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if value == "none":
             return None
-        problem = unreadable_reason(str(value), may_be_folder=True) if Path(str(value)).is_absolute() else None
-        return problem or self.unsupported_reason(environment, architecture)
+        reason = unreadable_reason(str(value), may_be_folder=True) if Path(str(value)).is_absolute() else None
+        return reason or self.unsupported_reason(environment, architecture)
 
     def unsupported_reason(self, environment: Environment, architecture: Architecture) -> str | None:
-        """Why no such weights at all can be used here, or None."""
+        """Return why no weights of this sort can be used with this pipeline, or None."""
         return None
 
 
 def unreadable_reason(path: str, *, may_be_folder: bool = False) -> str | None:
-    """Why a path must not be opened, or None: to open a pipe or a device can take forever."""
+    """Return why a path must not be opened, or None. Opening a pipe or a device can block forever."""
     shown = " ".join(path.split())
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116  (any string, of any length)
@@ -56,15 +56,15 @@ def unreadable_reason(path: str, *, may_be_folder: bool = False) -> str | None:
 
 
 def load_arguments(value: str) -> tuple[str, dict[str, str]]:
-    """Where diffusers' loaders find given weights, and the keywords that narrow them down."""
-    on_the_hub = None if Path(value).is_absolute() else ON_THE_HUB.fullmatch(value)
-    if on_the_hub is None:
+    """Return the path or repository for diffusers' loaders, and keywords that select a file and a revision."""
+    match = None if Path(value).is_absolute() else ON_THE_HUB.fullmatch(value)
+    if match is None:
         return value, {}
-    named = on_the_hub.groupdict()
-    return str(named.pop("repository")), {name: text for name, text in named.items() if text}
+    parts = match.groupdict()
+    return str(parts.pop("repository")), {name: text for name, text in parts.items() if text}
 
 
-def load_error(what: str, given: str, error: Exception) -> Unavailable:
-    """The failure to load given weights, in one line."""
+def load_error(what: str, source: str, error: Exception) -> Unavailable:
+    """Return the error for weights that could not be loaded, in one line."""
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return Unavailable(f"no {what} could be loaded from {given}: {reason}")
+    return Unavailable(f"no {what} could be loaded from {source}: {reason}")

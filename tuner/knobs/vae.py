@@ -1,4 +1,4 @@
-"""The autoencoder that turns latents into pixels: how it lies in memory, how it is cut up, and a tiny one instead."""
+"""The VAE: its memory layout, decoding in tiles and slices, and a tiny one in its place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tuner.records.model import Architecture
 
 
 class TinyVae(UserWeights):
-    """An AutoencoderTiny (TAESD) that decodes instead: a folder, or owner/name on the hub."""
+    """An AutoencoderTiny (TAESD) in place of the VAE: a folder, or owner/name on the hub."""
 
     name = "vae.tiny"
     order = 3
@@ -27,7 +27,7 @@ class TinyVae(UserWeights):
 
     def invalid_reason(self, value: Value) -> str | None:
         if isinstance(value, str) and value.endswith(".safetensors"):
-            return "must be a folder or owner/name on the hub, for a file alone says nothing of the layers"
+            return "must be a folder or owner/name on the hub, a file alone does not describe the layers"
         return super().invalid_reason(value)
 
     def unsupported_reason(self, environment: Environment, architecture: Architecture) -> str | None:
@@ -38,28 +38,29 @@ class TinyVae(UserWeights):
         from diffusers import AutoencoderTiny
         from safetensors import SafetensorError
 
-        given, own = str(values[self.name]), pipe.vae
-        where, narrowed = load_arguments(given)
+        source, own = str(values[self.name]), pipe.vae
+        location, keywords = load_arguments(source)
         try:
-            tiny = AutoencoderTiny.from_pretrained(where, use_safetensors=True, **narrowed)
+            tiny = AutoencoderTiny.from_pretrained(location, use_safetensors=True, **keywords)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise load_error("AutoencoderTiny", given, error) from None
+            raise load_error("AutoencoderTiny", source, error) from None
         if tiny.config.latent_channels != own.config.latent_channels:
             has, needs = tiny.config.latent_channels, own.config.latent_channels
-            raise Unavailable(f"{given} decodes latents of {has} channels, this pipeline's have {needs}")
+            raise Unavailable(f"{source} decodes latents of {has} channels, this pipeline's have {needs}")
         pipe.vae = tiny.to(device=own.device, dtype=own.dtype).eval()
         makes, needs = vae_scale_factor(pipe.vae), vae_scale_factor(own)
         if makes != needs:
-            raise Unavailable(f"{given} makes {makes} pixels of a latent's side, this pipeline's own makes {needs}")
+            raise Unavailable(f"{source} makes {makes} pixels of a latent's side, this pipeline's own makes {needs}")
         return f"{parameter_count(pipe.vae):,} parameters decode instead of {parameter_count(own):,}"
 
 
 def parameter_count(model: Any) -> int:
+    """Count the parameters of a model."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def vae_scale_factor(vae: Any) -> int:
-    """How many times wider the image is than its latents, by decoding the smallest one."""
+    """Return the ratio of the image's side to its latents', by decoding a small one."""
     import torch
 
     side = 8
@@ -69,7 +70,7 @@ def vae_scale_factor(vae: Any) -> int:
 
 
 class ChannelsLast(Knob):
-    """Lays the weights of the autoencoder's convolutions out channels last, as tensor cores read them."""
+    """Whether the VAE's convolution weights are stored channels last, the layout that tensor cores read."""
 
     name = "vae.channels_last"
     choices = (False, True)
@@ -84,8 +85,8 @@ class ChannelsLast(Knob):
         formats = {torch.nn.Conv2d: torch.channels_last, torch.nn.Conv3d: torch.channels_last_3d}
         changed = 0
         for module in pipe.vae.modules():
-            for kind, memory_format in formats.items():
-                if isinstance(module, kind) and not module.weight.is_contiguous(memory_format=memory_format):
+            for layer_type, memory_format in formats.items():
+                if isinstance(module, layer_type) and not module.weight.is_contiguous(memory_format=memory_format):
                     module.to(memory_format=memory_format)
                     changed += module.weight.is_contiguous(memory_format=memory_format)
         if not changed:
@@ -94,7 +95,7 @@ class ChannelsLast(Knob):
 
 
 class VaeSplitting(Knob):
-    """The autoencoder decodes a piece at a time: slower, with less memory."""
+    """A switch that makes the VAE decode in pieces: slower, with less memory."""
 
     choices = (False, True)
     order = 4
@@ -114,7 +115,7 @@ class VaeSplitting(Knob):
 
 
 class Tiling(VaeSplitting):
-    """Decodes large images in overlapping tiles that are blended: less memory, more time."""
+    """Whether large images are decoded in overlapping tiles that are blended: less memory, more time."""
 
     name = "vae.tiling"
     switch = "tiling"
@@ -127,12 +128,12 @@ class Tiling(VaeSplitting):
 
 
 class Slicing(VaeSplitting):
-    """Decodes the images of a batch one after the other: less memory, more time."""
+    """Whether the images of a batch are decoded one after the other: less memory, more time."""
 
     name = "vae.slicing"
     switch = "slicing"
 
     def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if values.get(self.name) and values.get("batch") == 1:
-            return "it takes a batch apart, and this is one image at a time"
+            return "it splits a batch, and this batch is one image"
         return None

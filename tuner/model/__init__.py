@@ -1,1 +1,1 @@
-"""model"""
+"""Finding, inspecting and loading a pipeline."""

@@ -1,6 +1,6 @@
-"""What kind of pipeline it is: its components and what their classes can do, read from diffusers' source.
+"""The architecture of a pipeline: its components and what their classes can do, read from diffusers' source.
 
-Importing diffusers takes seconds and torch; its source files say the same in a fraction of a second.
+Importing diffusers takes seconds and imports torch. Parsing its source files takes a fraction of a second.
 """
 
 from __future__ import annotations
@@ -33,17 +33,20 @@ IMAGE_ARGUMENTS = {"strength", "mask_image", "control_image", "control_video", "
 
 
 def read(index: Path) -> Architecture:
-    """The architecture that a model_index.json names. BadInput when it is no index, or of no pipeline of diffusers."""
+    """Read the architecture that a model_index.json names.
+
+    Raises BadInput when the file is no index, or names no pipeline class of diffusers.
+    """
     try:
-        written = json.loads(index.read_text())
-        name = written["_class_name"]
+        content = json.loads(index.read_text())
+        name = content["_class_name"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise BadInput(f"{index}: not a pipeline index with a _class_name") from None
     if not isinstance(name, str) or not name.isidentifier():
         raise BadInput(f"{index}: _class_name must be the name of a diffusers pipeline class")
     components = {
         component: loaded[1]
-        for component, loaded in written.items()
+        for component, loaded in content.items()
         if isinstance(loaded, list) and len(loaded) == 2 and isinstance(loaded[1], str) and component.isidentifier()
     }
     settings = {component: _settings(index.parent / component) for component in components}
@@ -54,7 +57,7 @@ def read(index: Path) -> Architecture:
 
 
 def from_pipeline(pipe: Any) -> Architecture:
-    """The architecture of a pipeline that is loaded."""
+    """Return the architecture of a loaded pipeline."""
     parts = {name: part for name, part in pipe.components.items() if part is not None}
     configurations = {name: getattr(part, "config", None) for name, part in parts.items()}
     settings = {name: _plain_values(dict(c)) for name, c in configurations.items() if isinstance(c, Mapping)}
@@ -64,9 +67,10 @@ def from_pipeline(pipe: Any) -> Architecture:
 def describe(
     pipeline_class: str, components: Mapping[str, str], settings: Mapping[str, Values] | None = None
 ) -> Architecture:
-    """The architecture of a pipeline class with these components (name to class) and their configurations' settings.
+    """Return the architecture of a pipeline class with these components, given as name to class name.
 
-    BadInput when diffusers has no such pipeline.
+    `settings` holds the plain values of each component's configuration. Raises BadInput when diffusers has no such
+    pipeline.
     """
     source = _class("pipelines", pipeline_class)
     if source is None:
@@ -83,7 +87,7 @@ def describe(
 
 
 def unsupported_reason(architecture: Architecture) -> str | None:
-    """Why this pipeline cannot be tuned, or None."""
+    """Return why this pipeline cannot be tuned, or None."""
     name, arguments = architecture.pipeline_class, architecture.arguments
     required = [argument for argument, default in arguments.items() if default == "required" and argument != "prompt"]
     if "prompt" not in arguments:
@@ -99,32 +103,32 @@ def unsupported_reason(architecture: Architecture) -> str | None:
 
 
 def _settings(folder: Path) -> Values:
-    """The plain values of a component's configuration file; none where it has no such file."""
+    """Read the plain values of a component's configuration file; return {} if there is none."""
     for file in (folder / "config.json", folder / "scheduler_config.json"):
         try:
-            written = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             continue
-        return _plain_values(written) if isinstance(written, dict) else {}
+        return _plain_values(content) if isinstance(content, dict) else {}
     return {}
 
 
 def _plain_values(configuration: Mapping[str, Any]) -> Values:
-    """Those that JSON has: some schedulers are configured with an infinity."""
+    """Return the values that JSON can hold. Some schedulers are configured with an infinity."""
     plain = {name: value for name, value in configuration.items() if isinstance(value, bool | int | float | str)}
     finite = {name: value for name, value in plain.items() if not isinstance(value, float) or math.isfinite(value)}
     return {name: value for name, value in finite.items() if not name.startswith("_")}
 
 
 class _Source:
-    """A class in diffusers' source: its tree, and the text of the file that it stands in."""
+    """A class in diffusers' source: its syntax tree, and the text of the file that declares it."""
 
     def __init__(self, tree: ast.ClassDef, text: str) -> None:
         self.tree = tree
         self.text = text
 
     def assigned(self, name: str) -> ast.expr | None:
-        """The value that the class body gives a name."""
+        """Return the value that the class body assigns to a name."""
         for node in self.tree.body:
             if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
                 return node.value
@@ -136,7 +140,7 @@ class _Source:
 
 @cache
 def _class(folder: str, name: str) -> _Source | None:
-    """A class of diffusers by name, searched for in one folder of the package."""
+    """Find a class of diffusers by name, in one folder of the package."""
     _root()
     file = diffusers_source.class_files(folder).get(name)
     if file is None:
@@ -147,7 +151,7 @@ def _class(folder: str, name: str) -> _Source | None:
 
 
 def _root() -> Path:
-    """The folder of diffusers; Unavailable without it."""
+    """Return the folder of diffusers. Raises Unavailable if it is not installed."""
     root = diffusers_source.root()
     if root is None:
         raise Unavailable("diffusers is not installed (pip install diffusers)")
@@ -155,13 +159,17 @@ def _root() -> Path:
 
 
 def _call_arguments(source: _Source) -> dict[str, str | int | float | bool | None]:
-    """The parameters of a pipeline's __call__ with their defaults: "required" without one, None where it is no plain
-    value. Inherited when the class itself has none."""
+    """Return the parameters of a pipeline's `__call__` with their defaults.
+
+    A parameter without a default is "required", a default that is no plain value is None. A class without a `__call__`
+    inherits that of its base.
+    """
     for node in source.tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == "__call__":
             names = [argument.arg for argument in node.args.args][1:]
-            given = [_plain(default) for default in node.args.defaults]
-            return dict(zip(names, [*["required"] * (len(names) - len(given)), *given], strict=True))
+            defaults = [_plain(default) for default in node.args.defaults]
+            required = ["required"] * (len(names) - len(defaults))
+            return dict(zip(names, [*required, *defaults], strict=True))
     for base in source.bases():
         inherited = _class("pipelines", base)
         if inherited is not None and base != "DiffusionPipeline":
@@ -194,8 +202,10 @@ def _denoiser(component: str, name: str) -> Denoiser:
 
 
 def _registers_blocks(source: _Source) -> bool:
-    """Whether diffusers' block caches know all blocks of a denoiser, and as one kind: all return the text's states
-    beside the image's, or none does."""
+    """Return whether diffusers' block caches support all blocks of a denoiser.
+
+    Either all blocks return the text's hidden states beside the image's, or no block does.
+    """
     known = _known_blocks()
     lists = [value for name, values in _assigned_to_self(source).items() if name in BLOCK_LISTS for value in values]
     classes = {
@@ -208,7 +218,7 @@ def _registers_blocks(source: _Source) -> bool:
 
 
 def _assigned_to_self(source: _Source) -> dict[str, list[ast.expr]]:
-    """What the methods of a class assign to attributes of theirs."""
+    """Return the expressions that the methods of a class assign to each attribute of `self`."""
     assigned: dict[str, list[ast.expr]] = {}
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Assign):
@@ -220,12 +230,12 @@ def _assigned_to_self(source: _Source) -> dict[str, list[ast.expr]]:
 
 @cache
 def _known_blocks() -> dict[str, bool]:
-    """The blocks that diffusers registers for its caches, and whether each returns the text's states too."""
+    """Return the block classes that diffusers registers for its caches, and whether each returns the text's states."""
     file = _root() / "hooks" / "_helpers.py"
     known = {}
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if file.is_file() else []:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "TransformerBlockRegistry.register":
-            given = {keyword.arg: keyword.value for keyword in node.keywords}
-            returns_text = re.search(r"return_encoder_hidden_states_index=\d", ast.unparse(given["metadata"]))
-            known[ast.unparse(given["model_class"])] = returns_text is not None
+            keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+            returns_text = re.search(r"return_encoder_hidden_states_index=\d", ast.unparse(keywords["metadata"]))
+            known[ast.unparse(keywords["model_class"])] = returns_text is not None
     return known

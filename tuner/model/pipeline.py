@@ -1,4 +1,4 @@
-"""Which pipeline a name means, and loading it safely: safetensors only, no code from the folder."""
+"""Find, load and call a pipeline. Weights come from safetensors only, and no code of the model's is run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tuner.records.machine import Environment
 from tuner.records.model import Architecture, Model, Workload
 
 DEMO = "demo"
-"""Names the pipeline, and the scorer, that come with the package."""
+"""The name of the pipeline, and of the scorer, that come with the package."""
 
 DEFAULT_SCORER = "openai/clip-vit-base-patch16"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -25,19 +25,19 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 def resolve(name: str, revision: str | None, scorer: str | None) -> tuple[Model, Architecture]:
     """Find a pipeline by name: `demo`, a folder, or a hub id. Imports no torch.
 
-    Raises BadInput when there is none, when what is there is not a diffusers pipeline, or one that cannot be tuned.
+    Raises BadInput when there is no such pipeline, when it is not one of diffusers, or when it cannot be tuned.
     """
     index, source, commit = _find(name, revision)
-    kind = architecture.read(index)
-    refusal = architecture.unsupported_reason(kind)
-    if refusal:
-        raise BadInput(f"{name}: {refusal}")
-    scored_by = _scorer(scorer or (DEMO if name == DEMO else DEFAULT_SCORER))
-    return Model(source=source, revision=commit, pipeline_class=kind.pipeline_class, scorer=scored_by), kind
+    known = architecture.read(index)
+    reason = architecture.unsupported_reason(known)
+    if reason:
+        raise BadInput(f"{name}: {reason}")
+    scorer_name = _scorer(scorer or (DEMO if name == DEMO else DEFAULT_SCORER))
+    return Model(source=source, revision=commit, pipeline_class=known.pipeline_class, scorer=scorer_name), known
 
 
 def _find(name: str, revision: str | None) -> tuple[Path, str, str | None]:
-    """The index of a pipeline, its source as best_config.json names it, and the commit of a hub id."""
+    """Find the index of a pipeline, its source as best_config.json names it, and the commit of a hub id."""
     if revision is not None and (name == DEMO or os.path.isdir(name)):  # noqa: PTH112
         raise BadInput(f"--revision {revision}: only a hub id has revisions, {name} is a folder")
     if name == DEMO:
@@ -63,11 +63,11 @@ def _hub(name: str, revision: str | None) -> tuple[Path, str, str | None]:
         return folder / "model_index.json", name, commit
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:200]
-        raise BadInput(f"{name}: not a folder here, and the hub did not give it: {reason}") from None
+        raise BadInput(f"{name}: not a folder here, and it could not be read from the hub: {reason}") from None
 
 
 def _scorer(name: str) -> str:
-    """`demo`, a hub id, or a folder as an absolute path."""
+    """Return `demo`, a hub id, or the absolute path of a folder. Raises BadInput if it is none of them."""
     if name == DEMO:
         return name
     if os.path.isdir(name):  # noqa: PTH112
@@ -80,12 +80,12 @@ def _scorer(name: str) -> str:
 
 
 def scorer_source(model: Model) -> str:
-    """The folder or hub id of the model that scores the images."""
+    """Return the folder or hub id of the model that scores the images."""
     return str(SCORER_DIR) if model.scorer == DEMO else model.scorer
 
 
 def load(model: Model, environment: Environment, dtype: Value) -> Any:
-    """The pipeline on the device, in `dtype`, without its progress bar. Imports torch and diffusers."""
+    """Load the pipeline onto the device, in `dtype`, without its progress bar. Imports torch and diffusers."""
     import diffusers
     import torch
 
@@ -101,20 +101,20 @@ def load(model: Model, environment: Environment, dtype: Value) -> Any:
 
 
 def call_arguments(workload: Workload, knob_arguments: Mapping[str, Any], batch: int) -> dict[str, Any]:
-    """The arguments that every call of this workload with `batch` prompts has in common, and what the knobs say."""
+    """Return the arguments that all calls of a workload with `batch` prompts share, and those that knobs set."""
     names = ("height", "width", "num_frames", "guidance_scale", "max_sequence_length")
-    given = {name: getattr(workload, name) for name in names if getattr(workload, name) is not None}
-    further = {
+    fields = {name: getattr(workload, name) for name in names if getattr(workload, name) is not None}
+    extra = {
         name: [value] * batch if isinstance(value, str) and "prompt" in name else value
         for name, value in workload.arguments.items()
     }
-    return {**given, **further, **knob_arguments}
+    return {**fields, **extra, **knob_arguments}
 
 
 def generate(
     pipe: Any, workload: Workload, indices: Sequence[int], knob_arguments: Mapping[str, Any], **more: Any
 ) -> Any:
-    """The workload's images at these prompt indices, in one call, each from its own seed whatever the batch."""
+    """Generate the images of these prompts of a workload in one call, each from its own seed whatever the batch."""
     import torch
 
     output = pipe(

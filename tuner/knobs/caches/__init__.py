@@ -1,1 +1,1 @@
-"""The ways to cache between denoising steps: what each needs, and how it is put on a pipeline."""
+"""The methods that cache between denoising steps: what each needs, and how it is enabled on a pipeline."""

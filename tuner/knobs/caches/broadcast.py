@@ -1,7 +1,8 @@
 """Pyramid attention broadcast: attention is computed every few steps and its output used again in between.
 
-diffusers' own hooks are not used: they mix up the two calls of a guided step, and inside a compiled block they compile
-anew at each step. Here a block is compiled with attention and without, for each call of the denoiser in a step.
+diffusers' own hooks are not used. They mix up the two calls of a guided step, and inside a compiled block they cause a
+recompile at each step. Here a block is compiled twice, with attention and without, for each call of the denoiser in a
+step.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ TIMESTEPS = (100, 800)
 
 
 def unavailable_reason(environment: Environment, architecture: Architecture) -> str | None:
+    """Return None: the method works wherever there is attention."""
     return None
 
 
 def enable(pipe: Any, values: Mapping[str, Value]) -> str:
+    """Enable the cache and describe it. Raises NoEffect if the denoiser has no attention layer to skip."""
     clock, interval = Clock(pipe), int(values["cache.interval"])
     layers = 0
     for denoiser in denoisers(pipe):
@@ -41,7 +44,7 @@ def enable(pipe: Any, values: Mapping[str, Value]) -> str:
 
 
 class Plan:
-    """Whether the layers of one denoiser compute their attention in this call of it. Compiled code reads it."""
+    """Decides whether the layers of one denoiser reuse their attention in a call. Compiled code reads `reuse`."""
 
     def __init__(self, clock: Clock, interval: int) -> None:
         self.reuse = False
@@ -52,6 +55,7 @@ class Plan:
         clock.on_begin(self._computed.clear)
 
     def decide(self, *_: Any) -> None:
+        """Decide before each call of the denoiser whether its layers reuse their last attention output."""
         clock = self._clock
         self.call = clock.call
         self.reuse = (
@@ -63,23 +67,23 @@ class Plan:
 
 
 def self_attention(denoiser: Any) -> list[Any]:
-    """The attention layers in a denoiser's repeated blocks, without those to the text alone."""
+    """Return the attention layers in a denoiser's repeated blocks, but for cross-attention to the text."""
     from diffusers.hooks._common import _ATTENTION_CLASSES
 
-    found = {
+    layers = {
         id(module): module
         for block in repeated_blocks(denoiser)
         for module in block.modules()
         if isinstance(module, _ATTENTION_CLASSES) and not getattr(module, "is_cross_attention", False)
     }
-    return list(found.values())
+    return list(layers.values())
 
 
 @cache  # compiled code is shared between the layers of one class
 def _broadcasting(attention: Any) -> Any:
-    """The class of an attention layer, with a forward that gives its last output again when the plan says so."""
+    """Derive a class from an attention layer's whose forward returns its last output when the plan says so."""
 
-    compute = attention.forward  # by itself: inside, torch.compile knows the function but not every class
+    compute = attention.forward  # a local: torch.compile can trace the function, but not an attribute of every class
 
     def forward(self: Any, *arguments: Any, **named: Any) -> Any:
         kept = f"kept_{self.plan.call}"

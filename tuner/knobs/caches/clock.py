@@ -1,4 +1,4 @@
-"""Where a call of a pipeline stands: which step of how many, at which timestep."""
+"""A clock of a pipeline's call: the current step, the number of steps, and the timestep."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ NOISIEST = 1000
 
 
 class Clock:
-    """Tells the step of the running call in numbers of Python, so that no one waits for the GPU to read them.
+    """Counts the steps of the running call in Python numbers, so that nothing waits for the GPU to read them.
 
-    The scheduler moves it: `set_timesteps` begins a call of the pipeline, `step` ends a step. `call` counts the calls
-    of the denoiser in a step, two where guidance makes them.
+    The scheduler advances it: `set_timesteps` begins a call of the pipeline, `step` ends a step. `call` counts the
+    calls of the denoiser in a step, of which guidance makes two.
     """
 
     def __init__(self, pipe: Any) -> None:
@@ -30,16 +30,17 @@ class Clock:
             denoiser.register_forward_pre_hook(self._count)
 
     def on_begin(self, action: Callable[[], object]) -> None:
-        """Have something done whenever a call of the pipeline begins."""
+        """Register an action that runs whenever a call of the pipeline begins."""
         self._at_begin.append(action)
 
     @property
     def steps(self) -> int:
+        """The number of steps of the running call."""
         return len(self.timesteps)
 
     @property
     def timestep(self) -> float:
-        """From 1000, all noise, to 0, also where the scheduler counts the other way (Mochi's)."""
+        """The timestep from 1000 (pure noise) to 0, also if the scheduler counts the other way (Mochi's)."""
         now = self.timesteps[min(self.index, self.steps - 1)]
         return now if self.timesteps[0] >= self.timesteps[-1] else NOISIEST - now
 
@@ -57,7 +58,7 @@ class Clock:
 
 
 def _after(owner: Any, name: str, action: Callable[[], object]) -> None:
-    """Have something done after each call of a method. Its signature stays: pipelines look at it."""
+    """Run an action after each call of a method. The signature stays the same, since pipelines inspect it."""
     method = getattr(owner, name)
 
     @functools.wraps(method)

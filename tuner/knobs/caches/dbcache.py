@@ -17,13 +17,14 @@ from tuner.records.machine import Environment
 from tuner.records.model import Architecture
 
 DECIDING_BLOCKS = 8
-"""As many first blocks are always computed, fewer in a small model: cache-dit's default."""
+"""The number of first blocks that are always computed (cache-dit's default). A small model has fewer."""
 
 WARM_UP_STEPS = 2
-"""Less than cache-dit's default of 8, so that a call of few steps, as the traced one is, has steps to skip too."""
+"""Less than cache-dit's default of 8, so that a short call, such as the traced one, also has steps to skip."""
 
 
 def unavailable_reason(environment: Environment, architecture: Architecture) -> str | None:
+    """Return why DBCache cannot be used for this pipeline, and the remedy, or None."""
     if not environment.libraries.get("cache-dit"):
         return "cache-dit is not installed (pip install cache-dit)"
     adapters = _adapters()
@@ -34,6 +35,7 @@ def unavailable_reason(environment: Environment, architecture: Architecture) -> 
 
 
 def enable(pipe: Any, values: Mapping[str, Value]) -> str:
+    """Enable the cache and describe it. Raises NoEffect if cache-dit did not wrap the denoiser."""
     cache_dit = importlib.import_module("cache_dit")
     deciding = max(1, min(DECIDING_BLOCKS, min(_lengths(pipe), default=0) // 2))
     config = cache_dit.DBCacheConfig(
@@ -51,22 +53,22 @@ def enable(pipe: Any, values: Mapping[str, Value]) -> str:
 
 @cache
 def _adapters() -> dict[str, str]:
-    """The source of cache-dit's adapters, by what the names of their pipelines begin with: it takes the first.
+    """Return the source of each of cache-dit's adapters by the prefix of its pipelines' names.
 
-    Empty where the source is not at hand.
+    cache-dit uses the first adapter whose prefix fits. The result is empty if the source is not installed.
     """
     spec = importlib.util.find_spec("cache_dit")
     if spec is None or spec.origin is None:
         return {}
     file = Path(spec.origin).parent / "caching" / "block_adapters" / "adapters.py"
-    found = re.split(
+    parts = re.split(
         r'^@BlockAdapterRegister\.register\("(\w+)".*$', file.read_text(encoding="utf-8"), flags=re.MULTILINE
     )
-    return dict(zip(found[1::2], found[2::2], strict=True))
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def _lengths(pipe: Any) -> list[int]:
-    """How many blocks there are in each list of them."""
+    """Return the number of blocks in each list of blocks."""
     import torch
 
     children = (child for denoiser in denoisers(pipe) for child in denoiser.children())
@@ -74,5 +76,5 @@ def _lengths(pipe: Any) -> list[int]:
 
 
 def _calls_twice(pipe: Any) -> bool | None:
-    """False where guidance needs a negative prompt, which most calls do not give; else cache-dit knows."""
+    """Return None to let cache-dit decide, or False if guidance needs a negative prompt, which most calls omit."""
     return False if "true_cfg_scale" in inspect.signature(pipe.__call__).parameters else None

@@ -14,6 +14,7 @@ from tuner.records.model import Architecture
 
 
 def unavailable_reason(environment: Environment, architecture: Architecture) -> str | None:
+    """Return why DeepCache cannot be used for this pipeline, and the remedy, or None."""
     if any(denoiser.class_name != "UNet2DConditionModel" for denoiser in architecture.denoisers):
         return f"DeepCache skips the inner layers of a UNet, and {architecture.pipeline_class} has none"
     if not environment.libraries.get("DeepCache"):
@@ -22,6 +23,7 @@ def unavailable_reason(environment: Environment, architecture: Architecture) -> 
 
 
 def enable(pipe: Any, values: Mapping[str, Value]) -> str:
+    """Enable the cache and describe it. Raises NoEffect if the UNet was not wrapped."""
     interval, clock, unwrapped = int(values["cache.interval"]), Clock(pipe), pipe.unet.forward
     helper = _counting(importlib.import_module("DeepCache").DeepCacheSDHelper, clock)(pipe=pipe)
     helper.set_params(cache_interval=interval, cache_branch_id=0)
@@ -32,7 +34,10 @@ def enable(pipe: Any, values: Mapping[str, Value]) -> str:
 
 
 def _counting(helper: Any, clock: Clock) -> Any:
-    """DeepCache's helper, told the step by the clock: its own search for the timestep waits for the GPU many times."""
+    """Derive a helper from DeepCache's that reads the step from the clock.
+
+    DeepCache searches for the timestep on the GPU and waits for it many times.
+    """
 
     class CountingHelper(helper):  # type: ignore[misc]
         def wrap_unet_forward(self) -> None:

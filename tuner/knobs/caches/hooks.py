@@ -1,4 +1,4 @@
-"""The caches that diffusers has: hooks around blocks and attention layers."""
+"""The caches of diffusers, which are hooks around blocks and attention layers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ FASTER_FORMATS: Mapping[str, str | None] = {
     "CogVideoXTransformer3DModel": "BFCHW",
     "MochiTransformer3DModel": "BCFHW",
 }
-"""How a denoiser that takes both guidance branches as one batch lays them out; None where guidance is an input."""
+"""The tensor format of denoisers that get both guidance branches as one batch; None if guidance is an input."""
 
 
 def without_context(environment: Environment, architecture: Architecture) -> str | None:
+    """Return why the denoiser cannot enter diffusers' cache context, or None."""
     if not all(denoiser.is_cacheable for denoiser in architecture.denoisers):
         return f"{architecture.pipeline_class}'s denoiser has no enable_cache"
     if not architecture.enters_cache_context:
@@ -29,19 +30,22 @@ def without_context(environment: Environment, architecture: Architecture) -> str
 
 
 def without_registered_blocks(environment: Environment, architecture: Architecture) -> str | None:
+    """Return why diffusers' block caches do not support the denoiser's blocks, or None."""
     reason = without_context(environment, architecture)
     if reason is None and not all(denoiser.registers_blocks for denoiser in architecture.denoisers):
-        return f"diffusers' block caches do not know the blocks of {architecture.pipeline_class}, or not as one kind"
+        return f"diffusers' block caches do not support the blocks of {architecture.pipeline_class}"
     return reason
 
 
 def without_ratios(environment: Environment, architecture: Architecture) -> str | None:
+    """Return why MagCache cannot be used for this denoiser, or None."""
     if any(denoiser.class_name != "FluxTransformer2DModel" for denoiser in architecture.denoisers):
         return f"MagCache's ratios are published for FLUX.1, not for the denoiser of {architecture.pipeline_class}"
     return without_registered_blocks(environment, architecture)
 
 
 def without_projection(environment: Environment, architecture: Architecture) -> str | None:
+    """Return why TaylorSeer cannot be used for this denoiser, or None."""
     reason = without_context(environment, architecture)
     if reason is None and not all(denoiser.projects_out for denoiser in architecture.denoisers):
         return f"{architecture.pipeline_class}'s denoiser has no proj_out, whose output TaylorSeer extrapolates"
@@ -49,12 +53,14 @@ def without_projection(environment: Environment, architecture: Architecture) -> 
 
 
 def without_format(environment: Environment, architecture: Architecture) -> str | None:
+    """Return why FasterCache cannot be used for this denoiser, or None."""
     if any(denoiser.class_name not in FASTER_FORMATS for denoiser in architecture.denoisers):
         return f"FasterCache cannot split the guidance branches of {architecture.pipeline_class}"
     return without_context(environment, architecture)
 
 
 def first_block(pipe: Any, values: Mapping[str, Value]) -> str:
+    """Enable the first-block cache and describe it."""
     from diffusers import FirstBlockCacheConfig
 
     config = FirstBlockCacheConfig(threshold=float(values["cache.threshold"]))
@@ -63,7 +69,10 @@ def first_block(pipe: Any, values: Mapping[str, Value]) -> str:
 
 
 def mag(pipe: Any, values: Mapping[str, Value]) -> str:
-    """The hooks share the config, so that each call of the pipeline can bring its own number of steps."""
+    """Enable MagCache and describe it.
+
+    The hooks share one config, which is adapted to each call's number of steps.
+    """
     from diffusers import MagCacheConfig
     from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS, nearest_interp
 
@@ -83,6 +92,7 @@ def mag(pipe: Any, values: Mapping[str, Value]) -> str:
 
 
 def taylorseer(pipe: Any, values: Mapping[str, Value]) -> str:
+    """Enable TaylorSeer and describe it."""
     from diffusers import TaylorSeerCacheConfig
 
     config = TaylorSeerCacheConfig(
@@ -93,6 +103,7 @@ def taylorseer(pipe: Any, values: Mapping[str, Value]) -> str:
 
 
 def faster(pipe: Any, values: Mapping[str, Value]) -> str:
+    """Enable FasterCache and describe it."""
     from diffusers import FasterCacheConfig
 
     clock = Clock(pipe)
@@ -110,15 +121,16 @@ def faster(pipe: Any, values: Mapping[str, Value]) -> str:
 
 
 def _enable(pipe: Any, config: Any, *names: str, clock: Clock | None = None) -> tuple[int, Clock]:
-    """Put a cache on every denoiser, fresh whenever a call of the pipeline begins; count the hooks with these names.
+    """Enable a cache on every denoiser and count the hooks with these names.
 
-    diffusers itself forgets the last call's state only at that call's end, which a failed call does not reach.
+    The state is reset whenever a call of the pipeline begins. diffusers resets it at a call's end only, which a failed
+    call does not reach. Raises NoEffect if no module took a hook.
     """
     hooks = 0
     for denoiser in denoisers(pipe):
         try:
             denoiser.enable_cache(config)
-        except IndexError:  # diffusers takes the first and the last block of a list that has none
+        except IndexError:  # diffusers indexes the first and the last block, and there are none
             raise NoEffect("the denoiser has no blocks to skip") from None
         hooks += _count(denoiser.modules(), names)
     if not hooks:

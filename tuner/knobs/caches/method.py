@@ -1,4 +1,4 @@
-"""What a way to cache is, for the table in tuner.knobs.cache."""
+"""The description of a caching method, for the table in tuner.knobs.cache."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from tuner.records.model import Architecture
 
 @dataclass(frozen=True)
 class CacheMethod:
-    """`enable` puts it on a pipeline and says what it did, `unavailable_reason` says why it cannot work here or on this
-    pipeline; `parameters` are the knobs that it takes.
+    """A caching method.
 
-    `syncs_per_step` is how many numbers it reads back from the GPU in a denoising step at most. `refused_scopes` says
-    why it cannot go together with a `compile.scope`.
+    `enable` enables it on a pipeline and describes the change. `unavailable_reason` returns why it cannot work on this
+    machine or with this pipeline, or None. `parameters` are the names of the knobs that it reads.
+
+    `syncs_per_step` is the maximal count of numbers that it reads back from the GPU in a denoising step.
+    `refused_scopes` holds the reason for each value of `compile.scope` that it cannot be combined with.
     """
 
     enable: Callable[[Any, Mapping[str, Value]], str]

@@ -1,6 +1,6 @@
 """TeaCache (arXiv:2411.19108) for FLUX.1: all blocks are skipped while the modulated input has changed little.
 
-How much the output will have changed is a polynomial of how much the first block's modulated input has. Its
+The change of the output is estimated as a polynomial of the change of the first block's modulated input. The
 coefficients were fitted to FLUX.1-dev by TeaCache's authors (TeaCache4FLUX).
 """
 
@@ -20,13 +20,17 @@ COEFFICIENTS = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
 
 
 def unavailable_reason(environment: Environment, architecture: Architecture) -> str | None:
+    """Return why TeaCache cannot be used for this denoiser, or None."""
     if any(denoiser.class_name != "FluxTransformer2DModel" for denoiser in architecture.denoisers):
         return f"TeaCache's coefficients are built in for FLUX.1, not for {architecture.pipeline_class}"
     return None
 
 
 def enable(pipe: Any, values: Mapping[str, Value]) -> str:
-    """Wraps each block's forward, compiled or not: the decision stays outside of compiled code."""
+    """Enable the cache and describe it.
+
+    Each block's forward is wrapped, compiled or not, so the decision stays outside of compiled code.
+    """
     denoiser = pipe.transformer
     blocks = [*denoiser.transformer_blocks, *denoiser.single_transformer_blocks]
     if len(blocks) < 2 or not len(denoiser.transformer_blocks):
@@ -40,7 +44,7 @@ def enable(pipe: Any, values: Mapping[str, Value]) -> str:
 
 
 class Memory:
-    """What is kept from step to step: of each call of the denoiser in a step, where guidance makes two."""
+    """The state between steps of one call of the denoiser in a step. Guidance makes two calls."""
 
     def __init__(self) -> None:
         self.modulated: Any = None
@@ -60,6 +64,8 @@ class TeaCache:
         clock.on_begin(self._memories.clear)
 
     def skippable(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a block's forward so that it returns its inputs while blocks are skipped."""
+
         def run(*, hidden_states: Any, encoder_hidden_states: Any, **named: Any) -> Any:
             if self.skipping:
                 return encoder_hidden_states, hidden_states
@@ -68,6 +74,8 @@ class TeaCache:
         return run
 
     def first(self, norm: Callable[..., Any], forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap the first block's forward so that it decides, and adds the last residual while blocks are skipped."""
+
         def run(*, hidden_states: Any, temb: Any, **named: Any) -> Any:
             self.skipping = self._skips(norm(hidden_states, emb=temb)[0])
             self._entered = hidden_states
@@ -78,6 +86,8 @@ class TeaCache:
         return run
 
     def last(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap the last block's forward so that it keeps the residual of all blocks when they are computed."""
+
         def run(**named: Any) -> Any:
             encoder_hidden_states, hidden_states = forward(**named)
             if not self.skipping:
@@ -91,7 +101,10 @@ class TeaCache:
         return self._memories.setdefault(self._clock.call, Memory())
 
     def _skips(self, modulated: Any) -> bool:
-        """The first and the last step are always computed. One number is read back from the GPU."""
+        """Decide whether the blocks are skipped in this step.
+
+        The first and the last step are always computed. One number is read back from the GPU.
+        """
         memory, before = self._memory, self._memory.modulated
         memory.modulated = modulated
         if before is None or self._clock.index == self._clock.steps - 1:
