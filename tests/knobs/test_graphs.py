@@ -152,7 +152,7 @@ def test_a_scheduler_that_looks_for_its_first_step_is_no_effect() -> None:
     import torch
 
     by = scheduler(begin_index=None)
-    with pytest.raises(NoEffect, match="does not set the scheduler.s begin index"):
+    with pytest.raises(NoEffect, match="does not set the scheduler's begin index"):
         stepped(by)(hidden_states=torch.ones(1, 2), timestep=by.timesteps[0])
 
 
