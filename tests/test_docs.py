@@ -87,7 +87,7 @@ def test_quoted_commands_parse(page: Path, capsys: pytest.CaptureFixture[str]) -
     refused = []
     for command in quoted_commands(page):
         try:
-            cli.parser().parse_args(arguments(command))
+            cli.make_parser().parse_args(arguments(command))
         except SystemExit as end:
             if end.code:
                 refused.append(f"{command}: {capsys.readouterr().err}")
