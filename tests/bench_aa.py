@@ -30,15 +30,16 @@ import msgspec
 from compute_bound import WORKLOAD, write
 
 from tuner.execution import process
+from tuner.execution.local import run_job
 from tuner.hardware import environment
 from tuner.model import pipeline
 from tuner.records.codec import Estimate
 from tuner.records.outcome import Timing
-from tuner.records.protocol import Job, Message, Point, PointDone, PointFailed, WorkerFailed
+from tuner.records.protocol import Job, Point, PointDone, PointFailed, WorkerFailed
+from tuner.search.baseline import MAX_BASELINES
+from tuner.search.gain import MAX_PAIRS, MIN_PAIRS
 from tuner.space import reader
 from tuner.space.candidates import build_values
-from tuner.study.ledger import CONFIRMATIONS
-from tuner.study.loop import MAX_BASELINES, MAX_CONFIRMATIONS
 from tuner.timing.intervals import coefficient_of_variation, differs, paired_ratio
 from tuner.timing.measure import Clock
 from tuner.worker import __main__, bench
@@ -48,13 +49,13 @@ MAX_ALARMS = 0.05
 MIN_FOUND = 0.95
 """What is asked for: 0.5 %, one of 20, and 19 of 20."""
 
-LOOKS = (CONFIRMATIONS, MAX_CONFIRMATIONS)
+LOOKS = (MIN_PAIRS, MAX_PAIRS)
 """Turns after which a study looks whether a gain is sure."""
 
 ORDERS = 1000
 """Random orders of the processes in which they are compared, too."""
 
-MIN_PROCESSES = 2 * MAX_CONFIRMATIONS + MAX_BASELINES
+MIN_PROCESSES = 2 * MAX_PAIRS + MAX_BASELINES
 """In one comparison."""
 
 SLOWED = 1
@@ -121,12 +122,11 @@ def make_job(given: argparse.Namespace, scratch: Path) -> Job:
 
 def measured(job: Job, slowdown: float, folder: Path, number: int) -> tuple[Timing, Timing]:
     """The timings of one fresh process: as it is, and with calls that take longer by a share."""
-    received: list[Message] = []
     here = folder / f"{number}"
     process.WORKER = (sys.executable, __file__, "--as-worker", str(slowdown))
     # Comparisons take every second process: in each of the two sides both orders must come.
     turn = msgspec.structs.replace(job, points=job.points[:: -1 if number // 2 % 2 else 1])
-    process.run(turn, here, folder / "cache", lambda: float("inf"), received.append)
+    received = run_job(turn, folder / "cache", here)
     timings = {message.index: message.timing for message in received if isinstance(message, PointDone)}
     if len(timings) < len(job.points):
         failed = next(
@@ -166,7 +166,7 @@ def summary(plain: Sequence[float], slowed: Sequence[float]) -> list[str]:
         *lines,
         f"in {ORDERS} random orders of these processes {alarms:.1%} of A/A comparisons call a gain, {found:.1%} of the "
         "slowed",
-        f"after {CONFIRMATIONS} turns, any difference counted: {differences(plain, plain)} of {len(plain)} A/A "
+        f"after {MIN_PAIRS} turns, any difference counted: {differences(plain, plain)} of {len(plain)} A/A "
         f"comparisons, {differences(plain, slowed)} of the slowed",
         f"A/A: {counted(plain, plain)} comparisons call a gain, at most {MAX_ALARMS:.0%} asked for: "
         f"{verdict(gains(plain, plain) <= MAX_ALARMS * len(plain))}",
@@ -176,8 +176,8 @@ def summary(plain: Sequence[float], slowed: Sequence[float]) -> list[str]:
 
 
 def counted(candidate: Sequence[float], baseline: Sequence[float]) -> str:
-    first, count = gains(candidate, baseline, (CONFIRMATIONS,)), len(baseline)
-    return f"{gains(candidate, baseline)} of {count} ({first} after {CONFIRMATIONS} turns)"
+    first, count = gains(candidate, baseline, (MIN_PAIRS,)), len(baseline)
+    return f"{gains(candidate, baseline)} of {count} ({first} after {MIN_PAIRS} turns)"
 
 
 def spread(medians: Sequence[float], what: str) -> str:
@@ -211,7 +211,7 @@ def gains_in_any_order(plain: Sequence[float], slowed: Sequence[float]) -> tuple
 
 def differences(candidate: Sequence[float], baseline: Sequence[float]) -> int:
     """How many comparisons of two turns, one from each process on, call a difference, whatever its sign."""
-    return sum(differs(speed_up(candidate, baseline, start, CONFIRMATIONS)) for start in range(len(baseline)))
+    return sum(differs(speed_up(candidate, baseline, start, MIN_PAIRS)) for start in range(len(baseline)))
 
 
 def is_gain(candidate: Sequence[float], baseline: Sequence[float], start: int, looks: Sequence[int] = LOOKS) -> bool:
@@ -221,7 +221,7 @@ def is_gain(candidate: Sequence[float], baseline: Sequence[float], start: int, l
 
 def speed_up(candidate: Sequence[float], baseline: Sequence[float], start: int, turns: int) -> Estimate:
     """Of processes in turns, with the noise of further ones of the baseline."""
-    noise = around(baseline, start + 2 * MAX_CONFIRMATIONS, MAX_BASELINES)
+    noise = around(baseline, start + 2 * MAX_PAIRS, MAX_BASELINES)
     return paired_ratio(around(baseline, start, turns, 2), around(candidate, start + 1, turns, 2), noise)
 
 

@@ -20,13 +20,13 @@ from typing import NamedTuple
 
 from compute_bound import WORKLOAD, write
 
-from tuner.execution import process
+from tuner.execution.local import run_job
 from tuner.hardware import environment
 from tuner.knobs import uneven_steps
 from tuner.model import pipeline
 from tuner.records.codec import Values
 from tuner.records.outcome import Timing
-from tuner.records.protocol import Job, Message, Point, PointDone
+from tuner.records.protocol import Job, Point, PointDone
 from tuner.space import reader
 from tuner.space.candidates import SearchSpace, build_values
 from tuner.timing import prediction
@@ -87,8 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measured(given: argparse.Namespace, build: str, folder: Path) -> Iterator[Row]:
     """The rows of one build: a fresh process measures every step count, and the prediction is made here."""
     job = make_job(given, build)
-    received: list[Message] = []
-    process.run(job, folder, folder.parent / "cache", lambda: float("inf"), received.append)
+    received = run_job(job, folder.parent / "cache", folder)
     found = {job.points[m.index].steps: m.timing for m in received if isinstance(m, PointDone)}
     if len(found) < len(job.points):
         print(f"{build or 'baseline'}: no result: {received[-1]}\n{(folder / 'worker.log').read_text()[-1000:]}")

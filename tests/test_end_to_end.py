@@ -138,7 +138,7 @@ def test_the_choice_is_cheaper_and_as_good(study: Study) -> None:
 
 
 def test_the_baseline_is_measured_in_several_processes(study: Study) -> None:
-    repeats = [read(path, Outcome) for path in study.folder.glob("repeats/*/outcome.json")]
+    repeats = [read(path, Outcome) for path in study.folder.glob("repetitions/*/outcome.json")]
     assert sum(outcome.number == 0 for outcome in repeats) >= 2
     assert sum(outcome.number == study.best.chosen.trial for outcome in repeats) >= 2
 

@@ -189,7 +189,8 @@ from tuner.model import pipeline
 from tuner.space import reader
 from tuner.knobs import KNOBS
 from tuner.result.prices import price_for
-from tuner.study.store import Request, Store
+from tuner.search.request import Request
+from tuner.study.store import Store
 
 space_path = Path({str(tmp_path)!r}) / "small.yaml"
 space_path.write_text("pipelines: [any]\\nworkload: {{prompts: [a], height: 32, width: 32}}\\n"

@@ -12,13 +12,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from tuner.execution import process
+from tuner.execution.local import run_job
 from tuner.hardware import environment
 from tuner.model import pipeline
 from tuner.records.codec import Estimate, Value, decode, encode
 from tuner.records.machine import Memory
 from tuner.records.outcome import StepCost, Timing
-from tuner.records.protocol import Job, Message, Point, PointDone
+from tuner.records.protocol import Job, Point, PointDone
 from tuner.space import reader
 from tuner.space.candidates import build_values
 from tuner.timing import prediction
@@ -138,8 +138,7 @@ def measured(tmp_path: Path, tiny_pipeline: Path) -> Callable[..., list[PointDon
             model=model, environment=here, workload=space.workload, build=build_values(space.candidate(different)),
             points=tuple(points), allowance_s=0.3, trace=False,
         )  # fmt: skip
-        received: list[Message] = []
-        process.run(job, tmp_path / "trial", tmp_path / "cache", lambda: float("inf"), received.append)
+        received = run_job(job, tmp_path / "cache", tmp_path / "trial")
         done = [message for message in received if isinstance(message, PointDone)]
         assert len(done) == 3, received[-1]
         return done

@@ -23,9 +23,10 @@ from tuner.records.model import Model
 from tuner.records.outcome import Failure, Outcome
 from tuner.records.quality import Quality
 from tuner.result.prices import Price
+from tuner.search.request import Request
 from tuner.space import reader
 from tuner.space.candidates import build_key, candidate_key, image_key
-from tuner.study.store import Request, Store
+from tuner.study.store import Store
 
 SPACE = """
 pipelines: [FluxPipeline]
@@ -232,19 +233,19 @@ def test_what_has_no_outcome_is_abandoned_and_cleared_away(folder: Path, request
         running, _ = store.ask()
         store.study.enqueue_trial({"steps": 4})  # a crash between this and asking for it
         for left in (
-            store.trial_folder(running) / "images",
-            store.repeat_folder(0),
-            store.trial_folder(0) / "row" / "1",
+            store.paths.trial(running) / "images",
+            store.paths.repetition(0),
+            store.paths.trial(0) / "sweep" / "1",
         ):
             left.mkdir(parents=True)
             (left / "left").touch()
-        (store.trial_folder(0) / ".outcome.json.x7f_a").touch()
+        (store.paths.trial(0) / ".outcome.json.x7f_a").touch()
         (folder / ".best_config.json.x7f_b").touch()
     with Store(folder, request_) as store:
         assert states(store) == ["COMPLETE", "FAIL", "FAIL"]
         assert [path.name for path in (folder / "trials").iterdir()] == ["0000"]
-        assert [path.name for path in store.trial_folder(0).iterdir()] == ["outcome.json"]
-        assert not store.repeat_folder(0).exists()
+        assert [path.name for path in store.paths.trial(0).iterdir()] == ["outcome.json"]
+        assert not store.paths.repetition(0).exists()
         assert not list(folder.glob(".*"))
 
 
@@ -301,4 +302,4 @@ def test_a_resumed_study_does_not_propose_the_same_again(folder: Path, request_:
 
 def test_compiled_code_is_the_owners_alone(folder: Path, request_: Request) -> None:
     with Store(folder, request_) as store:
-        assert store.cache.stat().st_mode & 0o077 == 0
+        assert store.paths.cache.stat().st_mode & 0o077 == 0

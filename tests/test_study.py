@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 from kinds import kind
 
 from tuner.errors import StudyFailed
+from tuner.execution.inline import InlineExecutor
 from tuner.hardware import environment
 from tuner.records.codec import Estimate, Values, read
 from tuner.records.machine import Memory
@@ -24,11 +25,20 @@ from tuner.records.protocol import BuildDone, Job, Message, Point, PointDone, Po
 from tuner.records.quality import NoiseFloor, Quality
 from tuner.result.config import BestConfig
 from tuner.result.prices import Price
+from tuner.search import baseline, optuna_sampler
+from tuner.search.budget import CACHED_SHARE, MIN_CALLS, Budget, pair_s, quickest_build_s, repetition_s
+from tuner.search.confirmation import Confirmation, by_preference
+from tuner.search.gain import MAX_PAIRS, MIN_PAIRS, is_confirmed, speed_up, timing_noise
+from tuner.search.history import History
+from tuner.search.request import Request
+from tuner.search.strategy import repetition
 from tuner.space import reader
-from tuner.study import loop
-from tuner.study.attempt import Attempt
+from tuner.study import loop, narration
+from tuner.study.attempt import BuildAttempt
+from tuner.study.events import NoiseFloorMeasured, Note
 from tuner.study.loop import Study
-from tuner.study.store import Request, Store
+from tuner.study.store import Store
+from tuner.study.summary import front_points
 from tuner.timing import prediction
 
 SPACE = """
@@ -68,32 +78,24 @@ class Told:
 
 
 class Workers:
-    """In the place of `runner.run`: answers each job from `seconds` and `score`, and remembers it."""
+    """The work of an inline executor: answers each job from `seconds` and `quality`, and remembers it."""
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.throttled: Callable[[Job, Point], bool] = lambda *_: False
         self.bad_steps: set[int] = set()
 
-    def __call__(
-        self,
-        job: Job,
-        folder: Path,
-        cache: Path,
-        stop_at: Callable[[], float],
-        handle: Callable[[Message], None],
-        *_: Any,
-    ) -> None:
+    def __call__(self, job: Job) -> Iterator[Message]:
         self.jobs.append(job)
-        handle(BuildDone(build=Build(changes={}, load_s=1.0, apply_s=0.0, first_call_s=1.0, trace=None, verdict=None)))
+        yield BuildDone(build=Build(changes={}, load_s=1.0, apply_s=0.0, first_call_s=1.0, trace=None, verdict=None))
         for point in job.points:
             if self.throttled(job, point):
                 failure = Failure(kind="throttled", stage="time", message="6 of 6 calls were discarded")
-                handle(PointFailed(index=point.index, failure=failure))
+                yield PointFailed(index=point.index, failure=failure)
             else:
                 quality = self.quality(job, point) if point.score else None
                 timing, memory = self.timing(job, point), Memory(peak_bytes=1 << 30, reserved_bytes=None)
-                handle(PointDone(index=point.index, timing=timing, memory=memory, quality=quality))
+                yield PointDone(index=point.index, timing=timing, memory=memory, quality=quality)
 
     def seconds(self, job: Job, point: Point) -> float:
         slower = 1.0 if job.build.get("attention.backend") == "native" else 0.8
@@ -119,18 +121,17 @@ class Workers:
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
-    workers = Workers()
-    monkeypatch.setattr(loop.process, "run", workers)
-    monkeypatch.setattr(loop, "IDLE_ASKS", 10)
+    monkeypatch.setattr(optuna_sampler, "MAX_KNOWN_PROPOSALS", 10)
     monkeypatch.setattr("tuner.board.trial_events.write", lambda *_: None)
-    return workers
+    return Workers()
 
 
 class Bench:
     """Studies in one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, workers: Workers) -> None:
         self.folder = folder
+        self.work: Callable[[Job], Iterable[Message]] = workers
         (folder / "space.yaml").write_text(SPACE)
 
     @contextmanager
@@ -144,7 +145,8 @@ class Bench:
         )
         with Store(self.folder / "study", request) as store:
             self.told: Any = Told()
-            yield Study(store, Limits(budget_s=budget_s, max_trials=trials), self.told)
+            self.executor = InlineExecutor(lambda job: self.work(job))
+            yield Study(store, Limits(budget_s=budget_s, max_trials=trials), self.told, self.executor)
 
     def run(self, *settings: str, **limits: Any) -> BestConfig:
         with self.study(*settings, **limits) as found:
@@ -154,9 +156,13 @@ class Bench:
         return [read(file, Outcome) for file in sorted((self.folder / "study").glob("trials/*/outcome.json"))]
 
 
+def conclusion_of(study: Study) -> str:
+    return narration.conclusion(study.store.request, study.history, 0, study.store.folder)
+
+
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+def bench(tmp_path: Path, workers: Workers) -> Bench:
+    return Bench(tmp_path, workers)
 
 
 # ---- prediction -----------------------------------------------------------------------------------------------------
@@ -224,8 +230,8 @@ def test_what_misses_the_latency_target_is_no_point_but_the_baseline_stays_shown
             violated = trials[outcome.number].constraints["latency target"]
             assert outcome.timing is not None
             assert (violated > 0) == (outcome.timing.latency_s.value > 2.0)
-        assert again.ledger.front_points(best.chosen.trial)[-1].is_baseline
-        assert again.ledger.front_points(best.chosen.trial)[-1].misses_target
+        assert front_points(again.history, best.chosen.trial)[-1].is_baseline
+        assert front_points(again.history, best.chosen.trial)[-1].misses_target
 
 
 def test_a_study_with_a_latency_target_resumes_and_is_another_than_without(bench: Bench, workers: Workers) -> None:
@@ -243,7 +249,7 @@ def test_nothing_that_meets_the_target_leaves_the_baseline(bench: Bench, workers
     best = bench.run("workload.latency_target_s=0.1", trials=10)
     assert (best.chosen.trial, best.front) == (0, ())
     with bench.study("workload.latency_target_s=0.1", trials=10) as again:
-        assert "the baseline, although it misses the latency target" in again.conclusion(0)
+        assert "the baseline, although it misses the latency target" in conclusion_of(again)
 
 
 def test_cost_counts_only_the_calls_that_meet_the_target(bench: Bench, workers: Workers) -> None:
@@ -336,21 +342,21 @@ def test_the_spread_of_the_baselines_processes_is_the_noise_of_the_study(bench: 
     workers.seconds = lambda job, point: honest(job, point) * (1 + 0.01 * (len(workers.jobs) % 2))  # type: ignore[method-assign]
     with bench.study(trials=5) as found:
         found.measure_baseline()
-        noise = found.ledger.noise()
+        noise = timing_noise(found.history)
         assert noise is not None
-        assert noise.processes == loop.MAX_BASELINES
+        assert noise.processes == baseline.MAX_BASELINES
         assert noise.coefficient_of_variation == pytest.approx(0.00575, rel=0.05)
         shown = bench.told.notes
         assert any(note.startswith("timing noise: 0.57% between 4 processes") for note in shown)
-        other = next(outcome for outcome in found.ledger.outcomes.values() if outcome.number)
-        gain = found.ledger.speed_up(other)
+        other = next(outcome for outcome in found.history.outcomes.values() if outcome.number)
+        gain = speed_up(found.history, other)
         assert gain.high / gain.value > 1.96 * 2**0.5 * 0.0057, "wide enough for another process of either"
 
 
 def test_slow_processes_of_the_baseline_are_few(bench: Bench, workers: Workers) -> None:
     with bench.study(trials=5, budget_s=1e-6) as found:
         found.measure_baseline()
-        noise = found.ledger.noise()
+        noise = timing_noise(found.history)
         assert noise is not None
         assert noise.processes == 2
 
@@ -358,36 +364,39 @@ def test_slow_processes_of_the_baseline_are_few(bench: Bench, workers: Workers) 
 def test_what_measuring_again_took_is_what_it_will_take_the_next_time(bench: Bench, workers: Workers) -> None:
     with bench.study(trials=8) as found:
         found.measure_baseline()
-        candidate = next(outcome for outcome in found.ledger.outcomes.values() if outcome.number)
-        before_s = found.repeat_s(candidate)
+        candidate = next(outcome for outcome in found.history.outcomes.values() if outcome.number)
+        before_s = repetition_s(found.history, candidate)
         assert before_s > 0.2, "a share of its first call, which takes a second"
-        found.repeat(candidate)
-        assert found.repeat_s(candidate) == found.ledger.repeats[-1].wall_s < before_s
+        found.run_proposal(repetition(candidate))
+        assert repetition_s(found.history, candidate) == found.history.repetitions[-1].wall_s < before_s
 
 
 def test_the_search_leaves_time_for_a_third_turn_until_a_gain_is_sure(bench: Bench, workers: Workers) -> None:
     with bench.study(trials=5) as found:
         found.measure_baseline()
-        (first, *_) = found.by_preference()
-        kept_s = found.ledger.started + 600.0 - found.search_until()
+        (first, *_) = by_preference(found.history)
+        kept_s = found.budget.ends_at - found.confirmation.search_ends_at(found.history)
         assert first.number
-        assert kept_s == pytest.approx(3 * found.turn_s(first))
-        found.measure_again(first)
-        assert found.ledger.is_confirmed(first)
-        assert found.ledger.started + 600.0 == found.search_until(), "nothing is kept for what is sure"
+        assert kept_s == pytest.approx(3 * pair_s(found.history, first))
+        found.exhaust(found.confirmation)
+        assert is_confirmed(found.history, first)
+        assert found.budget.ends_at == found.confirmation.search_ends_at(found.history), (
+            "nothing is kept for what is sure"
+        )
 
 
 def test_what_the_confirmation_leaves_of_the_time_is_searched(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first search ends at once, so that time is left for the confirmation; what follows it finds more."""
-    own = Study.search_until
-    confirmed = loop.MAX_BASELINES - 1 + 2 * loop.CONFIRMATIONS
+    search_ends_at = Confirmation.search_ends_at
+    confirmed = baseline.MAX_BASELINES - 1 + 2 * MIN_PAIRS
 
-    def late_enough(found: Study, *turns: int) -> float:
-        return own(found, *turns) - (0.0 if len(found.ledger.repeats) >= confirmed else 1e6)
+    def late_enough(confirmation: Confirmation, history: History, *pairs: int) -> float:
+        is_early = len(history.repetitions) < confirmed
+        return search_ends_at(confirmation, history, *pairs) - (1e6 if is_early else 0.0)
 
-    monkeypatch.setattr(Study, "search_until", late_enough)
+    monkeypatch.setattr(Confirmation, "search_ends_at", late_enough)
     best = bench.run(trials=None)
     purposes = [outcome.purpose for outcome in bench.told.outcomes if outcome.purpose != "baseline"]
     assert best.speed_up_confirmed
@@ -395,47 +404,48 @@ def test_what_the_confirmation_leaves_of_the_time_is_searched(
     assert {"recipe", "search"} <= set(purposes[confirmed:])
 
 
-def test_a_build_that_runs_may_use_the_time_of_a_third_turn(
-    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limits: list[float] = []
-    own = workers.__call__
-
-    def asked(job: Job, folder: Path, cache: Path, stop_at: Callable[[], float], *others: Any) -> None:
-        limits.append(stop_at())
-        own(job, folder, cache, stop_at, *others)
-
-    monkeypatch.setattr(loop.process, "run", asked)
+def test_a_build_that_runs_may_use_the_time_of_a_third_pair(bench: Bench) -> None:
     with bench.study(trials=12) as found:
         found.measure_baseline()
-        (first, *_) = found.by_preference()
+        (first, *_) = by_preference(found.history)
         assert first.number
-        found.try_recipe(found.space.recipes[0])
-        assert limits[-1] - found.search_until() == pytest.approx(found.turn_s(first), rel=0.05)
+        proposal = found.search.propose(found.history, found.device)
+        assert proposal is not None and proposal.recipe == "math"
+        search_ends_at, pair = found.confirmation.search_ends_at(found.history), pair_s(found.history, first)
+        found.run_proposal(proposal)
+        assert bench.executor.deadlines[-1] - search_ends_at == pytest.approx(pair, rel=0.05)
 
 
-def test_what_was_measured_again_in_vain_is_not_again_and_leaves_time_for_another(
-    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
+def test_a_trial_that_stays_unconfirmed_is_left_alone_and_leaves_time_for_another(
+    bench: Bench, workers: Workers
 ) -> None:
-    """No repetition but the baseline's ends."""
+    """No repetition but the baseline's succeeds."""
+    repeated: list[Job] = []
+
+    def failing(job: Job) -> Iterator[Message]:
+        untouched = job.build["attention.backend"] == "native" and job.points[0].steps == 28
+        if not job.points[0].score and not untouched:
+            repeated.append(job)
+            yield WorkerFailed(failure=Failure(kind="crash", stage="time", message="SIGSEGV"))
+        else:
+            yield from workers(job)
+
+    bench.work = failing
     with bench.study(trials=None) as found:
         found.measure_baseline()
-        (first, *_) = found.by_preference()
-        own, asked = found.repeat, list[int]()
-
-        def failing(outcome: Outcome, beside: Outcome | None = None) -> bool:
-            asked.append(outcome.number)
-            return outcome.number == found.ledger.baseline.number and own(outcome, beside)
-
-        monkeypatch.setattr(found, "repeat", failing)
-        found.search_and_confirm()
-        assert first.number in found.in_vain
-        assert asked.count(first.number) == 2, "for two turns, and for those beyond"
-        assert found.in_question()[0].number not in found.in_vain
-        kept_s = found.ledger.started + 600.0 - found.search_until()
-        assert kept_s == pytest.approx(3 * found.turn_s(found.ledger.baseline)), "for what may still be found"
-    told = [note for note in bench.told.notes if note.startswith(f"trial {first.number}:")]
-    assert len(told) == len(set(told))
+        (first, *_) = by_preference(found.history)
+        found.choose()
+        confirmation = found.confirmation
+        assert first.number in confirmation.unconfirmed
+        of_first = [r for r in found.history.repetitions if r.number == first.number]
+        assert len(of_first) == 1, "a repetition that crashed is not tried again"
+        assert len(repeated) == len(confirmation.unconfirmed)
+        assert confirmation.shortlist(found.history)[0].number not in confirmation.unconfirmed
+        kept_s = found.budget.ends_at - confirmation.search_ends_at(found.history)
+        expected_s = 3 * pair_s(found.history, found.history.baseline)
+        assert kept_s == pytest.approx(expected_s), "for what may still be found"
+    notes = [note for note in bench.told.notes if note.startswith(f"trial {first.number}:")]
+    assert len(notes) == len(set(notes))
 
 
 def test_no_time_is_spent_on_confirming_another_than_what_is_sure(
@@ -443,28 +453,29 @@ def test_no_time_is_spent_on_confirming_another_than_what_is_sure(
 ) -> None:
     with bench.study(trials=8) as found:
         found.measure_baseline()
-        found.search_and_confirm()
-        sure = next(outcome for outcome in found.by_preference() if found.ledger.is_confirmed(outcome))
+        found.choose()
+        sure = next(outcome for outcome in by_preference(found.history) if is_confirmed(found.history, outcome))
         assert sure.number
         cheaper = msgspec.structs.replace(
             sure, number=99, cost_usd_per_1000_images=sure.cost_usd_per_1000_images / 2, build_key="another"
         )
-        found.ledger.outcomes[99] = cheaper
-        monkeypatch.setattr(found, "seconds_left", lambda: 0.0)
-        assert found.confirm().number == sure.number
+        found.history.outcomes[99] = cheaper
+        monkeypatch.setattr(found.budget, "seconds_left", lambda: 0.0)
+        found.exhaust(found.confirmation)
+        assert found.confirmation.choose(found.history).number == sure.number
     assert "no time is left to confirm a cheaper configuration" in bench.told.notes
 
 
 def test_what_is_slower_than_the_baseline_takes_longer_to_measure_again(bench: Bench, workers: Workers) -> None:
     with bench.study(trials=8) as found:
         found.measure_baseline()
-        baseline = found.ledger.baseline
+        baseline = found.history.baseline
         assert baseline.timing is not None
         seconds = baseline.timing.latency_s.value + 1.0
         slower = msgspec.structs.replace(baseline.timing, latency_s=Estimate(value=seconds, low=seconds, high=seconds))
         other = msgspec.structs.replace(baseline, number=99, timing=slower)
-        expected = found.repeat_s(baseline) + loop.CACHED_SHARE * 1.0 + loop.MIN_CALLS * 1.0
-        assert found.repeat_s(other) == pytest.approx(expected)
+        expected = repetition_s(found.history, baseline) + CACHED_SHARE * 1.0 + MIN_CALLS * 1.0
+        assert repetition_s(found.history, other) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("left_s", "is_over"), [(8.0, False), (6.0, True)])
@@ -473,25 +484,25 @@ def test_the_search_goes_on_while_the_quickest_build_would_nearly_fit(
 ) -> None:
     bench.run("cache.kind=none", trials=8)
     with bench.study("cache.kind=none", trials=60) as found:
-        builds = list(dict.fromkeys(outcome.build_key for outcome in found.ledger.outcomes.values()))
+        builds = list(dict.fromkeys(outcome.build_key for outcome in found.history.outcomes.values()))
         assert len(builds) > 1
         walls = dict.fromkeys(builds, 50.0) | {builds[-1]: 10.0}
-        for number, outcome in found.ledger.outcomes.items():
-            found.ledger.outcomes[number] = msgspec.structs.replace(outcome, wall_s=walls[outcome.build_key])
-        repeats = [msgspec.structs.replace(repeat, wall_s=20.0) for repeat in found.ledger.repeats]
-        found.ledger.repeats[:] = repeats
-        assert found.quickest_build_s() == 10.0
-        monkeypatch.setattr(found, "search_until", lambda: time.monotonic() + left_s)
-        assert found.is_over() is is_over
+        for number, outcome in found.history.outcomes.items():
+            found.history.outcomes[number] = msgspec.structs.replace(outcome, wall_s=walls[outcome.build_key])
+        repeats = [msgspec.structs.replace(repeat, wall_s=20.0) for repeat in found.history.repetitions]
+        found.history.repetitions[:] = repeats
+        assert quickest_build_s(found.history) == 10.0
+        monkeypatch.setattr(found.confirmation, "search_ends_at", lambda _: time.monotonic() + left_s)
+        assert found.confirmation.is_search_over(found.history) is is_over
 
 
 def test_the_baseline_is_as_quick_as_it_was_when_nothing_was_drawn_beside_it(bench: Bench, workers: Workers) -> None:
     with bench.study(trials=5) as found:
         found.measure_baseline()
-        baseline = found.ledger.baseline
-        found.ledger.outcomes[0] = msgspec.structs.replace(baseline, wall_s=40.0)
-        found.ledger.repeats[0] = msgspec.structs.replace(found.ledger.repeats[0], wall_s=15.0)
-        assert found.quickest_build_s() == 15.0
+        baseline = found.history.baseline
+        found.history.outcomes[0] = msgspec.structs.replace(baseline, wall_s=40.0)
+        found.history.repetitions[0] = msgspec.structs.replace(found.history.repetitions[0], wall_s=15.0)
+        assert quickest_build_s(found.history) == 15.0
 
 
 def test_only_the_baseline_is_asked_what_bounds_a_step(bench: Bench, workers: Workers) -> None:
@@ -534,10 +545,9 @@ def test_a_gain_that_stays_in_doubt_is_told_and_how_to_resolve_it(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = workers.seconds
-    monkeypatch.setattr(loop, "MAX_BASELINES", 2)
-    monkeypatch.setattr(Study, "can_confirm", lambda *_: False)  # no time but for the first two turns
-    monkeypatch.setattr(Study, "seconds_left", lambda _: 0.0)
-    monkeypatch.setattr(Study, "search_until", lambda *_: float("inf"))
+    monkeypatch.setattr(baseline, "MAX_BASELINES", 2)
+    monkeypatch.setattr(Budget, "seconds_left", lambda _: 0.0)  # no time but for the first two pairs
+    monkeypatch.setattr(Confirmation, "search_ends_at", lambda *_: float("inf"))
 
     def noisy(job: Job, point: Point) -> float:
         return honest(job, point) * (1.0 if point.score or len(workers.jobs) % 4 else 5.0)
@@ -545,32 +555,33 @@ def test_a_gain_that_stays_in_doubt_is_told_and_how_to_resolve_it(
     monkeypatch.setattr(workers, "seconds", noisy)
     best = bench.run(trials=8)
     assert best.chosen.trial == 0
-    assert any("which is not surely more" in note for note in bench.told.notes)
+    assert any("a gain is not certain" in note for note in bench.told.notes)
     with bench.study(trials=8) as found:
-        told = found.conclusion(0)
-    assert re.search(r"surely cheaper; trial \d+ had [\d.]+x .* \[0\.\d+, .*\]: a longer --budget measures it", told)
-    assert re.search(r"measures it more often, \d+ s a time$", told.splitlines()[0])
+        told = conclusion_of(found)
+    assert re.search(
+        r"certainly cheaper; trial \d+ had [\d.]+x .* \[0\.\d+, .*\]: a longer --budget measures more", told
+    )
+    assert re.search(r"measures more pairs, \d+ s each$", told.splitlines()[0])
 
 
 def test_what_was_left_in_doubt_is_measured_again_before_anything_else_is_tried(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = workers.seconds
-    monkeypatch.setattr(loop, "MAX_BASELINES", 2)
+    monkeypatch.setattr(baseline, "MAX_BASELINES", 2)
 
     def noisy(job: Job, point: Point) -> float:
         return honest(job, point) * (1.0 if point.score or len(workers.jobs) % 4 else 5.0)
 
     with monkeypatch.context() as short:
         short.setattr(workers, "seconds", noisy)
-        short.setattr(Study, "can_confirm", lambda *_: False)
-        short.setattr(Study, "seconds_left", lambda _: 0.0)
-        short.setattr(Study, "search_until", lambda *_: float("inf"))
+        short.setattr(Budget, "seconds_left", lambda _: 0.0)
+        short.setattr(Confirmation, "search_ends_at", lambda *_: float("inf"))
         assert bench.run(trials=8).chosen.trial == 0
     before = len(workers.jobs)
     bench.run(trials=14, budget_s=900.0)
     scored = [any(point.score for point in job.points) for job in workers.jobs[before:]]
-    more_turns = loop.MAX_CONFIRMATIONS - loop.CONFIRMATIONS
+    more_turns = MAX_PAIRS - MIN_PAIRS
     assert not any(scored[: 2 * more_turns])
     assert scored[2 * more_turns]
 
@@ -616,7 +627,7 @@ def test_a_wider_run_that_was_interrupted_leaves_no_finished_study(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Study, "confirm", interrupted)
+        patch.setattr(Confirmation, "choose", interrupted)
         with pytest.raises(KeyboardInterrupt):
             bench.run(trials=12)
     best = bench.run(trials=3)
@@ -627,7 +638,7 @@ def test_a_wider_run_that_was_interrupted_leaves_no_finished_study(
 def test_a_study_whose_finalists_could_not_be_judged_is_not_finished(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "finalists_panel", lambda *_: None)
+    monkeypatch.setattr(loop, "judge_finalists", lambda *_: None)
     bench.run(trials=10)
     monkeypatch.undo()
     bench.run(trials=10)
@@ -687,30 +698,36 @@ def test_the_marks_of_a_former_result_go_with_its_strips(
 
 def test_a_variation_that_was_drawn_late_counts_in_the_floor(bench: Bench, workers: Workers) -> None:
     bench.run(trials=3)
-    assert "by how much rounding alone moves the score is not known: nothing to vary" in bench.told.notes
+    assert (
+        "the quality noise floor (how far rounding alone moves the score) is unknown: nothing to vary"
+        in bench.told.notes
+    )
     with bench.study() as found:
-        assert found.ledger.quality_floor is None
-        found.ledger.record_noise_floor(
-            NoiseFloor(max_difference=None, variations={}, unavailable_reasons=("compiled: no compiler",))
-        )
-        assert found.ledger.quality_floor is None
-        found.tell_noise_floor()
-        assert "compiled: no compiler" in bench.told.notes[-1]
-        found.ledger.record_noise_floor(NoiseFloor(max_difference=0.3, variations={"compiled": "/folder"}))
-        assert found.ledger.quality_floor == 0.3
+        assert found.history.quality_floor is None
+        no_floor = NoiseFloor(max_difference=None, variations={}, unavailable_reasons=("compiled: no compiler",))
+        found.publisher.publish(NoiseFloorMeasured(no_floor))
+        assert found.history.quality_floor is None
+        assert "compiled: no compiler" in str(narration.noise_floor_text(found.history))
+        found.publisher.publish(NoiseFloorMeasured(NoiseFloor(max_difference=0.3, variations={"compiled": "/folder"})))
+        assert found.history.quality_floor == 0.3
     with bench.study() as again:
-        assert again.ledger.quality_floor == 0.3
-        reference = again.ledger.reference()
+        assert again.history.quality_floor == 0.3
+        (proposal,) = [again.search.propose(again.history, again.device)]
+        assert proposal is not None
+        reference = again.build(proposal).job(again.budget).reference
         assert reference is not None and reference.floor == 0.3
 
 
 def test_a_late_variation_that_cannot_be_drawn_is_told(bench: Bench, workers: Workers) -> None:
     bench.run(trials=1)
     with bench.study() as found:
-        attempt = Attempt(found.ledger, 0, [found.space.candidate({})], "baseline", None)
+        values = found.history.space.candidate({})
+        attempt = BuildAttempt(found.store, found.history, found.device, 0, [values], "baseline")
         attempt.settled.add(0)
-        attempt.handle(WorkerFailed(failure=Failure(kind="timeout", stage="vary", message="took too long")))
-        assert bench.told.notes[-1].endswith("could not be drawn: took too long")
+        failure = Failure(kind="timeout", stage="vary", message="took too long")
+        (note,) = attempt.handle(WorkerFailed(failure=failure))
+        assert isinstance(note, Note)
+        assert note.text.endswith("could not be generated: took too long")
     assert len(bench.outcomes()) == 1
 
 
@@ -718,7 +735,7 @@ def test_it_says_when_nothing_more_can_be_tried(bench: Bench, workers: Workers) 
     bench.run(trials=1)
     assert "nothing more is tried: the number of trials is reached: give more --trials" in bench.told.notes
     with bench.study() as found:
-        assert "the baseline: nothing else was tried" in found.conclusion(0)
+        assert "the baseline: nothing else was tried" in conclusion_of(found)
 
 
 def test_it_says_how_much_time_a_build_would_take(bench: Bench, workers: Workers) -> None:
@@ -727,15 +744,13 @@ def test_it_says_how_much_time_a_build_would_take(bench: Bench, workers: Workers
     assert any(note.endswith(said) for note in bench.told.notes)
 
 
-def test_a_build_that_dies_later_in_its_row_is_known_by_its_candidate(
-    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def dies(job: Job, folder: Path, cache: Path, stop_at: object, handle: Callable[[Message], None], *_: Any) -> None:
+def test_a_build_that_dies_later_in_its_sweep_is_known_by_its_candidate(bench: Bench) -> None:
+    def dies(job: Job) -> Iterator[Message]:
         for index in (0, 1):
-            handle(StageStarted(stage="time", index=index))
-        handle(WorkerFailed(failure=Failure(kind="crash", stage="time", message="SIGSEGV")))
+            yield StageStarted(stage="time", index=index)
+        yield WorkerFailed(failure=Failure(kind="crash", stage="time", message="SIGSEGV"))
 
-    monkeypatch.setattr(loop.process, "run", dies)
+    bench.work = dies
     with pytest.raises(StudyFailed, match="SIGSEGV"):
         bench.run(trials=10)
     assert [outcome.number for outcome in bench.outcomes()] == [0]

@@ -8,11 +8,75 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from tuner.errors import BadInput, StorageFull
 from tuner.records.quality import Quality, Reference
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """The paths of everything in a study folder."""
+
+    root: Path
+
+    @property
+    def request(self) -> Path:
+        return self.root / "study.json"
+
+    @property
+    def database(self) -> Path:
+        return self.root / "study.db"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def best_config(self) -> Path:
+        return self.root / "best_config.json"
+
+    @property
+    def trials(self) -> Path:
+        return self.root / "trials"
+
+    @property
+    def repetitions(self) -> Path:
+        return self.root / "repetitions"
+
+    @property
+    def strips(self) -> Path:
+        return self.root / "strips"
+
+    @property
+    def noise_floor(self) -> Path:
+        return self.trial(0) / "noise_floor.json"
+
+    @property
+    def cache(self) -> Path:
+        """Compiled code. Whoever can write it can run code here, so it is the owner's alone."""
+        path = self.root / "cache"
+        path.mkdir(mode=0o700, exist_ok=True)
+        return path
+
+    def trial(self, number: int) -> Path:
+        """Return the folder of a trial."""
+        return self.trials / f"{number:04}"
+
+    def images(self, number: int) -> Path:
+        """Return the folder of a trial's images."""
+        return self.trial(number) / "images"
+
+    def repetition(self, repetition: int) -> Path:
+        """Return the folder of a repetition, by its id."""
+        return self.repetitions / f"{repetition:04}"
+
+    def panel(self, suffix: str) -> Path:
+        """Return a file of the process that judges the finalists."""
+        return self.root / f"panel.{suffix}"
+
 
 OTHER_SEEDS, DENOISER, VARIATIONS = "other_seeds", "denoiser.safetensors", "variations"
 """In the baseline's folder, beside its images."""
@@ -28,9 +92,6 @@ def baseline_reference(folder: Path, quality: Quality) -> Reference:
         denoiser=str(recorded) if recorded.is_file() else None,
         floor=quality.noise.max_difference if quality.noise else None,
     )
-
-
-NOISE_FLOOR = "noise_floor.json"
 
 
 def lock_study(path: Path) -> IO[bytes]:
@@ -72,13 +133,15 @@ def storage_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(_full(folder)) from None
+            raise StorageFull(full_disk_message(folder)) from None
         raise BadInput(f"{error.filename or folder}: {error.strerror}") from None
     except (StorageInternalError, SQLAlchemyError) as error:
         if "full" in str(error.__cause__ or error) or "disk I/O" in str(error.__cause__ or error):
-            raise StorageFull(_full(folder)) from None
+            raise StorageFull(full_disk_message(folder)) from None
         raise BadInput(f"{folder / 'study.db'}: {str(error).splitlines()[0][:200]}") from None
 
 
-def _full(folder: Path) -> str:
-    return f"{folder}: the disk is full; make room and run the same command again, every recorded trial is kept"
+def full_disk_message(folder: Path, detail: str = "") -> str:
+    """Return what to do about a full disk, in one line."""
+    reason = f" ({detail})" if detail else ""
+    return f"{folder}: the disk is full{reason}; make room and run the same command again, every recorded trial is kept"

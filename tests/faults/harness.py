@@ -17,7 +17,7 @@ import psutil
 
 from tuner.records.codec import read
 from tuner.records.outcome import Outcome
-from tuner.study.store import Request
+from tuner.search.request import Request
 
 HERE = Path(__file__).parent
 SPACE = HERE / "space.yaml"

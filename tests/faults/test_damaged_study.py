@@ -123,7 +123,7 @@ DAMAGES = {
         "a value of a wrong type": edit(lambda data: data["values"].update(steps="8")),
         "removed": Path.unlink,
     },
-    "repeats/0000/outcome.json": {
+    "repetitions/0000/outcome.json": {
         "truncated": truncate,
         "garbage": garbage,
     },

@@ -17,6 +17,7 @@ from faults.harness import MARK, SPACE, end, marked, wait_until
 from faults.sabotaged_tune import WORKER
 
 from tuner.execution import process
+from tuner.execution.local import run_job
 from tuner.hardware import environment
 from tuner.model import pipeline
 from tuner.records.codec import Value, encode
@@ -28,10 +29,10 @@ from tuner.space.candidates import build_values
 PARENT = """
 import sys
 from pathlib import Path
-from tuner.execution import process as runner
+from tuner.execution.local import run_job
 from tuner.records.codec import read
 from tuner.records.protocol import Job
-runner.run(read(Path(sys.argv[1]), Job), Path(sys.argv[2]), Path(sys.argv[3]), lambda: float("inf"), print)
+run_job(read(Path(sys.argv[1]), Job), Path(sys.argv[3]), Path(sys.argv[2]))
 """
 
 
@@ -69,9 +70,7 @@ def make_job(tmp_path: Path, tiny_pipeline: Path, tiny_scorer: Path) -> Callable
 
 
 def run(job: Job, tmp_path: Path) -> list[Message]:
-    received: list[Message] = []
-    process.run(job, tmp_path / "trial", tmp_path / "cache", lambda: float("inf"), received.append)
-    return received
+    return run_job(job, tmp_path / "cache", tmp_path / "trial")
 
 
 def failure(received: list[Message]) -> Failure:

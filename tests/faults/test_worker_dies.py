@@ -11,17 +11,17 @@ import pytest
 from faults.harness import Tune, assert_one_line, wait_until
 
 FAULTS = (
-    ("kill@load", "crash", "load", "the worker died of SIGKILL; the system kills with it when memory runs out"),
-    ("segv@apply", "crash", "apply", "the worker died of SIGSEGV"),
-    ("abort@compile", "crash", "compile", "the worker died of SIGABRT"),
-    ("exit 0@warm up", "crash", "warm up", "the worker exited with code 0 without a word"),
-    ("exit 3@trace", "crash", "trace", "the worker exited with code 3 without a word"),
+    ("kill@load", "crash", "load", "the worker was killed by SIGKILL; the system sends it when memory runs out"),
+    ("segv@apply", "crash", "apply", "the worker was killed by SIGSEGV"),
+    ("abort@compile", "crash", "compile", "the worker was killed by SIGABRT"),
+    ("exit 0@warm up", "crash", "warm up", "the worker exited with code 0 before it finished"),
+    ("exit 3@trace", "crash", "trace", "the worker exited with code 3 before it finished"),
     ("stop@load", "timeout", "load", "still in stage 'load' after 2 s"),
     ("sleep@apply", "timeout", "apply", "still in stage 'apply' after 2 s"),
     ("close@compile", "timeout", "compile", "still in stage 'compile' after 2 s"),
-    ("grandchild@time", "crash", "time", "the worker exited with code 9 without a word"),
-    ("garbage@score", "error", "score", "the worker said what is no message"),
-    ("grandchild@load", "crash", "load", "the worker exited with code 9 without a word"),
+    ("grandchild@time", "crash", "time", "the worker exited with code 9 before it finished"),
+    ("garbage@score", "error", "score", "the worker sent an invalid message"),
+    ("grandchild@load", "crash", "load", "the worker exited with code 9 before it finished"),
 )
 FIRST = 5
 """The baseline and its three repetitions come first."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
+from tuner.files import StudyFolder
 from tuner.records.codec import read
 from tuner.records.model import Workload
 from tuner.records.quality import NoiseFloor, Panel, PanelJob, QualityPolicy
@@ -26,26 +27,23 @@ def rounded(name: str) -> NoiseFloor:
     return NoiseFloor(max_difference=0.1, variations={name: f"/variations/{name}"})
 
 
-def study(folder: Path, notes: list[str]) -> Any:
+def study(folder: Path) -> tuple[Any, Any]:
     for trial in (0, 2):
-        (folder / "trials" / str(trial) / "images").mkdir(parents=True)
+        StudyFolder(folder).images(trial).mkdir(parents=True)
     request = SimpleNamespace(
         environment=SimpleNamespace(device="cpu"), quality=QualityPolicy(), model=SimpleNamespace(scorer="demo")
     )
-    store = SimpleNamespace(
-        folder=folder, request=request, cache=folder / "cache",
-        trial_folder=lambda number: folder / "trials" / str(number),
-    )  # fmt: skip
-    return SimpleNamespace(
-        store=store, space=SimpleNamespace(workload=WORKLOAD), baseline=outcome(0),
-        display=SimpleNamespace(note=notes.append), noise_floors=lambda: [rounded("kernel"), rounded("compiled")],
-    )  # fmt: skip
+    history = SimpleNamespace(
+        space=SimpleNamespace(workload=WORKLOAD), noise_floors=lambda: [rounded("kernel"), rounded("compiled")]
+    )
+    return SimpleNamespace(request=request, paths=StudyFolder(folder)), history
 
 
 def asked_of(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Panel | None, list[str]]:
     notes: list[str] = []
     monkeypatch.setattr(finalists, "EXAMINER", (sys.executable, "-c", f"import sys; {program}"))
-    found = finalists.examine(cast(Any, study(folder, notes)), [outcome(4, reused_from=2), outcome(7)])
+    store, history = study(folder)
+    found = finalists.judge_finalists(store, history, [outcome(4, reused_from=2), outcome(7)], notes.append)
     return found, notes
 
 
@@ -57,16 +55,16 @@ def test_its_answer_is_the_panel_of_those_whose_images_are_there(
     assert found.unavailable_reasons == {"fid": "no weights"}
     assert notes == []
     job = read(tmp_path / "panel.job.json", PanelJob)
-    assert {trial: Path(path).parent.name for trial, path in job.images.items()} == {0: "0", 4: "2"}
+    assert {trial: Path(path).parent.name for trial, path in job.images.items()} == {0: "0000", 4: "0002"}
     assert job.variations == ("/variations/kernel", "/variations/compiled")
 
 
 @pytest.mark.parametrize(
     ("program", "said"),
     [
-        ("print('no such thing'); sys.exit(3)", "code 3"),
-        ("open(sys.argv[2], 'w').write('{')", "code 0"),
-        ("import os; os.kill(os.getpid(), 9)", "code -9"),
+        ("print('no such thing'); sys.exit(3)", "with code 3"),
+        ("open(sys.argv[2], 'w').write('{')", "without an answer"),
+        ("import os; os.kill(os.getpid(), 9)", "with code -9"),
     ],
 )
 def test_a_process_that_fails_costs_the_panel_and_a_note_not_the_study(

@@ -16,8 +16,8 @@ from tuner.errors import BadInput, Unavailable
 if TYPE_CHECKING:
     from tuner.records.quality import QualityPolicy
     from tuner.result.config import BestConfig
+    from tuner.search.request import Request
     from tuner.study.loop import Study
-    from tuner.study.store import Request
 
 MAX_REASONS = 3
 """More reasons why values are left out are not listed one by one."""
@@ -118,7 +118,8 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run or resume a study and report its result."""
-    from tuner.records.outcome import Limits
+    from tuner.execution.local import LocalExecutor
+    from tuner.records.outcome import Device, Limits
     from tuner.report.live import make_display
     from tuner.study.loop import Study
     from tuner.study.store import Store
@@ -128,10 +129,11 @@ def run(options: argparse.Namespace) -> int:
     folder = options.out.resolve() / study_name(options.study, model.source, request.fingerprint())
     title = f"{options.model} ({model.pipeline_class}) on {request.environment.device_name}"
     display = make_display(sys.stdout, request.space.baseline)
-    with Store(folder, request) as store:
-        study = Study(store, limits, display)
+    device = Device(name=request.environment.device)
+    with Store(folder, request) as store, LocalExecutor([device], store.paths.cache) as executor:
+        study = Study(store, limits, display, executor)
         try:
-            recorded = list(study.ledger.outcomes.values())
+            recorded = list(study.history.outcomes.values())
             display.started(title, folder, limits, list(start_notes(request)), store.spent_s, recorded)
             best = study.run()
         finally:
@@ -145,8 +147,8 @@ def make_request(options: argparse.Namespace) -> Request:
     from tuner.hardware import environment
     from tuner.model import pipeline
     from tuner.result.prices import price_for
+    from tuner.search.request import Request
     from tuner.space import reader
-    from tuner.study.store import Request
 
     env = environment.detect(options.device)
     model, architecture = pipeline.resolve(options.model, options.revision, options.scorer)
@@ -242,15 +244,20 @@ def left_out_notes(request: Request) -> Iterator[str]:
 
 def report_study(study: Study, best: BestConfig) -> None:
     """Print the result of a study."""
+    from tuner.quality.metrics import get_metric
     from tuner.report import figures, front_plot, front_table, panel_table, trial_counts
     from tuner.report.console import make_console
+    from tuner.study.narration import conclusion
+    from tuner.study.summary import front_points
 
+    request, history = study.store.request, study.history
     console = make_console(sys.stdout)
-    points = study.ledger.front_points(best.chosen.trial)
+    points = front_points(history, best.chosen.trial)
     refused = Counter(refusal.reason for refusal in study.store.refusals())
-    console.print(front_table.table(points, study.ledger.metric_title))
-    console.print(front_plot.drawing(points, metric=study.ledger.metric_title))
+    title = get_metric(request.quality.metric).title
+    console.print(front_table.table(points, title))
+    console.print(front_plot.drawing(points, metric=title))
     console.print(figures.figures(best))
     console.print(panel_table.panel(best))
-    console.print(trial_counts.summary(list(study.ledger.outcomes.values()), refused))
-    console.print(study.conclusion(best.chosen.trial))
+    console.print(trial_counts.summary(list(history.outcomes.values()), refused))
+    console.print(conclusion(request, history, best.chosen.trial, study.store.folder))

@@ -1,1 +1,1 @@
-"""execution"""
+"""Where jobs run: the executor interface and its implementations."""

@@ -1,22 +1,21 @@
-"""The parent's half of a trial: spawn the worker, hold it to its deadlines, kill its group, name its failure."""
+"""One worker process: its start, its messages, its deadlines, and its end with everything that it started."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-import selectors
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import psutil
 
+from tuner.execution.executor import continues
 from tuner.files import atomic_write
 from tuner.records.codec import encode_pretty
 from tuner.records.outcome import Failure
@@ -47,53 +46,108 @@ DEADLINES_S = {
 """How long a worker may stay in a stage, or between two calls of the pipeline in it, before it counts as hung."""
 
 WORKER: tuple[str, ...] = (sys.executable, "-m", "tuner.worker")
-"""The program that is started for each build."""
+"""The program that is started for each job."""
 
 MARK = "TUNER_WORKER"
-"""The environment variable by which all that a worker started is found again, whoever has adopted it."""
-
-TICK_S = 0.2
+"""The environment variable by which everything that a worker started is found again, whoever has adopted it."""
 
 
-class BudgetSpent(Exception):
-    """The study's time ran out while a worker was running; the worker was killed."""
+class WorkerProcess:
+    """A worker and the pipe that it writes its messages to.
 
-
-def run(
-    job: Job,
-    folder: Path,
-    cache: Path,
-    stop_at: Callable[[], float],
-    on_message: Callable[[Message], None],
-    compile_deadline_s: float = math.inf,
-) -> None:
-    """Run one worker to its end. Every message reaches `on_message`; the last one is a WorkerFailed if it failed.
-
-    `folder` takes the job and the worker's log, `cache` its compiled code. `stop_at` says at which time.monotonic()
-    the worker is killed and BudgetSpent raised. `compile_deadline_s` shortens that stage's deadline. On any way out no
-    process of the worker's is left.
+    The folder of the job's first point takes the job and the worker's log.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(folder / "job.json", encode_pretty(job))
-    mark = uuid.uuid4().hex
-    reading, writing = os.pipe()
-    with (folder / "worker.log").open("ab") as log:
-        process = subprocess.Popen(
-            [*WORKER, str(folder / "job.json"), str(writing)],
-            stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=(writing,), start_new_session=True,
-            env=worker_environment(cache) | {MARK: mark},
-        )  # fmt: skip
-    os.close(writing)
-    try:
-        deadlines = DEADLINES_S | {"compile": min(DEADLINES_S["compile"], compile_deadline_s)}
-        _listen(job, process, reading, deadlines, stop_at, on_message)
-    finally:
-        kill(process, mark)
-        os.close(reading)
+
+    def __init__(self, job: Job, cache: Path) -> None:
+        self.job = job
+        self.awaited = {point.index for point in job.points}
+        """The points that the worker has not answered for."""
+        self.has_ended = False
+        self.is_pipe_closed = False
+        self._buffer = b""
+        self._mark = uuid.uuid4().hex
+        folder = Path(job.points[0].folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_write(folder / "job.json", encode_pretty(job))
+        self.pipe, writing = os.pipe()
+        os.set_blocking(self.pipe, False)
+        with (folder / "worker.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*WORKER, str(folder / "job.json"), str(writing)],
+                stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=(writing,), start_new_session=True,
+                env=worker_environment(cache) | {MARK: self._mark},
+            )  # fmt: skip
+        os.close(writing)
+        self._enter("start")
+
+    def messages(self) -> Iterator[Message]:
+        """Yield what the worker wrote since the last call, without waiting for more.
+
+        The last message is a `WorkerFailed` if the worker died, hung or ended before it answered for all its points.
+        The end of the process counts, not the end of the pipe: a grandchild may hold that open.
+        """
+        code = self.process.poll()
+        is_silent = True
+        for line in self._lines():
+            is_silent = False
+            message = parse(line, self.stage)
+            self._follow(message)
+            yield message
+        if code is not None:
+            self.has_ended = True
+            if self.awaited:
+                yield WorkerFailed(failure=name_death(code, self.stage))
+        elif is_silent and time.monotonic() >= self.entered + self._deadline_s():
+            self.has_ended = True
+            message_text = f"still in stage {self.stage!r} after {self._deadline_s():.0f} s"
+            yield WorkerFailed(failure=Failure(kind="timeout", stage=self.stage, message=message_text))
+
+    def kill(self) -> None:
+        """Kill the worker and everything that it started, in its process group or out of it."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        for other in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if other.environ().get(MARK) == self._mark:
+                    other.kill()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.wait()
+        os.close(self.pipe)
+
+    def _enter(self, stage: str) -> None:
+        self.stage, self.entered = stage, time.monotonic()
+
+    def _deadline_s(self) -> float:
+        limit_s = self.job.compile_limit_s
+        if self.stage == "compile" and limit_s is not None:
+            return min(DEADLINES_S["compile"], limit_s)
+        return DEADLINES_S[self.stage]
+
+    def _follow(self, message: Message) -> None:
+        """Keep track of the stage that the worker is in, and of the points that it still has to answer for."""
+        if isinstance(message, StageStarted):
+            self._enter(message.stage)
+        elif isinstance(message, Alive):
+            self.entered = time.monotonic()
+        elif isinstance(message, (PointDone, PointFailed)):
+            self.awaited.discard(message.index)
+        elif isinstance(message, WorkerFailed) or (isinstance(message, BuildDone) and not continues(self.job, message)):
+            self.awaited.clear()
+
+    def _lines(self) -> Iterator[bytes]:
+        while not self.is_pipe_closed:
+            try:
+                data = os.read(self.pipe, 1 << 16)
+            except BlockingIOError:
+                return
+            self.is_pipe_closed = not data
+            *lines, self._buffer = (self._buffer + data).split(b"\n")
+            yield from lines
 
 
 def worker_environment(cache: Path) -> dict[str, str]:
-    """The parent's environment, with the compilers' caches inside the study and quiet libraries."""
+    """Return the parent's environment, with the compilers' caches inside the study and quiet libraries."""
     return {
         **os.environ,
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
@@ -104,95 +158,19 @@ def worker_environment(cache: Path) -> dict[str, str]:
     }
 
 
-def _listen(
-    job: Job,
-    process: subprocess.Popen[bytes],
-    reading: int,
-    deadlines: Mapping[str, float],
-    stop_at: Callable[[], float],
-    on_message: Callable[[Message], None],
-) -> None:
-    """Pass messages on until the worker ends, a stage outlasts its deadline, or the budget ends."""
-    stage, entered = "start", time.monotonic()
-    awaited = {point.index for point in job.points}
-    for line in _lines(process, reading):
-        now = time.monotonic()
-        message = None if line is None else _understand(line, stage)
-        if isinstance(message, StageStarted):
-            stage, entered = message.stage, now
-        elif isinstance(message, Alive):
-            entered = now
-        elif isinstance(message, (PointDone, PointFailed)):
-            awaited.discard(message.index)
-        elif isinstance(message, WorkerFailed) or (isinstance(message, BuildDone) and not goes_on(job, message)):
-            awaited.clear()
-        if message is not None:
-            on_message(message)
-        elif now >= stop_at():
-            raise BudgetSpent
-        elif now >= entered + deadlines[stage]:
-            late = f"still in stage {stage!r} after {deadlines[stage]:.0f} s"
-            on_message(WorkerFailed(failure=Failure(kind="timeout", stage=stage, message=late)))
-            return
-    code = process.wait()
-    if awaited:
-        on_message(WorkerFailed(failure=name_death(code, stage)))
-
-
-def goes_on(job: Job, message: BuildDone) -> bool:
-    """Whether the worker measures the points of a build: not when the gate did not let it pass."""
-    verdict = message.build.verdict
-    return job.is_baseline or verdict is None or verdict.status == "clean"
-
-
-def _lines(process: subprocess.Popen[bytes], reading: int) -> Iterator[bytes | None]:
-    """What the worker writes until it ends, and None whenever it has been silent for a moment.
-
-    The end of the process ends them, not the end of the pipe: a grandchild may hold that open.
-    """
-    buffer = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(reading, selectors.EVENT_READ)
-        while True:
-            ended = process.poll() is not None
-            if not selector.select(0.0 if ended else TICK_S):
-                if ended:
-                    return
-                yield None
-                continue
-            data = os.read(reading, 1 << 16)
-            if not data:
-                selector.unregister(reading)
-            *lines, buffer = (buffer + data).split(b"\n")
-            yield from lines
-
-
-def _understand(line: bytes, stage: str) -> Message:
-    """The message on a line; a failure if it is none, as when a figure came out as NaN."""
+def parse(line: bytes, stage: str) -> Message:
+    """Return the message on a line, or a failure if the line is not a message, as when a figure is NaN."""
     try:
         return decode_message(line)
     except msgspec.DecodeError as error:
-        said = f"the worker said what is no message ({error}): {line[:80]!r}"
-        return WorkerFailed(failure=Failure(kind="error", stage=stage, message=said))
+        message = f"the worker sent an invalid message ({error}): {line[:80]!r}"
+        return WorkerFailed(failure=Failure(kind="error", stage=stage, message=message))
 
 
 def name_death(code: int, stage: str) -> Failure:
-    """What a worker died of that could not say so itself."""
+    """Return the failure of a worker that died before it could report one."""
     if code >= 0:
-        return Failure(kind="crash", stage=stage, message=f"the worker exited with code {code} without a word")
+        return Failure(kind="crash", stage=stage, message=f"the worker exited with code {code} before it finished")
     name = signal.Signals(-code).name
-    hint = "; the system kills with it when memory runs out" if name == "SIGKILL" else ""
-    return Failure(kind="crash", stage=stage, message=f"the worker died of {name}{hint}")
-
-
-def kill(process: subprocess.Popen[bytes], mark: str) -> None:
-    """End a worker and everything that it started, in its group or out of it, adopted or not."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for other in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if other.environ().get(MARK) == mark:
-                other.kill()
-    if process.stdin is not None:
-        process.stdin.close()
-    process.wait()
+    hint = "; the system sends it when memory runs out" if name == "SIGKILL" else ""
+    return Failure(kind="crash", stage=stage, message=f"the worker was killed by {name}{hint}")

@@ -137,11 +137,27 @@ class Failure(Record):
     log: str = "worker.log"
 
 
+class Device(Record):
+    """A device that runs one job at a time, like "cuda" or "cpu"."""
+
+    name: str
+
+
+class Pair(Record):
+    """A baseline and a candidate measured in turn, each in a fresh process.
+
+    `candidate` is the candidate's trial. `index` counts its pairs from 0.
+    """
+
+    candidate: int
+    index: int
+
+
 class Outcome(Record):
     """What a trial showed.
 
-    Of a repeated measurement `number` is the trial that was measured again, and `beside` the candidate that it was
-    measured again for, baseline and candidate in turns.
+    Of a repetition, which measures a trial's latency again in a fresh process, `number` is the trial, `repetition` its
+    id within the study, and `pair` the pair that it belongs to, if any. `device` is the one that it ran on.
     """
 
     number: int
@@ -151,7 +167,9 @@ class Outcome(Record):
     image_key: str
     status: Status
     recipe: str | None = None
-    beside: int | None = None
+    repetition: int | None = None
+    pair: Pair | None = None
+    device: Device | None = None
     build: Build | None = None
     timing: Timing | None = None
     memory: Memory | None = None

@@ -33,7 +33,7 @@ class Job(Record):
 
     `allowed` is what the untouched pipeline does of itself in each step. The baseline is measured whatever it does.
     With `probe` the worker also finds out what bounds a step on this device. `tolerance` is how much worse than the
-    baseline's a mean score is still as good.
+    baseline's a mean score is still as good. `compile_limit_s` shortens the deadline of the first call.
     """
 
     model: Model
@@ -42,6 +42,7 @@ class Job(Record):
     build: Values
     points: tuple[Point, ...]
     allowance_s: float
+    compile_limit_s: float | None = None
     reference: Reference | None = None
     trace: bool = True
     gate: GatePolicy = GatePolicy()

@@ -1,4 +1,4 @@
-"""What all metrics say of the finalists' images, asked of a process of its own when the search is over."""
+"""Judge the finalists' images by all metrics, in a process of its own, when the search is over."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from tuner.board.trial_events import STRIPS
 from tuner.errors import BadInput
 from tuner.execution.process import worker_environment
 from tuner.files import atomic_write
@@ -17,51 +17,70 @@ from tuner.model import pipeline
 from tuner.records.codec import encode_pretty, read
 from tuner.records.outcome import Outcome
 from tuner.records.quality import Panel, PanelJob
-from tuner.study.ledger import Ledger
+from tuner.search.history import History
+from tuner.study.store import Store
 
 EXAMINER = (sys.executable, "-m", "tuner.quality.examine")
-"""The program that is started; it gets two files, the job and where to put its answer."""
+"""The program that is started; it gets two files, the job and where to write its answer."""
 
 DEADLINE_S = 900.0
 
 
-def examine(ledger: Ledger, finalists: Sequence[Outcome]) -> Panel | None:
-    """Every metric of the baseline and of these trials, and a strip of images of each; nothing where no other trial
-    has images. None, with a note to the user, when the process fails: the study's result does not depend on it."""
-    store, request = ledger.store, ledger.store.request
-    images = {0: store.trial_folder(0) / "images"}
-    for outcome in finalists:
-        if outcome.quality is not None:
-            drawn_by = outcome.quality.reused_from
-            images[outcome.number] = store.trial_folder(outcome.number if drawn_by is None else drawn_by) / "images"
-    images = {number: folder for number, folder in images.items() if folder.is_dir()}
+def judge_finalists(
+    store: Store, history: History, finalists: Sequence[Outcome], note: Callable[[str], None]
+) -> Panel | None:
+    """Return every metric of the baseline and the finalists, and make a strip of images of each finalist.
+
+    The panel is empty if no other trial has images. It is None, with a note to the user, if the process fails: the
+    study's result does not depend on it.
+    """
+    images = images_of(store, finalists)
     if len(images) < 2:
         return Panel(finalists={}, unavailable_reasons={})
     job = PanelJob(
-        workload=ledger.space.workload,
-        device=request.environment.device,
-        scorer=pipeline.scorer_source(request.model),
-        policy=request.quality,
+        workload=history.space.workload,
+        device=store.request.environment.device,
+        scorer=pipeline.scorer_source(store.request.model),
+        policy=store.request.quality,
         images={number: str(folder) for number, folder in images.items()},
-        strips=str(store.folder / STRIPS),
-        variations=tuple(path for noise in ledger.noise_floors() for path in noise.variations.values()),
+        strips=str(store.paths.strips),
+        variations=tuple(path for noise in history.noise_floors() for path in noise.variations.values()),
     )
-    asked, answer, log = (store.folder / f"panel.{suffix}" for suffix in ("job.json", "json", "log"))
-    atomic_write(asked, encode_pretty(job))
+    atomic_write(store.paths.panel("job.json"), encode_pretty(job))
+    problem = _run_examiner(store)
+    if problem is None:
+        with contextlib.suppress(BadInput):
+            return read(store.paths.panel("json"), Panel)
+        problem = "without an answer"
+    log = store.paths.panel("log")
+    note(f"the finalists' other metrics are missing: their process ended {problem}, see {log}")
+    return None
+
+
+def images_of(store: Store, finalists: Sequence[Outcome]) -> dict[int, Path]:
+    """Return the folders with the images of the baseline and the finalists, by trial."""
+    folders = {0: store.paths.images(0)}
+    for outcome in finalists:
+        if outcome.quality is not None:
+            generated_by = outcome.quality.reused_from
+            folders[outcome.number] = store.paths.images(outcome.number if generated_by is None else generated_by)
+    return {number: folder for number, folder in folders.items() if folder.is_dir()}
+
+
+def _run_examiner(store: Store) -> str | None:
+    """Run the process to its end and kill what it leaves. Returns how it failed, or None."""
+    answer = store.paths.panel("json")
     answer.unlink(missing_ok=True)
-    with log.open("wb") as said:
+    with store.paths.panel("log").open("wb") as log:
         process = subprocess.Popen(
-            [*EXAMINER, str(asked), str(answer)], stdin=subprocess.PIPE, stdout=said, stderr=said,
-            start_new_session=True, env=worker_environment(store.cache),
+            [*EXAMINER, str(store.paths.panel("job.json")), str(answer)], stdin=subprocess.PIPE, stdout=log,
+            stderr=log, start_new_session=True, env=worker_environment(store.paths.cache),
         )  # fmt: skip
         try:
-            process.wait(DEADLINE_S)
-            return read(answer, Panel)
-        except (subprocess.TimeoutExpired, BadInput):
-            code = process.poll()
-            ended = f"after {DEADLINE_S:.0f} s" if code is None else f"code {code}"
-            ledger.display.note(f"the finalists' other metrics are missing: their process ended ({ended}), see {log}")
-            return None
+            code = process.wait(DEADLINE_S)
+            return f"with code {code}" if code else None
+        except subprocess.TimeoutExpired:
+            return f"after {DEADLINE_S:.0f} s"
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

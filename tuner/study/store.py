@@ -13,45 +13,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from tuner.errors import BadInput
-from tuner.files import NOISE_FLOOR, atomic_write, lock_study, storage_errors
+from tuner.files import StudyFolder, atomic_write, lock_study, storage_errors
 from tuner.knobs import KNOBS
-from tuner.records.codec import Record, Values, decode, encode_pretty, fingerprint, read
-from tuner.records.machine import Environment
-from tuner.records.model import Model
+from tuner.records.codec import Values, decode, encode_pretty, read
 from tuner.records.outcome import Limits, Outcome, Timing
-from tuner.records.quality import NoiseFloor, QualityPolicy
-from tuner.result.prices import Price
-from tuner.space.candidates import SearchSpace
+from tuner.records.quality import NoiseFloor
+from tuner.search.request import Refusal, Request
 from tuner.timing.target import MIN_WITHIN, meets_latency_target
 
 METRICS = ("cost_usd_per_1000_images", "quality")
-
-
-class Request(Record):
-    """What a study is about. Two requests with the same fingerprint are the same study."""
-
-    model: Model
-    environment: Environment
-    space: SearchSpace
-    price: Price
-    quality: QualityPolicy = QualityPolicy()
-
-    def fingerprint(self) -> str:
-        """Of all but words: what was left out and why, and where recipes and the price are from."""
-        recipes = tuple(msgspec.structs.replace(recipe, source="") for recipe in self.space.recipes)
-        space = msgspec.structs.replace(self.space, left_out={}, recipes=recipes)
-        price = msgspec.structs.replace(self.price, source="")
-        return fingerprint(msgspec.to_builtins(msgspec.structs.replace(self, space=space, price=price)))
-
-
-class Refusal(Record):
-    """A candidate that was refused before it cost anything."""
-
-    values: Values
-    reason: str
 
 
 class Store:
@@ -59,13 +30,15 @@ class Store:
 
     def __init__(self, folder: Path, request: Request) -> None:
         self.folder = folder
+        self.paths = StudyFolder(folder)
         self.request = request
+        self._last_repetition = -1
 
     def __enter__(self) -> Store:
         with ExitStack() as stack:
             stack.enter_context(storage_errors(self.folder))
-            (self.folder / "trials").mkdir(parents=True, exist_ok=True)
-            stack.enter_context(lock_study(self.folder / "lock"))
+            self.paths.trials.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock_study(self.paths.lock))
             self._claim()
             self.study = _open_study(self.folder)
             self.reconcile()
@@ -77,25 +50,12 @@ class Store:
 
     def _claim(self) -> None:
         """Write the request on the first start, and refuse a folder that holds another study."""
-        file = self.folder / "study.json"
+        file = self.paths.request
         if file.exists():
             if read(file, Request).fingerprint() != self.request.fingerprint():
                 raise BadInput(f"{file}: this folder holds a study of something else; name another one with --study")
             return
         atomic_write(file, encode_pretty(self.request))
-
-    @property
-    def cache(self) -> Path:
-        """Compiled code. Whoever can write it can run code here, so it is the owner's alone."""
-        path = self.folder / "cache"
-        path.mkdir(mode=0o700, exist_ok=True)
-        return path
-
-    def trial_folder(self, number: int) -> Path:
-        return self.folder / "trials" / f"{number:04}"
-
-    def repeat_folder(self, index: int) -> Path:
-        return self.folder / "repeats" / f"{index:04}"
 
     @property
     def spent_s(self) -> float:
@@ -104,28 +64,30 @@ class Store:
 
     @spent_s.setter
     def spent_s(self, seconds: float) -> None:
+        """Record the seconds that were used."""
         self.study.set_user_attr("spent_s", seconds)
 
     @property
     def finished(self) -> Limits | None:
         """The limits within which the last run of this study came to its end; None while one goes on."""
         text = self.study.user_attrs.get("finished")
-        return decode(str(text), Limits, f"{self.folder / 'study.db'}: finished") if text else None
+        return decode(str(text), Limits, f"{self.paths.database}: finished") if text else None
 
     @finished.setter
     def finished(self, limits: Limits | None) -> None:
+        """Record the limits within which a run came to its end, or that one goes on."""
         self.study.set_user_attr("finished", encode_pretty(limits).decode() if limits else None)
 
     # ---- trials -----------------------------------------------------------------------------------------------------
 
     def ask(self) -> tuple[int, Values]:
-        """A new trial, with the sampler's candidate."""
+        """Start a trial and return its number and the sampler's candidate."""
         trial = self.study.ask()
         values = self.request.space.sample(trial.suggest_categorical)
         return trial.number, values
 
     def enter(self, values: Values) -> int:
-        """A new trial with a given candidate."""
+        """Start a trial with this candidate and return its number."""
         choices = self.request.space.knobs
         self.study.enqueue_trial({name: value for name, value in values.items() if value in choices.get(name, ())})
         trial = self.study.ask()
@@ -136,7 +98,7 @@ class Store:
 
     def acknowledge(self, outcome: Outcome) -> None:
         """Keep an outcome for good, then tell the sampler."""
-        folder = self.trial_folder(outcome.number)
+        folder = self.paths.trial(outcome.number)
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder / "outcome.json", encode_pretty(outcome))
         self._tell(outcome)
@@ -157,18 +119,30 @@ class Store:
         self.study.tell(number, state=TrialState.FAIL)
 
     def outcomes(self) -> list[Outcome]:
-        """Every acknowledged outcome, by number."""
+        """Return every acknowledged outcome, by number."""
         outcomes = []
-        for file in sorted((self.folder / "trials").glob("[0-9]*/outcome.json")):
+        for file in sorted(self.paths.trials.glob("[0-9]*/outcome.json")):
             outcome = self._read(file)
-            if file.parent != self.trial_folder(outcome.number):
+            if file.parent != self.paths.trial(outcome.number):
                 raise BadInput(f"{file}: number: it is that of another trial, {outcome.number}")
             outcomes.append(outcome)
         return outcomes
 
-    def repeats(self) -> list[Outcome]:
-        """Every repeated measurement in a fresh process; `number` is the trial that it repeats."""
-        return [self._read(file) for file in sorted((self.folder / "repeats").glob("[0-9]*/outcome.json"))]
+    def repetitions(self) -> list[Outcome]:
+        """Return every repetition, in the order of their ids; `number` is the trial that it repeats."""
+        repetitions = []
+        for file in sorted(self.paths.repetitions.glob("[0-9]*/outcome.json")):
+            outcome = self._read(file)
+            if outcome.repetition is None or file.parent != self.paths.repetition(outcome.repetition):
+                raise BadInput(f"{file}: repetition: it is that of another folder, {outcome.repetition}")
+            repetitions.append(outcome)
+        return repetitions
+
+    def reserve_repetition(self) -> int:
+        """Return an id for a new repetition, whose folder no other has."""
+        numbers = [int(folder.name) for folder in self.paths.repetitions.glob("[0-9]*")]
+        self._last_repetition = max([self._last_repetition, *numbers]) + 1
+        return self._last_repetition
 
     def _read(self, file: Path) -> Outcome:
         outcome = read(file, Outcome)
@@ -179,22 +153,26 @@ class Store:
             raise BadInput(f"{file}: values: not a candidate of this study's search space")
         return outcome
 
-    def keep_repeat(self, index: int, outcome: Outcome) -> None:
-        folder = self.repeat_folder(index)
+    def keep_repetition(self, outcome: Outcome) -> None:
+        """Write a repetition into its folder."""
+        assert outcome.repetition is not None
+        folder = self.paths.repetition(outcome.repetition)
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder / "outcome.json", encode_pretty(outcome))
 
     def keep_noise_floor(self, noise: NoiseFloor) -> None:
-        atomic_write(self.trial_folder(0) / NOISE_FLOOR, encode_pretty(noise))
+        """Write the part of the noise floor that was measured after the baseline was acknowledged."""
+        atomic_write(self.paths.noise_floor, encode_pretty(noise))
 
     def noise_floor(self) -> NoiseFloor | None:
-        """What was found of the baseline's rounding after its outcome was acknowledged."""
-        file = self.trial_folder(0) / NOISE_FLOOR
+        """Return the part of the noise floor that was measured after the baseline was acknowledged."""
+        file = self.paths.noise_floor
         return read(file, NoiseFloor) if file.exists() else None
 
     def refusals(self) -> list[Refusal]:
+        """Return every candidate that was refused, with the reason."""
         texts = [trial.user_attrs.get("refused") for trial in self._trials()]
-        return [decode(str(text), Refusal, f"{self.folder / 'study.db'}: refused") for text in texts if text]
+        return [decode(str(text), Refusal, f"{self.paths.database}: refused") for text in texts if text]
 
     # ---- after a crash ----------------------------------------------------------------------------------------------
 
@@ -225,16 +203,16 @@ class Store:
         """Remove outcomes that mean nothing without a baseline, whose own failure goes last: what made it fail may have
         passed."""
         for number in sorted(outcomes, reverse=True):
-            (self.trial_folder(number) / "outcome.json").unlink()
+            (self.paths.trial(number) / "outcome.json").unlink()
             del outcomes[number]
 
     def _trials(self) -> list[Any]:
-        with _damage(self.folder / "study.db"):
+        with _damage(self.paths.database):
             return list(self.study.get_trials(deepcopy=False))
 
     def _compare(self, outcomes: Mapping[int, Outcome]) -> None:
         """Refuse a study whose record in Optuna is not the one that its outcomes make."""
-        database, knobs = self.folder / "study.db", self.request.space.knobs
+        database, knobs = self.paths.database, self.request.space.knobs
         trials = {trial.number: trial for trial in self._trials()}
         for number, outcome in outcomes.items():
             trial, values = trials.get(number), _values(outcome)
@@ -247,17 +225,17 @@ class Store:
                 raise BadInput(f"{database}: trial {number} is not what its outcome.json says")
         for number, trial in trials.items():
             if trial.values and number not in outcomes:
-                raise BadInput(f"{self.trial_folder(number) / 'outcome.json'}: missing, although {database} has it")
+                raise BadInput(f"{self.paths.trial(number) / 'outcome.json'}: missing, although {database} has it")
             if any(getattr(kind, "choices", None) != knobs.get(name) for name, kind in trial.distributions.items()):
                 raise BadInput(f"{database}: trial {number} has choices that are not those of the search space")
 
     def _clear_away(self) -> None:
         """Remove what killed processes left: temporary files, trials and repetitions without an outcome."""
-        for folder in (self.folder, *self.folder.glob("trials/[0-9]*"), *self.folder.glob("repeats/[0-9]*")):
+        for folder in (self.folder, *self.folder.glob("trials/[0-9]*"), *self.folder.glob("repetitions/[0-9]*")):
             if folder != self.folder and not (folder / "outcome.json").exists():
                 # A worker whose parent was killed a moment ago may still be writing: what it leaves does no harm.
                 shutil.rmtree(folder, ignore_errors=True)
-            shutil.rmtree(folder / "row", ignore_errors=True)
+            shutil.rmtree(folder / "sweep", ignore_errors=True)
             for temporary in folder.glob(".*.json.*"):
                 temporary.unlink(missing_ok=True)
 
@@ -292,14 +270,14 @@ class Store:
 
 
 def _excess(timing: Timing, target_s: float) -> float:
-    """By how much a configuration misses its latency target, above 0 if it does: a share of the target."""
+    """Return how far a configuration misses its latency target, as a share of it; above 0 if it does."""
     if timing.within_target is None or meets_latency_target(timing.within_target):
         return 0.0
     return (MIN_WITHIN - timing.within_target) + max(0.0, timing.latency_s.value / target_s - 1)
 
 
 def _values(outcome: Outcome) -> list[float] | None:
-    """What Optuna is told of an outcome, in the order of METRICS: None when it has no place on the front."""
+    """Return the values for Optuna, in the order of METRICS; None if the outcome has no place on the front."""
     cost, quality = outcome.cost_usd_per_1000_images, outcome.quality
     return [cost, quality.mean] if outcome.status == "measured" and cost is not None and quality is not None else None
 

@@ -1,0 +1,51 @@
+"""An executor that runs jobs in this process, by a function: for tests of whatever submits jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Self
+
+from tuner.execution.executor import Ended, Executor, Handle
+from tuner.records.outcome import Device
+from tuner.records.protocol import Job, Message
+
+
+class InlineExecutor(Executor):
+    """Answers each job with the messages that `work` returns for it."""
+
+    def __init__(
+        self, work: Callable[[Job], Iterable[Message]], devices: Sequence[Device] = (Device(name="cpu"),)
+    ) -> None:
+        self.work = work
+        self.devices = tuple(devices)
+        self.running: dict[str, Handle] = {}
+        self.deadlines: list[float] = []
+        """The `until` of every call of `wait`."""
+
+    def free(self) -> Sequence[Device]:
+        busy = {handle.device for handle in self.running.values()}
+        return [device for device in self.devices if device not in busy]
+
+    def submit(self, job: Job, device: Device) -> Handle:
+        handle = Handle(job, device)
+        self.running[handle.id] = handle
+        return handle
+
+    def wait(self, until: float) -> Iterator[tuple[Handle, Message | Ended]]:
+        self.deadlines.append(until)
+        for handle in list(self.running.values()):
+            for message in self.work(handle.job):
+                if handle.id not in self.running:
+                    break
+                yield handle, message
+            if self.running.pop(handle.id, None) is not None:
+                yield handle, Ended()
+
+    def cancel(self, handle: Handle) -> None:
+        self.running.pop(handle.id, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.running.clear()

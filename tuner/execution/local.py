@@ -1,0 +1,89 @@
+"""The executor of this machine: one worker process a job, one job a device."""
+
+from __future__ import annotations
+
+import math
+import selectors
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from tuner.execution.executor import Ended, Executor, Handle
+from tuner.execution.process import WorkerProcess
+from tuner.records.outcome import Device
+from tuner.records.protocol import Job, Message
+
+POLL_S = 0.2
+"""How often a silent worker is checked against its deadline."""
+
+
+class LocalExecutor(Executor):
+    """Runs each job in a fresh process on this machine. `cache` is the folder of compiled code that workers share."""
+
+    def __init__(self, devices: Sequence[Device], cache: Path) -> None:
+        self.devices = tuple(devices)
+        self.cache = cache
+        self.running: dict[str, tuple[Handle, WorkerProcess]] = {}
+        self.selector = selectors.DefaultSelector()
+
+    def free(self) -> Sequence[Device]:
+        busy = {handle.device for handle, _ in self.running.values()}
+        return [device for device in self.devices if device not in busy]
+
+    def submit(self, job: Job, device: Device) -> Handle:
+        handle = Handle(job, device)
+        worker = WorkerProcess(job, self.cache)
+        self.running[handle.id] = (handle, worker)
+        self.selector.register(worker.pipe, selectors.EVENT_READ)
+        return handle
+
+    def wait(self, until: float) -> Iterator[tuple[Handle, Message | Ended]]:
+        while self.running:
+            self.selector.select(max(0.0, min(POLL_S, until - time.monotonic())))
+            is_silent = True
+            for handle, worker in list(self.running.values()):
+                for message in worker.messages():
+                    is_silent = False
+                    yield handle, message
+                    if handle.id not in self.running:  # cancelled because of this message
+                        break
+                if handle.id not in self.running:
+                    continue
+                if worker.is_pipe_closed:
+                    self._stop_listening(worker)
+                if worker.has_ended:
+                    self.cancel(handle)
+                    yield handle, Ended()
+            if is_silent and time.monotonic() >= until:
+                return
+
+    def cancel(self, handle: Handle) -> None:
+        _, worker = self.running.pop(handle.id, (None, None))
+        if worker is not None:
+            self._stop_listening(worker)
+            worker.kill()
+
+    def _stop_listening(self, worker: WorkerProcess) -> None:
+        if worker.pipe in self.selector.get_map():
+            self.selector.unregister(worker.pipe)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for handle, _ in list(self.running.values()):
+            self.cancel(handle)
+        self.selector.close()
+
+
+def run_job(job: Job, cache: Path, folder: Path | None = None) -> list[Message]:
+    """Run one job to its end and return its messages. `folder` takes the job and the log, if not the job's own."""
+    if folder is not None:
+        first = msgspec.structs.replace(job.points[0], folder=str(folder))
+        job = msgspec.structs.replace(job, points=(first, *job.points[1:]))
+    with LocalExecutor([Device(name=job.environment.device)], cache) as executor:
+        executor.submit(job, executor.devices[0])
+        return [message for _, message in executor.wait(math.inf) if not isinstance(message, Ended)]

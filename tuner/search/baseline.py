@@ -1,0 +1,63 @@
+"""The strategy that every study starts with: the untouched pipeline, and its timing noise."""
+
+from __future__ import annotations
+
+from tuner.records.outcome import Device, Outcome
+from tuner.search.budget import Budget
+from tuner.search.history import History, was_throttled
+from tuner.search.strategy import Proposal, Strategy, repetition
+
+MAX_BASELINES = 4
+"""Fresh processes of the baseline at the start, if they are quick."""
+
+BASELINES_SHARE = 0.05
+"""The share of the budget that the baseline's repetitions beyond the first may take, with the first."""
+
+
+class Baseline(Strategy):
+    """Trial 0, the untouched pipeline, and again in fresh processes: their spread is the timing noise (A/A)."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.failures = Failures()
+        self.was_proposed = False
+
+    def propose(self, history: History, device: Device) -> Proposal | None:
+        if 0 not in history.outcomes:
+            if self.was_proposed:
+                return None
+            self.was_proposed = True
+            return Proposal(values=history.space.candidate({}), purpose="baseline")
+        if history.baseline.status != "measured" or self.failures.are_final:
+            return None
+        walls_s = [run.wall_s for run in history.repetitions_of(history.baseline)]
+        return repetition(history.baseline) if not walls_s or self.is_affordable(walls_s) else None
+
+    def is_affordable(self, walls_s: list[float]) -> bool:
+        """Return whether one more repetition would still be a small part of the budget."""
+        is_few = len(walls_s) + 1 < MAX_BASELINES
+        return is_few and sum(walls_s) + max(walls_s) <= BASELINES_SHARE * self.budget.limits.budget_s
+
+    def observe(self, outcome: Outcome) -> None:
+        if outcome.repetition is not None:
+            self.failures.observe(outcome)
+
+
+class Failures:
+    """Whether a repetition that failed deserves another try: one that was throttled does, once."""
+
+    def __init__(self) -> None:
+        self.in_a_row = 0
+        self.last: Outcome | None = None
+
+    def observe(self, outcome: Outcome) -> None:
+        """Take note of what came of a repetition."""
+        self.in_a_row = 0 if outcome.status == "measured" else self.in_a_row + 1
+        self.last = outcome
+
+    @property
+    def are_final(self) -> bool:
+        """Whether no other try is worth its time."""
+        if self.in_a_row == 0 or self.last is None:
+            return False
+        return self.in_a_row > 1 or not was_throttled(self.last)

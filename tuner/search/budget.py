@@ -1,0 +1,81 @@
+"""The time and the number of trials that a study may use, and what its next steps will take."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tuner.records.outcome import Limits, Outcome
+from tuner.search.history import History
+
+MIN_CALLS = 12
+"""Calls of a repetition: about five to warm up, six that are timed, and one to see where the time goes."""
+
+CACHED_SHARE = 0.4
+"""The share of a first call's time that it takes where the compiler's cache has the code. Measured: 0.27 (the demo
+compiled whole, on a CPU) to 0.41 (FLUX.1-dev's blocks, on an H200)."""
+
+
+class Budget:
+    """The limits of a study, counted from its first run on."""
+
+    def __init__(self, limits: Limits, spent_s: float = 0.0) -> None:
+        self.limits = limits
+        self.started = time.monotonic() - spent_s
+
+    @property
+    def ends_at(self) -> float:
+        """When the time is up, by `time.monotonic()`."""
+        return self.started + self.limits.budget_s
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds that this study has used, over all its runs."""
+        return time.monotonic() - self.started
+
+    def seconds_left(self) -> float:
+        """Return how much of the time is left."""
+        return self.ends_at - time.monotonic()
+
+    def trials_left(self, history: History) -> int:
+        """Return how many more trials may be recorded."""
+        return max(0, (self.limits.max_trials or sys.maxsize) - len(history.outcomes))
+
+    @property
+    def compile_limit_s(self) -> float:
+        """A configuration that takes a quarter of the budget to compile leaves too little to learn anything else."""
+        return max(self.limits.budget_s / 4, 60.0)
+
+    @property
+    def timing_allowance_s(self) -> float:
+        """Seconds that timing one point may take."""
+        return min(max(self.limits.budget_s / 150, 2.0), 20.0)
+
+
+def repetition_s(history: History, outcome: Outcome) -> float:
+    """Estimate the seconds of a repetition: those of an earlier one, or the baseline's and what the trial adds."""
+    assert outcome.build is not None and outcome.timing is not None
+    baseline = history.baseline
+    walls = [repetition.wall_s for repetition in history.repetitions_of(outcome)]
+    if walls or outcome.number == baseline.number:
+        return max(walls, default=0.0)
+    assert baseline.timing is not None
+    slower_s = max(0.0, outcome.timing.latency_s.value - baseline.timing.latency_s.value)
+    return repetition_s(history, baseline) + CACHED_SHARE * outcome.build.first_call_s + MIN_CALLS * slower_s
+
+
+def pair_s(history: History, candidate: Outcome) -> float:
+    """Estimate the seconds of one pair of baseline and candidate."""
+    return repetition_s(history, candidate) + repetition_s(history, history.baseline)
+
+
+def quickest_build_s(history: History) -> float:
+    """Return the seconds that the quickest build took until its first point was measured, or it was rejected.
+
+    Of the baseline, which also generates what others are judged against, a repetition counts: no build is quicker.
+    """
+    first: dict[str, float] = {}
+    for outcome in (*history.repetitions_of(history.baseline), *history.outcomes.values()):
+        if outcome.status != "failed":
+            first.setdefault(outcome.build_key, outcome.wall_s)
+    return min(first.values(), default=0.0)

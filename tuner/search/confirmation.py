@@ -1,0 +1,180 @@
+"""The strategy that makes sure of a gain: baseline and candidate in pairs of fresh processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from tuner.records.outcome import Device, Outcome, Pair
+from tuner.result import front
+from tuner.search.baseline import Failures
+from tuner.search.budget import Budget, pair_s, quickest_build_s
+from tuner.search.gain import MAX_PAIRS, MIN_PAIRS, is_confirmed, is_in_doubt
+from tuner.search.history import History
+from tuner.search.strategy import Proposal, Strategy, repetition
+
+RESERVED_PAIRS = MIN_PAIRS + 1
+"""Pairs for which the search leaves time. Two left gains of 1.4x to 2.2x in doubt on a noisy machine; the time of a
+third that is not needed is searched afterwards."""
+
+
+def by_preference(history: History) -> list[Outcome]:
+    """Return the trials that are as good as the baseline, the cheapest by what is known now first."""
+    return front.eligible(history.all_settled(), history.space.tolerance)
+
+
+class PairedRuns:
+    """Proposes the repetitions of a candidate's pairs, the baseline of each pair first."""
+
+    def __init__(self, candidate: int) -> None:
+        self.candidate = candidate
+        self.failures = Failures()
+        self.open: Pair | None = None
+        """The pair whose baseline was proposed and whose candidate was not measured yet."""
+
+    def propose(self, history: History) -> Proposal:
+        """Return the next repetition. A pair that another run left incomplete is not completed hours later."""
+        if self.open is None:
+            pairs = [run.pair.index for run in history.repetitions if run.pair and run.pair.candidate == self.candidate]
+            self.open = Pair(candidate=self.candidate, index=1 + max(pairs, default=-1))
+        measured = [run for run in history.repetitions_of(history.baseline) if run.pair == self.open]
+        return repetition(history.outcomes[self.candidate] if measured else history.baseline, self.open)
+
+    def observe(self, outcome: Outcome) -> None:
+        """Take note of what came of a repetition."""
+        self.failures.observe(outcome)
+        if outcome.number == self.candidate and outcome.status == "measured":
+            self.open = None
+
+
+def first_in_doubt(history: History) -> Outcome | None:
+    """Return the first trial whose gain pairs left in doubt, if more pairs could settle it."""
+    for candidate in by_preference(history):
+        if candidate.number == history.baseline.number:
+            break
+        if is_in_doubt(history, candidate):
+            return candidate
+    return None
+
+
+class Confirmation(Strategy):
+    """Measures the cheapest trial that is as good as the baseline in pairs with it, until its gain is sure.
+
+    The gain is looked at twice at most, after the least and after the largest number of pairs: each further look would
+    find one by chance more often. The first trial is confirmed whatever the time, but not while another is sure.
+    """
+
+    def __init__(self, budget: Budget, note: Callable[[str], None], report: Callable[[Outcome], None]) -> None:
+        self.budget = budget
+        self.note = note
+        self.report = report
+        self.unconfirmed: set[int] = set()
+        """Trials that this run measured in pairs without becoming sure of their gain."""
+        self.runs: PairedRuns | None = None
+
+    def propose(self, history: History, device: Device) -> Proposal | None:
+        while True:
+            if self.runs is None:
+                first = self.shortlist(history)[0]
+                if is_confirmed(history, first):
+                    return None
+                if not self.can_start(history, first):
+                    self.note("no time is left to confirm a cheaper configuration")
+                    return None
+                self.runs = PairedRuns(first.number)
+            if self.wants_another_pair(history, self.runs):
+                return self.runs.propose(history)
+            self.conclude(history, history.outcomes[self.runs.candidate])
+
+    def observe(self, outcome: Outcome) -> None:
+        if self.runs is not None:
+            self.runs.observe(outcome)
+
+    def shortlist(self, history: History) -> list[Outcome]:
+        """Return what may be chosen, the cheapest first: the baseline, and what is sure or was not yet confirmed."""
+        candidates = [
+            outcome
+            for outcome in by_preference(history)
+            if outcome.number not in self.unconfirmed or is_confirmed(history, outcome)
+        ]
+        is_listed = any(outcome.number == history.baseline.number for outcome in candidates)
+        return candidates if is_listed else [*candidates, history.baseline]
+
+    def choose(self, history: History) -> Outcome:
+        """Return the cheapest trial whose gain is confirmed; the baseline if there is none."""
+        return history.outcomes[next(o.number for o in self.shortlist(history) if is_confirmed(history, o))]
+
+    def can_start(self, history: History, first: Outcome) -> bool:
+        """Return whether a trial may be confirmed: always if it is the first, else if there is time."""
+        is_other_sure = self.choose(history).number != history.baseline.number
+        if not (self.unconfirmed or is_other_sure) or history.pairs_of(first):
+            return True
+        return self.budget.seconds_left() >= self.missing_pairs_s(history, first)
+
+    def wants_another_pair(self, history: History, runs: PairedRuns) -> bool:
+        """Return whether the gain is not decided yet and another pair fits."""
+        target = history.outcomes[runs.candidate]
+        pairs = len(history.pairs_of(target))
+        if runs.failures.are_final:
+            return False
+        if runs.open is not None or pairs < MIN_PAIRS:
+            return True
+        if pairs >= MAX_PAIRS or (pairs == MIN_PAIRS and is_confirmed(history, target)):
+            return False
+        return self.budget.seconds_left() >= pair_s(history, target)
+
+    def conclude(self, history: History, target: Outcome) -> None:
+        """Note that a trial stays unconfirmed, if it does, and report what its pairs showed."""
+        if not is_confirmed(history, target):
+            self.unconfirmed.add(target.number)
+        self.runs = None
+        self.report(target)
+
+    # ---- the time that the search leaves ----------------------------------------------------------------------------
+
+    def missing_pairs_s(self, history: History, candidate: Outcome, pairs: int = MIN_PAIRS) -> float:
+        """Estimate the seconds of the pairs that a candidate does not have yet."""
+        return max(0, pairs - len(history.pairs_of(candidate))) * pair_s(history, candidate)
+
+    def search_ends_at(self, history: History, pairs: int = RESERVED_PAIRS) -> float:
+        """Return the `time.monotonic()` at which the search must end to leave time for so many pairs."""
+        first = self.shortlist(history)[0]
+        is_sure = first.number != history.baseline.number and is_confirmed(history, first)
+        if history.baseline.status != "measured" or is_sure:
+            return self.budget.ends_at
+        return self.budget.ends_at - self.missing_pairs_s(history, first, pairs)
+
+    def is_search_over(self, history: History) -> bool:
+        """Return whether a limit is reached, or too little time is left even for a quick build.
+
+        A slow build is stopped when the time for the confirmation comes.
+        """
+        if not self.budget.trials_left(history):
+            return True
+        return self.search_ends_at(history) - time.monotonic() < 0.7 * quickest_build_s(history)
+
+
+class OpenDoubt(Strategy):
+    """Settles a gain that an earlier run left in doubt: time for more pairs does not go into other candidates."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.has_started = False
+        self.runs: PairedRuns | None = None
+
+    def propose(self, history: History, device: Device) -> Proposal | None:
+        if not self.has_started:
+            doubtful, self.has_started = first_in_doubt(history), True
+            self.runs = PairedRuns(doubtful.number) if doubtful else None
+        if self.runs is None or self.runs.failures.are_final:
+            return None
+        target = history.outcomes[self.runs.candidate]
+        if self.runs.open is None:
+            is_enough = len(history.pairs_of(target)) >= MAX_PAIRS
+            if is_enough or self.budget.seconds_left() < pair_s(history, target):
+                return None
+        return self.runs.propose(history)
+
+    def observe(self, outcome: Outcome) -> None:
+        if self.runs is not None:
+            self.runs.observe(outcome)

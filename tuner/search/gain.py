@@ -1,0 +1,76 @@
+"""How much faster than the baseline a trial is, and how sure that is."""
+
+from __future__ import annotations
+
+from tuner.records.codec import Estimate
+from tuner.records.outcome import Outcome, PredictionCheck
+from tuner.result import front
+from tuner.result.config import TimingNoise
+from tuner.search.history import History
+from tuner.timing import prediction
+from tuner.timing.intervals import coefficient_of_variation, paired_ratio
+
+MIN_PAIRS = 2
+"""How many pairs of baseline and candidate a confirmed gain needs."""
+
+MAX_PAIRS = 6
+"""Pairs after which a gain that is still in doubt is given up."""
+
+
+def timing_noise(history: History) -> TimingNoise | None:
+    """Return how far fresh processes of the baseline differ (A/A); None before there are two."""
+    runs = [history.baseline, *history.repetitions_of(history.baseline)]
+    if len(runs) < 2:
+        return None
+    spread = coefficient_of_variation([front.seconds_per_image(run).value for run in runs])
+    return TimingNoise(processes=len(runs), coefficient_of_variation=spread)
+
+
+def speed_up(history: History, outcome: Outcome) -> Estimate:
+    """Return the throughput over the baseline's, from pairs of fresh processes.
+
+    Before there are enough pairs it comes from the search, with an interval as wide as the baseline's processes spread.
+    """
+    baseline = history.baseline
+    if outcome.number == baseline.number:
+        return Estimate(value=1.0, low=1.0, high=1.0)
+    pairs = history.pairs_of(outcome)
+    if len(pairs) < MIN_PAIRS:
+        ratio = front.speed_up(history.repetitions_of(baseline) or [baseline], [outcome])
+        return front.widen(ratio, _spread(history))
+    paired = [pair[0] for pair in pairs]
+    unpaired = [baseline, *(run for run in history.repetitions_of(baseline) if run not in paired)]
+    return paired_ratio(
+        [front.seconds_per_image(run).value for run, _ in pairs],
+        [front.seconds_per_image(run).value for _, run in pairs],
+        [front.seconds_per_image(run).value for run in unpaired],
+    )
+
+
+def is_confirmed(history: History, outcome: Outcome) -> bool:
+    """Return whether fresh processes showed a gain over the baseline again, surely. The baseline needs none."""
+    if outcome.number == history.baseline.number:
+        return True
+    return len(history.pairs_of(outcome)) >= MIN_PAIRS and speed_up(history, outcome).low > 1.0
+
+
+def is_in_doubt(history: History, outcome: Outcome) -> bool:
+    """Return whether pairs left a gain in doubt that more pairs could settle."""
+    gain, pairs = speed_up(history, outcome), len(history.pairs_of(outcome))
+    return MIN_PAIRS <= pairs < MAX_PAIRS and gain.low <= 1.0 < gain.high
+
+
+def prediction_checks(history: History) -> list[PredictionCheck]:
+    """Compare the predicted latencies of trials with what fresh processes measured later."""
+    spread = _spread(history)
+    return [
+        prediction.check(number, outcome.timing.latency_s, settled.latency_s, spread)
+        for number, outcome in history.outcomes.items()
+        if outcome.timing and outcome.timing.predicted_from
+        and (settled := history.settled(outcome).timing) and not settled.predicted_from
+    ]  # fmt: skip
+
+
+def _spread(history: History) -> float:
+    noise = timing_noise(history)
+    return noise.coefficient_of_variation if noise else 0.0

@@ -1,0 +1,139 @@
+"""What a study has measured, as plain data, and the queries that strategies and reports share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from tuner.records.codec import Values
+from tuner.records.gate import Allowance
+from tuner.records.outcome import Outcome, Timing
+from tuner.records.quality import NoiseFloor
+from tuner.result import front
+from tuner.result.economics import goodput
+from tuner.result.prices import Price, cost_usd_per_1000_images
+from tuner.space.candidates import SearchSpace, build_key, candidate_key, image_key
+
+MAX_TRIES = 2
+"""How often a candidate is measured while the GPU is held back by heat or its power supply."""
+
+
+@dataclass
+class History:
+    """The trials of a study by number, its repetitions in the order in which they ended, and its refused candidates.
+
+    `late_noise_floor` is the part of the quality noise floor that was measured after the baseline was acknowledged.
+    """
+
+    space: SearchSpace
+    price: Price
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    repetitions: list[Outcome] = field(default_factory=list)
+    refused: list[Values] = field(default_factory=list)
+    late_noise_floor: NoiseFloor | None = None
+
+    @property
+    def baseline(self) -> Outcome:
+        """The untouched pipeline's trial. Raises KeyError before it is recorded."""
+        return self.outcomes[0]
+
+    def find(self, values: Values) -> Outcome | None:
+        """Return the outcome that already answers for a candidate: its own, or that of its build if the build failed.
+
+        A throttled outcome says nothing about its candidate until it was tried again.
+        """
+        candidate, build = candidate_key(values), build_key(values)
+        matches = []
+        for outcome in self.outcomes.values():
+            is_same_build = outcome.build_key == build and outcome.values["batch"] == values["batch"]
+            if candidate_key(outcome.values) == candidate or (is_same_build and not was_built(outcome)):
+                matches.append(outcome)
+        return matches[-1] if len(matches) >= MAX_TRIES or not all(map(was_throttled, matches)) else None
+
+    def was_tried(self, values: Values) -> bool:
+        """Return whether a candidate needs no trial of its own: it had one, or its build is known to fail."""
+        candidate = candidate_key(values)
+        has_trial = any(candidate_key(outcome.values) == candidate for outcome in self.outcomes.values())
+        return has_trial or self.find(values) is not None
+
+    def throttled_trial(self) -> Outcome | None:
+        """Return a throttled trial to try again, once other builds gave the GPU time to recover."""
+        last = max(self.outcomes.values(), key=lambda outcome: outcome.number)
+        throttled = filter(was_throttled, self.outcomes.values())
+        return next((o for o in throttled if o.build_key != last.build_key and self.find(o.values) is None), None)
+
+    def scored(self, values: Values) -> Outcome | None:
+        """Return a trial whose own images were scored and have the same image key."""
+        key = image_key(values)
+        for outcome in self.outcomes.values():
+            if outcome.image_key == key and outcome.quality is not None and outcome.quality.reused_from is None:
+                return outcome
+        return None
+
+    def allowances(self) -> tuple[Allowance, ...]:
+        """Return what the untouched pipeline itself does in each step: no candidate is rejected for that."""
+        baseline = self.outcomes.get(0)
+        verdict = baseline.build.verdict if baseline is not None and baseline.build is not None else None
+        findings = verdict.undeclared() if verdict is not None else []
+        return tuple(
+            Allowance(kind=f.kind, count_per_step=f.count_per_step, knob="untouched pipeline") for f in findings
+        )
+
+    def noise_floors(self) -> list[NoiseFloor]:
+        """Return the measured parts of the quality noise floor."""
+        baseline = self.outcomes.get(0)
+        early = baseline.quality.noise if baseline is not None and baseline.quality is not None else None
+        return [noise for noise in (early, self.late_noise_floor) if noise is not None]
+
+    @property
+    def quality_floor(self) -> float | None:
+        """How far harmless variations of rounding move the baseline's mean score; None if none was measured."""
+        differences = [noise.max_difference for noise in self.noise_floors()]
+        return max((difference for difference in differences if difference is not None), default=None)
+
+    def repetitions_of(self, outcome: Outcome) -> list[Outcome]:
+        """Return the measured repetitions of a trial."""
+        return [r for r in self.repetitions if r.number == outcome.number and r.status == "measured"]
+
+    def pairs_of(self, candidate: Outcome) -> list[tuple[Outcome, Outcome]]:
+        """Return the complete pairs of baseline and candidate that were measured for a candidate, by their index."""
+        pairs: dict[int, dict[bool, Outcome]] = {}
+        for repetition in self.repetitions:
+            pair = repetition.pair
+            if pair is not None and pair.candidate == candidate.number and repetition.status == "measured":
+                pairs.setdefault(pair.index, {})[repetition.number == self.baseline.number] = repetition
+        return [(pair[True], pair[False]) for _, pair in sorted(pairs.items()) if len(pair) == 2]
+
+    def settled(self, outcome: Outcome) -> Outcome:
+        """Return an outcome with the latency of all its repetitions: the median of medians and the widest interval."""
+        runs = self.repetitions_of(outcome)
+        if not runs:
+            return outcome
+        timing = front.merge_timings([run.timing for run in runs if run.timing is not None])
+        return msgspec.structs.replace(outcome, timing=timing, cost_usd_per_1000_images=self.cost(timing))
+
+    def all_settled(self) -> Sequence[Outcome]:
+        """Return every trial with the latency of all its repetitions."""
+        return [self.settled(outcome) for outcome in self.outcomes.values()]
+
+    def front(self) -> list[Outcome]:
+        """Return the non-dominated trials, cheapest first."""
+        return front.pareto_front(self.all_settled())
+
+    def cost(self, timing: Timing) -> float:
+        """Return US dollars for 1000 images; with a latency target only images that meet it count."""
+        return cost_usd_per_1000_images(self.price, goodput(timing.images_per_s, timing.within_target))
+
+
+def was_built(outcome: Outcome) -> bool:
+    """Return whether other points of the build can be measured: not if the build failed or was rejected."""
+    if outcome.failure is not None:
+        return outcome.failure.kind in ("invalid image", "recompile", "throttled")
+    return outcome.status == "measured"
+
+
+def was_throttled(outcome: Outcome) -> bool:
+    """Return whether heat or the power supply kept the GPU from being timed."""
+    return outcome.failure is not None and outcome.failure.kind == "throttled"

@@ -1,0 +1,66 @@
+"""The strategy interface: what to measure next, decided from what is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tuner.records.codec import Values
+from tuner.records.outcome import Device, Outcome, Pair, Purpose
+from tuner.search.history import History
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A candidate to build and measure, or a trial to measure again in a fresh process.
+
+    `repeats` is the trial to measure again, as a part of `pair` if that is set. Otherwise `values` is a new candidate,
+    with the number of its trial if one is reserved. A candidate with a `refusal` is recorded with that reason and costs
+    nothing.
+    """
+
+    values: Values
+    purpose: Purpose
+    number: int | None = None
+    recipe: str | None = None
+    refusal: str | None = None
+    repeats: int | None = None
+    pair: Pair | None = None
+
+
+class Strategy(Protocol):
+    """Proposes what to measure until it has nothing more to propose."""
+
+    def propose(self, history: History, device: Device) -> Proposal | None:
+        """Return what to measure next on a device, or None if this strategy has nothing to propose now."""
+        ...
+
+    def observe(self, outcome: Outcome) -> None:
+        """Take note of what came of a proposal of this strategy."""
+        ...
+
+
+class FirstOf(Strategy):
+    """Asks several strategies in order and takes the first proposal."""
+
+    def __init__(self, strategies: Sequence[Strategy]) -> None:
+        self.strategies = strategies
+        self.last: Strategy | None = None
+
+    def propose(self, history: History, device: Device) -> Proposal | None:
+        for strategy in self.strategies:
+            proposal = strategy.propose(history, device)
+            if proposal is not None:
+                self.last = strategy
+                return proposal
+        return None
+
+    def observe(self, outcome: Outcome) -> None:
+        if self.last is not None:
+            self.last.observe(outcome)
+
+
+def repetition(outcome: Outcome, pair: Pair | None = None) -> Proposal:
+    """Propose to measure a trial again in a fresh process."""
+    return Proposal(values=outcome.values, purpose="confirm", repeats=outcome.number, pair=pair)

@@ -1,0 +1,191 @@
+"""What happens in a study, and the one place that publishes it: to the store, to TensorBoard and to the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import singledispatchmethod
+from pathlib import Path
+
+import msgspec
+
+from tuner.board import trial_events
+from tuner.records.codec import Values
+from tuner.records.outcome import Outcome
+from tuner.records.quality import NoiseFloor
+from tuner.report.live import Display
+from tuner.search.budget import Budget
+from tuner.search.history import History
+from tuner.study.store import Store
+from tuner.study.summary import front_points
+
+
+@dataclass(frozen=True)
+class TrialStarted:
+    """A worker starts to build a trial, or to repeat it. `points` counts the step counts that it measures."""
+
+    number: int
+    purpose: str
+    values: Values
+    points: int
+
+
+@dataclass(frozen=True)
+class StageEntered:
+    """A worker entered a stage."""
+
+    stage: str
+
+
+@dataclass(frozen=True)
+class TrialEnded:
+    """A trial has its outcome.
+
+    Another point of a build's step sweep becomes a trial of its own now: then `folder` is where the worker put its
+    files, and the outcome's number is not known yet.
+    """
+
+    outcome: Outcome
+    remark: str = ""
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class RepetitionEnded:
+    """A repetition has its outcome."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class NoiseFloorMeasured:
+    """One more part of the quality noise floor is known."""
+
+    noise: NoiseFloor
+
+
+@dataclass(frozen=True)
+class CandidateRefused:
+    """A candidate is invalid and costs nothing."""
+
+    number: int
+    values: Values
+    reason: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that the user should know."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class TaskStarted:
+    """Something other than a trial starts, with its only stage."""
+
+    name: str
+    stage: str
+
+
+Event = (
+    TrialStarted
+    | StageEntered
+    | TrialEnded
+    | RepetitionEnded
+    | NoiseFloorMeasured
+    | CandidateRefused
+    | Note
+    | TaskStarted
+)
+
+
+class Publisher:
+    """Writes every event to the store, keeps the history up to date, and shows it.
+
+    An outcome is acknowledged on disk before anything else learns of it.
+    """
+
+    def __init__(self, store: Store, history: History, budget: Budget, display: Display) -> None:
+        self.store = store
+        self.history = history
+        self.budget = budget
+        self.display = display
+
+    @singledispatchmethod
+    def publish(self, event: Event) -> None:
+        """Publish an event."""
+        raise TypeError(f"{event!r} is not an event")
+
+    @publish.register
+    def _(self, event: TrialStarted) -> None:
+        changed = self.history.space.changed(event.values)
+        self.display.trial_started(event.number, event.purpose, changed, event.points)
+
+    @publish.register
+    def _(self, event: StageEntered) -> None:
+        self.display.stage(event.stage)
+
+    @publish.register
+    def _(self, event: TaskStarted) -> None:
+        self.display.task(event.name, event.stage)
+
+    @publish.register
+    def _(self, event: Note) -> None:
+        self.display.note(event.text)
+
+    @publish.register
+    def _(self, event: TrialEnded) -> None:
+        outcome = event.outcome if event.folder is None else self._as_trial(event.outcome, event.folder)
+        self.store.acknowledge(outcome)
+        self.history.outcomes[outcome.number] = outcome
+        self._keep_time()
+        trial_events.write(self.store.paths.trial(outcome.number), outcome, self.history.space)
+        points = front_points(self.history, None)
+        is_on_front = any(point.number == outcome.number for point in points if not point.is_baseline)
+        flags = outcome.quality.flags if outcome.quality else ()
+        remarks = filter(None, (event.remark, "on the front" if is_on_front else "", *flags))
+        self.display.trial_ended(outcome, "; ".join(remarks))
+        self.display.front(points)
+
+    @publish.register
+    def _(self, event: RepetitionEnded) -> None:
+        self.store.keep_repetition(event.outcome)
+        self.history.repetitions.append(event.outcome)
+        self._keep_time()
+        self.display.trial_ended(event.outcome, "repeated in a fresh process")
+
+    @publish.register
+    def _(self, event: NoiseFloorMeasured) -> None:
+        self.store.keep_noise_floor(event.noise)
+        self.history.late_noise_floor = event.noise
+
+    @publish.register
+    def _(self, event: CandidateRefused) -> None:
+        self.store.refuse(event.number, event.values, event.reason)
+        self.history.refused.append(event.values)
+        self.display.refused(self.history.space.changed(event.values), event.reason)
+
+    def show_result(self, chosen: Outcome, finalists: Sequence[Outcome]) -> None:
+        """Mark the chosen trial and the front in TensorBoard, remove the marks of an earlier result, and show every
+        trial with the latency of all its repetitions."""
+        places: dict[int, trial_events.Place] = {**{o.number: "front" for o in finalists}, chosen.number: "chosen"}
+        for number, outcome in self.history.outcomes.items():
+            folder = self.store.paths.trial(number)
+            if number not in places:
+                trial_events.strip_path(folder).unlink(missing_ok=True)
+            trial_events.write(folder, self.history.settled(outcome), self.history.space, places.get(number))
+        self._keep_time()
+
+    def _as_trial(self, outcome: Outcome, folder: Path) -> Outcome:
+        number = self.store.enter(outcome.values)
+        if folder.exists():
+            folder.rename(self.store.paths.trial(number))
+        return msgspec.structs.replace(outcome, number=number)
+
+    def _keep_time(self) -> None:
+        """Record the time that was used, so that a resumed study goes on with what is left of its budget."""
+        self.store.spent_s = self.budget.spent_s
+
+
+Publish = Callable[[Event], None]

@@ -1,0 +1,132 @@
+"""What a study tells its user, as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tuner.quality.metrics import get_metric
+from tuner.records.codec import Estimate
+from tuner.records.outcome import Outcome
+from tuner.report import formatting
+from tuner.result import front
+from tuner.result.config import TimingNoise
+from tuner.search.budget import pair_s, quickest_build_s
+from tuner.search.confirmation import first_in_doubt
+from tuner.search.gain import MIN_PAIRS, is_confirmed, prediction_checks, speed_up
+from tuner.search.history import History
+from tuner.search.request import Request
+
+NOISY = 0.1
+"""The coefficient of variation of the baseline's processes above which the user is warned."""
+
+
+def gain_text(gain: Estimate) -> str:
+    """Format a speed-up with its interval."""
+    return f"{gain.value:.2f}x the baseline's throughput [{gain.low:.2f}, {gain.high:.2f}]"
+
+
+def noise_text(noise: TimingNoise) -> str:
+    """Report how much the baseline's processes differ, with a warning where that hides gains worth finding."""
+    spread = f"{noise.coefficient_of_variation:.2%} between {noise.processes} processes of the baseline"
+    if noise.coefficient_of_variation > NOISY:
+        return f"this machine is noisy: latency varies by {spread}, and so will every result; does something else run?"
+    return f"timing noise: {spread} (coefficient of variation)"
+
+
+def noise_floor_text(history: History) -> str | None:
+    """Report why the quality noise floor is unknown; None if it is known."""
+    if history.quality_floor is not None:
+        return None
+    reasons = "; ".join(reason for noise in history.noise_floors() for reason in noise.unavailable_reasons)
+    return (
+        f"the quality noise floor (how far rounding alone moves the score) is unknown: {reasons or 'nothing to vary'}"
+    )
+
+
+def allowance_texts(history: History) -> list[str]:
+    """Report what the untouched pipeline itself does in each step."""
+    return [
+        f"the untouched pipeline itself has {a.count_per_step:g} {a.kind} a step: allowed" for a in history.allowances()
+    ]
+
+
+def end_text(history: History, trials_left: int, search_s_left: float) -> str:
+    """Report why nothing but the baseline, and what is recorded, was tried."""
+    if trials_left:
+        quickest = f"the quickest build so far took {quickest_build_s(history):.0f} s"
+        reason = f"{max(0.0, search_s_left):.0f} s are left to search, and {quickest}: give a longer --budget"
+    else:
+        reason = "the number of trials is reached: give more --trials"
+    return f"nothing more is tried: {reason}"
+
+
+def confirmation_texts(history: History, candidate: Outcome) -> list[str]:
+    """Report what the pairs of a candidate showed, where that is not what was expected."""
+    texts = prediction_texts(history, candidate)
+    trial = f"trial {candidate.number}"
+    if not front.meets_target(history.settled(candidate)):
+        texts.append(f"{trial}: it missed the latency target when it was measured again")
+    elif len(history.pairs_of(candidate)) < MIN_PAIRS:
+        texts.append(f"{trial}: it could not be measured again")
+    elif not is_confirmed(history, candidate):
+        gain = gain_text(speed_up(history, candidate))
+        texts.append(f"{trial}: measured again it had {gain}: a gain is not certain")
+    return texts
+
+
+def prediction_texts(history: History, candidate: Outcome) -> list[str]:
+    """Report how well a predicted latency held, once it was measured."""
+    texts = []
+    for check in prediction_checks(history):
+        if check.trial == candidate.number:
+            verdict = "as" if check.held else "more than"
+            predicted = formatting.format_latency(check.predicted_s.value)
+            measured = f"measured {formatting.format_latency(check.measured_s.value)}, {check.error:+.2%}"
+            texts.append(
+                f"trial {candidate.number}: predicted {predicted}, {measured}, {verdict} intervals and noise explain"
+            )
+    return texts
+
+
+def conclusion(request: Request, history: History, chosen: int, folder: Path) -> str:
+    """Say what to do with the result, in a few lines."""
+    return "\n".join(
+        (
+            f"Chosen   {_verdict(history, chosen)}",
+            f"As good  means a {get_metric(request.quality.metric).title} above the baseline's less "
+            f"{history.space.tolerance:g}{_in_noise_floors(history)}, with 95 % confidence",
+            f"Use it   tuner.load({str(folder / 'best_config.json')!r})",
+            f"Look     tune board {folder}",
+        )
+    )
+
+
+def _verdict(history: History, chosen: int) -> str:
+    best = history.outcomes[chosen]
+    if chosen:
+        configuration = formatting.label(history.space.changed(best.values))
+        return f"trial {chosen}, {gain_text(speed_up(history, best))}: {configuration}"
+    if len(history.outcomes) == 1:
+        return "the baseline: nothing else was tried"
+    if front.meets_target(history.settled(best)):
+        return f"the baseline: no other configuration was both as good and certainly cheaper{_doubt_text(history)}"
+    return "the baseline, although it misses the latency target: nothing that meets it was as good"
+
+
+def _doubt_text(history: History) -> str:
+    """Report which gain was left in doubt, and that a longer budget settles it."""
+    candidate = first_in_doubt(history)
+    if candidate is None:
+        return ""
+    gain = f"trial {candidate.number} had {gain_text(speed_up(history, candidate))}"
+    return f"; {gain}: a longer --budget measures more pairs, {pair_s(history, candidate):.0f} s each"
+
+
+def _in_noise_floors(history: History) -> str:
+    """Return the tolerance in units of what rounding alone does, where that is anything."""
+    floor = history.quality_floor
+    return (
+        f" ({formatting.format_number(history.space.tolerance / floor)} times what rounding moves it by)"
+        if floor
+        else ""
+    )

@@ -1,0 +1,96 @@
+"""What a study's result says of its trials: the points of best_config.json and of the front on the screen."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tuner.knobs import other_arithmetic
+from tuner.records.machine import Roofline
+from tuner.records.outcome import Outcome
+from tuner.records.quality import Panel
+from tuner.report import points
+from tuner.report.points import FrontPoint
+from tuner.result import config
+from tuner.result.config import BestConfig, MeasuredPoint
+from tuner.result.economics import economics
+from tuner.search.gain import is_confirmed, prediction_checks, speed_up, timing_noise
+from tuner.search.history import History
+from tuner.search.request import Request
+from tuner.timing import roofline as limits
+
+
+def best_config(
+    request: Request, history: History, chosen: Outcome, panel: Panel | None, quality_time_share: float, refused: int
+) -> BestConfig:
+    """Return what is exported, with all metrics of the finalists if there is a panel."""
+    return BestConfig(
+        created_at=config.utc_now(),
+        tuner_version=config.package_version(),
+        model=request.model,
+        environment=request.environment,
+        workload=history.space.workload,
+        price=request.price,
+        quality_metric=request.quality.metric,
+        quality_tolerance=history.space.tolerance,
+        quality_floor=history.quality_floor,
+        quality_unavailable_reasons=panel.unavailable_reasons if panel else {},
+        quality_time_share=quality_time_share,
+        baseline=measured_point(history, history.baseline, panel),
+        chosen=measured_point(history, chosen, panel),
+        speed_up=speed_up(history, chosen),
+        speed_up_confirmed=is_confirmed(history, chosen),
+        front=tuple(measured_point(history, outcome, panel) for outcome in history.front()),
+        trials=config.count_trials(list(history.outcomes.values()), refused),
+        timing_noise=timing_noise(history),
+        predictions=tuple(prediction_checks(history)),
+        roofline=roofline_of(history),
+    )
+
+
+def measured_point(history: History, outcome: Outcome, panel: Panel | None = None) -> MeasuredPoint:
+    """Return what is exported of a trial, with all metrics if it is one of the panel's finalists."""
+    point, baseline = _plain_point(history, outcome), _plain_point(history, history.baseline)
+    point = msgspec.structs.replace(point, panel=panel.finalists.get(outcome.number) if panel else None)
+    differs = other_arithmetic(outcome.values, history.baseline.values)
+    limit = limits.limit_share(
+        roofline_of(history), point.components, outcome.values, history.baseline.values, other_arithmetic=differs
+    )
+    cost = economics(history.price.usd_per_hour, config.measurement(point), config.measurement(baseline))
+    return msgspec.structs.replace(point, limit=limit, economics=cost)
+
+
+def _plain_point(history: History, outcome: Outcome) -> MeasuredPoint:
+    changed = history.space.changed(outcome.values)
+    return config.measured_point(history.settled(outcome), changed, is_confirmed(history, outcome))
+
+
+def roofline_of(history: History) -> Roofline | None:
+    """Return what bounds a step on this device, as the baseline's worker measured it."""
+    build = history.baseline.build
+    return build.roofline if build else None
+
+
+def front_points(history: History, chosen: int | None) -> list[FrontPoint]:
+    """Return the baseline and the front as points to show."""
+    baseline = history.outcomes.get(0)
+    if baseline is None or baseline.quality is None:
+        return []
+    baseline = history.settled(baseline)
+    shown = {outcome.number: outcome for outcome in history.front()}
+    shown[0] = baseline
+    if chosen is not None:
+        shown[chosen] = history.settled(history.outcomes[chosen])
+    return [
+        points.front_point(o, baseline, history.space.changed(o.values), is_chosen=o.number == chosen)
+        for o in shown.values()
+    ]
+
+
+def quality_time_share(history: History, panel_s: float, spent_s: float) -> float:
+    """Return the share of the study's time that went into generating and judging images, 0 to 1.
+
+    Comparing two images of a known build with its own counts as part of the build.
+    """
+    scored = [o.quality.spent_s for o in history.outcomes.values() if o.quality and o.quality.reused_from is None]
+    late_s = history.late_noise_floor.spent_s if history.late_noise_floor else 0.0
+    return min(1.0, (sum(scored) + late_s + panel_s) / max(spent_s, 1e-9))
