@@ -1,4 +1,4 @@
-"""`tune knobs`: it lists every value of every knob with the truth about it, for people and for programs."""
+"""`tune knobs`: it lists every value of every knob correctly, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_it_lists_every_value_of_every_knob_and_the_knobs_own_verdict(pipeline_c
             assert not (value.baseline and value.changes_image)
 
 
-def test_it_says_what_may_change_the_image() -> None:
+def test_values_that_may_change_the_image_are_marked() -> None:
     entries = {entry.name: entry for entry in catalogue("demo", kind(), CPU).knobs}
     assert entries["steps"].changes_image
     assert entries["quantization.scheme"].changes_image
@@ -96,13 +96,13 @@ def test_it_says_what_may_change_the_image() -> None:
         assert not any(value.changes_image for value in entry.values) or entry.changes_image
 
 
-def test_what_a_knob_takes_beside_its_choices_is_in_its_own_words() -> None:
+def test_accepts_describes_values_beyond_the_choices() -> None:
     entries = {entry.name: entry for entry in catalogue("demo", kind(), CPU).knobs}
     assert entries["steps"].accepts == "a whole number from 1 to 100000"
     assert entries["compile.scope"].accepts is None
 
 
-def test_a_knob_that_means_nothing_alone_names_what_it_needs() -> None:
+def test_a_knob_without_effect_alone_names_what_it_needs() -> None:
     entries = {entry.name: entry for entry in catalogue("demo", kind(), CPU).knobs}
     assert entries["compile.scope"].needs == ()
     assert entries["compile.mode"].needs == ({"compile.scope": ("regional", "full")},)
@@ -156,7 +156,7 @@ def test_reasons_that_differ_only_in_the_value_are_one() -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_it_survives_a_file(place: str) -> None:
+def test_it_survives_encoding(place: str) -> None:
     found = catalogue("demo", kind(), PLACES[place])
     assert decode(encode(found), Catalogue, "here") == found
 
@@ -170,7 +170,7 @@ def test_the_command_writes_strict_json(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_needs_no_torch_and_answers_at_once(tmp_path: Path) -> None:
+def test_the_command_imports_no_torch_and_is_quick(tmp_path: Path) -> None:
     code = "import sys; from tuner.cli import main; main(['knobs']); assert not {'torch', 'diffusers'} & {*sys.modules}"
     seconds = []
     for _ in range(3):
@@ -211,7 +211,7 @@ def test_a_pipe_gets_plain_text_whatever_its_encoding(tmp_path: Path) -> None:
         assert encoding == "utf-8" or done.stdout.isascii()
 
 
-def test_a_folder_is_named_and_its_class_said(tmp_path: Path) -> None:
+def test_a_folder_is_shown_with_its_class(tmp_path: Path) -> None:
     index = {"_class_name": "SanaPipeline", "transformer": ["diffusers", "SanaTransformer2DModel"]}
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "model_index.json").write_text(json.dumps(index))
@@ -233,7 +233,9 @@ def test_a_folder_is_named_and_its_class_said(tmp_path: Path) -> None:
         (("--jsn",), "did you mean --json?"),
     ],
 )
-def test_a_wrong_request_is_one_line_and_exit_code_2(tmp_path: Path, arguments: tuple[str, ...], names: str) -> None:
+def test_invalid_arguments_give_one_line_and_exit_code_2(
+    tmp_path: Path, arguments: tuple[str, ...], names: str
+) -> None:
     done = tune("knobs", *arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
@@ -245,7 +247,7 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(tmp_path: Path, arguments: 
     [(("rnu",), "run"), (("knob",), "knobs"), (("docter",), "doctor"), (("run", "--bugdet", "5m"), "--budget"),
      (("--vrsion",), "--version"), (("doctor", "--devise=cpu"), "--device")],
 )  # fmt: skip
-def test_what_is_misspelt_is_named_as_it_was_meant(tmp_path: Path, arguments: tuple[str, ...], meant: str) -> None:
+def test_a_misspelt_word_gets_a_suggestion(tmp_path: Path, arguments: tuple[str, ...], meant: str) -> None:
     done = tune(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""The command: quick to answer, and one line for whatever is wrong with what it was asked."""
+"""The command line: it starts quickly, and every error is one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ knobs: {steps: [2, 1]}
 
 
 def tune(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, without a GPU and without the hub."""
+    """Run the command in a new process, without a GPU and without the hub."""
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "tuner", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
@@ -97,7 +97,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("arguments", "names"), WRONG, ids=[" ".join(arguments)[:40] for arguments, _ in WRONG])
-def test_a_wrong_request_is_one_line_and_exit_code_2(here: Path, arguments: tuple[str, ...], names: str) -> None:
+def test_invalid_arguments_give_one_line_and_exit_code_2(here: Path, arguments: tuple[str, ...], names: str) -> None:
     before = {path: path.stat().st_mtime_ns for path in here.rglob("*")}
     began = time.monotonic()
     done = tune(*arguments, cwd=here)
@@ -112,7 +112,7 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(here: Path, arguments: tupl
     assert {path: path.stat().st_mtime_ns for path in here.rglob("*")} == before, "nothing was written or lost"
 
 
-def test_help_is_there_in_half_a_second(tmp_path: Path) -> None:
+def test_help_takes_less_than_half_a_second(tmp_path: Path) -> None:
     seconds = []
     for _ in range(5):
         began = time.monotonic()
@@ -170,7 +170,7 @@ def test_every_failure_has_its_exit_code_and_one_line(
     assert capsys.readouterr().err.splitlines() == [line]
 
 
-def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_says_how_to_resume(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupt(options: object) -> int:
         raise KeyboardInterrupt
 
@@ -188,12 +188,12 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         ("mine_2.b", "demo", "mine_2.b"),
     ],
 )
-def test_a_study_is_named_by_what_is_tuned(name: str | None, model: str, expected: str) -> None:
+def test_a_study_is_named_after_its_model(name: str | None, model: str, expected: str) -> None:
     assert run.study_name(name, model, "0123456789ab") == expected
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/x", "-x", "a b", "a\n", ".hidden"])
-def test_a_study_is_never_named_out_of_its_folder(name: str) -> None:
+def test_a_study_name_cannot_leave_the_folder_of_studies(name: str) -> None:
     with pytest.raises(BadInput, match="--study"):
         run.study_name(name, "demo", "0123456789ab")
 

@@ -156,7 +156,7 @@ def test_a_models_folder_may_lie_elsewhere(tmp_path: Path, file: Path) -> None:
 # ---- what is shown --------------------------------------------------------------------------------------------------
 
 
-def test_what_a_study_measured_besides_is_shown(file: Path) -> None:
+def test_optional_measurements_are_shown(file: Path) -> None:
     report = make_report([file], None, None)
     found = Economics(
         usd_per_1000_images=0.5, usd_per_million_images=500.0, images_per_hour=7200.0, images_per_1000_usd=2e6,
@@ -171,13 +171,13 @@ def test_what_a_study_measured_besides_is_shown(file: Path) -> None:
         assert part in text, part
 
 
-def test_what_was_only_predicted_says_so(tmp_path: Path) -> None:
+def test_a_predicted_latency_is_marked(tmp_path: Path) -> None:
     predicted = study(tmp_path, "a", "NVIDIA H200", chosen__predicted_from=[6, 28], front=[])
     text = text_of(make_report([predicted], None, None), 120)
     assert text.count("predicted from 6, 28 steps, not measured") == 1
 
 
-def test_what_was_measured_is_passed_on_as_it_was_measured(tmp_path: Path) -> None:
+def test_measurements_are_passed_on_unchanged(tmp_path: Path) -> None:
     seen = {
         "chosen__latency_samples": 60, "chosen__latency_p95_s": 1.25, "chosen__compile_s": 30.0,
         "chosen__joules_per_image": 250.0, "chosen__peak_reserved_bytes": 20 * 10**9, "front": [],
@@ -197,7 +197,7 @@ def test_a_file_of_before_these_were_measured_still_reads(tmp_path: Path) -> Non
     assert make_report([file], None, None).rows[1].economics.compile_s is None
 
 
-def test_what_is_not_known_is_not_shown(tmp_path: Path) -> None:
+def test_missing_measurements_are_not_shown(tmp_path: Path) -> None:
     data = {"baseline__compile_s": None, "chosen__compile_s": None, "front": []}
     text = text_of(make_report([study(tmp_path, "a", "NVIDIA H200", **data)], None, None), 120)
     assert "at least 59 samples" in text
@@ -238,7 +238,7 @@ def test_it_prints_ascii_where_there_is_no_more(file: Path, tmp_path: Path) -> N
     assert "\\u" not in shown.stdout
 
 
-def test_it_needs_no_torch_and_no_time(file: Path) -> None:
+def test_it_imports_no_torch(file: Path) -> None:
     code = f"""
 import sys
 from tuner.cli import main
@@ -285,7 +285,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("arguments", "names"), WRONG, ids=[" ".join(arguments)[:40] for arguments, _ in WRONG])
-def test_a_wrong_request_is_one_line_and_exit_code_2(here: Path, arguments: tuple[str, ...], names: str) -> None:
+def test_invalid_arguments_give_one_line_and_exit_code_2(here: Path, arguments: tuple[str, ...], names: str) -> None:
     done = tune(*arguments, cwd=here)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
@@ -294,7 +294,7 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(here: Path, arguments: tupl
     assert done.stdout == ""
 
 
-def test_what_a_file_says_cannot_steer_the_terminal(tmp_path: Path) -> None:
+def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path: Path) -> None:
     evil = study(tmp_path, "evil", "NVIDIA \x1b[2J H200", price__source="a\nb \x1b]0;x\x07")
     text = text_of(make_report([evil], None, None), 100)
     assert "\x1b" not in text

@@ -1,4 +1,4 @@
-"""`tune doctor`: what it says of a machine is what the knobs and the packages' metadata say, and it changes nothing."""
+"""`tune doctor`: it agrees with the knobs and the packages' metadata, and changes nothing."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_fp8_needs_the_hardware(here: Environment, works: str) -> None:
         assert "8.9" in found.why
 
 
-def test_what_the_machine_lacks_is_said_rather_than_what_one_pipeline_lacks() -> None:
+def test_a_reason_about_the_machine_is_preferred_over_one_about_a_pipeline() -> None:
     for name in ("int8 quantization", "FlashAttention 2", "caches between steps"):
         assert "not installed" in ability(name, gpu(torchao=None)).why
 
@@ -126,7 +126,7 @@ def test_triton_would_add_compiling_on_a_gpu_and_nothing_on_a_cpu() -> None:
 
 
 @pytest.mark.parametrize("here", [CPU, gpu(), gpu("12.0", torchao=None), gpu("7.5", triton=None)])
-def test_what_is_promised_is_what_the_knobs_would_say_then(here: Environment) -> None:
+def test_additions_match_the_knobs_with_the_package_installed(here: Environment) -> None:
     promised = {each.package: each for each in list_additions(here)}
     for package in here.libraries:
         if here.libraries[package] is None:
@@ -146,7 +146,7 @@ def test_what_is_promised_is_what_the_knobs_would_say_then(here: Environment) ->
                 assert set(named) == {g[0] for g in gained}
 
 
-def test_the_remedy_is_the_knobs_own() -> None:
+def test_the_install_command_comes_from_the_knob() -> None:
     for addition in list_additions(gpu(torchao=None)):
         assert addition.install.startswith("pip install ") or "http" in addition.install or " from " in addition.install
     torchao = next(each for each in list_additions(gpu(torchao=None)) if each.package == "torchao")
@@ -169,7 +169,7 @@ def test_the_version_of_torch_is_checked(version: str | None, supported: bool) -
     assert torch.supported is supported
 
 
-def test_what_is_not_needed_may_be_missing() -> None:
+def test_optional_packages_may_be_missing() -> None:
     missing = [each for each in list_packages(CPU.libraries) if each.version is None]
     assert missing
     assert all(each.supported and not each.needed for each in missing)
@@ -198,14 +198,14 @@ def test_a_gpu_that_torch_cannot_use_is_a_problem(monkeypatch: pytest.MonkeyPatc
     assert "NVIDIA H100 is not used: the installed torch has no CUDA" in problems(monkeypatch, CPU)
 
 
-def test_a_gpu_that_is_left_aside_on_purpose_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_is_not_used_on_purpose_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "driver_gpu_name", lambda: "NVIDIA H100")
     found = diagnose("cpu")
     assert (found.machine.unused_gpu, found.machine.no_gpu) == (None, "not used, because of --device cpu")
     assert not any("H100" in problem for problem in found.problems)
 
 
-def test_what_is_a_problem_does_not_depend_on_how_it_is_worded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_problems_do_not_depend_on_wording(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "driver_gpu_name", lambda: None)
     monkeypatch.setattr(machine, "no_gpu_reason", lambda *_: "one is not used: it is only a word")
     assert diagnose().machine.unused_gpu is None
@@ -260,7 +260,7 @@ def test_the_text_has_every_fact_in_full(on_a_gpu: None, width: int) -> None:
     assert all(name in words for name in LIBRARIES)
 
 
-def test_it_survives_a_file(on_a_gpu: None) -> None:
+def test_it_survives_encoding(on_a_gpu: None) -> None:
     found = diagnose()
     assert decode(encode(found), Diagnosis, "here") == found
 

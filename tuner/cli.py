@@ -15,7 +15,10 @@ from tuner.errors import BadInput, TunerError
 COMMANDS = (run, knobs, doctor, trace, cost, board)
 """Each adds its parser with `add_parser` and sets `run`, which handles the parsed options."""
 
-DESCRIPTION = "Find the cheapest way to run a diffusers pipeline at a given image quality, on this machine."
+DESCRIPTION = """\
+Find the cheapest way to run a diffusers pipeline at a given image quality, on
+this machine.
+"""
 EXAMPLES = """\
 examples:
   tune doctor                                    check this machine

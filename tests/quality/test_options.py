@@ -1,4 +1,4 @@
-"""--quality and --metric: what is refused before anything is loaded, each in a line that says what to do."""
+"""--quality and --metric: invalid options are refused before anything is loaded, in one line that says what to do."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tuner.errors import BadInput, TunerError, Unavailable
 from tuner.records.quality import QualityPolicy
 
 
-def test_without_options_it_is_the_clip_score() -> None:
+def test_the_default_is_the_clip_score() -> None:
     assert run.quality_policy("clip_score", [], "demo") == QualityPolicy()
 
 
-def test_what_a_metric_is_given_is_kept_by_its_name_as_a_whole_path(tmp_path: Path, tiny_scorer: Path) -> None:
+def test_metric_paths_become_absolute(tmp_path: Path, tiny_scorer: Path) -> None:
     policy = run.quality_policy("preference", [f"preference={tiny_scorer}", f"cmmd={tmp_path}"], "demo")
     assert policy.metric == "preference"
     assert policy.metric_paths == {"preference": str(tiny_scorer), "cmmd": str(tmp_path)}
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "kind", "said"),
+    ("name", "given", "kind", "message"),
     [
         ("clip_scor", [], BadInput, "did you mean clip_score"),
         ("psnr", [], BadInput, "cannot be the objective"),
@@ -33,12 +33,12 @@ def test_what_a_metric_is_given_is_kept_by_its_name_as_a_whole_path(tmp_path: Pa
         ("clip_score", ["fid=/no/such/file"], BadInput, "no such file or folder"),
     ],
 )
-def test_what_cannot_be_had_is_one_line(name: str, given: list[str], kind: type[TunerError], said: str) -> None:
-    with pytest.raises(kind, match=said) as refusal:
+def test_invalid_options_give_one_line(name: str, given: list[str], kind: type[TunerError], message: str) -> None:
+    with pytest.raises(kind, match=message) as refusal:
         run.quality_policy(name, given, "demo")
     assert "\n" not in str(refusal.value)
 
 
-def test_a_metric_that_lacks_something_names_those_that_do_not() -> None:
+def test_an_unavailable_metric_names_those_that_always_work() -> None:
     with pytest.raises(Unavailable, match="ssim and ms_ssim need nothing else"):
         run.quality_policy("lpips", [], "demo")

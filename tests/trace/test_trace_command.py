@@ -68,7 +68,7 @@ def test_a_python_function_does_not_keep_the_cpu_busy(planted: Any, tmp_path: Pa
     assert lanes["CPU"] == "." * 20 + "#" * 10 + "." * 70
 
 
-def test_a_sum_of_prices_needs_each_of_them(planted: Any, tmp_path: Path) -> None:
+def test_the_total_idle_time_needs_that_of_every_finding(planted: Any, tmp_path: Path) -> None:
     planted.item(402, 60)
     planted.host("TorchDynamo Cache Lookup", 500, 5)
     planted.events = [event for event in planted.events if event["cat"] != "gpu_memcpy"]
@@ -156,7 +156,7 @@ MALFORMED: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("what", MALFORMED)
-def test_a_malformed_file_is_one_line(what: str, tmp_path: Path) -> None:
+def test_a_malformed_file_gives_one_line(what: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.json"
     path.write_bytes(MALFORMED[what]())
     done = bounded(path)
@@ -175,7 +175,7 @@ def test_one_name_of_fifty_megabytes_is_judged_in_bounded_memory(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["nowhere.json", ".", "pipe"])
-def test_what_is_no_file_is_one_line(name: str, tmp_path: Path) -> None:
+def test_a_path_that_is_no_file_gives_one_line(name: str, tmp_path: Path) -> None:
     path = tmp_path / name if name != "pipe" else Path("/dev/zero")
     done = bounded(path)
     assert done.returncode == 2

@@ -71,8 +71,8 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--price", type=price, metavar="USD", help="price of one machine hour (default: list price)")
     group.add_argument(
         "--latency-target", type=seconds, metavar="TIME",
-        help="maximum latency of a call, such as 2s: a configuration is not chosen if more than half of its calls "
-        "take longer, and calls that take longer do not count as throughput",
+        help="maximum latency of a call, such as 2s; a configuration is not chosen if more than half of its calls "
+        "are slower, and slower calls do not count when its cost is computed (default: none)",
     )  # fmt: skip
 
 
@@ -80,7 +80,8 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("quality")
     group.add_argument(
         "--quality", metavar="NAME", default="clip_score",
-        help="metric to keep up: a built-in one or your own as module:function (default: clip_score)",
+        help="metric that candidates must keep up to be chosen: a built-in one, or your own as module:function "
+        "(default: clip_score)",
     )  # fmt: skip
     group.add_argument(
         "--scorer", metavar="MODEL",
@@ -100,7 +101,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--budget", type=seconds, default=DEFAULT_BUDGET_S, metavar="TIME",
         help=f"time for the search, such as 90s, 20m or 1h30m (default: {DEFAULT_BUDGET_S:g}s)",
     )  # fmt: skip
-    group.add_argument("--trials", type=positive, metavar="N", help="stop after N trials (default: no limit)")
+    group.add_argument("--trials", type=positive, metavar="N", help="stop after N recorded trials (default: no limit)")
 
 
 def _add_study(parser: argparse.ArgumentParser) -> None:
