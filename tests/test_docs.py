@@ -96,5 +96,6 @@ def test_quoted_commands_parse(page: Path, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_paths_exist(page: Path) -> None:
-    named = set(PATH.findall(read_without_blocks(page)))
-    assert not [path for path in sorted(named) if not (ROOT / path).exists()]
+    named = set(PATH.findall(page.read_text(encoding="utf-8")))
+    # A NAME.py is for the reader to write: its folder must exist.
+    assert not [path for path in sorted(named) if not (ROOT / path.removesuffix("/NAME.py")).exists()]
