@@ -3,6 +3,7 @@ the intervals cover what they are intervals of."""
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tuner.records.codec import Estimate
 from tuner.records.machine import GpuUse
@@ -437,3 +439,53 @@ def test_each_comparison_is_of_processes_in_turns() -> None:
 
     assert bench_aa.around([0.0, 1.0, 2.0, 3.0], 3, 2) == [3.0, 0.0]
     assert bench_aa.around([0.0, 1.0, 2.0, 3.0], 1, 2, 2) == [1.0, 3.0]
+
+
+def samples_of(count: int, seed: int = 0) -> list[float]:
+    return np.random.default_rng(seed).lognormal(0.0, 0.3, count).tolist()
+
+
+@pytest.mark.parametrize("count", [*range(1, 60), 99, 100, 251, 1000])
+def test_the_interval_of_a_median_has_the_ranks_of_the_binomial(count: int) -> None:
+    samples = samples_of(count)
+    below = np.cumsum([math.comb(count, k) / 2**count for k in range(count)])
+    rank = max(int(np.argmax(below > 0.025)) - 1, 0) if count > 1 else 0
+    ordered = sorted(samples)
+    assert intervals.median_interval(samples) == Estimate(
+        value=statistics.median(samples), low=ordered[rank], high=ordered[count - 1 - rank]
+    )
+
+
+@pytest.mark.parametrize("count", [6, 7, 20, 101, 400])
+def test_the_interval_of_a_median_is_that_of_scipys_quantile_test(count: int) -> None:
+    samples = samples_of(count)
+    interval = stats.quantile_test(samples, q=0.0, p=0.5).confidence_interval(0.95)
+    estimate = intervals.median_interval(samples)
+    assert (estimate.low, estimate.high) == (interval.low, interval.high)
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 500])
+def test_means_and_ratios_agree_with_scipys_t_test(count: int) -> None:
+    ours, theirs = samples_of(count, 1), samples_of(count, 2)
+    interval = stats.ttest_1samp(ours, 0.0).confidence_interval(0.95)
+    estimate = intervals.mean_interval(ours)
+    assert (estimate.low, estimate.high) == pytest.approx((interval.low, interval.high), rel=1e-9)
+    interval = stats.ttest_rel(np.log(ours), np.log(theirs)).confidence_interval(0.95)
+    ratio = intervals.paired_ratio(ours, theirs)
+    assert (ratio.low, ratio.high) == pytest.approx((math.exp(interval.low), math.exp(interval.high)), rel=1e-9)
+    assert intervals.coefficient_of_variation(ours) == pytest.approx(stats.variation(ours, ddof=1), rel=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.95, 0.99])
+def test_a_percentile_has_the_nearest_rank(share: float) -> None:
+    for count in range(1, 400):
+        samples = samples_of(count)
+        if intervals.supports_percentile(count, share):
+            assert intervals.percentile(samples, share) == sorted(samples)[math.ceil(share * count) - 1]
+        else:
+            assert intervals.percentile(samples, share) is None
+
+
+def test_equal_samples_have_an_interval_of_no_width() -> None:
+    for estimate in (intervals.median_interval([2.0] * 8), intervals.mean_interval([2.0] * 8)):
+        assert estimate == Estimate(value=2.0, low=2.0, high=2.0)

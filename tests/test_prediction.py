@@ -83,6 +83,24 @@ def test_a_timing_without_any_spread_is_not_taken_for_certain() -> None:
     assert predicted.low < 3.0 < predicted.high
 
 
+def test_the_fit_solves_the_weighted_normal_equations() -> None:
+    random = np.random.default_rng(0)
+    for count in (2, 3, 6):
+        steps = np.sort(random.choice(np.arange(1, 60), count, replace=False))
+        errors = 0.01 * (1 + random.random(count))
+        seconds = FIXED_S + PER_STEP_S * steps + errors * random.normal(size=count)
+        cost = prediction.fit({int(n): estimate(s, e) for n, s, e in zip(steps, seconds, errors, strict=True)})
+        design = np.stack([np.ones(count), steps], axis=1) / errors[:, None]
+        covariance = np.linalg.inv(design.T @ design)
+        line = covariance @ design.T @ (seconds / errors)
+        misfit = ((seconds / errors - design @ line) ** 2).sum()
+        covariance *= max(1.0, misfit / max(count - 2, 1))
+        assert (cost.fixed_s.value, cost.per_step_s.value) == pytest.approx(line, rel=1e-9)
+        variances = [(half(part) / prediction.Z_95) ** 2 for part in (cost.fixed_s, cost.per_step_s)]
+        assert variances == pytest.approx(np.diag(covariance), rel=1e-8)
+        assert cost.covariance_s2 == pytest.approx(covariance[0, 1], rel=1e-8)
+
+
 @pytest.mark.parametrize("measured", [{}, {4: exactly(4)}])
 def test_one_step_count_tells_nothing_of_others(measured: dict[int, Estimate]) -> None:
     with pytest.raises(ValueError, match="two step counts"):

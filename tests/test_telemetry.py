@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tuner.hardware import nvml as nvml_module
 from tuner.hardware import telemetry
 from tuner.hardware.telemetry import GpuMonitor, Nvml, UnavailableMonitor, other_users_warning
 from tuner.records.codec import decode, encode
@@ -17,6 +19,7 @@ from tuner.records.machine import GpuUse
 from tuner.timing.measure import Clock, Throttled, measure
 
 IDLE, LOCKED, CAP, HW, SW_HEAT, HW_HEAT, BRAKE = 0x001, 0x002, 0x004, 0x008, 0x020, 0x040, 0x080
+SOURCE = "".join(Path(str(module.__file__)).read_text() for module in (nvml_module, telemetry))
 UUID, BUS_ID = "GPU-1234", "00000000:1B:00.0"
 
 
@@ -171,7 +174,7 @@ def test_a_gpu_that_nvml_does_not_find_is_no_obstacle(nvml: FakeNvml) -> None:
         ("nvmlDeviceGetPowerUsage", "power", {"power_w"}),
         ("nvmlDeviceGetTemperature", "temperature", {"temperature_c"}),
         ("nvmlDeviceGetClockInfo", "SM clock", {"sm_clock_mhz", "memory_clock_mhz"}),
-        ("nvmlDeviceGetMaxClockInfo", "greatest SM clock", {"sm_clock_max_mhz"}),
+        ("nvmlDeviceGetMaxClockInfo", "maximum SM clock", {"sm_clock_max_mhz"}),
         ("nvmlDeviceGetFieldValues", "time under a brake", set()),
         ("nvmlDeviceGetComputeRunningProcesses", "processes", {"other_processes", "other_memory_bytes"}),
     ],
@@ -383,7 +386,7 @@ def test_a_list_of_processes_without_this_one_shows_nothing(nvml: FakeNvml) -> N
 def test_of_a_part_of_a_gpu_it_is_said_what_is_the_whole_ones(nvml: FakeNvml, uuid: str, mode: int) -> None:
     nvml.mig_mode = mode
     monitor = Nvml(uuid, BUS_ID, nvml).monitor()
-    assert monitor.report().unavailable_reasons == (telemetry.WHOLE_GPU,)
+    assert monitor.report().unavailable_reasons == (nvml_module.WHOLE_GPU,)
 
 
 def test_a_gpu_that_cannot_be_divided_is_whole(nvml: FakeNvml) -> None:
@@ -408,25 +411,23 @@ def test_neighbours_are_reported_before_the_study(use: tuple[int, int] | None, s
 
 
 def test_nothing_in_the_module_can_change_a_setting() -> None:
-    from pathlib import Path
 
-    text = Path(telemetry.__file__).read_text()
+    text = SOURCE
     assert "nvmlDeviceSet" not in text
     assert "nvmlDeviceReset" not in text
 
 
 def test_the_real_nvml_has_what_is_asked_of_it() -> None:
     import re
-    from pathlib import Path
 
     import pynvml
 
-    for name in re.findall(r"(?<=\")nvml\w+(?=\")|NVML_[A-Z_]+(?=\)|,)", Path(telemetry.__file__).read_text()):
+    for name in re.findall(r"(?<=\")nvml\w+(?=\")|NVML_[A-Z_]+(?=\)|,)", SOURCE):
         assert hasattr(pynvml, name), name
-    for field in telemetry.BRAKE_FIELDS:
+    for field in nvml_module.BRAKE_FIELDS:
         assert field in {value for name, value in vars(pynvml).items() if name.startswith("NVML_FI_DEV_CLOCKS_EVENT_")}
     bit = re.compile(r"nvmlClocks(Event|Throttle)Reason(?!All|None)\w+")
-    assert {value for name, value in vars(pynvml).items() if bit.fullmatch(name)} == telemetry.REASONS.keys()
+    assert {value for name, value in vars(pynvml).items() if bit.fullmatch(name)} == nvml_module.REASONS.keys()
 
 
 @pytest.mark.gpu

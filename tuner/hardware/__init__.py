@@ -1,1 +1,1 @@
-"""hardware"""
+"""The machine: its fingerprint, and what NVML shows of its GPU."""

@@ -1,4 +1,4 @@
-"""The fingerprint of a machine: GPU, driver, libraries. Read without importing torch."""
+"""The fingerprint of the machine: GPU, driver, libraries. Reads it without importing torch."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ LIBRARIES = (
     "flash-attn", "flash-attn-3", "flash-attn-4", "kernels", "sageattention", "xformers", "aiter",
     "bitsandbytes", "gguf", "optimum-quanto", "nunchaku", "mslk-cuda", "cache-dit", "DeepCache",
 )  # fmt: skip
-"""Distributions that measurements depend on, or that switch something on."""
+"""Distributions that affect measurements or that enable a knob."""
 
 
 def detect(device: str = "auto") -> Environment:
-    """Describe this machine. `device` is auto, cuda or cpu; Unavailable when cuda is asked for and cannot be had."""
+    """Describe this machine. `device` is auto, cuda or cpu. Raises Unavailable if cuda is requested and not usable."""
     cuda = None if device == "cpu" else _first_gpu()
     if device == "cuda" and cuda is None:
         raise Unavailable(f"--device cuda: {no_gpu_reason()}")
@@ -46,6 +46,7 @@ def detect(device: str = "auto") -> Environment:
 
 
 def installed_version(distribution: str) -> str | None:
+    """Return the version of an installed distribution, or None."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -53,14 +54,16 @@ def installed_version(distribution: str) -> str | None:
 
 
 def torch_cuda_version() -> str | None:
-    """The CUDA version that the installed torch was built for, read from its version file since importing it takes
-    seconds; None without torch or without CUDA."""
+    """Return the CUDA version that the installed torch was built for, or None without torch or without CUDA.
+
+    Reads torch's version file, since importing torch takes seconds.
+    """
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return None
     text = (Path(spec.origin).parent / "version.py").read_text()
-    found = re.search(r"^cuda[^=]*= '([^']*)'", text, re.MULTILINE)
-    return found.group(1) if found else None
+    match = re.search(r"^cuda[^=]*= '([^']*)'", text, re.MULTILINE)
+    return match.group(1) if match else None
 
 
 def _torch_has_cuda() -> bool:
@@ -68,22 +71,22 @@ def _torch_has_cuda() -> bool:
 
 
 def _first_gpu() -> dict[str, object] | None:
-    """Name, memory, compute capability and driver of the GPU that torch will call cuda:0, if there is one."""
-    return _ask_gpu(_describe_gpu) if _torch_has_cuda() else None
+    """Describe the GPU that torch will call cuda:0, if there is one."""
+    return _query_gpu(_describe_gpu) if _torch_has_cuda() else None
 
 
 def driver_gpu_name() -> str | None:
-    """The name of the first visible NVIDIA GPU, whether or not the installed torch can use it."""
+    """Return the name of the first visible NVIDIA GPU, whether or not the installed torch can use it."""
     import pynvml
 
-    return _ask_gpu(lambda handle: str(pynvml.nvmlDeviceGetName(handle)))
+    return _query_gpu(lambda handle: str(pynvml.nvmlDeviceGetName(handle)))
 
 
 def gpu_usage() -> tuple[int, int] | None:
-    """How many processes compute on the first visible GPU now, and how many bytes of its memory are taken."""
+    """Return the number of processes on the first visible GPU and the bytes of its memory in use."""
     import pynvml
 
-    return _ask_gpu(
+    return _query_gpu(
         lambda handle: (
             len(pynvml.nvmlDeviceGetComputeRunningProcesses(handle)),
             int(pynvml.nvmlDeviceGetMemoryInfo(handle).used),
@@ -91,8 +94,8 @@ def gpu_usage() -> tuple[int, int] | None:
     )
 
 
-def _ask_gpu(question: Callable[[object], T]) -> T | None:
-    """What NVML answers about the first visible GPU; None without a driver, without a GPU, or when it fails."""
+def _query_gpu(query: Callable[[object], T]) -> T | None:
+    """Query NVML about the first visible GPU. Returns None without a driver, without a GPU, or if NVML fails."""
     import pynvml
 
     try:
@@ -101,7 +104,7 @@ def _ask_gpu(question: Callable[[object], T]) -> T | None:
         return None
     try:
         handle = _visible_gpu()
-        return None if handle is None else question(handle)
+        return None if handle is None else query(handle)
     except pynvml.NVMLError:
         return None
     finally:
@@ -111,7 +114,7 @@ def _ask_gpu(question: Callable[[object], T]) -> T | None:
 def _describe_gpu(handle: object) -> dict[str, object]:
     import pynvml
 
-    # Of several GPUs, NVML and CUDA may count in another order: CUDA_DEVICE_ORDER=PCI_BUS_ID makes them agree.
+    # NVML and CUDA may number several GPUs in a different order: CUDA_DEVICE_ORDER=PCI_BUS_ID makes them agree.
     major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
     return {
         "device_name": str(pynvml.nvmlDeviceGetName(handle)),
@@ -122,7 +125,7 @@ def _describe_gpu(handle: object) -> dict[str, object]:
 
 
 def _visible_gpu() -> object | None:
-    """The NVML handle behind the first entry of CUDA_VISIBLE_DEVICES, which may be an index or a UUID."""
+    """Return the NVML handle of the first entry of CUDA_VISIBLE_DEVICES, which may be an index or a UUID."""
     import pynvml as nvml
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -136,16 +139,17 @@ def _visible_gpu() -> object | None:
 
 
 def no_gpu_reason() -> str:
-    """Why `detect` found no GPU, and what to do about it."""
+    """Return why `detect` found no GPU, and what to do about it."""
     if not _torch_has_cuda():
         return "the installed torch has no CUDA (install the CUDA build of torch)"
     return "NVML finds no visible NVIDIA GPU (check the driver with nvidia-smi, and CUDA_VISIBLE_DEVICES)"
 
 
 def cpu_name() -> str:
+    """Return the model name of the CPU."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
+    match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return match.group(1).strip() if match else platform.processor() or platform.machine()

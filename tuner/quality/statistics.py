@@ -55,7 +55,7 @@ def jackknife(value: float, without: Sequence[float]) -> Estimate:
 
     left_out = np.asarray(without, np.float64)
     count = len(left_out)
-    error = float(np.sqrt((count - 1) / count * ((left_out - left_out.mean()) ** 2).sum()))
+    error = float(np.sqrt((count - 1) * left_out.var()))
     return Estimate(value=value, low=value - 1.96 * error, high=value + 1.96 * error)
 
 

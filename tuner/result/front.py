@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import median
 
 import msgspec
 
 from tuner.records.codec import Estimate
 from tuner.records.outcome import Outcome, Timing
-from tuner.timing.intervals import Z_95, median
+from tuner.timing.intervals import Z_95
 from tuner.timing.target import meets_latency_target
 
 

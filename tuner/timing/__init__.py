@@ -1,1 +1,1 @@
-"""timing"""
+"""Timing of warm calls, and what is computed from it."""

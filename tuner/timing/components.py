@@ -1,4 +1,4 @@
-"""Where the time of a call goes: text encoders, denoiser, VAE decode, and the rest."""
+"""The time of a call by component: text encoders, denoiser, VAE decoder, and the rest."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tuner.records.outcome import Components
 from tuner.timing.measure import Clock
 
 STAGES = (*DENOISERS, "prior", "decoder")
-"""Components that step: the denoisers, and the halves of a cascade."""
+"""Components that run once per step: the denoisers, and the two stages of a cascade."""
 DECODERS = ("vae", "vqvae", "vqgan", "movq")
 
 
 def time_components(call: Callable[[], object], pipe: Any, clock: Clock) -> Components:
-    """Time one more warm call, with marks around each part of it. It costs nothing that would wait for the device."""
+    """Time one more warm call with marks around each component. The marks do not make the host wait for the device."""
     parts = _Parts(clock)
     with contextlib.ExitStack() as stack:
         for part, component in _components(pipe):
@@ -45,27 +45,27 @@ def time_components(call: Callable[[], object], pipe: Any, clock: Clock) -> Comp
 
 
 def denoisers(pipe: Any) -> list[Any]:
-    """The components that run once a step."""
+    """Return the components that run once per step."""
     return [component for part, component in _components(pipe) if part == "denoiser"]
 
 
 @contextlib.contextmanager
 def patch_calls(members: Sequence[Any], replaced: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-    """While calls of some modules are other ones, each class's `__call__` being `replaced`.
+    """Replace the calls of some modules by `replaced(class.__call__)` inside this context.
 
-    A compiled module ignores hooks that come later, and would compile again if its class or its `forward` were another;
-    that its class's `__call__` is, it does not notice.
+    A compiled module ignores hooks that are added later, and recompiles if its class or its `forward` changes. It does
+    not notice another `__call__` of its class.
     """
     known = {id(member) for member in members}
     with contextlib.ExitStack() as stack:
-        for kind in {type(member) for member in members}:
-            original = kind.__call__
-            stack.enter_context(_replaced(kind, "__call__", _for_some(known, replaced(original), original)))
+        for cls in {type(member) for member in members}:
+            original = cls.__call__
+            stack.enter_context(_replaced(cls, "__call__", _for_some(known, replaced(original), original)))
         yield
 
 
 def _for_some(known: set[int], ours: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
-    """A class's `__call__` that is another one for the known objects."""
+    """Return a `__call__` for a class that runs `ours` for the known objects and `original` for all others."""
 
     def call(self: Any, *arguments: Any, **named: Any) -> Any:
         function = ours if id(self) in known else original
@@ -75,7 +75,7 @@ def _for_some(known: set[int], ours: Callable[..., Any], original: Callable[...,
 
 
 def _components(pipe: Any) -> Iterator[tuple[str, Any]]:
-    """The components that belong to a part, with its name."""
+    """Yield each component that is timed, with the name of its part."""
     for name, component in pipe.components.items():
         if not callable(component):
             continue
@@ -88,7 +88,7 @@ def _components(pipe: Any) -> Iterator[tuple[str, Any]]:
 
 
 class _Parts:
-    """Start and end of every call of a part. A call inside another one belongs to that."""
+    """The start and the end of every call of a part. A call inside another call belongs to the outer one."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -111,7 +111,7 @@ class _Parts:
 
 
 def _inside(module: Any) -> list[Any]:
-    """The modules one and two levels inside another, but for torch's own layers: some pipelines call an encoder's."""
+    """Return the modules one and two levels inside, except torch.nn layers: some pipelines call those of an encoder."""
     children = [child for child in module.children() if not type(child).__module__.startswith("torch.nn")]
     grandchildren = [inner for child in children for inner in child.children()]
     return children + [inner for inner in grandchildren if not type(inner).__module__.startswith("torch.nn")]
@@ -119,7 +119,7 @@ def _inside(module: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """While an attribute of an object or a class is another one."""
+    """Replace an attribute of an object or a class inside this context."""
     own = vars(owner).get(name)
     setattr(owner, name, value)
     try:

@@ -1,103 +1,89 @@
-"""The statistics of timings: intervals of a median, of a mean, and of a ratio between fresh processes."""
+"""Statistics of timings: confidence intervals of a median, a mean and a ratio between fresh processes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean, median, stdev, variance
 
 from tuner.records.codec import Estimate
 
 Z_95 = 1.959964
-"""Half of a 95 % interval in standard errors."""
+"""Half the width of a 95 % interval of a normal distribution, in standard errors."""
 
 MIN_SAMPLES = 6
-"""Six is the least number of samples whose range covers the median with 95 % confidence."""
-
-
-def median(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
-
-
-def median_interval(samples: Sequence[float]) -> Estimate:
-    """Median and its distribution-free 95 % interval, from order statistics (binomial with p = 1/2).
-
-    Needs at least six samples; with fewer the interval is the range, which covers less.
-    """
-    ordered = sorted(samples)
-    count = len(ordered)
-    below, rank = 0.0, 0
-    while rank < count // 2:
-        below += math.comb(count, rank) / 2**count
-        if below > 0.025:
-            break
-        rank += 1
-    lowest = max(rank - 1, 0)
-    return Estimate(value=median(ordered), low=ordered[lowest], high=ordered[count - 1 - lowest])
-
-
-def mean_interval(samples: Sequence[float]) -> Estimate:
-    """Mean and its 95 % interval by Student's t. Needs at least two samples."""
-    return _student(_mean(samples), _squares(samples), len(samples) - 1, 1 / len(samples))
-
-
-def coefficient_of_variation(medians: Sequence[float]) -> float:
-    """Standard deviation over mean of what several processes measured of one configuration, as a share.
-
-    Needs at least two processes. Of n processes it is itself known to about one part in sqrt(2 (n - 1)).
-    """
-    return math.sqrt(_squares(medians) / (len(medians) - 1)) / _mean(medians)
-
-
-def paired_ratio(ours: Sequence[float], theirs: Sequence[float], others: Sequence[float] = ()) -> Estimate:
-    """`ours` over `theirs`, medians of fresh processes that were measured in turns, with its 95 % interval.
-
-    Student's t on the logarithms of the ratios, pair by pair, so that a slow drift of the machine cancels; the process
-    is the unit of repetition, not the call (Kalibera and Jones, "Rigorous Benchmarking in Reasonable Time", ISMM 2013).
-    Needs two pairs. With two the interval is honest and wide: 12.7 standard errors to either side; with three 4.3, with
-    five 2.8. Medians of further fresh processes of one configuration (`others`, none of them in a pair) show how much
-    processes spread, too: their degrees of freedom narrow it, if one assumes that both sides spread alike.
-    """
-    if len(ours) != len(theirs) or len(ours) < 2:
-        raise ValueError("a ratio in turns needs two pairs at least, and as many of either side")
-    logs = [math.log(our / their) for our, their in zip(ours, theirs, strict=True)]
-    squares, freedom = _squares(logs), len(logs) - 1
-    if len(others) > 1:
-        # A difference of two processes varies twice as much as one process.
-        squares += 2 * _squares([math.log(other) for other in others])
-        freedom += len(others) - 1
-    ratio = _student(_mean(logs), squares, freedom, 1 / len(logs))
-    return Estimate(value=math.exp(ratio.value), low=math.exp(ratio.low), high=math.exp(ratio.high))
-
-
-def differs(ratio: Estimate) -> bool:
-    """Whether a ratio is called a difference: its interval excludes 1."""
-    return not ratio.low <= 1.0 <= ratio.high
-
-
-def _student(mean: float, squares: float, freedom: int, share: float) -> Estimate:
-    """A mean with its 95 % interval, from a sum of squares with its degrees of freedom and 1 / number of values."""
-    from scipy.special import stdtrit
-
-    half = float(stdtrit(freedom, 0.975)) * math.sqrt(squares / freedom * share)
-    return Estimate(value=mean, low=mean - half, high=mean + half)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _squares(values: Sequence[float]) -> float:
-    """The sum of squared deviations from the mean."""
-    mean = _mean(values)
-    return math.fsum((value - mean) ** 2 for value in values)
-
+"""Six is the smallest number of samples whose range covers the median with 95 % confidence."""
 
 CONFIDENCE = 0.95
 
 
+def median_interval(samples: Sequence[float]) -> Estimate:
+    """Return the median and its distribution-free 95 % interval, from order statistics (binomial with p = 1/2).
+
+    Needs at least six samples. With fewer the interval is the range, which covers less than 95 %.
+    """
+    from scipy.special import bdtrik
+
+    ordered = sorted(samples)
+    rank = max(math.ceil(bdtrik((1 - CONFIDENCE) / 2, len(ordered), 0.5)) - 1, 0)
+    return Estimate(value=median(ordered), low=ordered[rank], high=ordered[-1 - rank])
+
+
+def mean_interval(samples: Sequence[float]) -> Estimate:
+    """Return the mean and its 95 % interval by Student's t. Needs at least two samples."""
+    return _student(fmean(samples), stdev(samples) / math.sqrt(len(samples)), len(samples) - 1)
+
+
+def coefficient_of_variation(medians: Sequence[float]) -> float:
+    """Return the standard deviation over the mean of the medians that several processes measured.
+
+    Needs at least two processes. From n processes the result is known to about one part in sqrt(2 (n - 1)).
+    """
+    return stdev(medians) / fmean(medians)
+
+
+def paired_ratio(
+    numerators: Sequence[float], denominators: Sequence[float], unpaired: Sequence[float] = ()
+) -> Estimate:
+    """Return the ratio of two configurations that fresh processes measured in turn, with its 95 % interval.
+
+    Each value is the median of one process. Student's t is applied to the logarithms of the ratios, pair by pair, so
+    that a slow drift of the machine cancels. The process is the unit of repetition, not the call (Kalibera and Jones,
+    "Rigorous Benchmarking in Reasonable Time", ISMM 2013).
+
+    Needs two pairs; the interval then reaches 12.7 standard errors to either side, with three pairs 4.3, with five 2.8.
+    `unpaired` holds medians of further processes of one configuration. Their degrees of freedom narrow the interval,
+    under the assumption that both configurations vary alike between processes.
+
+    Raises ValueError with fewer than two pairs.
+    """
+    if len(numerators) != len(denominators) or len(numerators) < 2:
+        raise ValueError("a ratio needs at least two pairs, and as many numerators as denominators")
+    logs = [math.log(top / bottom) for top, bottom in zip(numerators, denominators, strict=True)]
+    degrees = len(logs) - 1
+    squares = variance(logs) * degrees
+    if len(unpaired) > 1:
+        # The difference of two processes has twice the variance of one process.
+        squares += 2 * variance(map(math.log, unpaired)) * (len(unpaired) - 1)
+        degrees += len(unpaired) - 1
+    ratio = _student(fmean(logs), math.sqrt(squares / degrees / len(logs)), degrees)
+    return Estimate(value=math.exp(ratio.value), low=math.exp(ratio.low), high=math.exp(ratio.high))
+
+
+def differs(ratio: Estimate) -> bool:
+    """Return whether the interval of a ratio excludes 1."""
+    return not ratio.low <= 1.0 <= ratio.high
+
+
+def _student(mean: float, standard_error: float, degrees: int) -> Estimate:
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(degrees, (1 + CONFIDENCE) / 2)) * standard_error
+    return Estimate(value=mean, low=mean - half, high=mean + half)
+
+
 def supports_percentile(count: int, share: float) -> bool:
-    """Whether so many samples bound a percentile from above with 95 % confidence, whatever their distribution.
+    """Return whether `count` samples bound a percentile from above with 95 % confidence, for any distribution.
 
     The largest of n samples lies above the p-quantile with probability 1 - p^n (Sommerville, Tables for Obtaining
     Non-Parametric Confidence Limits, 1958): the median needs 5 samples, the 95th percentile 59, the 99th 299.
@@ -106,7 +92,9 @@ def supports_percentile(count: int, share: float) -> bool:
 
 
 def percentile(samples: Sequence[float], share: float) -> float | None:
-    """The percentile by nearest rank, a sample itself; None when the samples are too few to support it."""
+    """Return the percentile by nearest rank, which is one of the samples, or None if they are too few to support it."""
     if not supports_percentile(len(samples), share):
         return None
-    return sorted(samples)[math.ceil(share * len(samples)) - 1]
+    import numpy as np
+
+    return float(np.quantile(samples, share, method="inverted_cdf"))

@@ -1,4 +1,4 @@
-"""Timing: warm-up, a stopping rule on the interval of the median, and the clocks behind both."""
+"""Timing: warm-up, sampling with a stopping rule on the interval of the median, and the clocks for both."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from tuner.records.outcome import Timing, WarmUp
 from tuner.timing.intervals import MIN_SAMPLES, median_interval, percentile
 
 TARGET_HALF_WIDTH = 0.005
-"""Half of the interval of the median as a share of it, at which a timing is good enough."""
+"""Half the width of the interval of the median, as a share of the median, at which a timing is precise enough."""
 
-FALLING = 0.995
-"""A call that took less than this share of the fastest of the two before it: the time is still falling."""
+SETTLED_RATIO = 0.995
+"""A warm-up has settled when a call takes at least this share of the faster of the two calls before it."""
 
-USUAL_WARM_UP_CALLS = 8
+WARM_UP_CALLS = 8
 FIRST_PAUSE_S = 0.05
 MAX_PAUSE_S = 1.0
 
 
 class Throttled(Exception):
-    """Too few calls ran at the speed that the GPU has when nothing slows it down."""
+    """Too few calls ran while nothing slowed the GPU down."""
 
 
 class Clock:
-    """The clock of a device whose work is done when a call returns: the host's."""
+    """The host's clock, for a device that has finished its work when a call returns."""
 
     is_device_clock = False
-    """Whether it is another than the host's."""
+    """Whether this is the clock of a device, not of the host."""
 
     def synchronize(self) -> None:
-        """Until nothing is left to do on the device."""
+        """Wait until the device has finished all of its work."""
 
     def record(self) -> Any:
-        """A moment on the device: when all that was queued so far is done."""
+        """Return a mark of the moment at which the device has done everything queued so far."""
         return time.perf_counter()
 
     def elapsed_s(self, start: Any, end: Any) -> float:
-        """Seconds from one mark to another, both of them passed."""
+        """Return the seconds between two marks, which must both have passed."""
         return float(end - start)
 
 
@@ -68,20 +68,20 @@ class CudaClock(Clock):
 
 
 class CallMonitor(Protocol):
-    """Who looks at the device around each timed call."""
+    """Checks the device before and after each timed call."""
 
     def begin(self) -> None:
-        """A call is about to be timed."""
+        """Read the counters before a timed call."""
 
     def end(self) -> str | None:
-        """A call was timed: why its sample must be discarded, or None to keep it."""
+        """Return why the sample of the call must be discarded, or None to keep it."""
 
     def report(self) -> GpuUse:
-        """What was seen."""
+        """Summarize the readings."""
 
 
 def time_call(call: Callable[[], object], clock: Clock) -> tuple[float, float]:
-    """Seconds of one call by the host's clock and by the device's, with nothing of it left on the device."""
+    """Return the seconds of one call by the host's clock and by the device's, up to the end of its work there."""
     clock.synchronize()
     started = time.perf_counter()
     start = clock.record()
@@ -93,23 +93,44 @@ def time_call(call: Callable[[], object], clock: Clock) -> tuple[float, float]:
 
 
 def warm_up(call: Callable[[], object], clock: Clock, compiled: Callable[[], int], allowance_s: float = 0.0) -> WarmUp:
-    """Call until nothing is compiled any more and the time falls no more.
+    """Call until nothing more is compiled and the time no longer falls.
 
-    Gives up after eight calls, or when `allowance_s` is spent if that is later; the answer says whether it did.
+    `compiled` returns how many graphs have been compiled so far. Gives up after eight calls or after `allowance_s`
+    seconds, whichever is later; `settled` is then False.
     """
     latest: deque[float] = deque(maxlen=2)
     spent, calls, seconds = 0.0, 0, 0.0
-    while calls < USUAL_WARM_UP_CALLS or spent < allowance_s:
+    while calls < WARM_UP_CALLS or spent < allowance_s:
         before = compiled()
         seconds, _ = time_call(call, clock)
         calls, spent = calls + 1, spent + seconds
         if compiled() != before:
             latest.clear()
             continue
-        if seconds >= FALLING * min(latest, default=math.inf):
+        if seconds >= SETTLED_RATIO * min(latest, default=math.inf):
             return WarmUp(calls=calls, settled=True, last_call_s=seconds)
         latest.append(seconds)
     return WarmUp(calls=calls, settled=False, last_call_s=seconds)
+
+
+class _Samples:
+    """The times of the calls kept so far, and the sample count at which to check the interval next."""
+
+    def __init__(self) -> None:
+        self.host_s: list[float] = []
+        self.device_s: list[float] = []
+        self._next_check = MIN_SAMPLES
+
+    def is_check_due(self, is_time_up: bool) -> bool:
+        """Return whether to check the interval now: at 6, 9, 14, 21, ... samples, and when the time is up.
+
+        Checking after every sample would stop at a lucky moment.
+        """
+        count = len(self.host_s)
+        if count < MIN_SAMPLES or (count < self._next_check and not is_time_up):
+            return False
+        self._next_check = -(-count * 3 // 2)
+        return True
 
 
 def measure(
@@ -120,55 +141,63 @@ def measure(
     monitor: CallMonitor | None = None,
     target_s: float | None = None,
 ) -> Timing:
-    """Time a warm call until the 95 % interval of the median is within 0.5 %, or the allowance is spent.
+    """Time a warm call until the 95 % interval of the median is within 0.5 %, or until `allowance_s` is spent.
 
-    Six samples are always taken, since fewer have no such interval. `monitor` is there on a GPU: a sample that it
-    discards costs time but does not count, and is followed by a pause. Raises Throttled when the allowance is spent
-    and six were discarded before six could be kept. `target_s` is the latency that a call should not exceed.
+    Takes at least six samples, since fewer have no such interval. A sample that `monitor` discards costs time but does
+    not count, and a pause follows it. `target_s` is the latency target. Raises Throttled when the allowance is spent
+    and at least six calls were discarded before six could be kept.
     """
-    samples: list[float] = []
-    on_device: list[float] = []
-    started, looked, pause_s, discarded = time.perf_counter(), MIN_SAMPLES, FIRST_PAUSE_S, 0
+    import scipy.special  # noqa: F401  # takes a while: loaded before the first sample, not between two of them
+
+    samples, pause_s, discarded = _Samples(), FIRST_PAUSE_S, 0
+    started = time.perf_counter()
     while True:
-        if monitor is not None:
-            monitor.begin()
-        host_s, device_s = time_call(call, clock)
-        reason = monitor.end() if monitor is not None else None
-        spent = time.perf_counter() - started >= allowance_s
-        if reason is not None:
+        host_s, device_s, reason = _time_monitored(call, clock, monitor)
+        is_time_up = time.perf_counter() - started >= allowance_s
+        if reason is None:
+            samples.host_s.append(host_s)
+            samples.device_s.append(device_s)
+            pause_s = FIRST_PAUSE_S
+        else:
             discarded += 1
-            if spent and len(samples) < MIN_SAMPLES <= discarded:
-                raise Throttled(f"{discarded} of {discarded + len(samples)} calls were discarded, the last: {reason}")
+            kept = len(samples.host_s)
+            if is_time_up and kept < MIN_SAMPLES <= discarded:
+                raise Throttled(f"{discarded} of {discarded + kept} calls were discarded, the last: {reason}")
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
-        else:
-            samples.append(host_s)
-            on_device.append(device_s)
-            pause_s = FIRST_PAUSE_S
-        # Looking after every sample would stop at a lucky moment: look at 6, 9, 14, 21, ... samples.
-        if len(samples) < MIN_SAMPLES or (len(samples) < looked and not spent):
+        if not samples.is_check_due(is_time_up):
             continue
-        looked = -(-len(samples) * 3 // 2)
-        estimate = median_interval(samples)
-        converged = relative_half_width(estimate) <= TARGET_HALF_WIDTH
-        if converged or spent:
+        latency = median_interval(samples.host_s)
+        has_converged = relative_half_width(latency) <= TARGET_HALF_WIDTH
+        if has_converged or is_time_up:
             return Timing(
-                latency_s=estimate,
-                samples=len(samples),
-                images_per_s=batch / estimate.value,
-                stopped="interval within target" if converged else "time allowance spent",
-                device_s=median_interval(on_device) if clock.is_device_clock else None,
-                latency_p95_s=percentile(samples, 0.95),
+                latency_s=latency,
+                samples=len(samples.host_s),
+                images_per_s=batch / latency.value,
+                stopped="interval within target" if has_converged else "time allowance spent",
+                device_s=median_interval(samples.device_s) if clock.is_device_clock else None,
+                latency_p95_s=percentile(samples.host_s, 0.95),
                 gpu=monitor.report() if monitor is not None else None,
-                within_target=share_within(samples, target_s),
+                within_target=share_within(samples.host_s, target_s),
             )
 
 
+def _time_monitored(
+    call: Callable[[], object], clock: Clock, monitor: CallMonitor | None
+) -> tuple[float, float, str | None]:
+    """Return what `time_call` returns, and why the monitor discards the sample, if it does."""
+    if monitor is None:
+        return *time_call(call, clock), None
+    monitor.begin()
+    host_s, device_s = time_call(call, clock)
+    return host_s, device_s, monitor.end()
+
+
 def share_within(samples: Sequence[float], target_s: float | None) -> float | None:
-    """The share of the samples that met a target; None without one."""
+    """Return the share of the samples that met the latency target, or None without a target."""
     return None if target_s is None else sum(sample <= target_s for sample in samples) / len(samples)
 
 
 def relative_half_width(estimate: Estimate) -> float:
-    """Half of an interval as a share of its value."""
+    """Return half the width of an interval as a share of its value."""
     return (estimate.high - estimate.low) / 2 / estimate.value

@@ -1,4 +1,4 @@
-"""What a call costs at a step count that was not measured: a fixed part, and a part for each step."""
+"""Prediction of the latency at step counts that were not measured, from a fixed cost and a cost per step."""
 
 from __future__ import annotations
 
@@ -10,53 +10,53 @@ from tuner.records.outcome import PredictionCheck, StepCost, Timing
 from tuner.timing.intervals import Z_95
 
 MAX_ERROR = 0.01
-"""The share by which a prediction may miss what the calls that drew the images took, and still stand."""
+"""The relative error, against the calls that generated the images, up to which a prediction still stands."""
 
 MIN_RELATIVE_ERROR = 1e-4
-"""No timing is taken to be known better than this share of it."""
+"""The smallest relative standard error that a fitted timing is given."""
 
 
 def step_counts_to_measure(steps: Sequence[int]) -> set[int]:
-    """Which step counts to measure: the first, which was asked for, and the least and the greatest, so that all others
-    lie between measured ones."""
+    """Return the step counts to measure: the first, which the user requested, the smallest and the largest.
+
+    All others lie between measured ones.
+    """
     return {steps[0], min(steps), max(steps)}
 
 
 def fit(measured: Mapping[int, Estimate]) -> StepCost:
-    """The cost of a call from the latencies measured at two or more step counts, in one process and at one batch.
+    """Fit a line through the latencies measured at two or more step counts, in one process and at one batch size.
 
-    Least squares, weighted by the intervals. Where three or more do not lie on a line within them, the intervals are
-    widened by the Birge ratio, as the Particle Data Group does. What differs between processes is not in them.
+    Least squares, weighted by the intervals. If three or more points do not lie on a line within their intervals, the
+    intervals are widened by the Birge ratio, as the Particle Data Group does. They do not cover differences between
+    processes. Raises ValueError with fewer than two step counts.
     """
     if len(measured) < 2:
         raise ValueError("the cost of a step needs two step counts")
-    weights = {
-        steps: max(_error(latency), MIN_RELATIVE_ERROR * latency.value) ** -2 for steps, latency in measured.items()
-    }
-    total = sum(weights.values())
-    centre = sum(weight * steps for steps, weight in weights.items()) / total
-    spread = sum(weight * (steps - centre) ** 2 for steps, weight in weights.items())
-    mean = sum(weight * measured[steps].value for steps, weight in weights.items()) / total
-    slope = sum(weight * (steps - centre) * measured[steps].value for steps, weight in weights.items()) / spread
-    fixed = mean - slope * centre
-    misfit = sum(weight * (measured[steps].value - fixed - slope * steps) ** 2 for steps, weight in weights.items())
-    scale = max(1.0, misfit / max(len(measured) - 2, 1))
+    import numpy as np
+
+    latencies = list(measured.values())
+    steps, seconds = np.array(list(measured), float), np.array([latency.value for latency in latencies])
+    errors = np.array([max(_error(latency), MIN_RELATIVE_ERROR * latency.value) for latency in latencies])
+    line, covariance = np.polyfit(steps, seconds, 1, w=1 / errors, cov="unscaled")
+    misfit = float((((seconds - np.polyval(line, steps)) / errors) ** 2).sum())
+    covariance = covariance * max(1.0, misfit / max(len(measured) - 2, 1))
     return StepCost(
-        fixed_s=_estimate(fixed, scale * (1 / total + centre**2 / spread)),
-        per_step_s=_estimate(slope, scale / spread),
-        covariance_s2=-scale * centre / spread,
+        fixed_s=_estimate(float(line[1]), float(covariance[1, 1])),
+        per_step_s=_estimate(float(line[0]), float(covariance[0, 0])),
+        covariance_s2=float(covariance[0, 1]),
         measured_at=tuple(sorted(measured)),
     )
 
 
 def predict(cost: StepCost, steps: int) -> Estimate:
-    """The latency of a call of so many steps in the process that was measured, with its 95 % interval."""
+    """Predict the latency of a call of `steps` steps in the measured process, with its 95 % interval."""
     variance = _error(cost.fixed_s) ** 2 + (steps * _error(cost.per_step_s)) ** 2 + 2 * steps * cost.covariance_s2
     return _estimate(cost.fixed_s.value + steps * cost.per_step_s.value, max(variance, 0.0))
 
 
 def predicted_timing(cost: StepCost, steps: int, batch: int, target_s: float | None = None) -> Timing:
-    """A predicted latency in the place of a measured one. Its calls all meet a latency target, or none does."""
+    """Return a Timing with a predicted latency. Either all of its calls meet the latency target or none do."""
     latency = predict(cost, steps)
     return Timing(
         latency_s=latency,
@@ -69,19 +69,21 @@ def predicted_timing(cost: StepCost, steps: int, batch: int, target_s: float | N
 
 
 def agrees(predicted: Estimate, measured: Estimate, spread: float = 0.0) -> bool:
-    """Whether a prediction held: the two differ by no more than their intervals explain, together with the `spread`
-    between processes (coefficient of variation) when they come from two."""
+    """Return whether a predicted and a measured latency differ by no more than their intervals explain.
+
+    If the two come from different processes, `spread` is the coefficient of variation between processes.
+    """
     error = math.hypot(_error(predicted), _error(measured), math.sqrt(2) * spread * measured.value)
     return abs(predicted.value - measured.value) <= Z_95 * error
 
 
-def is_contradicted(predicted: Estimate, drawn: Estimate) -> bool:
-    """Whether the calls of the same process that drew the images took clearly something else than was predicted."""
-    return not agrees(predicted, drawn) and abs(drawn.value / predicted.value - 1) > MAX_ERROR
+def is_contradicted(predicted: Estimate, measured: Estimate) -> bool:
+    """Return whether the calls that generated the images, in the same process, clearly took another time."""
+    return not agrees(predicted, measured) and abs(measured.value / predicted.value - 1) > MAX_ERROR
 
 
 def check(trial: int, predicted: Estimate, measured: Estimate, spread: float) -> PredictionCheck:
-    """What became of a prediction; `spread` as for `agrees`."""
+    """Compare a prediction with what fresh processes measured; see `agrees` for `spread`."""
     return PredictionCheck(
         trial=trial,
         predicted_s=predicted,
@@ -92,7 +94,7 @@ def check(trial: int, predicted: Estimate, measured: Estimate, spread: float) ->
 
 
 def _error(estimate: Estimate) -> float:
-    """The standard error that an interval stands for."""
+    """Return the standard error behind a 95 % interval."""
     return (estimate.high - estimate.low) / 2 / Z_95
 
 
