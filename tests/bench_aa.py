@@ -42,7 +42,9 @@ from tuner.space import reader
 from tuner.space.candidates import build_values
 from tuner.timing.intervals import coefficient_of_variation, differs, paired_ratio
 from tuner.timing.measure import Clock
-from tuner.worker import __main__, bench
+from tuner.worker import __main__
+from tuner.worker.calls import PipelineCalls
+from tuner.worker.timing import Timer
 
 MAX_VARIATION = 0.005
 MAX_ALARMS = 0.05
@@ -232,15 +234,15 @@ def around(medians: Sequence[float], start: int, count: int, stride: int = 1) ->
 
 def work(slowdown: float, arguments: list[str]) -> int:
     """Be the worker, time both points, and make each call of one last longer by a share of what it took."""
-    caller = bench.Bench.caller
+    user_call = PipelineCalls.user_call
 
-    def own_or_slower(bench: bench.Bench, point: Point) -> Callable[[], object]:
-        call = caller(bench, point)
-        return slower(call, bench.clock, slowdown) if point.index == SLOWED else call
+    def own_or_slower(calls: PipelineCalls, point: Point) -> Callable[[], object]:
+        call = user_call(calls, point)
+        return slower(call, calls.clock, slowdown) if point.index == SLOWED else call
 
     # Both points have the same steps and batch, and what was timed ahead of one would be the other's.
-    never_ahead = patch.object(bench.Bench, "timed_ahead", return_value=None)
-    with patch.object(bench.Bench, "caller", own_or_slower), never_ahead:
+    never_ahead = patch.object(Timer, "known_timing", return_value=None)
+    with patch.object(PipelineCalls, "user_call", own_or_slower), never_ahead:
         return __main__.main(arguments)
 
 

@@ -415,23 +415,24 @@ def test_only_the_calls_of_one_point_are_slowed(monkeypatch: pytest.MonkeyPatch)
     import bench_aa
 
     from tuner.records.protocol import Point
-    from tuner.worker.bench import Bench
+    from tuner.worker.calls import PipelineCalls
+    from tuner.worker.timing import Timer
 
-    def caller(bench: Bench, point: Point) -> Callable[[], object]:
+    def user_call(calls: PipelineCalls, point: Point) -> Callable[[], object]:
         return lambda: time.sleep(0.01)
 
     def main(arguments: list[str]) -> int:
-        bench: Any = SimpleNamespace(clock=Clock())
+        calls: Any = SimpleNamespace(clock=Clock())
         points = [Point(index=index, folder="", steps=1, batch=1) for index in (0, bench_aa.SLOWED)]
-        seconds = [time_call(Bench.caller(bench, point), bench.clock)[0] for point in points]
+        seconds = [time_call(PipelineCalls.user_call(calls, point), calls.clock)[0] for point in points]
         assert 0.01 <= seconds[0] < 0.05 < 0.06 <= seconds[1]
-        assert Bench.timed_ahead(bench, points[0]) is None
+        assert Timer.known_timing(calls, points[0]) is None
         return 7
 
-    monkeypatch.setattr(Bench, "caller", caller)
+    monkeypatch.setattr(PipelineCalls, "user_call", user_call)
     monkeypatch.setattr(bench_aa.__main__, "main", main)
     assert bench_aa.work(5.0, []) == 7
-    assert Bench.caller is caller
+    assert PipelineCalls.user_call is user_call
 
 
 def test_each_comparison_is_of_processes_in_turns() -> None:

@@ -24,6 +24,8 @@ from tuner.space.candidates import build_values
 from tuner.timing import prediction
 from tuner.timing.measure import Clock, measure, warm_up
 from tuner.worker.bench import Bench
+from tuner.worker.calls import PipelineCalls
+from tuner.worker.timing import Timer
 
 FIXED_S, PER_STEP_S = 0.3, 0.17
 
@@ -189,9 +191,12 @@ def test_a_worker_measures_what_its_images_contradict(monkeypatch: pytest.Monkey
         predicted = prediction.predicted_timing(prediction.fit({2: estimate(0.5), 12: estimate(3.0)}), 4, 1)
         memory: Any = Memory(peak_bytes=1, reserved_bytes=None)
         measured = msgspec.structs.replace(predicted, stopped="interval within target", predicted_from=None)
-        monkeypatch.setattr(bench, "predicted", lambda _: (predicted, memory))
-        monkeypatch.setattr(bench, "timed", lambda _: (measured, memory))
-        monkeypatch.setattr(bench, "quality", lambda _: bench.drawn_s.extend([taking_s] * 6))
+        calls = PipelineCalls(None, job, channel, bench.clock)
+        tracer: Any = SimpleNamespace(profiled=False)
+        bench.timer = Timer(calls, tracer, None)
+        monkeypatch.setattr(bench.timer, "predict", lambda _: (predicted, memory))
+        monkeypatch.setattr(bench.timer, "time", lambda _: (measured, memory))
+        monkeypatch.setattr(bench, "score", lambda _: calls.generation_s.extend([taking_s] * 6))
         return bench.measure(Point(index=0, folder="", steps=4, batch=1)).timing
 
     held = drawn(1.004)

@@ -17,6 +17,9 @@ from tuner.records.protocol import Point
 from tuner.timing.measure import Throttled
 from tuner.trace import dynamo
 from tuner.worker import bench as worker
+from tuner.worker.calls import PipelineCalls
+from tuner.worker.timing import Timer
+from tuner.worker.tracing import Tracer, rejects_graph_breaks
 
 
 def finding(kind: FindingKind) -> Finding:
@@ -35,7 +38,7 @@ def test_compiling_is_what_the_first_call_takes_longer_than_a_warm_one_of_the_sa
     monkeypatch.setattr(worker.pipeline, "load", lambda *_: None)
     monkeypatch.setattr(worker, "apply_knobs", lambda *_: {})
     monkeypatch.setattr(dynamo, "start_compile_log", lambda: log)
-    monkeypatch.setattr(worker.Bench, "caller", lambda *_: lambda: time.sleep(next(seconds)))
+    monkeypatch.setattr(PipelineCalls, "user_call", lambda *_: lambda: time.sleep(next(seconds)))
     job: Any = SimpleNamespace(
         environment=SimpleNamespace(device="cpu"), reference=None, points=(None,), model=None, trace=False, probe=False,
         is_baseline=False, build={"precision.dtype": "float32"},
@@ -53,9 +56,9 @@ def test_on_a_gpu_what_is_measured_is_timed_before_the_profiler_runs(monkeypatch
     monkeypatch.setattr(worker, "apply_knobs", lambda *_: {})
     monkeypatch.setattr(worker.telemetry.Nvml, "for_torch", lambda: None)
     monkeypatch.setattr(dynamo, "start_compile_log", lambda: log)
-    monkeypatch.setattr(worker.Bench, "caller", lambda *_: lambda: None)
-    monkeypatch.setattr(worker.Bench, "trace", lambda *_, **__: (None, None))
-    monkeypatch.setattr(worker.Bench, "quality", lambda *_: None)
+    monkeypatch.setattr(PipelineCalls, "user_call", lambda *_: lambda: None)
+    monkeypatch.setattr(Tracer, "trace", lambda *_, **__: (None, None))
+    monkeypatch.setattr(worker.Bench, "score", lambda *_: None)
     points = tuple(Point(index=index, folder="", steps=steps, batch=1, predict=steps == 10)
                    for index, steps in enumerate((28, 6, 10)))  # fmt: skip
     job: Any = SimpleNamespace(
@@ -66,17 +69,17 @@ def test_on_a_gpu_what_is_measured_is_timed_before_the_profiler_runs(monkeypatch
     bench = worker.Bench(job, channel)
     bench.clock = worker.Clock()
 
-    def timed(point: Point) -> tuple[Timing, Memory]:
+    def time_point(timer: Timer, point: Point) -> tuple[Timing, Memory]:
         channel.enter("time", point.index)
         if point.steps == 6:
             raise Throttled("held back")
         latency_s = Estimate(value=point.steps, low=point.steps, high=point.steps)
         timing = Timing(latency_s=latency_s, samples=6, images_per_s=1.0, stopped="time allowance spent")
-        bench.timings[point.steps, 1] = timing
-        bench.memories[1] = Memory(peak_bytes=1, reserved_bytes=None)
-        return timing, bench.memories[1]
+        timer.timings[point.steps, 1] = timing
+        timer.memories[1] = Memory(peak_bytes=1, reserved_bytes=None)
+        return timing, timer.memories[1]
 
-    monkeypatch.setattr(bench, "timed", timed)
+    monkeypatch.setattr(Timer, "time", time_point)
     bench.build(Path())
     assert bench.measure(points[0]).timing.latency_s.value == 28
     with pytest.raises(Throttled):
@@ -115,9 +118,9 @@ def test_where_a_break_rejects_inductor_is_asked_only_if_the_pieces_cannot_be_ju
     verdict = Verdict(status="rejected", findings=(finding("graph break"), finding("device sync")))
     monkeypatch.setattr(worker.pipeline, "load", lambda *_: pipe)
     monkeypatch.setattr(worker, "apply_knobs", lambda *_: {})
-    monkeypatch.setattr(worker.Bench, "caller", lambda *_: lambda: module(torch.ones(2)))
-    monkeypatch.setattr(worker.Bench, "draw_steps", lambda *_: module(torch.ones(2)))
-    monkeypatch.setattr(worker.Bench, "trace", lambda *_, **__: (None, verdict))
+    monkeypatch.setattr(PipelineCalls, "user_call", lambda *_: lambda: module(torch.ones(2)))
+    monkeypatch.setattr(PipelineCalls, "run_steps", lambda *_: module(torch.ones(2)))
+    monkeypatch.setattr(Tracer, "trace", lambda *_, **__: (None, verdict))
     job: Any = SimpleNamespace(
         environment=SimpleNamespace(device="cpu"), reference=None, points=(None,), model=None, trace=True, probe=False,
         is_baseline=False, gate=GatePolicy(), allowed=(), build={"precision.dtype": "float32"},
@@ -153,5 +156,4 @@ def test_a_break_that_may_be_tolerated_is_compiled_and_measured(tolerance: dict[
     environment = SimpleNamespace(device="cpu")
     for settings, rejects in ((strict, True), ({**strict, **tolerance}, False)):
         job: Any = SimpleNamespace(environment=environment, **settings)
-        channel: Any = None
-        assert worker.Bench(job, channel).breaks_reject() is rejects
+        assert rejects_graph_breaks(job) is rejects

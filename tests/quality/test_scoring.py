@@ -162,8 +162,8 @@ def test_scoring_stops_early_when_the_first_prompts_leave_no_doubt(
 
 def test_a_frame_that_is_not_judged_must_be_finite_too() -> None:
     video = np.random.default_rng(0).random((2, 81, 4, 4, 3), np.float32)
-    assert scoring.to_judge(video, [6, 7]).shape == (2, 8, 4, 4, 3)
+    assert scoring.scored_frames(video, [6, 7]).shape == (2, 8, 4, 4, 3)
     video[1, 7] = np.nan
     assert np.isfinite(select_frames(video)).all()
     with pytest.raises(InvalidImage, match="image 7 contains NaN"):
-        scoring.to_judge(video, [6, 7])
+        scoring.scored_frames(video, [6, 7])

@@ -172,7 +172,7 @@ class Scoring:
             self.alive()
             with around():
                 drawn = pipeline.generate(self.pipe, workload, full, self.of_knobs(point, batch), output_type="np")
-            parts.append(to_judge(drawn[: len(part)], part))
+            parts.append(scored_frames(drawn[: len(part)], part))
         return np.concatenate(parts)
 
     # ---- the denoiser ------------------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ class Scoring:
         return not knobs.changes_noise(self.job.build, knobs.baseline(self.job.environment))
 
 
-def to_judge(drawn: Any, indices: Sequence[int]) -> Any:
+def scored_frames(drawn: Any, indices: Sequence[int]) -> Any:
     """Of what a pipeline drew for these prompts the frames that are judged, since many videos fit no memory. The others
     are checked here.
 

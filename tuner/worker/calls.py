@@ -1,0 +1,85 @@
+"""The calls of the pipeline that the points of a job make."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tuner.knobs import call_arguments
+from tuner.model import pipeline
+from tuner.records.protocol import Alive, Job, Point
+from tuner.timing.measure import Clock
+from tuner.worker.channel import Channel
+from tuner.worker.scoring import scored_frames
+
+
+class PipelineCalls:
+    """A loaded pipeline, and the calls of it that points make. The parent is notified of each call."""
+
+    def __init__(self, pipe: Any, job: Job, channel: Channel, clock: Clock) -> None:
+        self.pipe = pipe
+        self.job = job
+        self.channel = channel
+        self.clock = clock
+        self.generation_s: list[float] = []
+        """Seconds of each call that generated images of the current point for scoring."""
+
+    def user_call(self, point: Point) -> Callable[[], object]:
+        """Return a call as a user makes it: `batch` prompts in, PIL images out."""
+        indices, arguments = self.prompt_indices(point), self.arguments(point)
+
+        def call() -> object:
+            self.report_alive()
+            return pipeline.generate(self.pipe, self.job.workload, indices, arguments)
+
+        return call
+
+    def run_steps(self, point: Point, steps: int) -> object:
+        """Call the pipeline once at a point with another step count."""
+        arguments = self.arguments(point) | call_arguments({"steps": steps})
+        return pipeline.generate(self.pipe, self.job.workload, self.prompt_indices(point), arguments)
+
+    def generate_images(self, point: Point, count: int) -> Any:
+        """Generate the first `count` images of the workload at the point's batch, as floats in 0..1.
+
+        Of videos only the scored frames are kept. The seconds of each call are appended to `generation_s`.
+        """
+        import numpy as np
+
+        batches = []
+        for start in range(0, count, point.batch):
+            indices = self.prompt_indices(point, start)
+            self.report_alive()
+            stopwatch = Stopwatch()
+            images = pipeline.generate(
+                self.pipe, self.job.workload, indices, self.arguments(point), output_type="np"
+            )  # fmt: skip
+            self.generation_s.append(stopwatch.lap())
+            batches.append(scored_frames(images, indices))
+        return np.concatenate(batches)[:count]
+
+    def arguments(self, point: Point) -> dict[str, Any]:
+        """Return the arguments of a point's calls that the knobs set."""
+        return call_arguments({**self.job.build, "steps": point.steps, "batch": point.batch})
+
+    def prompt_indices(self, point: Point, start: int = 0) -> list[int]:
+        """Return the prompts of a batch from `start` on, wrapping around at the end."""
+        return [(start + offset) % len(self.job.workload.prompts) for offset in range(point.batch)]
+
+    def report_alive(self) -> None:
+        """Notify the parent that the worker makes progress."""
+        self.channel.send(Alive())
+
+
+class Stopwatch:
+    """The time since the last lap."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+
+    def lap(self) -> float:
+        """Return the seconds since the last lap, and start the next."""
+        now = time.perf_counter()
+        seconds, self.start = now - self.start, now
+        return seconds

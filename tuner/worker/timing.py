@@ -1,0 +1,142 @@
+"""Time the points of a built pipeline, or predict their latency from other step counts."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import msgspec
+
+from tuner.hardware import telemetry
+from tuner.knobs import uneven_steps
+from tuner.knobs.graphs import replays_cuda_graphs
+from tuner.records.machine import Memory
+from tuner.records.outcome import Timing
+from tuner.records.protocol import Point
+from tuner.timing import prediction
+from tuner.timing.components import time_components
+from tuner.timing.intervals import MIN_SAMPLES, median_interval
+from tuner.timing.measure import measure, warm_up
+from tuner.worker.calls import PipelineCalls
+from tuner.worker.failures import CompiledWhileTimed
+from tuner.worker.tracing import Tracer
+
+MIN_FOR_PREDICTION = 2
+"""Step counts that must be measured to separate the fixed cost of a call from the cost per step."""
+
+
+class Timer:
+    """The latencies and the peak memory of a job's points."""
+
+    def __init__(self, calls: PipelineCalls, tracer: Tracer, nvml: telemetry.Nvml | None) -> None:
+        self.calls = calls
+        self.tracer = tracer
+        self.nvml = nvml
+        self.job = calls.job
+        self.cuda = calls.job.environment.device == "cuda"
+        self.timings: dict[tuple[int, int], Timing] = {}
+        """Measured timings by step count and batch."""
+        self.memories: dict[int, Memory] = {}
+        """By batch: the step count does not change the peak."""
+        self.errors: dict[int, Exception] = {}
+        """The exceptions of points that failed before the trace, by index."""
+
+    def time_before_trace(self) -> None:
+        """Time every point that cannot be predicted, before the profiler runs.
+
+        The profiler stays attached to CUDA until the process ends and slows each launch (pytorch issue 144455), for a
+        call of the demo on an H200 by 30 %.
+        """
+        for point in self.job.points:
+            if self.predict(point) is None:
+                try:
+                    self.time(point)
+                except Exception as error:  # the other step counts may still work
+                    self.errors[point.index] = error
+
+    def known_timing(self, point: Point) -> tuple[Timing, Memory] | None:
+        """Return the timing from before the trace, if any. Raises the exception of a point that failed there."""
+        if point.index in self.errors:
+            self.calls.channel.enter("time", point.index)
+            raise self.errors[point.index]
+        timing = self.timings.get((point.steps, point.batch))
+        return (timing, self.memories[point.batch]) if timing else None
+
+    def predict(self, point: Point) -> tuple[Timing, Memory] | None:
+        """Predict a point from the measured ones, or return None if it must be measured."""
+        known = {steps: timing for (steps, batch), timing in self.timings.items() if batch == point.batch}
+        if not point.predict or len(known) < MIN_FOR_PREDICTION or uneven_steps(self.job.build):
+            return None
+        cost = prediction.fit({steps: timing.latency_s for steps, timing in known.items()})
+        target_s = self.job.workload.latency_target_s
+        return prediction.predicted_timing(cost, point.steps, point.batch, target_s), self.memories[point.batch]
+
+    def time(self, point: Point) -> tuple[Timing, Memory]:
+        """Measure the latency, the peak memory and the time of each component.
+
+        Raises CompiledWhileTimed if a graph was compiled meanwhile.
+        """
+        from tuner.trace.findings import recompiles_between
+
+        self.calls.channel.enter("time", point.index)
+        call, clock = self.calls.user_call(point), self.calls.clock
+        self._empty_cache()
+        warmed_up = warm_up(call, clock, self.tracer.graph_count, self.job.allowance_s)
+        self._reset_peak_memory()
+        before = self.tracer.compile_log.read()
+        target_s = self.job.workload.latency_target_s
+        timing = measure(call, clock, point.batch, self.job.allowance_s, self._monitor(), target_s)
+        late = recompiles_between(before, self.tracer.compile_log.read(), calls=timing.samples)
+        if late:
+            raise CompiledWhileTimed(f"{late[0].operator} was compiled while it was timed: {late[0].reason}")
+        memory = self._peak_memory()
+        components = time_components(call, self.calls.pipe, clock)
+        timing = msgspec.structs.replace(timing, warm_up=warmed_up, components=components)
+        self.timings[point.steps, point.batch] = timing
+        self.memories[point.batch] = memory
+        return timing, memory
+
+    def check_prediction(self, point: Point, timing: Timing, memory: Memory) -> tuple[Timing, Memory]:
+        """Compare a prediction with the calls that generated the images, and measure the point if they contradict it.
+
+        Too few calls, or calls after the profiler ran, decide nothing.
+        """
+        generation_s = self.calls.generation_s
+        if timing.predicted_from is None or len(generation_s) < MIN_SAMPLES or self.tracer.profiled:
+            return timing, memory
+        interval = median_interval(generation_s)
+        if prediction.is_contradicted(timing.latency_s, interval):
+            return self.time(point)
+        return msgspec.structs.replace(timing, generation_s=interval), memory
+
+    def _empty_cache(self) -> None:
+        if self.cuda:
+            import torch
+
+            torch.cuda.empty_cache()
+
+    def _reset_peak_memory(self) -> None:
+        if self.cuda:
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+
+    def _monitor(self) -> telemetry.GpuMonitor | telemetry.UnavailableMonitor | None:
+        if not self.cuda:
+            return None
+        import torch
+
+        self.nvml = self.nvml or telemetry.Nvml.for_torch()
+        return self.nvml.monitor(torch.cuda.memory_reserved)
+
+    def _peak_memory(self) -> Memory:
+        if not self.cuda:
+            scale = 1 if sys.platform == "darwin" else 1024
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+            return Memory(peak_bytes=peak, reserved_bytes=None)
+        import torch
+
+        reserved = torch.cuda.max_memory_reserved()
+        in_graphs = replays_cuda_graphs(self.job.build)  # a replay allocates nothing
+        peak = reserved if in_graphs else torch.cuda.max_memory_allocated()
+        return Memory(peak_bytes=peak, reserved_bytes=reserved)
