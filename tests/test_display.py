@@ -25,9 +25,12 @@ from tuner.records.gate import Finding, Verdict
 from tuner.records.machine import GpuUse, Memory
 from tuner.records.outcome import Build, Failure, Limits, Outcome, Timing
 from tuner.records.quality import Quality
-from tuner.report import live
-from tuner.report.live import LINE, Display, LiveDisplay, PlainDisplay, make_display
+from tuner.report import plain
+from tuner.report.display import Display
+from tuner.report.live import LiveDisplay, make_display
+from tuner.report.plain import MAX_LINE, PlainDisplay
 from tuner.report.points import FrontPoint
+from tuner.report.trial_text import result_text
 
 BASELINE: dict[str, Any] = {"compile.scope": "none", "steps": 28}
 LIMITS = Limits(budget_s=300.0, max_trials=40)
@@ -155,7 +158,7 @@ def test_a_line_says_how_a_latency_came_about() -> None:
 
     def said(**changed: Any) -> str:
         timing = msgspec.structs.replace(plain.timing, **changed)
-        return live.result_text(msgspec.structs.replace(plain, timing=timing))
+        return result_text(msgspec.structs.replace(plain, timing=timing))
 
     assert " ms (predicted from 6, 28 steps), " in said(predicted_from=(6, 28), samples=0, stopped="predicted")
     assert " ms (misses the latency target), " in said(within_target=0.2)
@@ -174,7 +177,7 @@ def test_plain_lines_are_short_and_hold_no_control_characters() -> None:
     shown.closed()
     text = stream.getvalue()
     assert all(character == "\n" or character.isprintable() for character in text)
-    assert max(map(len, text.splitlines())) <= LINE
+    assert max(map(len, text.splitlines())) <= MAX_LINE
     assert "note: a bc d" in text
 
 
@@ -187,7 +190,7 @@ def test_a_trial_is_named_by_what_differs_from_the_baseline() -> None:
 @pytest.fixture
 def talkative(monkeypatch: pytest.MonkeyPatch) -> tuple[io.StringIO, PlainDisplay]:
     """A display in a trial that soon has something to say, and what it says."""
-    monkeypatch.setattr(live, "NOTABLE_S", 0.05)
+    monkeypatch.setattr(plain, "NOTABLE_S", 0.05)
     stream = io.StringIO()
     shown = PlainDisplay(stream, BASELINE, heartbeat_s=0.04)
     shown.started("demo", Path("x"), LIMITS, [], 0.0, [])

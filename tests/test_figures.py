@@ -13,8 +13,8 @@ from tuner.records.codec import Estimate
 from tuner.records.machine import LimitShare, Roofline
 from tuner.records.outcome import Components, PredictionCheck
 from tuner.report.console import make_console
-from tuner.report.figures import figures
-from tuner.result.config import BestConfig, MeasuredPoint, TimingNoise, measured
+from tuner.report.figures import figures_table
+from tuner.result.config import BestConfig, MeasuredPoint, TimingNoise, measurement
 from tuner.result.economics import economics
 
 replace = msgspec.structs.replace
@@ -22,7 +22,7 @@ replace = msgspec.structs.replace
 
 def printed(best: BestConfig, width: int = 100) -> str:
     stream = io.StringIO()
-    make_console(stream, width).print(figures(best))
+    make_console(stream, width).print(figures_table(best))
     return stream.getvalue()
 
 
@@ -46,7 +46,7 @@ def full(best: BestConfig | None = None, **of_chosen: Any) -> BestConfig:
     chosen = replace(best.chosen, **common | {"compile_s": 31.0, "components": parts(1.0)} | of_chosen)
 
     def reckoned(point: MeasuredPoint) -> MeasuredPoint:
-        return replace(point, economics=economics(3.6, measured(point), measured(baseline)))
+        return replace(point, economics=economics(3.6, measurement(point), measurement(baseline)))
 
     gpu = replace(best.environment, device="cuda", device_name="NVIDIA H200")
     return replace(best, environment=gpu, baseline=reckoned(baseline), chosen=reckoned(chosen))

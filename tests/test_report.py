@@ -13,10 +13,10 @@ from tuner.records.outcome import Build, Failure, Outcome, Timing
 from tuner.records.quality import Quality
 from tuner.report.console import make_console
 from tuner.report.formatting import changes, format_latency_with_error, one_line, shorten
-from tuner.report.front_plot import drawing
-from tuner.report.front_table import table
+from tuner.report.front_plot import front_plot
+from tuner.report.front_table import front_table
 from tuner.report.points import FrontPoint, front_point
-from tuner.report.trial_counts import summary
+from tuner.report.trial_counts import trial_counts
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +98,7 @@ def first_row_of(text: str, number: int) -> int:
 
 @pytest.mark.parametrize("width", [60, 80, 120, 240])
 def test_table_has_the_baseline_on_top_then_the_front_from_the_cheapest_on(width: int) -> None:
-    text = printed(table(POINTS), width)
+    text = printed(front_table(POINTS), width)
     rows = [first_row_of(text, number) for number in (0, 30, 7, 12)]
     assert rows == sorted(rows)
     assert max(map(len, text.splitlines())) <= width
@@ -106,7 +106,7 @@ def test_table_has_the_baseline_on_top_then_the_front_from_the_cheapest_on(width
 
 
 def test_table_marks_the_baseline_and_the_chosen_point_only() -> None:
-    rows = [row.lstrip() for row in printed(table(POINTS)).splitlines()]
+    rows = [row.lstrip() for row in printed(front_table(POINTS)).splitlines()]
     assert [row.split()[1] for row in rows if row.startswith("◆")] == ["0"]
     assert [row.split()[1] for row in rows if row.startswith("★") and "chosen" not in row] == ["7"]
     assert "(chosen)" in "".join(rows)
@@ -115,26 +115,28 @@ def test_table_marks_the_baseline_and_the_chosen_point_only() -> None:
 
 def test_table_marks_what_was_predicted_and_what_misses_the_latency_target() -> None:
     late = point(0, "baseline", 0.07, 0.31, is_baseline=True, misses_target=True)
-    text = printed(table([late, point(12, "steps=8", 0.02, 0.308, is_predicted=True), POINTS[3]]), 100)
+    text = printed(front_table([late, point(12, "steps=8", 0.02, 0.308, is_predicted=True), POINTS[3]]), 100)
     lines = text.splitlines()
     assert "252 ms!" in lines[first_row_of(text, 0)]
     assert "~72.0 ms" in lines[first_row_of(text, 12)]
     assert " 18.0 ms" in lines[first_row_of(text, 30)]
     assert "~ predicted from other step counts" in text
     assert "! misses the latency target" in " ".join(text.split())
-    assert "~" not in printed(table(POINTS)) and "!" not in printed(table(POINTS))
+    assert "~" not in printed(front_table(POINTS)) and "!" not in printed(front_table(POINTS))
 
 
-def test_a_configuration_stands_beside_its_numbers_where_there_is_room() -> None:
-    assert "steps=2" in printed(table(POINTS), 240).splitlines()[first_row_of(printed(table(POINTS), 240), 30)]
-    assert "steps=2" not in printed(table(POINTS), 80).splitlines()[first_row_of(printed(table(POINTS), 80), 30)]
+@pytest.mark.parametrize(("width", "is_beside"), [(240, True), (80, False)])
+def test_a_configuration_stands_beside_its_numbers_where_there_is_room(width: int, is_beside: bool) -> None:
+    text = printed(front_table(POINTS), width)
+    assert ("steps=2" in text.splitlines()[first_row_of(text, 30)]) == is_beside
+    assert "steps=2" in text
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_drawing_fits_and_marks_every_kind_of_point(width: int, count: int) -> None:
     points = (POINTS[1], POINTS[2], POINTS[0], POINTS[3])[:count]
-    text = printed(drawing(points), width)
+    text = printed(front_plot(points), width)
     assert max(map(len, text.splitlines())) <= width
     image = "\n".join(line for line in text.splitlines() if "│" in line or "┤" in line)
     assert image.count("◆") == 1
@@ -144,7 +146,7 @@ def test_drawing_fits_and_marks_every_kind_of_point(width: int, count: int) -> N
 
 
 def test_drawing_puts_the_better_point_higher_and_the_cheaper_one_further_left() -> None:
-    lines = printed(drawing(POINTS)).splitlines()
+    lines = printed(front_plot(POINTS)).splitlines()
     baseline = next((at, line.index("◆")) for at, line in enumerate(lines) if "◆" in line)
     chosen = next((at, line.index("★")) for at, line in enumerate(lines) if "★" in line)
     assert baseline[0] < chosen[0]
@@ -153,34 +155,35 @@ def test_drawing_puts_the_better_point_higher_and_the_cheaper_one_further_left()
 
 def test_equal_points_are_drawn() -> None:
     same = [point(number, "x", 0.02, 0.3) for number in range(3)]
-    assert "●" in printed(drawing(same))
+    assert "●" in printed(front_plot(same))
 
 
 def test_a_chosen_baseline_is_named_as_such() -> None:
-    text = printed(drawing([point(0, "baseline", 0.07, 0.31, is_baseline=True, is_chosen=True)]))
+    text = printed(front_plot([point(0, "baseline", 0.07, 0.31, is_baseline=True, is_chosen=True)]))
     assert "★ chosen (the baseline)" in text
 
 
 def test_an_empty_front_is_said_plainly() -> None:
-    assert printed(table([])) == "Nothing was measured.\n"
-    assert printed(drawing([])).strip() == ""
+    assert printed(front_table([])) == "Nothing was measured.\n"
+    assert printed(front_plot([])).strip() == ""
 
 
 def test_no_control_characters_without_a_terminal() -> None:
-    text = printed(table(POINTS)) + printed(drawing(POINTS)) + printed(summary([outcome(1, "measured")]))
+    counts = trial_counts([outcome(1, "measured")])
+    text = printed(front_table(POINTS)) + printed(front_plot(POINTS)) + printed(counts)
     assert all(character == "\n" or character.isprintable() for character in text)
 
 
 def test_colour_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert "\x1b[" in printed(drawing(POINTS))
+    assert "\x1b[" in printed(front_plot(POINTS))
 
 
 def test_ascii_where_the_stream_knows_no_more() -> None:
     strange = [*POINTS, point(31, "prompt=é★", 0.03, 0.3)]
-    for what in (table(strange), drawing(strange), summary([outcome(1, "measured")])):
+    for what in (front_table(strange), front_plot(strange), trial_counts([outcome(1, "measured")])):
         assert printed_in_ascii(what)
-    assert "* chosen" in printed_in_ascii(drawing(POINTS))
+    assert "* chosen" in printed_in_ascii(front_plot(POINTS))
 
 
 def test_summary_groups_the_reasons() -> None:
@@ -190,7 +193,7 @@ def test_summary_groups_the_reasons() -> None:
         outcome(2, "rejected", build=build(finding("a.py:3"))),
         outcome(3, "failed", failure=Failure(kind="timeout", stage="compile", message="no answer\nfor long")),
     ]
-    text = printed(summary(outcomes, {"compile.mode needs compile.scope": 5}), 120)
+    text = printed(trial_counts(outcomes, {"compile.mode needs compile.scope": 5}), 120)
     assert "4 trials from 2 builds: 1 measured, 2 rejected, 1 failed; 5 candidates refused" in text
     assert "rejected     2  graph break at a.py:3 (trials 1, 2)" in text
     assert "b.py:9" not in text
@@ -200,7 +203,7 @@ def test_summary_groups_the_reasons() -> None:
 
 
 def test_summary_stays_short() -> None:
-    text = printed(summary([outcome(1, "measured")], {f"reason {index}": 1 for index in range(30)}))
+    text = printed(trial_counts([outcome(1, "measured")], {f"reason {index}": 1 for index in range(30)}))
     assert "22  for other reasons" in text
 
 

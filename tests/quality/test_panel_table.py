@@ -6,7 +6,8 @@ from typing import Literal
 
 import msgspec
 import pytest
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.style import Style
 from rich.text import Text
 
 from tuner.records.codec import Estimate
@@ -49,17 +50,20 @@ def best(chosen: MeasuredPoint, *front: MeasuredPoint) -> BestConfig:
     )  # fmt: skip
 
 
-def rendered(table: object, width: int = 80) -> list[Text]:
+def rendered(table: RenderableType, width: int = 80) -> list[Text]:
     console = Console(width=width)
-    return [part for part in table.__rich_console__(console, console.options) if isinstance(part, Text)]  # type: ignore[attr-defined]
+    lines = console.render_lines(table, console.options, pad=False)
+    return [Text.assemble(*((part.text, part.style or "") for part in line)) for line in lines]
 
 
 def coloured(lines: list[Text]) -> list[str]:
-    return [line.plain[span.start : span.end].strip() for line in lines for span in line.spans if span.style == CHOSEN]
+    chosen = Style.parse(CHOSEN)
+    spans = [(line, span) for line in lines for span in line.spans if span.style == chosen]
+    return [text for line, span in spans if (text := line.plain[span.start : span.end].strip())]
 
 
 def test_a_row_a_metric_a_column_a_trial_and_what_is_missing() -> None:
-    lines = rendered(panel_table.panel(best(point(5, 0.25), point(5, 0.25), point(7, 0.5))))
+    lines = rendered(panel_table.panel_table(best(point(5, 0.25), point(5, 0.25), point(7, 0.5))))
     assert lines[0].plain.split() == ["Quality", "baseline", "trial", "5", "trial", "7"]
     assert lines[1].plain.split() == ["SSIM", "(of", "1)", "=1", "0.25", "0.5"]
     assert "not measured: fid" in "".join(line.plain for line in lines)
@@ -68,17 +72,17 @@ def test_a_row_a_metric_a_column_a_trial_and_what_is_missing() -> None:
 
 @pytest.mark.parametrize("chosen", [point(0, 1.0), point(5, None)])
 def test_no_other_column_is_coloured_as_the_chosen_one(chosen: MeasuredPoint) -> None:
-    lines = rendered(panel_table.panel(best(chosen, point(0, 1.0), point(7, 0.5))))
+    lines = rendered(panel_table.panel_table(best(chosen, point(0, 1.0), point(7, 0.5))))
     assert lines[0].plain.split() == ["Quality", "baseline", "trial", "7"]
     assert coloured(lines) == []
 
 
 def test_columns_that_have_no_room_are_left_out_the_chosen_one_last() -> None:
-    lines = rendered(panel_table.panel(best(point(5, 0.25), point(7, 0.5), point(8, 0.75))), width=34)
+    lines = rendered(panel_table.panel_table(best(point(5, 0.25), point(7, 0.5), point(8, 0.75))), width=34)
     assert lines[0].plain.split() == ["Quality", "baseline", "trial", "5"]
     assert coloured(lines) == ["0.25"]
 
 
 def test_nothing_is_said_when_nothing_was_examined() -> None:
     found = best(point(5, None))
-    assert rendered(panel_table.panel(msgspec.structs.replace(found, baseline=point(0, None)))) == []
+    assert rendered(panel_table.panel_table(msgspec.structs.replace(found, baseline=point(0, None)))) == []

@@ -8,9 +8,6 @@ from typing import TextIO
 
 from rich.console import Console
 
-GAP = 2
-"""Columns between two columns of a table."""
-
 CHOSEN = "bold green"
 
 BASELINE = "bold"
@@ -20,7 +17,7 @@ QUIET = "dim"
 
 @dataclass(frozen=True)
 class Glyphs:
-    """The characters of the marks and of the drawing."""
+    """The characters of marks and plots."""
 
     baseline: str
     chosen: str
@@ -46,12 +43,12 @@ ASCII = Glyphs("B", "*", "o", "-", "-", "|", "+", ":", ".", "|", "+", "+", "+", 
 
 
 def glyphs_for(ascii_only: bool) -> Glyphs:
-    """The characters that a stream can take."""
+    """Return the characters that a stream can encode."""
     return ASCII if ascii_only else UNICODE
 
 
 def make_console(stream: TextIO, width: int | None = None) -> Console:
-    """A console that takes text literally and never fails on a character that the stream cannot encode."""
+    """Make a console that prints text literally and escapes characters that the stream cannot encode."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)

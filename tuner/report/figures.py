@@ -1,38 +1,39 @@
-"""The figures of the chosen configuration beside the baseline's: time by part, cost, energy, memory, the limit.
+"""Figures of the chosen configuration beside the baseline's: time by part, cost, energy, memory, limits.
 
-What was not measured is no row, and a figure that only one of the two has is a dash for the other.
+A figure that was not measured has no row. One that only one of the two points has is a dash for the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
 from rich.text import Text
 
 from tuner.records.outcome import Components
-from tuner.report.console import BASELINE, CHOSEN, GAP, QUIET
+from tuner.report.console import BASELINE, CHOSEN, QUIET
 from tuner.report.formatting import (
-    columns_line,
     format_large,
     format_latency,
     format_number,
     format_other_processes,
     one_line,
     pluralize,
-    wrap_text,  # fmt: skip
+    wrap_text,
 )
+from tuner.report.tables import make_bare_table
 from tuner.result.config import BestConfig, MeasuredPoint
-from tuner.result.economics import CARDS_GB, Economics
+from tuner.result.economics import CARDS_GB
 from tuner.timing import roofline
 
 UNKNOWN = "-"
 INDENT = 2
 
 
-def figures(best: BestConfig) -> RenderableType:
-    """The block below the front: one column for the baseline, one for the choice unless that is the baseline."""
+def figures_table(best: BestConfig) -> RenderableType:
+    """Return a table with a column for the baseline and, unless that is chosen, one for the chosen configuration."""
     return _Figures(best)
 
 
@@ -41,29 +42,27 @@ class _Figures:
     best: BestConfig
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        best, width = self.best, options.max_width
-        points = [best.baseline] if best.chosen.trial == best.baseline.trial else [best.baseline, best.chosen]
-        rows = [(name, [read(point, best) for point in points]) for name, read in ROWS]
-        shown = [(name, [cell or UNKNOWN for cell in cells]) for name, cells in rows if any(cells)]
-        heads = ["baseline", f"trial {best.chosen.trial}"][: len(points)]
-        first = INDENT + max(len(name) for name, _ in shown)
-        columns = list(zip(*(cells for _, cells in shown), strict=True))
-        widths = [max(map(len, (head, *column))) for head, column in zip(heads, columns, strict=True)]
-        title = "The chosen configuration" if len(points) > 1 else "The chosen configuration is the baseline"
-        first = max(first, len(title) if len(points) > 1 else 0)
-        yield Text(columns_line(title, heads if len(points) > 1 else [], first, widths), style=BASELINE)
-        for name, cells in shown:
-            yield _row(" " * INDENT + name, cells, first, widths)
+        best = self.best
+        if best.chosen.trial == best.baseline.trial:
+            yield Text("The chosen configuration is the baseline", style=BASELINE)
+            yield self._table({"": best.baseline}, show_header=False)
+        else:
+            yield self._table({"baseline": best.baseline, f"trial {best.chosen.trial}": best.chosen})
         for note in _notes(best):
-            yield from wrap_text("", note, width, QUIET, INDENT)
+            yield from wrap_text("", note, options.max_width, QUIET, INDENT)
 
-
-def _row(name: str, cells: Sequence[str], first: int, widths: Sequence[int]) -> Text:
-    text = Text(columns_line(name, cells, first, widths))
-    text.stylize(QUIET, 0, first)
-    if len(cells) > 1:
-        text.stylize(CHOSEN, first + GAP + widths[0] + GAP)
-    return text
+    def _table(self, points: Mapping[str, MeasuredPoint], show_header: bool = True) -> Table:
+        table = make_bare_table(BASELINE)
+        table.show_header = show_header
+        table.add_column("The chosen configuration", no_wrap=True, overflow="crop", style=QUIET)
+        for heading, point in points.items():
+            style = "" if point is self.best.baseline else CHOSEN
+            table.add_column(Text(heading), justify="right", overflow="fold", style=style)
+        for name, read in ROWS:
+            cells = [read(point, self.best) for point in points.values()]
+            if any(cells):
+                table.add_row(" " * INDENT + name, *(Text(cell or UNKNOWN) for cell in cells))
+        return table
 
 
 # ---- rows -----------------------------------------------------------------------------------------------------------
@@ -125,8 +124,7 @@ def _paid_for(point: MeasuredPoint, best: BestConfig) -> str | None:
 def _card(point: MeasuredPoint, _: BestConfig) -> str | None:
     if point.peak_reserved_bytes is None:
         return None
-    found: Economics | None = point.economics
-    fits = found.smallest_card_gb if found else None
+    fits = point.economics.smallest_card_gb if point.economics else None
     return f"{fits} GB" if fits is not None else f"over {CARDS_GB[-1]} GB"
 
 
@@ -168,17 +166,31 @@ ROWS: tuple[tuple[str, Cell], ...] = (
     ("calls discarded for throttling", _discarded),
     ("also on the GPU", _others),
 )
-"""Each figure with its unit, and how it is read from a point; None where it is not known."""
+"""Each figure with its unit and the function that reads it from a point; None where it is not known."""
 
 
 def _notes(best: BestConfig) -> Iterator[str]:
-    """How close to the limit the choice is, how sure the clock is, and what is not known."""
+    """Yield how close the chosen denoiser is to its limit, the uncertainty of times, and what is not known."""
     if best.chosen.limit is not None:
         yield f"The chosen denoiser runs at {roofline.describe(best.chosen.limit, best.environment.device)}"
     calls = [point.components for point in (best.baseline, best.chosen) if point.components]
     if calls:
-        took = " and ".join(format_latency(seconds) for seconds in dict.fromkeys(call.total_s for call in calls))
-        yield f"Parts are of one call each that was timed part by part, {took}"
+        seconds = " and ".join(map(format_latency, dict.fromkeys(call.total_s for call in calls)))
+        yield f"Parts are of one call each that was timed part by part, {seconds}"
+    yield from _timing_notes(best)
+    yield from _rate_notes(best)
+    reasons = dict.fromkeys(
+        (
+            *best.chosen.unavailable_reasons,
+            *best.baseline.unavailable_reasons,
+            *(best.roofline.unavailable_reasons if best.roofline else ()),
+        )
+    )
+    if reasons:
+        yield f"Not known: {'; '.join(map(one_line, reasons))}"
+
+
+def _timing_notes(best: BestConfig) -> Iterator[str]:
     if best.timing_noise is not None:
         noise = best.timing_noise
         yield (
@@ -189,18 +201,12 @@ def _notes(best: BestConfig) -> Iterator[str]:
     if worst is not None:
         count = len(best.predictions)
         yield f"Predictions measured later: {count}, the worst {worst.error:+.2%} off (trial {worst.trial})"
+
+
+def _rate_notes(best: BestConfig) -> Iterator[str]:
     rates = best.roofline.flop_per_s if best.roofline else {}
     if rates:
-        shown = [f"{roofline.NAMES.get(kind, kind)} {rate / 1e12:.3g}" for kind, rate in rates.items()]
+        named = [f"{roofline.NAMES.get(dtype, dtype)} {rate / 1e12:.3g}" for dtype, rate in rates.items()]
         copy = best.roofline.copy_bytes_per_s if best.roofline else None
         copies = f"; copies {copy / 1e12:.3g} TB/s" if copy else ""
-        yield f"Rates reached here by large products, TFLOP/s: {', '.join(shown)}{copies}"
-    unavailable_reasons = dict.fromkeys(
-        (
-            *best.chosen.unavailable_reasons,
-            *best.baseline.unavailable_reasons,
-            *(best.roofline.unavailable_reasons if best.roofline else ()),
-        )
-    )
-    if unavailable_reasons:
-        yield f"Not known: {'; '.join(map(one_line, unavailable_reasons))}"
+        yield f"Rates reached here by large products, TFLOP/s: {', '.join(named)}{copies}"

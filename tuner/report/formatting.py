@@ -1,8 +1,4 @@
-"""What all that a person sees is made of: the console, words, numbers, points of the front, why trials are not on it.
-
-Pure functions from records to rich renderables. Printed through `make_console` they have colour on a terminal, none
-elsewhere, and only ASCII where the stream's encoding knows no more.
-"""
+"""Text that people read: words, numbers with units, configurations, paragraphs."""
 
 from __future__ import annotations
 
@@ -17,35 +13,29 @@ from rich.measure import Measurement
 from rich.text import Text
 
 from tuner.records.codec import Value
-from tuner.report.console import BASELINE, GAP, QUIET
+from tuner.report.console import BASELINE, QUIET
 
-# ---- words and numbers ----------------------------------------------------------------------------------------------
+# ---- lines and paragraphs -------------------------------------------------------------------------------------------
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks, colours and control characters: what a worker says may hold anything."""
+    """Remove line breaks, colours and control characters; the output of a worker may hold anything."""
     plain = re.sub(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?)", "", text)
     return " ".join("".join(c if c.isprintable() else " " for c in plain).split())
 
 
 def first_line(text: str) -> str:
-    """The first line that says something."""
+    """Return the first line that is not blank."""
     return next((cleaned for line in text.splitlines() if (cleaned := one_line(line))), "")
 
 
 def shorten(text: str, width: int) -> str:
-    """The text, cut with three dots where it is longer than `width`."""
+    """Cut text that is longer than `width`, ending it with three dots."""
     return text if len(text) <= width else text[: max(0, width - 3)] + "..."[: max(0, width)]
 
 
-def columns_line(name: str, cells: Sequence[str], first: int, widths: Sequence[int]) -> str:
-    """A row of a table: its name in `first` characters, its cells to the right of their columns."""
-    texts = [cell.rjust(width) for cell, width in zip(cells, widths, strict=False)]
-    return (" " * GAP).join((name.ljust(first), *texts)).rstrip()
-
-
 def wrap_text(label: str, text: str, width: int, style: str = "", indent: int = 0) -> Iterator[Text]:
-    """A paragraph beside its label, wrapped to the width and never cut."""
+    """Yield the lines of a paragraph beside its label, wrapped at spaces."""
     head = " " * indent + label
     lines = textwrap.wrap(text, max(20, width - len(head)), break_on_hyphens=False, break_long_words=False)
     for number, line in enumerate(lines):
@@ -56,7 +46,7 @@ def wrap_text(label: str, text: str, width: int, style: str = "", indent: int = 
 def section(
     title: str, rows: Sequence[tuple[str, str]], width: int, is_quiet: Callable[[str, str], bool] = lambda *_: False
 ) -> Iterator[Text]:
-    """A title and below it a label and a text a row, `is_quiet` rows dimmed; nothing without rows."""
+    """Yield a title and below it rows of a label and a text, those that are `is_quiet` dimmed; nothing without rows."""
     if not rows:
         return
     yield Text(title, style=BASELINE)
@@ -66,94 +56,9 @@ def section(
     yield Text("")
 
 
-def format_value(value: Value) -> str:
-    """A knob's value as a person writes it."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, float) else one_line(str(value))
-
-
-def changes(values: Mapping[str, Value], baseline: Mapping[str, Value]) -> dict[str, Value]:
-    """What differs from the baseline."""
-    return {name: value for name, value in values.items() if name not in baseline or baseline[name] != value}
-
-
-def label(values: Mapping[str, Value]) -> str:
-    """A configuration in one line; an empty one is the baseline."""
-    return " ".join(f"{name}={format_value(value)}" for name, value in values.items()) or "baseline"
-
-
-def decimals(value: float, digits: int) -> int:
-    """How many decimals show `digits` significant digits of a value."""
-    if value == 0 or not math.isfinite(value):
-        return 0
-    return max(0, digits - 1 - math.floor(math.log10(abs(value))))
-
-
-def format_number(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits, never in powers of ten."""
-    return f"{value:.{decimals(value, digits)}f}"
-
-
-def format_large(value: float) -> str:
-    """A large number in three digits, a small one as it is."""
-    for least, power, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
-        if value >= least:
-            return f"{format_number(value / power)}{unit}"
-    return format_number(value)
-
-
-def format_latency(value_s: float) -> str:
-    """A latency in the unit that suits it."""
-    return f"{format_number(value_s)} s" if value_s >= 1 else f"{format_number(value_s * 1000)} ms"
-
-
-def format_latency_with_error(value_s: float, half_s: float, plus_minus: str) -> str:
-    """A latency and the half-width of its interval, both to two digits of the latter."""
-    scale, unit = (1.0, "s") if value_s >= 1 else (1000.0, "ms")
-    places = min(decimals(half_s * scale, 2), 3)
-    return f"{value_s * scale:.{places}f} {plus_minus} {half_s * scale:.{places}f} {unit}"
-
-
-def format_difference(difference: float, low: float, high: float, places: int | None = None) -> str:
-    """A paired difference with its interval."""
-    if places is None:
-        places = difference_places([(low, high)])
-    return f"{difference:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}]"
-
-
-def difference_places(intervals: Iterable[tuple[float, float]]) -> int:
-    """Decimals that show two digits of the narrowest interval's half-width."""
-    halves = [(high - low) / 2 for low, high in intervals if high > low]
-    return min(max(decimals(min(halves), 2), 2), 5) if halves else 4
-
-
-def format_clock(value_s: float) -> str:
-    """A duration as a clock shows it."""
-    minutes, rest = divmod(max(0, round(value_s)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def pluralize(count: int, noun: str, plural: str | None = None) -> str:
-    """A count with its noun."""
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
-
-
-def format_other_processes(processes: int | None, memory_bytes: int | None) -> str:
-    """Who else uses the GPU and how much of its memory, as far as that is known; empty for nobody."""
-    if not processes and not memory_bytes:
-        return ""
-    who = pluralize(processes, "other process", "other processes") if processes else "somebody else"
-    return f"{who} with {format_number(memory_bytes / 1e9)} GB" if memory_bytes else who
-
-
-# ---- points of the front --------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class OneLine:
-    """Text cut to the width that it is given; rich's own ellipsis is not ASCII."""
+    """Text cut to the width that it gets; rich's own ellipsis is not ASCII."""
 
     text: str
     style: str = ""
@@ -165,4 +70,89 @@ class OneLine:
         return Measurement(min(8, len(self.text)), len(self.text)).with_maximum(options.max_width)
 
 
-# ---- why the others are not on it -----------------------------------------------------------------------------------
+# ---- configurations -------------------------------------------------------------------------------------------------
+
+
+def format_value(value: Value) -> str:
+    """Format a knob's value: on and off for booleans, no trailing zeros for floats."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else one_line(str(value))
+
+
+def changes(values: Mapping[str, Value], baseline: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the values that differ from the baseline's."""
+    return {name: value for name, value in values.items() if name not in baseline or baseline[name] != value}
+
+
+def label(values: Mapping[str, Value]) -> str:
+    """Format a configuration in one line; without values it is the baseline."""
+    return " ".join(f"{name}={format_value(value)}" for name, value in values.items()) or "baseline"
+
+
+# ---- numbers --------------------------------------------------------------------------------------------------------
+
+
+def decimals(value: float, digits: int) -> int:
+    """Return the decimals that show `digits` significant digits of a value."""
+    if value == 0 or not math.isfinite(value):
+        return 0
+    return max(0, digits - 1 - math.floor(math.log10(abs(value))))
+
+
+def format_number(value: float, digits: int = 3) -> str:
+    """Format a number with `digits` significant digits, never in powers of ten."""
+    return f"{value:.{decimals(value, digits)}f}"
+
+
+def format_large(value: float) -> str:
+    """Format a number with three digits, from 10 000 on with k, M or G."""
+    for least, power, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if value >= least:
+            return f"{format_number(value / power)}{unit}"
+    return format_number(value)
+
+
+def format_latency(value_s: float) -> str:
+    """Format seconds, in milliseconds below one second."""
+    return f"{format_number(value_s)} s" if value_s >= 1 else f"{format_number(value_s * 1000)} ms"
+
+
+def format_latency_with_error(value_s: float, half_s: float, plus_minus: str) -> str:
+    """Format a latency and the half-width of its interval, with decimals for two digits of the half-width."""
+    scale, unit = (1.0, "s") if value_s >= 1 else (1000.0, "ms")
+    places = min(decimals(half_s * scale, 2), 3)
+    return f"{value_s * scale:.{places}f} {plus_minus} {half_s * scale:.{places}f} {unit}"
+
+
+def format_difference(difference: float, low: float, high: float, places: int | None = None) -> str:
+    """Format a paired difference with its interval."""
+    if places is None:
+        places = difference_places([(low, high)])
+    return f"{difference:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}]"
+
+
+def difference_places(intervals: Iterable[tuple[float, float]]) -> int:
+    """Return the decimals that show two digits of the narrowest interval's half-width."""
+    halves = [(high - low) / 2 for low, high in intervals if high > low]
+    return min(max(decimals(min(halves), 2), 2), 5) if halves else 4
+
+
+def format_clock(value_s: float) -> str:
+    """Format seconds as M:SS, or H:MM:SS from an hour on."""
+    minutes, rest = divmod(max(0, round(value_s)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def pluralize(count: int, noun: str, plural: str | None = None) -> str:
+    """Format a count with its noun in the singular or the plural."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def format_other_processes(processes: int | None, memory_bytes: int | None) -> str:
+    """Format how many other processes use the GPU and how much memory they hold; empty if there are none."""
+    if not processes and not memory_bytes:
+        return ""
+    who = pluralize(processes, "other process", "other processes") if processes else "other processes"
+    return f"{who} with {format_number(memory_bytes / 1e9)} GB" if memory_bytes else who

@@ -1,7 +1,8 @@
-"""The front as a drawing: cost against quality, with intervals.
+"""The front as a plot in the terminal: cost against quality, with intervals.
 
-Made here and not by plotext: since version 6 that loads a C++ library through ctypes (compiled at installation where no
-wheel fits), keeps one figure for the whole process, and ships no types.
+Drawn here because no library draws it: plotille 6.0.5 has neither a log axis nor intervals and draws with braille
+characters only; plotext 5.3.2 writes a label over its mark, puts log ticks at unround values, frames every plot with
+characters outside ASCII and keeps one figure for the whole process; plotext 6.1.0 also loads a compiled library.
 """
 
 from __future__ import annotations
@@ -17,23 +18,23 @@ from tuner.report.console import BASELINE, CHOSEN, QUIET, Glyphs, glyphs_for
 from tuner.report.formatting import (
     decimals,
     format_number,
-    one_line,  # fmt: skip
+    one_line,
 )
 from tuner.report.points import FrontPoint, in_order, is_marked, mark
 
 
-def drawing(
+def front_plot(
     points: Sequence[FrontPoint], width: int | None = None, height: int = 14, metric: str = "CLIP score"
 ) -> RenderableType:
-    """Cost against quality with each point's interval, the staircase of the front, baseline and chosen marked."""
+    """Plot cost against quality: each point with its interval, the front as a staircase, baseline and chosen marked."""
     if not points:
         return Text("")
-    return _Drawing(tuple(in_order(points)), width, max(5, height), one_line(metric))
+    return _Plot(tuple(in_order(points)), width, max(5, height), one_line(metric))
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """Where a value lies on an axis of so many cells."""
+    """An axis of `cells` characters from `low` to `high`."""
 
     low: float
     high: float
@@ -48,9 +49,9 @@ class _Scale:
 
     def ticks(self, count: int) -> list[float]:
         if self.is_log:
-            found = _log_ticks(self.low, self.high)
-            if len(found) >= 3:
-                return found
+            ticks = _log_ticks(self.low, self.high)
+            if len(ticks) >= 3:
+                return ticks
         return _even_ticks(self.low, self.high, count)
 
 
@@ -84,7 +85,7 @@ def _quality_scale(points: Sequence[FrontPoint], cells: int) -> _Scale:
 
 
 class _Canvas:
-    """Cells to draw on, row 0 at the top."""
+    """A grid of characters with their styles, row 0 at the top."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
@@ -108,7 +109,7 @@ class _Canvas:
 
 
 @dataclass(frozen=True)
-class _Drawing:
+class _Plot:
     points: tuple[FrontPoint, ...]
     width: int | None
     height: int
@@ -133,6 +134,8 @@ class _Drawing:
 
 
 def _draw(canvas: _Canvas, points: Sequence[FrontPoint], x: _Scale, y: _Scale, glyphs: Glyphs) -> None:
+    """Draw the baseline's level, the staircase, intervals, marks and numbers, each over those before it."""
+
     def row(quality: float) -> int:
         return canvas.height - 1 - y.cell(quality)
 
@@ -141,20 +144,25 @@ def _draw(canvas: _Canvas, points: Sequence[FrontPoint], x: _Scale, y: _Scale, g
             canvas.put(0, row(point.quality), glyphs.level * canvas.width, QUIET)
     stairs = [(x.cell(p.cost_usd_per_1000_images), row(p.quality)) for p in _staircase(points)]
     _draw_stairs(canvas, stairs, glyphs)
+    columns = {point.number: x.cell(point.cost_usd_per_1000_images) for point in points}
     for point in points:
-        column = x.cell(point.cost_usd_per_1000_images)
         if not point.is_baseline:
             for at in range(row(point.quality_high), row(point.quality_low) + 1):
-                canvas.put(column, at, glyphs.interval, QUIET)
+                canvas.put(columns[point.number], at, glyphs.interval, QUIET)
     for point in sorted(points, key=lambda p: (p.is_chosen, p.is_baseline)):
-        style = CHOSEN if point.is_chosen else "bold yellow" if point.is_baseline else "cyan"
-        canvas.put(x.cell(point.cost_usd_per_1000_images), row(point.quality), mark(point, glyphs), f"mark {style}")
+        canvas.put(columns[point.number], row(point.quality), mark(point, glyphs), f"mark {_style(point)}")
     for point in points:
-        _put_number(canvas, x.cell(point.cost_usd_per_1000_images), row(point.quality), str(point.number))
+        _put_number(canvas, columns[point.number], row(point.quality), str(point.number))
+
+
+def _style(point: FrontPoint) -> str:
+    if point.is_chosen:
+        return CHOSEN
+    return "bold yellow" if point.is_baseline else "cyan"
 
 
 def _staircase(points: Iterable[FrontPoint]) -> list[FrontPoint]:
-    """The points that no cheaper one equals, from the cheapest on."""
+    """Return the points that are better than all cheaper ones, cheapest first."""
     kept: list[FrontPoint] = []
     for point in sorted(points, key=lambda p: (p.cost_usd_per_1000_images, -p.quality)):
         if not kept or point.quality > kept[-1].quality:
@@ -173,6 +181,7 @@ def _draw_stairs(canvas: _Canvas, stairs: Sequence[tuple[int, int]], glyphs: Gly
 
 
 def _put_number(canvas: _Canvas, column: int, row: int, number: str) -> None:
+    """Write a trial's number beside its mark, where it covers no other mark; leave it out where there is no room."""
     for start, at in ((column + 1, row - 1), (column + 1, row + 1), (column - len(number), row - 1)):
         if 0 <= at < canvas.height and canvas.is_free(start, at, len(number)):
             canvas.put(start, at, number, "mark ")

@@ -1,29 +1,33 @@
-"""The front as a table: whole at the end of a study, in few rows while it runs."""
+"""The front as a table: all of it at the end of a study, a few rows while one runs."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
 from rich.text import Text
 
-from tuner.report.console import BASELINE, CHOSEN, GAP, QUIET, Glyphs, glyphs_for
+from tuner.report.console import BASELINE, CHOSEN, QUIET, Glyphs, glyphs_for
 from tuner.report.formatting import (
+    OneLine,
     decimals,
     difference_places,
     format_difference,
     format_latency,
     one_line,
-    shorten,
-    wrap_text,  # fmt: skip
+    wrap_text,
 )
 from tuner.report.points import FrontPoint, in_order, is_marked, mark
+from tuner.report.tables import add_number_column, make_bare_table, make_table, width_of
+
+SCORE_FROM_WIDTH = 84
+"""The narrowest terminal in which the compact table shows the score beside its difference."""
 
 
-def table(points: Sequence[FrontPoint], metric: str = "CLIP score") -> RenderableType:
-    """The baseline on top, then the front in order of cost, the chosen point marked."""
+def front_table(points: Sequence[FrontPoint], metric: str = "CLIP score") -> RenderableType:
+    """Return a table with the baseline on top, then the front in order of cost, the chosen point marked."""
     if not points:
         return Text("Nothing was measured.")
     return _FrontTable(tuple(in_order(points)), one_line(metric))
@@ -31,40 +35,60 @@ def table(points: Sequence[FrontPoint], metric: str = "CLIP score") -> Renderabl
 
 @dataclass(frozen=True)
 class _FrontTable:
-    """The front; configurations stand below their numbers where they do not fit beside them."""
+    """The front. What does not fit beside the numbers moves to a second table below them."""
 
     points: tuple[FrontPoint, ...]
     metric: str
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        glyphs, width = glyphs_for(options.ascii_only), options.max_width
-        digits = _digits(self.points)
-        rows = [
-            (f"{_mark(point, glyphs) or ' '} {point.number:>{digits}}", *cells)
-            for point, cells in zip(self.points, _number_cells(self.points), strict=True)
-        ]
-        headings = (("", "trial"), *_headings(self.metric))
-        columns = zip(*rows, strict=True)
-        widths = [max(map(len, (*heading, *column))) for heading, column in zip(headings, columns, strict=True)]
-        taken = sum(widths) + GAP * (len(widths) - 1)
-        longest = max(len(_name(point)) for point in self.points)
-        is_beside = taken + GAP + longest <= width
-        shown = len(widths) if taken <= width else len(widths) - 1
-        for line in range(2):
-            title = "  configuration" if is_beside and line == 1 else ""
-            yield Text(_aligned([heading[line] for heading in headings[:shown]], widths) + title, style=BASELINE)
-        rule = taken + GAP + max(longest, len("configuration")) if is_beside else taken
-        yield Text(glyphs.rule * min(width, rule), style=QUIET)
-        for point, row in zip(self.points, rows, strict=True):
-            name = f"  {_name(point)}" if is_beside else ""
-            yield Text(_aligned(row[:shown], widths) + name, style=_style(point))
-            if not is_beside:
-                yield from _below(point, row[shown:], width)
-        yield from wrap_text("", "   ".join(_notes(self.points, glyphs)), width, QUIET)
+        def fits(table: Table) -> bool:
+            return width_of(table, console, options) <= options.max_width
+
+        count = len(_headings(self.metric))
+        whole = self._numbers(options, count, has_configuration=True)
+        if fits(whole):
+            yield whole
+        else:
+            shown = next((n for n in range(count, 1, -1) if fits(self._numbers(options, n))), 1)
+            yield from (self._numbers(options, shown), Text(""), self._configurations(options, shown < count))
+        notes = "   ".join(_notes(self.points, glyphs_for(options.ascii_only)))
+        yield from wrap_text("", notes, options.max_width, QUIET)
+
+    def _numbers(self, options: ConsoleOptions, count: int, has_configuration: bool = False) -> Table:
+        """Make the table of the first `count` columns of numbers."""
+        glyphs, table = glyphs_for(options.ascii_only), make_table(options)
+        for heading in ("\ntrial", *_headings(self.metric)[:count]):
+            add_number_column(table, heading)
+        if has_configuration:
+            table.add_column("\nconfiguration", no_wrap=True)
+        for point, cells in zip(self.points, _cells(self.points), strict=True):
+            name = [_name(point)] if has_configuration else []
+            number = _marked_number(point, self.points, glyphs)
+            table.add_row(*_texts(number, *cells[:count], *name), style=_style(point))
+        return table
+
+    def _configurations(self, options: ConsoleOptions, has_difference: bool) -> Table:
+        table = make_table(options)
+        for heading in ("trial", *(["difference"] if has_difference else [])):
+            add_number_column(table, heading)
+        table.add_column("configuration", overflow="fold")
+        for point, cells in zip(self.points, _cells(self.points), strict=True):
+            difference = [cells[-1]] if has_difference else []
+            table.add_row(*_texts(str(point.number), *difference, _name(point)), style=_style(point))
+        return table
+
+
+def _texts(*cells: str) -> list[Text]:
+    return [Text(cell) for cell in cells]
+
+
+def _marked_number(point: FrontPoint, points: Sequence[FrontPoint], glyphs: Glyphs, otherwise: str = " ") -> str:
+    digits = max(len(str(other.number)) for other in points)
+    return f"{mark(point, glyphs) if is_marked(point) else otherwise} {point.number:>{digits}}"
 
 
 def _notes(points: Sequence[FrontPoint], glyphs: Glyphs) -> Iterator[str]:
-    """How to read the table."""
+    """Yield the legend."""
     yield f"{glyphs.chosen} chosen"
     yield f"{glyphs.baseline} baseline, the untouched pipeline"
     if any(point.is_predicted for point in points):
@@ -73,36 +97,11 @@ def _notes(points: Sequence[FrontPoint], glyphs: Glyphs) -> Iterator[str]:
         yield "! misses the latency target"
 
 
-def _below(point: FrontPoint, left: Sequence[str], width: int) -> Iterator[Text]:
-    """The cells that had no room in the row, then the name."""
-    lines = [f"difference {cell}" for cell in left if not point.is_baseline]
-    lines += textwrap.wrap(_name(point), max(20, width - 4), break_on_hyphens=False)
-    for line in lines:
-        yield Text(f"    {line}", style=_style(point) or QUIET)
-
-
-def _headings(metric: str) -> tuple[tuple[str, str], ...]:
+def _headings(metric: str) -> tuple[str, ...]:
+    """Return the headings of the columns of numbers, each of two lines."""
     head, _, tail = metric.rpartition(" ")
-    return (
-        ("", "latency"),
-        ("", "images/s"),
-        ("US$/1000", "images"),
-        ("", "speed-up"),
-        (head, tail),
-        ("difference", "[95 % interval]"),
-    )
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return (" " * GAP).join(cell.rjust(width) for cell, width in zip(cells, widths, strict=False)).rstrip()
-
-
-def _mark(point: FrontPoint, glyphs: Glyphs) -> str:
-    return mark(point, glyphs) if is_marked(point) else ""
-
-
-def _digits(points: Sequence[FrontPoint]) -> int:
-    return max(len(str(point.number)) for point in points)
+    difference = "difference\n[95 % interval]"
+    return ("\nlatency", "\nimages/s", "US$/1000\nimages", "\nspeed-up", f"{head}\n{tail}", difference)
 
 
 def _style(point: FrontPoint) -> str:
@@ -118,8 +117,8 @@ def _name(point: FrontPoint) -> str:
     return f"{text} (chosen)" if point.is_chosen else text
 
 
-def _number_cells(points: Sequence[FrontPoint]) -> list[tuple[str, str, str, str, str, str]]:
-    """The numbers of each row, every column with decimals of its own."""
+def _cells(points: Sequence[FrontPoint]) -> list[tuple[str, str, str, str, str, str]]:
+    """Return the cells of each row, the difference last. Each column has its own number of decimals."""
     cost_places = decimals(min(p.cost_usd_per_1000_images for p in points), 3)
     rate_places = decimals(min(p.images_per_s for p in points), 3)
     places = difference_places((p.quality_low, p.quality_high) for p in points if not p.is_baseline)
@@ -145,32 +144,23 @@ def _difference_cell(p: FrontPoint, places: int) -> str:
 
 @dataclass(frozen=True)
 class CompactFront:
-    """A front (not empty) in few rows: the baseline and the chosen point always, then the cheapest."""
+    """A non-empty front in at most `rows` rows: the baseline and the chosen point always, then the cheapest."""
 
     points: tuple[FrontPoint, ...]
     rows: int
     metric: str
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        glyphs, width = glyphs_for(options.ascii_only), options.max_width
-        shown = self._shown()
-        score = [self.metric] if width >= 84 else []
-        headings = ("trial", "US$/1000", "speed-up", *score, "difference")
-        digits = _digits(shown)
-        rows = [
-            (
-                f"{mark(p, glyphs)} {p.number:>{digits}}",
-                cost,
-                speed,
-                *([mean] if score else []),
-                difference.split(" ")[0],
-            )
-            for p, (_, _, cost, speed, mean, difference) in zip(shown, _number_cells(shown), strict=True)
-        ]
-        widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-        yield Text(shorten(f"{_aligned(headings, widths)}  configuration", width), style=QUIET)
-        for point, row in zip(shown, rows, strict=True):
-            yield Text(shorten(f"{_aligned(row, widths)}  {_name(point)}", width), style=_style(point))
+        glyphs, has_score = glyphs_for(options.ascii_only), options.max_width >= SCORE_FROM_WIDTH
+        table, shown = make_bare_table(QUIET), self._shown()
+        for heading in ("trial", "US$/1000", "speed-up", *([self.metric] if has_score else []), "difference"):
+            add_number_column(table, heading)
+        table.add_column("configuration", overflow="crop")
+        for point, (_, _, cost, speed, score, difference) in zip(shown, _cells(shown), strict=True):
+            number = _marked_number(point, shown, glyphs, mark(point, glyphs))
+            cells = _texts(number, cost, speed, *([score] if has_score else []), difference.split()[0])
+            table.add_row(*cells, OneLine(_name(point)), style=_style(point))
+        yield table
         if len(self.points) > len(shown):
             yield Text(f"and {len(self.points) - len(shown)} more", style=QUIET)
 

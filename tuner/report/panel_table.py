@@ -1,23 +1,26 @@
-"""What all metrics say of the finalists, for people: a row a metric, a column a trial."""
+"""All metrics of the finalists' images as a table: a row for each metric, a column for each trial."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
 from rich.text import Text
 
 from tuner.records.quality import MetricResult
-from tuner.report.console import BASELINE, CHOSEN, GAP, QUIET
-from tuner.report.formatting import columns_line, one_line, wrap_text
+from tuner.report.console import BASELINE, CHOSEN, QUIET
+from tuner.report.formatting import one_line, wrap_text
+from tuner.report.tables import add_number_column, make_bare_table, width_of
 from tuner.result.config import BestConfig, MeasuredPoint
 
 ABSENT = "-"
 SAME = "="
 
 
-def panel(best: BestConfig) -> RenderableType:
-    """The baseline, the choice, and as many of the front as there is room for; nothing when nothing was examined."""
+def panel_table(best: BestConfig) -> RenderableType:
+    """Return the baseline, the chosen point and as many others as fit; nothing if no images were examined."""
     return _PanelTable(best)
 
 
@@ -26,46 +29,42 @@ class _PanelTable:
     best: BestConfig
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        best, baseline = self.best, self.best.baseline.panel
-        if not baseline:
+        if not self.best.baseline.panel:
             return
-        rest = [point for point in best.front if point.trial not in (best.baseline.trial, best.chosen.trial)]
-        points = {point.trial: point for point in (best.baseline, best.chosen, *rest) if point.panel}
-        heads = [_head(point, best) for point in points.values()]
-        rows = [(_name(found), [_cell(point, name) for point in points.values()]) for name, found in baseline.items()]
-        first = max(len(name) for name, _ in rows)
-        widths = [max(len(head), *(len(cells[at]) for _, cells in rows)) for at, head in enumerate(heads)]
-        while len(widths) > 2 and first + sum(GAP + width for width in widths) > options.max_width:
-            widths.pop()
-        yield Text(columns_line("Quality", heads, first, widths), style=BASELINE)
-        for name, cells in rows:
-            text = Text(columns_line(name, cells, first, widths))
-            text.stylize(QUIET, 0, first)
-            start = first
-            for point, width in zip(points.values(), widths, strict=False):
-                start += GAP
-                if point.trial == best.chosen.trial != best.baseline.trial:
-                    text.stylize(CHOSEN, start, start + width)
-                start += width
-            yield text
-        yield from wrap_text(
-            "", f"{SAME} as near as rounding alone leaves the baseline to itself", options.max_width, QUIET
-        )
-        if best.quality_unavailable_reasons:
-            missing = f"not measured: {', '.join(best.quality_unavailable_reasons)} (best_config.json says why)"
-            yield from wrap_text("", missing, options.max_width, QUIET)
+        points = self._points()
+        while len(points) > 2 and width_of(self._table(points), console, options) > options.max_width:
+            points.pop()
+        yield self._table(points)
+        legend = f"{SAME} no further from the baseline than rounding alone moves it"
+        yield from wrap_text("", legend, options.max_width, QUIET)
+        if self.best.quality_unavailable_reasons:
+            names = ", ".join(self.best.quality_unavailable_reasons)
+            note = f"not measured: {names} (best_config.json has the reasons)"
+            yield from wrap_text("", note, options.max_width, QUIET)
+
+    def _points(self) -> list[MeasuredPoint]:
+        best = self.best
+        points = {point.trial: point for point in (best.baseline, best.chosen, *best.front)}
+        return [point for point in points.values() if point.panel]
+
+    def _table(self, points: Sequence[MeasuredPoint]) -> Table:
+        best, table = self.best, make_bare_table(BASELINE)
+        table.add_column("Quality", no_wrap=True, overflow="crop", style=QUIET)
+        for point in points:
+            is_chosen = point.trial == best.chosen.trial != best.baseline.trial
+            heading = "baseline" if point.trial == best.baseline.trial else f"trial {point.trial}"
+            add_number_column(table, heading, CHOSEN if is_chosen else "")
+        for name, result in (best.baseline.panel or {}).items():
+            table.add_row(Text(_title(result)), *(Text(_cell(point, name)) for point in points))
+        return table
 
 
-def _head(point: MeasuredPoint, best: BestConfig) -> str:
-    return "baseline" if point.trial == best.baseline.trial else f"trial {point.trial}"
-
-
-def _name(found: MetricResult) -> str:
-    return f"{one_line(found.title)} ({one_line(found.unit)})"
+def _title(result: MetricResult) -> str:
+    return f"{one_line(result.title)} ({one_line(result.unit)})"
 
 
 def _cell(point: MeasuredPoint, name: str) -> str:
-    found = (point.panel or {}).get(name)
-    if found is None:
+    result = (point.panel or {}).get(name)
+    if result is None:
         return ABSENT
-    return f"{SAME if found.verdict == 'same' else ''}{found.value.value:.4g}"
+    return f"{SAME if result.verdict == 'same' else ''}{result.value.value:.4g}"

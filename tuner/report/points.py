@@ -12,9 +12,10 @@ from tuner.timing.target import meets_latency_target
 
 
 class FrontPoint(Record):
-    """One row of the front. The interval is the 95 % one of the paired difference, laid around `quality`.
+    """One row of the front.
 
-    A predicted latency was not measured itself; only the baseline may miss the latency target and stand there.
+    `quality_low` and `quality_high` are the 95 % interval of the paired difference, moved to `quality`. A predicted
+    latency was not measured itself. Only the baseline may miss the latency target and still be a point.
     """
 
     number: int
@@ -40,7 +41,10 @@ def front_point(
     *,
     is_chosen: bool = False,
 ) -> FrontPoint:
-    """The row of a measured and scored trial, named by what it `changed`; raises ValueError for another."""
+    """Make the row of a trial, labelled with the values it `changed`.
+
+    Raises ValueError if the trial was not measured and scored.
+    """
     timing, quality, cost = outcome.timing, outcome.quality, outcome.cost_usd_per_1000_images
     if timing is None or quality is None or cost is None or baseline.timing is None:
         raise ValueError(f"trial {outcome.number} or its baseline is not measured")
@@ -64,16 +68,17 @@ def front_point(
 
 
 def in_order(points: Iterable[FrontPoint]) -> list[FrontPoint]:
-    """The baseline, then the others from the cheapest on."""
+    """Return the baseline, then the others from the cheapest on."""
     return sorted(points, key=lambda point: (not point.is_baseline, point.cost_usd_per_1000_images, point.number))
 
 
 def is_marked(point: FrontPoint) -> bool:
+    """Return whether the point has a mark of its own in tables."""
     return point.is_chosen or point.is_baseline
 
 
 def mark(point: FrontPoint, glyphs: Glyphs) -> str:
-    """Return the mark of a point; the chosen one's where the baseline itself is chosen."""
+    """Return the mark of a point; that of the chosen one where the baseline is chosen."""
     if point.is_chosen:
         return glyphs.chosen
     return glyphs.baseline if point.is_baseline else glyphs.other

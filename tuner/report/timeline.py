@@ -1,4 +1,4 @@
-"""The time line of one traced step as text: what the CPU did, what ran compiled, and what each GPU stream did."""
+"""The time line of one traced step as text: the CPU, compiled regions, and each GPU stream."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tuner.trace.regions import find_regions, nested_regions, outermost_work
 from tuner.trace.waits import GRAPH_LAUNCHES, find_waits
 
 MAX_STREAMS = 4
-WIDEST = 160
-NARROWEST = 20
+MAX_COLUMNS = 160
+MIN_COLUMNS = 20
 TICK = 12
-"""Columns between two labels of the axis, at least."""
+"""The least number of columns between two labels of the axis."""
 
 IDLE = "."
 BUSY, PARTLY = "#", "+"
@@ -46,7 +46,7 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True)
 class Lane:
-    """One row of the drawing: a name, a character a column."""
+    """One row of the time line: a name, and a character for each column."""
 
     name: str
     cells: str
@@ -54,7 +54,7 @@ class Lane:
 
 
 class _Scale:
-    """Columns of a row, and the time of each. Microseconds."""
+    """The columns of a row and the microseconds that each covers."""
 
     def __init__(self, start: float, end: float, columns: int) -> None:
         self.start = start
@@ -66,7 +66,7 @@ class _Scale:
         return min(self.columns - 1, max(0, int((time - self.start) / self.each)))
 
     def shares(self, spans: Iterable[Span]) -> list[float]:
-        """How much of each column some spans cover, those that overlap added up."""
+        """Return the share of each column that spans cover; spans that overlap add up."""
         covered = [0.0] * self.columns
         for start, end in spans:
             first, last = self.column(start), self.column(end)
@@ -78,8 +78,10 @@ class _Scale:
 
 @dataclass(frozen=True)
 class TimeLine:
-    """The drawing of the longest step, as wide as there is room. Waits carry the numbers that the findings of the
-    verdict have, counted from 1."""
+    """The time line of the longest step, as wide as the console.
+
+    Waits carry the numbers of the verdict's findings, counted from 1.
+    """
 
     trace: Trace
     verdict: Verdict
@@ -88,17 +90,17 @@ class TimeLine:
         if not self.trace.steps:
             return
         longest = max(self.trace.steps, key=lambda step: step.dur)
-        yield from _drawing(self.trace, longest, self.verdict, options.max_width)
+        yield from _time_line(self.trace, longest, self.verdict, options.max_width)
 
 
-def _drawing(trace: Trace, step: Event, verdict: Verdict, width: int) -> Iterator[Text]:
+def _time_line(trace: Trace, step: Event, verdict: Verdict, width: int) -> Iterator[Text]:
     inside = [index for index in trace.step_indices if step.ts <= trace.host[index].ts < step.end]
     called = set(inside)
     work = [event for event in trace.gpu_work if trace.call_indices[event.correlation] in called]
     streams, more = _streams(work)
     margin = max(map(len, ["graph replay", *streams])) + 1
     scale = _Scale(
-        step.ts, max([step.end, *(event.end for event in work)]), max(NARROWEST, min(WIDEST, width - margin))
+        step.ts, max([step.end, *(event.end for event in work)]), max(MIN_COLUMNS, min(MAX_COLUMNS, width - margin))
     )
     lanes = [*_host_lanes(trace, inside, scale, verdict), *_stream_lanes(streams, scale)]
     longest = f", the longest of {len(trace.steps)} steps" if len(trace.steps) > 1 else ""
@@ -131,28 +133,28 @@ def _host_lanes(trace: Trace, inside: Sequence[int], scale: _Scale, verdict: Ver
 
 
 def _outermost(trace: Trace, inside: Iterable[int]) -> Iterator[Span]:
-    """When the CPU was inside an operator or a call of the GPU's runtime, whichever it entered first."""
+    """Yield the spans in which the CPU was inside an operator or a call of the GPU's runtime, the outer of nested ones."""
     around = EnclosingEvent(trace, lambda index: _is_work(trace.host[index]))
     outermost = (index for index in inside if _is_work(trace.host[index]) and around(index) < 0)
     return _spans(trace, outermost)
 
 
 def _is_work(event: Event) -> bool:
-    """Not an annotation, and not a Python function of which nobody knows what it did."""
+    """Return whether an event is an operator or a runtime call; Python functions and annotations are not."""
     return event.cat == "cpu_op" or event.cat in RUNTIME
 
 
 def _compiled_lanes(trace: Trace, inside: set[int], scale: _Scale) -> Iterator[Lane]:
-    found = find_regions(trace)
-    running = [index for index in found.regions if index in inside]
+    compiled = find_regions(trace)
+    running = [index for index in compiled.regions if index in inside]
     if running:
         cells = list(_filled(scale.shares(_spans(trace, running)), COMPILED, COMPILED))
-        for index in nested_regions(trace, found):
+        for index in nested_regions(trace, compiled):
             if index in inside:
                 first, last = scale.column(trace.host[index].ts), scale.column(trace.host[index].end)
                 cells[first : last + 1] = NESTED * (last + 1 - first)
         yield Lane("compiled", "".join(cells))
-    work = {outer for index, outer in outermost_work(trace, found).items() if index in inside}
+    work = {outer for index, outer in outermost_work(trace, compiled).items() if index in inside}
     if work:
         yield Lane("compiling", _filled(scale.shares(_spans(trace, work)), COMPILING, COMPILING), MARK)
 
@@ -162,10 +164,10 @@ def _spans(trace: Trace, indices: Iterable[int]) -> Iterator[Span]:
 
 
 def _waits(trace: Trace, inside: set[int], verdict: Verdict) -> list[tuple[int, Event]]:
-    """The waits of the step, with the number of the finding that they belong to."""
+    """Return the waits of the step, each with the number of its finding."""
     numbers = {_key(finding): number for number, finding in enumerate(verdict.findings, 1)}
-    found = [wait for wait in find_waits(trace) if wait.index in inside]
-    keys = ((("device sync", wait.operator, wait.reason, wait.source), trace.host[wait.index]) for wait in found)
+    inside_waits = [wait for wait in find_waits(trace) if wait.index in inside]
+    keys = ((("device sync", wait.operator, wait.reason, wait.source), trace.host[wait.index]) for wait in inside_waits)
     return [(numbers[key], event) for key, event in keys if key in numbers]
 
 
@@ -185,7 +187,7 @@ def _wait_cells(scale: _Scale, waited: Iterable[tuple[int, Event]]) -> str:
 
 
 def _streams(work: Iterable[Event]) -> tuple[dict[str, list[Event]], int]:
-    """The busiest streams by name, and how many more there are."""
+    """Return the busiest streams by name, and the number of the others."""
     found: defaultdict[tuple[int | str, int | str], list[Event]] = defaultdict(list)
     for event in work:
         found[event.pid, event.tid].append(event)
@@ -209,7 +211,7 @@ def _stream_lanes(streams: dict[str, list[Event]], scale: _Scale) -> Iterator[La
 
 
 def _letter(shares: dict[str, float]) -> str:
-    """The class that took most of a column, in small where the stream idled for more than half of it."""
+    """Return the letter of the class that took most of a column, lower case if the stream idled for over half of it."""
     letter, most = Counter(shares).most_common(1)[0]
     if most <= 0:
         return IDLE
@@ -238,7 +240,7 @@ def _row(lane: Lane, margin: int) -> Text:
 
 
 def _axis(scale: _Scale, margin: int) -> Iterator[Text]:
-    """Times from the step's beginning on, and a tick below each."""
+    """Yield times since the step began, and a tick below each."""
     step = _round_up(scale.each * TICK)
     labels, ticks = [" "] * scale.columns, ["-"] * scale.columns
     for count in range(int(scale.length / step) + 1):
@@ -252,7 +254,7 @@ def _axis(scale: _Scale, margin: int) -> Iterator[Text]:
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 2, 5 times a power of ten."""
+    """Round up to 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(value))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= value)
 
@@ -267,7 +269,7 @@ _MEANINGS = {
 
 
 def _legend(lanes: Sequence[Lane], width: int) -> Iterator[str]:
-    """What the characters that were drawn mean, as many to a line as fit."""
+    """Yield lines with the meanings of the characters that occur."""
     parts = [
         f"{char} {meaning}" for lane in lanes for char, meaning in _MEANINGS.get(lane.name, ()) if char in lane.cells
     ]

@@ -1,4 +1,4 @@
-"""How many trials were measured, rejected, failed and refused, and why."""
+"""Counts of trials by status and reason."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tuner.records.outcome import Outcome
 from tuner.report.console import BASELINE, QUIET
 from tuner.report.formatting import first_line, one_line, pluralize, shorten
 
-REASONS = 8
-"""How many reasons of a kind the summary lists."""
+MAX_REASONS = 8
+"""Reasons listed for each status."""
 
 
-def summary(outcomes: Sequence[Outcome], refused: Mapping[str, int] | None = None) -> RenderableType:
-    """How many trials were measured, rejected, failed and refused, and why; and which checks could not be made."""
+def trial_counts(outcomes: Sequence[Outcome], refused: Mapping[str, int] | None = None) -> RenderableType:
+    """Return the counts of measured, rejected, failed and refused trials with their reasons, and of skipped checks."""
     refused = refused or {}
     heading = Text(_heading(outcomes, sum(refused.values())), style=BASELINE)
     grid = Table.grid(padding=(0, 2, 0, 0))
@@ -40,10 +40,10 @@ def summary(outcomes: Sequence[Outcome], refused: Mapping[str, int] | None = Non
 
 
 def _most_frequent(rows: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
-    """The reasons that are met most, and how many are left out."""
+    """Return the most frequent reasons, and the count of the others in one row."""
     rows = sorted(rows, key=lambda row: -row[0])
-    rest = rows[REASONS:]
-    return rows[:REASONS] + ([(sum(count for count, _ in rest), "for other reasons")] if rest else [])
+    rest = rows[MAX_REASONS:]
+    return rows[:MAX_REASONS] + ([(sum(count for count, _ in rest), "for other reasons")] if rest else [])
 
 
 def _heading(outcomes: Sequence[Outcome], refused: int) -> str:
@@ -53,16 +53,16 @@ def _heading(outcomes: Sequence[Outcome], refused: int) -> str:
     return text + (f"; {pluralize(refused, 'candidate')} refused before costing anything" if refused else "")
 
 
-def undeclared(outcome: Outcome) -> list[Finding]:
-    """What the gate holds against a trial."""
+def undeclared_findings(outcome: Outcome) -> list[Finding]:
+    """Return the findings for which the gate rejects a trial."""
     verdict = outcome.build.verdict if outcome.build else None
     return verdict.undeclared() if verdict else []
 
 
 def _rejections(outcomes: Sequence[Outcome]) -> list[tuple[int, str]]:
     rejected = [outcome for outcome in outcomes if outcome.status == "rejected"]
-    keyed = [((str(f.kind), one_line(f.source)), o.number) for o in rejected for f in undeclared(o)]
-    keyed += [(("no finding recorded", ""), o.number) for o in rejected if not undeclared(o)]
+    keyed = [((str(f.kind), one_line(f.source)), o.number) for o in rejected for f in undeclared_findings(o)]
+    keyed += [(("no finding recorded", ""), o.number) for o in rejected if not undeclared_findings(o)]
     return [
         (len(numbers), f"{kind}{f' at {source}' if source else ''} ({_trials(numbers)})")
         for (kind, source), numbers in _grouped(keyed).items()

@@ -13,7 +13,7 @@ from tuner.board import trial_events
 from tuner.records.codec import Values
 from tuner.records.outcome import Outcome
 from tuner.records.quality import NoiseFloor
-from tuner.report.live import Display
+from tuner.report.display import Display
 from tuner.search.budget import Budget
 from tuner.search.history import History
 from tuner.study.store import Store

@@ -11,8 +11,8 @@ from tuner.files import atomic_write
 from tuner.records.codec import encode_pretty, read
 from tuner.records.outcome import Limits, Outcome
 from tuner.records.quality import Panel
+from tuner.report.display import Display
 from tuner.report.formatting import pluralize
-from tuner.report.live import Display
 from tuner.result.config import BestConfig
 from tuner.search.baseline import Baseline
 from tuner.search.budget import Budget

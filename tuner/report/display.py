@@ -1,0 +1,45 @@
+"""The interface of what a person sees while a study runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from tuner.records.codec import Value
+from tuner.records.outcome import Limits, Outcome
+from tuner.report.points import FrontPoint
+
+
+class Display(Protocol):
+    """Receives the events of a study in the order in which they happen."""
+
+    def started(
+        self, title: str, folder: Path, limits: Limits, notes: Sequence[str], spent_s: float,
+        recorded: Sequence[Outcome],
+    ) -> None:  # fmt: skip
+        """Begin the display of a study, or of one that resumes with `recorded` outcomes and `spent_s` of its budget."""
+
+    def trial_started(self, number: int, purpose: str, values: Mapping[str, Value], points: int) -> None:
+        """Show that a build is tried: `values` differ from the baseline, `points` is its number of step counts."""
+
+    def task(self, name: str, stage: str) -> None:
+        """Show that work begins that is not a trial, and its only stage."""
+
+    def stage(self, name: str) -> None:
+        """Show that the trial enters a stage."""
+
+    def trial_ended(self, outcome: Outcome, remark: str) -> None:
+        """Show a recorded trial."""
+
+    def refused(self, values: Mapping[str, Value], reason: str) -> None:
+        """Show a candidate that was refused before it cost anything."""
+
+    def front(self, points: Sequence[FrontPoint]) -> None:
+        """Show the front so far."""
+
+    def note(self, text: str) -> None:
+        """Show a note."""
+
+    def closed(self) -> None:
+        """End the display. Later calls have no effect."""

@@ -1,0 +1,131 @@
+"""A study as plain lines, for logs and pipes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from tuner.records.codec import Value
+from tuner.records.outcome import Limits, Outcome
+from tuner.report.display import Display
+from tuner.report.formatting import changes, format_number, label, one_line, pluralize, shorten
+from tuner.report.points import FrontPoint
+from tuner.report.trial_text import limits_text, result_text, trial_text
+
+MAX_LINE = 300
+"""Characters of a line."""
+
+NOTABLE_S = 2.0
+"""A stage that took at least this long gets a line when it ends."""
+
+HEARTBEAT_S = 30.0
+"""Seconds between lines while nothing happens: some CI runners kill jobs without output."""
+
+
+class PlainDisplay(Display):
+    """Writes one line for each event, with the seconds since the start, and flushes it.
+
+    Lines have no control characters. A closed stream is ignored: it must not end the study.
+    """
+
+    def __init__(self, stream: TextIO, baseline: Mapping[str, Value], heartbeat_s: float = HEARTBEAT_S) -> None:
+        self._stream = stream
+        self._heartbeat_s = heartbeat_s
+        self._baseline = baseline
+        self._begin = time.monotonic()
+        self._task = ""
+        self._stage: tuple[str, float] | None = None
+        self._front = ""
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._ticker: threading.Thread | None = None
+
+    def started(
+        self, title: str, folder: Path, limits: Limits, notes: Sequence[str], spent_s: float,
+        recorded: Sequence[Outcome],
+    ) -> None:  # fmt: skip
+        self._begin = time.monotonic()
+        self._write(f"{title}: study folder {folder}, {limits_text(limits)}")
+        for text in notes:
+            self.note(text)
+        self._ticker = threading.Thread(target=self._tick, name="plain display", daemon=True)
+        self._ticker.start()
+
+    def trial_started(self, number: int, purpose: str, values: Mapping[str, Value], points: int) -> None:
+        self._end_stage()
+        self._task = f"trial {number}"
+        several = f" [{points} step counts]" if points > 1 else ""
+        self._write(f"{trial_text(number, purpose)} started{several}: {label(values)}")
+
+    def task(self, name: str, stage: str) -> None:
+        self._end_stage()
+        self._task = name
+        self.stage(stage)
+
+    def stage(self, name: str) -> None:
+        self._end_stage()
+        self._stage = (one_line(name), time.monotonic())
+
+    def trial_ended(self, outcome: Outcome, remark: str) -> None:
+        self._end_stage()
+        tail = f" ({one_line(remark)})" if remark else ""
+        name, result = label(changes(outcome.values, self._baseline)), result_text(outcome)
+        room = MAX_LINE - 40 - len(result) - len(tail)
+        self._write(f"trial {outcome.number} {outcome.status}: {result}{tail} | {shorten(name, max(40, room))}")
+
+    def refused(self, values: Mapping[str, Value], reason: str) -> None:
+        self._write(f"refused: {shorten(one_line(reason), 120)} | {label(values)}")
+
+    def front(self, points: Sequence[FrontPoint]) -> None:
+        text = _front_text(points)
+        if text != self._front:
+            self._front = text
+            self._write(text)
+
+    def note(self, text: str) -> None:
+        self._write(f"note: {text}")
+
+    def closed(self) -> None:
+        self._end_stage()
+        self._closing.set()
+        if self._ticker:
+            self._ticker.join(timeout=1.0)
+            self._ticker = None
+
+    def _end_stage(self) -> None:
+        ended, self._stage = self._stage, None
+        if ended and (took := time.monotonic() - ended[1]) >= NOTABLE_S:
+            self._write(f"{self._task}: {ended[0]} took {took:.1f} s")
+
+    def _tick(self) -> None:
+        while not self._closing.wait(self._heartbeat_s):
+            stage = self._stage
+            if stage and (so_far := time.monotonic() - stage[1]) >= self._heartbeat_s / 2:
+                self._write(f"{self._task}: {stage[0]}, {so_far:.0f} s so far")
+
+    def _write(self, text: str) -> None:
+        line = f"[{time.monotonic() - self._begin:7.1f} s] {one_line(text)}"
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        line = shorten(line.encode(encoding, "backslashreplace").decode(encoding), MAX_LINE)
+        with self._lock:
+            try:
+                self._stream.write(line + "\n")
+                self._stream.flush()
+            except (OSError, ValueError):
+                return
+
+
+def _front_text(points: Sequence[FrontPoint]) -> str:
+    if not points:
+        return "front: empty"
+    cheapest = min(points, key=lambda point: point.cost_usd_per_1000_images)
+    marked = next((point for point in points if point.is_chosen), cheapest)
+    word = "chosen" if marked.is_chosen else "cheapest"
+    cost = format_number(marked.cost_usd_per_1000_images)
+    return (
+        f"front: {pluralize(len(points), 'point')}, {word} trial {marked.number} at {cost} US$/1000 images, "
+        f"{marked.speed_up:.2f}x, difference {marked.difference:+.4f} | {marked.label}"
+    )

@@ -1,0 +1,92 @@
+"""Trials and limits in one line, as both displays show them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tuner.records.gate import Finding
+from tuner.records.outcome import Limits, Outcome, Timing
+from tuner.report.formatting import (
+    first_line,
+    format_clock,
+    format_difference,
+    format_latency_with_error,
+    format_number,
+    format_other_processes,
+    one_line,
+    pluralize,
+    shorten,
+)
+from tuner.report.trial_counts import undeclared_findings
+from tuner.timing.target import meets_latency_target
+
+MAX_MESSAGE = 120
+"""Characters of a failure's message; its log has all of it."""
+
+
+def result_text(outcome: Outcome, plus_minus: str = "+-") -> str:
+    """Format a trial's numbers, the findings that rejected it, or its failure."""
+    if outcome.status == "measured":
+        return _measured_text(outcome, plus_minus)
+    if outcome.status == "rejected":
+        return _findings_text(undeclared_findings(outcome))
+    if outcome.failure is None:
+        return "failed without a reason"
+    failure = outcome.failure
+    return f"{failure.kind} in {one_line(failure.stage)}: {shorten(first_line(failure.message), MAX_MESSAGE)}"
+
+
+def _measured_text(outcome: Outcome, plus_minus: str) -> str:
+    parts = []
+    if outcome.timing:
+        latency = outcome.timing.latency_s
+        half = (latency.high - latency.low) / 2
+        parts.append(format_latency_with_error(latency.value, half, plus_minus) + _qualifiers(outcome.timing))
+        parts.append(f"{format_number(outcome.timing.images_per_s)} images/s")
+    if outcome.cost_usd_per_1000_images is not None:
+        parts.append(f"{format_number(outcome.cost_usd_per_1000_images)} US$/1000 images")
+    if outcome.quality:
+        quality, difference = outcome.quality, outcome.quality.difference
+        parts.append(f"{one_line(quality.metric)} {quality.mean:.4f}")
+        if outcome.purpose != "baseline":
+            parts.append(format_difference(difference.value, difference.low, difference.high))
+    else:
+        parts.append("not scored")
+    return ", ".join(parts)
+
+
+def _qualifiers(timing: Timing) -> str:
+    """Format how a latency was obtained: predicted, with discarded calls, on a shared GPU, too slow."""
+    text = ""
+    if timing.predicted_from:
+        text += f" (predicted from {', '.join(map(str, timing.predicted_from))} steps)"
+    discarded = sum(timing.gpu.discarded.values()) if timing.gpu else 0
+    if discarded:
+        text += f" ({pluralize(discarded, 'throttled call')} discarded)"
+    others = format_other_processes(timing.gpu.other_processes, timing.gpu.other_memory_bytes) if timing.gpu else ""
+    if others:
+        text += f" ({others} on the GPU)"
+    return text if meets_latency_target(timing.within_target) else f"{text} (misses the latency target)"
+
+
+def _findings_text(findings: Sequence[Finding]) -> str:
+    text = "; ".join(map(_finding_text, findings[:2])) or "rejected by the gate"
+    return text + (f"; and {len(findings) - 2} more" if len(findings) > 2 else "")
+
+
+def _finding_text(finding: Finding) -> str:
+    count = f"{finding.kind} x{finding.count}"
+    idle = finding.idle_ms_per_step
+    price = f" ({format_number(idle, 2)} ms idle a step)" if idle else ""
+    return f"{count} at {one_line(finding.source)}{price}"
+
+
+def limits_text(limits: Limits) -> str:
+    """Format the budget and the number of trials."""
+    trials = f" or {pluralize(limits.max_trials, 'trial')}" if limits.max_trials is not None else ""
+    return f"at most {format_clock(limits.budget_s)}{trials}, then the finalists are judged"
+
+
+def trial_text(number: int, purpose: str) -> str:
+    """Format a trial's number and purpose."""
+    return f"trial {number} ({one_line(purpose)})"
