@@ -133,7 +133,7 @@ def _host_lanes(trace: Trace, inside: Sequence[int], scale: _Scale, verdict: Ver
 
 
 def _outermost(trace: Trace, inside: Iterable[int]) -> Iterator[Span]:
-    """Yield the spans in which the CPU was inside an operator or a call of the GPU's runtime, the outer of nested ones."""
+    """Yield the spans of outermost operators and calls of the GPU's runtime on the CPU."""
     around = EnclosingEvent(trace, lambda index: _is_work(trace.host[index]))
     outermost = (index for index in inside if _is_work(trace.host[index]) and around(index) < 0)
     return _spans(trace, outermost)
@@ -188,15 +188,15 @@ def _wait_cells(scale: _Scale, waited: Iterable[tuple[int, Event]]) -> str:
 
 def _streams(work: Iterable[Event]) -> tuple[dict[str, list[Event]], int]:
     """Return the busiest streams by name, and the number of the others."""
-    found: defaultdict[tuple[int | str, int | str], list[Event]] = defaultdict(list)
+    by_stream: defaultdict[tuple[int | str, int | str], list[Event]] = defaultdict(list)
     for event in work:
-        found[event.pid, event.tid].append(event)
-    busiest = sorted(found, key=lambda stream: -sum(event.dur for event in found[stream]))
-    several = len({device for device, _ in found}) > 1
+        by_stream[event.pid, event.tid].append(event)
+    busiest = sorted(by_stream, key=lambda stream: -sum(event.dur for event in by_stream[stream]))
+    several = len({device for device, _ in by_stream}) > 1
     names = {
         stream: f"GPU {stream[0]} stream {stream[1]}" if several else f"GPU stream {stream[1]}" for stream in busiest
     }
-    return {names[stream]: found[stream] for stream in busiest[:MAX_STREAMS]}, len(busiest[MAX_STREAMS:])
+    return {names[stream]: by_stream[stream] for stream in busiest[:MAX_STREAMS]}, len(busiest[MAX_STREAMS:])
 
 
 def _stream_lanes(streams: dict[str, list[Event]], scale: _Scale) -> Iterator[Lane]:
