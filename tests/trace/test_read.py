@@ -14,6 +14,7 @@ import pytest
 
 from tuner.errors import BadInput
 from tuner.trace import read, sources
+from tuner.trace.enclosing import EnclosingEvent
 
 
 def test_plain_and_gzipped_read_alike(planted: Any, tmp_path: Path) -> None:
@@ -52,7 +53,7 @@ def test_the_innermost_wanted_event_is_found_and_each_is_asked_for_once(planted:
         asked.append(index)
         return trace.host[index].name == "aten::outer"
 
-    around = read.EnclosingEvent(trace, wanted)
+    around = EnclosingEvent(trace, wanted)
     found = {trace.host[index].ts: around(index) for index in range(len(trace.host))}
     assert trace.host[found[145]].ts == 140
     assert trace.host[found[140]].ts == 130

@@ -14,7 +14,8 @@ from tuner.records.gate import Finding, Verdict
 from tuner.report.console import QUIET
 from tuner.report.formatting import format_number
 from tuner.trace import classes
-from tuner.trace.read import RUNTIME, EnclosingEvent, Event, Trace
+from tuner.trace.enclosing import EnclosingEvent
+from tuner.trace.read import RUNTIME, Event, Trace
 from tuner.trace.regions import find_regions, nested_regions, outermost_work
 from tuner.trace.waits import GRAPH_LAUNCHES, find_waits
 

@@ -31,7 +31,7 @@ _FAR = 2000
 
 @cache
 def classify_kernel(name: str) -> str:
-    """The class of a kernel or a copy; whatever is nothing else works element by element."""
+    """Return the class of a kernel or a copy; whatever is nothing else works element by element."""
     return next((kind for kind, pattern in _PATTERNS if pattern.search(name, 0, _FAR)), ELEMENTWISE)
 
 

@@ -158,20 +158,20 @@ def _place_of_stack(stack: Iterable[Any], metrics: list[Any]) -> tuple[str, tupl
 
 
 def _resumed_at(file: str, number: int, name: str, metrics: list[Any]) -> tuple[str, ...]:
-    """The ids of the functions that dynamo made of what follows a line."""
+    """Return the ids of the functions that dynamo made of what follows a line."""
     resumed = f"torch_dynamo_resume_in_{name}_at_{number}"
     return _ids(entry for entry in metrics if (entry.co_filename, entry.co_name) == (file, resumed))
 
 
 def _broken_at(file: str, number: int, name: str, metrics: list[Any]) -> tuple[str, ...]:
-    """The ids of the compiled function around a line: the last one of that name to begin before it."""
+    """Return the ids of the compiled function around a line: the last one of that name to begin before it."""
     around = [e for e in metrics if (e.co_filename, e.co_name) == (file, name) and e.co_firstlineno <= number]
     first = max((entry.co_firstlineno for entry in around), default=None)
     return _ids(entry for entry in around if entry.co_firstlineno == first)
 
 
 def _ids(metrics: Iterable[Any]) -> tuple[str, ...]:
-    """The ids of those that have a graph, and so leave a region in a trace."""
+    """Return the ids of those that have a graph, and so leave a region in a trace."""
     return tuple(sorted({_frame_id(entry) for entry in metrics if entry.graph_op_count}))
 
 
@@ -212,7 +212,7 @@ def _reason_of_skip(text: str) -> str:
 
 
 def _source_of_stack(text: str) -> str:
-    """The innermost user line of the stack trace in a message, if there is one."""
+    """Return the innermost user line of the stack trace in a message, if there is one."""
     return sources.innermost((file, int(number)) for file, number in reversed(_USER_STACK_FRAME.findall(text)))
 
 

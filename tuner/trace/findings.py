@@ -11,8 +11,9 @@ import msgspec
 from tuner.records.gate import Finding, FindingKind
 from tuner.trace import sources
 from tuner.trace.compile_log import Compilation, CompileLog, GraphBreak
+from tuner.trace.enclosing import EnclosingEvent
 from tuner.trace.idle import IdleCosts
-from tuner.trace.read import EnclosingEvent, Event, Trace
+from tuner.trace.read import Event, Trace
 from tuner.trace.regions import (
     failed_lookups,
     find_regions,
@@ -43,8 +44,8 @@ class Findings:
     def syncs(self) -> list[Finding]:
         """Waits of the CPU for the GPU, alike ones together; those of compile work are a part of it."""
         work = EnclosingEvent(self.trace, self.found.work.__contains__)
-        found = [wait for wait in find_waits(self.trace) if work(wait.index) < 0]
-        return self._alike(without_profiler_waits(self.trace, found) if self.trace.is_unmarked else found, self.steps)
+        waits = [wait for wait in find_waits(self.trace) if work(wait.index) < 0]
+        return self._alike(without_profiler_waits(self.trace, waits) if self.trace.is_unmarked else waits, self.steps)
 
     def syncs_of_first_step(self, steady: Sequence[Finding]) -> list[Finding]:
         """Waits that the loop's first step makes and the steady ones do not: they are paid once an image."""
@@ -137,7 +138,7 @@ class Findings:
         return pieces
 
     def _steps_without(self, launches: Iterable[int]) -> list[Event]:
-        """The steps in which none of some events of the host begins."""
+        """Return the steps in which none of some events of the host begins."""
         times = [self.trace.host[index].ts for index in launches]
         return [step for step in self.trace.steps if not any(step.ts <= time < step.end for time in times)]
 
@@ -167,14 +168,14 @@ class Findings:
         return sum(self.prices.charge(end, end) for end in ends) / 1000 / steps
 
     def _price(self, indices: Iterable[int]) -> float | None:
-        """The idle time while some events of the host ran, and until the GPU's next work."""
+        """Return the idle time while some events of the host ran, and until the GPU's next work."""
         if self.prices is None:
             return None
         events = (self.trace.host[index] for index in indices)
         return sum(self.prices.charge(event.ts, event.end) for event in events) / 1000 / self.steps
 
     def _price_at(self, indices: Iterable[int]) -> float | None:
-        """The idle time around the moment at which some events of the host begin."""
+        """Return the idle time around the moment at which some events of the host begin."""
         if self.prices is None:
             return None
         starts = (self.trace.host[index].ts for index in indices)

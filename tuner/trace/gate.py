@@ -32,7 +32,7 @@ def judge(
     *,
     asks_for_graphs: bool = False,
 ) -> Verdict:
-    """The verdict on the marked steps of `trace`.
+    """Return the verdict on the marked steps of `trace`.
 
     A finding that no knob declared and that the policy does not tolerate rejects the configuration.
     """
@@ -77,7 +77,7 @@ def _of_compiler(trace: Trace, log: CompileLog | None) -> tuple[list[Finding], l
 
 
 def _of_gpu(trace: Trace, log: CompileLog | None, asks_for_graphs: bool) -> tuple[list[Finding], list[Finding]]:
-    """The findings, and the warnings about what is paid once an image. Each takes its price before the next."""
+    """Return the findings, and the warnings about what is paid once an image. Each takes its price before the next."""
     found = Findings(trace, is_gpu=True)
     syncs = found.syncs()
     compiled = [*found.graph_breaks(log), *found.recompiles(log), *found.compile_work()]
@@ -86,7 +86,7 @@ def _of_gpu(trace: Trace, log: CompileLog | None, asks_for_graphs: bool) -> tupl
 
 
 def _missed(trace: Trace) -> list[str]:
-    """Why nothing can be said of what the GPU did."""
+    """Return why nothing can be said of what the GPU did."""
     if trace.kernels:
         return []
     if not trace.host:

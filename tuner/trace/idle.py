@@ -27,7 +27,7 @@ class Gap(NamedTuple):
 
 
 def gaps(work: Iterable[Event]) -> Iterator[Gap]:
-    """The gaps of work that is ordered by time."""
+    """Yield the gaps of work that is ordered by time."""
     until: float | None = None
     for event in work:
         start = event.ts
@@ -37,7 +37,7 @@ def gaps(work: Iterable[Event]) -> Iterator[Gap]:
 
 
 def reason(gap: Gap, trace: Trace) -> Reason:
-    """Why the GPU idled, told as Holistic Trace Analysis does.
+    """Return why the GPU idled, told as Holistic Trace Analysis does.
 
     The host kept it waiting if it called for the next work only after the last had ended.
     """
@@ -57,7 +57,7 @@ class IdleCosts:
         self._charged: set[int] = set()
 
     def charge(self, start: float, end: float) -> float:
-        """How long the GPU had nothing to do around a time, until its next work began."""
+        """Return how long the GPU had nothing to do around a time, until its next work began."""
         price = 0.0
         for index in range(bisect_left(self._ends, start), len(self._gaps)):
             gap = self._gaps[index]

@@ -119,7 +119,7 @@ class Trace:
     is_unmarked: bool = False
 
     def indices_between(self, start: float, end: float) -> list[int]:
-        """The indices of the host events that begin in a time."""
+        """Return the indices of the host events that begin in a time."""
         return [index for index, event in enumerate(self.host) if start <= event.ts < end]
 
     @cached_property
@@ -165,36 +165,13 @@ class Trace:
         return [event for event in self.gpu_work if event.cat == "kernel"]
 
 
-class EnclosingEvent:
-    """Finds the innermost wanted event around another. Each event is asked for once, however deep they nest."""
-
-    def __init__(self, trace: Trace, wanted: Callable[[int], bool]) -> None:
-        self._parents = trace.parents
-        self._wanted = wanted
-        self._known = {-1: -1}
-
-    def __call__(self, index: int) -> int:
-        """The index of the innermost wanted event around host[index], -1 if there is none."""
-        passed = []
-        index = self._parents[index]
-        while index not in self._known:
-            passed.append(index)
-            if self._wanted(index):
-                self._known[index] = index
-            else:
-                index = self._parents[index]
-        found = self._known[index]
-        self._known.update(dict.fromkeys(passed, found))
-        return found
-
-
 def load(path: Path) -> Trace:
     """Read a trace; BadInput names the file when it is missing, cut off or not a trace."""
     return _without_gc(lambda: _trace(path, _decode(read_bytes(path), path)))
 
 
 def ensure_steps(trace: Trace) -> Trace:
-    """The trace, as if all of it were one marked step if its program marks none."""
+    """Return the trace, as if all of it were one marked step if its program marks none."""
     if trace.steps:
         return trace
     events = (*trace.host, *trace.device)
@@ -317,14 +294,14 @@ class _Timed:
 
 
 def _gpu(file: Any, device: Sequence[Event], host: Sequence[Event]) -> str | None:
-    """The GPU's name; a GPU that left no work in the trace was there too, if its runtime was called."""
+    """Return the GPU's name; a GPU that left no work in the trace was there too, if its runtime was called."""
     if file.gpus:
         return file.gpus[0].name or "a GPU"
     return "a GPU" if device or any(event.cat in RUNTIME for event in host) else None
 
 
 def _nested(timed: _Timed) -> tuple[list[Event], list[int]]:
-    """The events by thread and time, outer before inner, and for each the index of the one around it.
+    """Return the events by thread and time, outer before inner, and for each the index of the one around it.
 
     That is the latest of its thread that began no later and has not ended, -1 if there is none.
     """
@@ -356,6 +333,6 @@ class Mark(Protocol):
 
 
 def marked_steps(marks: Sequence[M]) -> tuple[M, ...]:
-    """The marked steps: our own marks before those of torch's profiler."""
+    """Return the marked steps: our own marks before those of torch's profiler."""
     by_mark = ([event for event in marks if event.name.startswith(mark)] for mark in STEP_MARKS)
     return tuple(sorted(next(filter(None, by_mark), []), key=attrgetter("ts")))

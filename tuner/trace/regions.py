@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
-from tuner.trace.read import EnclosingEvent, Trace
+from tuner.trace.enclosing import EnclosingEvent
+from tuner.trace.read import Trace
 from tuner.trace.waits import GRAPH_LAUNCHES
 
 UNNAMED = "?"
@@ -48,13 +49,13 @@ def find_regions(trace: Trace) -> Regions:
 
 
 def nested_regions(trace: Trace, found: Regions) -> list[int]:
-    """The regions that ran inside another one."""
+    """Return the regions that ran inside another one."""
     around = EnclosingEvent(trace, found.regions.__contains__)
     return [index for index in found.regions if around(index) >= 0]
 
 
 def failed_lookups(trace: Trace, found: Regions) -> list[int]:
-    """The look-ups after which no compiled region ran: dynamo gave the function up, and it runs uncompiled."""
+    """Return the look-ups after which no compiled region ran: dynamo gave the function up, and it runs uncompiled."""
     open_lookup: dict[int, int] = {}
     without: list[int] = []
     for index in sorted((*found.lookups, *found.regions)):

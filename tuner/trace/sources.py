@@ -30,7 +30,7 @@ def is_user_code(file: str) -> bool:
 
 
 def is_outside_denoiser(line: str) -> bool:
-    """Whether a source line is of an autoencoder or a text encoder, which a pipeline calls once an image."""
+    """Return whether a source line is of an autoencoder or a text encoder, which a pipeline calls once an image."""
     return _BESIDE_DENOISER.search(line) is not None
 
 
@@ -41,12 +41,12 @@ def line(file: str, number: int | None) -> str:
 
 
 def innermost(frames: Iterable[tuple[str, int | None]]) -> str:
-    """The first user line of frames that come innermost first; empty if there is none."""
+    """Return the first user line of frames that come innermost first; empty if there is none."""
     return next((line(file, number) for file, number in frames if is_user_code(file)), "")
 
 
 def from_call_stack(stack: str) -> str:
-    """The innermost user line of the `Call stack` that the profiler keeps with an operator.
+    """Return the innermost user line of the `Call stack` that the profiler keeps with an operator.
 
     It knows only the line at which each function begins, so it is a second choice.
     """
@@ -55,6 +55,6 @@ def from_call_stack(stack: str) -> str:
 
 
 def first_line(text: str, limit: int = 200) -> str:
-    """The first line of a message, spaces collapsed, cut to a length that fits a table."""
+    """Return the first line of a message, spaces collapsed, cut to a length that fits a table."""
     first = " ".join(text.strip().partition("\n")[0].split())
     return first if len(first) <= limit else first[: limit - 1] + "…"

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, get_args
 
 from tuner.records.gate import Copies, TraceSummary
 from tuner.trace import classes
+from tuner.trace.enclosing import EnclosingEvent
 from tuner.trace.idle import Reason, gaps, reason
-from tuner.trace.read import COPY_LINE, MODULE, STEP_MARKS, SYNC_LINE, EnclosingEvent, Event, Trace
+from tuner.trace.read import COPY_LINE, MODULE, STEP_MARKS, SYNC_LINE, Event, Trace
 from tuner.trace.waits import GRAPH_LAUNCHES, is_launch
 
 _TOP = 10
@@ -26,7 +27,7 @@ class Part(NamedTuple):
 
 
 def summarise(trace: Trace) -> TraceSummary:
-    """The summary of the marked steps; without any, of nothing: every number is 0."""
+    """Return the summary of the marked steps; without any, of nothing: every number is 0."""
     wall_us = _wall_us(trace.steps, trace.gpu_work)
     times = _times_of_gpu(trace) if trace.gpu_work else _times_of_cpu(trace)
     of_gpu = _of_gpu(trace, times, wall_us) if trace.gpu_work else {"gpu_busy_share": None, "launches_per_step": None}
@@ -44,7 +45,7 @@ def summarise(trace: Trace) -> TraceSummary:
 
 
 def _of_gpu(trace: Trace, times: Mapping[Part, float], wall_us: float) -> dict[str, Any]:
-    """The fields that only the work of a GPU fills."""
+    """Return the fields that only the work of a GPU fills."""
     steps = max(1, len(trace.steps))
     launches = {name: len(indices) for name, indices in trace.indices_by_name.items() if is_launch(name)}
     replays = sum(count for name, count in launches.items() if name.startswith(GRAPH_LAUNCHES))
@@ -77,7 +78,7 @@ def _wall_us(steps: Sequence[Event], work: Sequence[Event]) -> float:
 
 
 def _busy_us(work: Iterable[Event]) -> float:
-    """The time in which at least one stream worked; `work` is ordered by time."""
+    """Return the time in which at least one stream worked; `work` is ordered by time."""
     busy, until = 0.0, float("-inf")
     for event in work:
         busy += max(0.0, event.end - max(event.ts, until))
@@ -86,7 +87,7 @@ def _busy_us(work: Iterable[Event]) -> float:
 
 
 def _times_of_gpu(trace: Trace) -> dict[Part, float]:
-    """The time of the GPU's work, under the operator that launched it."""
+    """Return the time of the GPU's work, under the operator that launched it."""
     components, rest, around = _components(trace), _rest(trace), _operators(trace)
     times: dict[Part, float] = defaultdict(float)
     for event in trace.gpu_work:
@@ -102,7 +103,7 @@ def _operators(trace: Trace) -> EnclosingEvent:
 
 
 def _times_of_cpu(trace: Trace) -> dict[Part, float]:
-    """The time of the CPU's operators, each without that of the operators inside it."""
+    """Return the time of the CPU's operators, each without that of the operators inside it."""
     components, rest, around = _components(trace), _rest(trace), _operators(trace)
     own: dict[int, float] = {}
     for index in trace.step_indices:
@@ -121,7 +122,7 @@ def _times_of_cpu(trace: Trace) -> dict[Part, float]:
 
 
 def _shares(times: Mapping[Part, float], key: Callable[[Part], str], wall_us: float) -> tuple[tuple[str, float], ...]:
-    """The share of the wall time by some property, the largest first."""
+    """Return the share of the wall time by some property, the largest first."""
     sums: Counter[str] = Counter()
     for part, time in times.items():
         sums[key(part)] += round(time * 1000)

@@ -77,7 +77,7 @@ def _annotate(linemaps: Linemaps) -> None:
 
 
 def _is_tracing() -> bool:
-    """Whether a compiler would take an annotation for a part of what it compiles: dynamo, or those behind it."""
+    """Return whether a compiler would take an annotation for a part of what it compiles: dynamo, or those behind it."""
     return torch.compiler.is_compiling() or bool(torch._C._len_torch_dispatch_stack())
 
 
@@ -106,7 +106,7 @@ def _frames(frame: FrameType | None, linemaps: Linemaps) -> Iterator[tuple[str, 
 
 
 def _origin(file: str, number: int, linemaps: Linemaps) -> list[tuple[str, int]]:
-    """The lines that inductor made a line of code from, the innermost first.
+    """Return the lines that inductor made a line of code from, the innermost first.
 
     It keeps them with the code for other processes: none are given if one of them has since become another line.
     """

@@ -59,7 +59,7 @@ def trim(path: Path) -> bytes:
 
 
 def _kept(events: Sequence[_Event], start: float, end: float) -> Iterator[int]:
-    """The indices of the events to keep."""
+    """Yield the indices of the events to keep."""
     calls = (event for event in events if event.cat in read.RUNTIME and start <= event.ts < end)
     started = {event.correlation for event in calls} - {0}
     for index, event in enumerate(events):

@@ -9,7 +9,8 @@ from itertools import chain
 from math import inf
 
 from tuner.trace import sources
-from tuner.trace.read import COPY_LINE, RUNTIME, SYNC_LINE, EnclosingEvent, Event, Trace
+from tuner.trace.enclosing import EnclosingEvent
+from tuner.trace.read import COPY_LINE, RUNTIME, SYNC_LINE, Event, Trace
 
 _RUNTIME_WAITS = (
     "StreamSynchronize DeviceSynchronize EventSynchronize HostUnregister "
@@ -51,7 +52,7 @@ class Wait:
 
 
 def find_waits(trace: Trace, indices: Sequence[int] | None = None) -> list[Wait]:
-    """The waits among some events of the host, those inside the steps if none are given."""
+    """Return the waits among some events of the host, those inside the steps if none are given."""
     copies = {event.correlation: event for event in trace.device if event.cat == "gpu_memcpy"}
     found: dict[int, str] = {}
     last_copy: dict[int, tuple[int, str]] = {}
@@ -101,7 +102,7 @@ def _is_wait(trace: Trace, index: int) -> bool:
 
 
 def _blocks(trace: Trace, call: Event, copy: Event) -> bool:
-    """Whether a copy that was asked not to wait did.
+    """Return whether a copy that was asked not to wait did.
 
     To pageable memory the driver returns when the copy is done. From it, when all is staged: that of more than it has
     room for begins when the GPU is free. A GPU that had nothing to do was not waited for.
@@ -123,7 +124,7 @@ def _why(call: str, copy: str) -> str:
 
 
 def _operator_around(trace: Trace, index: int) -> int:
-    """The index of the innermost operator around a call, or the call's own when Python itself made it."""
+    """Return the index of the innermost operator around a call, or the call's own when Python itself made it."""
     parent = trace.parents[index]
     return parent if parent >= 0 and trace.host[parent].cat == "cpu_op" else index
 
@@ -173,7 +174,7 @@ class _Lines:
         self._waits = sorted(chain.from_iterable(named[name] for name in named if name in WAIT_CALLS))
 
     def before(self, index: int) -> str:
-        """The line before a wait, if no other wait of the thread lies between."""
+        """Return the line before a wait, if no other wait of the thread lies between."""
         line, wait = _last_before(self._lines, index), _last_before(self._waits, index)
         if line <= wait:
             return ""
@@ -183,11 +184,11 @@ class _Lines:
 
 
 def _line(annotation: Event, mark: str) -> str:
-    """The line that an annotation names, by the package that it is of if that is one that is known by now."""
+    """Return the line that an annotation names, by the package that it is of if that is one that is known by now."""
     return sources.line(annotation.name.removeprefix(mark), None)
 
 
 def _last_before(indices: Sequence[int], index: int) -> int:
-    """The last of some ordered indices before another, -1 if there is none."""
+    """Return the last of some ordered indices before another, -1 if there is none."""
     place = bisect_left(indices, index)
     return indices[place - 1] if place else -1
