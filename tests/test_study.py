@@ -23,6 +23,8 @@ from tuner.records.model import Model
 from tuner.records.outcome import Build, Failure, Limits, Outcome, Timing
 from tuner.records.protocol import BuildDone, Job, Message, Point, PointDone, PointFailed, StageStarted, WorkerFailed
 from tuner.records.quality import NoiseFloor, Quality
+from tuner.report.conclusion import conclusion
+from tuner.report.points import front_points
 from tuner.result.config import BestConfig
 from tuner.result.prices import Price
 from tuner.search import baseline, optuna_sampler
@@ -38,7 +40,6 @@ from tuner.study.attempt import BuildAttempt
 from tuner.study.events import NoiseFloorMeasured, Note
 from tuner.study.loop import Study
 from tuner.study.store import Store
-from tuner.study.summary import front_points
 from tuner.timing import prediction
 
 SPACE = """
@@ -157,7 +158,7 @@ class Bench:
 
 
 def conclusion_of(study: Study) -> str:
-    return narration.conclusion(study.store.request, study.history, 0, study.store.folder)
+    return conclusion(study.store.request, study.history, 0, study.store.folder)
 
 
 @pytest.fixture

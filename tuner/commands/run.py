@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +15,7 @@ from tuner.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
     from tuner.records.quality import QualityPolicy
-    from tuner.result.config import BestConfig
     from tuner.search.request import Request
-    from tuner.study.loop import Study
 
 MAX_REASONS = 3
 """More reasons why values are left out are not listed one by one."""
@@ -136,10 +134,10 @@ def run(options: argparse.Namespace) -> int:
         try:
             recorded = list(study.history.outcomes.values())
             display.started(title, folder, limits, list(start_notes(request)), store.spent_s, recorded)
-            best = study.run()
+            study.run()
         finally:
             display.closed()
-        report_study(study, best)
+        report_study(folder)
     return 0
 
 
@@ -243,22 +241,10 @@ def left_out_notes(request: Request) -> Iterator[str]:
         )
 
 
-def report_study(study: Study, best: BestConfig) -> None:
+def report_study(folder: Path) -> None:
     """Print the result of a study."""
-    from tuner.quality.metrics import get_metric
-    from tuner.report import figures, front_plot, front_table, panel_table, trial_counts
-    from tuner.report.console import make_console
-    from tuner.study.narration import conclusion
-    from tuner.study.summary import front_points
+    from tuner.report.renderers.terminal import Terminal
+    from tuner.report.study_report import read_report
 
-    request, history = study.store.request, study.history
-    console = make_console(sys.stdout)
-    points = front_points(history, best.chosen.trial)
-    refused = Counter(refusal.reason for refusal in study.store.refusals())
-    title = get_metric(request.quality.metric).title
-    console.print(front_table.front_table(points, title))
-    console.print(front_plot.front_plot(points, metric=title))
-    console.print(figures.figures_table(best))
-    console.print(panel_table.panel_table(best))
-    console.print(trial_counts.trial_counts(list(history.outcomes.values()), refused))
-    console.print(conclusion(request, history, best.chosen.trial, study.store.folder))
+    sys.stdout.write(Terminal().render(read_report(folder)))
+    sys.stdout.flush()

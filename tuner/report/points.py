@@ -8,6 +8,7 @@ from tuner.records.codec import Record, Value
 from tuner.records.outcome import Outcome
 from tuner.report.console import Glyphs
 from tuner.report.formatting import label
+from tuner.search.history import History
 from tuner.timing.target import meets_latency_target
 
 
@@ -65,6 +66,21 @@ def front_point(
         is_predicted=timing.predicted_from is not None,
         misses_target=not meets_latency_target(timing.within_target),
     )
+
+
+def front_points(history: History, chosen: int | None) -> list[FrontPoint]:
+    """Return the baseline and the front as points to show."""
+    baseline = history.outcomes.get(0)
+    if baseline is None or baseline.quality is None:
+        return []
+    baseline = history.settled(baseline)
+    shown = {outcome.number: outcome for outcome in history.front()}
+    shown[0] = baseline
+    if chosen is not None:
+        shown[chosen] = history.settled(history.outcomes[chosen])
+    return [
+        front_point(o, baseline, history.space.changed(o.values), is_chosen=o.number == chosen) for o in shown.values()
+    ]
 
 
 def in_order(points: Iterable[FrontPoint]) -> list[FrontPoint]:

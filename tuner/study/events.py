@@ -14,10 +14,10 @@ from tuner.records.codec import Values
 from tuner.records.outcome import Outcome
 from tuner.records.quality import NoiseFloor
 from tuner.report.display import Display
+from tuner.report.points import front_points
 from tuner.search.budget import Budget
 from tuner.search.history import History
 from tuner.study.store import Store
-from tuner.study.summary import front_points
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ from tuner.knobs import other_arithmetic
 from tuner.records.machine import Roofline
 from tuner.records.outcome import Outcome
 from tuner.records.quality import Panel
-from tuner.report import points
-from tuner.report.points import FrontPoint
 from tuner.result import config
 from tuner.result.config import BestConfig, MeasuredPoint
 from tuner.result.economics import economics
@@ -68,22 +66,6 @@ def roofline_of(history: History) -> Roofline | None:
     """Return what bounds a step on this device, as the baseline's worker measured it."""
     build = history.baseline.build
     return build.roofline if build else None
-
-
-def front_points(history: History, chosen: int | None) -> list[FrontPoint]:
-    """Return the baseline and the front as points to show."""
-    baseline = history.outcomes.get(0)
-    if baseline is None or baseline.quality is None:
-        return []
-    baseline = history.settled(baseline)
-    shown = {outcome.number: outcome for outcome in history.front()}
-    shown[0] = baseline
-    if chosen is not None:
-        shown[chosen] = history.settled(history.outcomes[chosen])
-    return [
-        points.front_point(o, baseline, history.space.changed(o.values), is_chosen=o.number == chosen)
-        for o in shown.values()
-    ]
 
 
 def quality_time_share(history: History, panel_s: float, spent_s: float) -> float:

@@ -1,0 +1,82 @@
+"""A study's report is made from its folder alone, and every renderer shows it."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+from test_study import Bench, bench, workers  # noqa: F401  (fixtures)
+
+from tuner.errors import BadInput
+from tuner.files import StudyFolder
+from tuner.report.console import make_console
+from tuner.report.renderers import RENDERERS
+from tuner.report.renderers.terminal import Terminal
+from tuner.report.study_report import StudyReport, read_refusals, read_report
+
+
+@pytest.fixture
+def finished(bench: Bench) -> Path:  # noqa: F811
+    """The folder of a finished study, with a refused candidate."""
+    with bench.study(trials=10) as study:
+        study.run()
+        values = study.history.space.candidate({})
+        study.store.refuse(study.store.enter(values), values, "compile.mode needs compile.scope")
+    return bench.folder / "study"
+
+
+def test_a_copied_study_has_the_same_report(finished: Path, tmp_path: Path) -> None:
+    report = read_report(finished)
+    assert report.refused["compile.mode needs compile.scope"] == 1
+    assert {point.number for point in report.points} >= {0, report.best.chosen.trial}
+    assert f"trial {report.best.chosen.trial}, " in report.conclusion
+    copied = read_report(Path(shutil.move(finished, tmp_path / "copy")))
+    moved = msgspec.structs.replace(report, folder=copied.folder, conclusion=copied.conclusion)
+    assert copied == moved
+
+
+@pytest.mark.parametrize("name", sorted(RENDERERS))
+def test_every_renderer_shows_the_chosen_configuration(finished: Path, name: str) -> None:
+    report = read_report(finished)
+    text = RENDERERS[name]().render(report)
+    assert report.best.chosen.changed
+    assert all(knob in text for knob in report.best.chosen.changed)
+    assert "tune board" in text or name == "html"
+    if name == "json":
+        assert msgspec.json.decode(text, type=StudyReport) == report
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_terminal_renderer_is_as_wide_as_its_console(finished: Path, width: int) -> None:
+    text = Terminal(make_console(io.StringIO(), width)).render(read_report(finished))
+    assert max(map(len, text.splitlines())) <= width
+    assert "\x1b" not in text
+
+
+def test_the_terminal_renderer_has_colours_where_the_console_has(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[" in Terminal(make_console(io.StringIO(), 80)).render(read_report(finished))
+
+
+def test_a_study_without_a_result_or_with_another_is_one_line(finished: Path) -> None:
+    paths = StudyFolder(finished)
+    best = paths.best_config.read_bytes()
+    paths.best_config.unlink()
+    with pytest.raises(BadInput, match=r"best_config\.json"):
+        read_report(finished)
+    paths.best_config.write_bytes(best)
+    shutil.rmtree(paths.trial(0))
+    with pytest.raises(BadInput, match="are not those of this study"):
+        read_report(finished)
+
+
+def test_refusals_are_read_without_a_database_and_not_from_a_damaged_one(tmp_path: Path) -> None:
+    assert read_refusals(tmp_path / "study.db") == []
+    (tmp_path / "study.db").write_bytes(b"nothing" * 100)
+    with pytest.raises(BadInput, match="damaged"):
+        read_refusals(tmp_path / "study.db")

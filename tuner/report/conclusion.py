@@ -1,0 +1,60 @@
+"""What to do with the result of a study, in a few lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tuner.quality.metrics import get_metric
+from tuner.records.codec import Estimate
+from tuner.report.formatting import format_number, label
+from tuner.result import front
+from tuner.search.budget import pair_s
+from tuner.search.confirmation import first_in_doubt
+from tuner.search.gain import speed_up
+from tuner.search.history import History
+from tuner.search.request import Request
+
+
+def gain_text(gain: Estimate) -> str:
+    """Format a speed-up with its interval."""
+    return f"{gain.value:.2f}x the baseline's throughput [{gain.low:.2f}, {gain.high:.2f}]"
+
+
+def conclusion(request: Request, history: History, chosen: int, folder: Path) -> str:
+    """Return what was chosen, what counts as good, and the commands to go on with, in a few lines."""
+    return "\n".join(
+        (
+            f"Chosen   {_verdict(history, chosen)}",
+            f"As good  means a {get_metric(request.quality.metric).title} above the baseline's less "
+            f"{history.space.tolerance:g}{_in_noise_floors(history)}, with 95 % confidence",
+            f"Use it   tuner.load({str(folder / 'best_config.json')!r})",
+            f"Look     tune board {folder}",
+        )
+    )
+
+
+def _verdict(history: History, chosen: int) -> str:
+    best = history.outcomes[chosen]
+    if chosen:
+        configuration = label(history.space.changed(best.values))
+        return f"trial {chosen}, {gain_text(speed_up(history, best))}: {configuration}"
+    if len(history.outcomes) == 1:
+        return "the baseline: nothing else was tried"
+    if front.meets_target(history.settled(best)):
+        return f"the baseline: no other configuration was both as good and certainly cheaper{_doubt_text(history)}"
+    return "the baseline, although it misses the latency target: nothing that meets it was as good"
+
+
+def _doubt_text(history: History) -> str:
+    """Report which gain was left in doubt, and that a longer budget settles it."""
+    candidate = first_in_doubt(history)
+    if candidate is None:
+        return ""
+    gain = f"trial {candidate.number} had {gain_text(speed_up(history, candidate))}"
+    return f"; {gain}: a longer --budget measures more pairs, {pair_s(history, candidate):.0f} s each"
+
+
+def _in_noise_floors(history: History) -> str:
+    """Return the tolerance in units of what rounding alone does, where that is anything."""
+    floor = history.quality_floor
+    return f" ({format_number(history.space.tolerance / floor)} times what rounding moves it by)" if floor else ""

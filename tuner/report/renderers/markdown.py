@@ -1,0 +1,46 @@
+"""A study's report as Markdown, for an issue or a README."""
+
+from __future__ import annotations
+
+from tuner.report.formatting import format_latency, format_number, one_line, pluralize
+from tuner.report.points import FrontPoint, in_order
+from tuner.report.renderers.base import Renderer
+from tuner.report.study_report import StudyReport
+
+HEADINGS = ("trial", "latency", "US$/1000 images", "speed-up", "difference", "configuration")
+
+
+class Markdown(Renderer):
+    """A table of the front, the counts of trials and the conclusion."""
+
+    def render(self, report: StudyReport) -> str:
+        request = report.request
+        lines = [f"# {one_line(request.model.source)} on {one_line(request.environment.device_name)}", ""]
+        lines += [_row(HEADINGS), _row(["---"] * len(HEADINGS))]
+        lines += [_row(_cells(point)) for point in in_order(report.points)]
+        lines += ["", _counts(report), "", "```", report.conclusion, "```", ""]
+        return "\n".join(lines)
+
+
+def _row(cells: list[str] | tuple[str, ...]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cells(point: FrontPoint) -> list[str]:
+    number = f"{point.number} (chosen)" if point.is_chosen else str(point.number)
+    return [
+        number,
+        f"{'~' if point.is_predicted else ''}{format_latency(point.latency_s)}{'!' if point.misses_target else ''}",
+        format_number(point.cost_usd_per_1000_images),
+        f"{point.speed_up:.2f}x",
+        "reference" if point.is_baseline else f"{point.difference:+.4f}",
+        f"`{one_line(point.label).replace('|', '/')}`",
+    ]
+
+
+def _counts(report: StudyReport) -> str:
+    trials = report.best.trials
+    return (
+        f"{pluralize(len(report.outcomes), 'trial')}: {trials.measured} measured, {trials.rejected} rejected, "
+        f"{trials.failed} failed; {pluralize(sum(report.refused.values()), 'candidate')} refused"
+    )

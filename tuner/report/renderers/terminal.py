@@ -1,0 +1,41 @@
+"""A study's report for a terminal or a log file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from tuner.report.console import make_console
+from tuner.report.figures import figures_table
+from tuner.report.front_plot import front_plot
+from tuner.report.front_table import front_table
+from tuner.report.panel_table import panel_table
+from tuner.report.renderers.base import Renderer
+from tuner.report.study_report import StudyReport
+from tuner.report.trial_counts import trial_counts
+
+
+def parts(report: StudyReport) -> Iterator[RenderableType]:
+    """Yield the front, the figures of the chosen configuration, all metrics, the counts of trials, the conclusion."""
+    yield front_table(report.points, report.metric_title)
+    yield front_plot(report.points, metric=report.metric_title)
+    yield figures_table(report.best)
+    yield panel_table(report.best)
+    yield trial_counts(report.outcomes, report.refused)
+    yield Text(report.conclusion)
+
+
+class Terminal(Renderer):
+    """Text as wide as a console, with colours and characters that its stream supports; by default standard output."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or make_console(sys.stdout)
+
+    def render(self, report: StudyReport) -> str:
+        with self._console.capture() as captured:
+            for part in parts(report):
+                self._console.print(part)
+        return captured.get()

@@ -1,0 +1,80 @@
+"""A study as one record, made from its folder alone: a finished or a copied study can be reported anywhere."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from tuner.errors import BadInput
+from tuner.files import StudyFolder
+from tuner.quality.metrics import get_metric
+from tuner.records.codec import Record, decode, read
+from tuner.records.outcome import Outcome
+from tuner.records.quality import NoiseFloor
+from tuner.report.conclusion import conclusion
+from tuner.report.points import FrontPoint, front_points
+from tuner.result.config import BestConfig
+from tuner.search.history import History
+from tuner.search.request import Refusal, Request
+
+
+class StudyReport(Record):
+    """A finished study. `refused` counts the refused candidates by reason, `conclusion` has a few lines of text."""
+
+    folder: str
+    request: Request
+    best: BestConfig
+    metric_title: str
+    points: tuple[FrontPoint, ...]
+    outcomes: tuple[Outcome, ...]
+    refused: dict[str, int]
+    conclusion: str
+
+
+def read_report(folder: Path) -> StudyReport:
+    """Read a finished study. Raises BadInput naming the file that is missing or damaged."""
+    paths = StudyFolder(folder)
+    request, best = read(paths.request, Request), read(paths.best_config, BestConfig)
+    history = read_history(paths, request)
+    known = {number: outcome.values for number, outcome in history.outcomes.items()}
+    if any(known.get(point.trial) != point.values for point in (best.baseline, best.chosen)):
+        raise BadInput(f"{paths.best_config}: its trials are not those of this study; run the study's command again")
+    return StudyReport(
+        folder=str(folder),
+        request=request,
+        best=best,
+        metric_title=get_metric(request.quality.metric).title,
+        points=tuple(front_points(history, best.chosen.trial)),
+        outcomes=tuple(history.outcomes.values()),
+        refused=dict(Counter(refusal.reason for refusal in read_refusals(paths.database))),
+        conclusion=conclusion(request, history, best.chosen.trial, folder),
+    )
+
+
+def read_history(paths: StudyFolder, request: Request) -> History:
+    """Read the outcomes, repetitions and noise floor of a study."""
+    outcomes = [read(file, Outcome) for file in sorted(paths.trials.glob("[0-9]*/outcome.json"))]
+    return History(
+        space=request.space,
+        price=request.price,
+        outcomes={outcome.number: outcome for outcome in outcomes},
+        repetitions=[read(file, Outcome) for file in sorted(paths.repetitions.glob("[0-9]*/outcome.json"))],
+        late_noise_floor=read(paths.noise_floor, NoiseFloor) if paths.noise_floor.exists() else None,
+    )
+
+
+def read_refusals(database: Path) -> list[Refusal]:
+    """Read the refused candidates from Optuna's database without writing to it; none if there is no database."""
+    if not database.exists():
+        return []
+    query = "SELECT value_json FROM trial_user_attributes WHERE key = 'refused' ORDER BY trial_id"
+    try:
+        with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            texts = [msgspec.json.decode(text, type=str) for (text,) in connection.execute(query)]
+    except (sqlite3.Error, msgspec.DecodeError) as error:
+        raise BadInput(f"{database}: damaged: {error}") from None
+    return [decode(text, Refusal, f"{database}: refused") for text in texts]
