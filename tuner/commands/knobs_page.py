@@ -110,8 +110,8 @@ def _unavailable(entry: KnobEntry, where: str) -> Iterator[str]:
 def _grouped(entry: KnobEntry, settings: Settings) -> Iterator[str]:
     """Yield each other knob once for all of its values that conflict with the same values of this knob."""
     groups: defaultdict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
-    for (other, its), values in settings.items():
-        groups[other, tuple(values)].append(its)
+    for (other, its), conflicting in settings.items():
+        groups[other, tuple(conflicting)].append(its)
     for (other, values), theirs in groups.items():
         text = f"`{other}` = {_any_of(KNOBS[other].choices, theirs)}"
         yield text if _is_every(len(entry.values), values) else f"{text} (with {_listed(values)})"
@@ -152,7 +152,7 @@ def find_conflicts(known: Architecture) -> Conflicts:
             if name == other:
                 continue
             reasons = _reasons({**background, name: value, other: its}, known)
-            for reason in reasons - alone[name, value] - alone[other, its]:
+            for reason in sorted(reasons - alone[name, value] - alone[other, its]):
                 _note(conflicts, name, value, other, its, reason)
                 _note(conflicts, other, its, name, value, reason)
     return conflicts
