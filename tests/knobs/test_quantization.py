@@ -249,7 +249,7 @@ def test_a_scheme_changes_the_blocks_of_every_family(
     untouched = load(pipeline_folder(family))
     pipe = load(pipeline_folder(family))
     said = SCHEME.apply(pipe, {"quantization.scheme": scheme})
-    made_of = SCHEMES[scheme].made_of
+    made_of = SCHEMES[scheme].tensor_package
     layers = linear_layers(denoisers(pipe)[0])
     changed = [name for name, module in layers if type(module.weight).__module__.startswith(made_of)]
     assert said == f"{len(changed)} of {len(layers)} linear layers in {scheme}"
@@ -267,7 +267,7 @@ def test_fused_projections_are_quantized_too(scheme: str, tiny: Callable[[], Any
     changes = apply_knobs(pipe, {"fuse_qkv": True, "quantization.scheme": scheme}, CPU)
     assert list(changes) == ["fuse_qkv", "quantization.scheme"]
     weight = pipe.transformer.transformer_blocks[0].attn.to_qkv.weight
-    assert type(weight).__module__.startswith(SCHEMES[scheme].made_of)
+    assert type(weight).__module__.startswith(SCHEMES[scheme].tensor_package)
     assert np.isfinite(draw(pipe)).all()
 
 
@@ -294,7 +294,7 @@ def test_torchao_leaves_inductors_flags_alone(tiny: Callable[[], Any]) -> None:
     assert before == (config.coordinate_descent_tuning, config.epilogue_fusion, config.force_fuse_int_mm_with_mul)
 
 
-@pytest.mark.parametrize("scheme", [name for name, scheme in SCHEMES.items() if scheme.made_of == "torchao"])
+@pytest.mark.parametrize("scheme", [name for name, scheme in SCHEMES.items() if scheme.tensor_package == "torchao"])
 def test_torchao_takes_every_configuration(scheme: str) -> None:
     from torchao.core.config import AOBaseConfig
 
