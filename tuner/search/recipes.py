@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from tuner.records.outcome import Device, Outcome
 from tuner.search.history import History
-from tuner.search.strategy import Proposal, Strategy
+from tuner.search.strategy import Proposal, SearchContext, Strategy
 
 
 class Recipes(Strategy):
     """Proposes the configurations that experts would try first, unless they were tried already."""
 
-    def __init__(self, is_over: Callable[[History], bool]) -> None:
-        self.is_over = is_over
+    def __init__(self, context: SearchContext) -> None:
+        self.context = context
 
     def propose(self, history: History, device: Device) -> Proposal | None:
         for recipe in history.space.recipes:
             values = history.space.candidate(recipe.values)
-            if self.is_over(history) or values in history.refused or history.was_tried(values):
+            if self.context.is_over(history) or values in history.refused or history.was_tried(values):
                 continue
             refusal = history.space.conflict_reason(values)
             return Proposal(values=values, purpose="recipe", recipe=recipe.name, refusal=refusal)
@@ -31,15 +29,14 @@ class Recipes(Strategy):
 class ThrottledAgain(Strategy):
     """Proposes a candidate again whose calls were all held back by heat or the power supply, once."""
 
-    def __init__(self, is_over: Callable[[History], bool], note: Callable[[str], None]) -> None:
-        self.is_over = is_over
-        self.note = note
+    def __init__(self, context: SearchContext) -> None:
+        self.context = context
 
     def propose(self, history: History, device: Device) -> Proposal | None:
-        throttled = None if self.is_over(history) else history.throttled_trial()
+        throttled = None if self.context.is_over(history) else history.throttled_trial()
         if throttled is None:
             return None
-        self.note(f"trial {throttled.number} was throttled: its configuration is tried again")
+        self.context.note(f"trial {throttled.number} was throttled: its configuration is tried again")
         return Proposal(values=throttled.values, purpose=throttled.purpose, recipe=throttled.recipe)
 
     def observe(self, outcome: Outcome) -> None:

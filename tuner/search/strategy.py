@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,6 +39,27 @@ class Strategy(Protocol):
     def observe(self, outcome: Outcome) -> None:
         """Take note of what came of a proposal of this strategy."""
         ...
+
+
+class AskTell(Protocol):
+    """The part of a study's store that an Optuna sampler works through."""
+
+    def ask(self) -> tuple[int, Values]:
+        """Start a trial and return its number and the sampler's candidate."""
+        ...
+
+    def duplicate(self, number: int, of: int) -> None:
+        """End a trial whose candidate was tried before."""
+        ...
+
+
+@dataclass(frozen=True)
+class SearchContext:
+    """What a strategy that searches works with: Optuna's trials, when the search is over, and notes to the user."""
+
+    trials: AskTell
+    is_over: Callable[[History], bool]
+    note: Callable[[str], None]
 
 
 class FirstOf(Strategy):

@@ -19,9 +19,8 @@ from tuner.search.budget import Budget
 from tuner.search.confirmation import Confirmation, OpenDoubt
 from tuner.search.gain import MIN_PAIRS, timing_noise
 from tuner.search.history import History
-from tuner.search.optuna_sampler import OptunaSampler
-from tuner.search.recipes import Recipes, ThrottledAgain
-from tuner.search.strategy import FirstOf, Proposal, Strategy
+from tuner.search.strategies import STRATEGIES
+from tuner.search.strategy import FirstOf, Proposal, SearchContext, Strategy
 from tuner.study import narration, summary
 from tuner.study.attempt import Attempt, BuildAttempt, RepetitionAttempt
 from tuner.study.events import CandidateRefused, Note, Publisher, RepetitionEnded, TaskStarted, TrialEnded, TrialStarted
@@ -44,9 +43,8 @@ class Study:
         self.baseline = Baseline(self.budget)
         self.open_doubt = OpenDoubt(self.budget)
         self.confirmation = Confirmation(self.budget, self.note, self.report_confirmation)
-        is_over = self.confirmation.is_search_over
-        self.sampler = OptunaSampler(store, is_over, self.note)
-        self.search = FirstOf([Recipes(is_over), ThrottledAgain(is_over, self.note), self.sampler])
+        context = SearchContext(store, self.confirmation.is_search_over, self.note)
+        self.search = FirstOf([strategy(context) for strategy in STRATEGIES])
 
     def run(self) -> BestConfig:
         """Do everything that is left to do. Raises StudyFailed if the baseline itself cannot be measured."""
@@ -76,8 +74,9 @@ class Study:
         self.exhaust(self.open_doubt)
         while True:
             self.exhaust(self.search)
+            has_nothing_new = not self.confirmation.is_search_over(self.history)
             self.exhaust(self.confirmation)
-            if self.sampler.is_exhausted or self.confirmation.is_search_over(self.history):
+            if has_nothing_new or self.confirmation.is_search_over(self.history):
                 break
         if all(outcome.build_key == self.history.baseline.build_key for outcome in self.history.outcomes.values()):
             left_s = self.confirmation.search_ends_at(self.history) - time.monotonic()

@@ -1,0 +1,123 @@
+"""The contract that every executor keeps: with jobs in this process, and with worker processes that are simulated."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tuner.execution import process
+from tuner.execution.executor import Ended, Executor
+from tuner.execution.inline import InlineExecutor
+from tuner.execution.local import LocalExecutor
+from tuner.hardware import environment
+from tuner.records.model import Model, Workload
+from tuner.records.outcome import Device, Failure
+from tuner.records.protocol import Job, Message, Point, StageStarted, WorkerFailed
+
+DEVICES = (Device(name="one"), Device(name="two"))
+FAILED = WorkerFailed(failure=Failure(kind="error", stage="load", message="planted"))
+
+WORKER = """
+import os, sys, time
+job, pipe = open(sys.argv[1]).read(), int(sys.argv[2])
+os.write(pipe, b'{"type":"stage","stage":"load"}\\n')
+if '"sleeps"' in job:
+    time.sleep(3600)
+os.write(pipe, b'{"type":"failed","failure":{"kind":"error","stage":"load","message":"planted"}}\\n')
+"""
+
+
+def inline(folder: Path) -> Executor:
+    def work(job: Job) -> Iterator[Message]:
+        yield StageStarted(stage="load")
+        yield FAILED
+
+    return InlineExecutor(work, DEVICES)
+
+
+def local(folder: Path) -> Executor:
+    return LocalExecutor(DEVICES, folder / "cache")
+
+
+EXECUTORS = {"inline": inline, "local": local}
+
+
+@pytest.fixture(params=EXECUTORS)
+def executor(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Executor]:
+    monkeypatch.setattr(process, "WORKER", (sys.executable, "-c", WORKER))
+    with EXECUTORS[request.param](tmp_path) as executor:
+        yield executor
+
+
+@pytest.fixture
+def make_job(tmp_path: Path) -> Callable[..., Job]:
+    def make(name: str = "trial") -> Job:
+        return Job(
+            model=Model(source="/model", revision=None, pipeline_class="FluxPipeline", scorer="/scorer"),
+            environment=environment.detect("cpu"),
+            workload=Workload(prompts=(name,), seeds=(0,)),
+            build={},
+            points=(Point(index=0, folder=str(tmp_path / name), steps=4, batch=1),),
+            allowance_s=1.0,
+        )
+
+    return make
+
+
+def test_a_job_ends_with_exactly_one_end(executor: Executor, make_job: Callable[..., Job]) -> None:
+    handle = executor.submit(make_job(), executor.free()[0])
+    events = [(of.id, event) for of, event in executor.wait(math.inf)]
+    assert events == [(handle.id, StageStarted(stage="load")), (handle.id, FAILED), (handle.id, Ended())]
+
+
+def test_a_device_is_busy_while_its_job_runs(executor: Executor, make_job: Callable[..., Job]) -> None:
+    assert tuple(executor.free()) == DEVICES
+    executor.submit(make_job(), DEVICES[0])
+    assert tuple(executor.free()) == DEVICES[1:]
+    list(executor.wait(math.inf))
+    assert tuple(executor.free()) == DEVICES
+
+
+def test_jobs_on_several_devices_are_told_apart(executor: Executor, make_job: Callable[..., Job]) -> None:
+    handles = [executor.submit(make_job(device.name), device) for device in DEVICES]
+    ended = [handle.id for handle, event in executor.wait(math.inf) if event == Ended()]
+    assert sorted(ended) == sorted(handle.id for handle in handles)
+
+
+def test_a_cancelled_job_sends_nothing_more(executor: Executor, make_job: Callable[..., Job]) -> None:
+    handle = executor.submit(make_job("sleeps"), DEVICES[0])
+    executor.cancel(handle)
+    executor.cancel(handle)
+    assert list(executor.wait(math.inf)) == []
+    assert tuple(executor.free()) == DEVICES
+
+
+def test_a_job_can_be_cancelled_because_of_its_message(executor: Executor, make_job: Callable[..., Job]) -> None:
+    handle = executor.submit(make_job("sleeps"), DEVICES[0])
+    for of, event in executor.wait(math.inf):
+        assert event == StageStarted(stage="load")
+        executor.cancel(of)
+    assert handle.device in executor.free()
+
+
+def test_waiting_for_nothing_returns_at_once(executor: Executor) -> None:
+    assert list(executor.wait(math.inf)) == []
+
+
+def test_a_silent_worker_is_not_waited_for_beyond_the_time(tmp_path: Path, make_job: Callable[..., Job],
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr(process, "WORKER", (sys.executable, "-c", WORKER))
+    with LocalExecutor(DEVICES, tmp_path / "cache") as executor:
+        handle = executor.submit(make_job("sleeps"), DEVICES[0])
+        first = next(event for _, event in executor.wait(math.inf))
+        assert first == StageStarted(stage="load")
+        before = time.monotonic()
+        assert list(executor.wait(before + 0.3)) == []
+        assert time.monotonic() >= before + 0.3
+        worker = executor.running[handle.id][1].process
+    assert worker.poll() is not None, "leaving the executor kills what still runs"

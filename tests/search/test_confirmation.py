@@ -1,0 +1,104 @@
+"""Pairs of baseline and candidate, in whatever order their repetitions end."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from tuner.records.codec import Estimate
+from tuner.records.outcome import Failure, Outcome, Pair, Status, Timing
+from tuner.result.prices import Price
+from tuner.search.baseline import Failures
+from tuner.search.confirmation import PairedRuns
+from tuner.search.gain import MIN_PAIRS, is_confirmed, speed_up
+from tuner.search.history import History
+
+BASELINE, CANDIDATE = 0, 7
+
+
+def outcome(
+    number: int, seconds: float, pair: Pair | None = None, repetition: int | None = None, status: Status = "measured"
+) -> Outcome:
+    timing = Timing(
+        latency_s=Estimate(value=seconds, low=seconds, high=seconds), samples=6, images_per_s=1 / seconds,
+        stopped="interval within target",
+    )  # fmt: skip
+    failure = Failure(kind="throttled", stage="time", message="held back") if status == "failed" else None
+    return Outcome(
+        number=number, purpose="confirm", values={"steps": 28, "batch": 1}, build_key=str(number), image_key="",
+        status=status, pair=pair, repetition=repetition, timing=timing if status == "measured" else None,
+        failure=failure,
+    )  # fmt: skip
+
+
+def history(*repetitions: Outcome) -> History:
+    outcomes = {number: outcome(number, 2.0 if number == BASELINE else 1.0) for number in (BASELINE, CANDIDATE)}
+    price = Price(usd_per_hour=1.0, source="here")
+    return History(space=cast(Any, None), price=price, outcomes=outcomes, repetitions=list(repetitions))
+
+
+def pair(index: int) -> Pair:
+    return Pair(candidate=CANDIDATE, index=index)
+
+
+def runs(*order: tuple[int, int]) -> list[Outcome]:
+    """Repetitions of (trial, index of its pair), in this order."""
+    return [
+        outcome(number, 2.0 if number == BASELINE else 1.0, pair(index), repetition)
+        for repetition, (number, index) in enumerate(order)
+    ]
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        [(BASELINE, 0), (CANDIDATE, 0), (BASELINE, 1), (CANDIDATE, 1)],
+        [(BASELINE, 0), (BASELINE, 1), (CANDIDATE, 0), (CANDIDATE, 1)],
+        [(CANDIDATE, 1), (BASELINE, 0), (CANDIDATE, 0), (BASELINE, 1)],
+    ],
+    ids=["in turn", "two in flight", "mixed"],
+)
+def test_pairs_are_known_by_their_index_not_by_their_order(order: list[tuple[int, int]]) -> None:
+    known = history(*runs(*order))
+    pairs = known.pairs_of(known.outcomes[CANDIDATE])
+    expected = [(BASELINE, CANDIDATE, pair(index)) for index in (0, 1)]
+    assert [(a.number, b.number, a.pair) for a, b in pairs] == expected
+    assert len(pairs) == MIN_PAIRS
+    assert speed_up(known, known.outcomes[CANDIDATE]).value == pytest.approx(2.0)
+    assert is_confirmed(known, known.outcomes[CANDIDATE])
+
+
+def test_half_a_pair_does_not_count() -> None:
+    known = history(*runs((BASELINE, 0), (CANDIDATE, 0), (BASELINE, 1)))
+    assert len(known.pairs_of(known.outcomes[CANDIDATE])) == 1
+
+
+def test_a_pair_is_measured_baseline_first() -> None:
+    known, paired = history(), PairedRuns(CANDIDATE)
+    measured = []
+    for repetition in range(4):
+        proposal = paired.propose(known)
+        assert proposal.repeats is not None
+        done = outcome(proposal.repeats, 1.0, proposal.pair, repetition)
+        measured.append((proposal.repeats, proposal.pair.index if proposal.pair else None))
+        known.repetitions.append(done)
+        paired.observe(done)
+    assert measured == [(BASELINE, 0), (CANDIDATE, 0), (BASELINE, 1), (CANDIDATE, 1)]
+
+
+def test_a_pair_that_a_killed_run_left_incomplete_is_not_completed_later() -> None:
+    known = history(*runs((BASELINE, 0)))
+    proposal = PairedRuns(CANDIDATE).propose(known)
+    assert (proposal.repeats, proposal.pair) == (BASELINE, pair(1))
+
+
+def test_a_throttled_repetition_is_tried_once_more() -> None:
+    failures = Failures()
+    throttled = outcome(CANDIDATE, 1.0, status="failed")
+    failures.observe(throttled)
+    assert not failures.are_final
+    failures.observe(throttled)
+    assert failures.are_final
+    failures.observe(outcome(CANDIDATE, 1.0))
+    assert not failures.are_final

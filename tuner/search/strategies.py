@@ -1,0 +1,12 @@
+"""The table of the strategies that search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tuner.search.optuna_sampler import OptunaSampler
+from tuner.search.recipes import Recipes, ThrottledAgain
+from tuner.search.strategy import SearchContext, Strategy
+
+STRATEGIES: tuple[Callable[[SearchContext], Strategy], ...] = (Recipes, ThrottledAgain, OptunaSampler)
+"""The strategies that search, in the order in which they are asked for a proposal."""
