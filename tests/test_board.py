@@ -124,7 +124,7 @@ def test_an_image_is_there_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.
         file.write_bytes(b"half of it")
         raise KeyboardInterrupt
 
-    images = Images.drawn(np.full((1, 8, 8, 3), 0.5), ["a red cat"])
+    images = Images.from_pipeline(np.full((1, 8, 8, 3), 0.5), ["a red cat"])
     images.save(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["0000.png"]
     whole = (tmp_path / "0000.png").read_bytes()

@@ -25,7 +25,7 @@ from tensorboard.util.tensor_util import make_tensor_proto
 
 STATUS, RESULT = "Status", "Result"
 """Columns beside the knobs. TensorBoard first shows those five that differ between trials and come first by name, and
-a capital comes before the knobs' small letters."""
+capitals sort before the knobs' small letters."""
 
 _FILES = "events.out.tfevents.*"
 _IMAGES = 4
@@ -35,7 +35,7 @@ _GAP_SHARE = 16
 
 @dataclass(frozen=True)
 class ShownImage:
-    """A PNG file, what it should show, what it is of, and the baseline's of the same, which is drawn to its left."""
+    """A PNG file, its prompt (`shows`), a description (`of`), and the baseline's image to show at its left."""
 
     file: Path
     shows: str
@@ -45,7 +45,7 @@ class ShownImage:
 
 @dataclass(frozen=True)
 class Row:
-    """What is shown of one trial. `status` is like `rejected:sync`, `result` like `chosen`, `text` is Markdown."""
+    """What TensorBoard shows of a trial. `status` is like `rejected:sync`, `result` like `chosen`, `text` Markdown."""
 
     number: int
     status: str
@@ -57,20 +57,22 @@ class Row:
 
 
 def write_trial(folder: Path, row: Row) -> None:
-    """Write a trial's events file into its folder, in place of a former one. The first four images are shown, less
-    those that cannot be read: whoever wrote them may have been killed meanwhile."""
-    shown = [(image, sheet) for image in row.images[:_IMAGES] if (sheet := _drawn(image))]
+    """Write a trial's events file into its folder and remove earlier ones.
+
+    The first four images are shown. One that cannot be read is left out: its writer may have been killed.
+    """
+    shown = [(image, sheet) for image in row.images[:_IMAGES] if (sheet := _side_by_side(image))]
     values = [
         *_hparams(row),
         *(Summary.Value(tag=name, simple_value=value) for name, value in row.metrics.items()),
         _text(row.text),
-        *(_image(index, *one) for index, one in enumerate(shown)),
+        *(_image(index, image, sheet) for index, (image, sheet) in enumerate(shown)),
     ]
     _replace_events(folder, row.number, values)
 
 
 def _hparams(row: Row) -> list[Summary.Value]:
-    """The trial's row. No trial says what the columns are, so that TensorBoard makes them of all trials together."""
+    """Return the trial's row of HParams. No trial defines columns, so that TensorBoard infers them from all trials."""
     now = time.time()
     failed = row.status.startswith("failed")
     start = SessionStartInfo(start_time_secs=now)
@@ -102,8 +104,8 @@ def _image(index: int, image: ShownImage, sheet: Any) -> Summary.Value:
     return Summary.Value(tag=f"images/{index}", metadata=about, tensor=tensor)
 
 
-def _drawn(image: ShownImage) -> Any | None:
-    """An image beside the baseline's, small enough for a page of many; None if either cannot be read."""
+def _side_by_side(image: ShownImage) -> Any | None:
+    """Return an image beside the baseline's, reduced for a page of many; None if either cannot be read."""
     from PIL import Image
 
     shown = []
@@ -111,15 +113,17 @@ def _drawn(image: ShownImage) -> Any | None:
         try:
             with Image.open(file) as opened:
                 shown.append(opened.convert("RGB"))
-        except (OSError, SyntaxError, ValueError):  # what Pillow makes of a file that is cut off or is no image
+        except (OSError, SyntaxError, ValueError):  # Pillow's errors for truncated files and other formats
             return None
         shown[-1].thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     gap = max(1, shown[0].width // _GAP_SHARE)
-    sheet = Image.new("RGB", (sum(one.width + gap for one in shown) - gap, max(one.height for one in shown)), "white")
+    sheet = Image.new(
+        "RGB", (sum(part.width + gap for part in shown) - gap, max(part.height for part in shown)), "white"
+    )
     left = 0
-    for one in shown:
-        sheet.paste(one, (left, 0))
-        left += one.width + gap
+    for part in shown:
+        sheet.paste(part, (left, 0))
+        left += part.width + gap
     return sheet
 
 

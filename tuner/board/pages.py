@@ -20,11 +20,11 @@ SCRIPTS = {
         ("webcomponents.min.js",),
     ),
 }
-"""Of each page that needs the web: the element that loads a script from there, and the files that take its place."""
+"""For each page that loads a script from the web: the element that loads it, and the files that replace it."""
 
 
 def offline(served: Any) -> Any:
-    """The plugin's route of its static files, with the pages of `SCRIPTS` as `page` makes them."""
+    """Wrap the plugin's route for static files so that the pages in `SCRIPTS` come from `page`."""
     from werkzeug import Response
 
     def route(plugin: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -41,7 +41,10 @@ def offline(served: Any) -> Any:
 
 @cache
 def page(name: str) -> str:
-    """One of the plugin's pages, with our scripts in it; an error if it is not the page that they were made for."""
+    """Return one of the plugin's pages with our scripts in it.
+
+    Raises Unavailable if it is not the page that they were made for.
+    """
     import torch_tb_profiler
 
     original = (Path(torch_tb_profiler.__file__).parent / "static" / name).read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from tensorboard.plugins.base_plugin import TBContext, TBLoader
 
 
 class MendedProfiler(TBLoader):  # type: ignore[misc]
-    """Adds no tab: from now on that of torch-tb-profiler needs no internet, and understands the traces of today."""
+    """Adds no tab; mends torch-tb-profiler's, which then needs no internet and reads current traces."""
 
     def load(self, context: TBContext) -> None:
         """Change the plugin. TensorBoard asks its plugins for their routes only when all are loaded."""

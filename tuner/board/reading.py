@@ -1,4 +1,4 @@
-"""What torch-tb-profiler must know to read the traces of today.
+"""What torch-tb-profiler must know to read current traces.
 
 It reads each trace in a new process, which imports this module when it is handed a `Loader`.
 """

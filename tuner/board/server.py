@@ -13,7 +13,7 @@ from tuner.board.plugin import MendedProfiler
 
 
 def main(folder: str, port: str, scratch: str) -> int:
-    """Serve a folder until standard input ends, and the folder of temporary files with it."""
+    """Serve a folder until standard input ends, then remove the folder of temporary files."""
     threading.Thread(target=end_with_parent, args=(scratch,), daemon=True).start()
 
     from tensorboard import program
@@ -30,17 +30,17 @@ def main(folder: str, port: str, scratch: str) -> int:
 
 
 def plugins() -> list[Any]:
-    """TensorBoard's own and the installed ones. Ours is not among them where the package was not installed."""
+    """Return TensorBoard's plugins and the installed ones, and ours even if the package is not installed."""
     from tensorboard import default
 
-    found = default.get_plugins()
-    return found if MendedProfiler in found else [*found, MendedProfiler]
+    installed = default.get_plugins()
+    return installed if MendedProfiler in installed else [*installed, MendedProfiler]
 
 
 def end_with_parent(scratch: str) -> None:
-    """End at the end of standard input, with all that the plugin started: nothing here has anything to save.
+    """Kill this process group when standard input ends; nothing here has anything to save.
 
-    The parent may have been killed, so the folder of temporary files goes from here.
+    The parent may have been killed, so this process removes the folder of temporary files.
     """
     sys.stdin.buffer.read()
     shutil.rmtree(scratch, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Which of a study's traces TensorBoard shows, and how much of them: its plugin loads every one that it finds."""
+"""Selects and trims the traces that TensorBoard shows: its plugin loads every trace that it finds."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from tuner.records.outcome import Outcome
 from tuner.trace.trim import trim
 
 SHOWN = ".pt.trace.json.gz"
-"""The end of the names that the plugin reads."""
+"""The ending of file names that the plugin reads."""
 
 WHOLE = ".trace.json.gz"
-"""The end of the names that it does not."""
+"""The ending of file names that the plugin ignores."""
 
 
 def tidy(outcomes: Iterable[Outcome], finalists: Iterable[Outcome], folder_of: Callable[[int], Path]) -> None:
-    """Leave TensorBoard the finalists' traces and one of each kind of rejection or failure, cut down to their steps.
+    """Leave TensorBoard the finalists' traces and one for each status of rejection or failure, trimmed to their steps.
 
-    The whole trace stays beside each of them, and of each rejection, under a name that the plugin does not read."""
+    The whole trace stays beside each of them, and for every rejection, under a name that the plugin ignores.
+    """
     kept = {(outcome.build_key, outcome.values["batch"]) for outcome in finalists}
-    kinds: set[str] = {"ok"}
+    statuses: set[str] = {"ok"}
     for outcome in outcomes:
         traces = sorted(folder_of(outcome.number).glob(f"*{SHOWN}"))
-        is_first = bool(traces) and status(outcome) not in kinds
+        is_first = bool(traces) and status(outcome) not in statuses
         if is_first:
-            kinds.add(status(outcome))
+            statuses.add(status(outcome))
         is_shown = is_first or (outcome.build_key, outcome.values["batch"]) in kept
         for trace in traces:
             whole = trace.with_name(trace.name.removesuffix(SHOWN) + WHOLE)
@@ -44,8 +45,10 @@ def tidy(outcomes: Iterable[Outcome], finalists: Iterable[Outcome], folder_of: C
 
 
 def keep_steps(trace: Path, whole: Path) -> None:
-    """Keep the whole of a trace under another name, and its steps under its own. A trace that cannot be read is not
-    shown: the plugin could not read it either."""
+    """Move a whole trace to another name and keep only its steps under its own.
+
+    A trace that cannot be read is removed: the plugin could not read it either.
+    """
     if not whole.exists():
         atomic_write(whole, trace.read_bytes())
     if trace.stat().st_size != whole.stat().st_size:

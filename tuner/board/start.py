@@ -1,4 +1,4 @@
-"""Which folder `tune board` shows, and TensorBoard's process that shows it."""
+"""Finds the folder that `tune board` shows and starts TensorBoard's process."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from tempfile import TemporaryDirectory
 from tuner.errors import BadInput, Unavailable
 
 PORTS = range(6006, 6026)
-"""TensorBoard's usual port and those that are tried after it."""
+"""TensorBoard's usual port and those tried after it."""
 
 MAX_TICKED = 40
-"""Of more runs TensorBoard ticks none, and its pages of images and texts stay empty until somebody does."""
+"""With more runs TensorBoard ticks none, and its pages of images and texts stay empty until the user does."""
 
 HOST = "127.0.0.1"
 SHOWN = ("events.out.tfevents.*", "*.pt.trace.json", "*.pt.trace.json.gz")
 """The files that make a folder one that TensorBoard can show."""
 
 
-def find_log_folder(given: str | None, studies: Path) -> Path:
-    """The log folder that is meant: by the path of a study or of any log folder, by a study's name, or the newest.
+def find_log_folder(study: str | None, studies: Path) -> Path:
+    """Find a log folder by a path or a study's name in the folder `studies`; without either the newest study's.
 
-    `studies` is the folder that all studies are in.
+    Raises BadInput if there is none.
     """
-    if given is None:
+    if study is None:
         return newest_study(studies)
-    for folder in (Path(given), studies / given):
+    for folder in (Path(study), studies / study):
         if folder.is_dir():
             return log_folder(folder)
     known = [folder.name for folder in studies_in(studies)]
-    similar = difflib.get_close_matches(given, known, n=1)
+    similar = difflib.get_close_matches(study, known, n=1)
     hint = f"did you mean {similar[0]}?" if similar else f"in {studies} there are: {', '.join(known) or 'none'}"
-    raise BadInput(f"{given}: no such study; {hint}")
+    raise BadInput(f"{study}: no such study; {hint}")
 
 
 def newest_study(studies: Path) -> Path:
-    """The study of a folder that was begun or gone on with last."""
+    """Return the log folder of the study that ran last."""
     made = studies_in(studies)
     if not made:
         raise BadInput(f"{studies}: no study in there; `tune run` makes one")
@@ -52,12 +52,12 @@ def newest_study(studies: Path) -> Path:
 
 
 def studies_in(studies: Path) -> list[Path]:
-    """The studies in a folder, by name."""
+    """Return the studies in a folder, by name."""
     return sorted(file.parent for file in studies.glob("*/study.json") if (file.parent / "trials").is_dir())
 
 
 def log_folder(folder: Path) -> Path:
-    """Of a study, its trials; of a folder of studies, the newest one's; any other folder as it is."""
+    """Return a study's trials, the newest study's in a folder of studies, any other folder as it is."""
     if (folder / "trials").is_dir():
         folder = folder / "trials"
     elif studies_in(folder):
@@ -68,7 +68,7 @@ def log_folder(folder: Path) -> Path:
 
 
 def free_port(wanted: int | None) -> int:
-    """The port wanted, or the first free one of the usual ones."""
+    """Return the port wanted, or the first free one of the usual ones. Raises BadInput if it is taken."""
     for port in [wanted] if wanted is not None else PORTS:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -84,7 +84,7 @@ def free_port(wanted: int | None) -> int:
 
 @contextmanager
 def serve(folder: Path, port: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """TensorBoard's address and process, for as long as the context lasts; it ends with this process in any case."""
+    """Run TensorBoard within the context; yields its address and process. It ends with this process in any case."""
     with TemporaryDirectory(prefix="tune-board-") as scratch, (Path(scratch) / "log").open("w+") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "tuner.board.server", str(folder), str(port), scratch],
@@ -107,7 +107,7 @@ def serve(folder: Path, port: int) -> Iterator[tuple[str, subprocess.Popen[str]]
 
 
 def guide(folder: Path, address: str) -> str:
-    """Where to find what, as the command prints it."""
+    """Return the addresses of TensorBoard's pages, as the command prints them."""
     traces, ticked = sum(1 for _ in folder.rglob("*.pt.trace.json*")), ticks(folder)
     tabs = {
         "hparams": "all trials in a table: sort by any column, filter by any knob or by status",
@@ -123,8 +123,7 @@ def guide(folder: Path, address: str) -> str:
 
 
 def ticks(folder: Path) -> str:
-    """The baseline, the front and the choice of a study with too many trials, as TensorBoard's address has ticked runs;
-    else nothing."""
+    """Return the part of an address that ticks baseline, front and chosen trial; empty for a study of few trials."""
     runs = {file.parent.name for file in folder.glob("*/events.out.tfevents.*")}
     try:
         best = json.loads((folder.parent / "best_config.json").read_bytes())

@@ -1,4 +1,4 @@
-"""A study as TensorBoard shows it: what of an outcome becomes a row, a scalar, a text, an image."""
+"""Makes an outcome's row, scalars, text and images for TensorBoard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STRIPS = "strips"
 
 NOTHING = "-"
 Place = Literal["chosen", "front"] | None
-"""What a trial is in the study's result, which is known at its end."""
+"""A trial's place in the study's result, known at its end."""
 
 SHORT = {
     "graph break": "break",
@@ -26,7 +26,7 @@ SHORT = {
     "device sync": "sync",
     "cuda graph": "graph",
 }
-"""The kinds of findings as the narrow column of the table has room for them."""
+"""Short names of findings for a narrow column."""
 
 
 def write(folder: Path, outcome: Outcome, space: SearchSpace, place: Place = None) -> None:
@@ -44,14 +44,14 @@ def write(folder: Path, outcome: Outcome, space: SearchSpace, place: Place = Non
 
 
 def knobs(outcome: Outcome, space: SearchSpace) -> dict[str, str]:
-    """Every knob's value. One that the study varies has one in each trial, for the table to be filtered by it."""
+    """Return every knob's value; one that the study varies has a value in every trial, to filter the table by."""
     varied = {name: NOTHING for name, values in space.knobs.items() if len(values) > 1}
     return varied | {name: format_value(value) for name, value in outcome.values.items()}
 
 
 def metrics(outcome: Outcome) -> dict[str, float]:
-    """What was measured of an outcome; what was not is absent."""
-    found: dict[str, float | None] = {
+    """Return what was measured; what was not is absent."""
+    values: dict[str, float | None] = {
         "cost_usd_per_1000_images": outcome.cost_usd_per_1000_images,
         "quality": outcome.quality.mean if outcome.quality else None,
         "quality_difference": outcome.quality.difference.value if outcome.quality else None,
@@ -60,11 +60,11 @@ def metrics(outcome: Outcome) -> dict[str, float]:
         "peak_memory_bytes": float(outcome.memory.peak_bytes) if outcome.memory else None,
         "first_call_s": outcome.build.first_call_s if outcome.build else None,
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def status(outcome: Outcome) -> str:
-    """`ok`, `rejected:sync` or `failed:timeout`: what to filter the table by."""
+    """Return `ok` or the like of `rejected:sync` and `failed:timeout`, to filter the table by."""
     if outcome.failure is not None:
         return f"failed:{outcome.failure.kind}"
     verdict = outcome.build.verdict if outcome.build else None
@@ -73,35 +73,35 @@ def status(outcome: Outcome) -> str:
 
 
 def result(outcome: Outcome, place: Place) -> str:
-    """`baseline`, `chosen`, `front`, or a dash: the rows to look at first."""
+    """Return `baseline`, `chosen`, `front`, or a dash."""
     baseline = "baseline" if outcome.number == BASELINE else None
     return " ".join(filter(None, (baseline, place))) or NOTHING
 
 
 def settings(outcome: Outcome, space: SearchSpace) -> str:
-    """What of a trial is not as in the baseline, in one line."""
+    """Return the values that differ from the baseline's, in one line."""
     changed = space.changed(outcome.values)
     return " ".join(f"{name}={format_value(value)}" for name, value in changed.items()) or "baseline"
 
 
 def text(outcome: Outcome, space: SearchSpace) -> str:
-    """A trial in Markdown: what was changed and measured, what the gate found, why it failed."""
+    """Return a trial as Markdown: its changes, measurements, findings and failure."""
     lines = [f"**trial {outcome.number}** ({outcome.recipe or outcome.purpose}): {status(outcome)}", ""]
     lines.append(f"- settings: `{settings(outcome, space)}`")
-    lines += measured(outcome)
+    lines += measurement_lines(outcome)
     build = outcome.build
     if build is not None:
         lines += [f"- {name}: {change}" for name, change in build.changes.items()]
     if build is not None and build.verdict is not None:
-        lines += [found(finding) for finding in build.verdict.findings]
+        lines += [describe_finding(finding) for finding in build.verdict.findings]
         lines += [f"- not checked: {reason}" for reason in build.verdict.skipped]
     if outcome.failure is not None:
         lines.append(f"- **{outcome.failure.kind}** in {outcome.failure.stage}: {outcome.failure.message}")
     return "\n".join(lines)
 
 
-def measured(outcome: Outcome) -> list[str]:
-    """Time and quality of a trial, a line each, as far as they are known."""
+def measurement_lines(outcome: Outcome) -> list[str]:
+    """Return lines with the latency and the quality of a trial, as far as they are known."""
     lines = []
     if outcome.timing is not None:
         latency = outcome.timing.latency_s
@@ -119,8 +119,8 @@ def measured(outcome: Outcome) -> list[str]:
     return lines
 
 
-def found(finding: Finding) -> str:
-    """What the gate found, as a line of Markdown."""
+def describe_finding(finding: Finding) -> str:
+    """Return a finding as a line of Markdown."""
     price = finding.idle_ms_per_step
     cost = f", {price:.3g} ms of idle GPU a step" if price is not None else ""
     allowed = f", allowed by {finding.allowed_by}" if finding.allowed_by else ""
@@ -129,12 +129,12 @@ def found(finding: Finding) -> str:
 
 
 def strip_path(folder: Path) -> Path:
-    """Where a finalist's strip of images is, by its trial folder."""
+    """Return the file of a finalist's strip of images, given its trial folder."""
     return folder.parent.parent / STRIPS / f"{folder.name}.png"
 
 
 def images(folder: Path, outcome: Outcome, space: SearchSpace) -> Iterator[events_file.ShownImage]:
-    """A finalist's strip, and a trial's images, each with the baseline's of the same prompt."""
+    """Yield a finalist's strip and the trial's images, each with the baseline's of the same prompt."""
     prompts = space.workload.prompts
     strip = strip_path(folder)
     if strip.is_file():
