@@ -29,7 +29,7 @@ def test_metric_paths_become_absolute(tmp_path: Path, tiny_scorer: Path) -> None
         ("preference", [], Unavailable, "--metric preference=PATH"),
         ("lpips", [], Unavailable, "pip install lpips"),
         ("clip_score", ["fid"], BadInput, "NAME=PATH"),
-        ("clip_score", ["beauty=/tmp"], BadInput, "a metric's name"),
+        ("clip_score", ["beauty=/tmp"], BadInput, "the name of a metric"),
         ("clip_score", ["fid=/no/such/file"], BadInput, "no such file or folder"),
     ],
 )

@@ -154,8 +154,8 @@ def _details(row: CostRow) -> Iterator[str]:
     if costs.smallest_card_gb is not None:
         yield f"fits a {costs.smallest_card_gb} GB card"
     if costs.joules_per_image is not None and costs.images_per_s_per_watt is not None:
-        yield f"{format_number(costs.joules_per_image)} J/image"
-        yield f"{format_number(costs.images_per_s_per_watt)} images/s/W"
+        efficiency = f"{format_number(costs.images_per_s_per_watt)} images/s/W"
+        yield f"{format_number(costs.joules_per_image)} J/image, {efficiency}"
 
 
 def _break_even_text(row: CostRow) -> str:
