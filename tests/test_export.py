@@ -34,6 +34,7 @@ from tuner.result.config import BestConfig, TrialCounts, measured_point, read_co
 from tuner.result.prices import Price
 
 CPU = detect("cpu")
+VERSION_0_1 = Path(__file__).parent / "data" / "version-0.1.0"
 REGENERATE = (
     'python -c "import json; from tuner.result import config; '
     'config.SCHEMA_FILE.write_text(json.dumps(config.json_schema(), indent=2) + chr(10))"'
@@ -105,7 +106,7 @@ def test_it_survives_a_round_trip(tmp_path: Path) -> None:
     best = example()
     (tmp_path / "best.json").write_bytes(encode_pretty(best))
     assert read(tmp_path / "best.json", BestConfig) == best
-    assert json.loads(encode_pretty(best))["format"] == "diffusion-tuner/1"
+    assert json.loads(encode_pretty(best))["format"] == "diffusion-tuner/2"
 
 
 def test_every_number_has_its_unit_in_its_name() -> None:
@@ -194,6 +195,63 @@ def test_a_malformed_file_is_refused_by_field(tmp_path: Path, data: dict[str, An
     assert "\n" not in str(refusal.value)
 
 
+OUT_OF_RANGE: list[tuple[dict[str, Any], str]] = [
+    (changed("workload", "height", to=-8), "$.workload.height"),
+    (changed("workload", "width", to=10**9), "$.workload.width"),
+    (changed("workload", "seeds", to=[1]), "1 seeds for 2 prompts, give one per prompt - at `$.workload.seeds`"),
+    (changed("workload", "seeds", to=[1, -2]), "$.workload.seeds[1]"),
+    (changed("workload", "prompts", to=["a", " "]), "$.workload.prompts[1]"),
+    (changed("workload", "num_frames", to=0), "$.workload.num_frames"),
+    (changed("workload", "latency_target_s", to=0), "$.workload.latency_target_s"),
+    (changed("price", "usd_per_hour", to=-1), "$.price.usd_per_hour"),
+    (changed("price", "usd_per_hour", to=0), "$.price.usd_per_hour"),
+    (changed("environment", "cpu_count", to=0), "$.environment.cpu_count"),
+    (changed("quality_tolerance", to=-1), "$.quality_tolerance"),
+    (changed("quality_time_share", to=1.5), "$.quality_time_share"),
+    (changed("trials", "measured", to=-1), "$.trials.measured"),
+    (changed("chosen", "trial", to=-1), "$.chosen.trial"),
+    (changed("chosen", "batch", to=0), "$.chosen.batch"),
+    (changed("chosen", "images_per_s", to=0), "$.chosen.images_per_s"),
+    (changed("chosen", "cost_usd_per_1000_images", to=-1), "$.chosen.cost_usd_per_1000_images"),
+    (changed("chosen", "peak_memory_bytes", to=-1), "$.chosen.peak_memory_bytes"),
+    (changed("chosen", "predicted_from", to=[0, 4]), "$.chosen.predicted_from"),
+    (changed("chosen", "within_latency_target", to=1.1), "$.chosen.within_latency_target"),
+    (changed("chosen", "latency_s", to={"value": 1, "low": 2, "high": 3}), "$.chosen.latency_s"),
+    (
+        changed("chosen", "latency_s", to={"value": 0, "low": 0, "high": 0}),
+        "0.0 is not above 0 - at `$.chosen.latency_s`",
+    ),
+    (changed("speed_up", to={"value": 4, "low": 3, "high": 2}), "$.speed_up"),
+    (changed("front", 1, "latency_samples", to=-1), "$.front[1].latency_samples"),
+]
+
+
+@pytest.mark.parametrize(("data", "names"), OUT_OF_RANGE, ids=[names for _, names in OUT_OF_RANGE])
+def test_a_value_out_of_range_is_refused_by_field(tmp_path: Path, data: dict[str, Any], names: str) -> None:
+    test_a_malformed_file_is_refused_by_field(tmp_path, data, names)
+
+
+def test_a_file_of_version_0_1_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    file = VERSION_0_1 / "best_config.json"
+    message = (
+        f"{file} was written by diffusion-tuner 0.1.0, whose fields have other names; "
+        "run the study again with this version, or load it with that one"
+    )
+    for open_it in (tuner.load, read_config):
+        with pytest.raises(BadInput) as refusal:
+            open_it(file)
+        assert str(refusal.value) == message
+
+
+def test_a_file_that_only_names_an_old_version_is_judged_by_its_fields(tmp_path: Path) -> None:
+    (tmp_path / "best.json").write_text(json.dumps(changed("tuner_version", to="0.1.0")))
+    assert read_config(tmp_path / "best.json").tuner_version == "0.1.0"
+    (tmp_path / "best.json").write_text('{"format": "diffusion-tuner/1", "tuner_version": "two\\nlines"}')
+    with pytest.raises(BadInput) as refusal:
+        read_config(tmp_path / "best.json")
+    assert "\n" not in str(refusal.value)
+
+
 @pytest.mark.parametrize("text", ["", "{}", "null", "[]", "\x00", '{"format": NaN}', "{" * 50_000])
 def test_what_is_no_configuration_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "best.json").write_text(text)
@@ -268,7 +326,7 @@ def test_what_the_file_calls_unchanged_is_checked_all_the_same(tmp_path: Path) -
 
 def test_a_setting_that_means_nothing_beside_the_others_is_refused(tmp_path: Path) -> None:
     (tmp_path / "best.json").write_text(json.dumps(changed("chosen", "values", "cache.threshold", to=0.2)))
-    with pytest.raises(BadInput, match=r"chosen\.values\.cache\.threshold: .*nothing beside"):
+    with pytest.raises(BadInput, match=r"chosen\.values\.cache\.threshold: .*no effect"):
         tuner.apply(FluxPipeline(), tmp_path / "best.json")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -279,6 +280,24 @@ def test_a_folder_of_another_request_is_refused(folder: Path, request_: Request)
         pass
     with Store(folder, request_):
         pass
+
+
+def test_a_study_of_version_0_1_is_refused_with_what_to_do(tmp_path: Path, request_: Request) -> None:
+    folder = tmp_path / "study"
+    shutil.copytree(Path(__file__).parent / "data" / "version-0.1.0" / "study", folder)
+    before = {file: file.read_bytes() for file in folder.rglob("*.json")}
+    with pytest.raises(BadInput) as refusal, Store(folder, request_):
+        pass
+    assert str(refusal.value) == (
+        f"{folder / 'study.json'} was written by diffusion-tuner 0.1.0, whose fields have other names; "
+        "run the study again with this version, or load it with that one"
+    )
+    assert {file: file.read_bytes() for file in folder.rglob("*.json")} == before
+
+
+def test_the_fingerprint_does_not_depend_on_the_format(request_: Request) -> None:
+    other = msgspec.structs.replace(request_, format="diffusion-tuner-study/9")
+    assert other.fingerprint() == request_.fingerprint()
 
 
 def test_a_study_has_one_writer(folder: Path, request_: Request) -> None:

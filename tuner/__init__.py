@@ -17,7 +17,7 @@ __all__ = ["BestConfig", "Call", "Tuned", "apply", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what a user asks for when it is asked for: a worker imports this package too, and needs none of it."""
+    """Import a public name on first use. A worker imports this package too and needs none of them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from tuner.result import apply, config

@@ -1,4 +1,4 @@
-"""The paths inside a study folder, and writing files that are whole after a crash."""
+"""The paths inside a study folder, and writes that leave whole files after a crash."""
 
 from __future__ import annotations
 
@@ -83,18 +83,19 @@ OTHER_SEEDS, DENOISER, VARIATIONS = "other_seeds", "denoiser.safetensors", "vari
 
 
 def baseline_reference(folder: Path, quality: Quality) -> Reference:
-    """What the baseline's folder holds for others to be judged against."""
-    others, recorded = folder / OTHER_SEEDS, folder / DENOISER
+    """Return what the baseline's folder holds for judging other configurations."""
+    other_seeds, denoiser = folder / OTHER_SEEDS, folder / DENOISER
     return Reference(
         images=str(folder / "images"),
         scores=quality.scores,
-        other_seeds=str(others) if others.is_dir() else None,
-        denoiser=str(recorded) if recorded.is_file() else None,
+        other_seeds=str(other_seeds) if other_seeds.is_dir() else None,
+        denoiser=str(denoiser) if denoiser.is_file() else None,
         floor=quality.noise.max_difference if quality.noise else None,
     )
 
 
 def lock_study(path: Path) -> IO[bytes]:
+    """Lock a study's lock file until it is closed. Raises BadInput if another process holds the lock."""
     file = path.open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,7 +106,7 @@ def lock_study(path: Path) -> IO[bytes]:
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Write a file so that after a crash at any instant it is there whole, or not at all."""
+    """Write a file so that after a crash at any instant it is whole or not there."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -125,7 +126,7 @@ def atomic_write(path: Path, data: bytes) -> None:
 
 @contextmanager
 def storage_errors(folder: Path) -> Iterator[None]:
-    """Turn what the file system and SQLite say when they cannot write into one line."""
+    """Turn write errors of the file system and SQLite into StorageFull or BadInput of one line."""
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 

@@ -1,1 +1,1 @@
-"""records"""
+"""Records that cross a process or are kept in a file."""

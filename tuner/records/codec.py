@@ -1,16 +1,18 @@
-"""The records that cross a process or a file, and their strict JSON.
+"""The base of all records and their strict JSON.
 
-Every record is a frozen msgspec struct: unknown keys, missing keys, wrong types and NaN are refused on reading, and
-nothing but data can come out of a file. Units stand in the names.
+A record crosses a process or is kept in a file. It is a frozen msgspec struct: unknown keys, missing keys, wrong types,
+values out of range and NaN are refused when it is read. Nothing but data can come out of a file. A field's name ends in
+its unit.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import msgspec
 
@@ -19,10 +21,16 @@ from tuner.errors import BadInput
 Value = bool | int | float | str
 Values = dict[str, Value]
 
+NonNegative = Annotated[float, msgspec.Meta(ge=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+PositiveCount = Annotated[int, msgspec.Meta(ge=1)]
+
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class _RecordMeta(msgspec.StructMeta):
-    """Makes every record frozen, keyword-only and strict, which msgspec does not inherit from a base."""
+    """Makes every record frozen, keyword-only and strict: msgspec does not inherit these options from a base."""
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> Any:
         options.update(frozen=True, kw_only=True, forbid_unknown_fields=True)
@@ -40,56 +48,77 @@ class Estimate(Record):
     low: float
     high: float
 
+    def __post_init__(self) -> None:
+        if not self.low <= self.value <= self.high:
+            raise ValueError(f"value: {self.value} is not between low and high, {self.low} and {self.high}")
+
 
 R = TypeVar("R")
 
 
 def encode(record: Any) -> bytes:
-    """One line of JSON."""
+    """Encode a record as one line of JSON."""
     return msgspec.json.encode(record)
 
 
 def encode_pretty(record: Any) -> bytes:
-    """JSON for people, ending in a newline."""
+    """Encode a record as indented JSON that ends in a newline."""
     return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
 
 
-def decode(data: bytes | str, kind: type[R], where: str) -> R:
-    """Read one record, strictly.
+def decode(data: bytes | str, record_type: type[R], where: str) -> R:
+    """Decode one record, strictly.
 
-    Raises BadInput naming `where` and the field when the JSON is not exactly a `kind`.
+    Raises BadInput with `where` and the field if the JSON is not exactly a `record_type`.
     """
     try:
-        record = msgspec.json.decode(data, type=kind)
+        record = msgspec.json.decode(data, type=record_type)
         json.loads(data, object_pairs_hook=_refuse_duplicates, parse_int=str, parse_float=str)
     except (msgspec.DecodeError, UnicodeDecodeError, _DuplicateKey) as error:
-        raise BadInput(f"{where}: {error}") from None
+        raise BadInput(f"{where}: {explain(error)}") from None
     except RecursionError:
         raise BadInput(f"{where}: nested too deeply") from None
     return record
 
 
+def explain(error: Exception) -> str:
+    """Return the message of a decoding error in plain words, with the full path of the field.
+
+    msgspec gives an error of `__post_init__`, which starts with a field's name, the path of the record only.
+    """
+    message = str(error).replace(r"matching regex '\\S'", "that is not blank")
+    match = re.fullmatch(r"(\w+): (.*) - at `(\$.*)`", message)
+    return f"{match[2]} - at `{match[3]}.{match[1]}`" if match else message
+
+
 class _DuplicateKey(ValueError):
-    """An object of JSON has a key twice; readers differ in which one they take."""
+    """A JSON object has a key twice. Parsers differ in which of the two values they keep."""
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
     seen: set[str] = set()
     for key, _ in pairs:
         if key in seen:
-            raise _DuplicateKey(f"the key {key!r} stands there twice")
+            raise _DuplicateKey(f"duplicate key {key!r}")
         seen.add(key)
 
 
-def read(path: Path, kind: type[R]) -> R:
-    """Read a record from a file; BadInput names the file when it is missing, unreadable or malformed."""
+def read(path: Path, record_type: type[R]) -> R:
+    """Read a record from a file.
+
+    Raises BadInput with the path if the file is missing, unreadable or malformed.
+    """
+    return decode(read_bytes(path), record_type, str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file. Raises BadInput with the path if it cannot be read."""
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}") from None
-    return decode(data, kind, str(path))
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:
-    """A short stable hash of a mapping, independent of its order."""
+    """Hash a mapping independently of its order, to 12 hexadecimal digits."""
     return hashlib.sha256(msgspec.json.encode(values, order="sorted")).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Records of the trace gate: its policy, findings and verdict, and what the traced steps showed."""
+"""Records of the trace gate: its policy, findings and verdict, and a summary of the traced steps."""
 
 from __future__ import annotations
 
@@ -6,35 +6,41 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from tuner.records.codec import Record
+from tuner.records.codec import Count, NonNegative, Record
 
 FindingKind = Literal["graph break", "recompile", "compile work", "device sync", "cuda graph"]
 
+TraceShare = Annotated[float, msgspec.Meta(ge=0, le=1.001)]
+"""A share of the traced time, 0 to 1. It is a ratio of sums of timestamps, which round."""
+
 
 class GatePolicy(Record):
-    """What the gate tolerates besides what knobs declare: so many findings of a kind in a step, and any that together
-    leave the GPU idle for no longer than this in a step. The default tolerates nothing. Whatever has no known price,
-    and compiling inside the steps, is tolerated by kind only."""
+    """What the gate tolerates besides what knobs declare. The default tolerates nothing.
 
-    count_per_step: dict[FindingKind, Annotated[float, msgspec.Meta(ge=0)]] = msgspec.field(default_factory=dict)
-    max_idle_ms_per_step: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    `count_per_step` is the number of findings of a kind that it tolerates in a step. It also tolerates findings that
+    together leave the GPU idle for at most `max_idle_ms_per_step`. Findings whose idle time is unknown, and compile
+    work inside the steps, are tolerated by `count_per_step` only.
+    """
+
+    count_per_step: dict[FindingKind, NonNegative] = msgspec.field(default_factory=dict)
+    max_idle_ms_per_step: NonNegative = 0.0
 
 
 class Allowance(Record):
-    """Findings of the gate that are a knob's design: up to so many of a kind in a denoising step."""
+    """Findings that a knob causes by design: up to `count_per_step` of a kind in a denoising step."""
 
     kind: FindingKind
-    count_per_step: float
+    count_per_step: NonNegative
     knob: str
 
 
 class Finding(Record):
-    """One thing that the gate found in the traced steps, priced by the time in which the GPU idled because of it."""
+    """One thing that the gate found in the traced steps, and the time for which the GPU idled because of it."""
 
     kind: FindingKind
-    count: int
-    count_per_step: float
-    idle_ms_per_step: float | None
+    count: Count
+    count_per_step: NonNegative
+    idle_ms_per_step: NonNegative | None
     operator: str
     reason: str
     source: str
@@ -42,8 +48,11 @@ class Finding(Record):
 
 
 class Verdict(Record):
-    """What the gate makes of a trace; `skipped` names each check that could not be made here, and why. `warnings` are
-    what only the first step does, or autoencoders and text encoders: paid once an image, it rejects nothing."""
+    """The gate's verdict on a trace.
+
+    `skipped` names each check that could not be made, with the reason. `warnings` are findings of the first step, the
+    autoencoder or the text encoders: they cost time once per image and reject nothing.
+    """
 
     status: Literal["clean", "rejected", "inconclusive"]
     findings: tuple[Finding, ...] = ()
@@ -51,7 +60,7 @@ class Verdict(Record):
     warnings: tuple[Finding, ...] = ()
 
     def undeclared(self) -> list[Finding]:
-        """The findings that no knob declared: each of them rejects the configuration."""
+        """Return the findings that no knob declared. Each of them rejects the configuration."""
         return [finding for finding in self.findings if finding.allowed_by is None]
 
 
@@ -59,31 +68,32 @@ class Copies(Record):
     """Copies of one direction, like `DtoH (Device -> Pinned)`."""
 
     direction: str
-    count_per_step: float
-    bytes_per_step: float
-    ms_per_step: float
+    count_per_step: NonNegative
+    bytes_per_step: NonNegative
+    ms_per_step: NonNegative
 
 
 class TraceSummary(Record):
-    """What the traced steps showed, as a rule three of a denoising loop. Shares are of their wall time, 0 to 1.
+    """A summary of the traced steps, usually three of a denoising loop. Shares are of their wall time, 0 to 1.
 
-    The GPU waits for the host while its next work is not launched yet, and for itself ("kernel wait") between two that
-    are. Times by class, component, operator and kernel are the GPU's, or the CPU's where the trace has no GPU work.
+    The GPU waits for the host ("host wait") while its next work is not launched yet, and for itself ("kernel wait")
+    between two launched kernels. Times by class, component, operator and kernel are the GPU's, or the CPU's if the
+    trace has no GPU work.
     """
 
-    steps: int
-    events: int
-    kernel_events: int
-    step_ms: float
-    gpu_busy_share: float | None
-    launches_per_step: float | None
-    top_operators: tuple[tuple[str, float], ...]
-    host_wait_share: float | None = None
-    kernel_wait_share: float | None = None
-    other_wait_share: float | None = None
-    classes: dict[str, float] = msgspec.field(default_factory=dict)
-    components: dict[str, float] = msgspec.field(default_factory=dict)
-    top_kernels: tuple[tuple[str, float], ...] = ()
+    steps: Count
+    events: Count
+    kernel_events: Count
+    step_ms: NonNegative
+    gpu_busy_share: TraceShare | None
+    launches_per_step: NonNegative | None
+    top_operators: tuple[tuple[str, NonNegative], ...]
+    host_wait_share: TraceShare | None = None
+    kernel_wait_share: TraceShare | None = None
+    other_wait_share: TraceShare | None = None
+    classes: dict[str, NonNegative] = msgspec.field(default_factory=dict)
+    components: dict[str, NonNegative] = msgspec.field(default_factory=dict)
+    top_kernels: tuple[tuple[str, NonNegative], ...] = ()
     copies: tuple[Copies, ...] = ()
-    graph_launches_per_step: float | None = None
-    graph_kernel_share: float | None = None
+    graph_launches_per_step: NonNegative | None = None
+    graph_kernel_share: TraceShare | None = None

@@ -2,29 +2,52 @@
 
 from __future__ import annotations
 
+import math
+from typing import Annotated
+
 import msgspec
 
-from tuner.records.codec import Record, Value, Values
+from tuner.records.codec import PositiveCount, Record, Value, Values
+
+Prompt = Annotated[str, msgspec.Meta(pattern=r"\S")]
+Prompts = Annotated[tuple[Prompt, ...], msgspec.Meta(min_length=1)]
+Seed = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Pixels = Annotated[int, msgspec.Meta(ge=8, le=16384)]
+TargetSeconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Workload(Record):
-    """What the user will run. Sizes in pixels; prompts and seeds pair up one to one; `arguments` are further keywords
-    of the call. What is absent is as the pipeline itself has it. With a latency target only the calls that take no
-    longer count."""
+    """What the user will run. Prompts and seeds pair up, sizes are in pixels.
 
-    prompts: tuple[str, ...]
-    seeds: tuple[int, ...]
-    height: int | None = None
-    width: int | None = None
-    num_frames: int | None = None
+    `arguments` are further keyword arguments of the pipeline's call. A field that is None keeps the pipeline's default.
+    With a latency target, only the calls within it count.
+    """
+
+    prompts: Prompts
+    seeds: tuple[Seed, ...]
+    height: Pixels | None = None
+    width: Pixels | None = None
+    num_frames: PositiveCount | None = None
     guidance_scale: float | None = None
-    max_sequence_length: int | None = None
+    max_sequence_length: PositiveCount | None = None
     arguments: Values = msgspec.field(default_factory=dict)
-    latency_target_s: float | None = None
+    latency_target_s: TargetSeconds | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.seeds) != len(self.prompts):
+            raise ValueError(f"seeds: {len(self.seeds)} seeds for {len(self.prompts)} prompts, give one per prompt")
+        require_finite(guidance_scale=self.guidance_scale, latency_target_s=self.latency_target_s)
+
+
+def require_finite(**fields: float | None) -> None:
+    """Check that no field is infinite or NaN, which YAML can write. Raises ValueError with the field."""
+    for name, value in fields.items():
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"{name}: {value} is not a finite number")
 
 
 class Model(Record):
-    """Which pipeline: a folder or a hub id pinned to a revision, and the class that its index names."""
+    """Which pipeline: a folder, or a hub id pinned to a revision, and the class that its index names."""
 
     source: str
     revision: str | None
@@ -33,11 +56,11 @@ class Model(Record):
 
 
 DENOISERS = ("transformer", "transformer_2", "unet")
-"""Names of the components that run once a step."""
+"""Names of the components that run once per step."""
 
 
 class Denoiser(Record):
-    """A component that runs once a step, and what its class can do, as its source says."""
+    """A component that runs once per step, and what its class supports according to its source."""
 
     component: str
     class_name: str
@@ -50,8 +73,11 @@ class Denoiser(Record):
 
 
 class Architecture(Record):
-    """What kind of pipeline it is: its components (name to class), the parameters of its call with their defaults
-    ("required" without one, null where that is no plain value), and its components' plain settings."""
+    """The architecture of a pipeline.
+
+    `components` maps names to classes. `arguments` maps the parameters of the call to their defaults: "required" if
+    there is none, None if it is not a plain value. `settings` are the components' plain settings.
+    """
 
     pipeline_class: str
     components: dict[str, str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Literal
 
-from tuner.records.codec import Estimate, Record, Values
+from tuner.records.codec import Count, Estimate, NonNegative, Positive, PositiveCount, Record, Share, Values
 from tuner.records.gate import TraceSummary, Verdict
 from tuner.records.machine import GpuUse, Memory, Roofline
 from tuner.records.quality import Quality
@@ -32,96 +32,114 @@ Status = Literal["measured", "rejected", "failed"]
 
 
 class Limits(Record):
-    """When a study ends: after so many seconds of trials, or so many recorded trials, whichever comes first."""
+    """When a study ends: after `budget_s` seconds of trials or `max_trials` recorded trials, whichever comes first."""
 
-    budget_s: float
-    max_trials: int | None
+    budget_s: NonNegative
+    max_trials: PositiveCount | None
 
     def cover(self, other: Limits) -> bool:
-        """Whether the others are no wider than these."""
-        trials, wanted = (limits.max_trials or sys.maxsize for limits in (self, other))
-        return self.budget_s >= other.budget_s and trials >= wanted
+        """Return whether `other` allows no more time and no more trials than these limits."""
+        trials, other_trials = (limits.max_trials or sys.maxsize for limits in (self, other))
+        return self.budget_s >= other.budget_s and trials >= other_trials
 
 
 class Build(Record):
-    """How a pipeline was built: what each knob really changed, how long it took, and the gate's verdict.
+    """How a pipeline was built: what each knob changed, how long it took, and the gate's verdict.
 
-    `first_call_s` is the call that compiles, `compile_s` what it took longer than a warm call of the same point. Code
-    that an earlier trial of the study compiled is taken from its cache. `roofline` is there where it was asked for.
+    `first_call_s` is the time of the call that compiles, `compile_s` how much longer it took than a warm call of the
+    same point. Code that an earlier trial of the study compiled comes from its cache. `roofline` is None unless the job
+    asked for it.
     """
 
     changes: dict[str, str]
-    load_s: float
-    apply_s: float
-    first_call_s: float
+    load_s: NonNegative
+    apply_s: NonNegative
+    first_call_s: NonNegative
     trace: TraceSummary | None
     verdict: Verdict | None
-    compile_s: float | None = None
+    compile_s: NonNegative | None = None
     roofline: Roofline | None = None
 
 
 class WarmUp(Record):
-    """How many calls warmed a build up, whether by then nothing was compiled and the time no longer fell, and the
-    seconds of the last of them."""
+    """The warm-up of a build: its number of calls and the seconds of the last one.
 
-    calls: int
+    It is `settled` if by then nothing was compiled any more and the time no longer fell.
+    """
+
+    calls: Count
     settled: bool
-    last_call_s: float | None = None
+    last_call_s: NonNegative | None = None
 
 
 class Components(Record):
-    """Where the seconds of one call go, by the device's clock, in a call apart from the timed ones.
+    """How the time of one call divides between components, by the device's clock, in a call apart from the timed ones.
 
-    A part that the pipeline does not have is absent; `rest_s` is what lies outside all parts.
+    A component that the pipeline does not have is None. `rest_s` is the time outside all components.
     """
 
-    total_s: float
-    text_encoders_s: float | None
-    denoiser_s: float | None
-    vae_s: float | None
-    rest_s: float
+    total_s: NonNegative
+    text_encoders_s: NonNegative | None
+    denoiser_s: NonNegative | None
+    vae_s: NonNegative | None
+    rest_s: NonNegative
 
 
 class Timing(Record):
-    """Latency of one call (of `batch` images) by the host's clock, profiler off, and why sampling stopped.
+    """Latency of one call (of `batch` images) by the host's clock without a profiler, and why sampling stopped.
 
-    `device_s` is the same by CUDA's events; it and `gpu` are absent on a CPU. `latency_p95_s`, the 95th percentile, is
-    there where the samples of one process are enough to bound it. `within_target` is the share of the samples that met
-    the workload's latency target, absent without one. Of a predicted latency `predicted_from` are the step counts that
-    were measured, there are no samples, and `generation_s` is what the calls took that drew its images.
+    `device_s` is the same by CUDA events. It and `gpu` are None on a CPU. `latency_p95_s`, the 95th percentile, is None
+    if the samples of one process are too few to bound it. `within_target` is the share of the samples that met the
+    workload's latency target, None without a target. A predicted latency has no samples: `predicted_from` are the step
+    counts that were measured, and `generation_s` is the latency of the calls that generated its images.
     """
 
     latency_s: Estimate
-    samples: int
-    images_per_s: float
+    samples: Count
+    images_per_s: Positive
     stopped: Literal["interval within target", "time allowance spent", "predicted"]
     warm_up: WarmUp | None = None
     device_s: Estimate | None = None
-    latency_p95_s: float | None = None
+    latency_p95_s: NonNegative | None = None
     components: Components | None = None
     gpu: GpuUse | None = None
-    predicted_from: tuple[int, ...] | None = None
-    within_target: float | None = None
+    predicted_from: tuple[PositiveCount, ...] | None = None
+    within_target: Share | None = None
     generation_s: Estimate | None = None
+
+    def __post_init__(self) -> None:
+        require_latency(self.latency_s)
+
+
+def require_latency(latency_s: Estimate) -> None:
+    """Check that a latency is above 0. Its interval may reach below 0 if it is predicted.
+
+    Raises ValueError if it is not.
+    """
+    if latency_s.value <= 0:
+        raise ValueError(f"latency_s: {latency_s.value} is not above 0")
 
 
 class StepCost(Record):
-    """What a call of a build costs: seconds whatever the steps, and seconds for each step.
+    """The latency of a build's call as a line: seconds whatever the steps, and seconds per step.
 
-    The two estimates vary together: `covariance_s2` says how, so that the interval of a prediction can be told.
+    The two estimates are correlated. `covariance_s2` is their covariance, for the interval of a prediction.
     """
 
     fixed_s: Estimate
     per_step_s: Estimate
     covariance_s2: float
-    measured_at: tuple[int, ...]
+    measured_at: tuple[PositiveCount, ...]
 
 
 class PredictionCheck(Record):
-    """A predicted latency beside what fresh processes measured; `error` is the share that it says too much, and `held`
-    whether the two differ by no more than their intervals and the spread between processes explain."""
+    """A predicted latency beside what fresh processes measured.
 
-    trial: int
+    `error` is the share by which the prediction is too high. It `held` if the two differ by no more than their
+    intervals and the spread between processes explain.
+    """
+
+    trial: Count
     predicted_s: Estimate
     measured_s: Estimate
     error: float
@@ -129,7 +147,7 @@ class PredictionCheck(Record):
 
 
 class Failure(Record):
-    """Why a trial has no result. `stage` is where it happened, `log` the file to read."""
+    """Why a trial has no result: the stage that failed, and the log file with the details."""
 
     kind: FailureKind
     stage: str
@@ -160,14 +178,14 @@ class Outcome(Record):
     id within the study, and `pair` the pair that it belongs to, if any. `device` is the one that it ran on.
     """
 
-    number: int
+    number: Count
     purpose: Purpose
     values: Values
     build_key: str
     image_key: str
     status: Status
     recipe: str | None = None
-    repetition: int | None = None
+    repetition: Count | None = None
     pair: Pair | None = None
     device: Device | None = None
     build: Build | None = None
@@ -175,5 +193,5 @@ class Outcome(Record):
     memory: Memory | None = None
     quality: Quality | None = None
     failure: Failure | None = None
-    cost_usd_per_1000_images: float | None = None
-    wall_s: float = 0.0
+    cost_usd_per_1000_images: Positive | None = None
+    wall_s: NonNegative = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tuner.records.codec import Record, Values
+from tuner.records.codec import Count, NonNegative, PositiveCount, Record, Values
 from tuner.records.gate import Allowance, GatePolicy
 from tuner.records.machine import Environment, Memory
 from tuner.records.model import Model, Workload
@@ -13,27 +13,28 @@ from tuner.records.quality import NoiseFloor, Quality, QualityPolicy, Reference,
 
 
 class Point(Record):
-    """One call point to measure on a built pipeline: its place in the job, its folder, and what to do about its
-    images: score them, compare a few with those of `spot_check` and score only if they differ, or neither.
+    """One call point to measure on a built pipeline: its index in the job, its folder, and what to do with its images.
 
-    With `predict` its latency is computed from two or more points of the job before it, where that can be done.
+    With `score` its images are scored. With `spot_check` a few are compared with those of another build, and scored
+    only if they differ. With `predict` its latency is computed from two or more earlier points of the job, if that is
+    possible.
     """
 
-    index: int
+    index: Count
     folder: str
-    steps: int
-    batch: int
+    steps: PositiveCount
+    batch: PositiveCount
     score: bool = True
     spot_check: SpotCheck | None = None
     predict: bool = False
 
 
 class Job(Record):
-    """What a worker process is asked to do: one build and the call points to measure on it, in order.
+    """A worker's job: one build and the call points to measure on it, in order.
 
-    `allowed` is what the untouched pipeline does of itself in each step. The baseline is measured whatever it does.
-    With `probe` the worker also finds out what bounds a step on this device. `tolerance` is how much worse than the
-    baseline's a mean score is still as good. `compile_limit_s` shortens the deadline of the first call.
+    `allowed` are the gate's findings that the untouched pipeline causes itself. The baseline is measured whatever the
+    gate finds. With `probe` the worker also measures the roofline of this device. `tolerance` is how far a mean score
+    may be below the baseline's and still count as good as it. `compile_limit_s` shortens the first call's deadline.
     """
 
     model: Model
@@ -41,60 +42,62 @@ class Job(Record):
     workload: Workload
     build: Values
     points: tuple[Point, ...]
-    allowance_s: float
-    compile_limit_s: float | None = None
+    allowance_s: NonNegative
+    compile_limit_s: NonNegative | None = None
     reference: Reference | None = None
     trace: bool = True
     gate: GatePolicy = GatePolicy()
     allowed: tuple[Allowance, ...] = ()
     quality: QualityPolicy = QualityPolicy()
-    tolerance: float | None = None
+    tolerance: NonNegative | None = None
     is_baseline: bool = False
     probe: bool = False
 
 
 class StageStarted(Record, tag="stage"):
-    """A worker's message: it enters a stage, of the call point `index` if there is one."""
+    """A worker's message: it enters a stage, of the call point `index` if the stage has one."""
 
     stage: str
-    index: int | None = None
+    index: Count | None = None
 
 
 class BuildDone(Record, tag="build"):
-    """A worker's message: the pipeline is built, warm and judged."""
+    """A worker's message: the pipeline is built, warmed up and checked by the gate."""
 
     build: Build
 
 
 class PointDone(Record, tag="point"):
-    """A worker's message: one call point is measured. `quality` is absent when its images passed the spot check, or
-    when none were asked for."""
+    """A worker's message: one call point is measured.
 
-    index: int
+    `quality` is None if the images passed the spot check or were not asked for.
+    """
+
+    index: Count
     timing: Timing
     memory: Memory
     quality: Quality | None
 
 
 class PointFailed(Record, tag="point_failed"):
-    """A worker's message: one call point failed, the build is still healthy."""
+    """A worker's message: one call point failed, the build still works."""
 
-    index: int
+    index: Count
     failure: Failure
 
 
 class NoiseFound(Record, tag="noise"):
-    """A worker's message: one more variation of the untouched pipeline's rounding, drawn when all points were done."""
+    """A worker's message: another rounding variation of the untouched pipeline, generated after all points."""
 
     noise: NoiseFloor
 
 
 class Alive(Record, tag="alive"):
-    """A worker's message: another call of the pipeline came back, the stage goes on."""
+    """A worker's message: another call of the pipeline returned, the stage goes on."""
 
 
 class WorkerFailed(Record, tag="failed"):
-    """A worker's message: the whole build failed, and the process is about to end."""
+    """A worker's message: the whole build failed, and the process is about to exit."""
 
     failure: Failure
 
@@ -103,6 +106,6 @@ Message = StageStarted | Alive | BuildDone | PointDone | PointFailed | NoiseFoun
 
 
 def decode_message(data: bytes) -> Message:
-    """Read one line that a worker wrote."""
+    """Decode one line that a worker wrote."""
     message: Message = msgspec.json.decode(data, type=Message)
     return message

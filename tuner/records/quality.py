@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
-from tuner.records.codec import Estimate, Record
+from tuner.records.codec import Count, Estimate, NonNegative, Record
 from tuner.records.model import Workload
 
 
@@ -29,10 +29,10 @@ class NoiseFloor(Record):
     variations that could not be generated, and why. `spent_s` is the time it took, in seconds.
     """
 
-    max_difference: float | None
+    max_difference: NonNegative | None
     variations: dict[str, str]
     unavailable_reasons: tuple[str, ...] = ()
-    spent_s: float = 0.0
+    spent_s: NonNegative = 0.0
 
 
 class Reference(Record):
@@ -46,7 +46,7 @@ class Reference(Record):
     scores: tuple[float, ...]
     other_seeds: str | None = None
     denoiser: str | None = None
-    floor: float | None = None
+    floor: NonNegative | None = None
 
 
 class SpotCheck(Record):
@@ -61,9 +61,9 @@ class DenoiserError(Record):
     `per_call` holds the relative error (in the Euclidean norm, 0 for equal outputs) of each call in turn.
     """
 
-    per_call: tuple[float, ...]
-    mean: float
-    largest: float
+    per_call: tuple[NonNegative, ...]
+    mean: NonNegative
+    largest: NonNegative
 
 
 class Quality(Record):
@@ -79,13 +79,13 @@ class Quality(Record):
     mean: float
     difference: Estimate
     psnr_db: float | None
-    ssim: float | None
-    reused_from: int | None = None
+    ssim: Annotated[float, msgspec.Meta(ge=-1.001, le=1.001)] | None
+    reused_from: Count | None = None
     flags: tuple[str, ...] = ()
     noise: NoiseFloor | None = None
     denoiser_error: DenoiserError | None = None
     denoiser_error_unavailable_reason: str | None = None
-    spent_s: float = 0.0
+    spent_s: NonNegative = 0.0
 
 
 class MetricResult(Record):
@@ -100,9 +100,9 @@ class MetricResult(Record):
     higher_is_better: bool
     value: Estimate
     difference: Estimate | None
-    floor: float | None
+    floor: NonNegative | None
     verdict: Literal["same", "better", "worse", "in doubt", "not judged"]
-    ms_per_image: float
+    ms_per_image: NonNegative
 
 
 class PanelJob(Record):

@@ -38,7 +38,7 @@ class StudyReport(Record):
 def read_report(folder: Path) -> StudyReport:
     """Read a finished study. Raises BadInput naming the file that is missing or damaged."""
     paths = StudyFolder(folder)
-    request, best = read(paths.request, Request), read(paths.best_config, BestConfig)
+    request, best = read_request(paths.request), read(paths.best_config, BestConfig)
     history = read_history(paths, request)
     known = {number: outcome.values for number, outcome in history.outcomes.items()}
     if any(known.get(point.trial) != point.values for point in (best.baseline, best.chosen)):

@@ -1,4 +1,4 @@
-"""best_config.json: writing it, and applying it to a pipeline in production."""
+"""Apply a best_config.json to a pipeline in production."""
 
 from __future__ import annotations
 
@@ -30,11 +30,10 @@ class Tuned(NamedTuple):
 
 
 def apply(pipe: Any, config: str | os.PathLike[str], trial: int | None = None) -> Tuned:
-    """Apply the chosen configuration of a best_config.json, or that of a `trial` on its front, to a pipeline that you
-    loaded.
+    """Apply the chosen configuration of a best_config.json, or that of a `trial` on its front, to a loaded pipeline.
 
-    Raises BadInput when the file is malformed, or for another pipeline class or kind of device, Unavailable when a
-    setting cannot work here, and warns when it was measured on another device.
+    Raises BadInput if the file is malformed, or made for another pipeline class or device type. Raises Unavailable if a
+    setting cannot work here. Warns if the configuration was measured on another device.
     """
     best = read_config(config, trial)
     name = type(pipe).__name__
@@ -47,13 +46,16 @@ def apply(pipe: Any, config: str | os.PathLike[str], trial: int | None = None) -
 
 
 def load(config: str | os.PathLike[str], trial: int | None = None) -> Tuned:
-    """Load the pipeline that a best_config.json names, and apply the chosen configuration, or a `trial`'s, to it."""
+    """Load the pipeline of a best_config.json and apply its chosen configuration, or that of a `trial`.
+
+    Raises BadInput if the file is malformed or its model is not here, Unavailable if a setting cannot work here.
+    """
     best = read_config(config, trial)
     source = best.model.source
     if Path(source).is_absolute() and not os.path.isdir(source):  # noqa: PTH112  (Path.is_dir raises on long names)
-        raise BadInput(f"{config}: model.source: no folder {source} here; load the pipeline and give it to tuner.apply")
+        raise BadInput(f"{config}: model.source: no folder {source} here; load the pipeline and pass it to tuner.apply")
     if not (Path(source).is_absolute() or source == pipeline.DEMO or pipeline.HUB_ID.fullmatch(source)):
-        raise BadInput(f"{config}: model.source: {source} is no absolute folder, no hub id and not `demo`")
+        raise BadInput(f"{config}: model.source: {source} is not an absolute folder, a hub id or `demo`")
     dtype = best.chosen.values["precision.dtype"]
     return _apply(pipeline.load(best.model, detect(best.environment.device), dtype), best, config)
 
@@ -61,19 +63,19 @@ def load(config: str | os.PathLike[str], trial: int | None = None) -> Tuned:
 def _apply(pipe: Any, best: BestConfig, config: str | os.PathLike[str]) -> Tuned:
     values = best.chosen.values
     here = detect(best.environment.device)
-    kind = architecture.from_pipeline(pipe)
+    found = architecture.from_pipeline(pipe)
     for name in values:
-        conflict = KNOBS[name].conflict_reason(values, kind)
+        conflict = KNOBS[name].conflict_reason(values, found)
         if conflict:
             raise BadInput(f"{config}: chosen.values.{name}: {values[name]}: {conflict}")
     for name, value in changed(values, here).items():
-        reason = KNOBS[name].unavailable_reason(value, here, kind)
+        reason = KNOBS[name].unavailable_reason(value, here, found)
         if reason:
             raise Unavailable(f"{config}: {name}={value} cannot work here: {reason}")
     if here.device_name != best.environment.device_name:
         there = best.environment.device_name
         warnings.warn(f"{config} was measured on {there}, this is {here.device_name}", stacklevel=3)
-    if str(pipe.dtype) != f"torch.{values['precision.dtype']}":  # the baseline's type too may not be that of this one
+    if str(pipe.dtype) != f"torch.{values['precision.dtype']}":  # even the baseline's may differ from this pipeline's
         KNOBS["precision.dtype"].apply(pipe, values)
     apply_knobs(pipe, values, here)
     arguments = pipeline.call_arguments(best.workload, call_arguments(values), best.chosen.batch)

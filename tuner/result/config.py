@@ -1,4 +1,4 @@
-"""The records of best_config.json, and reading it."""
+"""The records of best_config.json, and how to read it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import msgspec
 
 from tuner.errors import BadInput
 from tuner.knobs import KNOBS, baseline
-from tuner.records.codec import Estimate, Record, Values, read
+from tuner.records.codec import Count, Estimate, NonNegative, Positive, PositiveCount, Record, Share, Values
 from tuner.records.machine import Environment, LimitShare, Roofline
 from tuner.records.model import Model, Workload
-from tuner.records.outcome import Components, Outcome, PredictionCheck
+from tuner.records.outcome import Components, Outcome, PredictionCheck, require_latency
 from tuner.records.quality import MetricResult
+from tuner.records.versions import OldFile, read_versioned
 from tuner.result.economics import Economics, Measurement
 from tuner.result.prices import Price
 
@@ -28,69 +29,72 @@ SCHEMA_FILE = Path(__file__).parent / "best_config.schema.json"
 
 
 class MeasuredPoint(Record):
-    """One configuration and what was measured of it; `changed` is what differs from the untouched pipeline.
+    """One configuration and its measurements. `changed` are the values that differ from the untouched pipeline.
 
-    `first_call_s` is that of the build, whose first call may have had other steps; `compile_s` is what that call took
-    longer than a warm one like it, and the same for all points of the build. `discarded_samples` are the calls that
-    did not count, by why; `unavailable_reasons` is what the GPU's driver did not tell; `predicted_from` the
-    step counts that a latency without samples was predicted from. What was not measured is null.
+    `first_call_s` is the first call of the build, which may have had other steps. `compile_s` is how much longer that
+    call took than a warm one like it, and is the same for all points of the build. `discarded_samples` counts the calls
+    that did not count, by reason. `unavailable_reasons` is what the GPU's driver did not report. `predicted_from` are
+    the step counts that a latency without samples was predicted from. What was not measured is null.
     """
 
-    trial: int
+    trial: Count
     values: Values
     changed: Values
-    batch: int
+    batch: PositiveCount
     latency_s: Estimate
-    latency_samples: int
-    images_per_s: float
-    cost_usd_per_1000_images: float
-    peak_memory_bytes: int
-    first_call_s: float | None
+    latency_samples: Count
+    images_per_s: Positive
+    cost_usd_per_1000_images: Positive
+    peak_memory_bytes: Count
+    first_call_s: NonNegative | None
     quality: float
     quality_difference: Estimate
     psnr_db: float | None
     ssim: float | None
     confirmed: bool
-    compile_s: float | None = None
-    latency_p95_s: float | None = None
-    peak_reserved_bytes: int | None = None
-    joules_per_image: float | None = None
-    within_latency_target: float | None = None
-    predicted_from: tuple[int, ...] | None = None
+    compile_s: NonNegative | None = None
+    latency_p95_s: NonNegative | None = None
+    peak_reserved_bytes: Count | None = None
+    joules_per_image: NonNegative | None = None
+    within_latency_target: Share | None = None
+    predicted_from: tuple[PositiveCount, ...] | None = None
     components: Components | None = None
     panel: dict[str, MetricResult] | None = None
     quality_flags: tuple[str, ...] = ()
     limit: LimitShare | None = None
     economics: Economics | None = None
-    discarded_samples: dict[str, int] | None = None
-    other_processes: int | None = None
-    other_memory_bytes: int | None = None
+    discarded_samples: dict[str, Count] | None = None
+    other_processes: Count | None = None
+    other_memory_bytes: Count | None = None
     unavailable_reasons: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_latency(self.latency_s)
 
 
 class TimingNoise(Record):
-    """How far the baseline's fresh processes differ: the coefficient of variation of what each measured, a share."""
+    """How far the baseline's fresh processes differ: the coefficient of variation of their latencies, as a share."""
 
-    processes: int
-    coefficient_of_variation: float
+    processes: PositiveCount
+    coefficient_of_variation: NonNegative
 
 
 class TrialCounts(Record):
     """How the trials of the study ended."""
 
-    measured: int
-    rejected: int
-    failed: int
-    refused: int
+    measured: Count
+    rejected: Count
+    failed: Count
+    refused: Count
 
 
 class BestConfig(Record):
-    """What `best_config.json` holds: the chosen configuration, and all that it was compared with, where and on what.
+    """The contents of `best_config.json`: the chosen configuration, what it was compared with, and where.
 
-    Quality is a mean in the unit of `quality_metric`, the objective of the search, turned so that more is better; its
-    floor is what harmless variations of rounding move the baseline's by.
-    `quality_unavailable_reasons` says which metrics could not be had, and why. `predictions` are the
-    predicted latencies that were measured later, `roofline` is what bounds a step.
+    Quality is a mean in the unit of `quality_metric`, the objective. Its sign makes higher better.
+    `quality_floor` is how far harmless rounding variations move the baseline's. `quality_unavailable_reasons` says
+    which metrics could not be computed, and why. `predictions` are the predicted latencies that were measured later.
+    `roofline` is what bounds a step.
     """
 
     created_at: str
@@ -100,7 +104,7 @@ class BestConfig(Record):
     workload: Workload
     price: Price
     quality_metric: str
-    quality_tolerance: float
+    quality_tolerance: NonNegative
     baseline: MeasuredPoint
     chosen: MeasuredPoint
     speed_up: Estimate
@@ -110,54 +114,75 @@ class BestConfig(Record):
     timing_noise: TimingNoise | None = None
     predictions: tuple[PredictionCheck, ...] = ()
     roofline: Roofline | None = None
-    quality_floor: float | None = None
+    quality_floor: NonNegative | None = None
     quality_unavailable_reasons: dict[str, str] = msgspec.field(default_factory=dict)
-    quality_time_share: float | None = None
-    format: Literal["diffusion-tuner/1"] = "diffusion-tuner/1"
+    quality_time_share: Share | None = None
+    format: Literal["diffusion-tuner/2"] = "diffusion-tuner/2"
+
+
+class _OldConfig(OldFile, kw_only=True):
+    """A best_config.json whose fields have the names of version 0.1."""
+
+    format: Literal["diffusion-tuner/1"]
 
 
 def read_config(config: str | os.PathLike[str], trial: int | None = None) -> BestConfig:
-    """The file, checked against the catalogue of knobs as well as against its own types. With `trial` that point of the
-    front, or the baseline, stands in the place of the chosen one."""
-    best = read(Path(config), BestConfig)
+    """Read a best_config.json and check its chosen values against the catalogue of knobs.
+
+    With `trial`, that point of the front, or the baseline, replaces the chosen one. Raises BadInput with the file and
+    the field for anything that is not valid.
+    """
+    best = read_versioned(Path(config), BestConfig, _OldConfig)
     if trial is not None:
-        points = {point.trial: point for point in (best.baseline, *best.front, best.chosen)}
-        if trial not in points:
-            known = ", ".join(map(str, sorted(points)))
-            raise BadInput(f"{config}: trial {trial}: neither the baseline nor on the front, which are {known}")
-        best = msgspec.structs.replace(best, chosen=points[trial])
+        best = msgspec.structs.replace(best, chosen=_point(best, trial, config))
     for field in ("values", "changed"):
-        for name, value in getattr(best.chosen, field).items():
-            if name not in KNOBS:
-                raise BadInput(f"{config}: chosen.{field}.{name}: unknown knob")
-            invalid_reason = KNOBS[name].invalid_reason(value)
-            if invalid_reason:
-                raise BadInput(f"{config}: chosen.{field}.{name}: {value} {invalid_reason}")
+        _check_values(getattr(best.chosen, field), f"{config}: chosen.{field}")
     values = _complete(best, config)
     for name, value in best.chosen.changed.items():
         if values.get(name) != value:
-            raise BadInput(f"{config}: chosen.changed.{name}: {value} is not what chosen.values says")
+            raise BadInput(f"{config}: chosen.changed.{name}: {value} contradicts chosen.values")
     if best.chosen.batch != values["batch"]:
-        raise BadInput(f"{config}: chosen.batch: {best.chosen.batch} is not what chosen.values says")
+        raise BadInput(f"{config}: chosen.batch: {best.chosen.batch} contradicts chosen.values")
     return msgspec.structs.replace(best, chosen=msgspec.structs.replace(best.chosen, values=values))
 
 
+def _point(best: BestConfig, trial: int, config: str | os.PathLike[str]) -> MeasuredPoint:
+    """Return the front's point of a trial, or the baseline."""
+    points = {point.trial: point for point in (best.baseline, *best.front, best.chosen)}
+    if trial not in points:
+        known = ", ".join(map(str, sorted(points)))
+        raise BadInput(f"{config}: trial {trial}: neither the baseline nor on the front, which are {known}")
+    return points[trial]
+
+
+def _check_values(values: Values, where: str) -> None:
+    for name, value in values.items():
+        if name not in KNOBS:
+            raise BadInput(f"{where}.{name}: unknown knob")
+        invalid_reason = KNOBS[name].invalid_reason(value)
+        if invalid_reason:
+            raise BadInput(f"{where}.{name}: {value} {invalid_reason}")
+
+
 def _complete(best: BestConfig, config: str | os.PathLike[str]) -> Values:
-    """The chosen values, a knob that an older version did not have yet at the untouched pipeline's value."""
-    given, untouched, values = best.chosen.values, baseline(best.environment), Values()
+    """Return the chosen values. A knob that an older version did not have gets the untouched pipeline's value."""
+    chosen, untouched, values = best.chosen.values, baseline(best.environment), Values()
     for name, knob in KNOBS.items():
         if not knob.is_active(values):
-            if name in given:
-                raise BadInput(f"{config}: chosen.values.{name}: it means nothing beside the others")
+            if name in chosen:
+                raise BadInput(f"{config}: chosen.values.{name}: has no effect with the other values")
             continue
-        if name not in given and (name in REQUIRED or name not in untouched):
+        if name not in chosen and (name in REQUIRED or name not in untouched):
             raise BadInput(f"{config}: chosen.values: {name} is missing")
-        values[name] = given.get(name, untouched.get(name, False))
+        values[name] = chosen.get(name, untouched.get(name, False))
     return values
 
 
 def measured_point(outcome: Outcome, changed: Values, confirmed: bool) -> MeasuredPoint:
-    """The row of an outcome that was measured and scored; `confirmed` if also again, in turns with the baseline."""
+    """Make the point of an outcome that was measured and scored.
+
+    It is `confirmed` if it was also measured again, in turns with the baseline.
+    """
     assert outcome.timing and outcome.memory and outcome.quality and outcome.cost_usd_per_1000_images is not None
     batch = outcome.values["batch"]
     assert isinstance(batch, int)
@@ -195,7 +220,7 @@ def measured_point(outcome: Outcome, changed: Values, confirmed: bool) -> Measur
 
 
 def measurement(point: MeasuredPoint) -> Measurement:
-    """What economics needs of a point."""
+    """Return the measurements of a point that its economics need."""
     return Measurement(
         images_per_s=point.images_per_s,
         latency_s=point.latency_s.value,
@@ -209,20 +234,22 @@ def measurement(point: MeasuredPoint) -> Measurement:
 
 
 def count_trials(outcomes: Sequence[Outcome], refused: int) -> TrialCounts:
+    """Count the trials by how they ended."""
     by_status = {status: sum(o.status == status for o in outcomes) for status in ("measured", "rejected", "failed")}
     return TrialCounts(**by_status, refused=refused)
 
 
 def utc_now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
+    """Return the time in UTC as ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def package_version() -> str:
+    """Return the version of the installed package."""
     return metadata.version("diffusion-tuner")
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of best_config.json; the copy in the package is for readers that have no Python."""
+    """Return the JSON Schema of best_config.json. The copy in the package is for readers without Python."""
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(BestConfig)))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **plain}

@@ -1,59 +1,58 @@
-"""What a configuration costs to run, from what was measured of it: arithmetic alone, no files and no prices."""
+"""Compute what a configuration costs to run from its measurements: arithmetic only, no files and no price table."""
 
 from __future__ import annotations
 
 import math
 
-from tuner.records.codec import Record
+from tuner.records.codec import Count, NonNegative, Positive, PositiveCount, Record, Share
 from tuner.timing.intervals import supports_percentile
 from tuner.timing.target import meets_latency_target
 
 CARDS_GB = (16, 24, 32, 48, 80)
 HEADROOM = 0.10
-"""Share of a card that must stay free: what CUDA itself takes, and memory too fragmented to use."""
+"""Share of a card that must stay free, for CUDA itself and for memory too fragmented to use."""
 
 
 class Measurement(Record):
-    """What was measured of one configuration; what was not is None. A call draws one batch.
+    """The measurements of one configuration. What was not measured is None. A call generates one batch.
 
-    `compile_s` is what the first call of its build took longer than a warm one, `within_target` the share of calls
-    within the latency target.
+    `compile_s` is how much longer the first call of its build took than a warm one. `within_target` is the share of
+    calls within the latency target.
     """
 
-    images_per_s: float
-    latency_s: float
-    latency_samples: int
-    latency_p95_s: float | None = None
-    compile_s: float | None = None
-    joules_per_image: float | None = None
-    peak_reserved_bytes: int | None = None
-    within_target: float | None = None
+    images_per_s: Positive
+    latency_s: Positive
+    latency_samples: Count
+    latency_p95_s: NonNegative | None = None
+    compile_s: NonNegative | None = None
+    joules_per_image: NonNegative | None = None
+    peak_reserved_bytes: Count | None = None
+    within_target: Share | None = None
 
 
 class Economics(Record, omit_defaults=True):
-    """What follows from a price and a measurement; in a file, what is not known is absent. With a latency target only
-    the images that meet it count.
+    """The economics of a configuration at a price. What is not known is left out of a file.
 
-    `break_even_images` is when what compiling took longer than the baseline's is saved again: 0 at once, absent
-    never.
+    With a latency target, only the images within it count. `break_even_images` is the number of images after which the
+    longer compile time is saved again, compared with the baseline: 0 if at once, None if never.
     """
 
-    usd_per_1000_images: float
-    usd_per_million_images: float
-    images_per_hour: float
-    images_per_1000_usd: float
-    latency_samples: int
-    latency_p50_s: float | None = None
-    latency_p95_s: float | None = None
-    compile_s: float | None = None
-    break_even_images: int | None = None
-    joules_per_image: float | None = None
-    images_per_s_per_watt: float | None = None
-    smallest_card_gb: int | None = None
+    usd_per_1000_images: Positive
+    usd_per_million_images: Positive
+    images_per_hour: Positive
+    images_per_1000_usd: Positive
+    latency_samples: Count
+    latency_p50_s: NonNegative | None = None
+    latency_p95_s: NonNegative | None = None
+    compile_s: NonNegative | None = None
+    break_even_images: Count | None = None
+    joules_per_image: NonNegative | None = None
+    images_per_s_per_watt: NonNegative | None = None
+    smallest_card_gb: PositiveCount | None = None
 
 
 def economics(usd_per_hour: float, point: Measurement, baseline: Measurement) -> Economics:
-    """What a configuration costs at a price, and when its compiling has paid for itself against the baseline."""
+    """Compute what a configuration costs at a price, and when its compile time has paid off against the baseline."""
     images_per_s = goodput(point.images_per_s, point.within_target)
     usd = usd_per_1000_images(usd_per_hour, images_per_s)
     count, joules = point.latency_samples, point.joules_per_image
@@ -74,45 +73,40 @@ def economics(usd_per_hour: float, point: Measurement, baseline: Measurement) ->
 
 
 def goodput(images_per_s: float, within_target: float | None) -> float:
-    """Images per second that come within the latency target; of a configuration that misses it, and so is no choice,
-    all of them."""
-    return (
-        images_per_s
-        if within_target is None or not meets_latency_target(within_target)
-        else images_per_s * within_target
-    )
+    """Return the images per second that are within the latency target.
+
+    For a configuration that misses the target, and so cannot be chosen, it counts all of them.
+    """
+    if within_target is None or not meets_latency_target(within_target):
+        return images_per_s
+    return images_per_s * within_target
 
 
 def usd_per_1000_images(usd_per_hour: float, images_per_s: float) -> float:
+    """Return the US dollars for 1000 images at a throughput in images per second."""
     return usd_per_hour / 3600.0 * 1000.0 / images_per_s
 
 
-# ---- percentiles ----------------------------------------------------------------------------------------------------
-
-
-# ---- compiling ------------------------------------------------------------------------------------------------------
-
-
 def break_even_images(point: Measurement, baseline: Measurement) -> int | None:
-    """After how many images, those of the first call included, all time taken is no more than the baseline's."""
-    ours, theirs = point.compile_s, baseline.compile_s
-    saved_s = 1.0 / baseline.images_per_s - 1.0 / point.images_per_s
-    if ours is None or theirs is None or point == baseline:
+    """Return the number of images, the first call's included, after which the total time is at most the baseline's.
+
+    None if that is never, or if a compile time is not known.
+    """
+    if point.compile_s is None or baseline.compile_s is None or point == baseline:
         return None
-    if ours <= theirs:
+    saved_s = 1.0 / baseline.images_per_s - 1.0 / point.images_per_s
+    extra_s = point.compile_s - baseline.compile_s
+    if extra_s <= 0:
         return 0 if saved_s >= 0 else None
-    images = (ours - theirs) / saved_s if saved_s > 0 else math.inf
+    images = extra_s / saved_s if saved_s > 0 else math.inf
     return math.ceil(images) if math.isfinite(images) else None
 
 
-# ---- memory ---------------------------------------------------------------------------------------------------------
-
-
 def smallest_card_gb(peak_reserved_bytes: int | None) -> int | None:
-    """The smallest usual card that holds what torch reserved at most, with a tenth of it left free.
+    """Return the smallest common card that holds the peak of torch's reserved memory with a tenth of the card free.
 
-    None when the memory is not known, or the largest is too small. A card of N GB is taken to have N * 10^9 bytes:
-    drivers report at least that much.
+    None if the memory is not known, or the largest card is too small. A card of N GB counts as N * 10^9 bytes: drivers
+    report at least that much.
     """
     if peak_reserved_bytes is None:
         return None

@@ -1,4 +1,4 @@
-"""Cost against quality: which trials no other beats, and which of them to run in production."""
+"""The Pareto front of cost against quality, and the order in which to choose from it."""
 
 from __future__ import annotations
 
@@ -15,28 +15,32 @@ from tuner.timing.target import meets_latency_target
 
 
 def measured(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The outcomes that have both a cost and a quality."""
+    """Return the outcomes that have both a cost and a quality."""
     return [outcome for outcome in outcomes if outcome.status == "measured" and outcome.quality and outcome.timing]
 
 
 def cost(outcome: Outcome) -> float:
+    """Return the cost of a measured outcome in US dollars per 1000 images."""
     assert outcome.cost_usd_per_1000_images is not None
     return outcome.cost_usd_per_1000_images
 
 
 def mean_quality(outcome: Outcome) -> float:
+    """Return the mean score of an outcome whose images were judged."""
     assert outcome.quality is not None
     return outcome.quality.mean
 
 
 def meets_target(outcome: Outcome) -> bool:
-    """Whether a measured outcome meets the latency target, if there is one."""
+    """Return whether a measured outcome meets the latency target, if there is one."""
     return outcome.timing is not None and meets_latency_target(outcome.timing.within_target)
 
 
 def pareto_front(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The non-dominated outcomes among those that meet the latency target, cheapest first. Of two that are equal in
-    both, the earlier one stays."""
+    """Return the non-dominated outcomes among those that meet the latency target, cheapest first.
+
+    If two are equal in both cost and quality, the earlier one stays.
+    """
     points: list[Outcome] = []
     best = float("-inf")
     candidates = filter(meets_target, measured(outcomes))
@@ -48,38 +52,45 @@ def pareto_front(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 def is_as_good(outcome: Outcome, tolerance: float) -> bool:
-    """Whether, with 95 % confidence, the mean score is not below the baseline's by more than the tolerance."""
+    """Return whether, with 95 % confidence, the mean score is within `tolerance` below the baseline's or above it."""
     return outcome.quality is not None and outcome.quality.difference.low >= -tolerance
 
 
 def eligible(outcomes: Sequence[Outcome], tolerance: float) -> list[Outcome]:
-    """The outcomes that are as good as the baseline and meet the latency target, cheapest first."""
+    """Return the outcomes that are as good as the baseline and meet the latency target, cheapest first."""
     return sorted((o for o in measured(outcomes) if is_as_good(o, tolerance) and meets_target(o)), key=cost)
 
 
 def speed_up(baseline: Sequence[Outcome], other: Sequence[Outcome]) -> Estimate:
-    """Throughput of `other` over the baseline's, each measured in several fresh processes.
+    """Return the throughput of `other` over the baseline's, each measured in several fresh processes.
 
-    The interval is the widest that the processes' own 95 % intervals allow, so it covers their spread too.
+    The interval is the widest that the 95 % intervals of the processes allow, so it covers their spread too.
     """
-    ours = [seconds_per_image(outcome) for outcome in other]
-    theirs = [seconds_per_image(outcome) for outcome in baseline]
+    before = [seconds_per_image(outcome) for outcome in baseline]
+    after = [seconds_per_image(outcome) for outcome in other]
+    shortest_s = max(min(e.low for e in after), 1e-9)  # the interval of a prediction may reach 0
     return Estimate(
-        value=median([e.value for e in theirs]) / median([e.value for e in ours]),
-        low=min(e.low for e in theirs) / max(e.high for e in ours),
-        high=max(e.high for e in theirs) / min(e.low for e in ours),
+        value=median([e.value for e in before]) / median([e.value for e in after]),
+        low=min(e.low for e in before) / max(e.high for e in after),
+        high=max(e.high for e in before) / shortest_s,
     )
 
 
 def widen(ratio: Estimate, spread: float) -> Estimate:
-    """A ratio whose interval also covers what two processes differ by, given their coefficient of variation."""
+    """Widen a ratio's interval by what two processes differ by.
+
+    `spread` is their coefficient of variation.
+    """
     factor = math.exp(Z_95 * math.sqrt(2) * spread)
     return Estimate(value=ratio.value, low=ratio.low / factor, high=ratio.high * factor)
 
 
 def merge_timings(runs: Sequence[Timing]) -> Timing:
-    """One timing from those of several processes: the median of their medians, the widest of their intervals, and what
-    else the most typical of them saw."""
+    """Merge the timings of several processes into one.
+
+    The latency is the median of their medians with the widest of their intervals. The other fields come from the most
+    typical process.
+    """
     latency_s = Estimate(
         value=median([run.latency_s.value for run in runs]),
         low=min(run.latency_s.low for run in runs),
@@ -98,6 +109,7 @@ def merge_timings(runs: Sequence[Timing]) -> Timing:
 
 
 def seconds_per_image(outcome: Outcome) -> Estimate:
+    """Return the latency of a measured outcome per image."""
     assert outcome.timing is not None
     batch = outcome.values["batch"]
     assert isinstance(batch, int)

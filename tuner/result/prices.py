@@ -1,4 +1,4 @@
-"""What a device-hour costs, where and as of when: what the user says, or the dated table in prices.json."""
+"""The price of a device-hour: the user's, or one from the dated table in prices.json."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from tuner.errors import BadInput
-from tuner.records.codec import Record, read
+from tuner.records.codec import Positive, Record, read
 from tuner.result.economics import usd_per_1000_images
 
 NOMINAL_USD_PER_HOUR = 1.0
@@ -21,31 +21,33 @@ TABLE_FILE = Path(__file__).parent / "prices.json"
 class Price(Record):
     """US dollars for an hour of the device, and where the figure comes from."""
 
-    usd_per_hour: float
+    usd_per_hour: Positive
     source: str
 
 
 class Gpu(Record):
-    """A GPU of the table; `device_name` is a regular expression for the whole name that the driver gives it, less the
-    leading NVIDIA."""
+    """A GPU of the table.
+
+    `device_name` is a regular expression for the whole name that the driver reports, without the leading NVIDIA.
+    """
 
     name: str
     device_name: str
 
 
 class Quote(Record):
-    """What one provider asked for an hour of one GPU, and where that was read when."""
+    """One provider's price for an hour of one GPU, with the page and the date of the quote."""
 
     gpu: str
     provider: str
     offer: str
-    usd_per_hour: float
+    usd_per_hour: Positive
     date: datetime.date
     source: str
 
 
 class PriceTable(Record):
-    """What prices.json holds."""
+    """The contents of prices.json."""
 
     about: str
     gpus: tuple[Gpu, ...]
@@ -54,40 +56,41 @@ class PriceTable(Record):
 
 @cache
 def price_table() -> PriceTable:
+    """Read the price table once."""
     return read(TABLE_FILE, PriceTable)
 
 
 def gpu_name(device_name: str) -> str | None:
-    """The table's name of a device, None for one that it does not know.
+    """Return the table's name of a device, None if it is not in the table.
 
-    The whole name must match: an L4 is no L40S, and a slice of a GPU (MIG) costs less than all of it.
+    The whole name must match: an L4 is not an L40S, and a MIG slice costs less than the whole GPU.
     """
     name = device_name.removeprefix("NVIDIA ")
     return next((gpu.name for gpu in price_table().gpus if re.fullmatch(gpu.device_name, name)), None)
 
 
 def quotes_for(device_name: str) -> list[Quote]:
-    """The price of each provider for a device, cheapest first."""
+    """Return the price of each provider for a device, cheapest first."""
     gpu = gpu_name(device_name)
     quotes = [quote for quote in price_table().quotes if quote.gpu == gpu]
     return sorted(quotes, key=lambda quote: (quote.usd_per_hour, quote.provider))
 
 
 def price_for(device_name: str, override: float | None, provider: str | None = None) -> Price:
-    """The price to reckon with: the user's, else the table's, else a nominal one that only ranks configurations.
+    """Return the price of a device: the user's, else the table's, else a nominal one that only ranks configurations.
 
-    Of several providers the table's price is the lower median: one odd offer does not move it, and somebody asks it.
-    With a `provider` it is that one's, and BadInput names those that have the device when that one does not.
+    With several providers the table's price is the lower median: a single outlier does not move it, and it is a real
+    offer. With `provider` it is the price of that one. Raises BadInput, with the providers that have the device, if
+    that one does not.
     """
     if override is not None:
         return Price(usd_per_hour=override, source="--price")
     quotes = quotes_for(device_name)
     if provider is not None:
-        found = [quote for quote in quotes if quote.provider.casefold() == provider.casefold()]
-        if not found:
-            others = ", ".join(quote.provider for quote in quotes) or "no provider"
-            raise BadInput(f"--provider {provider}: no price for {device_name}; the table has {others} for it")
-        quotes = found
+        known = ", ".join(quote.provider for quote in quotes) or "no provider"
+        quotes = [quote for quote in quotes if quote.provider.casefold() == provider.casefold()]
+        if not quotes:
+            raise BadInput(f"--provider {provider}: no price for {device_name}; the table has {known} for it")
     if quotes:
         return Price(usd_per_hour=statistics.median_low(quote.usd_per_hour for quote in quotes), source=_source(quotes))
     source = f"{NOMINAL}: no price is known for {device_name}, give --price"
@@ -95,20 +98,20 @@ def price_for(device_name: str, override: float | None, provider: str | None = N
 
 
 def is_nominal(price: Price) -> bool:
-    """Whether a price is no price, and can only rank the configurations of one device."""
+    """Return whether a price is nominal, so that it can only rank the configurations of one device."""
     return price.source.startswith(f"{NOMINAL}:")
 
 
 def cost_usd_per_1000_images(price: Price, images_per_s: float) -> float:
-    """US dollars for 1000 images at a throughput in images per second."""
+    """Return the US dollars for 1000 images at a throughput in images per second."""
     return usd_per_1000_images(price.usd_per_hour, images_per_s)
 
 
 def _source(quotes: Sequence[Quote]) -> str:
-    """Who asked for how much, and when: what the lower median is one of."""
+    """Describe the quotes behind a price: providers, prices and dates."""
     if len(quotes) == 1:
         return f"{quotes[0].provider}, {quotes[0].date}"
-    asked = ", ".join(f"{quote.provider} {quote.usd_per_hour:.2f}" for quote in quotes)
+    offers = ", ".join(f"{quote.provider} {quote.usd_per_hour:.2f}" for quote in quotes)
     oldest, newest = min(quote.date for quote in quotes), max(quote.date for quote in quotes)
     dates = f"{oldest}" if oldest == newest else f"{oldest} to {newest}"
-    return f"lower median of {len(quotes)} providers, {dates}: {asked}"
+    return f"lower median of {len(quotes)} providers, {dates}: {offers}"

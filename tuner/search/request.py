@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 import msgspec
 
 from tuner.records.codec import Record, Values, fingerprint
 from tuner.records.machine import Environment
 from tuner.records.model import Model
 from tuner.records.quality import QualityPolicy
+from tuner.records.versions import OldFile, read_versioned
 from tuner.result.prices import Price
 from tuner.space.candidates import SearchSpace
 
@@ -20,13 +24,31 @@ class Request(Record):
     space: SearchSpace
     price: Price
     quality: QualityPolicy = QualityPolicy()
+    format: Literal["diffusion-tuner-study/2"] = "diffusion-tuner-study/2"
 
     def fingerprint(self) -> str:
         """Hash everything but words: what was left out and why, and where recipes and the price are from."""
         recipes = tuple(msgspec.structs.replace(recipe, source="") for recipe in self.space.recipes)
         space = msgspec.structs.replace(self.space, left_out={}, recipes=recipes)
         price = msgspec.structs.replace(self.price, source="")
-        return fingerprint(msgspec.to_builtins(msgspec.structs.replace(self, space=space, price=price)))
+        fields = msgspec.to_builtins(msgspec.structs.replace(self, space=space, price=price))
+        del fields["format"]
+        return fingerprint(fields)
+
+
+class _OldPolicy(msgspec.Struct):
+    given: dict[str, str]
+
+
+class _OldRequest(OldFile, kw_only=True):
+    """A study.json whose fields have the names of version 0.1, which wrote no format."""
+
+    quality: _OldPolicy
+
+
+def read_request(file: Path) -> Request:
+    """Read a study.json. Raises BadInput in one line if it is malformed or of an earlier version."""
+    return read_versioned(file, Request, _OldRequest)
 
 
 class Refusal(Record):

@@ -1,17 +1,17 @@
-"""The candidates of a study: which there are, which are valid, and why the others are not."""
+"""The candidates of a study: which there are, which are valid, and their keys."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from tuner.knobs import KNOBS, mixes_batch
-from tuner.records.codec import Record, Value, Values, fingerprint
+from tuner.records.codec import NonNegative, Record, Value, Values, fingerprint
 from tuner.records.gate import GatePolicy
 from tuner.records.model import Architecture, Workload
 
 
 class Recipe(Record):
-    """A configuration that an expert would try first, and where it comes from."""
+    """A configuration that an expert would try first, and its source."""
 
     name: str
     source: str
@@ -19,16 +19,16 @@ class Recipe(Record):
 
 
 class SearchSpace(Record):
-    """The candidates of one study of a pipeline.
+    """The search space of a study: the candidates of one pipeline on this machine.
 
-    `knobs` holds the values to search here, `baseline` the untouched pipeline's value of every knob, and `left_out`
-    what the file lists but this machine or pipeline cannot do, with the reason.
+    `knobs` holds the values to search, `baseline` the untouched pipeline's value of every knob. `left_out` maps the
+    values and recipes of the file that do not work here to the reason.
     """
 
     name: str
     architecture: Architecture
     workload: Workload
-    tolerance: float
+    tolerance: NonNegative
     gate: GatePolicy
     baseline: Values
     knobs: dict[str, tuple[Value, ...]]
@@ -36,7 +36,7 @@ class SearchSpace(Record):
     left_out: dict[str, str]
 
     def sample(self, suggest: Callable[[str, tuple[Value, ...]], Value]) -> Values:
-        """One candidate: a value for every knob that is active beside those before it, `suggest`ed where it is open."""
+        """Sample a candidate: a value for every active knob, by `suggest(name, choices)` if there are several."""
         values: Values = {}
         for name, knob in KNOBS.items():
             if knob.is_active(values):
@@ -45,7 +45,7 @@ class SearchSpace(Record):
         return values
 
     def candidate(self, different: Mapping[str, Value]) -> Values:
-        """The candidate that differs from the baseline in these values, less those that mean nothing beside others."""
+        """Return the candidate that differs from the baseline in these values, without knobs that are not active."""
         values: Values = {}
         for name, knob in KNOBS.items():
             if knob.is_active(values):
@@ -53,7 +53,7 @@ class SearchSpace(Record):
         return values
 
     def conflict_reason(self, values: Mapping[str, Value]) -> str | None:
-        """Why this candidate is not worth a process, or None. It names the knob."""
+        """Return why the values of a candidate do not go together, with the knob, or None if they do."""
         for name in values:
             reason = KNOBS[name].conflict_reason(values, self.architecture)
             if reason:
@@ -61,31 +61,32 @@ class SearchSpace(Record):
         return None
 
     def changed(self, values: Mapping[str, Value]) -> Values:
-        """What of a candidate differs from the baseline."""
+        """Return the values of a candidate that differ from the baseline."""
         return {name: value for name, value in values.items() if self.baseline.get(name) != value}
 
     def step_sweep(self, values: Mapping[str, Value]) -> list[Values]:
-        """The candidates that one build of `values` can measure: the candidate itself, then its other step counts."""
+        """Return the step sweep of a candidate: itself, then its other step counts, all of one build."""
         others = [{**values, "steps": steps} for steps in self.knobs.get("steps", ()) if steps != values["steps"]]
         return [dict(values)] + [other for other in others if self.conflict_reason(other) is None]
 
 
 def format_value(value: Value) -> str:
-    """A value in one line, as YAML writes it."""
+    """Format a value in one line, as YAML writes it."""
     return str(value).lower() if isinstance(value, bool) else " ".join(str(value).split())[:80]
 
 
 def build_values(values: Mapping[str, Value]) -> Values:
+    """Return the values of the build knobs, which act before the first call."""
     return {name: value for name, value in values.items() if KNOBS[name].acts == "build"}
 
 
 def build_key(values: Mapping[str, Value]) -> str:
-    """Equal for candidates that one process can measure."""
+    """Hash the values that the build depends on. Candidates with equal keys can be measured in one process."""
     return fingerprint(build_values(values))
 
 
 def image_key(values: Mapping[str, Value]) -> str:
-    """Equal for candidates whose images differ by rounding at most.
+    """Hash the values that the images depend on. Images of candidates with equal keys differ by rounding only.
 
     Where images of a batch depend on one another, as with a cache that decides for all at once, the batch counts too.
     """
@@ -94,4 +95,5 @@ def image_key(values: Mapping[str, Value]) -> str:
 
 
 def candidate_key(values: Mapping[str, Value]) -> str:
+    """Hash all values of a candidate."""
     return fingerprint(values)

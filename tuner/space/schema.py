@@ -1,4 +1,4 @@
-"""A space file as it is written."""
+"""The records of a space file and a prompt file."""
 
 from __future__ import annotations
 
@@ -6,43 +6,52 @@ from typing import Annotated
 
 import msgspec
 
-from tuner.records.codec import Record, Value, Values
+from tuner.records.codec import NonNegative, PositiveCount, Record, Value, Values
 from tuner.records.gate import FindingKind
+from tuner.records.model import Pixels, Prompts, Seed, TargetSeconds, require_finite
 from tuner.space.candidates import Recipe
 
 Listed = Value | list[Value]
 
 
 class WorkloadFields(Record):
-    """The workload as a space file gives it; `prompts` is a list, or the name of a file in the space file's folder,
-    which may bring seeds along. What is absent is as the pipeline itself has it."""
+    """The workload of a space file. A field that is None keeps the pipeline's default.
 
-    prompts: str | tuple[str, ...] | None = None
-    seeds: tuple[int, ...] | None = None
-    height: int | None = None
-    width: int | None = None
-    num_frames: int | None = None
+    `prompts` is a list, or the name of a file in the space file's folder, which may bring its own seeds.
+    """
+
+    prompts: str | Prompts | None = None
+    seeds: tuple[Seed, ...] | None = None
+    height: Pixels | None = None
+    width: Pixels | None = None
+    num_frames: PositiveCount | None = None
     guidance_scale: float | None = None
-    max_sequence_length: int | None = None
+    max_sequence_length: PositiveCount | None = None
     arguments: Values | None = None
-    latency_target_s: float | None = None
+    latency_target_s: TargetSeconds | None = None
+
+    def __post_init__(self) -> None:
+        require_finite(guidance_scale=self.guidance_scale, latency_target_s=self.latency_target_s)
 
 
 class QualityFields(Record):
-    """How much worse than the baseline's the mean score may be (in points of the metric) and still be as good."""
+    """How far the mean score may be below the baseline's and still count as good, in points of the metric."""
 
-    tolerance: float | None = None
+    tolerance: NonNegative | None = None
+
+    def __post_init__(self) -> None:
+        require_finite(tolerance=self.tolerance)
 
 
 class GateFields(Record):
-    """What the gate tolerates, see GatePolicy."""
+    """What the gate tolerates, as in GatePolicy."""
 
-    count_per_step: dict[FindingKind, Annotated[float, msgspec.Meta(ge=0)]] | None = None
-    max_idle_ms_per_step: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    count_per_step: dict[FindingKind, NonNegative] | None = None
+    max_idle_ms_per_step: NonNegative | None = None
 
 
 class SpaceFile(Record):
-    """A space file, as written. A knob has a list of values, one value (which pins it), or either for each device."""
+    """The contents of a space file. A knob has a list of values, one value (which pins it), or either per device."""
 
     extends: str | None = None
     pipelines: tuple[str, ...] = ()
@@ -55,9 +64,9 @@ class SpaceFile(Record):
 
 
 class PromptFile(Record):
-    """Prompts with a seed each, and what each is about. Scores of different versions of a set do not compare."""
+    """Prompts with a seed each, and the topic of each. Scores of different versions of a set do not compare."""
 
-    prompts: tuple[str, ...]
-    seeds: tuple[int, ...] | None = None
-    version: int | None = None
+    prompts: Prompts
+    seeds: tuple[Seed, ...] | None = None
+    version: Annotated[int, msgspec.Meta(ge=0)] | None = None
     topics: tuple[str, ...] | None = None

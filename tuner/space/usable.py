@@ -1,4 +1,4 @@
-"""Which values of a space file can be used for this pipeline on this machine."""
+"""Find the values of a space file that work for this pipeline on this machine."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from tuner.space.schema import Listed, SpaceFile
 
 
 def _on(device: str, name: str, values: Listed | dict[str, Listed]) -> list[Value]:
-    """The values that a knob has on a device."""
+    """Return the values that a knob lists for a device."""
     listed = values.get(device, []) if isinstance(values, dict) else values
     return [coerce(name, value) for value in (listed if isinstance(listed, list) else [listed])]
 
 
 def coerce(name: str, value: Value) -> Value:
-    """A whole number as the float that it is for this knob: 1 and 1.0 are one value."""
+    """Convert a whole number to a float if the knob's values are floats, so that 1 and 1.0 are one value."""
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     return float(value) if is_whole and isinstance(KNOBS[name].choices[0], float) else value
 
 
-def baseline_values(given: Values, architecture: Architecture, environment: Environment) -> Values:
-    """The untouched pipeline: with the file's call, else with the steps that the pipeline itself takes."""
-    own = architecture.arguments.get("num_inference_steps")
-    steps = {"steps": own} if isinstance(own, int) else {}
+def baseline_values(call: Values, architecture: Architecture, environment: Environment) -> Values:
+    """Return the untouched pipeline's values: the file's steps and batch, else the pipeline's own number of steps."""
+    default = architecture.arguments.get("num_inference_steps")
+    steps = {"steps": default} if isinstance(default, int) else {}
     return (
         {name: knob.baseline(environment) for name, knob in KNOBS.items()}
         | steps
-        | {name: coerce(name, value) for name, value in given.items()}
+        | {name: coerce(name, value) for name, value in call.items()}
     )
 
 
 def usable_values(
     written: SpaceFile, architecture: Architecture, environment: Environment, baseline: Values
 ) -> tuple[dict[str, tuple[Value, ...]], dict[str, str]]:
-    """The values to search here, and those left out with the reason."""
+    """Return the values to search here, and those left out with the reason."""
     knobs: dict[str, tuple[Value, ...]] = {}
     left_out: dict[str, str] = {}
     for name, values in written.knobs.items():
@@ -46,7 +46,7 @@ def usable_values(
         for value in _on(environment.device, name, values):
             reason = KNOBS[name].unavailable_reason(value, environment, architecture)
             if name == "steps" and int(value) > int(baseline["steps"]):
-                reason = f"the untouched pipeline takes {baseline['steps']} (baseline.steps says otherwise if it does)"
+                reason = f"the untouched pipeline takes {baseline['steps']}; set baseline.steps if yours takes more"
             if reason:
                 left_out[f"{name}={format_value(value)}"] = reason
             else:
@@ -60,11 +60,11 @@ def unavailable_reason(
     recipe: Recipe, knobs: Mapping[str, tuple[Value, ...]], architecture: Architecture,
     environment: Environment,
 ) -> str | None:  # fmt: skip
-    """Why a recipe cannot be tried here, or None. A knob's list binds the recipes too."""
+    """Return why a recipe cannot be tried here, or None. A recipe may only use values that the space lists."""
     for name, value in recipe.values.items():
         reason = KNOBS[name].unavailable_reason(value, environment, architecture)
         if reason:
             return reason
         if name in knobs and value not in knobs[name]:
-            return f"the space has {name} only as {', '.join(map(format_value, knobs[name]))}"
+            return f"the space lists {name} only as {', '.join(map(format_value, knobs[name]))}"
     return None

@@ -19,7 +19,7 @@ from tuner.knobs import KNOBS
 from tuner.records.codec import Values, decode, encode_pretty, read
 from tuner.records.outcome import Limits, Outcome, Timing
 from tuner.records.quality import NoiseFloor
-from tuner.search.request import Refusal, Request
+from tuner.search.request import Refusal, Request, read_request
 from tuner.timing.target import MIN_WITHIN, meets_latency_target
 
 METRICS = ("cost_usd_per_1000_images", "quality")
@@ -52,7 +52,7 @@ class Store:
         """Write the request on the first start, and refuse a folder that holds another study."""
         file = self.paths.request
         if file.exists():
-            if read(file, Request).fingerprint() != self.request.fingerprint():
+            if read_request(file).fingerprint() != self.request.fingerprint():
                 raise BadInput(f"{file}: this folder holds a study of something else; name another one with --study")
             return
         atomic_write(file, encode_pretty(self.request))

@@ -85,7 +85,7 @@ class Fid(_InceptionDistance):
 
     def distance(self, images: Images, baseline: Images, context: MetricContext) -> Estimate:
         value = frechet(self.features(images, context), self.features(baseline, context))
-        return Estimate(value=value, low=0.0, high=max(value, 0.0))
+        return Estimate(value=value, low=min(value, 0.0), high=max(value, 0.0))
 
 
 class Kid(_InceptionDistance):

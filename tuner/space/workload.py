@@ -1,0 +1,59 @@
+"""Make the workload of a study from the fields of a space file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tuner.errors import BadInput
+from tuner.records.model import Architecture, Workload
+from tuner.space.candidates import format_value
+from tuner.space.schema import WorkloadFields
+
+ARGUMENT_FIELDS = ("height", "width", "num_frames", "guidance_scale", "max_sequence_length")
+FIXED_ARGUMENTS = {
+    "prompt", "generator", "num_inference_steps", "output_type", "return_dict", "latents", "num_images_per_prompt",
+    "num_videos_per_prompt", *ARGUMENT_FIELDS,
+}  # fmt: skip
+"""Arguments of a pipeline's call that the tuner sets itself, or that the workload has a field for."""
+
+
+def make_workload(
+    path: Path, fields: WorkloadFields, architecture: Architecture, origins: Mapping[str, str]
+) -> Workload:
+    """Make a workload for a pipeline. Seeds default to 0, 1, 2, ...
+
+    `origins` maps a field that the command line set to that setting. Raises BadInput with the setting or the file, and
+    the field.
+    """
+    prompts = fields.prompts
+    if prompts is None or isinstance(prompts, str):
+        raise BadInput(f"{path}: workload.prompts is missing: a list, or the name of a file beside this one")
+    _check_arguments(path, fields, architecture, origins)
+    try:
+        return Workload(
+            prompts=prompts, seeds=tuple(range(len(prompts))) if fields.seeds is None else fields.seeds,
+            height=fields.height, width=fields.width, num_frames=fields.num_frames,
+            guidance_scale=fields.guidance_scale, max_sequence_length=fields.max_sequence_length,
+            arguments=fields.arguments or {}, latency_target_s=fields.latency_target_s,
+        )  # fmt: skip
+    except ValueError as error:
+        where = origins.get("workload.seeds") or origins.get("workload.prompts", str(path))
+        raise BadInput(f"{where}: workload.{error}") from None
+
+
+def _check_arguments(
+    path: Path, fields: WorkloadFields, architecture: Architecture, origins: Mapping[str, str]
+) -> None:
+    """Refuse arguments that the pipeline's call does not take, and those that are not the space's to set."""
+    for name in (name for name in ARGUMENT_FIELDS if getattr(fields, name) is not None):
+        if name not in architecture.arguments:
+            raise _refused(origins.get(f"workload.{name}", path), f"workload.{name}", architecture)
+    for name in fields.arguments or {}:
+        if name not in architecture.arguments or name in FIXED_ARGUMENTS:
+            raise _refused(origins.get("workload.arguments", path), f"workload.arguments.{name}", architecture)
+
+
+def _refused(where: str | Path, field: str, architecture: Architecture) -> BadInput:
+    name = architecture.pipeline_class
+    return BadInput(f"{where}: {format_value(field)}: {name} takes no such argument from a space")
