@@ -24,34 +24,42 @@ class StudyFolder:
 
     @property
     def request(self) -> Path:
+        """What the study is about."""
         return self.root / "study.json"
 
     @property
     def database(self) -> Path:
+        """Optuna's study, on SQLite."""
         return self.root / "study.db"
 
     @property
     def lock(self) -> Path:
+        """Held by the process that runs the study."""
         return self.root / "lock"
 
     @property
     def best_config(self) -> Path:
+        """The result."""
         return self.root / "best_config.json"
 
     @property
     def trials(self) -> Path:
+        """A folder for each trial."""
         return self.root / "trials"
 
     @property
     def repetitions(self) -> Path:
+        """A folder for each repetition."""
         return self.root / "repetitions"
 
     @property
     def strips(self) -> Path:
+        """Strips of images of the finalists."""
         return self.root / "strips"
 
     @property
     def noise_floor(self) -> Path:
+        """The part of the noise floor that was measured after the baseline was acknowledged."""
         return self.trial(0) / "noise_floor.json"
 
     @property

@@ -19,7 +19,7 @@ from tuner.report.conclusion import conclusion
 from tuner.report.points import FrontPoint, front_points
 from tuner.result.config import BestConfig
 from tuner.search.history import History
-from tuner.search.request import Refusal, Request
+from tuner.search.request import Refusal, Request, read_request
 
 
 class StudyReport(Record):
