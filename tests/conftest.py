@@ -23,11 +23,11 @@ CORE = ("flux", "sdxl")
 
 FIRST = (
     "test_end_to_end.py", "test_prediction.py", "test_quality.py",
-    "test_families.py", "test_quantization.py", "test_cache.py", "test_knobs.py", "test_real_worker.py",
-    "test_compile.py", "test_graphs.py", "test_worker_dies.py", "test_disk_full.py", "test_compiled.py",
-    "test_inductor.py", "test_pipelines.py", "test_viewer_in_browser.py", "test_lora.py", "test_memory.py",
-    "test_worker.py", "test_gate.py", "test_parent_dies.py", "test_vae.py", "test_damaged_study.py",
-    "test_attention.py", "test_bench_knobs.py", "test_shipped.py", "test_study.py", "test_trace_command.py",
+    "test_families.py", "test_compile.py", "test_disk_full.py", "test_compiled.py", "test_cache.py",
+    "test_inductor.py", "test_memory.py", "test_parent_dies.py", "test_graphs.py", "test_worker_dies.py",
+    "test_damaged_study.py", "test_knobs.py", "test_schedule.py", "test_bench_knobs.py", "test_real_worker.py",
+    "test_quantization.py", "test_viewer_in_browser.py", "test_matrix.py", "test_pipelines.py", "test_lora.py",
+    "test_worker.py", "test_gate.py", "test_vae.py", "test_attention.py", "test_shipped.py", "test_study.py",
 )  # fmt: skip
 """Files that start first: those with tests that have the machine to themselves, which would otherwise wait for a test
 of the other process, and then the longest, so that neither process is left with a long one at the end."""

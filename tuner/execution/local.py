@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import msgspec
-
 from tuner.execution.executor import Ended, Executor, Handle
 from tuner.execution.process import WorkerProcess
 from tuner.records.outcome import Device
@@ -21,11 +19,16 @@ POLL_S = 0.2
 
 
 class LocalExecutor(Executor):
-    """Runs each job in a fresh process on this machine. `cache` is the folder of compiled code that workers share."""
+    """Runs each job in a fresh process on this machine.
 
-    def __init__(self, devices: Sequence[Device], cache: Path) -> None:
+    `cache` is the folder of compiled code that workers share. `folder` takes the jobs and the workers' logs, if that is
+    not the folder of the job's first point.
+    """
+
+    def __init__(self, devices: Sequence[Device], cache: Path, folder: Path | None = None) -> None:
         self.devices = tuple(devices)
         self.cache = cache
+        self.folder = folder
         self.running: dict[str, tuple[Handle, WorkerProcess]] = {}
         self.selector = selectors.DefaultSelector()
 
@@ -35,7 +38,7 @@ class LocalExecutor(Executor):
 
     def submit(self, job: Job, device: Device) -> Handle:
         handle = Handle(job, device)
-        worker = WorkerProcess(job, self.cache)
+        worker = WorkerProcess(job, self.folder or Path(job.points[0].folder), self.cache)
         self.running[handle.id] = (handle, worker)
         self.selector.register(worker.pipe, selectors.EVENT_READ)
         return handle
@@ -80,10 +83,7 @@ class LocalExecutor(Executor):
 
 
 def run_job(job: Job, cache: Path, folder: Path | None = None) -> list[Message]:
-    """Run one job to its end and return its messages. `folder` takes the job and the log, if not the job's own."""
-    if folder is not None:
-        first = msgspec.structs.replace(job.points[0], folder=str(folder))
-        job = msgspec.structs.replace(job, points=(first, *job.points[1:]))
-    with LocalExecutor([Device(name=job.environment.device)], cache) as executor:
+    """Run one job to its end and return its messages. `folder` is that of LocalExecutor."""
+    with LocalExecutor([Device(name=job.environment.device)], cache, folder) as executor:
         executor.submit(job, executor.devices[0])
         return [message for _, message in executor.wait(math.inf) if not isinstance(message, Ended)]

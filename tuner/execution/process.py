@@ -53,12 +53,9 @@ MARK = "TUNER_WORKER"
 
 
 class WorkerProcess:
-    """A worker and the pipe that it writes its messages to.
+    """A worker and the pipe that it writes its messages to. `folder` takes the job and the worker's log."""
 
-    The folder of the job's first point takes the job and the worker's log.
-    """
-
-    def __init__(self, job: Job, cache: Path) -> None:
+    def __init__(self, job: Job, folder: Path, cache: Path) -> None:
         self.job = job
         self.awaited = {point.index for point in job.points}
         """The points that the worker has not answered for."""
@@ -66,7 +63,6 @@ class WorkerProcess:
         self.is_pipe_closed = False
         self._buffer = b""
         self._mark = uuid.uuid4().hex
-        folder = Path(job.points[0].folder)
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder / "job.json", encode_pretty(job))
         self.pipe, writing = os.pipe()
