@@ -160,7 +160,7 @@ def test_optional_measurements_are_shown(file: Path) -> None:
     report = make_report([file], None, None)
     found = Economics(
         usd_per_1000_images=0.5, usd_per_million_images=500.0, images_per_hour=7200.0, images_per_1000_usd=2e6,
-        latency_samples=60, latency_p50_s=1.0, latency_p95_s=1.25, compile_s=30.0, paid_for_after_images=20,
+        latency_samples=60, latency_p50_s=1.0, latency_p95_s=1.25, compile_s=30.0, break_even_images=20,
         joules_per_image=250.0, images_per_s_per_watt=0.004, smallest_card_gb=24,
     )  # fmt: skip
     row = msgspec.structs.replace(report.rows[1], economics=found)
