@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from tuner.errors import BadInput, StorageFull
 from tuner.records.quality import Quality, Reference
@@ -102,15 +102,18 @@ def baseline_reference(folder: Path, quality: Quality) -> Reference:
     )
 
 
-def lock_study(path: Path) -> IO[bytes]:
-    """Lock a study's lock file until it is closed. Raises BadInput if another process holds the lock."""
-    file = path.open("ab")
+@contextmanager
+def lock_study(path: Path) -> Iterator[None]:
+    """Hold a study's lock. Raises BadInput if another process holds it."""
+    lock = FileLock(path)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
+        lock.acquire(blocking=False)
+    except Timeout:
         raise BadInput(f"{path.parent}: another process is running this study") from None
-    return file
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def atomic_write(path: Path, data: bytes) -> None:
