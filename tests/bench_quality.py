@@ -255,7 +255,7 @@ class Bench:
         def draw(of: Point, count: int) -> Any:
             if candidate.spoils and self.drawn is not None:
                 return candidate.spoils(self.drawn[:count])
-            return Scoring.varied(scoring, of, range(count), workload=asked)
+            return Scoring.generate_some(scoring, of, range(count), workload=asked)
 
         scoring = Scoring(pipe, job, draw, lambda: None)
         return scoring, point

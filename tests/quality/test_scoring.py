@@ -38,7 +38,7 @@ def job(folder: Path, scorer: Path, prompts: int, batch: int = 1) -> tuple[Job, 
 
 def scorer_of(asked: Job, pipe: Any) -> Scoring:
     def draw(point: Point, count: int) -> Any:
-        return Scoring.varied(made, point, range(count))
+        return Scoring.generate_some(made, point, range(count))
 
     made = Scoring(pipe, asked, draw, lambda: None)
     return made
@@ -149,12 +149,12 @@ def test_scoring_stops_early_when_the_first_prompts_leave_no_doubt(
     asked = msgspec.structs.replace(asked, tolerance=0.5)
     pipe = pipeline.load(asked.model, asked.environment, "float32")
     made = scorer_of(asked, pipe)
-    own = made.judged(point, tmp_path / "baseline")
+    own = made.judge_images(point, tmp_path / "baseline")
     known = Reference(images=str(tmp_path / "baseline"), scores=own.scores)
     made.reference = known
-    assert len(made.judged(point, tmp_path / "same").scores) == count
+    assert len(made.judge_images(point, tmp_path / "same").scores) == count
     made.reference = msgspec.structs.replace(known, scores=tuple(score + 30 for score in own.scores))
-    early = made.judged(point, tmp_path / "worse")
+    early = made.judge_images(point, tmp_path / "worse")
     assert len(early.scores) == scoring.FIRST_PROMPTS
     assert "surely worse" in early.flags[0]
     assert early.mean == pytest.approx(own.mean, abs=1.0)

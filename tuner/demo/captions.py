@@ -59,12 +59,12 @@ class Mention:
     size: str | None
 
     def phrase(self) -> str:
-        """The mention in words."""
+        """Return the mention in words."""
         words = ("a", self.size, self.pattern, self.colour, self.shape or "shape")
         return " ".join(word for word in words if word)
 
     def fits(self, thing: Placed) -> bool:
-        """True if the thing is what the mention says."""
+        """Return whether the thing is what the mention says."""
         said = (self.colour, self.shape, self.pattern, self.size)
         seen = (thing.colour, thing.shape, thing.pattern, thing.size)
         return all(word is None or word == other for word, other in zip(said, seen, strict=True))
@@ -80,7 +80,7 @@ class Caption:
     brightness: str | None = None
 
     def text(self) -> str:
-        """The caption in words, at most 23 of them."""
+        """Return the caption in words, at most 23 of them."""
         words = [self.mentions[0].phrase()]
         if len(self.mentions) == 2:
             words += [self.relation or "and", self.mentions[1].phrase()]
@@ -92,19 +92,19 @@ class Caption:
 
 
 def relation_holds(relation: str, dx: float, dy: float, margin: float) -> bool:
-    """True if a thing that lies (dx, dy) pixels from another (right and down positive) is so related to it."""
+    """Return whether a thing (dx, dy) pixels from another (right and down positive) has this relation to it."""
     return {"left of": -dx, "right of": dx, "above": -dy, "below": dy}[relation] >= margin
 
 
 def region_holds(region: str, x: float, y: float, margin: float) -> bool:
-    """True if the place (x, y) is in the region, at least `margin` pixels beyond the middle lines."""
+    """Return whether the place (x, y) is in the region, at least `margin` pixels beyond the middle lines."""
     across, down = REGIONS[region]
     middle = (SIDE - 1) / 2
     return (not across or across * (x - middle) >= margin) and (not down or down * (y - middle) >= margin)
 
 
 def shown(caption: Caption, things: Sequence[Placed], brightness: str, margin: float) -> bool:
-    """True if some of the things are what the caption says, and lie as it says by `margin` pixels."""
+    """Return whether some of the things are what the caption says, and lie as it says by `margin` pixels."""
     if caption.brightness not in (None, brightness):
         return False
     for chosen in permutations(things, len(caption.mentions)):
@@ -118,7 +118,7 @@ def shown(caption: Caption, things: Sequence[Placed], brightness: str, margin: f
 
 
 def describe(rng: np.random.Generator, scene: Scene, pair: bool = False) -> Caption:
-    """A random true caption of a scene, no word of which fits an unnamed thing's description.
+    """Draw a random true caption of a scene, no word of which fits a thing that it does not name.
 
     With `pair` it names the scene's first two things, each with its colour and its shape.
     """
@@ -140,7 +140,7 @@ def describe(rng: np.random.Generator, scene: Scene, pair: bool = False) -> Capt
 
 
 def contradict(rng: np.random.Generator, caption: Caption, scene: Scene) -> Caption:
-    """The caption with one claim changed, so that the scene no longer shows it."""
+    """Return the caption with one claim changed, so that the scene no longer shows it."""
     changes = _changes(caption)
     while True:
         other = changes[rng.integers(len(changes))]
@@ -149,7 +149,7 @@ def contradict(rng: np.random.Generator, caption: Caption, scene: Scene) -> Capt
 
 
 def sample_pair(rng: np.random.Generator, unseen: bool = False) -> tuple[Scene, Caption]:
-    """A scene and a true caption; with `unseen` the caption names a pair held out of training."""
+    """Draw a scene and a true caption; with `unseen` the caption names a pair held out of training."""
     scene = sample_scene(rng, unseen)
     return scene, describe(rng, scene, pair=unseen)
 

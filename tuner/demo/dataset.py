@@ -42,7 +42,7 @@ class Pending:
         self.chunks = self.pool.imap(_make_chunk, self.tasks)
 
     def collect(self) -> Dataset:
-        """Waits for all of them."""
+        """Wait for all of them."""
         count = len(self.tasks) * CHUNK
         images = np.empty((count, SIDE, SIDE, 3), np.uint8)
         clip, t5, wrong = (np.empty((count, CAPTIONS, LENGTH), np.int16) for _ in range(3))

@@ -29,7 +29,7 @@ SHEET_STEPS = (2, 4, 6, 8, 14, 28)
 
 
 def draw(pipeline: Any, texts: list[str], steps: int, batch: int) -> list[Pixels]:
-    """One 64x64 pixels a caption; caption i has seed i on every machine and at every step count."""
+    """Generate a 64x64 image for each caption; caption i has seed i on every machine and at every step count."""
     images: list[Pixels] = []
     for start in range(0, len(texts), batch):
         part = texts[start : start + batch]
@@ -55,7 +55,7 @@ def scores(model: CLIPModel, processor: CLIPProcessor, texts: list[str], images:
 
 
 def reconstruct(vae: Any, images: list[Pixels]) -> list[Pixels]:
-    """The images through the autoencoder and back."""
+    """Encode and decode images with the autoencoder."""
     target = torch.from_numpy(np.stack(images)).to(vae.device).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
         back = vae.decode(vae.encode(target.to(vae.dtype)).latent_dist.mean).sample.float()
@@ -63,7 +63,7 @@ def reconstruct(vae: Any, images: list[Pixels]) -> list[Pixels]:
 
 
 def row(name: str, captions: list[Caption], images: list[Pixels], clip: Floats) -> dict[str, Any]:
-    """One line of the table: the oracle's share of right images and the mean CLIP score."""
+    """Measure one line of the table: the oracle's share of right images and the mean CLIP score."""
     verdicts = [judge(pixels, caption) for pixels, caption in zip(images, captions, strict=True)]
     why = Counter(reason for right, reason in verdicts if not right)
     right = sum(right for right, _ in verdicts) / len(verdicts)
@@ -89,7 +89,7 @@ def contact_sheet(texts: list[str], columns: dict[int, list[Pixels]], scale: int
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--pipeline", type=Path, default=PIPELINE_DIR)
     arguments.add_argument("--scorer", type=Path, default=SCORER_DIR)

@@ -16,7 +16,7 @@ LATENT = 8  # channels of a latent; 64x64 pixels become 16x16 of them, packed 2x
 
 
 def new_vae() -> AutoencoderKL:
-    """An autoencoder by a factor of 4 with few channels where the image is large."""
+    """Make an autoencoder by a factor of 4 with few channels where the image is large."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -52,12 +52,12 @@ def new_transformer() -> FluxTransformer2DModel:
 
 
 def new_text_encoder() -> CLIPTextModel:
-    """The encoder of the whole caption into one vector of 128."""
+    """Make the encoder of the whole caption into one vector of 128."""
     return CLIPTextModel(CLIPTextConfig(**_clip_text(layers=2)))
 
 
 def new_text_encoder_2() -> T5EncoderModel:
-    """The encoder of the caption word by word into vectors of 128."""
+    """Make the encoder of the caption word by word into vectors of 128."""
     tokenizer = t5_tokenizer()
     return T5EncoderModel(
         T5Config(
@@ -90,12 +90,12 @@ def new_scorer() -> CLIPModel:
 
 
 def parameters(model: torch.nn.Module) -> int:
-    """How many numbers a model holds."""
+    """Count the numbers that a model holds."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def declare_float32(folder: Path) -> None:
-    """Makes a plain load give float32, although half precision is what is stored."""
+    """Make a plain load give float32, although the files hold half precision."""
     for path in folder.rglob("config.json"):
         config = json.loads(path.read_text())
         for section in (config, *(part for part in config.values() if isinstance(part, dict))):

@@ -52,7 +52,7 @@ class Reading:
 
 
 def read(image: Pixels) -> Reading:
-    """Reads a (64, 64, 3) uint8 image."""
+    """Read a (64, 64, 3) uint8 image."""
     rgb = image.astype(np.float64) / 255
     value = rgb.max(-1)
     chroma = value - rgb.min(-1)
@@ -65,7 +65,7 @@ def read(image: Pixels) -> Reading:
 
 
 def judge(image: Pixels, caption: Caption) -> tuple[bool, str]:
-    """Whether the image shows what the caption says, and if not, why."""
+    """Return whether the image shows what the caption says, and if not, why."""
     reading = read(image)
     if not 2 <= len(reading.seen) <= 3:
         return False, f"{len(reading.seen)} objects"
@@ -100,7 +100,7 @@ def _overlap(mask: Mask, shape: str, x: float, y: float) -> float:
 
 
 def _colour(rgb: Floats, chroma: Floats) -> str | None:
-    """The colour of a patch's pixels (n, 3), or None if they do not agree on one."""
+    """Return the colour of a patch's pixels (n, 3), or None if they do not agree on one."""
     red, green, blue = rgb.T
     angle = np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue)
     mean = np.angle((chroma * np.exp(1j * angle)).sum())

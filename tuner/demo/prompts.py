@@ -16,7 +16,7 @@ COUNT = 24
 
 
 def main() -> None:
-    """Writes prompts.json: COUNT different prompts and a seed for each."""
+    """Write prompts.json: COUNT different prompts and a seed for each."""
     rng = np.random.default_rng(2026)
     prompts: list[str] = []
     while len(prompts) < COUNT:

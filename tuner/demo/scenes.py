@@ -76,8 +76,10 @@ class Scene:
 
 
 def held_out(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """True for an eighth of all pairs of coloured shapes, such as red circle and cyan square, which share no training
-    image, named or not. Each coloured shape has three such partners, so nothing about it alone is unusual."""
+    """Return whether two coloured shapes, such as red circle and cyan square, share no training image.
+
+    An eighth of all pairs does not. Each coloured shape has three such partners, so nothing about it alone is unusual.
+    """
     return (_number(one) + _number(other)) % 8 == 0
 
 
@@ -182,7 +184,7 @@ def _sample_background(rng: np.random.Generator) -> Background:
 
 
 def _pattern(thing: Thing) -> Floats:
-    """The share of the darker tone at each pixel, 0..1: (64, 64)."""
+    """Return the share of the darker tone at each pixel, 0 to 1: (64, 64)."""
     if thing.pattern == "solid":
         return np.zeros((SIDE, SIDE), np.float32)
     cos, sin = np.cos(thing.angle), np.sin(thing.angle)
@@ -210,7 +212,7 @@ def _ground(ground: Background) -> Floats:
 
 
 def _hsv(hue: float, saturation: float, value: float) -> Floats:
-    """One colour as red, green, blue in 0..1: (3,)."""
+    """Return one colour as red, green, blue in 0..1: (3,)."""
     turns = (hue / 60 + np.array([5.0, 3.0, 1.0])) % 6
     rgb = value * (1 - saturation * np.clip(np.minimum(turns, 4 - turns), 0, 1))
     return np.asarray(rgb, dtype=np.float32)

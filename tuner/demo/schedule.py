@@ -44,7 +44,7 @@ class Tick:
 
 
 def ticks(seconds: float) -> Iterator[Tick]:
-    """Iterations until the program has run for so long, whatever it did before the first of them."""
+    """Yield iterations until the program has run for so long, including what it did before the first."""
     start = time.monotonic()
     length = seconds - (start - PROGRAM_START)
     if length <= 0:
@@ -66,16 +66,16 @@ class Average:
         self.decay = decay
 
     def update(self) -> None:
-        """Takes in the parameters after a step."""
+        """Add the parameters after a step to the average."""
         torch._foreach_lerp_(self.values, [parameter.detach() for parameter in self.parameters], 1 - self.decay)
 
     def store(self) -> None:
-        """Puts the average in the parameters' place."""
+        """Replace the parameters by the average."""
         torch._foreach_copy_([parameter.detach() for parameter in self.parameters], self.values)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Puts the average in the parameters' place for a while."""
+        """Replace the parameters by the average within the context."""
         kept = [parameter.detach().clone() for parameter in self.parameters]
         self.store()
         yield
@@ -91,7 +91,7 @@ def optimizer(parameters: list[torch.nn.Parameter], decay: float) -> tuple[torch
 
 
 def recorded(step: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-    """A training step as one CUDA graph: small networks spend more time launching kernels than running them."""
+    """Record a training step as one CUDA graph: small networks spend more time on launches than on kernels."""
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
@@ -110,7 +110,7 @@ def recorded(step: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
 
 
 def device() -> torch.device:
-    """The GPU if there is one, set up for training."""
+    """Return the GPU if there is one, set up for training."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     torch.set_float32_matmul_precision("high")

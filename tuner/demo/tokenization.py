@@ -14,7 +14,7 @@ LENGTH = 32  # tokens, of both tokenizers
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """A byte-pair tokenizer whose merges build each caption word."""
+    """Make a byte-pair tokenizer whose merges build each caption word."""
     letters = ascii_lowercase + digits + ",."
     tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
     merges = _merges(WORDS)
@@ -24,7 +24,7 @@ def clip_tokenizer() -> CLIPTokenizer:
 
 
 def t5_tokenizer() -> T5Tokenizer:
-    """A unigram tokenizer in which a whole word is always likelier than its letters."""
+    """Make a unigram tokenizer in which a whole word is always likelier than its letters."""
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
     pieces = [("\u2581" + word, -4.0) for word in WORDS]
     letters = [(letter, -10.0) for letter in ascii_lowercase + digits + ",."]

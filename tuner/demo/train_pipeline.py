@@ -42,7 +42,7 @@ class Drawer(torch.nn.Module):  # type: ignore[misc]
     def forward(
         self, latents: torch.Tensor, sigma: torch.Tensor, clip_ids: torch.Tensor, t5_ids: torch.Tensor
     ) -> torch.Tensor:
-        """The flow (b, 64, 32) at noisy latents (b, 64, 32) of noise level sigma (b,) under captions (b, 32)."""
+        """Return the flow (b, 64, 32) at noisy latents (b, 64, 32) of noise sigma (b,) under captions (b, 32)."""
         flow: torch.Tensor = self.flux(
             hidden_states=latents,
             timestep=sigma,
@@ -113,7 +113,7 @@ def train(
 
 
 def empty_captions() -> tuple[torch.Tensor, torch.Tensor]:
-    """Both tokenizers' tokens of the empty caption, (32,) each."""
+    """Return both tokenizers' tokens of the empty caption, (32,) each."""
     padding = {"padding": "max_length", "max_length": LENGTH, "return_tensors": "pt"}
     return clip_tokenizer()("", **padding).input_ids[0], t5_tokenizer()("", **padding).input_ids[0]
 
@@ -137,7 +137,7 @@ def pack(latents: torch.Tensor, vae: AutoencoderKL) -> torch.Tensor:
 
 
 def store(drawer: Drawer, vae: AutoencoderKL, folder: Path) -> None:
-    """Writes the pipeline in half precision; a plain load gives float32."""
+    """Write the pipeline in half precision; a plain load gives float32."""
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT, use_dynamic_shifting=False),
         vae=AutoencoderKL.from_config(vae.config),
@@ -158,7 +158,7 @@ def store(drawer: Drawer, vae: AutoencoderKL, folder: Path) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--vae", type=Path, required=True)
     arguments.add_argument("--out", type=Path, required=True)

@@ -21,7 +21,7 @@ from tuner.demo.tokenization import clip_tokenizer
 
 
 def new_processor() -> CLIPProcessor:
-    """Takes 64x64 images as they are; needs no torchvision."""
+    """Make an image processor for 64x64 images that needs no torchvision."""
     images = CLIPImageProcessorPil(
         size={"height": SIDE, "width": SIDE},
         crop_size={"height": SIDE, "width": SIDE},
@@ -33,7 +33,7 @@ def new_processor() -> CLIPProcessor:
 
 
 def spoil(images: torch.Tensor) -> torch.Tensor:
-    """Copies of images (b, 3, 64, 64), each blurred, mixed with another or warped by a random amount."""
+    """Return images (b, 3, 64, 64), each blurred, mixed with another or warped by a random amount."""
     count, where = len(images), images.device
     kind, amount = torch.randint(3, (count, 1, 1, 1), device=where), torch.rand(count, 1, 1, 1, device=where)
     blurred = images
@@ -52,7 +52,7 @@ def spoil(images: torch.Tensor) -> torch.Tensor:
 
 
 def train(model: CLIPModel, images: torch.Tensor, true: torch.Tensor, wrong: torch.Tensor, plan: schedule.Plan) -> None:
-    """Trains on images (n, 3, 64, 64) uint8 with tokens (n, 4, 32) of true and false captions."""
+    """Train on images (n, 3, 64, 64) uint8 with tokens (n, 4, 32) of true and false captions."""
     where = images.device
     learned = list(model.parameters())
     optimizer, current_rate = schedule.optimizer(learned, 0.02)
@@ -98,7 +98,7 @@ def train(model: CLIPModel, images: torch.Tensor, true: torch.Tensor, wrong: tor
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--out", type=Path, required=True)
     arguments.add_argument("--seconds", type=float, default=90)

@@ -19,7 +19,7 @@ KL_WEIGHT = 1e-3  # per latent number, against the mean absolute error
 
 
 def train(vae: AutoencoderKL, images: torch.Tensor, plan: schedule.Plan) -> None:
-    """Trains on images (n, 3, 64, 64) uint8 of the training device."""
+    """Train on images (n, 3, 64, 64) uint8 of the training device."""
     where = images.device
     learned = list(vae.parameters())
     optimizer, current_rate = schedule.optimizer(learned, 0.0)
@@ -62,7 +62,7 @@ def _through(vae: AutoencoderKL, target: torch.Tensor) -> tuple[torch.Tensor, to
 
 
 def encode(vae: AutoencoderKL, images: torch.Tensor, batch: int = 1024) -> torch.Tensor:
-    """The mean latents of images (n, 3, 64, 64) uint8: (n, 8, 16, 16) half precision, unscaled."""
+    """Return the mean latents of images (n, 3, 64, 64) uint8: (n, 8, 16, 16) half precision, unscaled."""
     parts: list[torch.Tensor] = []
     with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16):
         for part in images.split(batch):
@@ -71,7 +71,7 @@ def encode(vae: AutoencoderKL, images: torch.Tensor, batch: int = 1024) -> torch
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--out", type=Path, required=True)
     arguments.add_argument("--seconds", type=float, default=120)

@@ -43,7 +43,7 @@ def record(pipe: Any, call: Callable[[], object], file: Path, about: Mapping[str
 
 
 def recorded(file: Path) -> dict[str, int]:
-    """What `record` kept about the call: its steps and its batch."""
+    """Return the steps and the batch of the call that `record` kept."""
     from safetensors import safe_open
 
     with safe_open(file, "pt") as kept:
@@ -51,7 +51,7 @@ def recorded(file: Path) -> dict[str, int]:
 
 
 def compare(pipe: Any, call: Callable[[], object], file: Path, batch: int) -> DenoiserError:
-    """The relative error of each call of the denoiser while `call` runs the pipeline, when it is given the latents that
+    """Return the relative error of each call of the denoiser while `call` runs the pipeline, given the latents that
     `record` wrote. `call` draws `batch` images of the prompts that were recorded, again and again.
 
     Raises Unavailable when the calls do not match.
@@ -114,7 +114,7 @@ def _tapped(pipe: Any, on_call: Callable[[Any, tuple[Any, ...], dict[str, Any]],
 
 
 def _latents(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str | None, Any]:
-    """The name of the latents among the keywords (None: the first argument) and the latents."""
+    """Return the keyword of the latents (None: the first argument) and the latents."""
     import torch
 
     name = next((name for name in LATENTS if name in kwargs), None)

@@ -41,7 +41,7 @@ def _end_with_parent() -> None:
 
 
 def examine(job: PanelJob) -> Panel:
-    """Every metric that can be had of every finalist, and a strip of images for each but the baseline.
+    """Measure every available metric of every finalist, and make a strip of images for each but the baseline.
 
     Whatever goes wrong costs the metric, the finalist or the variation it goes wrong with: it is in
     `unavailable_reasons`, and the rest is measured. Raises OSError when the baseline's images are not there.
@@ -95,7 +95,7 @@ def _noted(unavailable_reasons: dict[str, str], name: str) -> Iterator[None]:
 def measure(
     asked: Metric, images: Images, baseline: Images, context: MetricContext, floor: float | None
 ) -> MetricResult:
-    """One metric of one set of images, compared with the baseline's. The verdict counts more as better."""
+    """Measure one metric of a set of images against the baseline's. The verdict counts more as better."""
     started = time.monotonic()
     value, difference, judged = compare(asked, images, baseline.first(len(images.prompts)), context)
     spent_s = time.monotonic() - started

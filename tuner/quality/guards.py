@@ -56,13 +56,13 @@ def check(images: Any, count: int, workload: Workload, baseline: Any = None) -> 
 
 
 def check_finite(images: Any, indices: Sequence[int]) -> None:
-    """That no image, or frame of a video, contains NaN or infinity. Raises InvalidImage naming its index."""
+    """Check that no image, or frame of a video, contains NaN or infinity. Raises InvalidImage with its index."""
     for index, image in zip(indices, images, strict=True):
         _finite(index, image)
 
 
 def check_seeds(images: Any, baseline: Any, other_seeds: Any) -> None:
-    """That images (stills, like the others) come from the baseline's seeds: more like the baseline's images than
+    """Check that images (stills, like the others) come from the baseline's seeds: more like its images than
     those of the same first prompts from other seeds are, all but a few. Where another sampler draws other noise it does
     not apply.
 
@@ -84,7 +84,7 @@ def check_seeds(images: Any, baseline: Any, other_seeds: Any) -> None:
 
 
 def likeness(stills: Any, others: Any) -> Any:
-    """The correlation of what is where in each still and its counterpart, -1 to 1: of thumbnails without their mean
+    """Correlate each still with its counterpart by what is where, -1 to 1: of thumbnails without their mean
     colour, which the ground alone may give two images in common. Of stills without any layout it is 1."""
     import numpy as np
 
@@ -95,7 +95,7 @@ def likeness(stills: Any, others: Any) -> Any:
 
 
 def check_prompts(margins: Sequence[float], baseline: Sequence[float]) -> None:
-    """That images show their own prompts rather than others', given by how much for each (see `margins`).
+    """Check that images show their own prompts rather than others', from the margin of each (see `margins`).
 
     Raises InvalidImage when surely most of the baseline's margin is lost.
     """
@@ -110,15 +110,17 @@ def check_prompts(margins: Sequence[float], baseline: Sequence[float]) -> None:
 
 
 def margins(images: Any, prompts: Any) -> list[float]:
-    """By how much each image fits its own prompt better than the others on average, in points of CLIP score; both are
-    unit vectors (count, width)."""
+    """Return how much better each image fits its own prompt than the others on average, in points of CLIP score.
+
+    Images and prompts are unit vectors (count, width).
+    """
     points = 100 * images @ prompts.T
     count = len(points)
     return [float(row[index] - (row.sum() - row[index]) / max(1, count - 1)) for index, row in enumerate(points)]
 
 
 def thumbnails(stills: Any) -> Any:
-    """The mean colours of 8 x 8 fields of each still, as rows."""
+    """Return the mean colours of 8 x 8 fields of each still, as rows."""
     import numpy as np
 
     bands = [np.array_split(np.arange(size), min(size, THUMBNAIL)) for size in stills.shape[1:3]]
@@ -149,7 +151,7 @@ def _not_constant(index: int, image: Any) -> None:
 
 
 def _check_different(images: Any, workload: Workload) -> None:
-    """No two images are the same that have another prompt or another seed."""
+    """Check that no two images with different prompts or seeds are the same."""
     import numpy as np
 
     flat = images.reshape(-1, *images.shape[-3:])
@@ -169,7 +171,7 @@ def _check_different(images: Any, workload: Workload) -> None:
 
 
 def _check_beside(images: Any, baseline: Any) -> None:
-    """What no image may become whose counterpart is it not: noise, or all of it at the ends of the range."""
+    """Check that no image became noise or saturated whose counterpart is not."""
     ours, theirs = (to_stills(of).reshape(len(images), -1, *of.shape[-3:]) for of in (images, baseline))
     for what, measure, is_wrong in BESIDE:
         for index, (image, known) in enumerate(zip(ours, theirs, strict=True)):
@@ -182,7 +184,7 @@ def _check_beside(images: Any, baseline: Any) -> None:
 
 
 def neighbour_correlation(image: Any) -> float:
-    """The correlation of each value with the one below it and the one to its right, the larger of the two; (height,
+    """Correlate each value with the one below it and the one to its right, and return the larger; (height,
     width, 3), of videos the first frame."""
     import numpy as np
 
@@ -194,7 +196,7 @@ def neighbour_correlation(image: Any) -> float:
 
 
 def clipped_share(image: Any) -> float:
-    """The share of values that are at the bottom or the top of the range, 0 to 1."""
+    """Return the share of values that are at the bottom or the top of the range, 0 to 1."""
     return float(((image <= 0.5 / 255) | (image >= 1 - 0.5 / 255)).mean())
 
 

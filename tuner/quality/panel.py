@@ -75,11 +75,11 @@ class Judge:
         )
 
     def scores(self, images: Images, baseline: Images | None) -> tuple[float, ...]:
-        """The metric prompt by prompt, so that more is better."""
+        """Return the metric prompt by prompt, so that more is better."""
         return objective_scores(self.metric, images, baseline, self.context)
 
     def check_prompts(self, images: Images, baseline: Images) -> None:
-        """The guard against ignored prompts, where the axis has had the CLIP model look at the images anyway."""
+        """Check that prompts are not ignored, where the objective made the CLIP model embed the images anyway."""
         clip = self.context.scorer
         if clip not in images.features or len(set(images.prompts)) < 2:
             return
@@ -92,7 +92,7 @@ class Judge:
 def objective_scores(
     metric: Metric, images: Images, baseline: Images | None, context: MetricContext
 ) -> tuple[float, ...]:
-    """A metric's values for each prompt, negative where less is better. Without a baseline they are the baseline's own.
+    """Return a metric's value for each prompt, negated where less is better; the baseline's without a baseline.
 
     Raises Unavailable naming the metric, what it lacks, and what would work without.
     """
@@ -107,7 +107,7 @@ def objective_scores(
 
 
 def flags(metric: Metric, difference: Estimate, floor: float | None) -> tuple[str, ...]:
-    """What a person should look at: images that are suddenly better than those of the pipeline that they copy."""
+    """Return what a person should look at: images that are suddenly better than the baseline's."""
     if floor is None or isinstance(metric, CustomMetric) or difference.low <= floor:
         return ()
     return (
@@ -118,7 +118,7 @@ def flags(metric: Metric, difference: Estimate, floor: float | None) -> tuple[st
 def compare(
     asked: Metric, images: Images, baseline: Images, context: MetricContext
 ) -> tuple[Estimate, Estimate | None, Estimate]:
-    """The value with its interval, the paired difference where there is one, and by how much better it is than the
+    """Return the value with its interval, the paired difference if any, and by how much better it is than the
     baseline's own.
 
     Raises ArithmeticError when the metric gives NaN or infinity.
@@ -141,7 +141,7 @@ def compare(
 
 
 def noise_floor(asked: Metric, baseline: Images, variations: Sequence[Images], context: MetricContext) -> float | None:
-    """The largest end of the 95 % intervals by which variations of rounding move a metric; None without variations."""
+    """Return the largest end of the 95 % intervals by which variations of rounding move a metric, or None."""
     ends = []
     for varied in variations:
         part = baseline.first(len(varied.prompts))
@@ -162,7 +162,7 @@ def _shifted(estimate: Estimate, origin: float, sign: float) -> Estimate:
 
 
 def same_images(images: Any, known: SpotCheck, workload: Workload) -> bool:
-    """Whether the first images of a new build are those of a build that was scored, up to rounding.
+    """Return whether the first images of a new build are those of a scored build, up to rounding.
 
     Raises InvalidImage when they are no images at all.
     """

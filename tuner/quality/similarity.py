@@ -30,7 +30,7 @@ def ssim(images: Any, reference: Any) -> list[float]:
 
 
 def tensor(images: Any) -> Any:
-    """An array (count, height, width, 3) as a float32 tensor (count, 3, height, width)."""
+    """Convert an array (count, height, width, 3) to a float32 tensor (count, 3, height, width)."""
     import torch
 
     return torch.as_tensor(images, dtype=torch.float32).permute(0, 3, 1, 2)

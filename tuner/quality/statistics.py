@@ -21,7 +21,7 @@ def paired_difference(scores: Sequence[float], baseline: Sequence[float], widest
 
 
 def mean_of(values: Sequence[float], widest: float = 200.0) -> Estimate:
-    """The mean with a bootstrap 95 % interval, each resample divided by its own standard error (bootstrap-t).
+    """Return the mean with a bootstrap 95 % interval, each resample divided by its standard error (bootstrap-t).
 
     Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 12. Of the demo's scores some differ by far
     more than the rest: percentiles of the bare mean, also bias-corrected ones, cover in 84 to 94 of 100 times there.
@@ -50,7 +50,7 @@ def mean_of(values: Sequence[float], widest: float = 200.0) -> Estimate:
 
 
 def jackknife(value: float, without: Sequence[float]) -> Estimate:
-    """A value with a 95 % interval from its values `without` each image in turn (Quenouille and Tukey)."""
+    """Return a value with a 95 % interval from its values `without` each image in turn (Quenouille and Tukey)."""
     import numpy as np
 
     left_out = np.asarray(without, np.float64)

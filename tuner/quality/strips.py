@@ -30,7 +30,7 @@ LEFT, TOP = LINE + GAP, PROMPT_LINES * LINE + GAP
 
 
 def write(name: str, images: Images, baseline: Images, file: Path) -> None:
-    """A PNG of three rows, the same prompts and seeds in the same columns: the baseline's images, those of the
+    """Make a PNG of three rows, the same prompts and seeds in the same columns: the baseline's images, those of the
     candidate of this name, and grey plus four times their difference. Of videos the first frame of each."""
     import numpy as np
     from PIL import Image

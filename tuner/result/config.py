@@ -246,7 +246,10 @@ def utc_now() -> str:
 
 def package_version() -> str:
     """Return the version of the installed package."""
-    return metadata.version("diffusion-tuner")
+    try:
+        return metadata.version("diffusion-tuner")
+    except metadata.PackageNotFoundError:  # it runs from a folder of its source code
+        return "not installed"
 
 
 def json_schema() -> dict[str, Any]:

@@ -154,7 +154,7 @@ def _is_text(path: Path) -> bool:
 
 
 def _is_json(path: Path) -> bool:
-    """Whether a file is well-formed, found without making anything of it: a tenth of the time that reading it takes."""
+    """Return whether a file is well-formed JSON, in a tenth of the time that reading it takes."""
     try:
         msgspec.json.decode(path.read_bytes(), type=msgspec.Raw)
     except msgspec.DecodeError:

@@ -37,5 +37,5 @@ def classify_kernel(name: str) -> str:
 
 @cache
 def classify_operator(name: str) -> str:
-    """The class of what the CPU ran itself: an operator, a compiled graph, or what torch.compile does around it."""
+    """Classify what the CPU ran itself: an operator, a compiled graph, or what torch.compile does around it."""
     return classify_kernel(name) if "::" in name or "CompiledFxGraph" in name else OVERHEAD

@@ -44,7 +44,7 @@ class CompileListener:
         self._skips = skips
 
     def read(self) -> CompileLog:
-        """The log so far. Whatever was compiled must also have run by now: graphs are compiled by the first call."""
+        """Return the log so far. Whatever was compiled must have run by now: the first call compiles graphs."""
         metrics = [entry for entry in utils.get_compilation_metrics() if entry.compile_id and not entry.is_runtime]
         breaks = _breaks(metrics)
         fallbacks = tuple(_compilation(entry, metrics) for entry in metrics if _hit_limit(entry))
@@ -72,7 +72,7 @@ def start_compile_log() -> CompileListener:
 
 
 def error_on_graph_break(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function in whose calls a graph that breaks raises, before dynamo compiles the piece so far."""
+    """Return a function in whose calls a graph that breaks raises, before dynamo compiles the piece so far."""
 
     def call(*arguments: Any, **named: Any) -> Any:
         with torch._dynamo.error_on_graph_break(True):
@@ -122,7 +122,7 @@ def _counters_are_clean() -> bool:
 
 
 def _breaks(metrics: list[Any]) -> tuple[GraphBreak, ...]:
-    """Every line that ends a graph: of those with a graph on both sides, and of those that made dynamo give up a frame.
+    """Return every line that ends a graph: with a graph on both sides, or where dynamo gave up a frame.
 
     A line in a called function is met once more for each caller that dynamo tried to compile in one piece with it.
     """

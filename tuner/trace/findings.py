@@ -42,13 +42,13 @@ class Findings:
         self.frames = {*self.found.regions.values(), *map(_frame, self.found.graphs.values())}
 
     def syncs(self) -> list[Finding]:
-        """Waits of the CPU for the GPU, alike ones together; those of compile work are a part of it."""
+        """Return the CPU's waits for the GPU, grouped by cause; those of compile work are a part of it."""
         work = EnclosingEvent(self.trace, self.found.work.__contains__)
         waits = [wait for wait in find_waits(self.trace) if work(wait.index) < 0]
         return self._alike(without_profiler_waits(self.trace, waits) if self.trace.is_unmarked else waits, self.steps)
 
     def syncs_of_first_step(self, steady: Sequence[Finding]) -> list[Finding]:
-        """Waits that the loop's first step makes and the steady ones do not: they are paid once an image."""
+        """Return the waits of the loop's first step that steady steps do not have: they are paid once an image."""
         first = self.trace.first
         if first is None:
             return []
@@ -62,7 +62,7 @@ class Findings:
         return self._alike(more, 1)
 
     def graph_breaks(self, log: CompileLog | None) -> list[Finding]:
-        """Breaks that dynamo reported, else those that only the trace shows: a compiled region inside another."""
+        """Return the breaks that dynamo reported, else those that the trace shows: a compiled region in another."""
         reported = [entry for entry in log.breaks if not self._is_once(entry.frames, entry.source)] if log else []
         if reported:
             return [self._reported_break(entry) for entry in reported]
@@ -72,7 +72,7 @@ class Findings:
         return [self._nested(frame, indices) for frame, indices in sorted(inner.items())]
 
     def outside_denoiser(self, log: CompileLog | None) -> list[Finding]:
-        """What dynamo reported of autoencoders and text encoders, which run before and after the steps."""
+        """Return what dynamo reported of autoencoders and text encoders, which run before and after the steps."""
         if not log:
             return []
         breaks = [entry for entry in log.breaks if self._is_once(entry.frames, entry.source)]
@@ -81,7 +81,7 @@ class Findings:
         return [msgspec.structs.replace(one, reason=f"{one.reason}{_ONCE}") for one in found]
 
     def _is_once(self, frames: Iterable[str], line: str) -> bool:
-        """Whether something is clearly not of the denoiser: it never ran compiled in the steps, nor is its code."""
+        """Return whether something is clearly not the denoiser's: never compiled in the steps, nor its code."""
         return self.frames.isdisjoint(frames) and sources.is_outside_denoiser(line)
 
     def _is_once_given_up(self, entry: Compilation) -> bool:
@@ -103,7 +103,7 @@ class Findings:
         return compiled + gave_up
 
     def compile_work(self) -> list[Finding]:
-        """What else of the compiler ran inside the steps: autotuning, loading of code, anything but a new graph."""
+        """Return other compiler work inside the steps: autotuning, loading of code, anything but a new graph."""
         outermost = {self.outer_work[index] for index in self.found.work}
         of_graphs = {self.outer_work[index] for index in self.found.graphs}
         names: dict[str, list[int]] = {}
@@ -161,7 +161,7 @@ class Findings:
         return sorted(findings, key=lambda finding: -(finding.idle_ms_per_step or 0.0))
 
     def _price_of_waits(self, indices: Iterable[int], steps: int) -> float | None:
-        """The idle time that begins before a wait ends: until then the GPU had work, or there was none to wait for."""
+        """Return the idle time that begins before a wait ends: until then the GPU had work, or nothing to wait for."""
         if self.prices is None:
             return None
         ends = (self.trace.host[index].end for index in indices)
@@ -227,7 +227,10 @@ class Findings:
         return [self._finding("graph break", reason, count=len(lookups), idle_ms=price)] if lookups else []
 
     def _no_graph(self, count: int, per_step: float, reason: str, steps: Sequence[Event]) -> Finding:
-        """Its price is the time that the GPU still waits for launches in its steps: no CUDA graph can save more."""
+        """Return the finding of a missing CUDA graph.
+
+        Its price is the time that the GPU waits for launches in the steps: no CUDA graph can save more.
+        """
         left = None
         if self.prices:
             left = sum(self.prices.rest(step.ts, step.end) for step in steps) / 1000 / self.steps
@@ -267,6 +270,7 @@ def recompiles_between(before: CompileLog, after: CompileLog, calls: int) -> lis
 
 
 def compile_finding(entry: Compilation, count: int, times: int, idle_ms: float | None) -> Finding:
+    """Return the finding of a compilation inside the steps."""
     return Finding(
         kind="recompile",
         count=count,
@@ -279,6 +283,7 @@ def compile_finding(entry: Compilation, count: int, times: int, idle_ms: float |
 
 
 def fallback_finding(entry: Compilation) -> Finding:
+    """Return the finding of a function that runs uncompiled because it was recompiled too often."""
     return Finding(
         kind="recompile",
         count=1,

@@ -97,7 +97,7 @@ def _missed(trace: Trace) -> list[str]:
 
 
 def add_source_lines(verdict: Verdict, diagnostic: Trace) -> Verdict:
-    """The verdict with the source lines of its syncs, taken from a trace of the same build captured with stacks."""
+    """Add the source lines of a verdict's syncs, from a trace of the same build captured with stacks."""
     found = Findings(diagnostic, is_gpu=True)
     steady = found.syncs()
     return msgspec.structs.replace(
@@ -108,7 +108,7 @@ def add_source_lines(verdict: Verdict, diagnostic: Trace) -> Verdict:
 
 
 def _named(findings: Iterable[Finding], diagnostic: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Some findings, those without a source line with the lines of diagnostic ones of the same operator."""
+    """Return findings, those without a source line with the lines of diagnostic ones of the same operator."""
     lines: dict[str, dict[str, None]] = {}
     for finding in diagnostic:
         if finding.source:
@@ -126,7 +126,7 @@ def _as_allowances(policy: GatePolicy) -> list[Allowance]:
 
 
 def _allow(findings: Iterable[Finding], allowances: Sequence[Allowance]) -> tuple[Finding, ...]:
-    """Each finding, marked with the knob that declared it if what the knob declared is not used up yet."""
+    """Mark each finding with the knob that declared it, as far as what the knob declared is not used up."""
     left = [allowance.count_per_step for allowance in allowances]
     judged = []
     for finding in findings:
@@ -145,7 +145,7 @@ def _allow(findings: Iterable[Finding], allowances: Sequence[Allowance]) -> tupl
 
 
 def _tolerate(findings: Sequence[Finding], policy: GatePolicy) -> tuple[Finding, ...]:
-    """Each finding, the cheapest marked as tolerated for as long as all of these cost no more than the policy says."""
+    """Mark the cheapest findings as tolerated while together they cost no more than the policy allows."""
     left = policy.max_idle_ms_per_step
     tolerated: set[int] = set()
     for finding in sorted(findings, key=lambda finding: finding.idle_ms_per_step or 0.0):

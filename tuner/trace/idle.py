@@ -69,6 +69,6 @@ class IdleCosts:
         return price
 
     def rest(self, start: float, end: float) -> float:
-        """What is left, in a time, of the gaps in which the GPU waited for a launch."""
+        """Return how much of the uncharged gaps in a time the GPU waited for a launch."""
         left = (gap for index, gap in enumerate(self._gaps) if index not in self._charged and start <= gap.start < end)
         return sum(gap.length for gap in left if reason(gap, self._trace) == "host wait")

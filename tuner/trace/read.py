@@ -128,7 +128,7 @@ class Trace:
         return self.indices_between(self.steps[0].ts, self.steps[-1].end) if self.steps else []
 
     def group_by_name(self, indices: Iterable[int]) -> dict[str, list[int]]:
-        """Some host events by their names, of which there are few."""
+        """Group host events by their names, of which there are few."""
         found: dict[str, list[int]] = {}
         for index in indices:
             found.setdefault(self.host[index].name, []).append(index)
@@ -195,7 +195,7 @@ def _without_gc(work: Callable[[], T]) -> T:
 
 
 def read_bytes(path: Path) -> bytes | bytearray:
-    """The text of a trace, plain or gzipped; BadInput names the file when it is missing, cut off or too large."""
+    """Read a trace's text, plain or gzipped. Raises BadInput if the file is missing, cut off or too large."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise BadInput(f"{path}: not a regular file")
     try:
@@ -213,7 +213,7 @@ def read_bytes(path: Path) -> bytes | bytearray:
 
 
 def _objects(content: bytes | bytearray) -> int:
-    """How many objects a JSON text can have at most; in pieces that fit a cache, which is faster than count()."""
+    """Count the objects that a JSON text can have at most, in pieces that fit a cache: faster than count()."""
     view = np.frombuffer(content, np.uint8)
     pieces = (view[start : start + _PIECE] for start in range(0, len(view), _PIECE))
     return sum(int(np.count_nonzero(piece == ord("{"))) for piece in pieces)
@@ -224,7 +224,7 @@ def _plain(path: Path) -> bytes | None:
 
 
 def _unzip(path: Path) -> bytearray | None:
-    """What a gzip file holds; None beyond the limit, which a small file can exceed by far."""
+    """Decompress a gzip file. Returns None beyond the limit, which a small file can exceed by far."""
     content = bytearray()
     with gzip.open(path) as file:
         while piece := file.read(_CHUNK):
@@ -259,7 +259,7 @@ def _trace(path: Path, file: Any) -> Trace:
 
 
 def _split(events: Iterable[Any]) -> tuple[list[Event], list[Event]]:
-    """What the CPU did and what the GPU did."""
+    """Split events into what the CPU did and what the GPU did."""
     host: list[Event] = []
     device: list[Event] = []
     take = dict.fromkeys(HOST, host.append) | dict.fromkeys(DEVICE, device.append)
@@ -280,10 +280,10 @@ class _Timed:
         self.events = events
         self.start, self.length = self._column("ts"), self._column("dur")
         for times in (self.start, self.length):
-            wrong = np.flatnonzero((times < 0) | (times > _LATEST_US))
-            if len(wrong):
-                problem = "negative time" if times[wrong[0]] < 0 else "time beyond all clocks"
-                raise BadInput(f"{path}: {events[wrong[0]].name[:80]!r} has a {problem}")
+            invalid = np.flatnonzero((times < 0) | (times > _LATEST_US))
+            if len(invalid):
+                problem = "negative time" if times[invalid[0]] < 0 else "time beyond all clocks"
+                raise BadInput(f"{path}: {events[invalid[0]].name[:80]!r} has a {problem}")
         if self.start.max(initial=0.0) > _EPOCH_US and not self.start.all():
             # torch 2.12 wrote some events at time 0 in traces that count from 1970 or the start of the machine.
             self.events = [event for event in events if event.ts]

@@ -35,6 +35,7 @@ class Regions:
 
 
 def find_regions(trace: Trace) -> Regions:
+    """Find the compiled regions, guard lookups and compile work of a trace's steps."""
     found = Regions()
     for name, indices in trace.indices_by_name.items():
         if name == LOOKUP:
@@ -69,7 +70,7 @@ def failed_lookups(trace: Trace, found: Regions) -> list[int]:
 
 
 def outermost_work(trace: Trace, found: Regions) -> dict[int, int]:
-    """For each piece of compile work and each graph the index of the outermost work around it, or its own."""
+    """Map each piece of compile work and each graph to the index of the outermost work around it, or its own."""
     around = EnclosingEvent(trace, found.work.__contains__)
     outermost: dict[int, int] = {}
     for index in sorted({*found.work, *found.graphs}):  # the outer ones come first
@@ -78,14 +79,16 @@ def outermost_work(trace: Trace, found: Regions) -> dict[int, int]:
 
 
 def graph_recordings(trace: Trace) -> list[int]:
-    """The recordings of CUDA graphs inside the steps, by what ends each; a driver's call inside a runtime's is it."""
+    """Return the recordings of CUDA graphs inside the steps, by the call that ends each.
+
+    A driver's call inside a runtime's call is the same recording."""
     ends = chain.from_iterable(indices for name, indices in trace.indices_by_name.items() if _RECORDED.search(name))
     within = {index: trace.parents[index] for index in ends}
     return sorted(index for index, parent in within.items() if parent not in within)
 
 
 def graph_replays(trace: Trace, found: Regions) -> Iterator[tuple[int, int]]:
-    """Each launch of a CUDA graph, with the innermost compiled region around it or -1."""
+    """Map each launch of a CUDA graph to the innermost compiled region around it, or -1."""
     launches = (indices for name, indices in trace.indices_by_name.items() if name.startswith(GRAPH_LAUNCHES))
     region = EnclosingEvent(trace, found.regions.__contains__)
     for index in sorted(chain.from_iterable(launches)):

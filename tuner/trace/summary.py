@@ -71,7 +71,7 @@ def _of_gpu(trace: Trace, times: Mapping[Part, float], wall_us: float) -> dict[s
 
 
 def _wall_us(steps: Sequence[Event], work: Sequence[Event]) -> float:
-    """The longer of the two time lines: a CPU that is ahead closes its steps before the GPU has done their work."""
+    """Return the longer time line: a CPU that is ahead closes its steps before the GPU has done their work."""
     host = steps[-1].end - steps[0].ts if steps else 0.0
     device = max(event.end for event in work) - work[0].ts if work else 0.0
     return max(host, device)
@@ -130,7 +130,7 @@ def _shares(times: Mapping[Part, float], key: Callable[[Part], str], wall_us: fl
 
 
 def _components(trace: Trace) -> dict[int, str]:
-    """The component that each host event belongs to: the outermost annotation or module around it, if it has one."""
+    """Map each host event to its component: the outermost annotation or module around it, if there is one."""
     found: dict[int, str] = {}
     named = [
         index for indices in trace.indices_by_name.values() if _component(trace.host[indices[0]]) for index in indices
@@ -152,7 +152,7 @@ def _component(event: Event) -> str:
 
 
 def _rest(trace: Trace) -> str:
-    """What the time without a component belongs to: our own marks leave only the denoiser unnamed."""
+    """Return what the time without a component belongs to: the capture's marks leave only the denoiser unnamed."""
     return "denoiser" if trace.steps and trace.steps[0].name.startswith(STEP_MARKS[0]) else "unnamed"
 
 

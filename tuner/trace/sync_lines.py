@@ -97,7 +97,7 @@ def _line(linemaps: Linemaps) -> str:
 
 
 def _frames(frame: FrameType | None, linemaps: Linemaps) -> Iterator[tuple[str, int | None]]:
-    """The stack from a frame on; before a line of generated code those lines of the model that it was made from."""
+    """Yield the stack from a frame on; before a line of generated code, the model's lines that it was made from."""
     while frame is not None:
         file, number = frame.f_code.co_filename, frame.f_lineno
         yield from _origin(file, number, linemaps)

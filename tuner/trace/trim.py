@@ -40,8 +40,9 @@ class _Event(msgspec.Struct, gc=False):
 
 
 def trim(path: Path) -> bytes:
-    """A gzipped trace with what begins inside its marked steps, the device's work that these started, whenever it ran,
-    and the names of threads. Events keep all their fields. All of it where no steps are marked.
+    """Return a gzipped trace of the marked steps, the device work that they started, and the names of threads.
+
+    Events keep all their fields. A trace without marked steps stays whole.
 
     Raises BadInput when the file is not a trace."""
     content = read.read_bytes(path)

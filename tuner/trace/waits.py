@@ -92,6 +92,7 @@ def without_profiler_waits(trace: Trace, found: Iterable[Wait]) -> list[Wait]:
 
 
 def is_launch(name: str) -> bool:
+    """Return whether a CUDA call launches work, a kernel or a graph."""
     return name.startswith(LAUNCHES) or name.startswith(GRAPH_LAUNCHES)
 
 
@@ -114,7 +115,7 @@ def _blocks(trace: Trace, call: Event, copy: Event) -> bool:
 
 
 def _was_busy(trace: Trace, call: Event, copy: Event) -> bool:
-    """Whether any work of the GPU, other than parts of the copy, came to its end between the call and the copy."""
+    """Return whether GPU work other than parts of the copy ended between the call and the copy."""
     since, until = (bisect_right(trace.gpu_work_ends, (time, inf)) for time in (call.ts, copy.ts))
     return any(correlation != copy.correlation for _, correlation in trace.gpu_work_ends[since:until])
 

@@ -33,6 +33,7 @@ from tuner.worker.failures import CompiledWhileTimed
 
 
 def main(arguments: list[str]) -> int:
+    """Run the job of the file that the first argument names, and report to the pipe that the second one names."""
     channel = Channel(int(arguments[1]))
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:

@@ -23,15 +23,18 @@ class Channel:
         self.stage = "start"
 
     def send(self, message: Message) -> None:
+        """Write a message as one line of JSON."""
         line = encode(message) + b"\n"
         while line:
             line = line[os.write(self.descriptor, line) :]
 
     def enter(self, stage: str, index: int | None = None) -> None:
+        """Report that a stage begins, of one call point if `index` is set."""
         self.stage = stage
         self.send(StageStarted(stage=stage, index=index))
 
     def failure(self, error: BaseException) -> Failure:
+        """Log an error's traceback and return the failure that it means."""
         with contextlib.suppress(OSError):  # the disk that the log is on may be what is full
             traceback.print_exception(error)
         return Failure(kind=name_failure(error), stage=self.stage, message=one_line(error))

@@ -17,7 +17,7 @@ class CompiledWhileTimed(Exception):
 
 
 def name_failure(error: BaseException) -> FailureKind:
-    """The kind of failure that an exception means."""
+    """Return the kind of failure that an exception means."""
     text = str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out of memory"
@@ -42,7 +42,7 @@ def name_failure(error: BaseException) -> FailureKind:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line that says something, prefixed with the type when the type is not the project's."""
+    """Return the first non-empty line of an error, prefixed with its type unless the type is the project's."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     plain = isinstance(error, (NoEffect, InvalidImage, CompiledWhileTimed, Throttled, Unavailable))
     return (line if plain else f"{type(error).__name__}: {line}")[:300]

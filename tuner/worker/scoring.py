@@ -46,7 +46,7 @@ class Scoring:
         self.judge = panel.Judge(job.quality.metric, context, job.workload)
 
     def score(self, point: Point) -> Quality | None:
-        """None when no images were asked for, or when they are those that the spot check knows."""
+        """Return the quality of a point's images; None if none were asked for or the spot check knows them."""
         if not point.score:
             return None
         started = time.monotonic()
@@ -55,7 +55,7 @@ class Scoring:
             if panel.same_images(sample, point.spot_check, self.job.workload):
                 return None
         folder = Path(point.folder)
-        quality = self.judged(point, folder / "images")
+        quality = self.judge_images(point, folder / "images")
         if self.reference is None:
             quality = self.prepare(point, quality)
             self.reference = baseline_reference(folder, quality)
@@ -66,8 +66,8 @@ class Scoring:
             )
         return msgspec.structs.replace(quality, spent_s=time.monotonic() - started)
 
-    def judged(self, point: Point, folder: Path) -> Quality:
-        """Of all prompts, or of the first alone where these leave no doubt that the configuration is worse."""
+    def judge_images(self, point: Point, folder: Path) -> Quality:
+        """Judge the images of all prompts, or of the first if these leave no doubt that the configuration is worse."""
         import numpy as np
 
         known, same_noise, count = self.reference, self.draws_same_noise(), len(self.job.workload.prompts)
@@ -80,21 +80,21 @@ class Scoring:
             return msgspec.structs.replace(
                 quality, flags=(f"scored on {FIRST_PROMPTS} of {count} prompts: surely worse",)
             )
-        rest = self.varied(point, range(FIRST_PROMPTS, count))
+        rest = self.generate_some(point, range(FIRST_PROMPTS, count))
         return self.judge.judge(np.concatenate([images, rest]), known, folder, same_noise)
 
     # ---- the baseline ------------------------------------------------------------------------------------------------
 
     def prepare(self, point: Point, quality: Quality) -> Quality:
-        """What candidates are judged against besides: other rounding, other seeds, the denoiser's calls."""
+        """Prepare what else candidates are judged against: other rounding, other seeds, the denoiser's calls."""
         folder, prompts = Path(point.folder), self.job.workload.prompts[:VARIED]
         noise = self.noise(point, {"another attention kernel": self.other_kernel, "another batch position": self.moved})
         Images.from_pipeline(self.other_seeds(point), prompts).save(folder / OTHER_SEEDS)
-        lacked = self.record_denoiser(point, folder / DENOISER)
-        return msgspec.structs.replace(quality, noise=noise, denoiser_error_unavailable_reason=lacked)
+        reason = self.record_denoiser(point, folder / DENOISER)
+        return msgspec.structs.replace(quality, noise=noise, denoiser_error_unavailable_reason=reason)
 
     def noise(self, point: Point, variations: Mapping[str, Callable[[Point], Any]]) -> NoiseFloor:
-        """How far the first images move when they are drawn in other ways. What cannot be drawn is left out."""
+        """Measure how far the first images move when rounding varies. What cannot be generated is left out."""
         started = time.monotonic()
         folder, prompts = Path(point.folder), self.job.workload.prompts[:VARIED]
         baseline = Images.load(folder / "images", self.job.workload.prompts).first(len(prompts))
@@ -118,45 +118,45 @@ class Scoring:
         )
 
     def compiled_noise(self, point: Point) -> NoiseFloor:
-        """The noise of compiling, which comes last: what a compiler does to the process can reach nothing else."""
+        """Measure the noise of compiling, last of all: what a compiler does to the process reaches nothing else."""
         return self.noise(point, {"compiled with emulated casts": self.compiled})
 
     def other_kernel(self, point: Point) -> Any:
-        """The first images with torch's own attention computed by another kernel."""
+        """Generate the first images with torch's attention computed by another kernel."""
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         on_gpu = self.job.environment.device == "cuda"
         others = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH] if on_gpu else [SDPBackend.MATH]
-        return self.varied(point, range(VARIED), around=lambda: sdpa_kernel(others))
+        return self.generate_some(point, range(VARIED), around=lambda: sdpa_kernel(others))
 
     def moved(self, point: Point) -> Any:
-        """The first images, each drawn in a batch of two in the other's place."""
+        """Generate the first images in batches of two, each at the other's position."""
         import numpy as np
 
         count = min(VARIED, len(self.job.workload.prompts))
         pairs = [[(start + 1) % count, start] for start in range(0, count, 2)]
-        drawn = [self.varied(point, pair, batch=2)[::-1] for pair in pairs]
+        drawn = [self.generate_some(point, pair, batch=2)[::-1] for pair in pairs]
         return np.concatenate(drawn)[:count]
 
     def compiled(self, point: Point) -> Any:
-        """The first images with the denoiser's blocks compiled, which round between operators as eager code does."""
+        """Generate the first images with compiled blocks, which round between operators as eager code does."""
         if self.job.build["precision.dtype"] == "float32":
             raise Unavailable("in float32 they round finer than an image's 8 bits show")
         reason = missing_compiler(self.job.environment)
         if reason:
             raise Unavailable(reason)
         with compiled_blocks(self.pipe):
-            return self.varied(point, range(VARIED))
+            return self.generate_some(point, range(VARIED))
 
     def other_seeds(self, point: Point) -> Any:
-        """The first prompts' images from each other's seeds."""
+        """Generate the first prompts' images from each other's seeds."""
         workload = self.job.workload
         seeds = workload.seeds[1:] + workload.seeds[:1]
         if seeds == workload.seeds:
             seeds = tuple(seed + 1 if seed < 2**63 - 1 else 0 for seed in seeds)
-        return self.varied(point, range(VARIED), workload=msgspec.structs.replace(workload, seeds=seeds))
+        return self.generate_some(point, range(VARIED), workload=msgspec.structs.replace(workload, seeds=seeds))
 
-    def varied(
+    def generate_some(
         self, point: Point, indices: Sequence[int], *, batch: int | None = None, workload: Workload | None = None,
         around: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> Any:  # fmt: skip
@@ -171,7 +171,9 @@ class Scoring:
             full = (part * batch)[:batch]  # the last batch is filled up, so that its shape is the others'
             self.alive()
             with around():
-                drawn = pipeline.generate(self.pipe, workload, full, self.of_knobs(point, batch), output_type="np")
+                drawn = pipeline.generate(
+                    self.pipe, workload, full, self.call_arguments(point, batch), output_type="np"
+                )
             parts.append(scored_frames(drawn[: len(part)], part))
         return np.concatenate(parts)
 
@@ -187,7 +189,7 @@ class Scoring:
         return None
 
     def denoiser_error(self, point: Point, known: Reference) -> tuple[DenoiserError | None, str | None]:
-        """How far the denoiser is from the baseline's on the baseline's latents, or why that cannot be said."""
+        """Return the denoiser's error on the baseline's latents, or why it is not available."""
         if known.denoiser is None:
             return None, "the baseline's calls of its denoiser could not be recorded"
         recorded = denoiser.recorded(Path(known.denoiser))
@@ -205,14 +207,16 @@ class Scoring:
             return None, _first_line(error)
 
     def one_call(self, point: Point, indices: Sequence[int] | None = None) -> object:
+        """Generate one batch: of the prompts with these indices, or of the first ones."""
         self.alive()
         count = len(self.job.workload.prompts)
         chosen = list(indices) if indices is not None else [index % count for index in range(point.batch)]
         return pipeline.generate(
-            self.pipe, self.job.workload, chosen, self.of_knobs(point, point.batch), output_type="np"
+            self.pipe, self.job.workload, chosen, self.call_arguments(point, point.batch), output_type="np"
         )
 
-    def of_knobs(self, point: Point, batch: int) -> dict[str, Any]:
+    def call_arguments(self, point: Point, batch: int) -> dict[str, Any]:
+        """Return the arguments of a call that the knobs set."""
         return knobs.call_arguments({**self.job.build, "steps": point.steps, "batch": batch})
 
     def draws_same_noise(self) -> bool:
@@ -221,10 +225,10 @@ class Scoring:
 
 
 def scored_frames(drawn: Any, indices: Sequence[int]) -> Any:
-    """Of what a pipeline drew for these prompts the frames that are judged, since many videos fit no memory. The others
-    are checked here.
+    """Return the frames that are judged of what a pipeline generated, since many videos do not fit into memory.
 
-    Raises InvalidImage."""
+    The other frames are only checked here. Raises InvalidImage.
+    """
     if drawn.ndim > 4:
         guards.check_finite(drawn, indices)
     return select_frames(drawn)
