@@ -159,7 +159,7 @@ def test_a_probe_that_fails_says_so_and_harms_nothing(small: None) -> None:
 
     found = roofline.measure_roofline(broken, Pipe(), CPU, batch=1)
     assert found.flop_per_step is None
-    assert found.unavailable_reasons == ("arithmetic of a step: ValueError: two steps are too few",)
+    assert found.unavailable_reasons == ("FLOP of a step: ValueError: two steps are too few",)
     assert found.flop_per_s
 
 

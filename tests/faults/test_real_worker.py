@@ -100,7 +100,9 @@ def compiler(file: Path, does: str) -> str:
 
 @pytest.mark.slow
 def test_out_of_memory_and_then_a_healthy_worker(mark: str, make_job: Callable[..., Job], tmp_path: Path) -> None:
-    found = failure(run(make_job(pixels=1 << 24), tmp_path))
+    job = make_job()
+    workload = msgspec.structs.replace(job.workload, arguments={"num_images_per_prompt": 1 << 40})
+    found = failure(run(msgspec.structs.replace(job, workload=workload), tmp_path))
     assert (found.kind, found.stage) == ("out of memory", "compile")
     assert "memory" in found.message
     received = run(make_job(), tmp_path)

@@ -67,7 +67,8 @@ def catalogue(kind: Architecture, here: Environment) -> SearchSpace:
     """All candidates that there are for a pipeline here."""
     baseline = {name: knob.baseline(here) for name, knob in KNOBS.items()} | {"cache.threshold": 0.08}
     return SearchSpace(
-        name="everything", architecture=kind, workload=Workload(prompts=PROMPTS, seeds=(0,)), tolerance=1.0,
+        name="everything", architecture=kind, tolerance=1.0,
+        workload=Workload(prompts=PROMPTS, seeds=(0,) * len(PROMPTS)),
         gate=GatePolicy(), baseline=baseline, recipes=(), left_out={}, knobs={},
     )  # fmt: skip
 
