@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tuner.records.outcome import Device, Outcome
+from tuner.search.bounds import ruled_out_reason
 from tuner.search.history import History
 from tuner.search.strategy import Proposal, SearchContext, Strategy
 
@@ -25,7 +26,8 @@ class OptunaSampler(Strategy):
     def propose(self, history: History, device: Device) -> Proposal | None:
         while not self.context.is_over(history) and not self.is_exhausted:
             number, values = self.context.trials.ask()
-            known, refusal = history.find(values), history.space.conflict_reason(values)
+            known = history.find(values)
+            refusal = history.space.conflict_reason(values) or ruled_out_reason(history, values)
             if refusal is None and known is None:
                 self.known_in_a_row = 0
                 return Proposal(values=values, purpose="search", number=number)
