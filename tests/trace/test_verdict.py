@@ -250,7 +250,7 @@ def test_a_step_without_its_cuda_graph_is_found(planted: Any, tmp_path: Path) ->
     assert judged(planted, tmp_path).status == "clean"
     finding = only(judged(planted, tmp_path, asks_for_graphs=True))
     assert (finding.kind, finding.count, finding.reason) == (
-        "cuda graph", 1, "asked for, and 1 of 3 steps replay no CUDA graph",
+        "cuda graph", 1, "requested, but 1 of 3 steps replay no CUDA graph",
     )  # fmt: skip
     # The GPU waits for a launch from 1400 to 1600, and from 1900 on for the next step's.
     assert finding.idle_ms_per_step == pytest.approx((200 + 152) / 3000)

@@ -1,4 +1,4 @@
-"""Capturing a trace of three steady denoising steps. Only the worker imports this: it needs torch."""
+"""Captures a trace of three steady denoising steps. Only the worker imports this: it needs torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CHUNK = 1 << 24
 
 
 class _StepMarks:
-    """Marks the steps of a denoising loop. A step of the scheduler ends one and begins the next."""
+    """The marks of a denoising loop's steps. A scheduler step ends one step and begins the next."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
@@ -33,14 +33,14 @@ class _StepMarks:
 
     @contextlib.contextmanager
     def around(self, scheduler: Any) -> Iterator[None]:
-        """While the marks are set at each return of `scheduler.step`, which every pipeline calls once a step.
+        """Set a mark at each return of `scheduler.step`, which every pipeline calls once per step.
 
-        The loop begins after `set_timesteps`, so far as anything outside of the pipeline can tell.
+        The return of `set_timesteps` counts as the beginning of the loop: code outside the pipeline sees no later sign.
         """
-        own = {name: vars(scheduler).get(name) for name in ("step", "set_timesteps")}
+        originals = {name: vars(scheduler).get(name) for name in ("step", "set_timesteps")}
         step, set_timesteps = scheduler.step, getattr(scheduler, "set_timesteps", _no_timesteps)
 
-        # Pipelines look into the signatures of both.
+        # Pipelines inspect the signatures of both.
         @functools.wraps(step)
         def marked_step(*arguments: Any, **named: Any) -> Any:
             with record_function(read.SCHEDULER):
@@ -58,7 +58,7 @@ class _StepMarks:
         try:
             yield
         finally:
-            for name, value in own.items():
+            for name, value in originals.items():
                 _restore(scheduler, name, value)
             self.close()
 
@@ -71,7 +71,7 @@ class _StepMarks:
         self.close()
         self._ended += 1
         if self._ended < self._steps:
-            # TensorBoard's profiler looks for ProfilerStep, people and the gate for denoise_step.
+            # TensorBoard's profiler reads ProfilerStep, the gate reads denoise_step.
             self._open.enter_context(record_function(f"ProfilerStep#{self._ended + 1}"))
             self._open.enter_context(record_function(f"denoise_step#{self._ended + 1}"))
 
@@ -80,11 +80,11 @@ class _StepMarks:
 
 
 def _no_timesteps() -> None:
-    """Stands in for a scheduler that has no timesteps to set."""
+    """Stand in for the `set_timesteps` of a scheduler that has none."""
 
 
 def _restore(owner: Any, name: str, value: Any) -> None:
-    """Give an object back its own attribute, or that of its class where it had none."""
+    """Restore an attribute of an object, or delete it if the object had only that of its class."""
     if value is not None:
         setattr(owner, name, value)
     elif name in vars(owner):
@@ -94,8 +94,8 @@ def _restore(owner: Any, name: str, value: Any) -> None:
 def capture(call: Callable[[int], object], scheduler: Any, folder: Path, name: str, *, stacks: bool = False) -> Path:
     """Profile one `call(steps)`, which steps `scheduler`, and write folder/NAME.<digits>.pt.trace.json.gz.
 
-    Warm up, compile and capture CUDA graphs before. With `stacks` the trace also names source lines, and is too slow
-    to take any time from.
+    Warm up, compile and capture CUDA graphs first. With `stacks` the trace also names source lines, but the profiler
+    slows the steps down so much that their times mean nothing.
     """
     marks = _StepMarks(STEPS)
     lines = sync_lines.annotate_waits() if stacks else contextlib.nullcontext()
@@ -106,7 +106,7 @@ def capture(call: Callable[[int], object], scheduler: Any, folder: Path, name: s
 
 @contextlib.contextmanager
 def _profiler(stacks: bool) -> Iterator[profile]:
-    # Without `verbose` the stacks are events of their own, several hundred for each operator.
+    # Without `verbose`, stacks become separate events, several hundred for each operator.
     config = _ExperimentalConfig(verbose=True) if stacks else None
     with profile(activities=_activities(), with_stack=stacks, experimental_config=config) as profiler:
         yield profiler
@@ -135,9 +135,9 @@ def _export(profiler: profile, folder: Path, name: str) -> Path:
 
 
 def _export_readable(profiler: profile, path: Path) -> None:
-    """Export, and once more in the slow, correct way when a name in the trace broke the JSON (torch 2.13)."""
+    """Export a trace. Use the slower exporter in Python if a name in the trace breaks the JSON (torch 2.13)."""
     profiler.export_chrome_trace(str(path))
-    if not _is_text(path):  # the name of a function that is gone by now is rubbish
+    if not _is_text(path):  # the name of a function that was freed is garbage
         path.write_text(path.read_text(encoding="utf-8", errors="replace"), encoding="utf-8")
     if not _is_json(path) and "use_python_export" in inspect.signature(profiler.export_chrome_trace).parameters:
         profiler.export_chrome_trace(str(path), use_python_export=True)

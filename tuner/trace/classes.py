@@ -1,4 +1,4 @@
-"""What kind of work a kernel or an operator is, by its name. Pure."""
+"""Classes of kernels and operators by their names. Pure."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ COPY = "copy"
 OVERHEAD = "around operators"
 
 CLASSES = (GEMM, ATTENTION, CONVOLUTION, ELEMENTWISE, COPY, OVERHEAD)
-"""In the order in which they are shown."""
+"""In display order."""
 
 _NAMES = (
-    # Triton names a fused kernel after all that it fuses, what feeds it included: only templates multiply.
+    # Triton names a fused kernel after all operators that it fuses. Only its templates multiply matrices.
     (ELEMENTWISE, r"^triton_(?!tem_|mm|flex)"),
     (COPY, r"^mem(cpy|set)|^copy(devicetohost|hosttodevice|buffer)|^aten::(copy_|_to_copy|to|clone|contiguous)$"),
     (ATTENTION, r"flash|fmha|attention|attn|sdpa|_fwd_kernel_.*sage|qk_int"),
@@ -25,17 +25,17 @@ _NAMES = (
     (GEMM, r"matmul|linear|::(add|badd)?b?mm$"),
 )
 _PATTERNS = tuple((name, re.compile(pattern, re.IGNORECASE)) for name, pattern in _NAMES)
-_FAR = 2000
-"""How far into a name is looked: a hostile trace can hold one of many megabytes."""
+_MAX_CHARACTERS = 2000
+"""The length of a name that is searched: a hostile trace can hold a name of many megabytes."""
 
 
 @cache
 def classify_kernel(name: str) -> str:
-    """Return the class of a kernel or a copy; whatever is nothing else works element by element."""
-    return next((kind for kind, pattern in _PATTERNS if pattern.search(name, 0, _FAR)), ELEMENTWISE)
+    """Return the class of a kernel or a copy. A kernel that matches no other class counts as elementwise."""
+    return next((label for label, pattern in _PATTERNS if pattern.search(name, 0, _MAX_CHARACTERS)), ELEMENTWISE)
 
 
 @cache
 def classify_operator(name: str) -> str:
-    """Classify what the CPU ran itself: an operator, a compiled graph, or what torch.compile does around it."""
+    """Return the class of an event of the CPU: an operator, a compiled graph, or the overhead of torch.compile."""
     return classify_kernel(name) if "::" in name or "CompiledFxGraph" in name else OVERHEAD

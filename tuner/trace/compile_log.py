@@ -1,4 +1,4 @@
-"""What dynamo and inductor said while a build compiled, as plain records that need no torch."""
+"""The reports of dynamo and inductor on a compilation, as plain records that need no torch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from tuner.records.codec import Record
 class GraphBreak(Record, frozen=True, kw_only=True):
     """A place where a graph ends early, or a frame that runs uncompiled because of such a place.
 
-    `frames` are the ids of the compiled functions that run once for each time it is met, best those that go on after
-    it: the `1` of `Torch-Compiled Region: 1/0`.
+    `frames` are the ids of the compiled functions that run once per break, if possible those that resume after it:
+    the `1` of `Torch-Compiled Region: 1/0`.
     """
 
     count: int
@@ -19,7 +19,7 @@ class GraphBreak(Record, frozen=True, kw_only=True):
 
 
 class Compilation(Record, frozen=True, kw_only=True):
-    """One compiled graph, `id` as in the trace; `reason` is the guard that failed, empty the first time."""
+    """A compiled graph. `id` is the one in the trace; `reason` is the failed guard, empty for the first compilation."""
 
     id: str
     function: str
@@ -28,7 +28,7 @@ class Compilation(Record, frozen=True, kw_only=True):
 
 
 class CompileLog(Record, frozen=True, kw_only=True):
-    """Everything that was compiled since the log was started; all empty when nothing was."""
+    """Everything that was compiled since the log started. All fields are empty if nothing was."""
 
     breaks: tuple[GraphBreak, ...] = ()
     fallbacks: tuple[Compilation, ...] = ()

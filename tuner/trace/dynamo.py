@@ -1,4 +1,4 @@
-"""Listening to dynamo and inductor while a build compiles. Only the worker imports this: it needs torch."""
+"""Collects the reports of dynamo and inductor while a build compiles. Only the worker imports this: it needs torch."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _RECOMPILE_LIMIT = re.compile(r"recompile.limit|cache_size_limit", re.IGNORECASE
 _GUARD_PREFIX = re.compile(r"^\d+/\d+: ")
 _GUARD_COMMENT = re.compile(r"\s{2,}# .*$")
 _FOUND_FROM = re.compile(r"\.? Found from *:.*", re.DOTALL)
-_SAID_TWICE = re.compile(r"^(skipping cudagraphs due to )+")
+_REPEATED_PREFIX = re.compile(r"^(skipping cudagraphs due to )+")
 _USER_STACK_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 
 class _Messages(logging.Handler):
-    """Keeps the messages of one logger."""
+    """The messages of one logger."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -38,13 +38,13 @@ class _Messages(logging.Handler):
 
 
 class CompileListener:
-    """What was compiled since `start_compile_log`; `read` as often as needed."""
+    """The log of what was compiled since `start_compile_log`. `read` may be called repeatedly."""
 
     def __init__(self, skips: _Messages) -> None:
         self._skips = skips
 
     def read(self) -> CompileLog:
-        """Return the log so far. Whatever was compiled must have run by now: the first call compiles graphs."""
+        """Return the log so far. Call compiled code first: its first call compiles the graphs."""
         metrics = [entry for entry in utils.get_compilation_metrics() if entry.compile_id and not entry.is_runtime]
         breaks = _breaks(metrics)
         fallbacks = tuple(_compilation(entry, metrics) for entry in metrics if _hit_limit(entry))
@@ -63,16 +63,16 @@ class CompileListener:
 
 
 def start_compile_log() -> CompileListener:
-    """Forget everything compiled so far and listen from here on; call it before the pipeline's first call."""
+    """Clear dynamo's counters and start a log. Call it before the pipeline's first call."""
     utils.counters.clear()
     utils.graph_break_reasons.clear()
-    utils.set_compilation_metrics_limit(_METRICS_KEPT)  # the default, 64, is fewer than a large pipeline compiles
+    utils.set_compilation_metrics_limit(_METRICS_KEPT)  # a large pipeline compiles more than the default of 64
     utils.clear_compilation_metrics()
     return CompileListener(_listen_for_skips())
 
 
 def error_on_graph_break(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function in whose calls a graph that breaks raises, before dynamo compiles the piece so far."""
+    """Wrap a function so that a graph break raises, before dynamo compiles the part up to the break."""
 
     def call(*arguments: Any, **named: Any) -> Any:
         with torch._dynamo.error_on_graph_break(True):
@@ -82,7 +82,7 @@ def error_on_graph_break(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def breaks_graph(call: Callable[[], object]) -> bool:
-    """Make a call that compiles. Whether a graph broke in a strict part of it, which ended it there."""
+    """Run a call that compiles. Return whether a graph break in a strict part of it ended the call."""
     try:
         call()
     except (Unsupported, UserError):
@@ -91,15 +91,15 @@ def breaks_graph(call: Callable[[], object]) -> bool:
 
 
 def restart_compile_log() -> CompileListener:
-    """Forget the compiled code too, and listen to how it is made again."""
+    """Discard the compiled code and start a log of its next compilation."""
     torch._dynamo.reset()
-    gc.collect()  # a call that was broken off may have left its tensors in a cycle
+    gc.collect()  # an interrupted call may have left its tensors in a cycle
     return start_compile_log()
 
 
 @contextmanager
 def without_inductor() -> Iterator[CompileListener]:
-    """Start afresh; in here dynamo cuts what is compiled into its graphs, and these run operator by operator."""
+    """Discard the compiled code, and inside the context let dynamo trace graphs that run eagerly, without inductor."""
     with torch.compiler.set_stance("default", force_backend="eager"):
         yield restart_compile_log()
 
@@ -114,17 +114,17 @@ def _listen_for_skips() -> _Messages:
 
 
 def _counters_are_clean() -> bool:
-    # None of these alone is reliable: a break in a loop leaves graph_break and resumes at 0 and skips the whole frame.
-    # `unimplemented` also counts what dynamo got round without a break, such as the backend of `sdpa_kernel`.
+    # No counter alone is reliable: a break in a loop leaves graph_break and resumes at 0 and skips the whole frame.
+    # `unimplemented` also counts code that dynamo handles without a break, such as the backend of `sdpa_kernel`.
     counters = utils.counters
     broken = counters["graph_break"].total() + counters["resumes"].total()
     return not broken and counters["frames"]["total"] == counters["frames"]["ok"]
 
 
 def _breaks(metrics: list[Any]) -> tuple[GraphBreak, ...]:
-    """Return every line that ends a graph: with a graph on both sides, or where dynamo gave up a frame.
+    """Return every line that ends a graph: between two graphs, or where dynamo gave up on a frame.
 
-    A line in a called function is met once more for each caller that dynamo tried to compile in one piece with it.
+    A line in a called function is reported once more for each caller that dynamo tried to inline it into.
     """
     gave_up: dict[str, list[str]] = {}
     for entry in metrics:
@@ -152,26 +152,26 @@ def _place_of_stack(stack: Iterable[Any], metrics: list[Any]) -> tuple[str, tupl
     frames = [(frame.filename, frame.lineno, frame.name) for frame in reversed(list(stack))]
     source = sources.innermost((file, number) for file, number, _ in frames)
     outermost = sources.line(*frames[-1][:2]) if frames else ""
-    # A break in a called function ends its callers' graphs too, but what counts is how often its own line runs.
+    # A break in a called function ends its callers' graphs too, but the count is how often its own line runs.
     ids = (_resumed_at(*frame, metrics) or _broken_at(*frame, metrics) for frame in frames)
-    return source or outermost, next((found for found in ids if found), ())
+    return source or outermost, next(filter(None, ids), ())
 
 
 def _resumed_at(file: str, number: int, name: str, metrics: list[Any]) -> tuple[str, ...]:
-    """Return the ids of the functions that dynamo made of what follows a line."""
+    """Return the ids of the functions that dynamo generated to resume after a line."""
     resumed = f"torch_dynamo_resume_in_{name}_at_{number}"
     return _ids(entry for entry in metrics if (entry.co_filename, entry.co_name) == (file, resumed))
 
 
 def _broken_at(file: str, number: int, name: str, metrics: list[Any]) -> tuple[str, ...]:
-    """Return the ids of the compiled function around a line: the last one of that name to begin before it."""
+    """Return the ids of the compiled function around a line: the last of that name that begins before it."""
     around = [e for e in metrics if (e.co_filename, e.co_name) == (file, name) and e.co_firstlineno <= number]
     first = max((entry.co_firstlineno for entry in around), default=None)
     return _ids(entry for entry in around if entry.co_firstlineno == first)
 
 
 def _ids(metrics: Iterable[Any]) -> tuple[str, ...]:
-    """Return the ids of those that have a graph, and so leave a region in a trace."""
+    """Return the ids of the entries that have a graph, and so a region in the trace."""
     return tuple(sorted({_frame_id(entry) for entry in metrics if entry.graph_op_count}))
 
 
@@ -190,7 +190,7 @@ def _hit_limit(entry: Any) -> bool:
 
 
 def _compilation(entry: Any, metrics: list[Any]) -> Compilation:
-    # The entry of a recompile that hit the limit names no function, but those before it, of the same frame, do.
+    # The entry of a recompile that hit the limit has no function name; earlier entries of the same frame have it.
     function = next((e for e in metrics if e.co_name and _frame_id(e) == _frame_id(entry)), entry)
     guard = entry.recompile_reason or ""
     begins = sources.innermost([(function.co_filename or "<unknown>", function.co_firstlineno)])
@@ -208,16 +208,16 @@ def _guard_text(guard: str) -> str:
 
 
 def _reason_of_skip(text: str) -> str:
-    return sources.first_line(_SAID_TWICE.sub(r"\1", _FOUND_FROM.sub("", text)))
+    return sources.first_line(_REPEATED_PREFIX.sub(r"\1", _FOUND_FROM.sub("", text)))
 
 
 def _source_of_stack(text: str) -> str:
-    """Return the innermost user line of the stack trace in a message, if there is one."""
+    """Return the innermost user line of the stack trace in a message, or an empty string."""
     return sources.innermost((file, int(number)) for file, number in reversed(_USER_STACK_FRAME.findall(text)))
 
 
 def _unexplained() -> GraphBreak:
     counters = utils.counters
     texts = [*counters["graph_break"], *counters["unimplemented"], *counters["resumes"]]
-    reason = sources.first_line(texts[0]) if texts else "dynamo gave up a frame without a reason"
+    reason = sources.first_line(texts[0]) if texts else "dynamo gave up on a frame and reported no reason"
     return GraphBreak(count=max(1, len(texts)), reason=reason, source="")

@@ -1,4 +1,4 @@
-"""The innermost event of some type around another one."""
+"""A search for the innermost event of some type around another event."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tuner.trace.read import Trace
 
 
 class EnclosingEvent:
-    """Finds the innermost wanted event around another. Tests each event once, however deeply they nest."""
+    """A search for the innermost wanted event around another. Tests each event once, however deeply they nest."""
 
     def __init__(self, trace: Trace, wanted: Callable[[int], bool]) -> None:
         self._parents = trace.parents
@@ -25,6 +25,6 @@ class EnclosingEvent:
                 self._known[index] = index
             else:
                 index = self._parents[index]
-        found = self._known[index]
-        self._known.update(dict.fromkeys(passed, found))
-        return found
+        enclosing = self._known[index]
+        self._known.update(dict.fromkeys(passed, enclosing))
+        return enclosing

@@ -1,4 +1,4 @@
-"""When the GPU had nothing to do, and whose fault that was. Pure."""
+"""Gaps in which the GPU was idle, their causes and costs. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tuner.trace.read import Event, Trace
 Reason = Literal["host wait", "kernel wait", "other"]
 
 _KERNEL_WAIT_US = 30.0
-"""HTA's threshold: a shorter gap between two pieces of work that both were queued is the GPU's own."""
+"""The threshold of Holistic Trace Analysis: a shorter gap between two queued operations is the GPU's overhead."""
 
 
 class Gap(NamedTuple):
-    """A time, in microseconds, in which no stream of the GPU worked, and the work that ended it."""
+    """A time span in microseconds in which no stream of the GPU worked, and the event that ended it."""
 
     start: float
     end: float
@@ -27,7 +27,7 @@ class Gap(NamedTuple):
 
 
 def gaps(work: Iterable[Event]) -> Iterator[Gap]:
-    """Yield the gaps of work that is ordered by time."""
+    """Yield the gaps between events, which are ordered by time."""
     until: float | None = None
     for event in work:
         start = event.ts
@@ -37,9 +37,9 @@ def gaps(work: Iterable[Event]) -> Iterator[Gap]:
 
 
 def reason(gap: Gap, trace: Trace) -> Reason:
-    """Return why the GPU idled, told as Holistic Trace Analysis does.
+    """Return why the GPU was idle, by the rules of Holistic Trace Analysis.
 
-    The host kept it waiting if it called for the next work only after the last had ended.
+    It is a host wait if the host launched the next work only after the last had ended.
     """
     call = trace.call_indices.get(gap.next.correlation)
     if call is not None and trace.host[call].ts > gap.start:
@@ -48,7 +48,7 @@ def reason(gap: Gap, trace: Trace) -> Reason:
 
 
 class IdleCosts:
-    """Charges each gap of the GPU to at most one thing that the CPU did meanwhile. Microseconds."""
+    """The gaps of the GPU in microseconds, each charged to at most one event of the CPU."""
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
@@ -57,18 +57,18 @@ class IdleCosts:
         self._charged: set[int] = set()
 
     def charge(self, start: float, end: float) -> float:
-        """Return how long the GPU had nothing to do around a time, until its next work began."""
-        price = 0.0
+        """Charge the uncharged gaps that overlap a time span, and return their total length."""
+        total = 0.0
         for index in range(bisect_left(self._ends, start), len(self._gaps)):
             gap = self._gaps[index]
             if gap.start > end:
                 break
             if index not in self._charged:
                 self._charged.add(index)
-                price += gap.length
-        return price
+                total += gap.length
+        return total
 
     def rest(self, start: float, end: float) -> float:
-        """Return how much of the uncharged gaps in a time the GPU waited for a launch."""
+        """Return the total length of uncharged gaps that begin in a time span and are host waits."""
         left = (gap for index, gap in enumerate(self._gaps) if index not in self._charged and start <= gap.start < end)
         return sum(gap.length for gap in left if reason(gap, self._trace) == "host wait")

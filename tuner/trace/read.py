@@ -1,4 +1,4 @@
-"""A typed reader of Kineto traces: the Chrome JSON of torch's profiler, plain or gzipped, of NVIDIA, AMD or no GPU."""
+"""A typed reader of Kineto traces: Chrome JSON of torch's profiler, plain or gzipped, with an NVIDIA, AMD or no GPU."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ HOST = frozenset({"cpu_op", "user_annotation"}) | RUNTIME
 DEVICE = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})
 
 _OTHER_PHASES = "BEiICbnesStTfFPMNODVvRcpu"
-"""What else the Chrome format knows besides complete events."""
+"""The phases of the Chrome format other than complete events."""
 
 _MAX_BYTES = 1 << 30
 _MAX_OBJECTS = 5_000_000
-"""Each event of a file has two or three; with some 300 bytes for each they take 1.5 GB."""
+"""An event has two or three objects of some 300 bytes each, so this limit is 1.5 GB."""
 
 _LATEST_US = float(1 << 62)
 _EPOCH_US = 1e9
@@ -48,7 +48,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class Args(msgspec.Struct, gc=False):
-    """Those of an event's arguments that anything here reads."""
+    """The arguments of an event that this package reads."""
 
     correlation: _Count = 0
     bytes: _Count = 0
@@ -87,7 +87,7 @@ class _Gpu(msgspec.Struct):
     name: str = ""
 
 
-# Arrows, instants, names of threads: a third of a trace, of which nothing need be kept.
+# Flows, instants and thread names are a third of a trace, and none of their fields is needed.
 _OTHERS = [msgspec.defstruct(f"Phase{ord(p)}", (), tag_field="ph", tag=p, gc=False) for p in _OTHER_PHASES]
 _ANY_EVENT: Any = reduce(or_, _OTHERS, Event)
 _File: Any = msgspec.defstruct(
@@ -101,11 +101,11 @@ _File: Any = msgspec.defstruct(
 
 @dataclass(frozen=True)
 class Trace:
-    """What a trace tells about its marked steps.
+    """The events of a trace and its marked steps.
 
-    `host` is what the CPU did, ordered by thread and time, with `parents[i]` the index of the event around host[i]
-    or -1. `device` is what the GPU did, ordered by time. `first` is the loop's first step, which no verdict counts.
-    `gpu` names the GPU that the profiler saw, or that it must have seen; it is None on a machine without one.
+    `host` holds the events of the CPU, ordered by thread and time; `parents[i]` is the index of the event around
+    host[i], or -1. `device` holds the events of the GPU, ordered by time. `first` is the loop's first step, which the
+    verdict does not count. `gpu` is the name of the GPU, or "a GPU" if the trace shows that there was one, else None.
     """
 
     name: str
@@ -119,7 +119,7 @@ class Trace:
     is_unmarked: bool = False
 
     def indices_between(self, start: float, end: float) -> list[int]:
-        """Return the indices of the host events that begin in a time."""
+        """Return the indices of the host events that begin in a time span."""
         return [index for index, event in enumerate(self.host) if start <= event.ts < end]
 
     @cached_property
@@ -128,20 +128,20 @@ class Trace:
         return self.indices_between(self.steps[0].ts, self.steps[-1].end) if self.steps else []
 
     def group_by_name(self, indices: Iterable[int]) -> dict[str, list[int]]:
-        """Group host events by their names, of which there are few."""
-        found: dict[str, list[int]] = {}
+        """Group the indices of host events by name."""
+        groups: dict[str, list[int]] = {}
         for index in indices:
-            found.setdefault(self.host[index].name, []).append(index)
-        return found
+            groups.setdefault(self.host[index].name, []).append(index)
+        return groups
 
     @cached_property
     def indices_by_name(self) -> dict[str, list[int]]:
-        """The host events inside the marked steps, by their names."""
+        """The indices of the host events inside the marked steps, by name."""
         return self.group_by_name(self.step_indices)
 
     @cached_property
     def call_indices(self) -> dict[int, int]:
-        """From the correlation of each runtime call inside the steps to its index."""
+        """The index of each runtime call inside the steps, by correlation."""
         calls = ((index, self.host[index]) for index in self.step_indices)
         return {
             event.args.correlation: index
@@ -151,13 +151,13 @@ class Trace:
 
     @cached_property
     def gpu_work(self) -> list[Event]:
-        """Kernels, copies and fills that calls inside the steps started, wherever on the time line they ran."""
+        """The kernels, copies and fills that calls inside the steps started, even if they ran after the steps."""
         calls = self.call_indices
         return [event for event in self.device if event.args and event.args.correlation in calls]
 
     @cached_property
     def gpu_work_ends(self) -> list[tuple[float, int]]:
-        """When each piece of the GPU's work ended, in order, and its correlation."""
+        """The end and the correlation of each GPU event, ordered by end."""
         return sorted((event.end, event.correlation) for event in self.device)
 
     @cached_property
@@ -166,25 +166,25 @@ class Trace:
 
 
 def load(path: Path) -> Trace:
-    """Read a trace; BadInput names the file when it is missing, cut off or not a trace."""
+    """Read a trace. Raises BadInput if the file is missing, truncated or not a trace."""
     return _without_gc(lambda: _trace(path, _decode(read_bytes(path), path)))
 
 
 def ensure_steps(trace: Trace) -> Trace:
-    """Return the trace, as if all of it were one marked step if its program marks none."""
+    """Return the trace. If it has no marked steps, mark all of it as one step."""
     if trace.steps:
         return trace
     events = (*trace.host, *trace.device)
     if not events:
         return replace(trace, is_unmarked=True)
     start, end = min(event.ts for event in events), max(event.end for event in events)
-    # A little longer, so that what takes no time at the very end is inside too.
+    # Slightly longer, so that it includes an event of no duration at the very end.
     mark = Event(cat="user_annotation", name="the whole trace", ts=start, dur=end - start + 0.001)
     return replace(trace, steps=(mark,), is_unmarked=True)
 
 
 def _without_gc(work: Callable[[], T]) -> T:
-    """Run without the cyclic garbage collector, which costs more than the parsing of a large trace."""
+    """Run without the cyclic garbage collector, which takes longer than parsing a large trace."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -195,25 +195,25 @@ def _without_gc(work: Callable[[], T]) -> T:
 
 
 def read_bytes(path: Path) -> bytes | bytearray:
-    """Read a trace's text, plain or gzipped. Raises BadInput if the file is missing, cut off or too large."""
+    """Read the JSON text of a trace, plain or gzipped. Raises BadInput if it is missing, truncated or too large."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise BadInput(f"{path}: not a regular file")
     try:
         with path.open("rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
-        found = _unzip(path) if zipped else _plain(path)
+        content = _unzip(path) if zipped else _plain(path)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise BadInput(f"{path}: {reason}") from None
-    if found is None:
-        raise BadInput(f"{path}: larger than {_MAX_BYTES >> 30} GiB unpacked; trace fewer steps, and without stacks")
-    if _objects(found) > _MAX_OBJECTS:
-        raise BadInput(f"{path}: more than {_MAX_OBJECTS:,} objects; trace fewer steps, and without stacks")
-    return found
+    if content is None:
+        raise BadInput(f"{path}: larger than {_MAX_BYTES >> 30} GiB uncompressed; trace fewer steps, without stacks")
+    if _max_objects(content) > _MAX_OBJECTS:
+        raise BadInput(f"{path}: more than {_MAX_OBJECTS:,} JSON objects; trace fewer steps, without stacks")
+    return content
 
 
-def _objects(content: bytes | bytearray) -> int:
-    """Count the objects that a JSON text can have at most, in pieces that fit a cache: faster than count()."""
+def _max_objects(content: bytes | bytearray) -> int:
+    """Return an upper bound of the objects in a JSON text. Pieces that fit a cache make it faster than count()."""
     view = np.frombuffer(content, np.uint8)
     pieces = (view[start : start + _PIECE] for start in range(0, len(view), _PIECE))
     return sum(int(np.count_nonzero(piece == ord("{"))) for piece in pieces)
@@ -224,7 +224,7 @@ def _plain(path: Path) -> bytes | None:
 
 
 def _unzip(path: Path) -> bytearray | None:
-    """Decompress a gzip file. Returns None beyond the limit, which a small file can exceed by far."""
+    """Decompress a gzip file. Return None beyond the limit, which even a small file can exceed."""
     content = bytearray()
     with gzip.open(path) as file:
         while piece := file.read(_CHUNK):
@@ -259,7 +259,7 @@ def _trace(path: Path, file: Any) -> Trace:
 
 
 def _split(events: Iterable[Any]) -> tuple[list[Event], list[Event]]:
-    """Split events into what the CPU did and what the GPU did."""
+    """Split events into those of the CPU and those of the GPU."""
     host: list[Event] = []
     device: list[Event] = []
     take = dict.fromkeys(HOST, host.append) | dict.fromkeys(DEVICE, device.append)
@@ -274,7 +274,7 @@ def _split(events: Iterable[Any]) -> tuple[list[Event], list[Event]]:
 
 
 class _Timed:
-    """Events with their beginnings and lengths in columns; BadInput names one whose time cannot be."""
+    """Events with arrays of their starts and durations. Raises BadInput if a time is impossible."""
 
     def __init__(self, path: Path, events: list[Event]) -> None:
         self.events = events
@@ -282,10 +282,10 @@ class _Timed:
         for times in (self.start, self.length):
             invalid = np.flatnonzero((times < 0) | (times > _LATEST_US))
             if len(invalid):
-                problem = "negative time" if times[invalid[0]] < 0 else "time beyond all clocks"
+                problem = "negative time" if times[invalid[0]] < 0 else "time beyond the range of clocks"
                 raise BadInput(f"{path}: {events[invalid[0]].name[:80]!r} has a {problem}")
         if self.start.max(initial=0.0) > _EPOCH_US and not self.start.all():
-            # torch 2.12 wrote some events at time 0 in traces that count from 1970 or the start of the machine.
+            # torch 2.12 writes some events at time 0, though the other times count from 1970 or from boot.
             self.events = [event for event in events if event.ts]
             self.start, self.length = self._column("ts"), self._column("dur")
 
@@ -294,16 +294,16 @@ class _Timed:
 
 
 def _gpu(file: Any, device: Sequence[Event], host: Sequence[Event]) -> str | None:
-    """Return the GPU's name; a GPU that left no work in the trace was there too, if its runtime was called."""
+    """Return the name of the GPU. Calls of its runtime show that there was one, even without GPU events."""
     if file.gpus:
         return file.gpus[0].name or "a GPU"
     return "a GPU" if device or any(event.cat in RUNTIME for event in host) else None
 
 
 def _nested(timed: _Timed) -> tuple[list[Event], list[int]]:
-    """Return the events by thread and time, outer before inner, and for each the index of the one around it.
+    """Return the events ordered by thread and time, outer before inner, and the index of each one's parent.
 
-    That is the latest of its thread that began no later and has not ended, -1 if there is none.
+    The parent is the latest event of the thread that began no later and has not ended, or -1.
     """
     host, start, length = timed.events, timed.start, timed.length
     numbers: dict[tuple[int | str, int | str], int] = {}
@@ -333,6 +333,6 @@ class Mark(Protocol):
 
 
 def marked_steps(marks: Sequence[M]) -> tuple[M, ...]:
-    """Return the marked steps: our own marks before those of torch's profiler."""
+    """Return the steps with marks of this package, or else those with marks of torch's profiler."""
     by_mark = ([event for event in marks if event.name.startswith(mark)] for mark in STEP_MARKS)
     return tuple(sorted(next(filter(None, by_mark), []), key=attrgetter("ts")))

@@ -1,4 +1,4 @@
-"""Source lines: which frame of a stack a person can act on, and how to write it down."""
+"""Source lines: picks the frame of a stack that a user can change, and formats it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LIBRARIES = (
     r"diffusers/(?:hooks|models|schedulers|pipelines|modular_pipelines|loaders|guiders|quantizers|utils|image_processor"
     r"|configuration_utils)|transformers/(?:models|generation|integrations|utils|modeling_\w+|masking_utils|activations)"
 )
-"""Parts of packages, by which these are known in a checkout or in any folder that they were installed into."""
+"""Folders inside packages. They identify a package in a checkout or wherever it is installed."""
 
 _FOLDER = re.compile(rf"^.*/(?:(?:site|dist)-packages/|(?=(?:{_TORCH}|{_LIBRARIES})\b))")
 _MACHINERY = re.compile(
@@ -25,36 +25,36 @@ _CALL_STACK_ENTRY = re.compile(r"(?P<file>[^;]+?)\((?P<line>\d+)\): ")
 
 
 def is_user_code(file: str) -> bool:
-    """Return whether a file is the user's or a model library's: not torch's, generated, or the profiler's caller."""
+    """Return whether a file is the user's or a model library's, not torch's, Python's, generated or the tracer's."""
     return _MACHINERY.search(file) is None
 
 
 def is_outside_denoiser(line: str) -> bool:
-    """Return whether a source line is of an autoencoder or a text encoder, which a pipeline calls once an image."""
+    """Return whether a source line is of an autoencoder or a text encoder, which run once per image."""
     return _BESIDE_DENOISER.search(line) is not None
 
 
 def line(file: str, number: int | None) -> str:
-    """`file.py:12`; a file of an installed package is named from the package on, wherever that is installed."""
+    """Format a line as `file.py:12`. The path of a file in a package begins at the package."""
     short = _FOLDER.sub("", file)
     return f"{short}:{number}" if number else short
 
 
 def innermost(frames: Iterable[tuple[str, int | None]]) -> str:
-    """Return the first user line of frames that come innermost first; empty if there is none."""
+    """Return the first user line of frames, innermost first, or an empty string."""
     return next((line(file, number) for file, number in frames if is_user_code(file)), "")
 
 
 def from_call_stack(stack: str) -> str:
-    """Return the innermost user line of the `Call stack` that the profiler keeps with an operator.
+    """Return the innermost user line of the `Call stack` that the profiler records for an operator.
 
-    It knows only the line at which each function begins, so it is a second choice.
+    The call stack has only the first line of each function, so prefer annotations.
     """
     matches = filter(None, map(_CALL_STACK_ENTRY.match, stack.split(";")))
     return innermost((match["file"], int(match["line"])) for match in matches)
 
 
 def first_line(text: str, limit: int = 200) -> str:
-    """Return the first line of a message, spaces collapsed, cut to a length that fits a table."""
+    """Return the first line of a message with spaces collapsed, cut to `limit` characters."""
     first = " ".join(text.strip().partition("\n")[0].split())
     return first if len(first) <= limit else first[: limit - 1] + "…"

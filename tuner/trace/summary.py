@@ -1,4 +1,4 @@
-"""What the marked steps of a trace cost, in numbers. Pure."""
+"""A summary of the marked steps of a trace: times, shares, launches and copies. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NO_COMPONENT = (*STEP_MARKS, SYNC_LINE, COPY_LINE)
 
 
 class Part(NamedTuple):
-    """What work that is alike took: the operator around it, its own name, its component."""
+    """The key by which times are summed: the operator around an event, the event's name, its component."""
 
     operator: str
     name: str
@@ -27,10 +27,11 @@ class Part(NamedTuple):
 
 
 def summarise(trace: Trace) -> TraceSummary:
-    """Return the summary of the marked steps; without any, of nothing: every number is 0."""
+    """Return the summary of the marked steps. Without marked steps every number is 0."""
     wall_us = _wall_us(trace.steps, trace.gpu_work)
     times = _times_of_gpu(trace) if trace.gpu_work else _times_of_cpu(trace)
-    of_gpu = _of_gpu(trace, times, wall_us) if trace.gpu_work else {"gpu_busy_share": None, "launches_per_step": None}
+    no_gpu = {"gpu_busy_share": None, "launches_per_step": None}
+    gpu_fields = _gpu_fields(trace, times, wall_us) if trace.gpu_work else no_gpu
     classify = classes.classify_kernel if trace.gpu_work else classes.classify_operator
     return TraceSummary(
         steps=len(trace.steps),
@@ -40,12 +41,12 @@ def summarise(trace: Trace) -> TraceSummary:
         top_operators=_shares(times, lambda part: part.operator, wall_us)[:_TOP],
         classes=dict(_shares(times, lambda part: classify(part.name), wall_us)),
         components=dict(_shares(times, lambda part: part.component, wall_us)),
-        **of_gpu,
+        **gpu_fields,
     )
 
 
-def _of_gpu(trace: Trace, times: Mapping[Part, float], wall_us: float) -> dict[str, Any]:
-    """Return the fields that only the work of a GPU fills."""
+def _gpu_fields(trace: Trace, times: Mapping[Part, float], wall_us: float) -> dict[str, Any]:
+    """Return the fields that need GPU work."""
     steps = max(1, len(trace.steps))
     launches = {name: len(indices) for name, indices in trace.indices_by_name.items() if is_launch(name)}
     replays = sum(count for name, count in launches.items() if name.startswith(GRAPH_LAUNCHES))
@@ -56,14 +57,14 @@ def _of_gpu(trace: Trace, times: Mapping[Part, float], wall_us: float) -> dict[s
     kernels = Counter(trace.host[trace.call_indices[kernel.correlation]].name for kernel in trace.kernels)
     replayed = sum(count for name, count in kernels.items() if name.startswith(GRAPH_LAUNCHES))
     names = {kernel.name for kernel in trace.kernels}
-    of_kernels = {part: time for part, time in times.items() if part.name in names}
+    kernel_times = {part: time for part, time in times.items() if part.name in names}
     return {
         "gpu_busy_share": busy,
         "launches_per_step": sum(launches.values()) / steps,
         "host_wait_share": idle["host wait"],
         "kernel_wait_share": idle["kernel wait"],
         "other_wait_share": max(0.0, 1 - busy - idle["host wait"] - idle["kernel wait"]),
-        "top_kernels": _shares(of_kernels, lambda part: part.name, wall_us)[:_TOP],
+        "top_kernels": _shares(kernel_times, lambda part: part.name, wall_us)[:_TOP],
         "copies": tuple(_copies(trace.gpu_work, steps)),
         "graph_launches_per_step": replays / steps,
         "graph_kernel_share": replayed / len(trace.kernels) if trace.kernels else None,
@@ -71,14 +72,14 @@ def _of_gpu(trace: Trace, times: Mapping[Part, float], wall_us: float) -> dict[s
 
 
 def _wall_us(steps: Sequence[Event], work: Sequence[Event]) -> float:
-    """Return the longer time line: a CPU that is ahead closes its steps before the GPU has done their work."""
+    """Return the longer of the CPU's and the GPU's time: a CPU that runs ahead ends its steps before the GPU does."""
     host = steps[-1].end - steps[0].ts if steps else 0.0
     device = max(event.end for event in work) - work[0].ts if work else 0.0
     return max(host, device)
 
 
 def _busy_us(work: Iterable[Event]) -> float:
-    """Return the time in which at least one stream worked; `work` is ordered by time."""
+    """Return the time in which at least one stream was busy. `work` is ordered by time."""
     busy, until = 0.0, float("-inf")
     for event in work:
         busy += max(0.0, event.end - max(event.ts, until))
@@ -87,7 +88,7 @@ def _busy_us(work: Iterable[Event]) -> float:
 
 
 def _times_of_gpu(trace: Trace) -> dict[Part, float]:
-    """Return the time of the GPU's work, under the operator that launched it."""
+    """Return the GPU time by part, with the operator that launched the work."""
     components, rest, around = _components(trace), _rest(trace), _operators(trace)
     times: dict[Part, float] = defaultdict(float)
     for event in trace.gpu_work:
@@ -103,26 +104,26 @@ def _operators(trace: Trace) -> EnclosingEvent:
 
 
 def _times_of_cpu(trace: Trace) -> dict[Part, float]:
-    """Return the time of the CPU's operators, each without that of the operators inside it."""
+    """Return the self time of the CPU's operators by part."""
     components, rest, around = _components(trace), _rest(trace), _operators(trace)
-    own: dict[int, float] = {}
+    self_times: dict[int, float] = {}
     for index in trace.step_indices:
         event = trace.host[index]
         if event.cat == "cpu_op":
-            own[index] = event.dur
+            self_times[index] = event.dur
             outer = around(index)
-            if outer in own:
-                # One that ends after the operator around it shares only the rest of that one's time.
-                own[outer] -= max(0.0, min(event.end, trace.host[outer].end) - event.ts)
+            if outer in self_times:
+                # An operator may end after the one around it: subtract only the overlap.
+                self_times[outer] -= max(0.0, min(event.end, trace.host[outer].end) - event.ts)
     times: dict[Part, float] = defaultdict(float)
-    for index, time in own.items():
+    for index, time in self_times.items():
         name = trace.host[index].name
         times[Part(name, name, components.get(index, rest))] += time
     return times
 
 
 def _shares(times: Mapping[Part, float], key: Callable[[Part], str], wall_us: float) -> tuple[tuple[str, float], ...]:
-    """Return the share of the wall time by some property, the largest first."""
+    """Return shares of the wall time, grouped by `key`, the largest first."""
     sums: Counter[str] = Counter()
     for part, time in times.items():
         sums[key(part)] += round(time * 1000)
@@ -130,18 +131,18 @@ def _shares(times: Mapping[Part, float], key: Callable[[Part], str], wall_us: fl
 
 
 def _components(trace: Trace) -> dict[int, str]:
-    """Map each host event to its component: the outermost annotation or module around it, if there is one."""
-    found: dict[int, str] = {}
+    """Map host events to their component, the outermost annotation or module around them, if there is one."""
+    components: dict[int, str] = {}
     named = [
         index for indices in trace.indices_by_name.values() if _component(trace.host[indices[0]]) for index in indices
     ]
     if not named:
-        return found
+        return components
     for index in trace.step_indices:
-        name = found.get(trace.parents[index], "") or _component(trace.host[index])
+        name = components.get(trace.parents[index], "") or _component(trace.host[index])
         if name:
-            found[index] = name
-    return found
+            components[index] = name
+    return components
 
 
 def _component(event: Event) -> str:
@@ -152,7 +153,7 @@ def _component(event: Event) -> str:
 
 
 def _rest(trace: Trace) -> str:
-    """Return what the time without a component belongs to: the capture's marks leave only the denoiser unnamed."""
+    """Return the component of unnamed time. In traces of `capture` only the denoiser is unnamed."""
     return "denoiser" if trace.steps and trace.steps[0].name.startswith(STEP_MARKS[0]) else "unnamed"
 
 

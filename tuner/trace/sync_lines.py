@@ -1,8 +1,8 @@
-"""Marking in a trace the Python line of every wait for the GPU. Only the worker imports this: it needs torch.
+"""Marks the Python line of every wait for the GPU in a trace. Only the worker imports this: it needs torch.
 
 The profiler's own stacks name the line at which a function begins, not the line that waits. torch calls these
-callbacks right before it waits, so an annotation made there lands inside the operator that waits. It calls none before
-a copy that was asked not to wait and does, so every copy gets an annotation around it.
+callbacks right before it waits, so an annotation made there lands inside the operator that waits. It does not call
+them before a non-blocking copy that waits all the same, so every copy gets an annotation around it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tuner.trace import sources
 from tuner.trace.read import COPY_LINE, SYNC_LINE
 
 Linemaps = Mapping[str, Sequence[Any]]
-"""By file of generated code: the first lines of its parts, and the stack traces that these were made from."""
+"""For each file of generated code, the first lines of its parts and the stack traces of their source."""
 
 _COPIES = ("copy_", "to", "cpu", "cuda")
 _STACK_FRAME = re.compile(r'File "(.+)", line (\d+), in .+\n +(.+)\n')
@@ -33,9 +33,9 @@ _STACK_FRAME = re.compile(r'File "(.+)", line (\d+), in .+\n +(.+)\n')
 
 @contextlib.contextmanager
 def annotate_waits() -> Iterator[None]:
-    """Annotate each wait with its line for as long as this is open; without a GPU there is nothing to annotate.
+    """Annotate each wait with its line inside the context. Without a GPU this does nothing.
 
-    Open it before the profiler, which cannot name functions of modules that are imported while it watches.
+    Enter it before the profiler, which cannot name functions of modules that are imported while it records.
     """
     from torch._inductor.codecache import PyCodeCache
 
@@ -50,7 +50,7 @@ def annotate_waits() -> Iterator[None]:
     def annotate(*handle: int) -> None:
         _annotate(PyCodeCache.linemaps)
 
-    # Under dynamo the callback would be compiled itself, in the middle of what it watches.
+    # Keep dynamo from compiling the callback into the code that it annotates.
     callback = torch.compiler.disable(annotate)
     with contextlib.ExitStack() as undo:
         for registry in registries:
@@ -62,10 +62,10 @@ def annotate_waits() -> Iterator[None]:
         yield
 
 
-def _restore(name: str, own: Any) -> None:
-    """Give tensors back a method of their own, or that which they inherit where they had none."""
-    if own is not None:
-        setattr(torch.Tensor, name, own)
+def _restore(name: str, original: Any) -> None:
+    """Restore a method of `torch.Tensor`, or delete it if the class had only inherited it."""
+    if original is not None:
+        setattr(torch.Tensor, name, original)
     elif name in vars(torch.Tensor):
         delattr(torch.Tensor, name)
 
@@ -77,19 +77,19 @@ def _annotate(linemaps: Linemaps) -> None:
 
 
 def _is_tracing() -> bool:
-    """Return whether a compiler would take an annotation for a part of what it compiles: dynamo, or those behind it."""
+    """Return whether dynamo or a later compiler stage is tracing, and would trace an annotation too."""
     return torch.compiler.is_compiling() or bool(torch._C._len_torch_dispatch_stack())
 
 
 def _annotated(copy: Callable[..., Any], linemaps: Linemaps) -> Callable[..., Any]:
     @functools.wraps(copy)
-    def noted(*arguments: Any, **named: Any) -> Any:
+    def annotated(*arguments: Any, **named: Any) -> Any:
         if _is_tracing():
             return copy(*arguments, **named)
         with record_function(COPY_LINE + _line(linemaps)):
             return copy(*arguments, **named)
 
-    return noted
+    return annotated
 
 
 def _line(linemaps: Linemaps) -> str:
@@ -97,7 +97,7 @@ def _line(linemaps: Linemaps) -> str:
 
 
 def _frames(frame: FrameType | None, linemaps: Linemaps) -> Iterator[tuple[str, int | None]]:
-    """Yield the stack from a frame on; before a line of generated code, the model's lines that it was made from."""
+    """Yield the stack from a frame outwards. The model's lines come before the generated code made from them."""
     while frame is not None:
         file, number = frame.f_code.co_filename, frame.f_lineno
         yield from _origin(file, number, linemaps)
@@ -106,9 +106,9 @@ def _frames(frame: FrameType | None, linemaps: Linemaps) -> Iterator[tuple[str, 
 
 
 def _origin(file: str, number: int, linemaps: Linemaps) -> list[tuple[str, int]]:
-    """Return the lines that inductor made a line of code from, the innermost first.
+    """Return the source lines of a line that inductor generated, the innermost first.
 
-    It keeps them with the code for other processes: none are given if one of them has since become another line.
+    Inductor caches them across processes. Return an empty list if one of the lines has changed since.
     """
     starts, stacks = linemaps.get(file) or ((), ())
     place = bisect_right(starts, number) - 1

@@ -1,4 +1,4 @@
-"""A trace cut down to its marked steps, for viewers that load all of it."""
+"""Trims a trace to its marked steps, for viewers that load whole files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Args(msgspec.Struct, gc=False):
 
 
 class _Event(msgspec.Struct, gc=False):
-    """Of an event of any phase, what decides whether it is kept."""
+    """The fields of an event of any phase that decide whether it is kept."""
 
     ph: str = ""
     cat: str = ""
@@ -42,9 +42,8 @@ class _Event(msgspec.Struct, gc=False):
 def trim(path: Path) -> bytes:
     """Return a gzipped trace of the marked steps, the device work that they started, and the names of threads.
 
-    Events keep all their fields. A trace without marked steps stays whole.
-
-    Raises BadInput when the file is not a trace."""
+    Events keep all their fields. A trace without marked steps is kept whole. Raises BadInput if it is no trace.
+    """
     content = read.read_bytes(path)
     try:
         file = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
@@ -64,7 +63,7 @@ def _kept(events: Sequence[_Event], start: float, end: float) -> Iterator[int]:
     calls = (event for event in events if event.cat in read.RUNTIME and start <= event.ts < end)
     started = {event.correlation for event in calls} - {0}
     for index, event in enumerate(events):
-        of_device = event.cat in read.DEVICE or event.ph in _FLOWS
-        is_kept = event.correlation in started if of_device else start <= event.ts < end
+        is_device_event = event.cat in read.DEVICE or event.ph in _FLOWS
+        is_kept = event.correlation in started if is_device_event else start <= event.ts < end
         if is_kept or event.ph == _METADATA:
             yield index

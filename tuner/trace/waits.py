@@ -1,4 +1,4 @@
-"""Where the CPU waits for the GPU in a trace. Pure."""
+"""Finds where the CPU waits for the GPU in a trace. Pure."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ WAIT_CALLS = frozenset(
     }.items()
     for call in calls.split()
 )
-"""The calls that wait by their contract. Two kinds do so under conditions only, which a trace does not tell: those that
-free or unregister memory, for as long as the GPU still has work (torch's allocator calls them only when it is out of
-memory), and copies, unless within the GPU or so small (64 kB) that the driver stages them. Allocations are left out:
+"""The calls that wait by their contract. Two groups wait only under conditions that a trace does not show. Calls that
+free or unregister memory wait while the GPU still has work; torch's allocator makes them only when it is out of memory.
+Copies wait unless they are within the GPU or so small (64 kB) that the driver stages them. Allocations are left out:
 they order the work of streams and seldom make the CPU wait."""
 
 LAUNCHES = ("cudaLaunch", "cuLaunch", "hipLaunch", "hipExtLaunch", "hipExtModuleLaunch", "hipModuleLaunch")
@@ -43,7 +43,7 @@ _LONGEST = 300
 
 @dataclass(frozen=True)
 class Wait:
-    """A call, host[index], that made the CPU wait: in which operator, why, and at which line if the trace knows."""
+    """A call, host[index], that made the CPU wait, with its operator, its reason and, if known, its source line."""
 
     index: int
     operator: str
@@ -52,9 +52,9 @@ class Wait:
 
 
 def find_waits(trace: Trace, indices: Sequence[int] | None = None) -> list[Wait]:
-    """Return the waits among some events of the host, those inside the steps if none are given."""
+    """Return the waits among the host events `indices`, by default those inside the steps."""
     copies = {event.correlation: event for event in trace.device if event.cat == "gpu_memcpy"}
-    found: dict[int, str] = {}
+    waits: dict[int, str] = {}
     last_copy: dict[int, tuple[int, str]] = {}
     named = trace.indices_by_name if indices is None else trace.group_by_name(indices)
     for index in sorted(chain.from_iterable(named[name] for name in named if name in WAIT_CALLS or "emcpy" in name)):
@@ -65,28 +65,28 @@ def find_waits(trace: Trace, indices: Sequence[int] | None = None) -> list[Wait]
         copied_by = copies.get(event.correlation) if event.correlation else None
         copy = copied_by.name if copied_by else ""
         if _is_wait(trace, index):
-            # A copy and the one wait that follows it are one thing when one operator does both.
+            # A copy and the next wait in the same operator count as one wait.
             begun, copied = (index, copy) if copy else last_copy.pop(operator, (index, ""))
-            found.pop(begun, None)
-            found[index] = copied
+            waits.pop(begun, None)
+            waits[index] = copied
         elif copied_by:
             last_copy[operator] = index, copy
             if event.name in _COPIES and _blocks(trace, event, copied_by):
-                found[index] = copy
+                waits[index] = copy
     path, source = _Path(trace), _Source(trace, named)
     return [
         Wait(index, path(index) or trace.host[index].name, _why(trace.host[index].name, copy), source(index))
-        for index, copy in found.items()
+        for index, copy in waits.items()
     ]
 
 
-def without_profiler_waits(trace: Trace, found: Iterable[Wait]) -> list[Wait]:
-    """Without those at either end of a trace that no operator makes: the profiler waits when it starts and stops."""
+def without_profiler_waits(trace: Trace, waits: Iterable[Wait]) -> list[Wait]:
+    """Return the waits without the profiler's own, which lie at both ends of a trace and outside of operators."""
     launches = [trace.host[i].ts for name, indices in trace.indices_by_name.items() if is_launch(name) for i in indices]
     first, last = min(launches, default=0.0), max(launches, default=0.0)
     return [
         wait
-        for wait in found
+        for wait in waits
         if wait.operator != trace.host[wait.index].name or first < trace.host[wait.index].ts < last
     ]
 
@@ -103,10 +103,11 @@ def _is_wait(trace: Trace, index: int) -> bool:
 
 
 def _blocks(trace: Trace, call: Event, copy: Event) -> bool:
-    """Return whether a copy that was asked not to wait did.
+    """Return whether a non-blocking copy made the CPU wait for the GPU.
 
-    To pageable memory the driver returns when the copy is done. From it, when all is staged: that of more than it has
-    room for begins when the GPU is free. A GPU that had nothing to do was not waited for.
+    A copy to pageable memory returns when it is done. A copy from pageable memory returns when all of it is staged, and
+    one that is too large for the staging buffer begins only when the GPU is free. If the GPU was idle, the CPU did not
+    wait for it.
     """
     if "Pageable" not in copy.name:
         return False
@@ -115,7 +116,7 @@ def _blocks(trace: Trace, call: Event, copy: Event) -> bool:
 
 
 def _was_busy(trace: Trace, call: Event, copy: Event) -> bool:
-    """Return whether GPU work other than parts of the copy ended between the call and the copy."""
+    """Return whether GPU work other than the copy itself ended between the call and the copy."""
     since, until = (bisect_right(trace.gpu_work_ends, (time, inf)) for time in (call.ts, copy.ts))
     return any(correlation != copy.correlation for _, correlation in trace.gpu_work_ends[since:until])
 
@@ -125,13 +126,13 @@ def _why(call: str, copy: str) -> str:
 
 
 def _operator_around(trace: Trace, index: int) -> int:
-    """Return the index of the innermost operator around a call, or the call's own when Python itself made it."""
+    """Return the index of the innermost operator around a call, or of the call if it is outside of operators."""
     parent = trace.parents[index]
     return parent if parent >= 0 and trace.host[parent].cat == "cpu_op" else index
 
 
 class _Path:
-    """The operators around a call, the innermost last; of many the innermost only."""
+    """The path of operators around a call, the innermost last. A long path is cut at the outer end."""
 
     def __init__(self, trace: Trace) -> None:
         self._host = trace.host
@@ -167,7 +168,7 @@ class _Source:
 
 
 class _Lines:
-    """The lines that annotations name, each right before the wait that is meant."""
+    """The lines of annotations, each of which comes right before its wait."""
 
     def __init__(self, trace: Trace, named: Mapping[str, list[int]]) -> None:
         self._trace = trace
@@ -175,7 +176,7 @@ class _Lines:
         self._waits = sorted(chain.from_iterable(named[name] for name in named if name in WAIT_CALLS))
 
     def before(self, index: int) -> str:
-        """Return the line before a wait, if no other wait of the thread lies between."""
+        """Return the line annotated before a wait, if no other wait of the thread is in between."""
         line, wait = _last_before(self._lines, index), _last_before(self._waits, index)
         if line <= wait:
             return ""
@@ -185,11 +186,11 @@ class _Lines:
 
 
 def _line(annotation: Event, mark: str) -> str:
-    """Return the line that an annotation names, by the package that it is of if that is one that is known by now."""
+    """Return the line of an annotation. The path of a file in a package begins at the package."""
     return sources.line(annotation.name.removeprefix(mark), None)
 
 
 def _last_before(indices: Sequence[int], index: int) -> int:
-    """Return the last of some ordered indices before another, -1 if there is none."""
+    """Return the last of the ordered `indices` before `index`, or -1."""
     place = bisect_left(indices, index)
     return indices[place - 1] if place else -1
