@@ -167,12 +167,12 @@ class Pair(Record):
     `candidate` is the candidate's trial. `index` counts its pairs from 0.
     """
 
-    candidate: int
-    index: int
+    candidate: Count
+    index: Count
 
 
 class Outcome(Record):
-    """What a trial showed.
+    """The result of a trial.
 
     Of a repetition, which measures a trial's latency again in a fresh process, `number` is the trial, `repetition` its
     id within the study, and `pair` the pair that it belongs to, if any. `device` is the one that it ran on.
