@@ -1,4 +1,4 @@
-"""The verdict on a configuration's images: guards, then the axis of the search, compared with the baseline's."""
+"""The verdict on a configuration's images: guards, then the objective of the search, compared with the baseline's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPOT_PSNR_DB = 25.0
 
 
 class Judge:
-    """Judges the images of one workload on one metric, the axis of the search."""
+    """Judges the images of one workload on one metric, the objective of the search."""
 
     def __init__(self, metric: str, context: MetricContext, workload: Workload) -> None:
         self.metric = get_objective(metric)
