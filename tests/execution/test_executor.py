@@ -26,7 +26,7 @@ WORKER = """
 import os, sys, time
 job, pipe = open(sys.argv[1]).read(), int(sys.argv[2])
 os.write(pipe, b'{"type":"stage","stage":"load"}\\n')
-if '"sleeps"' in job:
+if '"sleeps' in job:
     time.sleep(3600)
 os.write(pipe, b'{"type":"failed","failure":{"kind":"error","stage":"load","message":"planted"}}\\n')
 """
@@ -71,7 +71,7 @@ def make_job(tmp_path: Path) -> Callable[..., Job]:
 
 def test_a_job_ends_with_exactly_one_end(executor: Executor, make_job: Callable[..., Job]) -> None:
     handle = executor.submit(make_job(), executor.free()[0])
-    events = [(of.id, event) for of, event in executor.wait(math.inf)]
+    events = [(of.id, event) for of, event in executor.wait(lambda: math.inf)]
     assert events == [(handle.id, StageStarted(stage="load")), (handle.id, FAILED), (handle.id, Ended())]
 
 
@@ -79,13 +79,13 @@ def test_a_device_is_busy_while_its_job_runs(executor: Executor, make_job: Calla
     assert tuple(executor.free()) == DEVICES
     executor.submit(make_job(), DEVICES[0])
     assert tuple(executor.free()) == DEVICES[1:]
-    list(executor.wait(math.inf))
+    list(executor.wait(lambda: math.inf))
     assert tuple(executor.free()) == DEVICES
 
 
 def test_jobs_on_several_devices_are_told_apart(executor: Executor, make_job: Callable[..., Job]) -> None:
     handles = [executor.submit(make_job(device.name), device) for device in DEVICES]
-    ended = [handle.id for handle, event in executor.wait(math.inf) if event == Ended()]
+    ended = [handle.id for handle, event in executor.wait(lambda: math.inf) if event == Ended()]
     assert sorted(ended) == sorted(handle.id for handle in handles)
 
 
@@ -93,20 +93,46 @@ def test_a_cancelled_job_sends_nothing_more(executor: Executor, make_job: Callab
     handle = executor.submit(make_job("sleeps"), DEVICES[0])
     executor.cancel(handle)
     executor.cancel(handle)
-    assert list(executor.wait(math.inf)) == []
+    assert list(executor.wait(lambda: math.inf)) == []
     assert tuple(executor.free()) == DEVICES
 
 
 def test_a_job_can_be_cancelled_because_of_its_message(executor: Executor, make_job: Callable[..., Job]) -> None:
     handle = executor.submit(make_job("sleeps"), DEVICES[0])
-    for of, event in executor.wait(math.inf):
+    for of, event in executor.wait(lambda: math.inf):
         assert event == StageStarted(stage="load")
         executor.cancel(of)
     assert handle.device in executor.free()
 
 
+def test_a_job_cancelled_because_of_anothers_message_sends_nothing_more(
+    executor: Executor, make_job: Callable[..., Job]
+) -> None:
+    first, second = (executor.submit(make_job("sleeps" + device.name), device) for device in DEVICES)
+    seen = []
+    for of, _ in executor.wait(lambda: math.inf):
+        seen.append(of.id)
+        executor.cancel(second if of.id == first.id else first)
+        executor.cancel(of)
+    assert len(seen) == 1
+
+
+def test_a_busy_device_takes_no_second_job(executor: Executor, make_job: Callable[..., Job]) -> None:
+    executor.submit(make_job("sleeps"), DEVICES[0])
+    with pytest.raises(ValueError, match="not free"):
+        executor.submit(make_job("other"), DEVICES[0])
+
+
+def test_nothing_is_lost_when_waiting_is_interrupted(executor: Executor, make_job: Callable[..., Job]) -> None:
+    executor.submit(make_job(), DEVICES[0])
+    events = [next(event for _, event in executor.wait(lambda: math.inf))]
+    if isinstance(executor, LocalExecutor):  # a job in this process cannot be interrupted
+        events += [event for _, event in executor.wait(lambda: math.inf)]
+        assert events == [StageStarted(stage="load"), FAILED, Ended()]
+
+
 def test_waiting_for_nothing_returns_at_once(executor: Executor) -> None:
-    assert list(executor.wait(math.inf)) == []
+    assert list(executor.wait(lambda: math.inf)) == []
 
 
 def test_a_silent_worker_is_not_waited_for_beyond_the_time(tmp_path: Path, make_job: Callable[..., Job],
@@ -114,10 +140,10 @@ def test_a_silent_worker_is_not_waited_for_beyond_the_time(tmp_path: Path, make_
     monkeypatch.setattr(process, "WORKER", (sys.executable, "-c", WORKER))
     with LocalExecutor(DEVICES, tmp_path / "cache") as executor:
         handle = executor.submit(make_job("sleeps"), DEVICES[0])
-        first = next(event for _, event in executor.wait(math.inf))
+        first = next(event for _, event in executor.wait(lambda: math.inf))
         assert first == StageStarted(stage="load")
         before = time.monotonic()
-        assert list(executor.wait(before + 0.3)) == []
+        assert list(executor.wait(lambda: before + 0.3)) == []
         assert time.monotonic() >= before + 0.3
         worker = executor.running[handle.id][1].process
     assert worker.poll() is not None, "leaving the executor kills what still runs"

@@ -63,7 +63,7 @@ def test_its_answer_is_the_panel_of_those_whose_images_are_there(
     ("program", "said"),
     [
         ("print('no such thing'); sys.exit(3)", "with code 3"),
-        ("open(sys.argv[2], 'w').write('{')", "without an answer"),
+        ("open(sys.argv[2], 'w').write('{')", "with code 0"),
         ("import os; os.kill(os.getpid(), 9)", "with code -9"),
     ],
 )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 from uuid import uuid4
 
 from tuner.records.outcome import Device
-from tuner.records.protocol import BuildDone, Job, Message
+from tuner.records.protocol import Job, Message
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,14 @@ class Handle:
 
 @dataclass(frozen=True)
 class Ended:
-    """The last event of every job: its worker is gone and its device is free again."""
+    """The last event of a job that was not cancelled: its worker is gone and its device is free again."""
 
 
 class Executor(Protocol):
     """Runs jobs on devices, one job a device at a time.
 
-    Every job ends with exactly one `Ended`. A job that failed as a whole reports a `WorkerFailed` before that.
+    Every job that is not cancelled ends with exactly one `Ended`. A job that failed as a whole reports a `WorkerFailed`
+    before that.
     """
 
     def free(self) -> Sequence[Device]:
@@ -37,13 +38,14 @@ class Executor(Protocol):
         ...
 
     def submit(self, job: Job, device: Device) -> Handle:
-        """Start a job on a free device and return at once."""
+        """Start a job on a free device and return at once. Raises ValueError if the device is not free."""
         ...
 
-    def wait(self, until: float) -> Iterator[tuple[Handle, Message | Ended]]:
+    def wait(self, until: Callable[[], float]) -> Iterator[tuple[Handle, Message | Ended]]:
         """Yield the messages of all running jobs as they arrive.
 
-        Stops when no job runs any more, or when nothing arrived before `time.monotonic()` reached `until`.
+        Stops when no job runs any more, or when nothing arrives and `time.monotonic()` has reached `until()`. That is
+        called again and again, because what a job reports may change how long it may run.
         """
         ...
 
@@ -58,9 +60,3 @@ class Executor(Protocol):
     ) -> None:
         """Cancel what still runs."""
         ...
-
-
-def continues(job: Job, message: BuildDone) -> bool:
-    """Return whether a worker goes on to measure its points: it stops if the gate did not pass the build."""
-    verdict = message.build.verdict
-    return job.is_baseline or verdict is None or verdict.status == "clean"

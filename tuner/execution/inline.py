@@ -20,24 +20,27 @@ class InlineExecutor(Executor):
         self.devices = tuple(devices)
         self.running: dict[str, Handle] = {}
         self.deadlines: list[float] = []
-        """The `until` of every call of `wait`."""
+        """What `until` returned, before and after each message."""
 
     def free(self) -> Sequence[Device]:
         busy = {handle.device for handle in self.running.values()}
         return [device for device in self.devices if device not in busy]
 
     def submit(self, job: Job, device: Device) -> Handle:
+        if device not in self.free():
+            raise ValueError(f"{device.name}: this device is not free")
         handle = Handle(job, device)
         self.running[handle.id] = handle
         return handle
 
-    def wait(self, until: float) -> Iterator[tuple[Handle, Message | Ended]]:
-        self.deadlines.append(until)
+    def wait(self, until: Callable[[], float]) -> Iterator[tuple[Handle, Message | Ended]]:
+        self.deadlines.append(until())
         for handle in list(self.running.values()):
             for message in self.work(handle.job):
                 if handle.id not in self.running:
                     break
                 yield handle, message
+                self.deadlines.append(until())
             if self.running.pop(handle.id, None) is not None:
                 yield handle, Ended()
 

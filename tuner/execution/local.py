@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import selectors
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -37,17 +37,21 @@ class LocalExecutor(Executor):
         return [device for device in self.devices if device not in busy]
 
     def submit(self, job: Job, device: Device) -> Handle:
+        if device not in self.free():
+            raise ValueError(f"{device.name}: this device is not free")
         handle = Handle(job, device)
         worker = WorkerProcess(job, self.folder or Path(job.points[0].folder), self.cache)
         self.running[handle.id] = (handle, worker)
         self.selector.register(worker.pipe, selectors.EVENT_READ)
         return handle
 
-    def wait(self, until: float) -> Iterator[tuple[Handle, Message | Ended]]:
+    def wait(self, until: Callable[[], float]) -> Iterator[tuple[Handle, Message | Ended]]:
         while self.running:
-            self.selector.select(max(0.0, min(POLL_S, until - time.monotonic())))
+            self.selector.select(max(0.0, min(POLL_S, until() - time.monotonic())))
             is_silent = True
             for handle, worker in list(self.running.values()):
+                if handle.id not in self.running:  # cancelled because of another job's message
+                    continue
                 for message in worker.messages():
                     is_silent = False
                     yield handle, message
@@ -60,7 +64,7 @@ class LocalExecutor(Executor):
                 if worker.has_ended:
                     self.cancel(handle)
                     yield handle, Ended()
-            if is_silent and time.monotonic() >= until:
+            if is_silent and time.monotonic() >= until():
                 return
 
     def cancel(self, handle: Handle) -> None:
@@ -86,4 +90,4 @@ def run_job(job: Job, cache: Path, folder: Path | None = None) -> list[Message]:
     """Run one job to its end and return its messages. `folder` is that of LocalExecutor."""
     with LocalExecutor([Device(name=job.environment.device)], cache, folder) as executor:
         executor.submit(job, executor.devices[0])
-        return [message for _, message in executor.wait(math.inf) if not isinstance(message, Ended)]
+        return [message for _, message in executor.wait(lambda: math.inf) if not isinstance(message, Ended)]

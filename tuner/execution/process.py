@@ -9,13 +9,13 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import psutil
 
-from tuner.execution.executor import continues
 from tuner.files import atomic_write
 from tuner.records.codec import encode_pretty
 from tuner.records.outcome import Failure
@@ -28,6 +28,7 @@ from tuner.records.protocol import (
     PointFailed,
     StageStarted,
     WorkerFailed,
+    continues,
     decode_message,
 )
 
@@ -62,6 +63,7 @@ class WorkerProcess:
         self.has_ended = False
         self.is_pipe_closed = False
         self._buffer = b""
+        self._lines: deque[bytes] = deque()
         self._mark = uuid.uuid4().hex
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder / "job.json", encode_pretty(job))
@@ -84,9 +86,10 @@ class WorkerProcess:
         """
         code = self.process.poll()
         is_silent = True
-        for line in self._lines():
+        self._read()
+        while self._lines:
             is_silent = False
-            message = parse(line, self.stage)
+            message = parse(self._lines.popleft(), self.stage)
             self._follow(message)
             yield message
         if code is not None:
@@ -95,8 +98,9 @@ class WorkerProcess:
                 yield WorkerFailed(failure=name_death(code, self.stage))
         elif is_silent and time.monotonic() >= self.entered + self._deadline_s():
             self.has_ended = True
-            message_text = f"still in stage {self.stage!r} after {self._deadline_s():.0f} s"
-            yield WorkerFailed(failure=Failure(kind="timeout", stage=self.stage, message=message_text))
+            if self.awaited:
+                text = f"still in stage {self.stage!r} after {self._deadline_s():.0f} s"
+                yield WorkerFailed(failure=Failure(kind="timeout", stage=self.stage, message=text))
 
     def kill(self) -> None:
         """Kill the worker and everything that it started, in its process group or out of it."""
@@ -128,10 +132,13 @@ class WorkerProcess:
             self.entered = time.monotonic()
         elif isinstance(message, (PointDone, PointFailed)):
             self.awaited.discard(message.index)
-        elif isinstance(message, WorkerFailed) or (isinstance(message, BuildDone) and not continues(self.job, message)):
+        elif isinstance(message, WorkerFailed) or (
+            isinstance(message, BuildDone) and not continues(self.job, message.build)
+        ):
             self.awaited.clear()
 
-    def _lines(self) -> Iterator[bytes]:
+    def _read(self) -> None:
+        """Take all lines that the pipe holds."""
         while not self.is_pipe_closed:
             try:
                 data = os.read(self.pipe, 1 << 16)
@@ -139,7 +146,7 @@ class WorkerProcess:
                 return
             self.is_pipe_closed = not data
             *lines, self._buffer = (self._buffer + data).split(b"\n")
-            yield from lines
+            self._lines.extend(lines)
 
 
 def worker_environment(cache: Path) -> dict[str, str]:

@@ -105,6 +105,11 @@ class WorkerFailed(Record, tag="failed"):
 Message = StageStarted | Alive | BuildDone | PointDone | PointFailed | NoiseFound | WorkerFailed
 
 
+def continues(job: Job, build: Build) -> bool:
+    """Return whether a worker goes on to measure its points: it stops if the gate did not pass the build."""
+    return job.is_baseline or build.verdict is None or build.verdict.status == "clean"
+
+
 def decode_message(data: bytes) -> Message:
     """Decode one line that a worker wrote."""
     message: Message = msgspec.json.decode(data, type=Message)

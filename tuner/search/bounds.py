@@ -1,22 +1,28 @@
-"""Which candidates the baseline's measurements rule out before a process is paid for."""
+"""Which candidates cost nothing: those that are invalid, and those that the baseline's measurements rule out."""
 
 from __future__ import annotations
 
 from tuner.records.codec import Values
 from tuner.search.history import History
 
-MIN_RATE_SHARE = 0.5
-"""A type of number whose large products reach less than this share of the baseline's rate cannot make it faster."""
+MIN_RATE_SHARE = 0.05
+"""A dtype whose large matrix products reach less than this share of the baseline's rate has no instructions here."""
+
+
+def refusal_reason(history: History, values: Values) -> str | None:
+    """Return why a candidate is not worth a process, or None."""
+    return history.space.conflict_reason(values) or ruled_out_reason(history, values)
 
 
 def ruled_out_reason(history: History, values: Values) -> str | None:
-    """Return why a candidate cannot be faster on this device, or None.
+    """Return why the measured roofline rules a candidate out, or None.
 
     A CPU without instructions for bfloat16, for example, computes its products a hundred times slower than float32's.
+    Where quantization or TF32 decides the arithmetic, the dtype's own rate tells nothing.
     """
     baseline = history.outcomes.get(0)
     roofline = baseline.build.roofline if baseline is not None and baseline.build is not None else None
-    if baseline is None or roofline is None:
+    if baseline is None or roofline is None or has_other_products(values):
         return None
     dtype, untouched = str(values["precision.dtype"]), str(baseline.values["precision.dtype"])
     rate, baseline_rate = roofline.flop_per_s.get(dtype), roofline.flop_per_s.get(untouched)
@@ -26,3 +32,8 @@ def ruled_out_reason(history: History, values: Values) -> str | None:
         f"precision.dtype={dtype}: large products reach {rate / 1e9:,.0f} GFLOP/s on this device, "
         f"{baseline_rate / 1e9:,.0f} in {untouched}"
     )
+
+
+def has_other_products(values: Values) -> bool:
+    """Return whether products are computed in another type than the candidate's dtype."""
+    return values.get("quantization.scheme", "none") != "none" or values.get("matmul.tf32", False) is True

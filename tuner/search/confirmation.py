@@ -29,22 +29,22 @@ class PairedRuns:
     def __init__(self, candidate: int) -> None:
         self.candidate = candidate
         self.failures = Failures()
-        self.open: Pair | None = None
+        self.current_pair: Pair | None = None
         """The pair whose baseline was proposed and whose candidate was not measured yet."""
 
     def propose(self, history: History) -> Proposal:
         """Return the next repetition. A pair that another run left incomplete is not completed hours later."""
-        if self.open is None:
+        if self.current_pair is None:
             pairs = [run.pair.index for run in history.repetitions if run.pair and run.pair.candidate == self.candidate]
-            self.open = Pair(candidate=self.candidate, index=1 + max(pairs, default=-1))
-        measured = [run for run in history.repetitions_of(history.baseline) if run.pair == self.open]
-        return repetition(history.outcomes[self.candidate] if measured else history.baseline, self.open)
+            self.current_pair = Pair(candidate=self.candidate, index=1 + max(pairs, default=-1))
+        measured = [run for run in history.repetitions_of(history.baseline) if run.pair == self.current_pair]
+        return repetition(history.outcomes[self.candidate] if measured else history.baseline, self.current_pair)
 
     def observe(self, outcome: Outcome) -> None:
         """Take note of what came of a repetition."""
         self.failures.observe(outcome)
         if outcome.number == self.candidate and outcome.status == "measured":
-            self.open = None
+            self.current_pair = None
 
 
 def first_in_doubt(history: History) -> Outcome | None:
@@ -117,7 +117,7 @@ class Confirmation(Strategy):
         pairs = len(history.pairs_of(target))
         if runs.failures.are_final:
             return False
-        if runs.open is not None or pairs < MIN_PAIRS:
+        if runs.current_pair is not None or pairs < MIN_PAIRS:
             return True
         if pairs >= MAX_PAIRS or (pairs == MIN_PAIRS and is_confirmed(history, target)):
             return False
@@ -169,7 +169,7 @@ class OpenDoubt(Strategy):
         if self.runs is None or self.runs.failures.are_final:
             return None
         target = history.outcomes[self.runs.candidate]
-        if self.runs.open is None:
+        if self.runs.current_pair is None:
             is_enough = len(history.pairs_of(target)) >= MAX_PAIRS
             if is_enough or self.budget.seconds_left() < pair_s(history, target):
                 return None

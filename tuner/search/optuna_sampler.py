@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tuner.records.outcome import Device, Outcome
-from tuner.search.bounds import ruled_out_reason
+from tuner.search.bounds import refusal_reason
 from tuner.search.history import History
 from tuner.search.strategy import Proposal, SearchContext, Strategy
 
@@ -27,7 +27,7 @@ class OptunaSampler(Strategy):
         while not self.context.is_over(history) and not self.is_exhausted:
             number, values = self.context.trials.ask()
             known = history.find(values)
-            refusal = history.space.conflict_reason(values) or ruled_out_reason(history, values)
+            refusal = refusal_reason(history, values)
             if refusal is None and known is None:
                 self.known_in_a_row = 0
                 return Proposal(values=values, purpose="search", number=number)

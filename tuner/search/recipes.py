@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tuner.records.outcome import Device, Outcome
-from tuner.search.bounds import ruled_out_reason
+from tuner.search.bounds import refusal_reason
 from tuner.search.history import History
 from tuner.search.strategy import Proposal, SearchContext, Strategy
 
@@ -19,7 +19,7 @@ class Recipes(Strategy):
             values = history.space.candidate(recipe.values)
             if self.context.is_over(history) or values in history.refused or history.was_tried(values):
                 continue
-            refusal = history.space.conflict_reason(values) or ruled_out_reason(history, values)
+            refusal = refusal_reason(history, values)
             return Proposal(values=values, purpose="recipe", recipe=recipe.name, refusal=refusal)
         return None
 

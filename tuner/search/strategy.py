@@ -41,7 +41,7 @@ class Strategy(Protocol):
         ...
 
 
-class AskTell(Protocol):
+class TrialSource(Protocol):
     """The part of a study's store that an Optuna sampler works through."""
 
     def ask(self) -> tuple[int, Values]:
@@ -57,7 +57,7 @@ class AskTell(Protocol):
 class SearchContext:
     """What a strategy that searches works with: Optuna's trials, when the search is over, and notes to the user."""
 
-    trials: AskTell
+    trials: TrialSource
     is_over: Callable[[History], bool]
     note: Callable[[str], None]
 

@@ -214,6 +214,7 @@ class RepetitionAttempt:
         self.original = original
         self.number = original.number
         self.pair = pair
+        self.has_outcome = False
         self.clock = time.monotonic()
 
     def job(self, budget: Budget) -> Job:
@@ -234,6 +235,8 @@ class RepetitionAttempt:
 
     def handle(self, message: Message) -> Iterator[Event]:
         """Turn a message of the worker into events."""
+        if self.has_outcome:
+            return
         if isinstance(message, StageStarted):
             yield StageEntered(message.stage)
         elif isinstance(message, PointDone):
@@ -249,6 +252,7 @@ class RepetitionAttempt:
         """Do nothing: a repetition without an outcome leaves nothing that counts."""
 
     def _ended(self, **result: object) -> RepetitionEnded:
+        self.has_outcome = True
         original = self.original
         outcome = Outcome(
             number=original.number,

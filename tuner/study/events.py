@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import singledispatchmethod
 from pathlib import Path
@@ -186,6 +186,3 @@ class Publisher:
     def _keep_time(self) -> None:
         """Record the time that was used, so that a resumed study goes on with what is left of its budget."""
         self.store.spent_s = self.budget.spent_s
-
-
-Publish = Callable[[Event], None]

@@ -47,13 +47,11 @@ def judge_finalists(
         variations=tuple(path for noise in history.noise_floors() for path in noise.variations.values()),
     )
     atomic_write(store.paths.panel("job.json"), encode_pretty(job))
-    problem = _run_examiner(store)
-    if problem is None:
-        with contextlib.suppress(BadInput):
-            return read(store.paths.panel("json"), Panel)
-        problem = "without an answer"
+    ending = _run_examiner(store)
+    with contextlib.suppress(BadInput):
+        return read(store.paths.panel("json"), Panel)
     log = store.paths.panel("log")
-    note(f"the finalists' other metrics are missing: their process ended {problem}, see {log}")
+    note(f"the finalists' other metrics are missing: their process ended {ending}, see {log}")
     return None
 
 
@@ -67,8 +65,8 @@ def images_of(store: Store, finalists: Sequence[Outcome]) -> dict[int, Path]:
     return {number: folder for number, folder in folders.items() if folder.is_dir()}
 
 
-def _run_examiner(store: Store) -> str | None:
-    """Run the process to its end and kill what it leaves. Returns how it failed, or None."""
+def _run_examiner(store: Store) -> str:
+    """Run the process to its end and kill what it leaves. Returns how it ended."""
     answer = store.paths.panel("json")
     answer.unlink(missing_ok=True)
     with store.paths.panel("log").open("wb") as log:
@@ -77,8 +75,7 @@ def _run_examiner(store: Store) -> str | None:
             stderr=log, start_new_session=True, env=worker_environment(store.paths.cache),
         )  # fmt: skip
         try:
-            code = process.wait(DEADLINE_S)
-            return f"with code {code}" if code else None
+            return f"with code {process.wait(DEADLINE_S)}"
         except subprocess.TimeoutExpired:
             return f"after {DEADLINE_S:.0f} s"
         finally:

@@ -6,7 +6,7 @@ import time
 
 from tuner.board import shown_traces
 from tuner.errors import BadInput, StudyFailed
-from tuner.execution.executor import Ended, Executor
+from tuner.execution.executor import Ended, Executor, Handle
 from tuner.files import atomic_write
 from tuner.records.codec import encode_pretty, read
 from tuner.records.outcome import Limits, Outcome
@@ -101,8 +101,7 @@ class Study:
     def export(self, chosen: Outcome, panel: Panel | None, panel_s: float) -> BestConfig:
         """Write best_config.json."""
         share = summary.quality_time_share(self.history, panel_s, self.budget.spent_s)
-        refused = len(self.history.refused)
-        best = summary.best_config(self.store.request, self.history, chosen, panel, share, refused)
+        best = summary.best_config(self.store.request, self.history, chosen, panel, share)
         atomic_write(self.store.paths.best_config, encode_pretty(best))
         return best
 
@@ -142,10 +141,11 @@ class Study:
         """Run a worker to its end, publish its events, and return the outcomes among them."""
         self.publisher.publish(TrialStarted(attempt.number, proposal.purpose, proposal.values, attempt.points))
         outcomes: list[Outcome] = []
-        handle = self.executor.submit(attempt.job(self.budget), self.device)
+        handle: Handle | None = None
         try:
+            handle = self.executor.submit(attempt.job(self.budget), self.device)
             while True:
-                for _, message in self.executor.wait(self.stops_at(attempt)):
+                for _, message in self.executor.wait(lambda: self.stops_at(attempt)):
                     if isinstance(message, Ended):
                         return outcomes
                     for event in attempt.handle(message):
@@ -156,7 +156,8 @@ class Study:
                     self.note(f"trial {attempt.number} was stopped: {self.stop_reason()}")
                     return outcomes
         finally:
-            self.executor.cancel(handle)
+            if handle is not None:
+                self.executor.cancel(handle)
             attempt.close()
 
     def stops_at(self, attempt: Attempt) -> float:

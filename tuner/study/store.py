@@ -189,6 +189,7 @@ class Store:
         if baseline_failed or not (outcomes or any(trial.values for trial in self._trials())):
             # Nothing is known yet, and the baseline is to be trial 0, also after it was interrupted or failed.
             self.study = _open_study(self.folder, afresh=True)
+            shutil.rmtree(self.paths.repetitions, ignore_errors=True)
         for trial in self._trials():
             if trial.state == TrialState.WAITING:
                 self.abandon(self.study.ask().number)
@@ -197,6 +198,11 @@ class Store:
             elif trial.state == TrialState.RUNNING:
                 self.abandon(trial.number)
         self._compare(outcomes)
+        for repetition in self.repetitions():
+            original = outcomes.get(repetition.number)
+            if original is None or original.values != repetition.values:
+                file = self.paths.repetition(repetition.repetition or 0) / "outcome.json"
+                raise BadInput(f"{file}: values: not those of trial {repetition.number}, which it repeats")
         self._clear_away()
 
     def _forget(self, outcomes: dict[int, Outcome]) -> None:

@@ -1,4 +1,4 @@
-"""What a study's result says of its trials: the points of best_config.json and of the front on the screen."""
+"""The result of a study: what best_config.json says of its trials."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tuner.timing import roofline as limits
 
 
 def best_config(
-    request: Request, history: History, chosen: Outcome, panel: Panel | None, quality_time_share: float, refused: int
+    request: Request, history: History, chosen: Outcome, panel: Panel | None, quality_time_share: float
 ) -> BestConfig:
     """Return what is exported, with all metrics of the finalists if there is a panel."""
     return BestConfig(
@@ -38,7 +38,7 @@ def best_config(
         speed_up=speed_up(history, chosen),
         speed_up_confirmed=is_confirmed(history, chosen),
         front=tuple(measured_point(history, outcome, panel) for outcome in history.front()),
-        trials=config.count_trials(list(history.outcomes.values()), refused),
+        trials=config.count_trials(list(history.outcomes.values()), len(history.refused)),
         timing_noise=timing_noise(history),
         predictions=tuple(prediction_checks(history)),
         roofline=roofline_of(history),

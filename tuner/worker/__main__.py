@@ -19,13 +19,7 @@ import psutil
 
 from tuner.quality.guards import InvalidImage
 from tuner.records.codec import read
-from tuner.records.protocol import (
-    BuildDone,
-    Job,
-    NoiseFound,
-    PointFailed,
-    WorkerFailed,
-)
+from tuner.records.protocol import BuildDone, Job, NoiseFound, PointFailed, WorkerFailed, continues
 from tuner.timing.measure import Throttled
 from tuner.worker.bench import Bench
 from tuner.worker.channel import Channel
@@ -59,7 +53,7 @@ def run(job: Job, channel: Channel) -> None:
     bench = Bench(job, channel)
     build = bench.build(Path(job.points[0].folder))
     channel.send(BuildDone(build=build))
-    if build.verdict is not None and build.verdict.status != "clean" and not job.is_baseline:
+    if not continues(job, build):
         return
     for point in job.points:
         try:
