@@ -92,10 +92,8 @@ def good(tmp_path: Path) -> SearchSpace:
 MALFORMED: list[tuple[Any, str]] = [
     (without("pipelines"), "pipelines"),
     (without("workload"), "workload"),
-    (without("quality"), "quality"),
     (without("knobs"), "knobs"),
     (without("workload", "prompts"), "prompts"),
-    (without("quality", "tolerance"), "tolerance"),
     (changed("pipelines", to="FluxPipeline"), "$.pipelines"),
     (changed("pipelines", to=[3]), "$.pipelines[0]"),
     (changed("pipelines", to=[]), "pipelines"),
@@ -132,6 +130,9 @@ MALFORMED: list[tuple[Any, str]] = [
     (changed("quality", "tolerance", to=float("nan")), "quality.tolerance"),
     (changed("quality", "tolerance", to=float("inf")), "quality.tolerance"),
     (changed("quality", "tolerance", to="1"), "$.quality.tolerance"),
+    (changed("quality", "tolerance", to={"ssim": -1}), "quality.tolerance"),
+    (changed("quality", "tolerance", to={"ssim": float("nan")}), "quality.tolerance"),
+    (changed("quality", "tolerance", to={"sim": 0.1}), "quality.tolerance.sim: no such metric; did you mean ssim?"),
     (changed("quality", "metric", to="clip"), "metric"),
     (changed("baseline", to=[]), "$.baseline"),
     (changed("baseline", "steps", to=0), "baseline.steps"),
@@ -498,6 +499,42 @@ def test_a_file_narrows_and_pins_what_it_extends(tmp_path: Path) -> None:
     assert child.tolerance == 2.5
     assert child.candidate({})["compile.scope"] == "none", "the baseline is the untouched pipeline all the same"
     assert child.sample(lambda name, choices: choices[0])["compile.scope"] == "full"
+
+
+TOLERANCE_CASES = [
+    # metric, the space that is extended, tolerance of the user's file, of --set, the one that counts
+    ("clip_score", "any", None, None, 0.5),
+    ("clip_score", "demo", None, None, 1.0),
+    ("ssim", "demo", None, None, 0.1),
+    ("image_reward", "any", None, None, 0.1),
+    ("clip_score", "demo", 0.001, None, 0.001),
+    ("ssim", "any", 0.001, None, 0.001),
+    ("lpips", "flux", 0.0, None, 0.0),
+    ("mine:score", "flux", 0.001, None, 0.001),
+    ("ssim", "flux", {"ssim": 0.02, "clip_score": 2.0}, None, 0.02),
+    ("clip_score", "flux", {"ssim": 0.02, "clip_score": 2.0}, None, 2.0),
+    ("hps", "flux", {"ssim": 0.02}, None, 0.2),
+    ("mine:score", "demo", {"mine:score": 3.0}, None, 3.0),
+    ("clip_score", "demo", 0.001, 0.7, 0.7),
+    ("ssim", "demo", {"ssim": 0.02}, 0.7, 0.7),
+    ("mine:score", "any", None, 0.7, 0.7),
+    ("mine:score", "any", 0.001, 0.0, 0.0),
+]
+
+
+@pytest.mark.parametrize(("metric", "parent", "written", "on_command_line", "expected"), TOLERANCE_CASES)
+def test_a_tolerance_is_that_of_the_flag_then_the_file_then_the_metric(
+    tmp_path: Path, metric: str, parent: str, written: Any, on_command_line: float | None, expected: float
+) -> None:
+    content = {"extends": parent} | ({} if written is None else {"quality": {"tolerance": written}})
+    settings = [] if on_command_line is None else [f"quality.tolerance={on_command_line}"]
+    assert reader.load(write(tmp_path, content), kind(), CPU, settings, metric).tolerance == expected
+
+
+def test_a_metric_of_your_own_has_no_default_tolerance(tmp_path: Path) -> None:
+    for content in ({"extends": "any"}, {"extends": "any", "quality": {"tolerance": {"ssim": 0.1}}}):
+        with pytest.raises(BadInput, match=r"quality\.tolerance is missing, and mine:score has no default: .*--set"):
+            reader.load(write(tmp_path, content), kind(), CPU, metric="mine:score")
 
 
 def test_other_prompts_do_not_keep_the_seeds_of_those_before(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import difflib
 
 from tuner.errors import BadInput
 from tuner.knobs import KNOBS
+from tuner.quality.metrics import METRICS, OBJECTIVES
+from tuner.quality.metrics.custom import ENTRY_POINT
 from tuner.records.codec import Value
 from tuner.space.candidates import format_value
 from tuner.space.schema import SpaceFile
@@ -28,6 +30,9 @@ def check(written: SpaceFile, where: str) -> SpaceFile:
         _check_value(where, f"baseline.{name}", name, value)
         if KNOBS[name].acts != "call":
             raise BadInput(f"{where}: baseline.{name}: only steps and batch can be set for the untouched pipeline")
+    if isinstance(written.quality.tolerance, dict):
+        for metric in written.quality.tolerance:
+            _check_metric(where, f"quality.tolerance.{format_value(metric)}", metric)
     for recipe in written.recipes:
         for name, value in recipe.values.items():
             _check_value(where, f"recipes.{format_value(recipe.name)}", name, value)
@@ -53,6 +58,13 @@ def _check_knob(where: str, field: str, name: str) -> None:
         near = difflib.get_close_matches(name, KNOBS, n=1)
         hint = f"did you mean {near[0]}?" if near else "`tune knobs` lists them"
         raise BadInput(f"{where}: {format_value(field)}: unknown knob; {hint}")
+
+
+def _check_metric(where: str, field: str, name: str) -> None:
+    if name not in METRICS and not ENTRY_POINT.fullmatch(name):
+        near = difflib.get_close_matches(name, METRICS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"use {', '.join(OBJECTIVES)}, or your own module:function"
+        raise BadInput(f"{where}: {field}: no such metric; {hint}")
 
 
 def _check_listed(where: str, field: str, name: str, values: list[Value]) -> None:

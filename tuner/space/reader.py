@@ -47,8 +47,8 @@ def load(
 ) -> SearchSpace:  # fmt: skip
     """Read a space file for a pipeline on this machine.
 
-    `settings` are NAME=VALUE, each overrides a field of the file. `metric` is the objective: the file's tolerance is in
-    points of CLIP score, another metric has its own. Raises BadInput with the file or setting, and the field.
+    `settings` are NAME=VALUE, each overrides a field of the file. `metric` is the objective. Raises BadInput with the
+    file or setting, and the field.
     """
     written = read_extended(path)
     name = architecture.pipeline_class
@@ -64,7 +64,7 @@ def load(
         name=path.stem,
         architecture=architecture,
         workload=make_workload(path, written.workload, architecture, origins(settings)),
-        tolerance=_tolerance(path, written, settings, metric),
+        tolerance=_tolerance(path, written, metric),
         gate=GatePolicy(
             count_per_step=written.gate.count_per_step or {},
             max_idle_ms_per_step=written.gate.max_idle_ms_per_step or 0.0,
@@ -93,11 +93,12 @@ def _recipes(
     return tuple(recipes), left_out
 
 
-def _tolerance(path: Path, written: SpaceFile, settings: Sequence[str], metric: str) -> float:
-    """Return how far below the baseline a score still counts as good, in points of the objective."""
-    is_set = any(setting.startswith("quality.tolerance=") for setting in settings)
-    tolerance = written.quality.tolerance if metric == CLIP_SCORE or is_set else get_objective(metric).tolerance
+def _tolerance(path: Path, written: SpaceFile, metric: str) -> float:
+    """Return how far below the baseline a score still counts as good: as set or written, or the metric's default."""
+    tolerance = written.quality.tolerance_of(metric)
     if tolerance is None:
-        hint = "" if metric == CLIP_SCORE else f": --set quality.tolerance=POINTS, as {metric} counts"
-        raise BadInput(f"{path}: quality.tolerance is missing, in points of the metric{hint}")
+        tolerance = get_objective(metric).tolerance
+    if tolerance is None:
+        remedy = "write `quality: {tolerance: POINTS}` in a space file, or give --set quality.tolerance=POINTS"
+        raise BadInput(f"{path}: quality.tolerance is missing, and {metric} has no default: {remedy}")
     return tolerance

@@ -35,12 +35,21 @@ class WorkloadFields(Record):
 
 
 class QualityFields(Record):
-    """How far the mean score may be below the baseline's and still count as good, in points of the metric."""
+    """How far the mean score may be below the baseline's and still count as good, in points of the metric.
 
-    tolerance: NonNegative | None = None
+    One number is for whichever metric is the objective. Several metrics have their numbers by name.
+    """
+
+    tolerance: NonNegative | dict[str, NonNegative] | None = None
 
     def __post_init__(self) -> None:
-        require_finite(tolerance=self.tolerance)
+        by_metric = self.tolerance if isinstance(self.tolerance, dict) else {"": self.tolerance}
+        for tolerance in by_metric.values():
+            require_finite(tolerance=tolerance)
+
+    def tolerance_of(self, metric: str) -> float | None:
+        """Return the tolerance for a metric, or None if none is written."""
+        return self.tolerance.get(metric) if isinstance(self.tolerance, dict) else self.tolerance
 
 
 class GateFields(Record):
