@@ -111,6 +111,12 @@ def test_compiling_that_never_pays_is_said_so() -> None:
     assert row(printed(full(compile_s=0.5)), "compiling is paid for after").split() == ["-", "at", "once"]
 
 
+def test_what_is_not_compiled_has_no_figure_of_compiling() -> None:
+    text = printed(full(compile_s=0.0))
+    assert row(text, "compiling  ").split() == ["1.00", "s", "-"]
+    assert "paid for" not in text
+
+
 def test_a_model_that_fits_no_card_of_the_list() -> None:
     assert row(printed(full(peak_reserved_bytes=100 * 10**9)), "smallest card it fits").endswith("over 80 GB")
 

@@ -29,9 +29,20 @@ def finding(kind: FindingKind) -> Finding:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("first_s", "compile_s"), [(0.5, 0.4), (0.0, 0.0)])
-def test_compiling_is_what_the_first_call_takes_longer_than_a_warm_one_of_the_same_point(
-    monkeypatch: pytest.MonkeyPatch, first_s: float, compile_s: float
+@pytest.mark.parametrize(
+    ("build", "first_s", "stage", "compile_s"),
+    [
+        ({"compile.scope": "full"}, 0.5, "compile", 0.4),
+        ({"compile.scope": "regional"}, 0.0, "compile", 0.0),
+        ({"compile.scope": "none", "compile.vae": True}, 0.5, "compile", 0.4),
+        ({"compile.scope": "none", "compile.text_encoders": True}, 0.5, "compile", 0.4),
+        ({"compile.scope": "none", "compile.vae": False}, 0.5, "first call", 0.0),
+        ({"graphs.denoiser": True, "cache.kind": "teacache"}, 0.5, "first call", 0.0),
+        ({}, 0.5, "first call", 0.0),
+    ],
+)
+def test_the_first_call_is_called_compiling_only_where_something_is_compiled(
+    monkeypatch: pytest.MonkeyPatch, build: dict[str, Any], first_s: float, stage: str, compile_s: float
 ) -> None:
     seconds = iter([first_s, *[0.1] * 20])
     log = SimpleNamespace(read=lambda: SimpleNamespace(unique_graphs=0))
@@ -41,12 +52,14 @@ def test_compiling_is_what_the_first_call_takes_longer_than_a_warm_one_of_the_sa
     monkeypatch.setattr(PipelineCalls, "user_call", lambda *_: lambda: time.sleep(next(seconds)))
     job: Any = SimpleNamespace(
         environment=SimpleNamespace(device="cpu"), reference=None, points=(None,), model=None, trace=False, probe=False,
-        is_baseline=False, build={"precision.dtype": "float32"},
+        is_baseline=False, build={"precision.dtype": "float32", **build},
     )  # fmt: skip
-    channel: Any = SimpleNamespace(enter=lambda *_: None)
-    build = worker.Bench(job, channel).build(Path())
-    assert build.compile_s == pytest.approx(compile_s, abs=0.05)
-    assert build.first_call_s == pytest.approx(first_s, abs=0.05)
+    stages: list[str] = []
+    channel: Any = SimpleNamespace(enter=lambda name, *_: stages.append(name))
+    found = worker.Bench(job, channel).build(Path())
+    assert stages == ["load", "apply", stage, "warm up"]
+    assert found.compile_s == pytest.approx(compile_s, abs=0.05)
+    assert found.first_call_s == pytest.approx(first_s, abs=0.05)
 
 
 def test_on_a_gpu_what_is_measured_is_timed_before_the_profiler_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +136,8 @@ def test_where_a_break_rejects_inductor_is_asked_only_if_the_pieces_cannot_be_ju
     monkeypatch.setattr(Tracer, "trace", lambda *_, **__: (None, verdict))
     job: Any = SimpleNamespace(
         environment=SimpleNamespace(device="cpu"), reference=None, points=(None,), model=None, trace=True, probe=False,
-        is_baseline=False, gate=GatePolicy(), allowed=(), build={"precision.dtype": "float32"},
+        is_baseline=False, gate=GatePolicy(), allowed=(),
+        build={"precision.dtype": "float32", "compile.scope": "full"},
     )  # fmt: skip
     channel: Any = SimpleNamespace(enter=lambda stage, *_: stages.append(stage), send=lambda _: None)
     build = worker.Bench(job, channel).build(tmp_path)

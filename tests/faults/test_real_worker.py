@@ -103,7 +103,7 @@ def test_out_of_memory_and_then_a_healthy_worker(mark: str, make_job: Callable[.
     job = make_job()
     workload = msgspec.structs.replace(job.workload, arguments={"num_images_per_prompt": 1 << 40})
     found = failure(run(msgspec.structs.replace(job, workload=workload), tmp_path))
-    assert (found.kind, found.stage) == ("out of memory", "compile")
+    assert (found.kind, found.stage) == ("out of memory", "first call")
     assert "memory" in found.message
     received = run(make_job(), tmp_path)
     assert isinstance(received[-1], PointDone), received

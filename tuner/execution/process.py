@@ -37,6 +37,7 @@ DEADLINES_S = {
     "load": 1800.0,
     "apply": 300.0,
     "compile": 900.0,
+    "first call": 900.0,
     "warm up": 1200.0,
     "trace": 1200.0,
     "probe": 300.0,
@@ -45,6 +46,9 @@ DEADLINES_S = {
     "vary": 1200.0,
 }
 """How long a worker may stay in a stage, or between two calls of the pipeline in it, before it counts as hung."""
+
+FIRST_CALL = ("compile", "first call")
+"""The names of the stage of the first call: where something is compiled, and where nothing is."""
 
 WORKER: tuple[str, ...] = (sys.executable, "-m", "tuner.worker")
 """The program that is started for each job."""
@@ -120,8 +124,8 @@ class WorkerProcess:
 
     def _deadline_s(self) -> float:
         limit_s = self.job.compile_limit_s
-        if self.stage == "compile" and limit_s is not None:
-            return min(DEADLINES_S["compile"], limit_s)
+        if self.stage in FIRST_CALL and limit_s is not None:
+            return min(DEADLINES_S[self.stage], limit_s)
         return DEADLINES_S[self.stage]
 
     def _follow(self, message: Message) -> None:

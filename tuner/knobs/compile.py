@@ -26,6 +26,12 @@ def missing_compiler(environment: Environment) -> str | None:
     return None if environment.cpp_compiler else "no C++ compiler on this machine (install g++ or clang)"
 
 
+def compiles(values: Mapping[str, Value]) -> bool:
+    """Return whether anything of a candidate is compiled, which the first call then does."""
+    denoiser = values.get("compile.scope", "none") != "none"
+    return denoiser or bool(values.get("compile.text_encoders")) or bool(values.get("compile.vae"))
+
+
 def inductor_compiles(values: Mapping[str, Value]) -> bool:
     """Return whether inductor compiles any component of a candidate."""
     denoiser = values["compile.scope"] != "none" and values.get("compile.backend", "inductor") == "inductor"

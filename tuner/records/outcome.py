@@ -46,9 +46,9 @@ class Limits(Record):
 class Build(Record):
     """How a pipeline was built: what each knob changed, how long it took, and the gate's verdict.
 
-    `first_call_s` is the time of the call that compiles, `compile_s` how much longer it took than a warm call of the
-    same point. Code that an earlier trial of the study compiled comes from its cache. `roofline` is None unless the job
-    asked for it.
+    `first_call_s` is the time of the first call, which compiles. `compile_s` is how much longer it took than a warm
+    call of the same point, 0 if nothing is compiled. Code that an earlier trial of the study compiled comes from its
+    cache. `roofline` is None unless the job asked for it.
     """
 
     changes: dict[str, str]

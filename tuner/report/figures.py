@@ -111,11 +111,11 @@ def _limit(point: MeasuredPoint, _: BestConfig) -> str | None:
 
 
 def _compiling(point: MeasuredPoint, best: BestConfig) -> str | None:
-    return format_latency(point.compile_s) if point.compile_s is not None else None
+    return format_latency(point.compile_s) if point.compile_s else None
 
 
 def _paid_for(point: MeasuredPoint, best: BestConfig) -> str | None:
-    if point.trial == best.baseline.trial or point.compile_s is None or best.baseline.compile_s is None:
+    if point.trial == best.baseline.trial or not point.compile_s or best.baseline.compile_s is None:
         return None
     images = point.economics.break_even_images if point.economics else None
     return {None: "never", 0: "at once"}.get(images) or pluralize(images or 0, "image")

@@ -32,9 +32,10 @@ class MeasuredPoint(Record):
     """One configuration and its measurements. `changed` are the values that differ from the untouched pipeline.
 
     `first_call_s` is the first call of the build, which may have had other steps. `compile_s` is how much longer that
-    call took than a warm one like it, and is the same for all points of the build. `discarded_samples` counts the calls
-    that did not count, by reason. `unavailable_reasons` is what the GPU's driver did not report. `predicted_from` are
-    the step counts that a latency without samples was predicted from. What was not measured is null.
+    call took than a warm one like it, 0 if nothing is compiled, and is the same for all points of the build.
+    `discarded_samples` counts the calls that did not count, by reason. `unavailable_reasons` is what the GPU's driver
+    did not report. `predicted_from` are the step counts that a latency without samples was predicted from. What was not
+    measured is null.
     """
 
     trial: Count

@@ -1,4 +1,4 @@
-"""Build a pipeline once, and measure points on it: load, apply, compile, warm up, trace, gate, time, score."""
+"""Build a pipeline once, and measure points on it: load, apply, first call, warm up, trace, gate, time, score."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tuner.hardware import telemetry
 from tuner.knobs import apply_knobs
+from tuner.knobs.compile import compiles
 from tuner.knobs.graphs import replays_cuda_graphs
 from tuner.model import pipeline
 from tuner.records.outcome import Build
@@ -36,7 +37,8 @@ class Bench:
         self.scoring: Scoring | None = None
 
     def build(self, folder: Path) -> Build:
-        """Load the pipeline, apply the knobs, compile, warm up, trace and gate. The trace is written to `folder`.
+        """Load the pipeline, apply the knobs, make the first call (which compiles, if anything is compiled), warm up,
+        trace and gate. The trace is written to `folder`.
 
         On a GPU the points are timed before the trace.
         """
@@ -54,8 +56,9 @@ class Bench:
         changes = apply_knobs(pipe, job.build, job.environment)
         apply_s = stopwatch.lap()
 
-        self.channel.enter("compile")
-        rejection = self.tracer.compile(first, folder)
+        is_compiled = compiles(job.build)
+        self.channel.enter("compile" if is_compiled else "first call")
+        rejection = self.tracer.first_call(first, folder)
         self.clock.synchronize()
         first_call_s = stopwatch.lap()
         if rejection is not None:
@@ -67,7 +70,7 @@ class Bench:
         self.channel.enter("warm up")
         warmed_up = warm_up(self.calls.user_call(first), self.clock, self.tracer.graph_count)
         assert warmed_up.last_call_s is not None
-        compile_s = max(0.0, first_call_s - warmed_up.last_call_s)
+        compile_s = max(0.0, first_call_s - warmed_up.last_call_s) if is_compiled else 0.0
 
         trace, verdict = None, None
         if job.trace:

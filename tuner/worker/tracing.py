@@ -31,8 +31,10 @@ class Tracer:
         self.profiled = False
         """Whether the profiler has run on the GPU, which slows all later launches."""
 
-    def compile(self, point: Point, folder: Path) -> tuple[TraceSummary, Verdict] | None:
-        """Make the first call, which compiles. Return the gate's rejection instead if it can be found without inductor.
+    def first_call(self, point: Point, folder: Path) -> tuple[TraceSummary, Verdict] | None:
+        """Make the first call, which compiles what is to be compiled.
+
+        Return the gate's rejection instead if it can be found without inductor.
 
         If any graph break leads to a rejection, dynamo looks for one first: inductor takes minutes for a large model.
         """

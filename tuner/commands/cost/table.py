@@ -149,7 +149,7 @@ def _details(row: CostRow) -> Iterator[str]:
     costs = row.economics
     if row.predicted_from:
         yield f"latency predicted from {', '.join(map(str, row.predicted_from))} steps, not measured"
-    if costs.compile_s is not None:
+    if costs.compile_s:
         yield f"compiling adds {format_latency(costs.compile_s)} to the first call{_break_even_text(row)}"
     if costs.smallest_card_gb is not None:
         yield f"fits a {costs.smallest_card_gb} GB card"
@@ -174,7 +174,7 @@ def _notes(report: CostReport, glyphs: Glyphs, width: int) -> Iterator[Text]:
     if any(each.latency_p95_s is None for each in costs):
         needed = next(count for count in range(1, 1000) if supports_percentile(count, 0.95))
         notes.append(f"p95: shown only with at least {needed} samples")
-    if any(each.compile_s is not None for each in costs):
+    if any(each.compile_s for each in costs):
         notes.append("compiling: without what an earlier trial had already compiled")
     if any(each.smallest_card_gb is not None for each in costs):
         notes.append(f"card: the smallest of {', '.join(map(str, CARDS_GB))} GB that leaves {HEADROOM:.0%} free")
