@@ -79,7 +79,7 @@ def test_the_text_says_what_was_found_and_where() -> None:
     text = trial_events.text(rejected(7, "device sync"), SPACE)
     assert "**trial 7** (search): rejected:sync" in text
     assert "- settings: `compile.scope=full`" in text
-    assert "- **device sync** x3, 0.25 ms of idle GPU a step: waits (`model.py:7`)" in text
+    assert "- **device sync** x3, 0.250 ms of idle GPU a step: waits (`model.py:7`)" in text
     assert trial_events.text(rejected(7, "device sync", source=""), SPACE).endswith("idle GPU a step: waits")
 
 
@@ -92,7 +92,7 @@ def test_the_text_says_what_was_measured() -> None:
     timing = Timing(latency_s=latency, samples=9, images_per_s=6.53, stopped="interval within target")
     measured = outcome(timing=timing, quality=quality)
     text = trial_events.text(measured, SPACE)
-    assert "- latency: 153 ms [151, 156], 6.53 images/s" in text
+    assert "- latency: 153 ms [151 ms, 156 ms], 6.53 images/s" in text
     assert "- clip_score: 52.50, -0.05 [-0.22, +0.01] against the baseline" in text
     assert trial_events.metrics(measured)["quality_difference"] == -0.05
 

@@ -16,9 +16,9 @@ from test_export import example
 from tuner.commands.cost.report import CostReport, make_report
 from tuner.commands.cost.table import CostTable
 from tuner.errors import BadInput
+from tuner.numbers import format_large
 from tuner.records.codec import encode_pretty
 from tuner.report.console import make_console
-from tuner.report.formatting import format_large
 from tuner.result.economics import Economics
 from tuner.result.prices import Price
 
@@ -165,7 +165,7 @@ def test_optional_measurements_are_shown(file: Path) -> None:
     )  # fmt: skip
     row = msgspec.structs.replace(report.rows[1], economics=found)
     text = text_of(msgspec.structs.replace(report, rows=(report.rows[0], row)), 120)
-    for part in ("0.500", "500", "7200", "2.00M", "1.00 s", "1.25 s", " 60\n",
+    for part in ("0.500", "500", "7,200", "2.00M", "1.00 s", "1.25 s", " 60\n",
                  "compiling adds 30.0 s to the first call",
                  "saved after 20 images", "fits a 24 GB card", "250 J/image", "0.00400 images/s/W"):  # fmt: skip
         assert part in text, part
@@ -214,7 +214,7 @@ def test_nothing_is_cut_and_no_line_is_too_long(file: Path, width: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.0421, "0.0421"), (7417.2, "7417"), (41_400, "41.4k"), (999_000, "999k"), (2e6, "2.00M")]
+    ("value", "text"), [(0.0421, "0.0421"), (7417.2, "7,417"), (41_400, "41.4k"), (999_000, "999k"), (2e6, "2.00M")]
 )
 def test_amounts(value: float, text: str) -> None:
     assert format_large(value) == text

@@ -68,10 +68,10 @@ def test_everything_that_was_measured_stands_beside_the_baselines() -> None:
     assert row(text, "denoiser  ").split() == ["1.60", "s", "80%", "800", "ms", "80%"]
     assert row(text, "VAE decode").split() == ["100", "ms", "5%", "100", "ms", "10%"]
     assert row(text, "denoiser's share of the limit").split() == ["36", "%", "of", "bf16"] * 2
-    assert row(text, "images per hour").split() == ["1800", "7200"]
+    assert row(text, "images per hour").split() == ["1,800", "7,200"]
     assert row(text, "images per 1000 US$").split() == ["500k", "2.00M"]
     assert row(text, "US$ per 1000 images").split() == ["2.00", "0.500"]
-    assert row(text, "US$ per million images").split() == ["2000", "500"]
+    assert row(text, "US$ per million images").split() == ["2,000", "500"]
     assert row(text, "joules per image").split() == ["500", "500"]
     assert row(text, "images/s per watt").split() == ["0.00200", "0.00200"]
     assert row(text, "compiling  ").split() == ["1.00", "s", "31.0", "s"]
@@ -125,7 +125,7 @@ def test_a_chosen_baseline_has_one_column() -> None:
     best = full()
     text = printed(replace(best, chosen=best.baseline))
     assert text.startswith("The chosen configuration is the baseline\n")
-    assert row(text, "images per hour") == "1800"
+    assert row(text, "images per hour") == "1,800"
 
 
 def test_the_notes_say_how_sure_the_figures_are() -> None:
@@ -141,11 +141,11 @@ def test_the_notes_say_how_sure_the_figures_are() -> None:
     text = " ".join(printed(best).split())
     assert "Timing noise 0.31% (coefficient of variation between 3 processes of the baseline)" in text
     assert "Predictions measured later: 1, the worst +1.00% off (trial 5)" in text
-    assert "TFLOP/s: bf16 790; copies 4.1 TB/s" in text
+    assert "TFLOP/s: bf16 790; copies 4.10 TB/s" in text
     assert "Not known: rate of fp16: no" in text
 
 
 def test_the_latency_target() -> None:
     text = printed(full(within_latency_target=0.93))
     assert row(text, "calls within the latency target").split() == ["-", "93%"]
-    assert row(text, "images per hour").split() == ["1800", "6696"]
+    assert row(text, "images per hour").split() == ["1,800", "6,696"]

@@ -16,7 +16,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     map(
         frozenset,
         (
-            {"errors", "demo"},
+            {"errors", "numbers", "demo"},
             {"records"},
             {"files", "model", "timing"},
             {"hardware", "knobs", "quality", "trace"},
@@ -37,12 +37,12 @@ STATIONS = {
     "records": {"errors"},
     "files": {"records", "errors"},
     "model": {"records", "errors", "demo"},
-    "timing": {"records", "errors"},
+    "timing": {"records", "errors", "numbers"},
     "hardware": {"records", "errors", "timing"},
-    "knobs": {"records", "errors", "model"},
-    "quality": {"records", "errors"},
-    "trace": {"records", "errors"},
-    "space": {"records", "errors", "demo", "knobs", "quality"},
+    "knobs": {"records", "errors", "model", "numbers"},
+    "quality": {"records", "errors", "numbers"},
+    "trace": {"records", "errors", "numbers"},
+    "space": {"records", "errors", "numbers", "demo", "knobs", "quality"},
     "execution": {"records", "errors", "files"},
     "demo": set(),
 }

@@ -7,12 +7,13 @@ import msgspec
 import pytest
 from rich.console import RenderableType
 
+from tuner.numbers import format_latency_with_error
 from tuner.records.codec import Estimate
 from tuner.records.gate import Finding, Verdict
 from tuner.records.outcome import Build, Failure, Outcome, Timing
 from tuner.records.quality import Quality
 from tuner.report.console import make_console
-from tuner.report.formatting import changes, format_latency_with_error, one_line, shorten
+from tuner.report.formatting import changes, one_line, shorten
 from tuner.report.front_plot import front_plot
 from tuner.report.front_table import front_table
 from tuner.report.points import FrontPoint, front_point

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from tuner.board import events_file
+from tuner.numbers import format_latency, format_number
 from tuner.records.gate import Finding
 from tuner.records.outcome import Outcome
 from tuner.space.candidates import SearchSpace, format_value
@@ -105,10 +106,8 @@ def measurement_lines(outcome: Outcome) -> list[str]:
     lines = []
     if outcome.timing is not None:
         latency = outcome.timing.latency_s
-        lines.append(
-            f"- latency: {1e3 * latency.value:.4g} ms [{1e3 * latency.low:.4g}, {1e3 * latency.high:.4g}], "
-            f"{outcome.timing.images_per_s:.3g} images/s"
-        )
+        value, low, high = map(format_latency, (latency.value, latency.low, latency.high))
+        lines.append(f"- latency: {value} [{low}, {high}], {format_number(outcome.timing.images_per_s)} images/s")
     if outcome.quality is not None:
         change, drawn_by = outcome.quality.difference, outcome.quality.reused_from
         against = f", {change.value:+.2f} [{change.low:+.2f}, {change.high:+.2f}] against the baseline"
@@ -122,7 +121,7 @@ def measurement_lines(outcome: Outcome) -> list[str]:
 def describe_finding(finding: Finding) -> str:
     """Return a finding as a line of Markdown."""
     price = finding.idle_ms_per_step
-    cost = f", {price:.3g} ms of idle GPU a step" if price is not None else ""
+    cost = f", {format_number(price)} ms of idle GPU a step" if price is not None else ""
     allowed = f", allowed by {finding.allowed_by}" if finding.allowed_by else ""
     source = f" (`{finding.source}`)" if finding.source else ""
     return f"- **{finding.kind}** x{finding.count}{cost}{allowed}: {finding.reason}{source}"

@@ -97,7 +97,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("limits")
     group.add_argument(
         "--budget", type=seconds, default=DEFAULT_BUDGET_S, metavar="TIME",
-        help=f"time for the search, such as 90s, 20m or 1h30m (default: {DEFAULT_BUDGET_S:g}s)",
+        help=f"time for the search, such as 90s, 20m or 1h30m (default: {DEFAULT_BUDGET_S:.0f}s)",
     )  # fmt: skip
     group.add_argument("--trials", type=positive, metavar="N", help="stop after N recorded trials (default: no limit)")
 
@@ -213,11 +213,13 @@ def study_name(name: str | None, model: str, fingerprint: str) -> str:
 def start_notes(request: Request) -> Iterator[str]:
     """Yield what the user should know before the study starts: the price, other GPU users, what is left out."""
     from tuner.hardware import environment, telemetry
+    from tuner.numbers import format_latency
 
     yield f"cost at US$ {request.price.usd_per_hour:.2f} per hour ({request.price.source})"
     target_s = request.space.workload.latency_target_s
     if target_s is not None:
-        yield f"latency target {target_s:g} s: slower calls do not count, slower configurations are not chosen"
+        limit = format_latency(target_s)
+        yield f"latency target {limit}: slower calls do not count, slower configurations are not chosen"
     neighbours = (
         telemetry.other_users_warning(environment.gpu_usage()) if request.environment.device == "cuda" else None
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import Unavailable
+from tuner.numbers import format_number
 from tuner.quality import guards, similarity
 from tuner.quality.images import Images, stills_per_image, to_stills
 from tuner.quality.metrics import CustomMetric, Metric, MetricContext, get_objective
@@ -110,9 +111,8 @@ def flags(metric: Metric, difference: Estimate, floor: float | None) -> tuple[st
     """Return what a person should look at: images that are suddenly better than the baseline's."""
     if floor is None or isinstance(metric, CustomMetric) or difference.low <= floor:
         return ()
-    return (
-        f"better than the baseline by more than rounding moves it ({difference.low:.3g} > {floor:.3g}): look at it",
-    )
+    excess = f"{format_number(difference.low)} > {format_number(floor)}"
+    return (f"better than the baseline by more than rounding moves it ({excess}): look at it",)
 
 
 def compare(

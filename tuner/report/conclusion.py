@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tuner.numbers import format_exact, format_number, format_ratio
 from tuner.quality.metrics import get_metric
 from tuner.records.codec import Estimate
-from tuner.report.formatting import format_number, label
+from tuner.report.formatting import label
 from tuner.result import front
 from tuner.search.budget import pair_s
 from tuner.search.confirmation import first_in_doubt
@@ -17,7 +18,8 @@ from tuner.search.request import Request
 
 def gain_text(gain: Estimate) -> str:
     """Format a speed-up with its interval."""
-    return f"{gain.value:.2f}x the baseline's throughput [{gain.low:.2f}, {gain.high:.2f}]"
+    value, low, high = map(format_ratio, (gain.value, gain.low, gain.high))
+    return f"{value}x the baseline's throughput [{low}, {high}]"
 
 
 def conclusion(request: Request, history: History, chosen: int, folder: Path) -> str:
@@ -26,7 +28,7 @@ def conclusion(request: Request, history: History, chosen: int, folder: Path) ->
         (
             f"Chosen   {_verdict(history, chosen)}",
             f"As good  means a {get_metric(request.quality.metric).title} above the baseline's less "
-            f"{history.space.tolerance:g}{_in_noise_floors(history)}, with 95 % confidence",
+            f"{format_exact(history.space.tolerance)}{_in_noise_floors(history)}, with 95 % confidence",
             f"Use it   tuner.load({str(folder / 'best_config.json')!r})",
             f"Look     tune board {folder}",
         )

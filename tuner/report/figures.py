@@ -12,17 +12,10 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from tuner.numbers import format_large, format_latency, format_number
 from tuner.records.outcome import Components
 from tuner.report.console import BASELINE, CHOSEN, QUIET
-from tuner.report.formatting import (
-    format_large,
-    format_latency,
-    format_number,
-    format_other_processes,
-    one_line,
-    pluralize,
-    wrap_text,
-)
+from tuner.report.formatting import format_other_processes, one_line, pluralize, wrap_text
 from tuner.report.tables import make_bare_table
 from tuner.result.config import BestConfig, MeasuredPoint
 from tuner.result.economics import CARDS_GB
@@ -206,7 +199,7 @@ def _timing_notes(best: BestConfig) -> Iterator[str]:
 def _rate_notes(best: BestConfig) -> Iterator[str]:
     rates = best.roofline.flop_per_s if best.roofline else {}
     if rates:
-        named = [f"{roofline.NAMES.get(dtype, dtype)} {rate / 1e12:.3g}" for dtype, rate in rates.items()]
+        named = [f"{roofline.NAMES.get(dtype, dtype)} {format_number(rate / 1e12)}" for dtype, rate in rates.items()]
         copy = best.roofline.copy_bytes_per_s if best.roofline else None
-        copies = f"; copies {copy / 1e12:.3g} TB/s" if copy else ""
+        copies = f"; copies {format_number(copy / 1e12)} TB/s" if copy else ""
         yield f"Rates reached here by large products, TFLOP/s: {', '.join(named)}{copies}"

@@ -1,17 +1,17 @@
-"""Text that people read: words, numbers with units, configurations, paragraphs."""
+"""Text that people read: words, counts, configurations, paragraphs."""
 
 from __future__ import annotations
 
-import math
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.text import Text
 
+from tuner.numbers import format_exact, format_number
 from tuner.records.codec import Value
 from tuner.report.console import BASELINE, QUIET
 
@@ -77,7 +77,7 @@ def format_value(value: Value) -> str:
     """Format a knob's value: on and off for booleans, no trailing zeros for floats."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, float) else one_line(str(value))
+    return format_exact(value) if isinstance(value, float) else one_line(str(value))
 
 
 def changes(values: Mapping[str, Value], baseline: Mapping[str, Value]) -> dict[str, Value]:
@@ -90,64 +90,12 @@ def label(values: Mapping[str, Value]) -> str:
     return " ".join(f"{name}={format_value(value)}" for name, value in values.items()) or "baseline"
 
 
-# ---- numbers --------------------------------------------------------------------------------------------------------
-
-
-def decimals(value: float, digits: int) -> int:
-    """Return the decimals that show `digits` significant digits of a value."""
-    if value == 0 or not math.isfinite(value):
-        return 0
-    return max(0, digits - 1 - math.floor(math.log10(abs(value))))
-
-
-def format_number(value: float, digits: int = 3) -> str:
-    """Format a number with `digits` significant digits, never in powers of ten."""
-    return f"{value:.{decimals(value, digits)}f}"
-
-
-def format_large(value: float) -> str:
-    """Format a number with three digits, from 10 000 on with k, M or G."""
-    for least, power, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
-        if value >= least:
-            return f"{format_number(value / power)}{unit}"
-    return format_number(value)
-
-
-def format_latency(value_s: float) -> str:
-    """Format seconds, in milliseconds below one second."""
-    return f"{format_number(value_s)} s" if value_s >= 1 else f"{format_number(value_s * 1000)} ms"
-
-
-def format_latency_with_error(value_s: float, half_s: float, plus_minus: str) -> str:
-    """Format a latency and the half-width of its interval, with decimals for two digits of the half-width."""
-    scale, unit = (1.0, "s") if value_s >= 1 else (1000.0, "ms")
-    places = min(decimals(half_s * scale, 2), 3)
-    return f"{value_s * scale:.{places}f} {plus_minus} {half_s * scale:.{places}f} {unit}"
-
-
-def format_difference(difference: float, low: float, high: float, places: int | None = None) -> str:
-    """Format a paired difference with its interval."""
-    if places is None:
-        places = difference_places([(low, high)])
-    return f"{difference:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}]"
-
-
-def difference_places(intervals: Iterable[tuple[float, float]]) -> int:
-    """Return the decimals that show two digits of the narrowest interval's half-width."""
-    halves = [(high - low) / 2 for low, high in intervals if high > low]
-    return min(max(decimals(min(halves), 2), 2), 5) if halves else 4
-
-
-def format_clock(value_s: float) -> str:
-    """Format seconds as M:SS, or H:MM:SS from an hour on."""
-    minutes, rest = divmod(max(0, round(value_s)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+# ---- counts ---------------------------------------------------------------------------------------------------------
 
 
 def pluralize(count: int, noun: str, plural: str | None = None) -> str:
     """Format a count with its noun in the singular or the plural."""
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def format_other_processes(processes: int | None, memory_bytes: int | None) -> str:

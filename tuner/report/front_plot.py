@@ -14,12 +14,9 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
+from tuner.numbers import decimals, format_fixed, format_number
 from tuner.report.console import BASELINE, CHOSEN, QUIET, Glyphs, glyphs_for
-from tuner.report.formatting import (
-    decimals,
-    format_number,
-    one_line,
-)
+from tuner.report.formatting import one_line
 from tuner.report.points import FrontPoint, in_order, is_marked, mark
 
 
@@ -120,11 +117,11 @@ class _Plot:
         y = _quality_scale(self.points, self.height)
         y_ticks = y.ticks(max(2, self.height // 3))
         y_places = decimals(y_ticks[1] - y_ticks[0] if len(y_ticks) > 1 else y.high - y.low, 1)
-        margin = max(len(f"{tick:.{y_places}f}") for tick in y_ticks) if y_ticks else 1
+        margin = max(len(format_fixed(tick, y_places)) for tick in y_ticks) if y_ticks else 1
         x = _cost_scale(self.points, max(20, min(self.width or 100, options.max_width) - margin - 3))
         canvas = _Canvas(x.cells, y.cells)
         _draw(canvas, self.points, x, y, glyphs)
-        names = {y.cells - 1 - y.cell(tick): f"{tick:.{y_places}f}" for tick in y_ticks}
+        names = {y.cells - 1 - y.cell(tick): format_fixed(tick, y_places) for tick in y_ticks}
         yield Text(f"{self.metric} against US$ per 1000 images{' (log scale)' if x.is_log else ''}", style=BASELINE)
         for row in range(canvas.height):
             axis = glyphs.y_tick if row in names else glyphs.axis
@@ -193,7 +190,7 @@ def _x_axis(x: _Scale, margin: int, glyphs: Glyphs) -> Iterator[Text]:
     ticks = x.ticks(max(2, x.cells // 14))
     places = None if x.is_log or len(ticks) < 2 else decimals(ticks[1] - ticks[0], 1)
     for tick in ticks:
-        name = format_number(tick, 1) if places is None else f"{tick:.{places}f}"
+        name = format_number(tick, 1) if places is None else format_fixed(tick, places)
         start = min(margin + 2 + x.cell(tick) - len(name) // 2, len(names) - len(name))
         if start >= end:
             axis[x.cell(tick)] = glyphs.x_tick

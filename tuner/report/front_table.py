@@ -9,16 +9,9 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from tuner.numbers import decimals, difference_places, format_difference, format_fixed, format_latency, format_ratio
 from tuner.report.console import BASELINE, CHOSEN, QUIET, Glyphs, glyphs_for
-from tuner.report.formatting import (
-    OneLine,
-    decimals,
-    difference_places,
-    format_difference,
-    format_latency,
-    one_line,
-    wrap_text,
-)
+from tuner.report.formatting import OneLine, one_line, wrap_text
 from tuner.report.points import FrontPoint, in_order, is_marked, mark
 from tuner.report.tables import add_number_column, make_bare_table, make_table, width_of
 
@@ -125,10 +118,10 @@ def _cells(points: Sequence[FrontPoint]) -> list[tuple[str, str, str, str, str, 
     return [
         (
             f"{'~' if p.is_predicted else ''}{format_latency(p.latency_s)}{'!' if p.misses_target else ''}",
-            f"{p.images_per_s:.{rate_places}f}",
-            f"{p.cost_usd_per_1000_images:.{cost_places}f}",
-            f"{p.speed_up:.2f}x",
-            f"{p.quality:.{places}f}",
+            format_fixed(p.images_per_s, rate_places),
+            format_fixed(p.cost_usd_per_1000_images, cost_places),
+            f"{format_ratio(p.speed_up)}x",
+            format_fixed(p.quality, places),
             _difference_cell(p, places),
         )
         for p in points

@@ -16,11 +16,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tuner.numbers import format_clock
 from tuner.records.codec import Value
 from tuner.records.outcome import Limits, Outcome
 from tuner.report.console import QUIET, glyphs_for, make_console
 from tuner.report.display import Display
-from tuner.report.formatting import OneLine, changes, format_clock, label, one_line, shorten
+from tuner.report.formatting import OneLine, changes, label, one_line, shorten
 from tuner.report.front_table import CompactFront
 from tuner.report.plain import PlainDisplay
 from tuner.report.points import FrontPoint

@@ -9,6 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from tuner.numbers import format_short
 from tuner.records.quality import MetricResult
 from tuner.report.console import BASELINE, CHOSEN, QUIET
 from tuner.report.formatting import one_line, wrap_text
@@ -67,4 +68,4 @@ def _cell(point: MeasuredPoint, name: str) -> str:
     result = (point.panel or {}).get(name)
     if result is None:
         return ABSENT
-    return f"{SAME if result.verdict == 'same' else ''}{result.value.value:.4g}"
+    return f"{SAME if result.verdict == 'same' else ''}{format_short(result.value.value, 4)}"

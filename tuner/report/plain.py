@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from tuner.numbers import format_number, format_ratio, format_signed
 from tuner.records.codec import Value
 from tuner.records.outcome import Limits, Outcome
 from tuner.report.display import Display
-from tuner.report.formatting import changes, format_number, label, one_line, pluralize, shorten
+from tuner.report.formatting import changes, label, one_line, pluralize, shorten
 from tuner.report.points import FrontPoint
 from tuner.report.trial_text import limits_text, result_text, trial_text
 
@@ -127,5 +128,5 @@ def _front_text(points: Sequence[FrontPoint]) -> str:
     cost = format_number(marked.cost_usd_per_1000_images)
     return (
         f"front: {pluralize(len(points), 'point')}, {word} trial {marked.number} at {cost} US$/1000 images, "
-        f"{marked.speed_up:.2f}x, difference {marked.difference:+.4f} | {marked.label}"
+        f"{format_ratio(marked.speed_up)}x, difference {format_signed(marked.difference, 4)} | {marked.label}"
     )

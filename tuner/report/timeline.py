@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from tuner.numbers import format_exact, format_number
 from tuner.records.gate import Finding, Verdict
 from tuner.report.console import QUIET
-from tuner.report.formatting import format_number
 from tuner.trace import classes
 from tuner.trace.enclosing import EnclosingEvent
 from tuner.trace.read import RUNTIME, Event, Trace
@@ -246,7 +246,7 @@ def _axis(scale: _Scale, margin: int) -> Iterator[Text]:
     labels, ticks = [" "] * scale.columns, ["-"] * scale.columns
     for count in range(int(scale.length / step) + 1):
         column = scale.column(scale.start + count * step)
-        label = f"{count * step / 1000:g}" + ("" if count else " ms")
+        label = format_exact(round(count * step / 1000, 9)) + ("" if count else " ms")
         ticks[column] = "+"
         if column + len(label) <= scale.columns:
             labels[column : column + len(label)] = label

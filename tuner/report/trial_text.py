@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tuner.numbers import format_clock, format_difference, format_latency_with_error, format_number, format_score
 from tuner.records.gate import Finding
 from tuner.records.outcome import Limits, Outcome, Timing
-from tuner.report.formatting import (
-    first_line,
-    format_clock,
-    format_difference,
-    format_latency_with_error,
-    format_number,
-    format_other_processes,
-    one_line,
-    pluralize,
-    shorten,
-)
+from tuner.report.formatting import first_line, format_other_processes, one_line, pluralize, shorten
 from tuner.report.trial_counts import undeclared_findings
 from tuner.timing.target import meets_latency_target
 
@@ -47,7 +38,7 @@ def _measured_text(outcome: Outcome, plus_minus: str) -> str:
         parts.append(f"{format_number(outcome.cost_usd_per_1000_images)} US$/1000 images")
     if outcome.quality:
         quality, difference = outcome.quality, outcome.quality.difference
-        parts.append(f"{one_line(quality.metric)} {quality.mean:.4f}")
+        parts.append(f"{one_line(quality.metric)} {format_score(quality.mean)}")
         if outcome.purpose != "baseline":
             parts.append(format_difference(difference.value, difference.low, difference.high))
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from tuner.knobs import KNOBS, mixes_batch
+from tuner.numbers import format_exact
 from tuner.records.codec import NonNegative, Record, Value, Values, fingerprint
 from tuner.records.gate import GatePolicy
 from tuner.records.model import Architecture, Workload
@@ -72,6 +73,8 @@ class SearchSpace(Record):
 
 def format_value(value: Value) -> str:
     """Format a value in one line, as YAML writes it."""
+    if isinstance(value, float) and "e" in repr(value):
+        return format_exact(value)
     return str(value).lower() if isinstance(value, bool) else " ".join(str(value).split())[:80]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tuner.numbers import format_exact, format_latency
 from tuner.records.outcome import Outcome
-from tuner.report import formatting
 from tuner.report.conclusion import gain_text
 from tuner.result import front
 from tuner.result.config import TimingNoise
@@ -36,7 +36,8 @@ def noise_floor_text(history: History) -> str | None:
 def allowance_texts(history: History) -> list[str]:
     """Report what the untouched pipeline itself does in each step."""
     return [
-        f"the untouched pipeline itself has {a.count_per_step:g} {a.kind} a step: allowed" for a in history.allowances()
+        f"the untouched pipeline itself has {format_exact(round(a.count_per_step, 2))} {a.kind} a step: allowed"
+        for a in history.allowances()
     ]
 
 
@@ -70,8 +71,8 @@ def prediction_texts(history: History, candidate: Outcome) -> list[str]:
     for check in prediction_checks(history):
         if check.trial == candidate.number:
             verdict = "as" if check.held else "more than"
-            predicted = formatting.format_latency(check.predicted_s.value)
-            measured = f"measured {formatting.format_latency(check.measured_s.value)}, {check.error:+.2%}"
+            predicted = format_latency(check.predicted_s.value)
+            measured = f"measured {format_latency(check.measured_s.value)}, {check.error:+.2%}"
             texts.append(
                 f"trial {candidate.number}: predicted {predicted}, {measured}, {verdict} intervals and noise explain"
             )

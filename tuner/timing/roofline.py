@@ -13,6 +13,7 @@ from functools import partial
 from statistics import median
 from typing import Any, TypeVar
 
+from tuner.numbers import format_number
 from tuner.records.codec import Value, Values
 from tuner.records.machine import Environment, LimitShare, Roofline
 from tuner.records.outcome import Components
@@ -197,7 +198,7 @@ def limit_share(
 def describe(limit: LimitShare, device: str = "") -> str:
     """Format as `70 % of this GPU's bf16 rate`, or `70 % of bf16` without a device."""
     whose = {"cuda": "this GPU's ", "cpu": "this CPU's "}.get(device, "")
-    percent = f"{limit.share * 100:.{0 if limit.share >= 0.1 else 2}{'f' if limit.share >= 0.1 else 'g'}} %"
+    percent = f"{format_number(limit.share * 100, 2)} %"
     return f"{percent} of {whose}{NAMES.get(limit.rate, limit.rate)}{' rate' if whose else ''}"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from tuner.numbers import format_number
 from tuner.records.gate import Finding, FindingKind
 from tuner.trace import sources
 from tuner.trace.compile_log import Compilation, CompileLog, GraphBreak
@@ -115,7 +116,7 @@ class Findings:
         return [
             self._finding(
                 "compile work",
-                f"{self._ms(spans):.3g} ms of compile work inside the steps",
+                f"{format_number(self._ms(spans))} ms of compile work inside the steps",
                 count=len(spans),
                 idle_ms=self._idle_ms(spans),
                 operator=name,

@@ -10,8 +10,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from tuner.commands.cost.report import CostReport, CostRow
+from tuner.numbers import format_large, format_latency, format_number
 from tuner.report.console import BASELINE, CHOSEN, QUIET, Glyphs, glyphs_for
-from tuner.report.formatting import format_large, format_latency, format_number, label, one_line, pluralize, wrap_text
+from tuner.report.formatting import label, one_line, pluralize, wrap_text
 from tuner.result.economics import CARDS_GB, HEADROOM, Economics
 from tuner.result.prices import Price, is_nominal
 from tuner.timing.intervals import supports_percentile

@@ -10,9 +10,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from tuner.commands.trace.report import WHOLE_TRACE, ExaminedTrace, TraceReport
+from tuner.numbers import format_exact, format_number
 from tuner.records.gate import Copies, Finding, TraceSummary, Verdict
 from tuner.report.console import BASELINE, QUIET
-from tuner.report.formatting import format_number, one_line, pluralize, section, shorten, wrap_text
+from tuner.report.formatting import one_line, pluralize, section, shorten, wrap_text
 from tuner.report.timeline import TimeLine
 
 STYLES = {"clean": "bold green", "rejected": "bold red", "inconclusive": "bold yellow"}
@@ -165,4 +166,4 @@ def _ms(value_ms: float) -> str:
 
 
 def _count(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return format_exact(round(value, 2)) if value < 100 else format_number(value)
