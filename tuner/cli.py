@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from tuner.commands import board, cost, doctor, knobs, run, trace
-from tuner.errors import BadInput, TunerError
+from tuner.errors import BadInput, TunerError, did_you_mean
 
 COMMANDS = (run, knobs, doctor, trace, cost, board)
 """Each adds its parser with `add_parser` and sets `run`, which handles the parsed options."""
@@ -64,11 +64,16 @@ def make_parser() -> argparse.ArgumentParser:
     )
     for command in COMMANDS:
         command.add_parser(subparsers)
+    for each in (parser, *subparsers.choices.values()):
+        each.commands = subparsers.choices
     return parser
 
 
 class Parser(argparse.ArgumentParser):
     """A parser that reports errors in one line, with a suggestion for misspelt commands and options."""
+
+    commands: Mapping[str, argparse.ArgumentParser] = MappingProxyType({})
+    """The parsers of all commands, by name."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
@@ -77,11 +82,25 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """Parse the arguments and refuse unknown ones here, where the options to suggest are known."""
-        options, unknown = super().parse_known_args(args, namespace)
+        given = with_negative_values(sys.argv[1:] if args is None else args)
+        self._refuse_option_before_command(given)
+        options, unknown = super().parse_known_args(given, namespace)
         if unknown:
-            hint = suggestion(unknown[0].partition("=")[0], self._option_string_actions)
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._option_hint(unknown[0])}")
         return options, unknown
+
+    def _refuse_option_before_command(self, given: Sequence[str]) -> None:
+        first = given[0].partition("=")[0] if given else ""
+        if self._subparsers is not None and first.startswith("--") and first not in self._option_string_actions:
+            self.error(f"unrecognized arguments: {given[0]}{self._option_hint(first)}")
+
+    def _option_hint(self, text: str) -> str:
+        """Return the option that may be meant, or the commands that have this one."""
+        option = text.partition("=")[0]
+        owners = [name for name, parser in self.commands.items() if option in parser._option_string_actions]
+        if owners and option.startswith("-"):
+            return f"; it is an option of {' and '.join(f'tune {name}' for name in owners)}"
+        return suggestion(option, self._option_string_actions) if option.startswith("-") else ""
 
     def error(self, message: str) -> NoReturn:
         """Exit with a message of one line."""
@@ -89,6 +108,17 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             message += suggestion(unknown[1], re.findall(r"[\w-]+", unknown[2]))
         self.exit(BadInput.exit_code, one_line(f"{self.prog}: {message} (see {self.prog} --help)") + "\n")
+
+
+def with_negative_values(arguments: Sequence[str]) -> list[str]:
+    """Join an option with a value that begins with a minus and a digit, which argparse takes for an option."""
+    joined: list[str] = []
+    for text in arguments:
+        if re.match(r"-\.?\d", text) and joined and re.fullmatch(r"--[a-z-]+", joined[-1]):
+            joined[-1] += f"={text}"
+        else:
+            joined.append(text)
+    return joined
 
 
 class Version(argparse.Action):
@@ -103,8 +133,8 @@ class Version(argparse.Action):
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Suggest the known word that is most similar, if one is similar enough."""
-    similar = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {similar[0]}?" if similar else ""
+    hint = did_you_mean(word, known)
+    return f"; {hint}" if hint else ""
 
 
 def one_line(text: str) -> str:

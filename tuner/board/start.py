@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import difflib
 import json
 import os
 import socket
@@ -14,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tuner.errors import BadInput, Unavailable
+from tuner.errors import BadInput, Unavailable, did_you_mean
 
 PORTS = range(6006, 6026)
 """TensorBoard's usual port and those tried after it."""
@@ -38,8 +37,7 @@ def find_log_folder(study: str | None, studies: Path) -> Path:
         if folder.is_dir():
             return log_folder(folder)
     known = [folder.name for folder in studies_in(studies)]
-    similar = difflib.get_close_matches(study, known, n=1)
-    hint = f"did you mean {similar[0]}?" if similar else f"in {studies} there are: {', '.join(known) or 'none'}"
+    hint = did_you_mean(study, known, f"in {studies} there are: {', '.join(known) or 'none'}")
     raise BadInput(f"{study}: no such study; {hint}")
 
 

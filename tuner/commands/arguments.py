@@ -16,9 +16,14 @@ MIN_USD, MAX_USD = 1e-6, 1e6
 MAX_PORT = 65535
 
 NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
-TIME = re.compile(rf"(?:{NUMBER}h)?(?:{NUMBER}m)?(?:{NUMBER}s)?(?:{NUMBER}ms)?|{NUMBER}")
-UNITS_S = (3600.0, 60.0, 1.0, 1e-3, 1.0)
-"""The units of TIME's groups: hours, minutes, seconds, milliseconds, and seconds for a number without a unit."""
+TIME = re.compile(
+    rf"(?:{NUMBER}(?:d|days?))?(?:{NUMBER}(?:h|hr|hrs|hours?))?(?:{NUMBER}(?:m|mins?|minutes?))?"
+    rf"(?:{NUMBER}(?:s|secs?|seconds?))?(?:{NUMBER}ms)?|{NUMBER}"
+)
+UNITS_S = (86400.0, 3600.0, 60.0, 1.0, 1e-3, 1.0)
+"""The units of TIME's groups: days, hours, minutes, seconds, milliseconds, and seconds for a number without a unit."""
+
+DEVICES = {"auto": "auto", "cuda": "cuda", "cpu": "cpu", "gpu": "cuda", "nvidia": "cuda"}
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +40,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add --device."""
     parser.add_argument(
-        "--device", choices=("auto", "cuda", "cpu"), default="auto",
+        "--device", type=device, default="auto", metavar="auto|cuda|cpu",
         help="device to run on; auto uses the NVIDIA GPU if there is one, else the CPU (default: auto)",
     )  # fmt: skip
 
@@ -45,13 +50,21 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
 
+def device(text: str) -> str:
+    """Parse a device."""
+    if text.lower() in DEVICES:
+        return DEVICES[text.lower()]
+    hint = "; CUDA_VISIBLE_DEVICES=N selects one of several GPUs" if text.lower().startswith("cuda") else ""
+    raise argparse.ArgumentTypeError(f"{text!r} is not a device: use auto, cuda or cpu{hint}")
+
+
 def seconds(text: str) -> float:
     """Parse a time such as 300ms, 90s, 20m or 1h30m; a number without a unit is in seconds."""
-    match = TIME.fullmatch(text)
+    match = TIME.fullmatch(re.sub(r"\s", "", text.lower()))
     groups = match.groups("0") if match else ()
     total_s = sum(float(number) * unit for number, unit in zip(groups, UNITS_S, strict=False))
     if not 0 < total_s < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time like 300ms, 90s, 20m or 1h30m")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time above 0 like 300ms, 90s, 20m or 1h30m")
     return total_s
 
 

@@ -220,12 +220,24 @@ def start_notes(request: Request) -> Iterator[str]:
     if target_s is not None:
         limit = format_latency(target_s)
         yield f"latency target {limit}: slower calls do not count, slower configurations are not chosen"
+    yield from negative_prompt_notes(request)
     neighbours = (
         telemetry.other_users_warning(environment.gpu_usage()) if request.environment.device == "cuda" else None
     )
     if neighbours:
         yield neighbours
     yield from left_out_notes(request)
+
+
+def negative_prompt_notes(request: Request) -> Iterator[str]:
+    """Yield that a negative prompt has no effect, where the pipeline uses it only with another argument."""
+    workload, arguments = request.space.workload, request.space.architecture.arguments
+    scale = workload.arguments.get("true_cfg_scale", arguments.get("true_cfg_scale"))
+    if workload.negative_prompt is not None and isinstance(scale, int | float) and scale <= 1:
+        yield (
+            f"workload.negative_prompt has no effect: {request.model.pipeline_class} uses it only with "
+            "--set workload.arguments.true_cfg_scale=N above 1"
+        )
 
 
 def left_out_notes(request: Request) -> Iterator[str]:

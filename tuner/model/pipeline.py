@@ -102,13 +102,13 @@ def load(model: Model, environment: Environment, dtype: Value) -> Any:
 
 def call_arguments(workload: Workload, knob_arguments: Mapping[str, Any], batch: int) -> dict[str, Any]:
     """Return the arguments that all calls of a workload with `batch` prompts share, and those that knobs set."""
-    names = ("height", "width", "num_frames", "guidance_scale", "max_sequence_length")
+    names = ("height", "width", "num_frames", "guidance_scale", "max_sequence_length", "negative_prompt")
     fields = {name: getattr(workload, name) for name in names if getattr(workload, name) is not None}
-    extra = {
+    given = {
         name: [value] * batch if isinstance(value, str) and "prompt" in name else value
-        for name, value in workload.arguments.items()
+        for name, value in {**fields, **workload.arguments}.items()
     }
-    return {**fields, **extra, **knob_arguments}
+    return {**given, **knob_arguments}
 
 
 def generate(

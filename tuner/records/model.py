@@ -17,7 +17,7 @@ TargetSeconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Workload(Record):
-    """What the user will run. Prompts and seeds pair up, sizes are in pixels.
+    """What the user will run. Prompts and seeds pair up, sizes are in pixels. One `negative_prompt` is for all prompts.
 
     `arguments` are further keyword arguments of the pipeline's call. A field that is None keeps the pipeline's default.
     With a latency target, only the calls within it count.
@@ -30,6 +30,7 @@ class Workload(Record):
     num_frames: PositiveCount | None = None
     guidance_scale: float | None = None
     max_sequence_length: PositiveCount | None = None
+    negative_prompt: str | None = None
     arguments: Values = msgspec.field(default_factory=dict)
     latency_target_s: TargetSeconds | None = None
 

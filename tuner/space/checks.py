@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
+import msgspec
 
-from tuner.errors import BadInput
-from tuner.knobs import KNOBS
+from tuner.errors import BadInput, did_you_mean
+from tuner.knobs import KNOBS, Knob
 from tuner.quality.metrics import METRICS, OBJECTIVES
 from tuner.quality.metrics.custom import ENTRY_POINT
-from tuner.records.codec import Value
+from tuner.records.codec import Value, Values
 from tuner.space.candidates import format_value
-from tuner.space.schema import SpaceFile
+from tuner.space.schema import Listed, SpaceFile
 
 DEVICES = ("cpu", "cuda")
 
@@ -18,8 +18,9 @@ DEVICES = ("cpu", "cuda")
 def check(written: SpaceFile, where: str) -> SpaceFile:
     """Check that every knob is known and that every value is one that its knob can have.
 
-    Raises BadInput with `where` and the field.
+    Returns the file with each value as its knob calls it. Raises BadInput with `where` and the field.
     """
+    written = canonical(written)
     for name, values in written.knobs.items():
         _check_knob(where, f"knobs.{name}", name)
         for device, listed in values.items() if isinstance(values, dict) else (("", values),):
@@ -35,8 +36,36 @@ def check(written: SpaceFile, where: str) -> SpaceFile:
             _check_metric(where, f"quality.tolerance.{format_value(metric)}", metric)
     for recipe in written.recipes:
         for name, value in recipe.values.items():
-            _check_value(where, f"recipes.{format_value(recipe.name)}", name, value)
+            _check_value(where, f"recipes.{format_value(recipe.name)}.{format_value(name)}", name, value)
     return written
+
+
+def canonical(written: SpaceFile) -> SpaceFile:
+    """Return the file with each value as its knob calls it: bfloat16 for bf16."""
+    return msgspec.structs.replace(
+        written,
+        baseline=_canonical_values(written.baseline),
+        knobs={name: _canonical_listed(name, values) for name, values in written.knobs.items()},
+        recipes=tuple(
+            msgspec.structs.replace(recipe, values=_canonical_values(recipe.values)) for recipe in written.recipes
+        ),
+    )
+
+
+def _canonical_values(values: Values) -> Values:
+    return {name: KNOBS[name].canonical(value) if name in KNOBS else value for name, value in values.items()}
+
+
+def _canonical_listed(name: str, values: Listed | dict[str, Listed]) -> Listed | dict[str, Listed]:
+    if name not in KNOBS:
+        return values
+    if isinstance(values, dict):
+        return {device: _of_knob(KNOBS[name], listed) for device, listed in values.items()}
+    return _of_knob(KNOBS[name], values)
+
+
+def _of_knob(knob: Knob, listed: Listed) -> Listed:
+    return [knob.canonical(value) for value in listed] if isinstance(listed, list) else knob.canonical(listed)
 
 
 def refuse_user_files(written: SpaceFile, where: str) -> None:
@@ -55,15 +84,13 @@ def refuse_user_files(written: SpaceFile, where: str) -> None:
 
 def _check_knob(where: str, field: str, name: str) -> None:
     if name not in KNOBS:
-        near = difflib.get_close_matches(name, KNOBS, n=1)
-        hint = f"did you mean {near[0]}?" if near else "`tune knobs` lists them"
+        hint = did_you_mean(name, KNOBS, "`tune knobs` lists them")
         raise BadInput(f"{where}: {format_value(field)}: unknown knob; {hint}")
 
 
 def _check_metric(where: str, field: str, name: str) -> None:
     if name not in METRICS and not ENTRY_POINT.fullmatch(name):
-        near = difflib.get_close_matches(name, METRICS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"use {', '.join(OBJECTIVES)}, or your own module:function"
+        hint = did_you_mean(name, METRICS, f"use {', '.join(OBJECTIVES)}, or your own module:function")
         raise BadInput(f"{where}: {field}: no such metric; {hint}")
 
 
@@ -80,4 +107,5 @@ def _check_value(where: str, field: str, name: str, value: Value) -> None:
     _check_knob(where, field, name)
     invalid_reason = KNOBS[name].invalid_reason(value)
     if invalid_reason:
-        raise BadInput(f"{where}: {field}: {format_value(value)} {invalid_reason}")
+        hint = did_you_mean(str(value), [choice for choice in KNOBS[name].choices if isinstance(choice, str)])
+        raise BadInput(f"{where}: {field}: {format_value(value)} {invalid_reason}{hint and f'; {hint}'}")

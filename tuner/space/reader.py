@@ -8,13 +8,13 @@ from pathlib import Path
 
 import msgspec
 
-from tuner.errors import BadInput
+from tuner.errors import BadInput, did_you_mean
 from tuner.quality.metrics import get_objective
 from tuner.records.codec import Value
 from tuner.records.gate import GatePolicy
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
-from tuner.space.candidates import Recipe, SearchSpace
+from tuner.space.candidates import Recipe, SearchSpace, format_value
 from tuner.space.schema import SpaceFile
 from tuner.space.settings import apply_settings, check_available, origins
 from tuner.space.space_file import parse, read_extended, shipped_folder
@@ -33,7 +33,8 @@ def find(name: str | None, architecture: Architecture, is_demo: bool) -> Path:
     if name is not None:
         path = shipped.get(name, Path(name))
         if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises when a name is too long)
-            raise BadInput(f"{name}: no such space file; the shipped ones are {', '.join(shipped)}")
+            hint = did_you_mean(name, shipped, f"the shipped ones are {', '.join(shipped)}")
+            raise BadInput(f"--space {format_value(name)}: no such space file; {hint}")
         return path
     if is_demo:
         return shipped["demo"]

@@ -27,6 +27,7 @@ class WorkloadFields(Record):
     num_frames: PositiveCount | None = None
     guidance_scale: float | None = None
     max_sequence_length: PositiveCount | None = None
+    negative_prompt: str | None = None
     arguments: Values | None = None
     latency_target_s: TargetSeconds | None = None
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from tuner.errors import BadInput
+from tuner.errors import BadInput, did_you_mean
+from tuner.knobs import KNOBS
 from tuner.space import checks, yaml_file
 from tuner.space.candidates import format_value
 from tuner.space.schema import SpaceFile, WorkloadFields
 from tuner.space.space_file import merge, read_prompts
 
 GROUPS = ("workload", "baseline", "quality", "gate")
+EXAMPLE = "steps=20 or workload.height=512"
+PROMPT_FILE = "a .txt file with one prompt a line, or a .json file with prompts"
+PROMPTS_EXAMPLE = "workload.prompts='[a red circle, a blue square]'"
 
 
 def apply_settings(written: SpaceFile, settings: Sequence[str]) -> SpaceFile:
     """Merge each setting over the file. Raises BadInput with the setting that is not valid."""
     # Prompts bring their own seeds. The user's seeds override those in either order, so they are merged last.
     for setting in sorted(settings, key=lambda setting: setting.startswith("workload.seeds=")):
-        written = merge(written, _parse(setting))
+        written = merge(written, _parse(setting, written))
     return written
 
 
@@ -39,16 +45,57 @@ def check_available(settings: Sequence[str], left_out: Mapping[str, str]) -> Non
                 raise BadInput(f"--set {format_value(setting)}: {value} is not available here: {reason}")
 
 
-def _parse(text: str) -> SpaceFile:
+def _parse(text: str, written: SpaceFile) -> SpaceFile:
     """Parse one NAME=VALUE, of a knob or of a field of workload, baseline, quality or gate."""
     where = f"--set {format_value(text)}"
-    name, equals, written = text.partition("=")
+    name, equals, value_text = (part.strip() for part in text.partition("="))
     if not equals:
-        raise BadInput(f"{where}: write it as KNOB=VALUE or workload.FIELD=VALUE")
-    value = yaml_file.load_value(written, where)
-    if name == "workload.prompts" and isinstance(value, str):
-        listed = read_prompts(Path(value.replace("\0", "?")))
-        return SpaceFile(workload=WorkloadFields(prompts=listed.prompts, seeds=listed.seeds))
+        raise BadInput(f"{where}: write it as KNOB=VALUE or workload.FIELD=VALUE, such as {EXAMPLE}")
     group, _, field = name.partition(".")
-    data = {group: {field: value}} if group in GROUPS else {"knobs": {name: value}}
+    if group not in GROUPS and name not in KNOBS:
+        hint = did_you_mean(name, settable_names(), "`tune knobs` lists the knobs, the fields begin with workload.")
+        raise BadInput(f"{where}: {format_value(name)}: unknown knob; {hint}")
+    if group in GROUPS and not field:
+        raise BadInput(f"{where}: name a field of {group}: {', '.join(_fields(group))}")
+    value = yaml_file.load_value(value_text, where)
+    if name == "workload.prompts" and isinstance(value, str):
+        listed = read_prompts(find_prompts(value, where))
+        return SpaceFile(workload=WorkloadFields(prompts=listed.prompts, seeds=listed.seeds))
+    data = {group: _nested(field, value, getattr(written, group))} if group in GROUPS else {"knobs": {name: value}}
     return checks.check(yaml_file.convert(data, where), where)
+
+
+def _nested(field: str, value: Any, written: Any) -> dict[str, Any]:
+    """Return the data of one field, or of one entry of a field that is a dictionary: arguments.true_cfg_scale."""
+    outer, dot, entry = field.partition(".")
+    if not dot or isinstance(written, dict):
+        return {field: value}
+    known = getattr(written, outer, None)
+    return {outer: {**(known if isinstance(known, dict) else {}), entry: value}}
+
+
+def settable_names() -> list[str]:
+    """Return the names that --set takes: of all knobs and of all fields."""
+    return [*KNOBS, *(f"{group}.{field}" for group in GROUPS for field in _fields(group))]
+
+
+def _fields(group: str) -> list[str]:
+    if group == "baseline":
+        return [name for name, knob in KNOBS.items() if knob.acts == "call"]
+    return list(type(getattr(SpaceFile(), group)).__struct_fields__)
+
+
+def find_prompts(name: str, where: str) -> Path:
+    """Return the path of a prompt file of the command line. Raises BadInput if there is none."""
+    file = Path(name.replace("\0", "?"))
+    if os.path.exists(file):  # noqa: PTH110  (Path.exists raises when a name is too long)
+        return file
+    hint = did_you_mean(file.name, _prompt_files(file.parent), f"or write prompts as a list, {PROMPTS_EXAMPLE}")
+    raise BadInput(f"{where}: no such file; give {PROMPT_FILE}; {hint}")
+
+
+def _prompt_files(folder: Path) -> list[str]:
+    try:
+        return sorted(str(file.name) for file in folder.iterdir() if file.suffix in (".txt", ".json"))
+    except OSError:
+        return []

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from tuner.errors import BadInput
+from tuner.errors import BadInput, did_you_mean
 from tuner.records.codec import Record, read
 from tuner.space import checks, yaml_file
 from tuner.space.candidates import format_value
@@ -105,6 +105,14 @@ def _sibling(path: Path, field: str, name: str) -> Path:
     parent = path.resolve().parent
     file = Path(os.path.realpath(parent / name.replace("\0", "?")))  # no path has a NUL
     if not file.is_relative_to(parent) or not os.path.isfile(file):  # noqa: PTH113
-        what = "not a shipped space and not" if field == "extends" else "not"
-        raise BadInput(f"{path}: {field}: {format_value(name)} is {what} a file in the folder of the space")
+        raise BadInput(f"{path}: {field}: {format_value(name)} is {_absence(field, name)}")
     return file
+
+
+def _absence(field: str, name: str) -> str:
+    """Return what the name of a file is not, and what to write instead."""
+    if field != "extends":
+        return "not a file in the folder of the space; name one there, or write a list such as [a cat, a dog]"
+    shipped = [file.stem for file in sorted(shipped_folder().glob("*.yaml"))]
+    hint = did_you_mean(name, shipped, f"the shipped spaces are {', '.join(shipped)}")
+    return f"not a shipped space and not a file in the folder of the space; {hint}"

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tuner.errors import BadInput
+from tuner.errors import BadInput, did_you_mean
 from tuner.records.model import Architecture, Workload
 from tuner.space.candidates import format_value
 from tuner.space.schema import WorkloadFields
 
-ARGUMENT_FIELDS = ("height", "width", "num_frames", "guidance_scale", "max_sequence_length")
+ARGUMENT_FIELDS = ("height", "width", "num_frames", "guidance_scale", "max_sequence_length", "negative_prompt")
 FIXED_ARGUMENTS = {
     "prompt", "generator", "num_inference_steps", "output_type", "return_dict", "latents", "num_images_per_prompt",
     "num_videos_per_prompt", *ARGUMENT_FIELDS,
 }  # fmt: skip
 """Arguments of a pipeline's call that the tuner sets itself, or that the workload has a field for."""
+
+
+FIELD_OF_ARGUMENT = {
+    "prompt": "workload.prompts", "num_inference_steps": "steps (or baseline.steps)", "num_images_per_prompt": "batch",
+    "num_videos_per_prompt": "batch",
+}  # fmt: skip
 
 
 def make_workload(
@@ -35,6 +41,7 @@ def make_workload(
             prompts=prompts, seeds=tuple(range(len(prompts))) if fields.seeds is None else fields.seeds,
             height=fields.height, width=fields.width, num_frames=fields.num_frames,
             guidance_scale=fields.guidance_scale, max_sequence_length=fields.max_sequence_length,
+            negative_prompt=fields.negative_prompt,
             arguments=fields.arguments or {}, latency_target_s=fields.latency_target_s,
         )  # fmt: skip
     except ValueError as error:
@@ -51,9 +58,20 @@ def _check_arguments(
             raise _refused(origins.get(f"workload.{name}", path), f"workload.{name}", architecture)
     for name in fields.arguments or {}:
         if name not in architecture.arguments or name in FIXED_ARGUMENTS:
-            raise _refused(origins.get("workload.arguments", path), f"workload.arguments.{name}", architecture)
+            where = origins.get(f"workload.arguments.{name}") or origins.get("workload.arguments") or path
+            raise _refused(where, f"workload.arguments.{name}", architecture)
 
 
 def _refused(where: str | Path, field: str, architecture: Architecture) -> BadInput:
-    name = architecture.pipeline_class
-    return BadInput(f"{where}: {format_value(field)}: {name} takes no such argument from a space")
+    """Return the error of an argument: there is a field for it, another is meant, or the pipeline does not take it."""
+    name, pipeline = field.rpartition(".")[2], architecture.pipeline_class
+    if name in ARGUMENT_FIELDS and name in architecture.arguments:
+        hint = f"set it with workload.{name}"
+    elif name in FIELD_OF_ARGUMENT:
+        hint = f"set it with {FIELD_OF_ARGUMENT[name]}"
+    elif name in FIXED_ARGUMENTS and name in architecture.arguments:
+        hint = "the tuner sets it itself"
+    else:
+        free = [argument for argument in architecture.arguments if argument not in FIXED_ARGUMENTS]
+        hint = did_you_mean(name, free, f"its call has no argument {format_value(name)}")
+    return BadInput(f"{where}: {format_value(field)}: {pipeline} takes no such argument from a space; {hint}")

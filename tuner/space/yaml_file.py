@@ -9,8 +9,8 @@ import msgspec
 import yaml
 
 from tuner.errors import BadInput
-from tuner.records.codec import explain
 from tuner.space.candidates import format_value
+from tuner.space.explaining import explain
 from tuner.space.schema import SpaceFile
 
 
@@ -31,7 +31,9 @@ def load_file(path: Path) -> SpaceFile:
     """Read a YAML file as a SpaceFile. Raises BadInput with the file, and the line or the field."""
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  (a SafeLoader)
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise BadInput(f"{path}: it is not UTF-8 text: save it as UTF-8") from None
+    except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
@@ -57,6 +59,6 @@ def convert(data: Any, where: str) -> SpaceFile:
     try:
         return msgspec.convert(data, SpaceFile)
     except msgspec.ValidationError as error:
-        raise BadInput(f"{where}: {explain(error)}") from None
+        raise BadInput(f"{where}: {explain(error, data, SpaceFile)}") from None
     except RecursionError:
         raise BadInput(f"{where}: nested too deeply") from None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
-from tuner.errors import BadInput
+from tuner.errors import BadInput, did_you_mean
 from tuner.quality.metrics import adherence, distribution, fidelity
 from tuner.quality.metrics.base import Metric, MetricContext
 from tuner.quality.metrics.custom import ENTRY_POINT, CustomMetric
@@ -44,8 +43,7 @@ def get_metric(name: str) -> Metric:
         return METRICS[name]
     if ENTRY_POINT.fullmatch(name):
         return CustomMetric(name)
-    near = difflib.get_close_matches(name, METRICS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"use {', '.join(OBJECTIVES)}, or your own module:function"
+    hint = did_you_mean(name, METRICS, f"use {', '.join(OBJECTIVES)}, or your own module:function")
     raise BadInput(f"--quality {name}: no such metric; {hint}")
 
 
