@@ -40,6 +40,14 @@ loading, compiling, measuring and confirming the result. The baseline is always
 measured, even if that takes longer. Comparing the finalists by all quality
 metrics comes after the budget. A finished study continues with a longer
 --budget.
+
+prompts   --set workload.prompts=FILE: a .txt file with one prompt a line, or a
+          .json file, {"prompts": ["a cat", ...], "seeds": [0, ...]}; seeds may
+          be left out. --set workload.negative_prompt=TEXT is for all of them.
+metrics   --quality module:function calls your function(images, prompts) with
+          lists of PIL images and texts; it returns a number for each image,
+          higher is better. The module is found from the current folder. Say
+          what loss is tolerated: --set quality.tolerance=POINTS.
 """
 
 
@@ -64,7 +72,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE",
         help="override the search space: fix a knob (compile.mode=default), or set the workload "
-        "(workload.height=512) or the tolerated loss of quality (quality.tolerance=0.5); repeatable",
+        "(workload.height=512, workload.negative_prompt=blurry, workload.arguments.true_cfg_scale=4) or the tolerated loss of quality (quality.tolerance=0.5); repeatable",
     )  # fmt: skip
     group.add_argument("--price", type=price, metavar="USD", help="price of one machine hour (default: list price)")
     group.add_argument(
@@ -78,8 +86,8 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("quality")
     group.add_argument(
         "--quality", metavar="NAME", default="clip_score",
-        help="metric that candidates must keep up to be chosen: a built-in one, or your own as module:function "
-        "(default: clip_score)",
+        help="metric that candidates must keep up to be chosen: a built-in one (docs/quality.md lists them), or your "
+        "own as module:function (default: clip_score, judged by the model of --scorer)",
     )  # fmt: skip
     group.add_argument(
         "--scorer", metavar="MODEL",

@@ -1,0 +1,224 @@
+"""What people get wrong at the command line and in space files: one line with the field and what to do, exit code 2.
+
+Nothing here reaches a worker: a study that would start raises Started instead.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuner import cli, errors
+from tuner.knobs import KNOBS
+from tuner.search.request import Request
+
+
+class Started(Exception):
+    """The study would have started, with this request."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__()
+        self.request = request
+
+
+@pytest.fixture(autouse=True)
+def _no_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def store(_: Path, request: Request) -> Any:
+        raise Started(request)
+
+    monkeypatch.setattr("tuner.study.store.Store", store)
+    monkeypatch.chdir(tmp_path)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The only line that a command prints when it refuses its arguments."""
+    try:
+        code = cli.main(arguments)
+    except SystemExit as end:
+        code = int(end.code or 0)
+    streams = capsys.readouterr()
+    assert code == 2 and not streams.out
+    assert streams.err.count("\n") == 1 and streams.err.startswith("tune")
+    return streams.err
+
+
+def accepted(*arguments: str) -> Request:
+    """The request of a study that would start."""
+    with pytest.raises(Started) as started:
+        cli.main(["run", *arguments])
+    return started.value.request
+
+
+ARGUMENTS = {
+    "--budget -5m": ("--budget", "'-5m' is not a time above 0 like 300ms, 90s, 20m"),
+    "--budget 10%": ("--budget", "20m or 1h30m"),
+    "--budget 0": ("--budget", "above 0"),
+    "--budget": ("--budget", "expected one argument"),
+    "--buget 5m": ("did you mean --budget?",),
+    "--latency-target -2s": ("--latency-target", "'-2s' is not a time"),
+    "--trials 0": ("--trials", "at least 1"),
+    "--price free": ("--price", "like 2.49"),
+    "--device cuda:0": ("--device", "CUDA_VISIBLE_DEVICES=N"),
+    "--device tpu": ("--device", "use auto, cuda or cpu"),
+    "--provider x": ("it is an option of tune cost",),
+    "--space fluxx": ("--space fluxx", "did you mean flux?"),
+    "--space nope.yaml": ("--space nope.yaml", "the shipped ones are any, demo"),
+    "--quality clip": ("--quality clip", "did you mean one of clip_score, clip_similarity?"),
+    "--quality ssmi": ("did you mean ssim?",),
+    "--set workload.hight=64": ("workload.hight: unknown field; did you mean height?",),
+    "--set worklod.height=64": ("worklod.height", "did you mean workload.height?"),
+    "--set WORKLOAD.height=64": ("did you mean workload.height?",),
+    "--set workload=3": ("name a field of workload: prompts, seeds, height",),
+    "--set workload.height=64px": ("workload.height: must be a whole number in pixels, such as 1024, not the text",),
+    "--set workload.height=63.5": ("workload.height: must be a whole number", "not 63.5"),
+    "--set workload.height=-8": ("workload.height: must be at least 8, not -8",),
+    "--set workload.prompts=none": ("workload.prompts=none: no such file", "one prompt a line"),
+    "--set workload.seeds=5": ("workload.seeds: must be a list such as [0, 1, 2]",),
+    "--set workload.guidance_scale=high": ("workload.guidance_scale: must be a number such as 3.5",),
+    "--set workload.latency_target_s=2s": ("workload.latency_target_s: must be a number in seconds, such as 2.5",),
+    "--set workload.arguments.foo=1": ("workload.arguments.foo", "its call has no argument foo"),
+    "--set workload.arguments.negative_prompt=x": ("set it with workload.negative_prompt",),
+    "--set workload.arguments.prompt=x": ("set it with workload.prompts",),
+    "--set workload.arguments.num_inference_steps=4": ("set it with steps",),
+    "--set workload.arguments.true_cfg_scal=4": ("did you mean true_cfg_scale?",),
+    "--set quality.tolerance=5%": ("quality.tolerance: must be a number in points of the metric",),
+    "--set quality.tolerance=-1": ("quality.tolerance: must be at least 0",),
+    "--set gate.max_idle=1": ("gate.max_idle: unknown field; did you mean max_idle_ms_per_step?",),
+    "--set precision=bf16": ("did you mean precision.dtype?",),
+    "--set dtype=bf16": ("did you mean precision.dtype?",),
+    "--set compile=full": ("did you mean one of compile.scope, compile.backend",),
+    "--set quantization.scheme=fp8": ("did you mean one of fp8-weight-only, fp8-dynamic-row, fp8-dynamic-tensor?",),
+    "--set batch=0": ("batch: 0 must be a whole number from 1",),
+    "--set steps=[]": ("steps: no values are listed",),
+    "--set steps=four": ("steps: four must be a whole number",),
+    "--set steps": ("write it as KNOB=VALUE", "such as steps=20"),
+    "--set steps=": ("--set steps=: give a value",),
+}
+
+
+@pytest.mark.parametrize("text", ARGUMENTS)
+def test_a_wrong_argument_is_refused_by_name_with_the_remedy(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refusal(capsys, "run", *text.split(" "))
+    assert all(part in line for part in ARGUMENTS[text]), line
+
+
+COMMANDS = {
+    "rnu": "did you mean run?",
+    "RUN": "did you mean run?",
+    "--budget 5m": "--budget; it is an option of tune run",
+    "--verison": "did you mean --version?",
+    "knobs --set steps=4": "it is an option of tune run",
+    "doctor --jsno": "did you mean --json?",
+    "cost nope": "nope: No such file",
+    "trace nope": "nope: No such file",
+    "board nope": "nope: no such study",
+}
+
+
+@pytest.mark.parametrize("text", COMMANDS)
+def test_a_wrong_command_is_refused_with_the_remedy(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert COMMANDS[text] in refusal(capsys, *text.split(" "))
+
+
+FILES: dict[str | bytes, str] = {
+    "": "the file is empty; begin with `extends: any`",
+    "# a comment\n": "the file is empty",
+    "[]": "must be a group of NAME: VALUE, not a list",
+    "just words": "not the text 'just words'",
+    "extends: fluxx": "extends: fluxx", "extends: [demo]": "extends: must be text, not a list",
+    "extend: demo": "extend: unknown field; did you mean extends?",
+    "extends: demo\nextends: demo": ":2: not YAML: duplicate key extends",
+    "extends: demo\nknobs:\n\tsteps: 4": ":3: not YAML",
+    "extends: demo\nknob: {steps: 4}": "knob: unknown field; did you mean knobs?",
+    "extends: demo\nknobs: {steps: []}": "knobs.steps: no values are listed",
+    "extends: demo\nknobs: {batch: 4, steps: }": "knobs.steps: must be a value or a list, not nothing",
+    "extends: demo\nknobs: {batch: 4, steps: [[4]]}": "knobs.steps[0]: must be a value, not a list",
+    "extends: demo\nknobs: {stpes: 4}": "knobs.stpes: unknown knob; did you mean steps?",
+    "extends: demo\nknobs: {precision.dtype: [bf16, bfloat16]}": "knobs.precision.dtype: bfloat16 is listed twice",
+    "extends: demo\nknobs: {1: 4}": "a name must be text",
+    "extends: demo\nworkload: {hight: 4}": "workload.hight: unknown field; did you mean height?",
+    "extends: demo\nworkload: {height: '512'}": "workload.height: must be a whole number in pixels",
+    "extends: demo\nworkload: {prompts: none}": "workload.prompts: none is not a file in the folder of the space",
+    "extends: demo\nworkload: {prompts: [a, ' ']}": "workload.prompts[1]: must not be blank",
+    "extends: demo\nworkload: {prompts: []}": "workload.prompts: must list at least 1",
+    "extends: demo\nworkload: {arguments: {a: 1, b: null}}": "workload.arguments.b: must be a value, not nothing",
+    "extends: demo\nworkload:\n": "workload: must be a group of NAME: VALUE, not nothing",
+    "extends: demo\ngate: {count_per_step: {device sink: 1}}": "did you mean device sync?",
+    "extends: demo\nbaseline: {dtype: 4}": "baseline.dtype: unknown knob",
+    "extends: demo\nrecipes: [{name: a}]": "recipes[0].source: it is missing",
+    "extends: demo\nrecipes: [{name: a, source: b, values: {steps: x}}]": "recipes.a.steps: x must be",
+    "extends: demo\npipelines: Flux": "pipelines: must be a list such as [FluxPipeline]",
+    "extends: demo\n".encode("utf-16"): "it is not UTF-8 text",
+    b"extends: d\xe9mo\n": "it is not UTF-8 text",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", FILES)
+def test_a_wrong_space_file_is_refused_by_field(
+    content: str | bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    line = refusal(capsys, "run", "--space", str(file))
+    assert str(file) in line and FILES[content] in line, line
+
+
+@pytest.mark.parametrize("text", ["5min", "5 m", "5M", "300", "300s", "0.0834h", "5minutes", "4m60s"])
+def test_a_time_is_read_as_people_write_it(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert round(cli.make_parser().parse_args(["run", "--budget", text]).budget, -1) == 300
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "meant"),
+    [
+        ("precision.dtype", "bf16", "bfloat16"), ("precision.dtype", "BF16", "bfloat16"),
+        ("precision.dtype", "fp16", "float16"), ("precision.dtype", "torch.float32", "float32"),
+        ("precision.dtype", "fp32", "float32"), ("quantization.scheme", "int4", "int4-weight-only"),
+        ("quantization.scheme", "FP8 weight only", "fp8-weight-only"), ("compile.mode", "max_autotune", "max-autotune"),
+        ("compile.scope", "Full", "full"), ("compile.scope", False, "none"), 
+        ("cache.kind", "firstblock", "first-block"), ("attention.backend", "sdpa", "native"), ("steps", 4, 4), ("fuse_qkv", False, False), ("steps", "4", "4"),
+    ],
+)  # fmt: skip
+def test_a_value_has_other_names(name: str, written: Any, meant: Any) -> None:
+    assert KNOBS[name].canonical(written) == meant
+
+
+def test_every_alias_is_a_value_and_no_value_is_an_alias_of_another() -> None:
+    for knob in KNOBS.values():
+        for alias, value in knob.aliases.items():
+            assert alias == errors.plain_word(alias) and value in knob.choices
+        assert all(knob.canonical(choice) == choice for choice in knob.choices)
+
+
+def test_aliases_count_at_the_command_line_and_in_files(tmp_path: Path) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text(
+        "extends: demo\nknobs: {precision.dtype: [fp32, BF16]}\n"
+        "recipes: [{name: a, source: b, values: {precision.dtype: bf16}}]\n", encoding="utf-8-sig",
+    )  # fmt: skip
+    space = accepted("--space", str(file)).space
+    assert space.knobs["precision.dtype"] == ("float32", "bfloat16")
+    assert {recipe.name: recipe for recipe in space.recipes}["a"].values["precision.dtype"] == "bfloat16"
+    assert accepted("--set", "precision.dtype=bf16").space.knobs["precision.dtype"] == ("bfloat16",)
+
+
+def test_one_argument_of_the_call_is_set_without_losing_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text("extends: demo\nworkload: {arguments: {true_cfg_scale: 2.0}}\n", encoding="utf-8")
+    request = accepted("--space", str(file), "--set", "workload.arguments.prompt_2=a cat")
+    assert request.space.workload.arguments == {"true_cfg_scale": 2.0, "prompt_2": "a cat"}
+
+
+def test_a_negative_prompt_is_recorded_makes_another_study_and_reaches_every_prompt_of_a_call() -> None:
+    from tuner.commands.run import negative_prompt_notes
+    from tuner.model.pipeline import call_arguments
+
+    request = accepted("--set", "workload.negative_prompt=blurry")
+    assert request.space.workload.negative_prompt == "blurry"
+    assert request.fingerprint() != accepted().fingerprint()
+    assert call_arguments(request.space.workload, {}, 2)["negative_prompt"] == ["blurry", "blurry"]
+    assert ["no effect" in note for note in negative_prompt_notes(request)] == [True]
+    guided = accepted("--set", "workload.negative_prompt=x", "--set", "workload.arguments.true_cfg_scale=4")
+    assert not list(negative_prompt_notes(guided))
