@@ -177,8 +177,9 @@ def test_a_time_is_read_as_people_write_it(text: str, monkeypatch: pytest.Monkey
         ("precision.dtype", "fp16", "float16"), ("precision.dtype", "torch.float32", "float32"),
         ("precision.dtype", "fp32", "float32"), ("quantization.scheme", "int4", "int4-weight-only"),
         ("quantization.scheme", "FP8 weight only", "fp8-weight-only"), ("compile.mode", "max_autotune", "max-autotune"),
-        ("compile.scope", "Full", "full"), ("compile.scope", False, "none"), 
-        ("cache.kind", "firstblock", "first-block"), ("attention.backend", "sdpa", "native"), ("steps", 4, 4), ("fuse_qkv", False, False), ("steps", "4", "4"),
+        ("compile.scope", "Full", "full"), ("compile.scope", False, "none"),
+        ("cache.kind", "firstblock", "first-block"), ("attention.backend", "sdpa", "native"),
+        ("steps", 4, 4), ("fuse_qkv", False, False), ("steps", "4", "4"),
     ],
 )  # fmt: skip
 def test_a_value_has_other_names(name: str, written: Any, meant: Any) -> None:

@@ -71,8 +71,9 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE",
-        help="override the search space: fix a knob (compile.mode=default), or set the workload "
-        "(workload.height=512, workload.negative_prompt=blurry, workload.arguments.true_cfg_scale=4) or the tolerated loss of quality (quality.tolerance=0.5); repeatable",
+        help="override the search space: fix a knob (compile.mode=default), or set the workload (workload.height=512, "
+        "workload.negative_prompt=blurry, workload.arguments.true_cfg_scale=4) or the tolerated loss of quality "
+        "(quality.tolerance=0.5); repeatable",
     )  # fmt: skip
     group.add_argument("--price", type=price, metavar="USD", help="price of one machine hour (default: list price)")
     group.add_argument(
