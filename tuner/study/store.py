@@ -20,6 +20,7 @@ from tuner.records.codec import Values, decode, encode_pretty, read
 from tuner.records.outcome import Limits, Outcome, Timing
 from tuner.records.quality import NoiseFloor
 from tuner.search.request import Refusal, Request, read_request
+from tuner.study.attributes import attributes
 from tuner.timing.target import MIN_WITHIN, meets_latency_target
 
 METRICS = ("cost_usd_per_1000_images", "quality")
@@ -105,7 +106,8 @@ class Store:
 
     def refuse(self, number: int, values: Values, reason: str) -> None:
         """End a trial whose candidate is invalid: it cost nothing, and the sampler learns to stay away."""
-        self._end(number, {"refused": encode_pretty(Refusal(values=values, reason=reason)).decode()}, {"refused": 1.0})
+        refused = encode_pretty(Refusal(values=values, reason=reason)).decode()
+        self._end(number, {"refused": refused, "status": "refused", "reason": reason}, {"refused": 1.0})
 
     def duplicate(self, number: int, of: int) -> None:
         """End a trial whose candidate was tried before. The sampler must not count it a second time: it is failed."""
@@ -248,13 +250,12 @@ class Store:
     # ---- Optuna -----------------------------------------------------------------------------------------------------
 
     def _tell(self, outcome: Outcome) -> None:
-        attributes: dict[str, Any] = {"status": outcome.status, "purpose": outcome.purpose}
         values = _values(outcome)
         constraints: dict[str, float] = {outcome.status: 0.0 if values else 1.0}
         target_s = self.request.space.workload.latency_target_s
         if target_s is not None and outcome.timing is not None:
             constraints["latency target"] = _excess(outcome.timing, target_s)
-        self._end(outcome.number, attributes, constraints, values)
+        self._end(outcome.number, attributes(outcome), constraints, values)
 
     def _trial(self, number: int) -> Any:
         from optuna.trial import Trial
