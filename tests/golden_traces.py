@@ -33,10 +33,11 @@ if __name__ == "__main__":
 import msgspec
 
 from tuner.records.gate import Verdict
-from tuner.trace import read, sources, waits
+from tuner.trace import events, read, sources, waits
 from tuner.trace.compile_log import CompileLog
+from tuner.trace.events import Event
 from tuner.trace.gate import add_source_lines, judge
-from tuner.trace.read import Event, Trace
+from tuner.trace.read import Trace
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "data" / "golden"
@@ -142,7 +143,7 @@ def _telling(trace: Trace, inside: Iterable[int]) -> set[int]:
     telling: set[int] = set()
     for number, index in enumerate(sorted(inside)):
         event = trace.host[index]
-        is_call = event.name in waits.WAIT_CALLS or "emcpy" in event.name
+        is_call = waits.is_wait_call(event.name) or "emcpy" in event.name
         is_mark = event.cat == "user_annotation" or event.name.startswith(("Torch", "## Call"))
         if is_call or is_mark or number % 100 == 0:
             while index >= 0 and index not in telling:
@@ -154,7 +155,7 @@ def _telling(trace: Trace, inside: Iterable[int]) -> set[int]:
 
 def _zipped(trace: Trace, inside: Iterable[int], about: Golden) -> bytes:
     host = [trace.host[index] for index in sorted(inside)]
-    started = {event.correlation for event in host if event.cat in read.RUNTIME} - {0}
+    started = {event.correlation for event in host if event.cat in events.RUNTIME} - {0}
     device = [event for event in trace.device if event.correlation in started]
     zero = min(event.ts for event in host) - 1 if host else 0.0
     content = {

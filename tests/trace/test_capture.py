@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tuner.trace import capture as capturing  # noqa: E402
-from tuner.trace import read, sync_lines  # noqa: E402
+from tuner.trace import events, read, sync_lines  # noqa: E402
 from tuner.trace.capture import capture  # noqa: E402
 from tuner.trace.summary import summarise  # noqa: E402
 
@@ -51,7 +51,7 @@ def test_the_first_step_is_marked_apart(tmp_path: Path) -> None:
 def test_the_scheduler_is_a_component_of_its_own(tmp_path: Path) -> None:
     scheduler = Scheduler()
     summary = summarise(read.load(capture(scheduler.call, scheduler, tmp_path, "t")))
-    assert set(summary.components) == {"denoiser", read.SCHEDULER}
+    assert set(summary.components) == {"denoiser", events.SCHEDULER}
 
 
 def test_the_scheduler_looks_and_is_left_as_it_was(tmp_path: Path) -> None:

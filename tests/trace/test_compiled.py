@@ -16,7 +16,7 @@ from torch.cuda import _gpu_trace  # noqa: E402
 
 from tuner.errors import BadInput  # noqa: E402
 from tuner.records.gate import Allowance, Finding, Verdict  # noqa: E402
-from tuner.trace import read  # noqa: E402
+from tuner.trace import events, read  # noqa: E402
 from tuner.trace.capture import capture  # noqa: E402
 from tuner.trace.compile_log import CompileLog  # noqa: E402
 from tuner.trace.dynamo import start_compile_log  # noqa: E402
@@ -317,8 +317,8 @@ def test_the_diagnostic_pass_annotates_the_line_of_a_wait(pipeline: Any, tmp_pat
         return x
 
     trace = read.load(capture(pipe := pipeline(step, torch.randn(2)), pipe.scheduler, tmp_path, "t", stacks=True))
-    notes = [event.name for event in trace.host if event.name.startswith(read.SYNC_LINE)]
-    assert notes == [f"{read.SYNC_LINE}{line_of('wait')}"] * 4
+    notes = [event.name for event in trace.host if event.name.startswith(events.SYNC_LINE)]
+    assert notes == [f"{events.SYNC_LINE}{line_of('wait')}"] * 4
     assert _gpu_trace.StreamSynchronizationCallbacks.callback_list == []
 
 
@@ -329,7 +329,7 @@ def test_the_diagnostic_pass_annotates_the_line_of_a_copy(pipeline: Any, tmp_pat
     inherited = {name: getattr(torch.Tensor, name) for name in ("to", "copy_", "cpu", "cuda")}
     trace = read.load(capture(pipe := pipeline(step, torch.randn(2)), pipe.scheduler, tmp_path, "t", stacks=True))
     around = [trace.host[trace.parents[i]].name for i, event in enumerate(trace.host) if event.name == "aten::to"]
-    assert around == [f"{read.COPY_LINE}{line_of('copies')}"] * 8
+    assert around == [f"{events.COPY_LINE}{line_of('copies')}"] * 8
     assert {name: getattr(torch.Tensor, name) for name in inherited} == inherited
     assert not vars(torch.Tensor).keys() & inherited.keys()
 
@@ -349,5 +349,5 @@ def test_a_wait_in_generated_code_has_the_line_it_was_made_from(pipeline: Any, t
     with torch._inductor.config.patch(force_disable_caches=True):
         pipe(1)
     trace = read.load(capture(pipe, pipe.scheduler, tmp_path, "t", stacks=True))
-    notes = {event.name.rpartition("/")[2] for event in trace.host if event.name.startswith(read.SYNC_LINE)}
+    notes = {event.name.rpartition("/")[2] for event in trace.host if event.name.startswith(events.SYNC_LINE)}
     assert notes == {line_of("generated").rpartition("/")[2]}

@@ -37,8 +37,8 @@ def test_an_item_in_each_step_is_found_and_priced(planted: Any, tmp_path: Path) 
     assert (finding.kind, finding.count, finding.count_per_step) == ("device sync", 3, 1)
     assert finding.operator == "aten::item > aten::_local_scalar_dense"
     assert "cudaStreamSynchronize for Memcpy DtoH (Device -> Pinned)" in finding.reason
-    # The copy ends at 408, the next kernel begins at 600.
-    assert finding.idle_ms_per_step == pytest.approx(0.192)
+    # The GPU is idle from 408 to 600, and the CPU waits for 50 us of it.
+    assert finding.idle_ms_per_step == pytest.approx(0.05)
 
 
 def test_an_item_outside_the_steps_is_none(planted: Any, tmp_path: Path) -> None:
@@ -60,7 +60,17 @@ def test_a_synchronize_without_an_operator_is_found(planted: Any, tmp_path: Path
     finding = only(judged(planted, tmp_path))
     assert (finding.operator, finding.count) == ("cudaDeviceSynchronize", 1)
     assert finding.count_per_step == pytest.approx(1 / 3)
-    assert finding.idle_ms_per_step == pytest.approx(0.2 / 3)
+    assert finding.idle_ms_per_step == pytest.approx(0.1 / 3)
+
+
+@pytest.mark.parametrize(("waited", "idle_ms"), [(3, 0.003), (150, 0.15), (190, 0.19), (400, 0.2)])
+def test_a_wait_costs_no_more_than_it_takes_and_no_more_than_the_gpu_idles(
+    waited: float, idle_ms: float, planted: Any, tmp_path: Path
+) -> None:
+    planted.kernel(1100, 300)
+    planted.kernel(1600, 300)
+    planted.call("cudaDeviceSynchronize", max(1405 - waited, 1120) if waited > 190 else 1401, waited)
+    assert only(judged(planted, tmp_path)).idle_ms_per_step == pytest.approx(idle_ms / 3)
 
 
 def test_a_copy_to_pageable_memory_blocks_even_when_asked_not_to(planted: Any, tmp_path: Path) -> None:
@@ -120,7 +130,7 @@ def test_two_waits_in_one_gap_are_charged_once(planted: Any, tmp_path: Path) -> 
     planted.call("cudaDeviceSynchronize", 410, 20)
     planted.call("cudaStreamSynchronize", 450, 20)
     findings = judged(planted, tmp_path).findings
-    assert sum(finding.idle_ms_per_step or 0 for finding in findings) == pytest.approx(0.2 / 3)
+    assert sum(finding.idle_ms_per_step or 0 for finding in findings) == pytest.approx(0.04 / 3)
 
 
 def test_a_driver_call_inside_a_runtime_call_is_one_wait(planted: Any, tmp_path: Path) -> None:

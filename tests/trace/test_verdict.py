@@ -116,7 +116,8 @@ def test_a_wait_takes_its_price_before_the_break_around_it(planted: Any, tmp_pat
     planted.item(402, 60)
     planted.region("1/0", 470, 300)
     prices = {finding.kind: finding.idle_ms_per_step for finding in judged(planted, tmp_path).findings}
-    assert prices == {"graph break": 0, "device sync": pytest.approx(0.192 / 3)}
+    # The break has what the wait of 50 us leaves of a gap of 192 us.
+    assert prices == {"graph break": pytest.approx(0.142 / 3), "device sync": pytest.approx(0.05 / 3)}
 
 
 def test_regions_beside_each_other_are_none(planted: Any, tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ def test_compile_work_that_is_no_new_graph_is_found(planted: Any, tmp_path: Path
     planted.host("PyCodeCache.load_by_key_path (dynamo_timed)", 420, 50)
     finding = only(judged(planted, tmp_path))
     assert (finding.kind, finding.operator) == ("compile work", "async_compile.wait (dynamo_timed)")
-    assert finding.idle_ms_per_step == pytest.approx(0.2 / 3)
+    assert finding.idle_ms_per_step == pytest.approx(0.15 / 3)
 
 
 def test_a_wait_of_compile_work_is_a_part_of_it(planted: Any, tmp_path: Path) -> None:
@@ -204,7 +205,7 @@ def test_a_wait_of_compile_work_is_a_part_of_it(planted: Any, tmp_path: Path) ->
     planted.host("CachingAutotuner.benchmark_all_configs (dynamo_timed)", 410, 150)
     planted.call("cudaDeviceSynchronize", 420, 50)
     finding = only(judged(planted, tmp_path))
-    assert (finding.kind, finding.idle_ms_per_step) == ("compile work", pytest.approx(0.2 / 3))
+    assert (finding.kind, finding.idle_ms_per_step) == ("compile work", pytest.approx(0.15 / 3))
 
 
 def test_a_recompile_pays_for_the_whole_of_its_work(planted: Any, tmp_path: Path) -> None:
@@ -291,8 +292,8 @@ def test_a_cuda_graph_in_pieces(planted: Any, tmp_path: Path) -> None:
         (GatePolicy(count_per_step={"device sync": 1}), "clean"),
         (GatePolicy(count_per_step={"device sync": 0.5}), "rejected"),
         (GatePolicy(count_per_step={"graph break": 9}), "rejected"),
-        (GatePolicy(max_idle_ms_per_step=0.2), "clean"),
-        (GatePolicy(max_idle_ms_per_step=0.1), "rejected"),
+        (GatePolicy(max_idle_ms_per_step=0.06), "clean"),
+        (GatePolicy(max_idle_ms_per_step=0.04), "rejected"),
     ],
 )
 def test_a_policy_tolerates_by_kind_or_by_price(policy: GatePolicy, status: str, planted: Any, tmp_path: Path) -> None:
@@ -301,7 +302,7 @@ def test_a_policy_tolerates_by_kind_or_by_price(policy: GatePolicy, status: str,
         planted.item(step * 1000 + 402, 60)
     verdict = judged(planted, tmp_path, policy=policy)
     assert verdict.status == status
-    assert only(verdict).idle_ms_per_step == pytest.approx(0.192)
+    assert only(verdict).idle_ms_per_step == pytest.approx(0.05)
     assert only(verdict).allowed_by == ("gate" if status == "clean" else None)
 
 
@@ -310,10 +311,10 @@ def test_prices_are_tolerated_together(planted: Any, tmp_path: Path) -> None:
     for step in range(3):
         planted.item(step * 1000 + 402, 60)
         planted.call("cudaDeviceSynchronize", step * 1000 + 905, 10)
-    verdict = judged(planted, tmp_path, policy=GatePolicy(max_idle_ms_per_step=0.3))
+    verdict = judged(planted, tmp_path, policy=GatePolicy(max_idle_ms_per_step=0.055))
     assert verdict.status == "rejected"
     assert [finding.allowed_by for finding in verdict.findings].count("gate") == 1
-    assert judged(planted, tmp_path, policy=GatePolicy(max_idle_ms_per_step=0.4)).status == "clean"
+    assert judged(planted, tmp_path, policy=GatePolicy(max_idle_ms_per_step=0.07)).status == "clean"
 
 
 def test_what_has_no_price_or_compiles_is_not_tolerated_by_price(planted: Any, tmp_path: Path) -> None:
@@ -416,9 +417,9 @@ def test_idle_time_is_told_apart_as_hta_does(planted: Any, tmp_path: Path) -> No
     summary = summarise(read.load(planted.save(tmp_path)))
     wall = 3000
     assert summary.gpu_busy_share == pytest.approx(2290 / wall)
-    assert summary.host_wait_share == pytest.approx(500 / wall)
+    assert summary.host_wait_share == pytest.approx(600 / wall)  # 100 us of them before the first launch's kernel
     assert summary.kernel_wait_share == pytest.approx(10 / wall)
-    assert summary.other_wait_share == pytest.approx(200 / wall)
+    assert summary.other_wait_share == pytest.approx(100 / wall)
 
 
 def test_time_by_class_and_component(planted: Any, tmp_path: Path) -> None:

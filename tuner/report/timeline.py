@@ -15,9 +15,10 @@ from tuner.records.gate import Finding, Verdict
 from tuner.report.console import QUIET
 from tuner.trace import classes
 from tuner.trace.enclosing import EnclosingEvent
-from tuner.trace.read import RUNTIME, Event, Trace
+from tuner.trace.events import RUNTIME, Event
+from tuner.trace.read import Trace
 from tuner.trace.regions import find_regions, nested_regions, outermost_work
-from tuner.trace.waits import GRAPH_LAUNCHES, find_waits
+from tuner.trace.waits import find_waits, is_graph_launch
 
 MAX_STREAMS = 4
 MAX_COLUMNS = 160
@@ -38,8 +39,9 @@ LETTERS = {
     classes.CONVOLUTION: "V",
     classes.ELEMENTWISE: "E",
     classes.COPY: "C",
+    classes.COMMUNICATION: "N",
 }
-STYLES = {"G": "cyan", "A": "magenta", "V": "blue", "E": "green", "C": "yellow"}
+STYLES = {"G": "cyan", "A": "magenta", "V": "blue", "E": "green", "C": "yellow", "N": "bright_blue"}
 MARK = "bold red"
 
 Span = tuple[float, float]
@@ -98,11 +100,11 @@ def _time_line(trace: Trace, step: Event, verdict: Verdict, width: int) -> Itera
     inside = [index for index in trace.step_indices if step.ts <= trace.host[index].ts < step.end]
     called = set(inside)
     work = [event for event in trace.gpu_work if trace.call_indices[event.correlation] in called]
-    streams, more = _streams(work)
+    end = max([step.end, *(event.end for event in work)])
+    # Also what was launched before the step and runs in it.
+    streams, more = _streams(event for event in trace.device if event.ts < end and event.end > step.ts)
     margin = max(map(len, ["graph replay", *streams])) + 1
-    scale = _Scale(
-        step.ts, max([step.end, *(event.end for event in work)]), max(MIN_COLUMNS, min(MAX_COLUMNS, width - margin))
-    )
+    scale = _Scale(step.ts, end, max(MIN_COLUMNS, min(MAX_COLUMNS, width - margin)))
     lanes = [*_host_lanes(trace, inside, scale, verdict), *_stream_lanes(streams, scale)]
     longest = f", the longest of {len(trace.steps)} steps" if len(trace.steps) > 1 else ""
     yield Text(f"Time line of {step.name}{longest}: {_ms(step.dur)} on the CPU", style="bold")
@@ -125,7 +127,7 @@ def _ms(time_us: float) -> str:
 def _host_lanes(trace: Trace, inside: Sequence[int], scale: _Scale, verdict: Verdict) -> Iterator[Lane]:
     yield Lane("CPU", _filled(scale.shares(_outermost(trace, inside)), BUSY, PARTLY))
     yield from _compiled_lanes(trace, set(inside), scale)
-    replayed = [trace.host[index].ts for index in inside if trace.host[index].name.startswith(GRAPH_LAUNCHES)]
+    replayed = [trace.host[index].ts for index in inside if is_graph_launch(trace.host[index].name)]
     if replayed:
         yield Lane("graph replay", _marked(scale, ((REPLAY, time) for time in replayed)))
     waited = _waits(trace, set(inside), verdict)

@@ -17,7 +17,7 @@ import torch
 from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from tuner.trace import read, sync_lines
+from tuner.trace import events, sync_lines
 
 STEPS = 4
 _CHUNK = 1 << 24
@@ -43,7 +43,7 @@ class _StepMarks:
         # Pipelines inspect the signatures of both.
         @functools.wraps(step)
         def marked_step(*arguments: Any, **named: Any) -> Any:
-            with record_function(read.SCHEDULER):
+            with record_function(events.SCHEDULER):
                 result = step(*arguments, **named)
             self.on_step_end()
             return result
@@ -65,7 +65,7 @@ class _StepMarks:
     def on_start(self) -> None:
         self.close()
         if not self._ended:
-            self._open.enter_context(record_function(read.FIRST_STEP))
+            self._open.enter_context(record_function(events.FIRST_STEP))
 
     def on_step_end(self) -> None:
         self.close()

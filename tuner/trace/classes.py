@@ -10,14 +10,20 @@ ATTENTION = "attention"
 CONVOLUTION = "convolution"
 ELEMENTWISE = "elementwise and norm"
 COPY = "copy"
+COMMUNICATION = "communication"
 OVERHEAD = "around operators"
 
-CLASSES = (GEMM, ATTENTION, CONVOLUTION, ELEMENTWISE, COPY, OVERHEAD)
+CLASSES = (GEMM, ATTENTION, CONVOLUTION, ELEMENTWISE, COPY, COMMUNICATION, OVERHEAD)
 """In display order."""
 
 _NAMES = (
     # Triton names a fused kernel after all operators that it fuses. Only its templates multiply matrices.
     (ELEMENTWISE, r"^triton_(?!tem_|mm|flex)"),
+    (
+        COMMUNICATION,
+        r"nccl|rccl|mscclpp|msccl|oneccl|^ccl_|nvshmem|deep_?ep::|c10d|all_?reduce|all_?gather|reduce_?scatter"
+        r"|all_?to_?all|cross_device_reduce|multimem_|record_param_comms",
+    ),
     (COPY, r"^mem(cpy|set)|^copy(devicetohost|hosttodevice|buffer)|^aten::(copy_|_to_copy|to|clone|contiguous)$"),
     (ATTENTION, r"flash|fmha|attention|attn|sdpa|_fwd_kernel_.*sage|qk_int"),
     (CONVOLUTION, r"conv|fprop|dgrad|wgrad|winograd|implicit_gemm|nchwtonhwc|nhwctonchw|miopen|igemm_"),

@@ -13,8 +13,9 @@ from tuner.records.gate import Finding, FindingKind
 from tuner.trace import sources
 from tuner.trace.compile_log import Compilation, CompileLog, GraphBreak
 from tuner.trace.enclosing import EnclosingEvent
+from tuner.trace.events import Event
 from tuner.trace.idle import IdleCosts
-from tuner.trace.read import Event, Trace
+from tuner.trace.read import Trace
 from tuner.trace.regions import (
     failed_lookups,
     find_regions,
@@ -25,6 +26,7 @@ from tuner.trace.regions import (
 )
 from tuner.trace.waits import Wait, find_waits, without_profiler_waits
 
+_LISTED = 5
 _OUTSIDE = " (outside the steps: once per image)"
 
 
@@ -56,11 +58,13 @@ class Findings:
         first = self.trace.first
         if first is None:
             return []
-        remaining = Counter({_cause(finding): math.ceil(finding.count_per_step) for finding in steady})
+        remaining: Counter[tuple[str, str, str]] = Counter()
+        for finding in steady:
+            remaining[_place(finding)] += math.ceil(finding.count_per_step)
         first_only = []
         for wait in find_waits(self.trace, self.trace.indices_between(first.ts, first.end)):
-            if remaining[_cause(wait)] > 0:
-                remaining[_cause(wait)] -= 1
+            if remaining[_place(wait)] > 0:
+                remaining[_place(wait)] -= 1
             else:
                 first_only.append(wait)
         return self._group_waits(first_only, 1)
@@ -70,10 +74,8 @@ class Findings:
         reported = [entry for entry in log.breaks if not self._is_outside(entry.frames, entry.source)] if log else []
         if reported:
             return [self._reported_break(entry) for entry in reported]
-        inner: dict[str, list[int]] = {}
-        for index in nested_regions(self.trace, self.compiled):
-            inner.setdefault(self.compiled.regions[index], []).append(index)
-        return [self._nested(frame, indices) for frame, indices in sorted(inner.items())]
+        inner = nested_regions(self.trace, self.compiled)
+        return [self._nested(inner)] if inner else []
 
     def outside_denoiser(self, log: CompileLog | None) -> list[Finding]:
         """Return the graph breaks and fallbacks of autoencoders and text encoders, which run outside the steps."""
@@ -98,10 +100,13 @@ class Findings:
         inside: dict[str, list[int]] = {}
         for index, graph in self.compiled.graphs.items():
             inside.setdefault(graph, []).append(self.outer_work[index])
+        groups: dict[Compilation, list[int]] = {}
+        graphs = [graph for graph in inside if graph not in limits]
+        unknown = [graph for graph in graphs if graph not in known]
+        for graph in graphs:
+            groups.setdefault(known.get(graph) or _unknown(graph, unknown), []).extend(inside[graph])
         compiled = [
-            compile_finding(known.get(graph) or _unknown(graph), len(spans), self.steps, self._idle_ms(spans))
-            for graph, spans in inside.items()
-            if graph not in limits
+            compile_finding(entry, len(spans), self.steps, self._idle_ms(spans)) for entry, spans in groups.items()
         ]
         fallbacks = [fallback_finding(entry) for entry in limits.values()] if log else self._failed_lookups()
         return compiled + fallbacks
@@ -149,39 +154,44 @@ class Findings:
 
     def _group_waits(self, waits: Iterable[Wait], steps: int) -> list[Finding]:
         """Return one finding for each cause of a wait, the most expensive first."""
-        groups: dict[tuple[str, str, str], list[int]] = {}
+        groups: dict[tuple[str, str, str], list[Wait]] = {}
         for wait in waits:
-            groups.setdefault(_cause(wait), []).append(wait.index)
+            groups.setdefault((wait.operator, wait.reason, wait.source), []).append(wait)
         findings = [
             Finding(
                 kind="device sync",
-                count=len(indices),
-                count_per_step=len(indices) / steps,
-                idle_ms_per_step=self._idle_ms_of_waits(indices, steps),
+                count=len(group),
+                count_per_step=len(group) / steps,
+                idle_ms_per_step=self._idle_ms_of_waits(group, steps),
                 operator=operator,
                 reason=reason,
                 source=source,
             )
-            for (operator, reason, source), indices in groups.items()
+            for (operator, reason, source), group in groups.items()
         ]
         return sorted(findings, key=lambda finding: -(finding.idle_ms_per_step or 0.0))
 
-    def _idle_ms_of_waits(self, indices: Iterable[int], steps: int) -> float | None:
+    def _idle_ms_of_waits(self, waits: Iterable[Wait], steps: int) -> float | None:
         """Return the idle time per step around the ends of waits.
 
-        Until a wait ends, the GPU had work, or there was nothing to wait for.
+        Until a wait ends, the GPU had work, or there was nothing to wait for. Without the wait the next work would have
+        been launched sooner by no more than the wait took.
         """
         if self.idle_costs is None:
             return None
-        ends = (self.trace.host[index].end for index in indices)
-        return sum(self.idle_costs.charge(end, end) for end in ends) / 1000 / steps
+        total = 0.0
+        for wait in waits:
+            calls = [self.trace.host[index] for index in wait.calls]
+            end, waited = max(call.end for call in calls), sum(call.dur for call in calls)
+            total += self.idle_costs.charge(end, end, waited)
+        return total / 1000 / steps
 
     def _idle_ms(self, indices: Iterable[int]) -> float | None:
-        """Return the idle time per step while host events ran, and until the GPU's next work."""
+        """Return the idle time per step around host events, of each for no longer than it took."""
         if self.idle_costs is None:
             return None
         events = (self.trace.host[index] for index in indices)
-        return sum(self.idle_costs.charge(event.ts, event.end) for event in events) / 1000 / self.steps
+        return sum(self.idle_costs.charge(event.ts, event.end, event.dur) for event in events) / 1000 / self.steps
 
     def _idle_ms_at(self, indices: Iterable[int]) -> float | None:
         """Return the idle time per step around the begin of host events."""
@@ -225,8 +235,11 @@ class Findings:
         idle_ms = self._idle_ms_at(runs)
         return self._finding("graph break", entry.reason, count=len(runs), idle_ms=idle_ms, source=entry.source)
 
-    def _nested(self, frame: str, inner: Sequence[int]) -> Finding:
-        reason = f"compiled region {frame} runs inside another, so the outer graph ends there"
+    def _nested(self, inner: Sequence[int]) -> Finding:
+        frames = list(dict.fromkeys(self.compiled.regions[index] for index in inner))
+        reason = f"compiled region {_listed(frames)} runs inside another, so the outer graph ends there"
+        if len(frames) > 1:
+            reason = f"compiled regions {_listed(frames)} run inside others, so the outer graphs end there"
         return self._finding("graph break", reason, count=len(inner), idle_ms=self._idle_ms_at(inner))
 
     def _failed_lookups(self) -> list[Finding]:
@@ -265,8 +278,15 @@ class Findings:
         return [self._finding("cuda graph", reason, count=len(extra), idle_ms=self._idle_ms_at(extra))]
 
 
-def _cause(wait: Wait | Finding) -> tuple[str, str, str]:
-    return wait.operator, wait.reason, wait.source
+def _listed(names: Sequence[str]) -> str:
+    """Return the first names and the number of the others."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def _place(wait: Wait | Finding) -> tuple[str, str, str]:
+    """Return where a wait is and what it copies. Which of its calls took longer may differ from step to step."""
+    return wait.operator, wait.reason.partition(" for Memcpy")[2], wait.source
 
 
 def _frame(compile_id: str) -> str:
@@ -307,7 +327,10 @@ def fallback_finding(entry: Compilation) -> Finding:
     )
 
 
-def _unknown(graph: str) -> Compilation:
+def _unknown(graph: str, unknown: Sequence[str]) -> Compilation:
+    """Return the compilation of a graph that no log names. First compilations are one cause, and so are others."""
     is_first = graph.endswith("/0")
     reason = "" if is_first else "of an earlier graph of the same function (TORCH_LOGS=recompiles names it)"
-    return Compilation(id=graph, function="", reason=reason, source="")
+    same = [other for other in unknown if other.endswith("/0") == is_first]
+    name = f"graphs {_listed(same)}" if len(same) > 1 else ""
+    return Compilation(id=same[0], function=name, reason=reason, source="")

@@ -10,7 +10,8 @@ import msgspec
 from tuner.records.gate import Allowance, Finding, FindingKind, GatePolicy, Verdict
 from tuner.trace.compile_log import CompileLog
 from tuner.trace.findings import Findings
-from tuner.trace.read import RUNTIME, Trace
+from tuner.trace.missing import missing_checks, missing_gpu_events, untimed_events
+from tuner.trace.read import Trace
 
 STEADY_STEPS = 3
 
@@ -45,7 +46,7 @@ def judge(
         missing, unknown = few, list(_ON_A_CPU)
     else:
         results, warnings = _gpu_findings(trace, log, asks_for_graphs)
-        missing, unknown = [*few, *_missing_gpu_events(trace)], []
+        missing, unknown = [*few, *missing_gpu_events(trace)], []
     findings = _tolerate(_allow(results, allowed), policy)
     skipped = (*missing, *unknown)
     return Verdict(status=_status(findings, missing), findings=findings, skipped=skipped, warnings=tuple(warnings))
@@ -59,8 +60,10 @@ def judge_without_log(trace: Trace, policy: GatePolicy | None = None) -> Verdict
     policy = policy or GatePolicy()
     results, warnings = _gpu_findings(trace, None, False) if trace.gpu else _cpu_findings(trace, None)
     findings = _tolerate(_allow(results, _as_allowances(policy)), policy)
-    missing = _missing_gpu_events(trace) if trace.gpu or not trace.host else []
+    missing = [*trace.missing, *missing_checks(trace)]
     unknown = [
+        *trace.notes,
+        *untimed_events(trace),
         *(_UNMARKED if trace.is_unmarked else ()),
         *(_NO_STACKS if any(finding.kind == "device sync" and not finding.source for finding in findings) else ()),
         *_NO_LOG,
@@ -86,17 +89,6 @@ def _gpu_findings(trace: Trace, log: CompileLog | None, asks_for_graphs: bool) -
     compiled = [*rules.graph_breaks(log), *rules.recompiles(log), *rules.compile_work()]
     graphs = rules.cuda_graphs(log, asks_for_graphs)
     return [*compiled, *syncs, *graphs], [*rules.outside_denoiser(log), *rules.syncs_of_first_step(syncs)]
-
-
-def _missing_gpu_events(trace: Trace) -> list[str]:
-    """Return the checks that the trace does not allow because events are missing."""
-    if trace.kernels:
-        return []
-    if not trace.host:
-        return ["all checks: the trace has no CPU events"]
-    if trace.device and not any(event.cat in RUNTIME for event in trace.host):
-        return ["device syncs: the trace has GPU work, but no call of the CPU that started it"]
-    return ["device syncs: the trace has no GPU kernel in its steps; the profiler missed the GPU"]
 
 
 def add_source_lines(verdict: Verdict, diagnostic: Trace) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,13 +10,14 @@ from itertools import chain
 
 from tuner.trace.enclosing import EnclosingEvent
 from tuner.trace.read import Trace
-from tuner.trace.waits import GRAPH_LAUNCHES
+from tuner.trace.waits import is_graph_launch
 
 UNNAMED = "?"
 LOOKUP = "TorchDynamo Cache Lookup"
 _REGION = re.compile(r"^Torch-Compiled Region(?:: (\d+)/\d+)?")  # older versions of torch name no function
 _COMPILED = re.compile(r"^dynamo_data: compile_id=(\d+/\d+)")
 _RECORDED = re.compile(r"^(cuda|cu|hip)GraphInstantiate")
+_CALL = "CompiledFxGraph"
 _WORK = "(dynamo_timed)"
 _WHOLE_WORK = "dynamo"
 
@@ -50,13 +52,36 @@ def find_regions(trace: Trace) -> Regions:
 
 
 def nested_regions(trace: Trace, compiled: Regions) -> list[int]:
-    """Return the regions that ran inside another one."""
-    around = EnclosingEvent(trace, compiled.regions.__contains__)
-    return [index for index in compiled.regions if around(index) >= 0]
+    """Return the regions that another one called because its graph had ended.
+
+    A region inside a graph's own code is the compiled body of a custom operator, which no graph break made.
+    """
+    around = EnclosingEvent(trace, lambda index: index in compiled.regions or _is_of_graph(trace.host[index].name))
+    return [index for index in compiled.regions if around(index) in compiled.regions]
+
+
+def _is_of_graph(name: str) -> bool:
+    return "::" in name or _CALL in name
 
 
 def failed_lookups(trace: Trace, compiled: Regions) -> list[int]:
-    """Return the look-ups after which no compiled region ran: dynamo gave up, and the function runs uncompiled."""
+    """Return the look-ups after which no compiled region ran: dynamo gave up, and the function runs uncompiled.
+
+    Until the first call after a compilation ends, look-ups that fail belong to the compilation.
+    """
+    ends = _first_calls(trace, compiled)
+    return [index for index in _without_region(trace, compiled) if trace.host[index].ts >= ends]
+
+
+def _first_calls(trace: Trace, compiled: Regions) -> float:
+    """Return when the first call after the last compilation ends."""
+    compiled_at = max((trace.host[index].end for index in compiled.work), default=-math.inf)
+    later = (index for index in compiled.regions if trace.host[index].ts >= compiled_at)
+    first = min(later, key=lambda index: trace.host[index].ts, default=None)
+    return compiled_at if first is None or not compiled.work else max(compiled_at, trace.host[first].end)
+
+
+def _without_region(trace: Trace, compiled: Regions) -> list[int]:
     open_lookup: dict[int, int] = {}
     without: list[int] = []
     for index in sorted((*compiled.lookups, *compiled.regions)):
@@ -90,7 +115,7 @@ def graph_recordings(trace: Trace) -> list[int]:
 
 def graph_replays(trace: Trace, compiled: Regions) -> Iterator[tuple[int, int]]:
     """Yield each launch of a CUDA graph with the innermost compiled region around it, or -1."""
-    launches = (indices for name, indices in trace.indices_by_name.items() if name.startswith(GRAPH_LAUNCHES))
+    launches = (indices for name, indices in trace.indices_by_name.items() if is_graph_launch(name))
     region = EnclosingEvent(trace, compiled.regions.__contains__)
     for index in sorted(chain.from_iterable(launches)):
         yield index, region(index)

@@ -22,7 +22,7 @@ from torch.cuda import _gpu_trace
 from torch.profiler import record_function
 
 from tuner.trace import sources
-from tuner.trace.read import COPY_LINE, SYNC_LINE
+from tuner.trace.events import COPY_LINE, SYNC_LINE
 
 Linemaps = Mapping[str, Sequence[Any]]
 """For each file of generated code, the first lines of its parts and the stack traces of their source."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 
 from tuner.errors import BadInput
-from tuner.trace import read
+from tuner.trace import content, read
+from tuner.trace.events import DEVICE, RUNTIME
 
 _FLOWS = frozenset("stf")
 _METADATA = "M"
@@ -44,9 +45,9 @@ def trim(path: Path) -> bytes:
 
     Events keep all their fields. A trace without marked steps is kept whole. Raises BadInput if it is no trace.
     """
-    content = read.read_bytes(path)
+    text = content.read_bytes(path)
     try:
-        file = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+        file = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
         raws = msgspec.json.decode(file["traceEvents"], type=list[msgspec.Raw])
         events = list(map(msgspec.json.Decoder(_Event).decode, raws))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError) as error:
@@ -54,16 +55,16 @@ def trim(path: Path) -> bytes:
     steps = read.marked_steps([event for event in events if event.cat == "user_annotation"])
     if steps:
         kept = [raws[index] for index in _kept(events, steps[0].ts, steps[-1].end)]
-        content = msgspec.json.encode({**file, "traceEvents": kept})
-    return gzip.compress(content, 1, mtime=0)
+        text = msgspec.json.encode({**file, "traceEvents": kept})
+    return gzip.compress(text, 1, mtime=0)
 
 
 def _kept(events: Sequence[_Event], start: float, end: float) -> Iterator[int]:
     """Yield the indices of the events to keep."""
-    calls = (event for event in events if event.cat in read.RUNTIME and start <= event.ts < end)
+    calls = (event for event in events if event.cat in RUNTIME and start <= event.ts < end)
     started = {event.correlation for event in calls} - {0}
     for index, event in enumerate(events):
-        is_device_event = event.cat in read.DEVICE or event.ph in _FLOWS
+        is_device_event = event.cat in DEVICE or event.ph in _FLOWS
         is_kept = event.correlation in started if is_device_event else start <= event.ts < end
         if is_kept or event.ph == _METADATA:
             yield index

@@ -2,62 +2,64 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from math import inf
 
 from tuner.trace import sources
 from tuner.trace.enclosing import EnclosingEvent
-from tuner.trace.read import COPY_LINE, RUNTIME, SYNC_LINE, Event, Trace
+from tuner.trace.events import COPY_LINE, RUNTIME, SYNC_LINE, Event
+from tuner.trace.read import Trace
 
-_RUNTIME_WAITS = (
-    "StreamSynchronize DeviceSynchronize EventSynchronize HostUnregister "
-    "Memcpy Memcpy2D Memcpy2DToArray Memcpy2DFromArray Memcpy3D MemcpyToSymbol MemcpyFromSymbol"
+_WAIT_CALL = re.compile(
+    r"(?:"
+    r"(?:cuda|hip)(?:(?:Stream|Device|Event)Synchronize|HostUnregister|Free|FreeHost|HostFree"
+    r"|Memcpy(?:2D|3D|WithStream|DtoH|HtoD|2DToArray|2DFromArray|ToArray|FromArray|AtoH|HtoA|Param2D|ToSymbol|FromSymbol)?)"
+    r"|cu(?:(?:Stream|Ctx|Event)Synchronize|MemFree|MemFreeHost|MemHostUnregister"
+    r"|Memcpy(?:DtoH|HtoD|2D|2DUnaligned|3D)?)"
+    r")(?:_v\d+)?(?:_ptsz|_ptds|_spt)?"
 )
-_DRIVER_WAITS = (
-    "StreamSynchronize CtxSynchronize EventSynchronize MemFree_v2 MemFreeHost MemHostUnregister "
-    "Memcpy MemcpyDtoH_v2 MemcpyHtoD_v2 Memcpy2D_v2 Memcpy2DUnaligned_v2 Memcpy3D_v2"
-)
-WAIT_CALLS = frozenset(
-    f"{vendor}{call}"
-    for vendor, calls in {
-        "cuda": f"{_RUNTIME_WAITS} Free FreeHost",
-        "cu": _DRIVER_WAITS,
-        "hip": f"{_RUNTIME_WAITS} Free FreeHost HostFree MemcpyDtoH MemcpyHtoD MemcpyWithStream",
-    }.items()
-    for call in calls.split()
-)
-"""The calls that wait by their contract. Two groups wait only under conditions that a trace does not show. Calls that
-free or unregister memory wait while the GPU still has work; torch's allocator makes them only when it is out of memory.
-Copies wait unless they are within the GPU or so small (64 kB) that the driver stages them. Allocations are left out:
-they order the work of streams and seldom make the CPU wait."""
+"""The calls that wait by their contract, in any version and for any default stream. Two groups wait only under
+conditions that a trace does not show. Calls that free or unregister memory wait while the GPU still has work; torch's
+allocator makes them only when it is out of memory. Copies wait unless they are within the GPU or so small (64 kB) that
+the driver stages them. Allocations are left out: they order the work of streams and seldom make the CPU wait."""
 
-LAUNCHES = ("cudaLaunch", "cuLaunch", "hipLaunch", "hipExtLaunch", "hipExtModuleLaunch", "hipModuleLaunch")
-GRAPH_LAUNCHES = ("cudaGraphLaunch", "cuGraphLaunch", "hipGraphLaunch")
-_COPIES = frozenset({"cudaMemcpyAsync", "hipMemcpyAsync", "cuMemcpyDtoHAsync_v2"})
+_LAUNCH = re.compile(
+    r"(?:cuda|cu|hip)(?:Ext|Module|ExtModule|HccModule|Drv|Graph)?Launch"
+    r"|urEnqueueKernelLaunch|urEnqueueCooperativeKernelLaunch"
+)
+_GRAPH_LAUNCH = re.compile(r"(?:cuda|cu|hip)GraphLaunch")
+_COPY_CALL = re.compile(r"(?:cuda|hip)MemcpyAsync|cuMemcpyDtoHAsync|hipMemcpyDtoHAsync")
 _STAGED_BYTES = 1 << 16
 _LONGEST = 300
 
 
 @dataclass(frozen=True)
 class Wait:
-    """A call, host[index], that made the CPU wait, with its operator, its reason and, if known, its source line."""
+    """A call, host[index], that made the CPU wait, with its operator, its reason and, if known, its source line.
+
+    `calls` are that call and the other half of a copy and the wait for it, if there is one, in order of time.
+    """
 
     index: int
     operator: str
     reason: str
     source: str
+    calls: tuple[int, ...]
 
 
 def find_waits(trace: Trace, indices: Sequence[int] | None = None) -> list[Wait]:
     """Return the waits among the host events `indices`, by default those inside the steps."""
     copies = {event.correlation: event for event in trace.device if event.cat == "gpu_memcpy"}
-    waits: dict[int, str] = {}
+    waits: dict[int, tuple[int, str]] = {}
     last_copy: dict[int, tuple[int, str]] = {}
     named = trace.indices_by_name if indices is None else trace.group_by_name(indices)
-    for index in sorted(chain.from_iterable(named[name] for name in named if name in WAIT_CALLS or "emcpy" in name)):
+    for index in sorted(chain.from_iterable(named[name] for name in named if is_wait_call(name) or "emcpy" in name)):
         event = trace.host[index]
         if event.cat not in RUNTIME:
             continue
@@ -67,17 +69,29 @@ def find_waits(trace: Trace, indices: Sequence[int] | None = None) -> list[Wait]
         if _is_wait(trace, index):
             # A copy and the next wait in the same operator count as one wait.
             begun, copied = (index, copy) if copy else last_copy.pop(operator, (index, ""))
-            waits.pop(begun, None)
-            waits[index] = copied
+            is_blocking = waits.pop(begun, None) is not None
+            waits[index] = begun if is_blocking else index, copied
         elif copied_by:
             last_copy[operator] = index, copy
-            if event.name in _COPIES and _blocks(trace, event, copied_by):
-                waits[index] = copy
+            if _COPY_CALL.match(event.name) and _blocks(trace, event, copied_by):
+                waits[index] = index, copy
+    return _named(trace, named, waits)
+
+
+def _named(trace: Trace, named: Mapping[str, Sequence[int]], found: Mapping[int, tuple[int, str]]) -> list[Wait]:
+    """Return waits, each named after the call in which waits of its cause spend most time: the copy or its wait."""
     path, source = _Path(trace), _Source(trace, named)
-    return [
-        Wait(index, path(index) or trace.host[index].name, _why(trace.host[index].name, copy), source(index))
-        for index, copy in waits.items()
-    ]
+    causes = {index: (path(index) or trace.host[index].name, copy, source(index)) for index, (_, copy) in found.items()}
+    longer: Counter[tuple[str, str, str]] = Counter()
+    for index, (begun, _) in found.items():
+        longer[causes[index]] += round(1000 * (trace.host[begun].dur - trace.host[index].dur))
+    waits = []
+    for index, (begun, copy) in found.items():
+        operator, _, line = causes[index]
+        call = begun if longer[causes[index]] > 0 else index
+        calls = (index,) if begun == index else (begun, index)
+        waits.append(Wait(call, operator, _why(trace.host[call].name, copy), line, calls))
+    return waits
 
 
 def without_profiler_waits(trace: Trace, waits: Iterable[Wait]) -> list[Wait]:
@@ -91,15 +105,28 @@ def without_profiler_waits(trace: Trace, waits: Iterable[Wait]) -> list[Wait]:
     ]
 
 
+@lru_cache(4096)
 def is_launch(name: str) -> bool:
-    """Return whether a CUDA call launches work, a kernel or a graph."""
-    return name.startswith(LAUNCHES) or name.startswith(GRAPH_LAUNCHES)
+    """Return whether a call launches work, a kernel or a graph."""
+    return _LAUNCH.match(name) is not None
+
+
+@lru_cache(4096)
+def is_graph_launch(name: str) -> bool:
+    """Return whether a call launches a graph."""
+    return _GRAPH_LAUNCH.match(name) is not None
+
+
+@lru_cache(4096)
+def is_wait_call(name: str) -> bool:
+    """Return whether a call waits for the GPU by its contract."""
+    return _WAIT_CALL.fullmatch(name) is not None
 
 
 def _is_wait(trace: Trace, index: int) -> bool:
     parent = trace.parents[index]
-    inside_a_wait = parent >= 0 and trace.host[parent].name in WAIT_CALLS
-    return trace.host[index].name in WAIT_CALLS and not inside_a_wait
+    inside_a_wait = parent >= 0 and is_wait_call(trace.host[parent].name)
+    return is_wait_call(trace.host[index].name) and not inside_a_wait
 
 
 def _blocks(trace: Trace, call: Event, copy: Event) -> bool:
@@ -151,14 +178,15 @@ class _Path:
 class _Source:
     """The Python line of a wait, if the trace was captured with stacks."""
 
-    def __init__(self, trace: Trace, named: Mapping[str, list[int]]) -> None:
-        self._host = trace.host
+    def __init__(self, trace: Trace, named: Mapping[str, Sequence[int]]) -> None:
+        self._trace, self._host = trace, trace.host
         self._lines = _Lines(trace, named)
         self._around = EnclosingEvent(trace, lambda index: bool(self._of_stack(index)))
         self._copy = EnclosingEvent(trace, lambda index: trace.host[index].name.startswith(COPY_LINE))
 
     def __call__(self, index: int) -> str:
-        return self._lines.before(index) or self._of_copy(self._copy(index)) or self._of_stack(self._around(index))
+        annotated = self._lines.before(index) or self._of_copy(self._copy(index))
+        return annotated or self._of_stack(self._around(index)) or self._trace.python.line(self._host[index])
 
     def _of_copy(self, index: int) -> str:
         return _line(self._host[index], COPY_LINE) if index >= 0 else ""
@@ -170,10 +198,10 @@ class _Source:
 class _Lines:
     """The lines of annotations, each of which comes right before its wait."""
 
-    def __init__(self, trace: Trace, named: Mapping[str, list[int]]) -> None:
+    def __init__(self, trace: Trace, named: Mapping[str, Sequence[int]]) -> None:
         self._trace = trace
         self._lines = sorted(chain.from_iterable(named[name] for name in named if name.startswith(SYNC_LINE)))
-        self._waits = sorted(chain.from_iterable(named[name] for name in named if name in WAIT_CALLS))
+        self._waits = sorted(chain.from_iterable(named[name] for name in named if is_wait_call(name)))
 
     def before(self, index: int) -> str:
         """Return the line annotated before a wait, if no other wait of the thread is in between."""

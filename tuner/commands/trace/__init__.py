@@ -17,10 +17,11 @@ causes, and where the time goes.
 EXIT_CODE_HELP = """\
 exit code:
   0  clean
-  1  rejected or inconclusive
+  1  rejected
   2  not a readable trace
+  3  inconclusive: the trace does not show what must be checked
 """
-EXIT_CODES = {"clean": 0, "rejected": 1, "inconclusive": 1}
+EXIT_CODES = {"clean": 0, "rejected": 1, "inconclusive": 3}
 
 
 def add_parser(subparsers: Subparsers) -> None:

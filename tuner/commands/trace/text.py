@@ -41,7 +41,7 @@ class TraceText:
         yield TimeLine(trace, report.verdict)
         yield Text("")
         title = f"Where the time goes, in shares of {_ms(report.summary.step_ms)}"
-        yield from section(title, _time_rows(report.summary, per), width)
+        yield from section(title, _time_rows(report.summary, per, report.untimed_gpu_events), width)
         yield Text("Not checked", style=BASELINE)
         for text in report.verdict.skipped:
             yield from wrap_text("- ", text, width, indent=2)
@@ -52,7 +52,9 @@ class TraceText:
 
 def _headline(report: TraceReport) -> str:
     headlines = {"clean": _clean_headline, "rejected": _rejected_headline, "inconclusive": _inconclusive_headline}
-    return headlines[report.verdict.status](report)
+    untimed = report.untimed_gpu_events
+    note = f"; {pluralize(untimed, 'GPU event')} without a time left out, so idle time is unknown"
+    return headlines[report.verdict.status](report) + (note if untimed else "")
 
 
 def _clean_headline(report: TraceReport) -> str:
@@ -85,7 +87,10 @@ def _about(report: TraceReport) -> str:
     name, step_ms = one_line(Path(report.file).name), report.summary.step_ms
     each = "" if report.judged == WHOLE_TRACE else " each"
     gpu = one_line(report.gpu or "no GPU")
-    return f"{name}: {gpu}, {report.summary.events:,} events; judged: {report.judged}, {_ms(step_ms)}{each}"
+    of = f" of {one_line(report.process)}" if report.process else ""
+    worst = f", the worst of {report.processes} processes" if report.processes > 1 else ""
+    judged = f"{report.judged}{of}{worst}, {_ms(step_ms)}{each}"
+    return f"{name}: {gpu}, {report.summary.events:,} events; judged: {judged}"
 
 
 def _findings(verdict: Verdict, per: str, width: int) -> Iterator[Text]:
@@ -114,11 +119,11 @@ def _finding(mark: str, finding: Finding, when: str, width: int) -> Iterator[Tex
 # ---- the summary ----------------------------------------------------------------------------------------------------
 
 
-def _time_rows(summary: TraceSummary, per: str) -> list[tuple[str, str]]:
+def _time_rows(summary: TraceSummary, per: str, untimed: int) -> list[tuple[str, str]]:
     """List a label and a text for everything that the trace contains."""
     device = "CPU" if summary.gpu_busy_share is None else "GPU"
     rows = [
-        ("GPU", _gpu_text(summary)),
+        ("GPU", _gpu_text(summary, untimed)),
         ("launches", _launches_text(summary, per)),
         (f"{device} by class", _shares(summary.classes.items())),
         (f"{device} by part", _shares(summary.components.items()) if len(summary.components) > 1 else ""),
@@ -129,15 +134,21 @@ def _time_rows(summary: TraceSummary, per: str) -> list[tuple[str, str]]:
     return [(name, text) for name, text in rows if text]
 
 
-def _gpu_text(summary: TraceSummary) -> str:
+def _gpu_text(summary: TraceSummary, untimed: int) -> str:
     if summary.gpu_busy_share is None:
         return ""
+    if untimed:
+        events = pluralize(untimed, "GPU event")
+        return f"busy at least {summary.gpu_busy_share:.0%}; idle or not is unknown for the rest: {events} at time 0"
     idle = (
         (summary.host_wait_share, "waiting for the CPU's next launch"),
         (summary.kernel_wait_share, "between queued kernels"),
         (summary.other_wait_share, "idle otherwise"),
     )
-    parts = [f"busy {summary.gpu_busy_share:.0%}", *(f"{share:.0%} {word}" for share, word in idle if share)]
+    parts = [
+        f"busy {summary.gpu_busy_share:.0%}",
+        *(f"{share:.0%} {word}" for share, word in idle if share and share >= MIN_SHARE),
+    ]
     return ", ".join(parts)
 
 

@@ -1,0 +1,160 @@
+"""Reads the JSON of a trace from a file, and mends what exporters are known to get wrong."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tuner.errors import BadInput
+from tuner.trace.events import ANY_EVENT, TraceFile
+
+_MAX_BYTES = 1 << 30
+_MAX_OBJECTS = 5_000_000
+"""An event has two or three objects of some 300 bytes each, so this limit is 1.5 GB."""
+
+_CHUNK = 1 << 24
+_PIECE = 1 << 20
+_MAX_MENDED_BYTES = 1 << 28
+_MAX_CUTS = 4
+"""The last event of an array that was cut off ends at one of its last closing braces."""
+
+_MARK = b"\xef\xbb\xbf"
+_NEXT_FIELD = rb'\s*,\s*"(?:ph|cat|name|pid|tid|ts|dur|args|id|[A-Z])|\s*\n\s*\}'
+_NAME = re.compile(rb'("(?:name|Call stack|kernel)": ")((?:[^"\n]++|"(?!' + _NEXT_FIELD + rb'))*+)"')
+"""A text whose end is the quote before the next field: torch 2.13 does not escape the quotes inside."""
+
+_ESCAPE = re.compile(rb'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})?')
+_QUOTE = re.compile(rb'(?<!\\)"')
+_NOT_A_NUMBER = re.compile(rb"(?<=[:\[,])(\s*)-?(?:nan|inf|infinity)\b(?=\s*[,}\]])", re.IGNORECASE)
+_NO_COMMA = re.compile(rb",(?=\s*[\]}])")
+_SPACES = bytes(32 if code < 32 else code for code in range(256))
+
+_REMEDY = "; torch 2.13 does not escape quotes in names: export with export_chrome_trace(path, use_python_export=True)"
+
+
+class Decoded(msgspec.Struct):
+    """The content of a trace file. `notes` say what is not as it was written."""
+
+    file: Any
+    notes: tuple[str, ...] = ()
+
+
+def read_bytes(path: Path) -> bytes | bytearray:
+    """Read the JSON text of a trace, plain or gzipped. Raises BadInput if it is missing, truncated or too large."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise BadInput(f"{path}: not a regular file")
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"\x1f\x8b"
+        content = _unzip(path) if zipped else _plain(path)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadInput(f"{path}: {reason}") from None
+    if content is None:
+        raise BadInput(f"{path}: larger than {_MAX_BYTES >> 30} GiB uncompressed; trace fewer steps, without stacks")
+    if _max_objects(content) > _MAX_OBJECTS:
+        raise BadInput(f"{path}: more than {_MAX_OBJECTS:,} JSON objects; trace fewer steps, without stacks")
+    return content
+
+
+def _max_objects(content: bytes | bytearray) -> int:
+    """Return an upper bound of the objects in a JSON text. Pieces that fit a cache make it faster than count()."""
+    view = np.frombuffer(content, np.uint8)
+    pieces = (view[start : start + _PIECE] for start in range(0, len(view), _PIECE))
+    return sum(int(np.count_nonzero(piece == ord("{"))) for piece in pieces)
+
+
+def _plain(path: Path) -> bytes | None:
+    return path.read_bytes() if path.stat().st_size <= _MAX_BYTES else None
+
+
+def _unzip(path: Path) -> bytearray | None:
+    """Decompress a gzip file. Return None beyond the limit, which even a small file can exceed."""
+    content = bytearray()
+    with gzip.open(path) as file:
+        while piece := file.read(_CHUNK):
+            content += piece
+            if len(content) > _MAX_BYTES:
+                return None
+    return content
+
+
+def decode(data: bytes | bytearray, path: Path) -> Decoded:
+    """Decode a trace: an object with `traceEvents`, or the array of events alone. Raises BadInput if it is neither."""
+    try:
+        return _decode_text(data)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise _not_a_trace(path, error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        try:
+            if len(data) > _MAX_MENDED_BYTES:
+                raise
+            return _decode_text(_mended(data))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise _not_a_trace(path, error, _REMEDY if b'"name": "' in data else "") from None
+
+
+def _not_a_trace(path: Path, error: Exception, remedy: str = "") -> BadInput:
+    return BadInput(f"{path}: not a trace: {str(error)[:300]}{remedy if 'malformed' in str(error) else ''}")
+
+
+def _decode_text(data: bytes | bytearray) -> Decoded:
+    # AMD's profiler writes sizes as text, which only a lax decoder takes for numbers.
+    if data[:64].lstrip()[:1] != b"[":
+        return Decoded(msgspec.json.decode(data, type=TraceFile, strict=False))
+    return _decode_array(data)
+
+
+def _decode_array(data: bytes | bytearray) -> Decoded:
+    """Decode the array form of the Chrome format, whose end may be missing."""
+    text = bytes(data).rstrip().rstrip(b",")
+    if text.endswith(b"]") or text == b"[":
+        return Decoded(_file_of(text if text.endswith(b"]") else text + b"]"))
+    try:
+        return Decoded(_file_of(text + b"]"))
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError as error:
+        return _decode_cut(text, error)
+
+
+def _decode_cut(text: bytes, error: msgspec.DecodeError) -> Decoded:
+    for _ in range(_MAX_CUTS):
+        end = text.rfind(b"}", 0, len(text) - 1) + 1
+        if not end:
+            break
+        text = text[:end]
+        try:
+            return Decoded(_file_of(text + b"]"), ("the file's end: it is cut off in the middle of an event",))
+        except msgspec.DecodeError:
+            continue
+    raise error
+
+
+def _file_of(array: bytes) -> Any:
+    return TraceFile(events=msgspec.json.decode(array, type=list[ANY_EVENT], strict=False))
+
+
+# ---- mending --------------------------------------------------------------------------------------------------------
+
+
+def _mended(data: bytes | bytearray) -> bytes:
+    """Return the JSON that an exporter meant.
+
+    Known faults: quotes in names, names that are not UTF-8, control characters, Windows paths, numbers that are not
+    finite, commas before a closing bracket, a byte order mark.
+    """
+    text = bytes(data).removeprefix(_MARK).decode("utf-8", "replace").encode()
+    text = _ESCAPE.sub(_escaped, text)
+    text = _NAME.sub(lambda match: match[1] + _QUOTE.sub(rb'\\"', match[2]) + b'"', text)
+    return _NO_COMMA.sub(b"", _NOT_A_NUMBER.sub(rb"\g<1>0", text)).translate(_SPACES)
+
+
+def _escaped(match: re.Match[bytes]) -> bytes:
+    return match[0] if len(match[0]) > 1 else b"\\\\"

@@ -1,0 +1,52 @@
+"""Names the checks that a trace does not allow, so that what it does not show is not called clean. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from tuner.trace.events import RUNTIME
+from tuner.trace.read import Trace
+
+_OF_A_GPU = re.compile(r"cudnn|miopen|cuda|nccl|_(?:flash|efficient)_attention_(?:forward|backward)$")
+"""Operators that run on a GPU alone."""
+
+
+def missing_gpu_events(trace: Trace) -> list[str]:
+    """Return the checks that a trace of a GPU does not allow because events are missing."""
+    if trace.kernels:
+        return []
+    if not trace.host:
+        return ["all checks: the trace has no CPU events"]
+    if trace.untimed:
+        return untimed_events(trace)
+    if trace.device and not any(event.cat in RUNTIME for event in trace.host):
+        return ["device syncs: the trace has GPU work, but no call of the CPU that started it"]
+    return ["device syncs: the trace has no GPU kernel in its steps; the profiler missed the GPU"]
+
+
+def missing_checks(trace: Trace) -> list[str]:
+    """Return the checks that a trace of any program does not allow, whatever its machine was."""
+    missing = missing_gpu_events(trace) if trace.gpu or not trace.host else []
+    return [*trace.missing, *_unknown_calls(trace), *missing, *_missing_operators(trace)]
+
+
+def untimed_events(trace: Trace) -> list[str]:
+    """Return the check that GPU events at time 0 do not allow."""
+    all_events = trace.untimed + len(trace.device)
+    events = f"{trace.untimed:,} of {all_events:,} GPU events"
+    return [f"GPU idle time: {events} have no time (they are at time 0) and are left out"] if trace.untimed else []
+
+
+def _unknown_calls(trace: Trace) -> Iterator[str]:
+    if trace.accelerator:
+        yield f"device syncs: the trace is of {trace.accelerator}, and only waits of CUDA and HIP are known"
+
+
+def _missing_operators(trace: Trace) -> Iterator[str]:
+    operators = [event.name for event in trace.host if event.cat == "cpu_op"]
+    if trace.host and not operators:
+        yield "graph breaks: the trace has no CPU operators (profile with ProfilerActivity.CPU too)"
+    of_gpu = None if trace.gpu else next(filter(_OF_A_GPU.search, operators), None)
+    if of_gpu:
+        yield f"device syncs: {of_gpu[:80]} runs on a GPU, but the profiler recorded none of its work"
