@@ -114,9 +114,10 @@ def test_every_number_has_its_unit_in_its_name() -> None:
     unitless = {
         "trial", "batch", "latency_samples", "cpu_count", "value", "low", "high", "height", "width",
         "max_sequence_length", "guidance_scale", "measured", "rejected", "failed", "refused", "ssim", "values",
-        "changed", "quality", "quality_metric", "quality_tolerance", "speed_up_confirmed", "confirmed", "seeds",
+        "changed", "quality", "quality_metric", "quality_tolerance", "speed_up_confirmed", "confirmed", "doubtful",
+        "seeds",
     }  # fmt: skip
-    units = ("_s", "_bytes", "_db", "_per_s", "_usd_per_1000_images", "usd_per_hour", "_usd_per_hour")
+    units = ("_s", "processes", "_bytes", "_db", "_per_s", "_usd_per_1000_images", "usd_per_hour", "_usd_per_hour")
 
     def check(data: Any, name: str) -> None:
         if isinstance(data, dict):

@@ -77,7 +77,7 @@ def test_everything_that_was_measured_stands_beside_the_baselines() -> None:
     assert row(text, "compiling  ").split() == ["1.00", "s", "31.0", "s"]
     assert row(text, "compiling is paid for after").split() == ["-", "20", "images"]
     assert row(text, "smallest card it fits").split() == ["24", "GB", "24", "GB"]
-    assert "throttling" not in text
+    assert "discarded" not in text
     assert "Not known" not in text
 
 
@@ -101,7 +101,7 @@ def test_what_was_seen_of_the_gpu_is_said() -> None:
             unavailable_reasons=("energy: Not Supported",),
         )
     )
-    assert row(text, "calls discarded for throttling").endswith("3 by HW thermal slowdown")
+    assert row(text, "calls discarded").endswith("3 by HW thermal slowdown")
     assert row(text, "also on the GPU").endswith("  1 other process with 5.00 GB")
     assert "Not known: energy: Not Supported" in text
 

@@ -259,6 +259,25 @@ def test_a_discarded_sample_counts_for_nothing_and_is_followed_by_a_pause(clocke
     assert timing.gpu == GpuUse(power_w=300.0)
 
 
+@pytest.mark.parametrize(
+    ("durations", "stalled"),
+    [
+        ([0.2, 0.2, 5.0, 0.2, 3.0, 0.2, 0.2, 0.2], 2),
+        ([0.2, 0.2, 0.9, 0.2, 0.2, 0.2], 0),
+        ([60.0, 62.0, 75.0, 61.0, 60.0, 60.0], 0),
+        ([5.0, 5.0, 5.0, 5.0, 0.2, 0.2], 0),
+    ],
+    ids=["stalls", "shorter than a second", "less than twice as long", "most are slow"],
+)
+def test_a_stalled_call_does_not_count_and_is_made_again(clocked: Start, durations: list[float], stalled: int) -> None:
+    call = clocked(chain(durations, repeat(0.2)))
+    timing = measure.measure(call, HOST, batch=1, allowance_s=0.0)
+    assert (timing.stalled_calls, timing.samples) == (stalled, MIN_SAMPLES)
+    assert call.calls == MIN_SAMPLES + stalled
+    if stalled:
+        assert (timing.latency_s.value, timing.latency_s.high) == (pytest.approx(0.2), pytest.approx(0.2))
+
+
 def test_pauses_do_not_grow_for_ever(clocked: Start) -> None:
     call = clocked(repeat(1.0))
     watch = Watcher(chain(["HW slowdown"] * 9, repeat(None)))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import optuna
 import pytest
 from kinds import kind
 
@@ -25,7 +26,9 @@ from tuner.records.protocol import BuildDone, Job, Message, Point, PointDone, Po
 from tuner.records.quality import NoiseFloor, Quality
 from tuner.report.conclusion import conclusion
 from tuner.report.points import front_points
-from tuner.result.config import BestConfig
+from tuner.report.renderers import RENDERERS
+from tuner.report.study_report import read_report
+from tuner.result.config import BestConfig, read_config
 from tuner.result.prices import Price
 from tuner.search import baseline, optuna_sampler
 from tuner.search.budget import CACHED_SHARE, MIN_CALLS, Budget, pair_s, quickest_build_s, repetition_s
@@ -413,6 +416,7 @@ def test_a_build_that_runs_may_use_the_time_of_a_third_pair(bench: Bench) -> Non
         proposal = found.search.propose(found.history, found.device)
         assert proposal is not None and proposal.recipe == "math"
         search_ends_at, pair = found.confirmation.search_ends_at(found.history), pair_s(found.history, first)
+        bench.executor.deadlines.clear()
         found.run_proposal(proposal)
         assert bench.executor.deadlines[0] - search_ends_at == pytest.approx(pair, rel=0.05)
 
@@ -551,13 +555,13 @@ def test_a_gain_that_stays_in_doubt_is_told_and_how_to_resolve_it(
     monkeypatch.setattr(Confirmation, "search_ends_at", lambda *_: float("inf"))
 
     def noisy(job: Job, point: Point) -> float:
-        return honest(job, point) * (1.0 if point.score or len(workers.jobs) % 4 else 5.0)
+        return honest(job, point) * (1.0 if point.score or len(workers.jobs) % 4 else 1.9)
 
     monkeypatch.setattr(workers, "seconds", noisy)
-    best = bench.run(trials=8)
+    best = bench.run("steps=28", trials=8)
     assert best.chosen.trial == 0
     assert any("a gain is not certain" in note for note in bench.told.notes)
-    with bench.study(trials=8) as found:
+    with bench.study("steps=28", trials=8) as found:
         told = conclusion_of(found)
     assert re.search(
         r"certainly cheaper; trial \d+ had [\d.]+x .* \[0\.\d+, .*\]: a longer --budget measures more", told
@@ -572,19 +576,105 @@ def test_what_was_left_in_doubt_is_measured_again_before_anything_else_is_tried(
     monkeypatch.setattr(baseline, "MAX_BASELINES", 2)
 
     def noisy(job: Job, point: Point) -> float:
-        return honest(job, point) * (1.0 if point.score or len(workers.jobs) % 4 else 5.0)
+        return honest(job, point) * (1.0 if point.score or len(workers.jobs) % 4 else 1.9)
 
     with monkeypatch.context() as short:
         short.setattr(workers, "seconds", noisy)
         short.setattr(Budget, "seconds_left", lambda _: 0.0)
         short.setattr(Confirmation, "search_ends_at", lambda *_: float("inf"))
-        assert bench.run(trials=8).chosen.trial == 0
+        assert bench.run("steps=28", trials=2).chosen.trial == 0
     before = len(workers.jobs)
-    bench.run(trials=14, budget_s=900.0)
+    bench.run("steps=28", trials=14, budget_s=900.0)
     scored = [any(point.score for point in job.points) for job in workers.jobs[before:]]
     more_turns = MAX_PAIRS - MIN_PAIRS
     assert not any(scored[: 2 * more_turns])
     assert scored[2 * more_turns]
+
+
+def latencies_of_trials(best: BestConfig, folder: Path) -> dict[str, dict[int, float]]:
+    """The latency of each trial, or its cost as one of an hour at 3.6 US$ for a batch of one, as each place has it."""
+    report = read_report(folder)
+    database = optuna.load_study(study_name=folder.name, storage=f"sqlite:///{folder / 'study.db'}")
+    points = {point.trial: point for point in (best.baseline, best.chosen, *best.front)}
+    return {
+        "best_config.json": {number: point.latency_s.value for number, point in points.items()},
+        "its cost": {number: point.cost_usd_per_1000_images for number, point in points.items()},
+        "table": {point.number: point.latency_s for point in report.points},
+        "cost in the table": {point.number: point.cost_usd_per_1000_images for point in report.points},
+        "study.db": {number: database.trials[number].values[0] for number in points},
+        "its attributes": {number: database.trials[number].user_attrs["latency_s"] for number in points},
+    }
+
+
+@pytest.mark.parametrize("stalls", [False, True])
+def test_a_trial_has_one_latency_wherever_it_is_shown(
+    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch, stalls: bool
+) -> None:
+    """Fresh processes measure other latencies than the search, and of the first pair the candidate's stalls."""
+    honest, told, shown = workers.seconds, dict[int, float](), dict[int, float]()
+
+    def write(folder: Path, outcome: Outcome, *_: Any) -> None:
+        if outcome.timing is not None:
+            told[outcome.number] = outcome.timing.latency_s.value
+
+    def seconds(job: Job, point: Point) -> float:
+        repeated = [job for job in workers.jobs if not job.points[0].score]
+        is_stalled = stalls and not point.score and len(repeated) == baseline.MAX_BASELINES + 1
+        return honest(job, point) * (1.0 if point.score else 1.3 + 0.01 * len(repeated)) * (4.0 if is_stalled else 1.0)
+
+    monkeypatch.setattr("tuner.board.trial_events.write", write)
+    monkeypatch.setattr(workers, "seconds", seconds)
+    monkeypatch.setattr(Told, "front", lambda _, points: shown.update({p.number: p.latency_s for p in points}), False)
+    best = bench.run(trials=10)
+    assert (best.chosen.trial, best.chosen.disturbed_processes) == (best.chosen.trial or 1, int(stalls))
+    assert stalls == any("something else disturbed it, and it does not count" in note for note in bench.told.notes)
+    found = latencies_of_trials(best, bench.folder / "study")
+    expected = found.pop("best_config.json")
+    assert expected.keys() >= {0, best.chosen.trial}
+    for place, latencies in found.items():
+        assert latencies == pytest.approx(expected), place
+    for number, latency_s in expected.items():
+        assert told[number] == latency_s, "TensorBoard"
+        assert shown[number] == latency_s, "live"
+    with bench.study(trials=10) as again:
+        assert again.store.study.get_trials()[0].values == [pytest.approx(expected[0]), 30.0]
+
+
+def test_an_update_of_the_database_that_was_interrupted_is_made_up_for(
+    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = workers.seconds
+    monkeypatch.setattr(workers, "seconds", lambda job, point: honest(job, point) * (1.0 if point.score else 1.3))
+    with monkeypatch.context() as killed:
+        killed.setattr(Store, "correct", lambda *_: None)
+        best = bench.run(trials=5)
+    with bench.study(trials=5) as again:
+        told = again.store.study.get_trials()[best.chosen.trial].values
+        assert told == [pytest.approx(best.chosen.cost_usd_per_1000_images), best.chosen.quality]
+
+
+def test_a_doubtful_trial_can_be_loaded(bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was quick in the search, and of its two repetitions one was slow: no time is left for a third."""
+    honest = workers.seconds
+    monkeypatch.setattr(baseline, "MAX_BASELINES", 2)
+    monkeypatch.setattr(Budget, "seconds_left", lambda _: 0.0)
+    monkeypatch.setattr(Confirmation, "search_ends_at", lambda *_: float("inf"))
+
+    def noisy(job: Job, point: Point) -> float:
+        repeated = [j for j in workers.jobs if not j.points[0].score and j.build != workers.jobs[0].build]
+        is_slow = job in repeated and len(repeated) == 1
+        return honest(job, point) * (1.9 if is_slow else 1.0)
+
+    monkeypatch.setattr(workers, "seconds", noisy)
+    best = bench.run("steps=28", trials=8)
+    doubtful = [point for point in best.front if point.doubtful]
+    assert doubtful and best.chosen.trial == 0
+    file = bench.folder / "study" / "best_config.json"
+    for point in doubtful:
+        assert (point.confirmed, point.processes) == (False, 2)
+        assert read_config(file, trial=point.trial).chosen.values == point.values
+    table = RENDERERS["terminal"]().render(read_report(file.parent))
+    assert "x?" in table and "? in doubt" in table
 
 
 def test_a_finished_study_measures_nothing_until_it_is_given_more(bench: Bench, workers: Workers) -> None:

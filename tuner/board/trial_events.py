@@ -17,7 +17,7 @@ STRIPS = "strips"
 """In the study's folder: a strip of images for each finalist."""
 
 NOTHING = "-"
-Place = Literal["chosen", "front"] | None
+Place = Literal["chosen", "front", "doubtful"] | None
 """A trial's place in the study's result, known at its end."""
 
 SHORT = {
@@ -74,7 +74,7 @@ def status(outcome: Outcome) -> str:
 
 
 def result(outcome: Outcome, place: Place) -> str:
-    """Return `baseline`, `chosen`, `front`, or a dash."""
+    """Return `baseline`, `chosen`, `front`, `doubtful`, or a dash."""
     baseline = "baseline" if outcome.number == BASELINE else None
     return " ".join(filter(None, (baseline, place))) or NOTHING
 

@@ -91,7 +91,8 @@ class Timing(Record):
     `device_s` is the same by CUDA events. It and `gpu` are None on a CPU. `latency_p95_s`, the 95th percentile, is None
     if the samples of one process are too few to bound it. `within_target` is the share of the samples that met the
     workload's latency target, None without a target. A predicted latency has no samples: `predicted_from` are the step
-    counts that were measured, and `generation_s` is the latency of the calls that generated its images.
+    counts that were measured, and `generation_s` is the latency of the calls that generated its images. `stalled_calls`
+    took a second or more longer than the others, and do not count.
     """
 
     latency_s: Estimate
@@ -106,6 +107,7 @@ class Timing(Record):
     predicted_from: tuple[PositiveCount, ...] | None = None
     within_target: Share | None = None
     generation_s: Estimate | None = None
+    stalled_calls: Count = 0
 
     def __post_init__(self) -> None:
         require_latency(self.latency_s)

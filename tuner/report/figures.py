@@ -156,7 +156,7 @@ ROWS: tuple[tuple[str, Cell], ...] = (
     ("compiling is paid for after", _paid_for),
     ("peak memory", _peak),
     ("smallest card it fits", _card),
-    ("calls discarded for throttling", _discarded),
+    ("calls discarded", _discarded),
     ("also on the GPU", _others),
 )
 """Each figure with its unit and the function that reads it from a point; None where it is not known."""

@@ -9,10 +9,10 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from tuner.numbers import decimals, difference_places, format_difference, format_fixed, format_latency, format_ratio
+from tuner.numbers import decimals, difference_places, format_difference, format_fixed, format_latency
 from tuner.report.console import BASELINE, CHOSEN, QUIET, Glyphs, glyphs_for
 from tuner.report.formatting import OneLine, one_line, wrap_text
-from tuner.report.points import FrontPoint, in_order, is_marked, mark
+from tuner.report.points import FrontPoint, gain_cell, in_order, is_marked, mark
 from tuner.report.tables import add_number_column, make_bare_table, make_table, width_of
 
 SCORE_FROM_WIDTH = 84
@@ -86,6 +86,8 @@ def _notes(points: Sequence[FrontPoint], glyphs: Glyphs) -> Iterator[str]:
     yield f"{glyphs.baseline} baseline, the untouched pipeline"
     if any(point.is_predicted for point in points):
         yield "~ predicted from other step counts"
+    if any(point.is_doubtful for point in points):
+        yield "? in doubt: measured again, a gain is not certain"
     if any(point.misses_target for point in points):
         yield "! misses the latency target"
 
@@ -120,7 +122,7 @@ def _cells(points: Sequence[FrontPoint]) -> list[tuple[str, str, str, str, str, 
             f"{'~' if p.is_predicted else ''}{format_latency(p.latency_s)}{'!' if p.misses_target else ''}",
             format_fixed(p.images_per_s, rate_places),
             format_fixed(p.cost_usd_per_1000_images, cost_places),
-            f"{format_ratio(p.speed_up)}x",
+            gain_cell(p),
             format_fixed(p.quality, places),
             _difference_cell(p, places),
         )

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import msgspec
+
+from tuner.numbers import format_ratio
 from tuner.records.codec import Record, Value
 from tuner.records.outcome import Outcome
 from tuner.report.console import Glyphs
 from tuner.report.formatting import label
+from tuner.search.gain import finalists, is_in_doubt, speed_up
 from tuner.search.history import History
 from tuner.timing.target import meets_latency_target
 
@@ -16,7 +20,8 @@ class FrontPoint(Record):
     """One row of the front.
 
     `quality_low` and `quality_high` are the 95 % interval of the paired difference, moved to `quality`. A predicted
-    latency was not measured itself. Only the baseline may miss the latency target and still be a point.
+    latency was not measured itself. The gain of a doubtful point was measured in pairs, which did not decide it.
+    Only the baseline may miss the latency target and still be a point.
     """
 
     number: int
@@ -32,6 +37,7 @@ class FrontPoint(Record):
     is_baseline: bool = False
     is_chosen: bool = False
     is_predicted: bool = False
+    is_doubtful: bool = False
     misses_target: bool = False
 
 
@@ -69,23 +75,33 @@ def front_point(
 
 
 def front_points(history: History, chosen: int | None) -> list[FrontPoint]:
-    """Return the baseline and the front as points to show."""
+    """Return the baseline, the front and the doubtful trials as points to show."""
     baseline = history.outcomes.get(0)
     if baseline is None or baseline.quality is None:
         return []
-    baseline = history.settled(baseline)
-    shown = {outcome.number: outcome for outcome in history.front()}
-    shown[0] = baseline
-    if chosen is not None:
-        shown[chosen] = history.settled(history.outcomes[chosen])
-    return [
-        front_point(o, baseline, history.space.changed(o.values), is_chosen=o.number == chosen) for o in shown.values()
-    ]
+    numbers = [outcome.number for outcome in finalists(history)]
+    shown = dict.fromkeys([*numbers, 0] if chosen is None else [*numbers, 0, chosen])
+    return [_point(history, number, is_chosen=number == chosen) for number in shown]
+
+
+def _point(history: History, number: int, *, is_chosen: bool) -> FrontPoint:
+    outcome = history.outcomes[number]
+    point = front_point(
+        history.settled(outcome), history.settled(history.baseline), history.space.changed(outcome.values),
+        is_chosen=is_chosen,
+    )  # fmt: skip
+    gain, is_doubtful = speed_up(history, outcome), is_in_doubt(history, outcome)
+    return msgspec.structs.replace(point, speed_up=gain.value, is_doubtful=is_doubtful)
 
 
 def in_order(points: Iterable[FrontPoint]) -> list[FrontPoint]:
     """Return the baseline, then the others from the cheapest on."""
     return sorted(points, key=lambda point: (not point.is_baseline, point.cost_usd_per_1000_images, point.number))
+
+
+def gain_cell(point: FrontPoint) -> str:
+    """Return the speed-up of a point for a table, marked if it is in doubt."""
+    return f"{format_ratio(point.speed_up)}x{'?' if point.is_doubtful else ''}"
 
 
 def is_marked(point: FrontPoint) -> bool:

@@ -54,6 +54,8 @@ def _qualifiers(timing: Timing) -> str:
     discarded = sum(timing.gpu.discarded.values()) if timing.gpu else 0
     if discarded:
         text += f" ({pluralize(discarded, 'throttled call')} discarded)"
+    if timing.stalled_calls:
+        text += f" ({pluralize(timing.stalled_calls, 'stalled call')} discarded)"
     others = format_other_processes(timing.gpu.other_processes, timing.gpu.other_memory_bytes) if timing.gpu else ""
     if others:
         text += f" ({others} on the GPU)"

@@ -16,7 +16,7 @@ from tuner.knobs import KNOBS, baseline
 from tuner.records.codec import Count, Estimate, NonNegative, Positive, PositiveCount, Record, Share, Values
 from tuner.records.machine import Environment, LimitShare, Roofline
 from tuner.records.model import Model, Workload
-from tuner.records.outcome import Components, Outcome, PredictionCheck, require_latency
+from tuner.records.outcome import Components, Outcome, PredictionCheck, Timing, require_latency
 from tuner.records.quality import MetricResult
 from tuner.records.versions import OldFile, read_versioned
 from tuner.result.economics import Economics, Measurement
@@ -25,12 +25,17 @@ from tuner.result.prices import Price
 REQUIRED = ("compile.scope", "precision.dtype", "steps", "batch")
 """Knobs that every version had."""
 
+STALLED = "a stall of a second or more"
+
 SCHEMA_FILE = Path(__file__).parent / "best_config.schema.json"
 
 
 class MeasuredPoint(Record):
     """One configuration and its measurements. `changed` are the values that differ from the untouched pipeline.
 
+    `latency_s` is the median over the medians of so many `processes`, with the widest of their intervals; it was
+    predicted if there are none. `disturbed_processes` were slowed by something else and do not count. A gain that was
+    measured in pairs with the baseline is `confirmed`, or `doubtful` if they did not decide it.
     `first_call_s` is the first call of the build, which may have had other steps. `compile_s` is how much longer that
     call took than a warm one like it, 0 if nothing is compiled, and is the same for all points of the build.
     `discarded_samples` counts the calls that did not count, by reason. `unavailable_reasons` is what the GPU's driver
@@ -53,6 +58,9 @@ class MeasuredPoint(Record):
     psnr_db: float | None
     ssim: float | None
     confirmed: bool
+    doubtful: bool = False
+    processes: Count | None = None
+    disturbed_processes: Count = 0
     compile_s: NonNegative | None = None
     latency_p95_s: NonNegative | None = None
     peak_reserved_bytes: Count | None = None
@@ -92,6 +100,7 @@ class TrialCounts(Record):
 class BestConfig(Record):
     """The contents of `best_config.json`: the chosen configuration, what it was compared with, and where.
 
+    `front` has the configurations that none other beats in cost and quality, and the doubtful ones.
     Quality is a mean in the unit of `quality_metric`, the objective. Its sign makes higher better.
     `quality_floor` is how far harmless rounding variations move the baseline's. `quality_unavailable_reasons` says
     which metrics could not be computed, and why. `predictions` are the predicted latencies that were measured later.
@@ -213,11 +222,17 @@ def measured_point(outcome: Outcome, changed: Values, confirmed: bool) -> Measur
         within_latency_target=timing.within_target,
         predicted_from=timing.predicted_from,
         components=timing.components,
-        discarded_samples=gpu.discarded if gpu else None,
+        discarded_samples=_discarded(timing),
         other_processes=gpu.other_processes if gpu else None,
         other_memory_bytes=gpu.other_memory_bytes if gpu else None,
         unavailable_reasons=gpu.unavailable_reasons if gpu else (),
     )
+
+
+def _discarded(timing: Timing) -> dict[str, int] | None:
+    """Return the counts of the calls that do not count, by reason; None where nothing could tell."""
+    throttled = timing.gpu.discarded if timing.gpu else None
+    return {**(throttled or {}), STALLED: timing.stalled_calls} if timing.stalled_calls else throttled
 
 
 def measurement(point: MeasuredPoint) -> Measurement:

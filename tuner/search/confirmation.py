@@ -9,7 +9,7 @@ from tuner.records.outcome import Device, Outcome, Pair
 from tuner.result import front
 from tuner.search.baseline import Failures
 from tuner.search.budget import Budget, pair_s, quickest_build_s
-from tuner.search.gain import MAX_PAIRS, MIN_PAIRS, is_confirmed, is_in_doubt
+from tuner.search.gain import MAX_PAIRS, MIN_PAIRS, is_confirmed, is_in_doubt, may_gain
 from tuner.search.history import History
 from tuner.search.strategy import Proposal, Strategy, repetition
 
@@ -19,8 +19,10 @@ third that is not needed is searched afterwards."""
 
 
 def by_preference(history: History) -> list[Outcome]:
-    """Return the trials that are as good as the baseline, the cheapest by what is known now first."""
-    return front.eligible(history.all_settled(), history.space.tolerance)
+    """Return the trials that are as good as the baseline and may be cheaper, the cheapest first, then the baseline."""
+    trials = front.eligible(history.all_settled(), history.space.tolerance)
+    baseline = [trial for trial in trials if trial.number == history.baseline.number]
+    return [trial for trial in trials if trial not in baseline and may_gain(history, trial)] + baseline
 
 
 class PairedRuns:
@@ -50,9 +52,7 @@ class PairedRuns:
 def first_in_doubt(history: History) -> Outcome | None:
     """Return the first trial whose gain pairs left in doubt, if more pairs could settle it."""
     for candidate in by_preference(history):
-        if candidate.number == history.baseline.number:
-            break
-        if is_in_doubt(history, candidate):
+        if MIN_PAIRS <= len(history.tried_pairs_of(candidate)) < MAX_PAIRS and is_in_doubt(history, candidate):
             return candidate
     return None
 
@@ -61,7 +61,8 @@ class Confirmation(Strategy):
     """Measures the cheapest trial that is as good as the baseline in pairs with it, until its gain is sure.
 
     The gain is looked at twice at most, after the least and after the largest number of pairs: each further look would
-    find one by chance more often. The first trial is confirmed whatever the time, but not while another is sure.
+    find one by chance more often. A pair of which a process was disturbed does not count, and is measured again. The
+    first trial is confirmed whatever the time, but not while another is sure.
     """
 
     def __init__(self, budget: Budget, note: Callable[[str], None], report: Callable[[Outcome], None]) -> None:
@@ -107,19 +108,19 @@ class Confirmation(Strategy):
     def can_start(self, history: History, first: Outcome) -> bool:
         """Return whether a trial may be confirmed: always if it is the first, else if there is time."""
         is_other_sure = self.choose(history).number != history.baseline.number
-        if not (self.unconfirmed or is_other_sure) or history.pairs_of(first):
+        if not (self.unconfirmed or is_other_sure) or history.tried_pairs_of(first):
             return True
         return self.budget.seconds_left() >= self.missing_pairs_s(history, first)
 
     def wants_another_pair(self, history: History, runs: PairedRuns) -> bool:
-        """Return whether the gain is not decided yet and another pair fits."""
+        """Return whether the gain is not decided yet and another pair fits. One disturbed pair is always repeated."""
         target = history.outcomes[runs.candidate]
-        pairs = len(history.pairs_of(target))
+        tried, pairs = len(history.tried_pairs_of(target)), len(history.pairs_of(target))
         if runs.failures.are_final:
             return False
-        if runs.current_pair is not None or pairs < MIN_PAIRS:
+        if runs.current_pair is not None or tried < MIN_PAIRS or (pairs < MIN_PAIRS and tried < RESERVED_PAIRS):
             return True
-        if pairs >= MAX_PAIRS or (pairs == MIN_PAIRS and is_confirmed(history, target)):
+        if tried >= MAX_PAIRS or (pairs == MIN_PAIRS and is_confirmed(history, target)):
             return False
         return self.budget.seconds_left() >= pair_s(history, target)
 
@@ -134,7 +135,8 @@ class Confirmation(Strategy):
 
     def missing_pairs_s(self, history: History, candidate: Outcome, pairs: int = MIN_PAIRS) -> float:
         """Estimate the seconds of the pairs that a candidate does not have yet."""
-        return max(0, pairs - len(history.pairs_of(candidate))) * pair_s(history, candidate)
+        missing = max(0, pairs - len(history.tried_pairs_of(candidate)), MIN_PAIRS - len(history.pairs_of(candidate)))
+        return missing * pair_s(history, candidate)
 
     def search_ends_at(self, history: History, pairs: int = RESERVED_PAIRS) -> float:
         """Return the `time.monotonic()` at which the search must end to leave time for so many pairs."""
@@ -170,7 +172,7 @@ class OpenDoubt(Strategy):
             return None
         target = history.outcomes[self.runs.candidate]
         if self.runs.current_pair is None:
-            is_enough = len(history.pairs_of(target)) >= MAX_PAIRS
+            is_enough = len(history.tried_pairs_of(target)) >= MAX_PAIRS
             if is_enough or self.budget.seconds_left() < pair_s(history, target):
                 return None
         return self.runs.propose(history)

@@ -19,7 +19,9 @@ MAX_PAIRS = 6
 
 def timing_noise(history: History) -> TimingNoise | None:
     """Return how far fresh processes of the baseline differ (A/A); None before there are two."""
-    runs = [history.baseline, *history.repetitions_of(history.baseline)]
+    runs = history.undisturbed(history.baseline)
+    if len(runs) < 2:
+        runs = history.processes_of(history.baseline)
     if len(runs) < 2:
         return None
     spread = coefficient_of_variation([front.seconds_per_image(run).value for run in runs])
@@ -36,10 +38,10 @@ def speed_up(history: History, outcome: Outcome) -> Estimate:
         return Estimate(value=1.0, low=1.0, high=1.0)
     pairs = history.pairs_of(outcome)
     if len(pairs) < MIN_PAIRS:
-        ratio = front.speed_up(history.repetitions_of(baseline) or [baseline], [outcome])
+        ratio = front.speed_up(history.undisturbed(baseline), history.undisturbed(outcome) or [outcome])
         return front.widen(ratio, _spread(history))
     paired = [pair[0] for pair in pairs]
-    unpaired = [baseline, *(run for run in history.repetitions_of(baseline) if run not in paired)]
+    unpaired = [run for run in history.undisturbed(baseline) if run not in paired]
     return paired_ratio(
         [front.seconds_per_image(run).value for run, _ in pairs],
         [front.seconds_per_image(run).value for _, run in pairs],
@@ -55,9 +57,33 @@ def is_confirmed(history: History, outcome: Outcome) -> bool:
 
 
 def is_in_doubt(history: History, outcome: Outcome) -> bool:
-    """Return whether pairs left a gain in doubt that more pairs could settle."""
-    gain, pairs = speed_up(history, outcome), len(history.pairs_of(outcome))
-    return MIN_PAIRS <= pairs < MAX_PAIRS and gain.low <= 1.0 < gain.high
+    """Return whether pairs were measured and did not decide whether there is a gain.
+
+    The interval of the pairs decides, or that they are still too few; never the order of the latencies.
+    """
+    if not history.tried_pairs_of(outcome) or is_confirmed(history, outcome):
+        return False
+    return len(history.pairs_of(outcome)) < MIN_PAIRS or speed_up(history, outcome).high > 1.0
+
+
+def may_gain(history: History, outcome: Outcome) -> bool:
+    """Return whether a trial may be cheaper than the baseline: by its pairs if it has any, else by its cost."""
+    if history.baseline.status != "measured":
+        return False
+    if history.tried_pairs_of(outcome):
+        return is_confirmed(history, outcome) or is_in_doubt(history, outcome)
+    return front.cost(history.settled(outcome)) < front.cost(history.settled(history.baseline))
+
+
+def finalists(history: History) -> list[Outcome]:
+    """Return the front and the trials whose gain is in doubt, cheapest first.
+
+    A doubtful trial stays, whatever its latency seems to be now, and keeps no other off the front.
+    """
+    trials = [outcome for outcome in history.all_settled() if front.meets_target(outcome)]
+    doubtful = [outcome for outcome in front.measured(trials) if is_in_doubt(history, outcome)]
+    points = front.pareto_front([outcome for outcome in trials if outcome not in doubtful])
+    return sorted([*points, *doubtful], key=lambda outcome: (front.cost(outcome), outcome.number))
 
 
 def prediction_checks(history: History) -> list[PredictionCheck]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 
 import msgspec
 
@@ -15,6 +16,10 @@ from tuner.result import front
 from tuner.result.economics import goodput
 from tuner.result.prices import Price, cost_usd_per_1000_images
 from tuner.space.candidates import SearchSpace, build_key, candidate_key, image_key
+from tuner.timing import disturbance
+
+BASELINE = 0
+"""The number of the untouched pipeline's trial."""
 
 MAX_TRIES = 2
 """How often a candidate is measured while the GPU is held back by heat or its power supply."""
@@ -37,7 +42,7 @@ class History:
     @property
     def baseline(self) -> Outcome:
         """The untouched pipeline's trial. Raises KeyError before it is recorded."""
-        return self.outcomes[0]
+        return self.outcomes[BASELINE]
 
     def find(self, values: Values) -> Outcome | None:
         """Return the outcome that already answers for a candidate: its own, or that of its build if the build failed.
@@ -97,7 +102,34 @@ class History:
         """Return the measured repetitions of a trial."""
         return [r for r in self.repetitions if r.number == outcome.number and r.status == "measured"]
 
+    def processes_of(self, outcome: Outcome) -> list[Outcome]:
+        """Return the processes that a trial's latency is known from: each measured it on its own.
+
+        A candidate is repeated because its first process was quick, and so on average too quick. It counts no more once
+        there are repetitions. Nothing selected the baseline, so all of its processes count.
+        """
+        repeated = self.repetitions_of(outcome)
+        is_selected = bool(repeated) and outcome.number != BASELINE
+        is_measured = outcome.timing is not None and not outcome.timing.predicted_from
+        return repeated if is_selected or not is_measured else [outcome, *repeated]
+
+    def disturbed(self, outcome: Outcome) -> list[Outcome]:
+        """Return the processes of a trial that something else on the machine slowed: they do not count."""
+        processes = self.processes_of(outcome)
+        flags = disturbance.disturbed([front.seconds_per_image(process).value for process in processes])
+        return list(compress(processes, flags))
+
+    def undisturbed(self, outcome: Outcome) -> list[Outcome]:
+        """Return the processes of a trial that count."""
+        disturbed = self.disturbed(outcome)
+        return [process for process in self.processes_of(outcome) if process not in disturbed]
+
     def pairs_of(self, candidate: Outcome) -> list[tuple[Outcome, Outcome]]:
+        """Return the complete pairs of a candidate that count: neither of their processes was disturbed."""
+        disturbed = [*self.disturbed(self.baseline), *self.disturbed(candidate)]
+        return [pair for pair in self.tried_pairs_of(candidate) if not any(run in disturbed for run in pair)]
+
+    def tried_pairs_of(self, candidate: Outcome) -> list[tuple[Outcome, Outcome]]:
         """Return the complete pairs of baseline and candidate that were measured for a candidate, by their index."""
         pairs: dict[int, dict[bool, Outcome]] = {}
         for repetition in self.repetitions:
@@ -107,20 +139,19 @@ class History:
         return [(pair[True], pair[False]) for _, pair in sorted(pairs.items()) if len(pair) == 2]
 
     def settled(self, outcome: Outcome) -> Outcome:
-        """Return an outcome with the latency of all its repetitions: the median of medians and the widest interval."""
-        runs = self.repetitions_of(outcome)
-        if not runs:
+        """Return an outcome with the latency that is shown, exported and compared everywhere, and the cost of that.
+
+        It is the median over the medians of the processes that count, with the widest of their intervals.
+        """
+        processes = self.undisturbed(outcome)
+        if processes in ([], [outcome]):
             return outcome
-        timing = front.merge_timings([run.timing for run in runs if run.timing is not None])
+        timing = front.merge_timings([process.timing for process in processes if process.timing is not None])
         return msgspec.structs.replace(outcome, timing=timing, cost_usd_per_1000_images=self.cost(timing))
 
     def all_settled(self) -> Sequence[Outcome]:
-        """Return every trial with the latency of all its repetitions."""
+        """Return every trial with the latency that is shown of it."""
         return [self.settled(outcome) for outcome in self.outcomes.values()]
-
-    def front(self) -> list[Outcome]:
-        """Return the non-dominated trials, cheapest first."""
-        return front.pareto_front(self.all_settled())
 
     def cost(self, timing: Timing) -> float:
         """Return US dollars for 1000 images; with a latency target only images that meet it count."""

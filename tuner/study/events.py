@@ -16,6 +16,7 @@ from tuner.records.quality import NoiseFloor
 from tuner.report.display import Display
 from tuner.report.points import front_points
 from tuner.search.budget import Budget
+from tuner.search.gain import is_in_doubt
 from tuner.search.history import History
 from tuner.study.store import Store
 
@@ -153,7 +154,11 @@ class Publisher:
         self.store.keep_repetition(event.outcome)
         self.history.repetitions.append(event.outcome)
         self._keep_time()
+        trial = self.history.settled(self.history.outcomes[event.outcome.number])
+        self.store.correct(trial)
+        trial_events.write(self.store.paths.trial(trial.number), trial, self.history.space)
         self.display.trial_ended(event.outcome, "repeated in a fresh process")
+        self.display.front(front_points(self.history, None))
 
     @publish.register
     def _(self, event: NoiseFloorMeasured) -> None:
@@ -167,9 +172,11 @@ class Publisher:
         self.display.refused(self.history.space.changed(event.values), event.reason)
 
     def show_result(self, chosen: Outcome, finalists: Sequence[Outcome]) -> None:
-        """Mark the chosen trial and the front in TensorBoard, remove the marks of an earlier result, and show every
-        trial with the latency of all its repetitions."""
-        places: dict[int, trial_events.Place] = {**{o.number: "front" for o in finalists}, chosen.number: "chosen"}
+        """Mark the chosen trial and the finalists in TensorBoard, and remove the marks of an earlier result."""
+        places: dict[int, trial_events.Place] = {
+            outcome.number: "doubtful" if is_in_doubt(self.history, outcome) else "front" for outcome in finalists
+        }
+        places[chosen.number] = "chosen"
         for number, outcome in self.history.outcomes.items():
             folder = self.store.paths.trial(number)
             if number not in places:

@@ -17,7 +17,7 @@ from tuner.result.config import BestConfig
 from tuner.search.baseline import Baseline
 from tuner.search.budget import Budget
 from tuner.search.confirmation import Confirmation, OpenDoubt
-from tuner.search.gain import MIN_PAIRS, timing_noise
+from tuner.search.gain import MIN_PAIRS, finalists, timing_noise
 from tuner.search.history import History
 from tuner.search.strategies import STRATEGIES
 from tuner.search.strategy import FirstOf, Proposal, SearchContext, Strategy
@@ -39,6 +39,8 @@ class Study:
         self.device = executor.free()[0]
         self.history = load_history(store)
         self.budget = Budget(limits, store.spent_s)
+        self.noted = [run for trial in self.history.outcomes.values() for run in self.history.disturbed(trial)]
+        """The disturbed processes that the user knows of."""
         self.publisher = Publisher(store, self.history, self.budget, display)
         self.baseline = Baseline(self.budget)
         self.open_doubt = OpenDoubt(self.budget)
@@ -85,14 +87,14 @@ class Study:
 
     def finish(self, chosen: Outcome) -> BestConfig:
         """Write best_config.json, first without the finalists' other metrics, and tidy the folder."""
-        finalists = [chosen, *self.history.front()]
+        shown = [chosen, *finalists(self.history)]
         self.export(chosen, None, 0.0)
         self.publisher.publish(TaskStarted("finalists", "judge"))
         started = time.monotonic()
-        panel = judge_finalists(self.store, self.history, finalists, self.note)
+        panel = judge_finalists(self.store, self.history, shown, self.note)
         best = self.export(chosen, panel, time.monotonic() - started)
-        self.publisher.show_result(chosen, finalists)
-        traced = [self.history.baseline, *finalists]
+        self.publisher.show_result(chosen, shown)
+        traced = [self.history.baseline, *shown]
         shown_traces.tidy(self.history.outcomes.values(), traced, self.store.paths.trial)
         if panel is not None:
             self.store.finished = self.budget.limits
@@ -152,6 +154,8 @@ class Study:
                         self.publisher.publish(event)
                         if isinstance(event, (TrialEnded, RepetitionEnded)):
                             outcomes.append(event.outcome)
+                        if isinstance(event, RepetitionEnded):
+                            self.report_disturbances(self.history.outcomes[event.outcome.number])
                 if time.monotonic() >= self.stops_at(attempt):
                     self.note(f"trial {attempt.number} was stopped: {self.stop_reason()}")
                     return outcomes
@@ -188,6 +192,12 @@ class Study:
     def note(self, text: str) -> None:
         """Tell the user something."""
         self.publisher.publish(Note(text))
+
+    def report_disturbances(self, trial: Outcome) -> None:
+        """Report the processes of a trial that are now known to have been disturbed."""
+        for run in [run for run in self.history.disturbed(trial) if run not in self.noted]:
+            self.noted.append(run)
+            self.note(narration.disturbance_text(self.history, run))
 
     def report_confirmation(self, candidate: Outcome) -> None:
         """Report what the pairs of a candidate showed, where that is not what was expected."""

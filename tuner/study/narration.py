@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tuner.numbers import format_exact, format_latency
+from statistics import median
+
+from tuner.numbers import format_exact, format_latency, format_ratio
 from tuner.records.outcome import Outcome
 from tuner.report.conclusion import gain_text
 from tuner.result import front
@@ -57,12 +59,26 @@ def confirmation_texts(history: History, candidate: Outcome) -> list[str]:
     trial = f"trial {candidate.number}"
     if not front.meets_target(history.settled(candidate)):
         texts.append(f"{trial}: it missed the latency target when it was measured again")
-    elif len(history.pairs_of(candidate)) < MIN_PAIRS:
+    elif len(history.tried_pairs_of(candidate)) < MIN_PAIRS:
         texts.append(f"{trial}: it could not be measured again")
+    elif len(history.pairs_of(candidate)) < MIN_PAIRS:
+        texts.append(f"{trial}: its pairs were disturbed: a gain is not certain")
     elif not is_confirmed(history, candidate):
         gain = gain_text(speed_up(history, candidate))
         texts.append(f"{trial}: measured again it had {gain}: a gain is not certain")
     return texts
+
+
+def disturbance_text(history: History, run: Outcome) -> str:
+    """Report that a process was disturbed."""
+    trial = history.outcomes[run.number]
+    latency_s = front.seconds_per_image(run).value
+    usual_s = median(front.seconds_per_image(other).value for other in history.undisturbed(trial))
+    times = format_ratio(latency_s / usual_s)
+    return (
+        f"trial {run.number}: a process took {times} times as long as the others: something else disturbed it, and it "
+        "does not count"
+    )
 
 
 def prediction_texts(history: History, candidate: Outcome) -> list[str]:

@@ -6,6 +6,7 @@ is finished when the study is opened again.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,9 @@ from tuner.knobs import KNOBS
 from tuner.records.codec import Values, decode, encode_pretty, read
 from tuner.records.outcome import Limits, Outcome, Timing
 from tuner.records.quality import NoiseFloor
+from tuner.search.history import History
 from tuner.search.request import Refusal, Request, read_request
+from tuner.study import told_values
 from tuner.study.attributes import attributes
 from tuner.timing.target import MIN_WITHIN, meets_latency_target
 
@@ -103,6 +106,12 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder / "outcome.json", encode_pretty(outcome))
         self._tell(outcome)
+
+    def correct(self, outcome: Outcome) -> None:
+        """Tell Optuna what is known of a trial now that it was repeated, unless it has been told that."""
+        values, known, told = _values(outcome), attributes(outcome), self._trials()[outcome.number]
+        if values is not None and (told.values != values or not known.items() <= told.user_attrs.items()):
+            self.study = told_values.correct(self.study, self.paths.database, outcome.number, values, known)
 
     def refuse(self, number: int, values: Values, reason: str) -> None:
         """End a trial whose candidate is invalid: it cost nothing, and the sampler learns to stay away."""
@@ -199,12 +208,16 @@ class Store:
                 self._tell(outcomes[trial.number])
             elif trial.state == TrialState.RUNNING:
                 self.abandon(trial.number)
-        self._compare(outcomes)
-        for repetition in self.repetitions():
+        repetitions = self.repetitions()
+        for repetition in repetitions:
             original = outcomes.get(repetition.number)
             if original is None or original.values != repetition.values:
                 file = self.paths.repetition(repetition.repetition or 0) / "outcome.json"
                 raise BadInput(f"{file}: values: not those of trial {repetition.number}, which it repeats")
+        history = History(self.request.space, self.request.price, outcomes, repetitions)
+        self._compare(history)
+        for number in {repetition.number for repetition in repetitions}:
+            self.correct(history.settled(outcomes[number]))
         self._clear_away()
 
     def _forget(self, outcomes: dict[int, Outcome]) -> None:
@@ -218,16 +231,15 @@ class Store:
         with _damage(self.paths.database):
             return list(self.study.get_trials(deepcopy=False))
 
-    def _compare(self, outcomes: Mapping[int, Outcome]) -> None:
-        """Refuse a study whose record in Optuna is not the one that its outcomes make."""
-        database, knobs = self.paths.database, self.request.space.knobs
+    def _compare(self, history: History) -> None:
+        """Refuse a study whose record in Optuna is not one that its outcomes made, with some of the repetitions."""
+        database, knobs, outcomes = self.paths.database, self.request.space.knobs, history.outcomes
         trials = {trial.number: trial for trial in self._trials()}
         for number, outcome in outcomes.items():
-            trial, values = trials.get(number), _values(outcome)
-            told = ("COMPLETE" if values else "PRUNED", values)
+            trial = trials.get(number)
             if (
                 trial is None
-                or (trial.state.name, trial.values) != told
+                or (trial.state.name, trial.values) not in _possibly_told(history, outcome)
                 or not trial.params.items() <= outcome.values.items()
             ):
                 raise BadInput(f"{database}: trial {number} is not what its outcome.json says")
@@ -274,6 +286,14 @@ class Store:
         for name in constraints.keys() - trial.constraints.keys():  # some are there if a crash came between them
             trial.set_constraint(name, constraints[name])
         self.study.tell(number, values, state=TrialState.COMPLETE if values else TrialState.PRUNED)
+
+
+def _possibly_told(history: History, outcome: Outcome) -> list[tuple[str, list[float] | None]]:
+    """Return what Optuna may have been told of a trial: at its end, and after each of its repetitions."""
+    own = [repetition for repetition in history.repetitions if repetition.number == outcome.number]
+    known = (dataclasses.replace(history, repetitions=own[:count]) for count in range(len(own) + 1))
+    values = [_values(history.settled(outcome)) for history in known]
+    return [("COMPLETE" if value else "PRUNED", value) for value in values]
 
 
 def _excess(timing: Timing, target_s: float) -> float:

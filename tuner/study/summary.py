@@ -11,7 +11,7 @@ from tuner.records.quality import Panel
 from tuner.result import config
 from tuner.result.config import BestConfig, MeasuredPoint
 from tuner.result.economics import economics
-from tuner.search.gain import is_confirmed, prediction_checks, speed_up, timing_noise
+from tuner.search.gain import finalists, is_confirmed, is_in_doubt, prediction_checks, speed_up, timing_noise
 from tuner.search.history import History
 from tuner.search.request import Request
 from tuner.timing import roofline as limits
@@ -37,7 +37,7 @@ def best_config(
         chosen=measured_point(history, chosen, panel),
         speed_up=speed_up(history, chosen),
         speed_up_confirmed=is_confirmed(history, chosen),
-        front=tuple(measured_point(history, outcome, panel) for outcome in history.front()),
+        front=tuple(measured_point(history, outcome, panel) for outcome in finalists(history)),
         trials=config.count_trials(list(history.outcomes.values()), len(history.refused)),
         timing_noise=timing_noise(history),
         predictions=tuple(prediction_checks(history)),
@@ -59,7 +59,13 @@ def measured_point(history: History, outcome: Outcome, panel: Panel | None = Non
 
 def _plain_point(history: History, outcome: Outcome) -> MeasuredPoint:
     changed = history.space.changed(outcome.values)
-    return config.measured_point(history.settled(outcome), changed, is_confirmed(history, outcome))
+    trial = history.outcomes[outcome.number]
+    return msgspec.structs.replace(
+        config.measured_point(history.settled(trial), changed, is_confirmed(history, trial)),
+        doubtful=is_in_doubt(history, trial),
+        processes=len(history.undisturbed(trial)),
+        disturbed_processes=len(history.disturbed(trial)),
+    )
 
 
 def roofline_of(history: History) -> Roofline | None:

@@ -6,11 +6,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import Any, Protocol
 
 from tuner.records.codec import Estimate
 from tuner.records.machine import GpuUse
 from tuner.records.outcome import Timing, WarmUp
+from tuner.timing import disturbance
 from tuner.timing.intervals import MIN_SAMPLES, median_interval, percentile
 
 TARGET_HALF_WIDTH = 0.005
@@ -119,7 +121,14 @@ class _Samples:
     def __init__(self) -> None:
         self.host_s: list[float] = []
         self.device_s: list[float] = []
+        self.stalled = 0
         self._next_check = MIN_SAMPLES
+
+    def discard_stalled(self) -> None:
+        """Discard the calls that something else on the machine stalled: others are made in their place."""
+        counts = [not is_stalled for is_stalled in disturbance.stalled(self.host_s)]
+        self.stalled += counts.count(False)
+        self.host_s, self.device_s = list(compress(self.host_s, counts)), list(compress(self.device_s, counts))
 
     def is_check_due(self, is_time_up: bool) -> bool:
         """Return whether to check the interval now: at 6, 9, 14, 21, ... samples, and when the time is up.
@@ -144,8 +153,9 @@ def measure(
     """Time a warm call until the 95 % interval of the median is within 0.5 %, or until `allowance_s` is spent.
 
     Takes at least six samples, since fewer have no such interval. A sample that `monitor` discards costs time but does
-    not count, and a pause follows it. `target_s` is the latency target. Raises Throttled when the allowance is spent
-    and at least six calls were discarded before six could be kept.
+    not count, and a pause follows it. Nor does a call count that was stalled (tuner/timing/disturbance.py). `target_s`
+    is the latency target. Raises Throttled when the allowance is spent and at least six calls were discarded before six
+    could be kept.
     """
     import scipy.special  # noqa: F401  # takes a while: loaded before the first sample, not between two of them
 
@@ -167,6 +177,9 @@ def measure(
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
         if not samples.is_check_due(is_time_up):
             continue
+        samples.discard_stalled()
+        if len(samples.host_s) < MIN_SAMPLES:
+            continue
         latency = median_interval(samples.host_s)
         has_converged = relative_half_width(latency) <= TARGET_HALF_WIDTH
         if has_converged or is_time_up:
@@ -179,6 +192,7 @@ def measure(
                 latency_p95_s=percentile(samples.host_s, 0.95),
                 gpu=monitor.report() if monitor is not None else None,
                 within_target=share_within(samples.host_s, target_s),
+                stalled_calls=samples.stalled,
             )
 
 

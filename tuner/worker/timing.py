@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Callable
 
 import msgspec
 
@@ -13,7 +14,7 @@ from tuner.knobs.graphs import replays_cuda_graphs
 from tuner.records.machine import Memory
 from tuner.records.outcome import Timing
 from tuner.records.protocol import Point
-from tuner.timing import prediction
+from tuner.timing import disturbance, prediction
 from tuner.timing.components import time_components
 from tuner.timing.intervals import MIN_SAMPLES, median_interval
 from tuner.timing.measure import measure, warm_up
@@ -74,6 +75,7 @@ class Timer:
     def time(self, point: Point) -> tuple[Timing, Memory]:
         """Measure the latency, the peak memory and the time of each component.
 
+        If most calls take much longer than the last one of the warm-up, something disturbs: they are made again, once.
         Raises CompiledWhileTimed if a graph was compiled meanwhile.
         """
         from tuner.trace.findings import recompiles_between
@@ -84,8 +86,10 @@ class Timer:
         warmed_up = warm_up(call, clock, self.tracer.graph_count, self.job.allowance_s)
         self._reset_peak_memory()
         before = self.tracer.compile_log.read()
-        target_s = self.job.workload.latency_target_s
-        timing = measure(call, clock, point.batch, self.job.allowance_s, self._monitor(), target_s)
+        timing = self._measure(call, point)
+        if warmed_up.last_call_s and disturbance.is_disturbed(timing.latency_s.value, warmed_up.last_call_s):
+            again = self._measure(call, point)
+            timing = msgspec.structs.replace(again, stalled_calls=again.stalled_calls + timing.samples)
         late = recompiles_between(before, self.tracer.compile_log.read(), calls=timing.samples)
         if late:
             raise CompiledWhileTimed(f"{late[0].operator} was compiled while it was timed: {late[0].reason}")
@@ -95,6 +99,10 @@ class Timer:
         self.timings[point.steps, point.batch] = timing
         self.memories[point.batch] = memory
         return timing, memory
+
+    def _measure(self, call: Callable[[], object], point: Point) -> Timing:
+        target_s = self.job.workload.latency_target_s
+        return measure(call, self.calls.clock, point.batch, self.job.allowance_s, self._monitor(), target_s)
 
     def check_prediction(self, point: Point, timing: Timing, memory: Memory) -> tuple[Timing, Memory]:
         """Compare a prediction with the calls that generated the images, and measure the point if they contradict it.

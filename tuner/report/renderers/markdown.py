@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tuner.numbers import format_latency, format_number, format_ratio, format_signed
+from tuner.numbers import format_latency, format_number, format_signed
 from tuner.report.formatting import one_line, pluralize
-from tuner.report.points import FrontPoint, in_order
+from tuner.report.points import FrontPoint, gain_cell, in_order
 from tuner.report.renderers.base import Renderer
 from tuner.report.study_report import StudyReport
 
@@ -33,7 +33,7 @@ def _cells(point: FrontPoint) -> list[str]:
         number,
         f"{'~' if point.is_predicted else ''}{format_latency(point.latency_s)}{'!' if point.misses_target else ''}",
         format_number(point.cost_usd_per_1000_images),
-        f"{format_ratio(point.speed_up)}x",
+        gain_cell(point),
         "reference" if point.is_baseline else format_signed(point.difference, 4),
         f"`{one_line(point.label).replace('|', '/')}`",
     ]
