@@ -30,11 +30,19 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the model and its revision."""
     parser.add_argument(
         "model", nargs="?", default="demo",
-        help="a pipeline folder, a Hugging Face hub id (owner/name), or demo, the bundled pipeline (default: demo)",
+        help="a pipeline folder, a Hugging Face hub id (owner/name) or its address, a .safetensors checkpoint, or "
+        "demo, the bundled pipeline (default: demo)",
     )  # fmt: skip
     parser.add_argument(
         "--revision", metavar="COMMIT", help="branch, tag or commit of the hub id (default: its newest commit)"
     )
+    parser.add_argument(
+        "--variant", metavar="NAME", help="weights to load, such as fp16 (default: plain ones, or the only variant)"
+    )
+    parser.add_argument(
+        "--base", metavar="MODEL",
+        help="pipeline, a folder or a hub id, that a checkpoint file belongs to (default: its family's on the hub)",
+    )  # fmt: skip
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

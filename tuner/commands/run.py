@@ -159,7 +159,9 @@ def make_request(options: argparse.Namespace) -> Request:
     from tuner.space import reader
 
     env = environment.detect(options.device)
-    model, architecture = pipeline.resolve(options.model, options.revision, options.scorer)
+    model, architecture = pipeline.resolve(
+        options.model, options.revision, options.scorer, options.variant, options.base
+    )
     space_file = reader.find(options.space, architecture, model.source == pipeline.DEMO)
     return Request(
         model=model,

@@ -6,51 +6,96 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tuner.demo import PIPELINE_DIR, SCORER_DIR
 from tuner.errors import BadInput
-from tuner.model import architecture
+from tuner.model import architecture, names
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
-from tuner.records.model import Architecture, Model, Workload
+from tuner.records.model import DENOISERS, Architecture, Model, Workload
 
 DEMO = "demo"
 """The name of the pipeline, and of the scorer, that come with the package."""
 
 DEFAULT_SCORER = "openai/clip-vit-base-patch16"
+ARGUMENT_FIELDS = ("height", "width", "num_frames", "guidance_scale", "max_sequence_length", "negative_prompt")
+"""The fields of a workload that are arguments of the call."""
+
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def resolve(name: str, revision: str | None, scorer: str | None) -> tuple[Model, Architecture]:
-    """Find a pipeline by name: `demo`, a folder, or a hub id. Imports no torch.
+class Found(NamedTuple):
+    """A pipeline's index file, and what Model says of it: its source, the commit of a hub id, variant and base."""
+
+    index_file: Path
+    source: str
+    commit: str | None
+    variant: str | None = None
+    base: str | None = None
+
+
+def resolve(
+    name: str, revision: str | None, scorer: str | None, variant: str | None = None, base: str | None = None
+) -> tuple[Model, Architecture]:
+    """Find a pipeline by name: `demo`, a folder, a checkpoint file, a hub id or its address. Imports no torch.
 
     Raises BadInput when there is no such pipeline, when it is not one of diffusers, or when it cannot be tuned.
     """
-    index, source, commit = _find(name, revision)
-    known = architecture.read(index)
+    found = _find(name, revision, variant, base)
+    known = architecture.read(found.index_file)
     reason = architecture.unsupported_reason(known)
     if reason:
         raise BadInput(f"{name}: {reason}")
     scorer_name = _scorer(scorer or (DEMO if name == DEMO else DEFAULT_SCORER))
-    return Model(source=source, revision=commit, pipeline_class=known.pipeline_class, scorer=scorer_name), known
+    model = Model(
+        source=found.source, revision=found.commit, pipeline_class=known.pipeline_class, scorer=scorer_name,
+        variant=found.variant, base=found.base,
+    )  # fmt: skip
+    return model, known
 
 
-def _find(name: str, revision: str | None) -> tuple[Path, str, str | None]:
-    """Find the index of a pipeline, its source as best_config.json names it, and the commit of a hub id."""
+def _find(given: str, given_revision: str | None, variant: str | None, base: str | None) -> Found:
+    name, revision = names.from_address(given, given_revision)
+    if os.path.isfile(name):  # noqa: PTH113
+        return _checkpoint(Path(name).resolve(), revision, variant, base)
+    if base is not None:
+        raise BadInput(f"--base {base}: only a checkpoint file needs the pipeline that it belongs to")
     if revision is not None and (name == DEMO or os.path.isdir(name)):  # noqa: PTH112
         raise BadInput(f"--revision {revision}: only a hub id has revisions, {name} is a folder")
     if name == DEMO:
-        return PIPELINE_DIR / "model_index.json", DEMO, None
+        return Found(PIPELINE_DIR / "model_index.json", DEMO, None, names.choose_variant(PIPELINE_DIR, variant))
     if os.path.isdir(name):  # noqa: PTH112  (Path.is_dir raises when a name is too long)
         folder = Path(name).resolve()
         index = folder / "model_index.json"
         if not index.is_file():
-            raise BadInput(f"{folder}: not a diffusers pipeline, it has no model_index.json")
-        return index, str(folder), None
+            raise BadInput(f"{folder}: {names.no_pipeline_reason(folder)}")
+        return Found(index, str(folder), None, names.choose_variant(folder, variant))
     if HUB_ID.fullmatch(name) and not name.startswith("."):
-        return _hub(name, revision)
-    raise BadInput(f"{name}: no such folder, and not a hub id (owner/name); `demo` is the pipeline that comes along")
+        return Found(*_hub(name, revision), variant)
+    raise BadInput(
+        f"{name}: no such folder or file, and not a hub id (owner/name); `demo` is the pipeline that comes along"
+    )
+
+
+def _checkpoint(file: Path, revision: str | None, variant: str | None, base: str | None) -> Found:
+    """Find the pipeline that a checkpoint file belongs to: the one of --base, or that of its family on the hub."""
+    title, default = names.family(names.check_file(file)) or ("", "")
+    if not (base or default):
+        raise BadInput(
+            f"{file}: not in the original layout of SD 1.5, SD 2, SDXL, SD 3 or FLUX.1; give the pipeline that it "
+            "belongs to, a folder or a hub id, with --base MODEL"
+        )
+    try:
+        found = _find(base or default, revision, variant, None)
+    except BadInput as error:
+        if base is not None:
+            raise
+        raise BadInput(
+            f"{file}: a checkpoint of {title} without its configuration; give a pipeline of {title}, a folder or a hub "
+            f"id, with --base MODEL ({error})"
+        ) from None
+    return found._replace(source=str(file), base=found.source)
 
 
 def _hub(name: str, revision: str | None) -> tuple[Path, str, str | None]:
@@ -66,8 +111,9 @@ def _hub(name: str, revision: str | None) -> tuple[Path, str, str | None]:
         raise BadInput(f"{name}: not a folder here, and it could not be read from the hub: {reason}") from None
 
 
-def _scorer(name: str) -> str:
+def _scorer(given: str) -> str:
     """Return `demo`, a hub id, or the absolute path of a folder. Raises BadInput if it is none of them."""
+    name, _ = names.from_address(given, None)
     if name == DEMO:
         return name
     if os.path.isdir(name):  # noqa: PTH112
@@ -92,18 +138,43 @@ def load(model: Model, environment: Environment, dtype: Value) -> Any:
     pipeline_type: Any = getattr(diffusers, model.pipeline_class, None)
     if diffusers.DiffusionPipeline not in getattr(pipeline_type, "__mro__", ()):
         raise BadInput(f"{model.source}: diffusers has no pipeline class {model.pipeline_class}")
-    source = str(PIPELINE_DIR) if model.source == DEMO else model.source
-    pipe: Any = pipeline_type.from_pretrained(
-        source, revision=model.revision, dtype=getattr(torch, str(dtype)), use_safetensors=True
-    )
+    pipe = _load(pipeline_type, model, getattr(torch, str(dtype)))
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(environment.device)
 
 
+def _load(pipeline_type: Any, model: Model, dtype: Any) -> Any:
+    """Load a pipeline's components, those that a checkpoint file holds from there."""
+    source = model.base or model.source
+    folder, components = str(PIPELINE_DIR) if source == DEMO else source, {}
+    if model.base is not None:
+        if names.holds_whole_pipeline(names.weight_names(Path(model.source))):
+            return pipeline_type.from_single_file(
+                model.source, config=folder, revision=model.revision, torch_dtype=dtype
+            )
+        components = _denoiser_from_file(pipeline_type, model, folder, dtype)
+    return pipeline_type.from_pretrained(
+        folder, revision=model.revision, dtype=dtype, use_safetensors=True, variant=model.variant, **components
+    )
+
+
+def _denoiser_from_file(pipeline_type: Any, model: Model, folder: str, dtype: Any) -> dict[str, Any]:
+    """Load the denoiser of a checkpoint file, with the configuration of the base's."""
+    import diffusers
+
+    index = pipeline_type.load_config(folder, revision=model.revision)
+    name = next(name for name in DENOISERS if name in index)
+    denoiser_type: Any = getattr(diffusers, index[name][1])
+    return {
+        name: denoiser_type.from_single_file(
+            model.source, config=folder, subfolder=name, config_revision=model.revision, dtype=dtype
+        )
+    }
+
+
 def call_arguments(workload: Workload, knob_arguments: Mapping[str, Any], batch: int) -> dict[str, Any]:
     """Return the arguments that all calls of a workload with `batch` prompts share, and those that knobs set."""
-    names = ("height", "width", "num_frames", "guidance_scale", "max_sequence_length", "negative_prompt")
-    fields = {name: getattr(workload, name) for name in names if getattr(workload, name) is not None}
+    fields = {name: getattr(workload, name) for name in ARGUMENT_FIELDS if getattr(workload, name) is not None}
     given = {
         name: [value] * batch if isinstance(value, str) and "prompt" in name else value
         for name, value in {**fields, **workload.arguments}.items()

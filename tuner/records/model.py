@@ -48,12 +48,19 @@ def require_finite(**fields: float | None) -> None:
 
 
 class Model(Record):
-    """Which pipeline: a folder, or a hub id pinned to a revision, and the class that its index names."""
+    """Which pipeline: a folder, or a hub id pinned to a revision, and the class that its index names.
+
+    `variant` selects among the weights of each component, as `fp16`. If `source` is a checkpoint file, `base` is the
+    folder or hub id of the pipeline that has its configuration and the components that it lacks, and `revision` is the
+    base's.
+    """
 
     source: str
     revision: str | None
     pipeline_class: str
     scorer: str
+    variant: str | None = None
+    base: str | None = None
 
 
 DENOISERS = ("transformer", "transformer_2", "unet")

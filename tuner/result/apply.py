@@ -52,12 +52,20 @@ def load(config: str | os.PathLike[str], trial: int | None = None) -> Tuned:
     """
     best = read_config(config, trial)
     source = best.model.source
-    if Path(source).is_absolute() and not os.path.isdir(source):  # noqa: PTH112  (Path.is_dir raises on long names)
-        raise BadInput(f"{config}: model.source: no folder {source} here; load the pipeline and pass it to tuner.apply")
-    if not (Path(source).is_absolute() or source == pipeline.DEMO or pipeline.HUB_ID.fullmatch(source)):
-        raise BadInput(f"{config}: model.source: {source} is not an absolute folder, a hub id or `demo`")
+    _check_source(config, "source", source, is_file=best.model.base is not None)
+    if best.model.base is not None:
+        _check_source(config, "base", best.model.base)
     dtype = best.chosen.values["precision.dtype"]
     return _apply(pipeline.load(best.model, detect(best.environment.device), dtype), best, config)
+
+
+def _check_source(config: str | os.PathLike[str], field: str, source: str, *, is_file: bool = False) -> None:
+    """Raise BadInput if a pipeline, or the checkpoint file of one, is not here, or cannot be a name of one."""
+    there, what = (os.path.isfile, "file") if is_file else (os.path.isdir, "folder")
+    if Path(source).is_absolute() and not there(source):  # Path's own methods raise on long names
+        raise BadInput(f"{config}: model.{field}: no {what} {source} here; load the pipeline for tuner.apply instead")
+    if not (Path(source).is_absolute() or source == pipeline.DEMO or pipeline.HUB_ID.fullmatch(source)):
+        raise BadInput(f"{config}: model.{field}: {source} is not an absolute folder, a hub id or `demo`")
 
 
 def _apply(pipe: Any, best: BestConfig, config: str | os.PathLike[str]) -> Tuned:

@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     from tuner.hardware import environment
     from tuner.model import pipeline
 
-    _, architecture = pipeline.resolve(options.model, options.revision, None)
+    _, architecture = pipeline.resolve(options.model, options.revision, None, options.variant, options.base)
     result = catalogue(options.model, architecture, environment.detect(options.device))
     print_result(result, CatalogueTable(result), options.json)
     return 0
