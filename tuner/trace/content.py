@@ -24,8 +24,11 @@ _MAX_MENDED_BYTES = 1 << 28
 _MAX_CUTS = 4
 """The last event of an array that was cut off ends at one of its last closing braces."""
 
+_ARRAY = re.compile(rb"\s*\[")
 _MARK = b"\xef\xbb\xbf"
-_NEXT_FIELD = rb'\s*,\s*"(?:ph|cat|name|pid|tid|ts|dur|args|id|[A-Z])|\s*\n\s*\}'
+_NEXT_FIELD = (
+    rb'\s*,\s*"(?:(?:ph|cat|name)": "|(?:pid|tid|ts|dur|id)": [-\d"]|args": \{|[A-Z][^"\n]*": [-\d"\[{])|\s*\n\s*\}'
+)
 _NAME = re.compile(rb'("(?:name|Call stack|kernel)": ")((?:[^"\n]++|"(?!' + _NEXT_FIELD + rb'))*+)"')
 """A text whose end is the quote before the next field: torch 2.13 does not escape the quotes inside."""
 
@@ -34,6 +37,10 @@ _QUOTE = re.compile(rb'(?<!\\)"')
 _NOT_A_NUMBER = re.compile(rb"(?<=[:\[,])(\s*)-?(?:nan|inf|infinity)\b(?=\s*[,}\]])", re.IGNORECASE)
 _NO_COMMA = re.compile(rb",(?=\s*[\]}])")
 _SPACES = bytes(32 if code < 32 else code for code in range(256))
+
+_NULL = re.compile(rb'("(?:correlation|bytes|ts|dur|pid|tid)"\s*:\s*)null')
+_EMPTY = re.compile(rb",?\s*\{\s*\}(?=\s*(?:\]|$))")
+_MENDABLE = re.compile(r"malformed|codec|truncated|UTF-8|got `null`|field `ph`", re.IGNORECASE)
 
 _REMEDY = "; torch 2.13 does not escape quotes in names: export with export_chrome_trace(path, use_python_export=True)"
 
@@ -89,11 +96,9 @@ def decode(data: bytes | bytearray, path: Path) -> Decoded:
     """Decode a trace: an object with `traceEvents`, or the array of events alone. Raises BadInput if it is neither."""
     try:
         return _decode_text(data)
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise _not_a_trace(path, error) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         try:
-            if len(data) > _MAX_MENDED_BYTES:
+            if len(data) > _MAX_MENDED_BYTES or not _MENDABLE.search(str(error)):
                 raise
             return _decode_text(_mended(data))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -106,7 +111,7 @@ def _not_a_trace(path: Path, error: Exception, remedy: str = "") -> BadInput:
 
 def _decode_text(data: bytes | bytearray) -> Decoded:
     # AMD's profiler writes sizes as text, which only a lax decoder takes for numbers.
-    if data[:64].lstrip()[:1] != b"[":
+    if not _ARRAY.match(data):
         return Decoded(msgspec.json.decode(data, type=TraceFile, strict=False))
     return _decode_array(data)
 
@@ -148,11 +153,12 @@ def _mended(data: bytes | bytearray) -> bytes:
     """Return the JSON that an exporter meant.
 
     Known faults: quotes in names, names that are not UTF-8, control characters, Windows paths, numbers that are not
-    finite, commas before a closing bracket, a byte order mark.
+    finite, numbers that are null, commas or empty objects before a closing bracket, a byte order mark.
     """
     text = bytes(data).removeprefix(_MARK).decode("utf-8", "replace").encode()
     text = _ESCAPE.sub(_escaped, text)
     text = _NAME.sub(lambda match: match[1] + _QUOTE.sub(rb'\\"', match[2]) + b'"', text)
+    text = _EMPTY.sub(b"", _NULL.sub(rb"\g<1>0", text))
     return _NO_COMMA.sub(b"", _NOT_A_NUMBER.sub(rb"\g<1>0", text)).translate(_SPACES)
 
 

@@ -39,6 +39,7 @@ _ACCELERATOR = re.compile(
     r"^(?!cuda_|hip_|cpu_|gpu_)([a-z]+\d*)_(?:runtime|driver|op|kernel|memcpy|memset|ccp_events|workloadd?|insight)$",
     re.IGNORECASE,
 )
+_OF_ASCEND = frozenset({"enqueue", "dequeue"})
 _OTHER_PHASES = "BEiICbnesStTfFPMNODVvRcpu()"
 """The phases of the Chrome format other than complete events."""
 
@@ -82,13 +83,6 @@ class Event(msgspec.Struct, gc=False, tag_field="ph", tag="X"):
         return self.args.stack if self.args else ""
 
 
-class Gpu(msgspec.Struct):
-    """A GPU of the machine, which need not be the one that worked."""
-
-    id: int | str = -1
-    name: str = ""
-
-
 # Flows, instants and thread names are a third of a trace, and none of their fields is needed.
 _OTHERS = [msgspec.defstruct(f"Phase{ord(p)}", (), tag_field="ph", tag=p, gc=False) for p in _OTHER_PHASES]
 ANY_EVENT: Any = reduce(or_, _OTHERS, Event)
@@ -96,7 +90,8 @@ TraceFile: Any = msgspec.defstruct(
     "TraceFile",
     [
         ("events", list[ANY_EVENT], msgspec.field(name="traceEvents")),
-        ("gpus", list[Gpu], msgspec.field(name="deviceProperties", default_factory=list)),
+        ("gpus", Any, msgspec.field(name="deviceProperties", default=None)),
+        ("earlier_gpus", Any, msgspec.field(name="computeProperties", default=None)),
         ("distributed", Any, msgspec.field(name="distributedInfo", default=None)),
     ],
 )
@@ -121,6 +116,8 @@ class EventGroups(dict[str, Callable[[Event], None]]):
     @property
     def accelerator(self) -> str | None:
         """The name of an accelerator that is neither an NVIDIA nor an AMD GPU, if one occurs."""
+        if not self.keys().isdisjoint(_OF_ASCEND):
+            return "Ascend NPU"
         names = filter(None, map(_ACCELERATOR.match, self))
         name = next((match[1] for match in names), None)
         return "PrivateUse1" if name == "privateuse1" else name and name.upper()

@@ -10,7 +10,7 @@ import msgspec
 from tuner.records.gate import Allowance, Finding, FindingKind, GatePolicy, Verdict
 from tuner.trace.compile_log import CompileLog
 from tuner.trace.findings import Findings
-from tuner.trace.missing import missing_checks, missing_gpu_events, untimed_events
+from tuner.trace.missing import missing_checks, missing_gpu_events, mixed_processes, untimed_events
 from tuner.trace.read import Trace
 
 STEADY_STEPS = 3
@@ -57,6 +57,8 @@ def judge_without_log(trace: Trace, policy: GatePolicy | None = None) -> Verdict
 
     `skipped` lists what a trace alone does not show.
     """
+    if mixed := mixed_processes(trace):
+        return Verdict(status="inconclusive", skipped=tuple(mixed))
     policy = policy or GatePolicy()
     results, warnings = _gpu_findings(trace, None, False) if trace.gpu else _cpu_findings(trace, None)
     findings = _tolerate(_allow(results, _as_allowances(policy)), policy)

@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from tuner.trace.events import RUNTIME
 from tuner.trace.read import Trace
 
-_OF_A_GPU = re.compile(r"cudnn|miopen|cuda|nccl|_(?:flash|efficient)_attention_(?:forward|backward)$")
-"""Operators that run on a GPU alone."""
+_OF_A_GPU = re.compile(
+    r"cudnn|miopen|cuda|nccl|_mps|(?:^|[:_])(?:npu|xpu|hpu|mtia|mlu|musa|xla)[_:]|_(?:flash|efficient)_attention_(?:for|back)ward$"
+)
+"""Operators that run on an accelerator alone."""
+
+_REPEATED = 0.2
 
 
 def missing_gpu_events(trace: Trace) -> list[str]:
@@ -38,6 +42,14 @@ def untimed_events(trace: Trace) -> list[str]:
     return [f"GPU idle time: {events} have no time (they are at time 0) and are left out"] if trace.untimed else []
 
 
+def mixed_processes(trace: Trace) -> list[str]:
+    """Return all checks if ids of calls repeat: ranks that ran in containers can have the same process id."""
+    calls = [(event.name, event.correlation) for event in trace.host if event.args and event.cat in RUNTIME]
+    launches = [call for call in calls if call[1]]
+    is_mixed = len(launches) - len(set(launches)) > _REPEATED * len(launches)
+    return ["all checks: several processes in this file have the same id (ids of GPU calls repeat)"] if is_mixed else []
+
+
 def _unknown_calls(trace: Trace) -> Iterator[str]:
     if trace.accelerator:
         yield f"device syncs: the trace is of {trace.accelerator}, and only waits of CUDA and HIP are known"
@@ -49,4 +61,4 @@ def _missing_operators(trace: Trace) -> Iterator[str]:
         yield "graph breaks: the trace has no CPU operators (profile with ProfilerActivity.CPU too)"
     of_gpu = None if trace.gpu else next(filter(_OF_A_GPU.search, operators), None)
     if of_gpu:
-        yield f"device syncs: {of_gpu[:80]} runs on a GPU, but the profiler recorded none of its work"
+        yield f"device syncs: {of_gpu[:80]} runs on an accelerator, but the profiler recorded none of its work"

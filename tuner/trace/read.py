@@ -185,13 +185,14 @@ def _rank(distributed: Any) -> str:
 def _trace(
     path: Path, groups: EventGroups, decoded: content.Decoded, process: str, missing: tuple[str, ...] = ()
 ) -> Trace:
-    host, parents = nest(_timed(path, groups.host))
-    device = sorted(_timed(path, groups.device), key=attrgetter("ts"))
+    is_clock = _latest(groups.host) > _EPOCH_US
+    host, parents = nest(_timed(path, groups.host, is_clock))
+    device = sorted(_timed(path, groups.device, is_clock), key=attrgetter("ts"))
     marks = [event for event in host if event.cat == "user_annotation"]
     return Trace(
         name=path.name,
         events=len(decoded.file.events),
-        gpu=_gpu(decoded.file.gpus, device, host) or groups.accelerator,
+        gpu=_gpu(decoded.file.gpus or decoded.file.earlier_gpus, groups.accelerator, device, host),
         # Until torch 1.11 a step was an operator.
         steps=marked_steps(marks) or marked_steps([event for event in host if event.cat == "cpu_op"]),
         first=next((event for event in marks if event.name == FIRST_STEP), None),
@@ -207,7 +208,11 @@ def _trace(
     )
 
 
-def _timed(path: Path, events: list[Event]) -> list[Event]:
+def _latest(events: Sequence[Event]) -> float:
+    return max(map(attrgetter("ts"), events), default=0.0)
+
+
+def _timed(path: Path, events: list[Event], is_clock: bool) -> list[Event]:
     """Return the events without those that have no time. Raises BadInput if a time is impossible."""
     start = column(events, "ts")
     for times in (start, column(events, "dur")):
@@ -215,18 +220,29 @@ def _timed(path: Path, events: list[Event]) -> list[Event]:
         if len(invalid):
             problem = "negative time" if times[invalid[0]] < 0 else "time beyond the range of clocks"
             raise BadInput(f"{path}: {events[invalid[0]].name[:80]!r} has a {problem}")
-    if start.max(initial=0.0) > _EPOCH_US and not start.all():
+    if is_clock and not start.all():
         # torch 2.12 writes some events at time 0, though the other times count from 1970 or from boot.
         return [event for event in events if event.ts]
     return events
 
 
-def _gpu(gpus: Sequence[Any], device: Sequence[Event], host: Sequence[Event]) -> str | None:
+def _gpu(gpus: Any, accelerator: str | None, device: Sequence[Event], host: Sequence[Event]) -> str | None:
     """Return the name of the GPU that worked. Calls of its runtime show that there was one, even without GPU events."""
-    if gpus:
-        names = {str(gpu.id): gpu.name for gpu in gpus}
-        return names.get(str(device[0].pid) if device else "", gpus[0].name) or "a GPU"
-    return "a GPU" if device or any(event.cat in RUNTIME for event in host) else None
+    name = _gpu_name(gpus, device) or accelerator
+    if name is None and (device or any(event.cat in RUNTIME for event in host)):
+        name = "a GPU"
+    count = len({event.pid for event in device})
+    if count < 2:
+        return name
+    return f"{count} GPUs" if name == "a GPU" else f"{count} x {name}"
+
+
+def _gpu_name(gpus: Any, device: Sequence[Event]) -> str | None:
+    known = [gpu for gpu in gpus if isinstance(gpu, Mapping)] if isinstance(gpus, list) else []
+    if known:
+        names = {str(gpu.get("id")): gpu.get("name") for gpu in known}
+        return str(names.get(str(device[0].pid) if device else "", known[0].get("name")) or "a GPU")
+    return None
 
 
 class Mark(Protocol):
