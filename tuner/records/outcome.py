@@ -149,12 +149,13 @@ class PredictionCheck(Record):
 
 
 class Failure(Record):
-    """Why a trial has no result: the stage that failed, and the log file with the details."""
+    """Why a trial has no result: the stage that failed, the log file with the details, and a setting that may help."""
 
     kind: FailureKind
     stage: str
     message: str
     log: str = "worker.log"
+    remedy: str | None = None
 
 
 class Device(Record):

@@ -224,10 +224,11 @@ def stop_without_baseline(history: History, store: Store) -> None:
         raise StudyFailed("the baseline was not measured; run the same command again")
     if baseline.status != "measured":
         reason = baseline.failure.message if baseline.failure else "it was not measured"
+        remedy = baseline.failure.remedy if baseline.failure else None
         log = store.paths.trial(0) / "worker.log"
         raise StudyFailed(
             f"the baseline, the untouched pipeline, has no result: {reason} (see {log}); "
-            "the same command tries it again"
+            f"{f'try {remedy}' if remedy else 'the same command tries it again'}"
         )
     if not history.repetitions_of(baseline):
         raise StudyFailed("the baseline was measured once and failed in a second process; run the command again")

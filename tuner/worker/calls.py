@@ -11,6 +11,7 @@ from tuner.model import pipeline
 from tuner.records.protocol import Alive, Job, Point
 from tuner.timing.measure import Clock
 from tuner.worker.channel import Channel
+from tuner.worker.remedies import effective_arguments
 from tuner.worker.scoring import scored_frames
 
 
@@ -22,6 +23,7 @@ class PipelineCalls:
         self.job = job
         self.channel = channel
         self.clock = clock
+        channel.arguments = effective_arguments(pipe, job.workload)
         self.generation_s: list[float] = []
         """Seconds of each call that generated images of the current point for scoring."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import traceback
+from collections.abc import Mapping
+from typing import Any
 
 from tuner.records.codec import encode
 from tuner.records.outcome import Failure
@@ -13,6 +15,7 @@ from tuner.records.protocol import (
     StageStarted,
 )
 from tuner.worker.failures import name_failure, one_line
+from tuner.worker.remedies import remedy
 
 
 class Channel:
@@ -21,6 +24,8 @@ class Channel:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self.stage = "start"
+        self.arguments: Mapping[str, Any] = {}
+        """The arguments of the pipeline's calls, one of which an error may be about."""
 
     def send(self, message: Message) -> None:
         """Write a message as one line of JSON."""
@@ -37,4 +42,6 @@ class Channel:
         """Log an error's traceback and return the failure that it means."""
         with contextlib.suppress(OSError):  # the disk that the log is on may be what is full
             traceback.print_exception(error)
-        return Failure(kind=name_failure(error), stage=self.stage, message=one_line(error))
+        return Failure(
+            kind=name_failure(error), stage=self.stage, message=one_line(error), remedy=remedy(error, self.arguments)
+        )
