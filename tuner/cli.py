@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-from tuner.commands import board, cost, doctor, knobs, run, trace
+from tuner.commands import board, cost, doctor, knobs, resume, run, show, trace
+from tuner.commands import list as list_
 from tuner.errors import BadInput, TunerError, did_you_mean
 
-COMMANDS = (run, knobs, doctor, trace, cost, board)
+COMMANDS = (run, resume, list_, show, board, knobs, doctor, trace, cost)
 """Each adds its parser with `add_parser` and sets `run`, which handles the parsed options."""
 
 DESCRIPTION = """\
@@ -24,6 +25,7 @@ examples:
   tune doctor                                    check this machine
   tune run                                       try it on the bundled demo
   tune run black-forest-labs/FLUX.1-dev --budget 2h --price 2.49
+  tune list                                      list the studies
   tune board                                     look at the newest study
 
 `tune COMMAND --help` describes each command.

@@ -64,16 +64,24 @@ class Tune:
 
     def start(self, *more: str, **environment: Any) -> subprocess.Popen[str]:
         """Start it. An environment value that is no text goes as JSON."""
+        return self.start_command(*self.arguments(*more), **environment)
+
+    def start_command(self, *arguments: str, **environment: Any) -> subprocess.Popen[str]:
+        """Start any command of `tune`."""
         given = {name: value if isinstance(value, str) else json.dumps(value) for name, value in environment.items()}
         return subprocess.Popen(
-            [sys.executable, str(HERE / "sabotaged_tune.py"), *self.arguments(*more)],
+            [sys.executable, str(HERE / "sabotaged_tune.py"), *arguments],
             env=os.environ | self.environment | given, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
     def run(self, *more: str, **environment: Any) -> subprocess.CompletedProcess[str]:
         """Run it to its end."""
-        process = self.start(*more, **environment)
+        return self.command(*self.arguments(*more), **environment)
+
+    def command(self, *arguments: str, **environment: Any) -> subprocess.CompletedProcess[str]:
+        """Run any command of `tune` to its end."""
+        process = self.start_command(*arguments, **environment)
         out, error = process.communicate(timeout=240)
         return subprocess.CompletedProcess(process.args, process.returncode, out, error)
 

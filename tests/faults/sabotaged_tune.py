@@ -12,12 +12,16 @@ from tuner.execution import process
 from tuner.search import baseline
 from tuner.study import finalists
 
+EMPTY_PANEL = """
+import pathlib, sys
+pathlib.Path(sys.argv[2]).write_text('{"finalists": {}, "unavailable_reasons": {}}')
+"""
 WORKER = (sys.executable, str(Path(__file__).with_name("sabotaged_worker.py")))
 
 if __name__ == "__main__":
     assert baseline.MAX_BASELINES > 2
     baseline.MAX_BASELINES = 2  # simulated timings have no noise, and each worker takes half a second to start
     process.WORKER = WORKER
-    finalists.EXAMINER = (sys.executable, "-c", "")  # images that are made up say nothing
+    finalists.EXAMINER = (sys.executable, "-c", EMPTY_PANEL)  # images that are made up say nothing
     process.DEADLINES_S.update(json.loads(os.environ.get("TUNER_DEADLINES", "{}")))
     sys.exit(cli.main(sys.argv[1:]))

@@ -94,7 +94,9 @@ DAMAGES = {
             "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (1, 'refused', '\"x\"')"
         ),
         "the directions changed": sql("UPDATE study_directions SET direction = 'MAXIMIZE'"),
-        "the study's name changed": sql("UPDATE studies SET study_name = 'other'"),
+        "a second study": sql(
+            "INSERT INTO studies (study_name) VALUES ('other')", "UPDATE studies SET study_name = 'x'||study_id"
+        ),
         "a table removed": sql("DROP TABLE trial_values"),
         "another version": sql(
             "UPDATE version_info SET schema_version = 999", "UPDATE alembic_version SET version_num = 'v9'"

@@ -36,17 +36,27 @@ def find_log_folder(study: str | None, studies: Path) -> Path:
     for folder in (Path(study), studies / study):
         if folder.is_dir():
             return log_folder(folder)
+    raise no_such_study(study, studies)
+
+
+def no_such_study(study: str, studies: Path) -> BadInput:
+    """Make the error for a study that is not there, with those that are."""
     known = [folder.name for folder in studies_in(studies)]
     hint = did_you_mean(study, known, f"in {studies} there are: {', '.join(known) or 'none'}")
-    raise BadInput(f"{study}: no such study; {hint}")
+    return BadInput(f"{study}: no such study; {hint}")
+
+
+def newest(studies: Path) -> Path:
+    """Return the folder of the study that ran last. Raises BadInput if there is none."""
+    made = studies_in(studies)
+    if not made:
+        raise BadInput(f"{studies}: no study in there; `tune run` makes one")
+    return max(made, key=lambda folder: (folder / "trials").stat().st_mtime)
 
 
 def newest_study(studies: Path) -> Path:
     """Return the log folder of the study that ran last."""
-    made = studies_in(studies)
-    if not made:
-        raise BadInput(f"{studies}: no study in there; `tune run` makes one")
-    return log_folder(max(made, key=lambda folder: (folder / "trials").stat().st_mtime))
+    return log_folder(newest(studies))
 
 
 def studies_in(studies: Path) -> list[Path]:

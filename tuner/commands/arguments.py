@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from pathlib import Path
 from typing import TypeAlias
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -43,6 +44,16 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--base", metavar="MODEL",
         help="pipeline, a folder or a hub id, that a checkpoint file belongs to (default: its family's on the hub)",
     )  # fmt: skip
+
+
+def add_study(parser: argparse.ArgumentParser) -> None:
+    """Add a study that exists, and the folder of studies."""
+    parser.add_argument(
+        "study", nargs="?", metavar="STUDY", help="name or folder of a study (default: the newest study)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("traces"), metavar="DIR", help="folder with the studies (default: traces)"
+    )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from tuner.commands.arguments import Subparsers, port
+from tuner.commands.arguments import Subparsers, add_study, port
 from tuner.errors import Unavailable
 
 SUMMARY = "show a study in the browser with TensorBoard"
@@ -19,12 +18,7 @@ internet. Stop it with Ctrl-C.
 def add_parser(subparsers: Subparsers) -> None:
     """Add the arguments of `tune board`."""
     parser = subparsers.add_parser("board", help=SUMMARY, description=DESCRIPTION)
-    parser.add_argument(
-        "study", nargs="?", metavar="STUDY", help="name or folder of a study (default: the newest study)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("traces"), metavar="DIR", help="folder with the studies (default: traces)"
-    )
+    add_study(parser)
     parser.add_argument("--port", type=port, metavar="N", help="port to serve on (default: first free, from 6006 on)")
     parser.set_defaults(run=run)
 

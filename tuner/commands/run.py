@@ -14,6 +14,7 @@ from tuner.commands.arguments import Subparsers, add_device, add_model, positive
 from tuner.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
+    from tuner.records.outcome import Limits
     from tuner.records.quality import QualityPolicy
     from tuner.search.request import Request
 
@@ -126,16 +127,22 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run or resume a study and report its result."""
+    from tuner.records.outcome import Limits
+
+    request = make_request(options)
+    folder = options.out.resolve() / study_name(options.study, request.model.source, request.fingerprint())
+    return run_study(folder, request, Limits(budget_s=options.budget, max_trials=options.trials), options.model)
+
+
+def run_study(folder: Path, request: Request, limits: Limits, model_name: str) -> int:
+    """Run a study in a folder until it ends within its limits, and report its result."""
     from tuner.execution.local import LocalExecutor
-    from tuner.records.outcome import Device, Limits
+    from tuner.records.outcome import Device
     from tuner.report.live import make_display
     from tuner.study.loop import Study
     from tuner.study.store import Store
 
-    request = make_request(options)
-    model, limits = request.model, Limits(budget_s=options.budget, max_trials=options.trials)
-    folder = options.out.resolve() / study_name(options.study, model.source, request.fingerprint())
-    title = f"{options.model} ({model.pipeline_class}) on {request.environment.device_name}"
+    title = f"{model_name} ({request.model.pipeline_class}) on {request.environment.device_name}"
     display = make_display(sys.stdout, request.space.baseline)
     device = Device(name=request.environment.device)
     with Store(folder, request) as store, LocalExecutor([device], store.paths.cache) as executor:
@@ -146,7 +153,7 @@ def run(options: argparse.Namespace) -> int:
             study.run()
         finally:
             display.closed()
-        report_study(folder)
+    report_study(folder)
     return 0
 
 

@@ -17,13 +17,14 @@ from tuner.records.outcome import Outcome
 from tuner.records.quality import NoiseFloor
 from tuner.report.conclusion import conclusion
 from tuner.report.points import FrontPoint, front_points
+from tuner.report.studies import State, read_state
 from tuner.result.config import BestConfig
 from tuner.search.history import History
 from tuner.search.request import Refusal, Request, read_request
 
 
 class StudyReport(Record):
-    """A finished study. `refused` counts the refused candidates by reason, `conclusion` has a few lines of text."""
+    """A study so far. `refused` counts the refused candidates by reason, `conclusion` has a few lines of text."""
 
     folder: str
     request: Request
@@ -33,12 +34,16 @@ class StudyReport(Record):
     outcomes: tuple[Outcome, ...]
     refused: dict[str, int]
     conclusion: str
+    state: State = "finished"
 
 
 def read_report(folder: Path) -> StudyReport:
-    """Read a finished study. Raises BadInput naming the file that is missing or damaged."""
+    """Read a study that has a result, at least of its baseline. Raises BadInput naming what is missing or damaged."""
     paths = StudyFolder(folder)
-    request, best = read_request(paths.request), read(paths.best_config, BestConfig)
+    request = read_request(paths.request)
+    if not paths.best_config.exists():
+        raise BadInput(f"{paths.best_config}: not there yet: no result so far; `tune resume {folder}` goes on")
+    best = read(paths.best_config, BestConfig)
     history = read_history(paths, request)
     known = {number: outcome.values for number, outcome in history.outcomes.items()}
     if any(known.get(point.trial) != point.values for point in (best.baseline, best.chosen)):
@@ -52,7 +57,16 @@ def read_report(folder: Path) -> StudyReport:
         outcomes=tuple(history.outcomes.values()),
         refused=dict(Counter(refusal.reason for refusal in read_refusals(paths.database))),
         conclusion=conclusion(request, history, best.chosen.trial, folder),
+        state=read_state(paths),
     )
+
+
+def state_note(report: StudyReport) -> str | None:
+    """Return what to know of a report that may still change; None of a finished study."""
+    return {
+        "running": "State    still running: this is what is known by now",
+        "interrupted": f"State    not at its end: tune resume {report.folder}",
+    }.get(report.state)
 
 
 def read_history(paths: StudyFolder, request: Request) -> History:

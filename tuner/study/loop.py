@@ -56,7 +56,7 @@ class Study:
         if finished is not None:
             self.note("this study is finished: give a longer --budget, or more --trials, to go on")
             return finished
-        self.store.finished = None
+        self.store.begin(self.budget.limits)
         self.measure_baseline()
         return self.finish(self.choose())
 

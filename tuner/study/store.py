@@ -82,6 +82,11 @@ class Store:
         """Record the limits within which a run came to its end, or that one goes on."""
         self.study.set_user_attr("finished", encode_pretty(limits).decode() if limits else None)
 
+    def begin(self, limits: Limits) -> None:
+        """Record the limits of a run that goes on now, which `tune resume` takes over."""
+        self.study.set_user_attr("limits", encode_pretty(limits).decode())
+        self.finished = None
+
     # ---- trials -----------------------------------------------------------------------------------------------------
 
     def ask(self) -> tuple[int, Values]:
@@ -316,11 +321,13 @@ def _open_study(folder: Path, afresh: bool = False) -> Any:
     with _damage(folder / "study.db"), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}")
+        names = optuna.get_all_study_names(storage)
+        name = names[0] if len(names) == 1 else folder.name  # a folder may have been renamed
         if afresh:
-            optuna.delete_study(study_name=folder.name, storage=storage)
+            optuna.delete_study(study_name=name, storage=storage)
         study = optuna.create_study(
             storage=storage,
-            study_name=folder.name,
+            study_name=name,
             directions=("minimize", "maximize"),
             load_if_exists=True,
         )

@@ -6,7 +6,7 @@ from tuner.numbers import format_latency, format_number, format_signed
 from tuner.report.formatting import one_line, pluralize
 from tuner.report.points import FrontPoint, gain_cell, in_order
 from tuner.report.renderers.base import Renderer
-from tuner.report.study_report import StudyReport
+from tuner.report.study_report import StudyReport, state_note
 
 HEADINGS = ("trial", "latency", "US$/1000 images", "speed-up", "difference", "configuration")
 
@@ -19,7 +19,7 @@ class Markdown(Renderer):
         lines = [f"# {one_line(request.model.source)} on {one_line(request.environment.device_name)}", ""]
         lines += [_row(HEADINGS), _row(["---"] * len(HEADINGS))]
         lines += [_row(_cells(point)) for point in in_order(report.points)]
-        lines += ["", _counts(report), "", "```", report.conclusion, "```", ""]
+        lines += ["", _counts(report), "", "```", report.conclusion, *filter(None, [state_note(report)]), "```", ""]
         return "\n".join(lines)
 
 

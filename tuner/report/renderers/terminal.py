@@ -14,7 +14,7 @@ from tuner.report.front_plot import front_plot
 from tuner.report.front_table import front_table
 from tuner.report.panel_table import panel_table
 from tuner.report.renderers.base import Renderer
-from tuner.report.study_report import StudyReport
+from tuner.report.study_report import StudyReport, state_note
 from tuner.report.trial_counts import trial_counts
 
 
@@ -25,7 +25,7 @@ def parts(report: StudyReport) -> Iterator[RenderableType]:
     yield figures_table(report.best)
     yield panel_table(report.best)
     yield trial_counts(report.outcomes, report.refused)
-    yield Text(report.conclusion)
+    yield Text("\n".join(filter(None, (report.conclusion, state_note(report)))))
 
 
 class Terminal(Renderer):

@@ -1,0 +1,97 @@
+"""`tune resume`: go on with a study, with what it recorded instead of the options of `tune run`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner.commands.arguments import Subparsers, add_study, positive, seconds
+from tuner.errors import BadInput
+
+if TYPE_CHECKING:
+    from tuner.records.machine import Environment
+    from tuner.records.outcome import Limits
+    from tuner.search.request import Request
+
+SUMMARY = "go on with a study that was interrupted"
+DESCRIPTION = """\
+Go on with a study that was interrupted, or that is to have more time, without
+repeating the options of `tune run`: the study's folder has them. It must be on
+the machine where it began, with the same versions of the libraries.
+"""
+EXAMPLES = """\
+examples:
+  tune resume                                    the newest study
+  tune resume flux-1-dev-1a2b3c4d --budget 3h    with a longer budget
+"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the arguments of `tune resume`."""
+    parser = subparsers.add_parser("resume", help=SUMMARY, description=DESCRIPTION, epilog=EXAMPLES)
+    add_study(parser)
+    parser.add_argument(
+        "--budget", type=seconds, metavar="TIME",
+        help="time for the search, summed over all runs of the study (default: that of its last run)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--trials", type=positive, metavar="N", help="stop after N recorded trials (default: as in its last run)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run a study on from what it recorded."""
+    from tuner.commands.run import run_study
+    from tuner.report.studies import find_study
+    from tuner.search.request import read_request
+
+    folder = find_study(options.study, options.out).resolve()
+    request = read_request(folder / "study.json")
+    check_machine(folder / "study.json", request.environment)
+    check_model(folder / "study.json", request)
+    return run_study(folder, request, limits_of(folder, options), request.model.source)
+
+
+def limits_of(folder: Path, options: argparse.Namespace) -> Limits:
+    """Return the limits of the study's last run, with those that the options replace."""
+    from tuner.commands.run import DEFAULT_BUDGET_S
+    from tuner.records.outcome import Limits
+    from tuner.report.studies import read_limits
+
+    database = folder / "study.db"
+    last = read_limits(database, "limits") or read_limits(database, "finished")
+    last = last or Limits(budget_s=DEFAULT_BUDGET_S, max_trials=None)
+    return Limits(budget_s=options.budget or last.budget_s, max_trials=options.trials or last.max_trials)
+
+
+def check_machine(file: Path, recorded: Environment) -> None:
+    """Raise BadInput, naming what differs, unless this machine is the one where the study began."""
+    import msgspec
+
+    from tuner.hardware import environment
+
+    now, then = (_flat(msgspec.to_builtins(each)) for each in (environment.detect(recorded.device), recorded))
+    for name in then | now:
+        if now.get(name) != then.get(name):
+            raise BadInput(
+                f"{file}: environment.{name}: it was {then.get(name)} and is {now.get(name)} now, so that times cannot "
+                "be compared; go on where the study began, or begin another with `tune run`"
+            )
+
+
+def _flat(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of an environment, and each library as a field of its own."""
+    libraries = {f"libraries.{name}": version for name, version in fields["libraries"].items()}
+    return {name: value for name, value in fields.items() if name != "libraries"} | libraries
+
+
+def check_model(file: Path, request: Request) -> None:
+    """Raise BadInput if the study's model is not there any more, or is another one."""
+    from tuner.model import pipeline
+
+    model = request.model
+    found, architecture = pipeline.resolve(model.source, model.revision, model.scorer)
+    if found != model or architecture != request.space.architecture:
+        raise BadInput(f"{file}: model: {model.source} is another model now; begin another study with `tune run`")

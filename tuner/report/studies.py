@@ -1,0 +1,137 @@
+"""Find studies below a folder and summarize each in one record, from its files alone and without writing to them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from tuner.board.start import newest, no_such_study
+from tuner.errors import BadInput
+from tuner.files import StudyFolder
+from tuner.records.codec import Count, Estimate, Record, decode, read
+from tuner.records.outcome import Limits
+from tuner.report.formatting import label
+from tuner.result.config import BestConfig
+from tuner.search.request import read_request
+
+State = Literal["running", "interrupted", "finished", "damaged"]
+
+ATTRIBUTE = "SELECT value_json FROM study_user_attributes WHERE key = ? LIMIT 1"
+
+
+class StudySummary(Record):
+    """One study in a list. `chosen` are the changed values of the choice, `gain` its speed-up; both may come later.
+
+    A study that cannot be read is "damaged" and has only an `error`, which names the file.
+    """
+
+    folder: str
+    state: State
+    model: str | None = None
+    device_name: str | None = None
+    trials: Count = 0
+    chosen_trial: Count | None = None
+    chosen: str | None = None
+    gain: Estimate | None = None
+    error: str | None = None
+
+
+class StudyList(Record):
+    """The studies below a folder."""
+
+    folder: str
+    studies: tuple[StudySummary, ...]
+
+
+def find_study(study: str | None, studies: Path) -> Path:
+    """Find a study's folder by its path, by a file in it, or by its name in `studies`; without either the newest one.
+
+    Raises BadInput if there is none.
+    """
+    if study is None:
+        return newest(studies)
+    for folder in (Path(study), Path(study).parent, studies / study):
+        if (folder / "study.json").exists():
+            return folder
+    raise no_such_study(study, studies)
+
+
+def list_studies(folder: Path) -> StudyList:
+    """Summarize all studies below a folder. Raises BadInput if there is no such folder."""
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder")
+    return StudyList(folder=str(folder), studies=tuple(map(summarize, find_all(folder))))
+
+
+def find_all(folder: Path) -> Iterator[Path]:
+    """Yield the study folders below a folder, by name. Links are not followed, nor is a study looked into."""
+    for path, folders, files in os.walk(folder):
+        folders.sort()
+        if "study.json" in files:
+            folders.clear()
+            yield Path(path)
+
+
+def summarize(folder: Path) -> StudySummary:
+    """Summarize a study."""
+    try:
+        return _summarize(StudyFolder(folder))
+    except BadInput as error:
+        return StudySummary(folder=str(folder), state="damaged", error=str(error))
+
+
+def _summarize(paths: StudyFolder) -> StudySummary:
+    request = read_request(paths.request)
+    best = read(paths.best_config, BestConfig) if paths.best_config.exists() else None
+    return StudySummary(
+        folder=str(paths.root),
+        state=read_state(paths),
+        model=request.model.source,
+        device_name=request.environment.device_name,
+        trials=sum(1 for _ in paths.trials.glob("[0-9]*/outcome.json")),
+        chosen_trial=best.chosen.trial if best else None,
+        chosen=label(best.chosen.changed) if best else None,
+        gain=best.speed_up if best and best.chosen.trial else None,
+    )
+
+
+def read_state(paths: StudyFolder) -> State:
+    """Return whether a study is running, came to its end within its limits, or neither."""
+    if is_locked(paths.lock):
+        return "running"
+    return "interrupted" if read_limits(paths.database, "finished") is None else "finished"
+
+
+def is_locked(lock: Path) -> bool:
+    """Return whether a process holds a study's lock."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def read_limits(database: Path, name: str) -> Limits | None:
+    """Read limits that a study recorded in its database, without writing to it. Raises BadInput if it is damaged."""
+    if not database.is_file():
+        return None
+    try:
+        with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            row = connection.execute(ATTRIBUTE, (name,)).fetchone()
+        text = msgspec.json.decode(row[0], type=str | None) if row else None
+    except (sqlite3.Error, msgspec.DecodeError) as error:
+        raise BadInput(f"{database}: damaged: {error}") from None
+    return decode(text, Limits, f"{database}: {name}") if text else None
