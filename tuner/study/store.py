@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,8 @@ from tuner.search.history import History
 from tuner.search.request import Refusal, Request, read_request
 from tuner.study import told_values
 from tuner.study.attributes import attributes
+from tuner.study.database import damage, open_study
 from tuner.timing.target import MIN_WITHIN, meets_latency_target
-
-METRICS = ("cost_usd_per_1000_images", "quality")
 
 
 class Store:
@@ -44,7 +42,7 @@ class Store:
             self.paths.trials.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock_study(self.paths.lock))
             self._claim()
-            self.study = _open_study(self.folder)
+            self.study = open_study(self.folder)
             self.reconcile()
             self._open = stack.pop_all()
         return self
@@ -204,7 +202,7 @@ class Store:
             self._forget(outcomes)
         if baseline_failed or not (outcomes or any(trial.values for trial in self._trials())):
             # Nothing is known yet, and the baseline is to be trial 0, also after it was interrupted or failed.
-            self.study = _open_study(self.folder, afresh=True)
+            self.study = open_study(self.folder, afresh=True)
             shutil.rmtree(self.paths.repetitions, ignore_errors=True)
         for trial in self._trials():
             if trial.state == TrialState.WAITING:
@@ -233,7 +231,7 @@ class Store:
             del outcomes[number]
 
     def _trials(self) -> list[Any]:
-        with _damage(self.paths.database):
+        with damage(self.paths.database):
             return list(self.study.get_trials(deepcopy=False))
 
     def _compare(self, history: History) -> None:
@@ -312,39 +310,3 @@ def _values(outcome: Outcome) -> list[float] | None:
     """Return the values for Optuna, in the order of METRICS; None if the outcome has no place on the front."""
     cost, quality = outcome.cost_usd_per_1000_images, outcome.quality
     return [cost, quality.mean] if outcome.status == "measured" and cost is not None and quality is not None else None
-
-
-def _open_study(folder: Path, afresh: bool = False) -> Any:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with _damage(folder / "study.db"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}")
-        names = optuna.get_all_study_names(storage)
-        name = names[0] if len(names) == 1 else folder.name  # a folder may have been renamed
-        if afresh:
-            optuna.delete_study(study_name=name, storage=storage)
-        study = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            directions=("minimize", "maximize"),
-            load_if_exists=True,
-        )
-        # A resumed study must not draw the same random numbers again.
-        seed = len(study.get_trials(deepcopy=False))
-        study.sampler = optuna.samplers.TPESampler(n_startup_trials=12, multivariate=True, group=True, seed=seed)
-        if [direction.name for direction in study.directions] != ["MINIMIZE", "MAXIMIZE"]:
-            raise ValueError("its directions are not those of cost and quality")
-        study.set_metric_names(list(METRICS))
-    return study
-
-
-@contextmanager
-def _damage(database: Path) -> Iterator[None]:
-    """Turn what Optuna raises for a study that it did not write like that into one line."""
-    try:
-        yield
-    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
-        what = (str(error).splitlines() or [""])[0][:200]
-        raise BadInput(f"{database}: damaged: {type(error).__name__}: {what}") from None
