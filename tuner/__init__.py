@@ -7,9 +7,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # as type checkers know it; typing would be imported before `python -m tuner` is safe to import
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from tuner.result.apply import Call, Tuned, apply, load
     from tuner.result.config import BestConfig
 

@@ -1,6 +1,18 @@
-"""Run `tune` as `python -m tuner`."""
+"""Run `tune` as `python -m tuner`, which puts the current folder first on the import path."""
 
-from tuner.cli import main
+from tuner.execution import python
+
+
+def main() -> int:
+    """Run the command, with nothing imported from the current folder."""
+    try:
+        python.leave_start_folder()
+    except FileNotFoundError:
+        pass  # the current folder was removed: nothing lies in it
+    from tuner import cli
+
+    return cli.main()
+
 
 if __name__ == "__main__":
     raise SystemExit(main())

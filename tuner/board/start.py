@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tuner.errors import BadInput, Unavailable, did_you_mean
+from tuner.execution import python
 
 PORTS = range(6006, 6026)
 """TensorBoard's usual port and those tried after it."""
@@ -95,9 +94,9 @@ def serve(folder: Path, port: int) -> Iterator[tuple[str, subprocess.Popen[str]]
     """Run TensorBoard within the context; yields its address and process. It ends with this process in any case."""
     with TemporaryDirectory(prefix="tune-board-") as scratch, (Path(scratch) / "log").open("w+") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tuner.board.server", str(folder), str(port), scratch],
+            [*python.command("tuner.board.server"), str(folder), str(port), scratch],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
-            env={**os.environ, "TMPDIR": scratch},
+            env=python.environment() | {"TMPDIR": scratch},
         )  # fmt: skip
         with process:
             assert process.stdin is not None

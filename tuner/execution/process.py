@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections import deque
@@ -16,6 +15,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from tuner.execution import python
 from tuner.files import atomic_write
 from tuner.records.codec import encode_pretty
 from tuner.records.outcome import Failure
@@ -50,7 +50,7 @@ DEADLINES_S = {
 FIRST_CALL = ("compile", "first call")
 """The names of the stage of the first call: where something is compiled, and where nothing is."""
 
-WORKER: tuple[str, ...] = (sys.executable, "-m", "tuner.worker")
+WORKER: tuple[str, ...] = python.command("tuner.worker")
 """The program that is started for each job."""
 
 MARK = "TUNER_WORKER"
@@ -156,7 +156,7 @@ class WorkerProcess:
 def worker_environment(cache: Path) -> dict[str, str]:
     """Return the parent's environment, with the compilers' caches inside the study and quiet libraries."""
     return {
-        **os.environ,
+        **python.environment(),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
         "TRITON_CACHE_DIR": str(cache / "triton"),
         "TOKENIZERS_PARALLELISM": "false",

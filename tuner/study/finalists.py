@@ -6,11 +6,11 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tuner.errors import BadInput
+from tuner.execution import python
 from tuner.execution.process import worker_environment
 from tuner.files import atomic_write
 from tuner.model import pipeline
@@ -20,7 +20,7 @@ from tuner.records.quality import Panel, PanelJob
 from tuner.search.history import History
 from tuner.study.store import Store
 
-EXAMINER = (sys.executable, "-m", "tuner.quality.examine")
+EXAMINER = python.command("tuner.quality.examine")
 """The program that is started; it gets two files, the job and where to write its answer."""
 
 DEADLINE_S = 900.0
