@@ -17,8 +17,9 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         frozenset,
         (
             {"errors", "numbers", "demo"},
+            {"files"},
             {"records"},
-            {"files", "model", "timing"},
+            {"model", "timing"},
             {"hardware", "knobs", "quality", "trace"},
             {"space", "execution", "worker"},
             {"result", "board"},
@@ -34,15 +35,15 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
 """Folders, and the modules beside them, lowest first. Each imports from lower layers only, and from inside itself."""
 
 STATIONS = {
-    "records": {"errors"},
-    "files": {"records", "errors"},
-    "model": {"records", "errors", "demo"},
+    "files": {"errors"},
+    "records": {"errors", "files"},
+    "model": {"records", "errors", "files", "demo"},
     "timing": {"records", "errors", "numbers"},
     "hardware": {"records", "errors", "timing"},
-    "knobs": {"records", "errors", "model", "numbers"},
-    "quality": {"records", "errors", "numbers"},
-    "trace": {"records", "errors", "numbers"},
-    "space": {"records", "errors", "numbers", "demo", "knobs", "quality"},
+    "knobs": {"records", "errors", "files", "model", "numbers"},
+    "quality": {"records", "errors", "files", "numbers"},
+    "trace": {"records", "errors", "files", "numbers"},
+    "space": {"records", "errors", "files", "numbers", "demo", "knobs", "quality"},
     "execution": {"records", "errors", "files"},
     "demo": set(),
 }

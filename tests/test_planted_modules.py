@@ -108,7 +108,7 @@ def test_no_grandchild_imports_from_there(planted: Path) -> None:
     assert sprung(planted) == ""
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_whole_run_imports_nothing_from_the_current_folder(planted: Path, tiny_pipeline: Path) -> None:
     """Baseline, compiled candidate, finalists, in a folder that is the model as well."""
     for part in tiny_pipeline.iterdir():

@@ -5,7 +5,7 @@ from tuner.execution import python
 
 def main() -> int:
     """Run the command, with nothing imported from the current folder."""
-    try:
+    try:  # noqa: SIM105  (contextlib would be imported from the current folder)
         python.leave_start_folder()
     except FileNotFoundError:
         pass  # the current folder was removed: nothing lies in it

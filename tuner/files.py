@@ -1,9 +1,10 @@
-"""The paths inside a study folder, and writes that leave whole files after a crash."""
+"""The paths inside a study folder, reads that cannot hang, and writes that leave whole files after a crash."""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tuner.errors import BadInput, StorageFull
-from tuner.records.quality import Quality, Reference
 
 
 @dataclass(frozen=True)
@@ -86,20 +86,92 @@ class StudyFolder:
         return self.root / f"panel.{suffix}"
 
 
-OTHER_SEEDS, DENOISER, VARIATIONS = "other_seeds", "denoiser.safetensors", "variations"
-"""In the baseline's folder, beside its images."""
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+MAX_RECORD_BYTES = 16 << 20
+"""The limit of a JSON file: a study of ten thousand prompts has some 2 MB."""
 
 
-def baseline_reference(folder: Path, quality: Quality) -> Reference:
-    """Return what the baseline's folder holds for judging other configurations."""
-    other_seeds, denoiser = folder / OTHER_SEEDS, folder / DENOISER
-    return Reference(
-        images=str(folder / "images"),
-        scores=quality.scores,
-        other_seeds=str(other_seeds) if other_seeds.is_dir() else None,
-        denoiser=str(denoiser) if denoiser.is_file() else None,
-        floor=quality.noise.max_difference if quality.noise else None,
-    )
+def read_file(path: Path, max_bytes: int = MAX_RECORD_BYTES) -> bytes:
+    """Read a regular file whole.
+
+    Raises BadInput with the path if it is missing, unreadable, larger than the limit, or a pipe, a device or the like,
+    which could block or never end.
+    """
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror or error}") from None
+    if len(data) > max_bytes:
+        raise BadInput(f"{path}: larger than {max_bytes >> 10:,} KiB, which no file of this sort is")
+    return data
+
+
+def read_text(path: Path, max_bytes: int = MAX_RECORD_BYTES) -> str:
+    """Read a regular file of UTF-8 text whole. Raises BadInput with the path if it is none."""
+    try:
+        return read_file(path, max_bytes).decode()
+    except UnicodeDecodeError:
+        raise BadInput(f"{path}: it is not UTF-8 text: save it as UTF-8") from None
+
+
+def open_regular(path: Path) -> int:
+    """Open a regular file for reading and return its descriptor. Raises OSError, or BadInput if it is not regular."""
+    try:
+        require_regular(path, Path(path).stat().st_mode)  # to open some devices does something already
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:  # a NUL, or a character that no path has
+        raise BadInput(f"{path}: not a path: {error}") from None
+    try:
+        require_regular(path, os.fstat(descriptor).st_mode)
+    except BadInput:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def require_regular(path: Path, mode: int) -> None:
+    """Raise BadInput if a file's mode is not that of a regular file."""
+    if not stat.S_ISREG(mode):
+        raise BadInput(f"{path}: a regular file is expected here, and this is {kind_of(mode)}")
+
+
+def require_regular_files(folder: Path) -> None:
+    """Raise BadInput if a folder, which need not be there, has something else in it than regular files and folders.
+
+    Links are followed, as the hub's cache has them.
+    """
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            raise BadInput(f"{path}: {error.strerror}") from None
+        if not stat.S_ISDIR(mode):
+            require_regular(path, mode)
+
+
+def resolved(path: str | Path) -> Path:
+    """Return an absolute path without links. Unlike Path.resolve it does not mind a link to itself."""
+    return Path(os.path.realpath(path))
+
+
+def kind_of(mode: int) -> str:
+    """Return what a file is, in words."""
+    return next((kind for is_kind, kind in KINDS if is_kind(mode)), "something else")
+
+
+KINDS = (
+    (stat.S_ISLNK, "a link"),
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISREG, "a file"),
+)
+
+# ---- writing --------------------------------------------------------------------------------------------------------
 
 
 @contextmanager

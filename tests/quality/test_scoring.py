@@ -10,9 +10,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from tuner import files, knobs
+from tuner import knobs
 from tuner.hardware import environment
 from tuner.model import pipeline
+from tuner.quality import reference
 from tuner.quality.guards import InvalidImage
 from tuner.quality.images import select_frames
 from tuner.records.model import Model, Workload
@@ -64,9 +65,9 @@ def test_the_baseline_leaves_its_noise_floor_other_seeds_and_its_denoisers_calls
     assert set(quality.noise.variations) == {"another attention kernel", "another batch position"}
     assert quality.noise.unavailable_reasons == ()
     assert 0 <= quality.noise.max_difference < 1
-    for path in (*quality.noise.variations.values(), str(folder / files.OTHER_SEEDS)):
+    for path in (*quality.noise.variations.values(), str(folder / reference.OTHER_SEEDS)):
         assert len(list(Path(path).glob("*.png"))) == scoring.VARIED
-    known = files.baseline_reference(folder, quality)
+    known = reference.baseline_reference(folder, quality)
     assert known.denoiser is not None
     assert known.other_seeds is not None
     assert known.floor == quality.noise.max_difference
@@ -125,7 +126,7 @@ def test_a_candidate_gets_its_denoiser_error_or_the_reason(
     scored: tuple[Any, Job, Point, Quality, Path], tmp_path: Path
 ) -> None:
     pipe, asked, point, quality, folder = scored
-    known = msgspec.structs.replace(files.baseline_reference(folder, quality), other_seeds=None)
+    known = msgspec.structs.replace(reference.baseline_reference(folder, quality), other_seeds=None)
     asked = msgspec.structs.replace(asked, reference=known)
     same = scorer_of(asked, pipe).score(msgspec.structs.replace(point, folder=str(tmp_path / "same")))
     assert same is not None

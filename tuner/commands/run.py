@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tuner.commands.arguments import Subparsers, add_device, add_model, positive, price, seconds
 from tuner.errors import BadInput, Unavailable
+from tuner.files import resolved
 
 if TYPE_CHECKING:
     from tuner.records.outcome import Limits
@@ -130,7 +131,7 @@ def run(options: argparse.Namespace) -> int:
     from tuner.records.outcome import Limits
 
     request = make_request(options)
-    folder = options.out.resolve() / study_name(options.study, request.model.source, request.fingerprint())
+    folder = resolved(options.out) / study_name(options.study, request.model.source, request.fingerprint())
     return run_study(folder, request, Limits(budget_s=options.budget, max_trials=options.trials), options.model)
 
 
@@ -210,7 +211,7 @@ def _metric_path(text: str) -> tuple[str, str]:
         raise BadInput(f"--metric {text}: use NAME=PATH with the name of a metric: {', '.join(METRICS)}")
     if not Path(path).exists():
         raise BadInput(f"--metric {text}: no such file or folder")
-    return name, str(Path(path).resolve())
+    return name, str(resolved(path))
 
 
 def study_name(name: str | None, model: str, fingerprint: str) -> str:

@@ -6,7 +6,6 @@ Importing diffusers takes seconds and imports torch. Parsing its source files ta
 from __future__ import annotations
 
 import ast
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import BadInput, Unavailable
+from tuner.files import require_regular_files
 from tuner.model import diffusers_source
-from tuner.records.codec import Values
+from tuner.records.codec import Values, read_json
 from tuner.records.model import DENOISERS, Architecture, Denoiser
 
 NEEDS_IMAGE = re.compile(
@@ -37,11 +37,10 @@ def read(index: Path) -> Architecture:
 
     Raises BadInput when the file is no index, or names no pipeline class of diffusers.
     """
-    try:
-        content = json.loads(index.read_text())
-        name = content["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise BadInput(f"{index}: not a pipeline index with a _class_name") from None
+    content = read_json(index)
+    if not isinstance(content, dict) or "_class_name" not in content:
+        raise BadInput(f"{index}: not a pipeline index with a _class_name")
+    name = content["_class_name"]
     if not isinstance(name, str) or not name.isidentifier():
         raise BadInput(f"{index}: _class_name must be the name of a diffusers pipeline class")
     components = {
@@ -49,6 +48,8 @@ def read(index: Path) -> Architecture:
         for component, loaded in content.items()
         if isinstance(loaded, list) and len(loaded) == 2 and isinstance(loaded[1], str) and component.isidentifier()
     }
+    for component in components:
+        require_regular_files(index.parent / component)
     settings = {component: _settings(index.parent / component) for component in components}
     try:
         return describe(name, components, settings)
@@ -104,13 +105,9 @@ def unsupported_reason(architecture: Architecture) -> str | None:
 
 def _settings(folder: Path) -> Values:
     """Read the plain values of a component's configuration file; return {} if there is none."""
-    for file in (folder / "config.json", folder / "scheduler_config.json"):
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            continue
-        return _plain_values(content) if isinstance(content, dict) else {}
-    return {}
+    files = (folder / "config.json", folder / "scheduler_config.json")
+    content: Any = next((read_json(file) for file in files if file.is_file()), {})
+    return _plain_values(content) if isinstance(content, dict) else {}
 
 
 def _plain_values(configuration: Mapping[str, Any]) -> Values:

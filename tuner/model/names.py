@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tuner.errors import BadInput
+from tuner.files import open_regular
 
 HUB_ADDRESS = re.compile(
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<id>[\w.-]+/[\w.-]+?)"
@@ -99,7 +100,7 @@ def lora_remedy(file: Path) -> str:
 def weight_names(file: Path) -> tuple[str, ...]:
     """Read the names of the weights in a safetensors file. Raises BadInput if its header cannot be read."""
     try:
-        with file.open("rb") as opened:
+        with os.fdopen(open_regular(file), "rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8))
             if length > MAX_HEADER_BYTES:
                 raise ValueError(f"a header of {length} bytes")

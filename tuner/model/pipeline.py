@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from tuner.demo import PIPELINE_DIR, SCORER_DIR
 from tuner.errors import BadInput
+from tuner.files import require_regular_files, resolved
 from tuner.model import architecture, names
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
@@ -58,7 +59,7 @@ def resolve(
 def _find(given: str, given_revision: str | None, variant: str | None, base: str | None) -> Found:
     name, revision = names.from_address(given, given_revision)
     if os.path.isfile(name):  # noqa: PTH113
-        return _checkpoint(Path(name).resolve(), revision, variant, base)
+        return _checkpoint(resolved(name), revision, variant, base)
     if base is not None:
         raise BadInput(f"--base {base}: only a checkpoint file needs the pipeline that it belongs to")
     if revision is not None and (name == DEMO or os.path.isdir(name)):  # noqa: PTH112
@@ -66,7 +67,7 @@ def _find(given: str, given_revision: str | None, variant: str | None, base: str
     if name == DEMO:
         return Found(PIPELINE_DIR / "model_index.json", DEMO, None, names.choose_variant(PIPELINE_DIR, variant))
     if os.path.isdir(name):  # noqa: PTH112  (Path.is_dir raises when a name is too long)
-        folder = Path(name).resolve()
+        folder = resolved(name)
         index = folder / "model_index.json"
         if not index.is_file():
             raise BadInput(f"{folder}: {names.no_pipeline_reason(folder)}")
@@ -119,7 +120,8 @@ def _scorer(given: str) -> str:
     if os.path.isdir(name):  # noqa: PTH112
         if not (Path(name) / "config.json").is_file():
             raise BadInput(f"--scorer {name}: not a model's folder, it has no config.json")
-        return str(Path(name).resolve())
+        require_regular_files(Path(name))
+        return str(resolved(name))
     if HUB_ID.fullmatch(name) and not name.startswith("."):
         return name
     raise BadInput(f"--scorer {name}: no such folder, and not a hub id (owner/name)")

@@ -17,6 +17,7 @@ from typing import Annotated, Any, TypeVar, dataclass_transform
 import msgspec
 
 from tuner.errors import BadInput
+from tuner.files import MAX_RECORD_BYTES, read_file
 
 Value = bool | int | float | str
 Values = dict[str, Value]
@@ -108,15 +109,21 @@ def read(path: Path, record_type: type[R]) -> R:
 
     Raises BadInput with the path if the file is missing, unreadable or malformed.
     """
-    return decode(read_bytes(path), record_type, str(path))
+    return decode(read_file(path), record_type, str(path))
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read a file. Raises BadInput with the path if it cannot be read."""
+def read_json(path: Path, max_bytes: int = MAX_RECORD_BYTES) -> Any:
+    """Read a JSON file of another program. Raises BadInput with the path if it is none."""
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}") from None
+        content = json.loads(read_file(path, max_bytes))
+        json.dumps(content, ensure_ascii=False).encode()  # a lone surrogate could not be written again
+    except UnicodeEncodeError:
+        raise BadInput(f"{path}: half a surrogate pair stands in a text") from None
+    except ValueError as error:
+        raise BadInput(f"{path}: not JSON: {error}") from None
+    except RecursionError:
+        raise BadInput(f"{path}: nested too deeply") from None
+    return content
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:

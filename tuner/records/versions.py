@@ -8,7 +8,8 @@ from typing import TypeVar
 import msgspec
 
 from tuner.errors import BadInput
-from tuner.records.codec import decode, read_bytes
+from tuner.files import read_file
+from tuner.records.codec import decode
 
 R = TypeVar("R")
 
@@ -24,7 +25,7 @@ def read_versioned(path: Path, record_type: type[R], old: type[OldFile]) -> R:
 
     Raises BadInput with the path if the file is missing, unreadable, malformed or decodes as `old`.
     """
-    data = read_bytes(path)
+    data = read_file(path)
     try:
         return decode(data, record_type, str(path))
     except BadInput:

@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from tuner.errors import BadInput, did_you_mean
+from tuner.files import read_text, resolved
 from tuner.records.codec import Record, read
 from tuner.space import checks, yaml_file
 from tuner.space.candidates import format_value
@@ -46,11 +47,11 @@ def read_extended(path: Path, seen: tuple[Path, ...] = ()) -> SpaceFile:
         return written
     parent = shipped_folder() / f"{written.extends}.yaml"
     is_file = os.path.isfile(parent)  # noqa: PTH113  (Path.is_file raises when a name is too long)
-    if not is_file or not parent.resolve().is_relative_to(shipped_folder().resolve()):
+    if not is_file or not resolved(parent).is_relative_to(resolved(shipped_folder())):
         parent = _sibling(path, "extends", written.extends)
-    if parent.resolve() in (path.resolve(), *seen):
+    if resolved(parent) in (resolved(path), *seen):
         raise BadInput(f"{path}: extends: {format_value(written.extends)} extends this file in turn")
-    return merge(read_extended(parent, (*seen, path.resolve())), written)
+    return merge(read_extended(parent, (*seen, resolved(path))), written)
 
 
 def merge(parent: SpaceFile, child: SpaceFile) -> SpaceFile:
@@ -71,11 +72,9 @@ def read_prompts(file: Path) -> PromptFile:
     """Read a JSON file with prompts and seeds, or a text file with one prompt per line."""
     if file.suffix != ".txt":
         return read(file, PromptFile)
+    lines = read_text(file).splitlines()
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
         return msgspec.convert({"prompts": [line.strip() for line in lines if line.strip()]}, PromptFile)
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{file}: cannot be read: {error}") from None
     except msgspec.ValidationError:
         raise BadInput(f"{file}: has no prompt; write one per line") from None
 
@@ -102,7 +101,7 @@ def _sibling(path: Path, field: str, name: str) -> Path:
 
     if (field, name) == ("workload.prompts", "demo"):
         return PROMPTS_FILE
-    parent = path.resolve().parent
+    parent = resolved(path).parent
     file = Path(os.path.realpath(parent / name.replace("\0", "?")))  # no path has a NUL
     if not file.is_relative_to(parent) or not os.path.isfile(file):  # noqa: PTH113
         raise BadInput(f"{path}: {field}: {format_value(name)} is {_absence(field, name)}")

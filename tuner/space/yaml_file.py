@@ -9,13 +9,26 @@ import msgspec
 import yaml
 
 from tuner.errors import BadInput
+from tuner.files import read_text
 from tuner.space.candidates import format_value
 from tuner.space.explaining import explain
 from tuner.space.schema import SpaceFile
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which would silently keep the last of two equal keys."""
+    """PyYAML's safe loader, which would silently keep the last of two equal keys, and parses for minutes if it may."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.nodes = self.depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.nodes, self.depth = self.nodes + 1, self.depth + 1
+        if self.nodes > MAX_NODES or self.depth > MAX_DEPTH:
+            raise ValueError(f"more than {MAX_NODES:,} values, or nested deeper than {MAX_DEPTH}")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -27,14 +40,42 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+MAX_BYTES = 1 << 20
+MAX_NODES, MAX_DEPTH = 10_000, 50
+"""PyYAML reads some 20,000 values a second."""
+
+MAX_VALUES = 100_000
+"""Aliases multiply: a file of 300 bytes can stand for a billion values."""
+
+
+def _load(text: str) -> Any:
+    """Parse YAML. Raises ValueError for what could not be written again, or never ends."""
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"longer than {MAX_BYTES >> 10:,} KiB")
+    data = yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
+    _measure(data, {})
+    return data
+
+
+def _measure(data: Any, known: dict[int, int]) -> int:
+    """Count the values that data stands for, aliases as often as they are used. Raises ValueError if it cannot be."""
+    if isinstance(data, str):
+        data.encode()  # raises UnicodeEncodeError for half a surrogate pair
+    if not isinstance(data, list | dict):
+        return 1
+    if id(data) not in known:
+        known[id(data)] = 1  # an alias inside of what it stands for fits no field, and is refused by its name
+        parts = [*data, *data.values()] if isinstance(data, dict) else data
+        known[id(data)] = 1 + sum(_measure(part, known) for part in parts)
+    if known[id(data)] > MAX_VALUES:
+        raise ValueError(f"more than {MAX_VALUES:,} values, aliases counted as often as used")
+    return known[id(data)]
+
+
 def load_file(path: Path) -> SpaceFile:
     """Read a YAML file as a SpaceFile. Raises BadInput with the file, and the line or the field."""
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  (a SafeLoader)
-    except UnicodeDecodeError:
-        raise BadInput(f"{path}: it is not UTF-8 text: save it as UTF-8") from None
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error}") from None
+        data = _load(read_text(path, MAX_BYTES))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
@@ -46,7 +87,7 @@ def load_file(path: Path) -> SpaceFile:
 def load_value(text: str, where: str) -> Any:
     """Parse one YAML value of the command line. Raises BadInput that starts with `where`."""
     try:
-        value = yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
+        value = _load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise BadInput(f"{where}: the value is not YAML") from None
     if value is None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import msgspec
 
 from tuner.errors import StorageFull, StudyFailed
-from tuner.files import baseline_reference, full_disk_message
+from tuner.files import full_disk_message
 from tuner.knobs import uneven_steps
+from tuner.quality.reference import baseline_reference
 from tuner.records.codec import Values
 from tuner.records.outcome import Build, Device, Failure, Outcome, Pair, Purpose
 from tuner.records.protocol import (

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import zlib
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import msgspec
 import numpy as np
 
 from tuner.errors import BadInput
+from tuner.files import open_regular
 from tuner.trace.events import ANY_EVENT, TraceFile
 
 _MAX_BYTES = 1 << 30
@@ -19,6 +22,9 @@ _MAX_OBJECTS = 5_000_000
 """An event has two or three objects of some 300 bytes each, so this limit is 1.5 GB."""
 
 _CHUNK = 1 << 24
+_MAX_RATIO = 200
+"""A file that packs more than a chunk tighter than this holds no trace: those are packed 10 to 40 times."""
+
 _PIECE = 1 << 20
 _MAX_MENDED_BYTES = 1 << 28
 _MAX_CUTS = 4
@@ -54,12 +60,10 @@ class Decoded(msgspec.Struct):
 
 def read_bytes(path: Path) -> bytes | bytearray:
     """Read the JSON text of a trace, plain or gzipped. Raises BadInput if it is missing, truncated or too large."""
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise BadInput(f"{path}: not a regular file")
     try:
-        with path.open("rb") as file:
-            zipped = file.read(2) == b"\x1f\x8b"
-        content = _unzip(path) if zipped else _plain(path)
+        with os.fdopen(open_regular(path), "rb") as file:
+            zipped = file.peek(2)[:2] == b"\x1f\x8b"
+            content = _unzip(file) if zipped else _plain(file)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise BadInput(f"{path}: {reason}") from None
@@ -77,17 +81,19 @@ def _max_objects(content: bytes | bytearray) -> int:
     return sum(int(np.count_nonzero(piece == ord("{"))) for piece in pieces)
 
 
-def _plain(path: Path) -> bytes | None:
-    return path.read_bytes() if path.stat().st_size <= _MAX_BYTES else None
+def _plain(file: BufferedReader) -> bytes | None:
+    content = file.read(_MAX_BYTES + 1) if os.fstat(file.fileno()).st_size <= _MAX_BYTES else None
+    return content if content is not None and len(content) <= _MAX_BYTES else None
 
 
-def _unzip(path: Path) -> bytearray | None:
+def _unzip(packed: BufferedReader) -> bytearray | None:
     """Decompress a gzip file. Return None beyond the limit, which even a small file can exceed."""
     content = bytearray()
-    with gzip.open(path) as file:
+    most = min(_MAX_BYTES, max(_CHUNK, _MAX_RATIO * os.fstat(packed.fileno()).st_size))
+    with gzip.open(packed) as file:
         while piece := file.read(_CHUNK):
             content += piece
-            if len(content) > _MAX_BYTES:
+            if len(content) > most:
                 return None
     return content
 

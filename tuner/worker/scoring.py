@@ -13,12 +13,12 @@ import msgspec
 
 from tuner import knobs
 from tuner.errors import Unavailable
-from tuner.files import DENOISER, OTHER_SEEDS, VARIATIONS, baseline_reference
 from tuner.knobs.compile import compiled_blocks, missing_compiler
 from tuner.model import pipeline
 from tuner.quality import denoiser, guards, panel
 from tuner.quality.images import Images, select_frames
 from tuner.quality.metrics import MetricContext
+from tuner.quality.reference import DENOISER, OTHER_SEEDS, VARIATIONS, baseline_reference
 from tuner.records.model import Workload
 from tuner.records.protocol import Job, Point
 from tuner.records.quality import DenoiserError, NoiseFloor, Quality, Reference
