@@ -28,6 +28,7 @@ from tuner.report.conclusion import conclusion
 from tuner.report.points import front_points
 from tuner.report.renderers import RENDERERS
 from tuner.report.study_report import read_report
+from tuner.report.trial_text import result_text
 from tuner.result.config import BestConfig, read_config
 from tuner.result.prices import Price
 from tuner.search import baseline, optuna_sampler
@@ -675,6 +676,35 @@ def test_a_doubtful_trial_can_be_loaded(bench: Bench, workers: Workers, monkeypa
         assert read_config(file, trial=point.trial).chosen.values == point.values
     table = RENDERERS["terminal"]().render(read_report(file.parent))
     assert "x?" in table and "? in doubt" in table
+
+
+def test_a_knob_that_never_acted_is_told_and_not_chosen(bench: Bench, workers: Workers) -> None:
+    """At 20 steps or less the cache skips nothing; with it, every point seems to be quicker."""
+    text = "cache.kind=first-block: it never skipped anything in 40 steps"
+
+    def idle(job: Job) -> Iterator[Message]:
+        is_cached = job.build["cache.kind"] != "none"
+        for message in workers(job):
+            if is_cached and isinstance(message, PointDone) and job.points[message.index].steps <= 20:
+                failure = Failure(kind="no effect", stage="score", message=text)
+                yield PointFailed(index=message.index, failure=failure)
+            elif is_cached and isinstance(message, PointDone):
+                yield msgspec.structs.replace(message, skipped_share=0.25)
+            else:
+                yield message
+
+    honest = workers.seconds
+    workers.seconds = lambda job, point: honest(job, point) * (0.9 if job.build["cache.kind"] != "none" else 1.0)  # type: ignore[method-assign]
+    bench.work = idle
+    best = bench.run("attention.backend=native", trials=10)
+    cached = [outcome for outcome in bench.outcomes() if outcome.values["cache.kind"] != "none"]
+    assert {(o.status, o.skipped_share) for o in cached if int(o.values["steps"]) > 20} == {("measured", 0.25)}
+    few = [outcome.failure for outcome in cached if int(outcome.values["steps"]) <= 20]
+    assert len(few) == 4 and {failure.kind for failure in few if failure} == {"no effect"}
+    assert (best.chosen.values["cache.kind"], best.chosen.values["steps"]) == ("none", 6)
+    screen = " ".join(result_text(outcome) for outcome in bench.told.outcomes)
+    assert f"no effect in score: {text}" in screen and "work skipped in 25% of the steps" in screen
+    assert text in " ".join(RENDERERS["terminal"]().render(read_report(bench.folder / "study")).split())
 
 
 def test_a_finished_study_measures_nothing_until_it_is_given_more(bench: Bench, workers: Workers) -> None:

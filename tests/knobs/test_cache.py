@@ -17,6 +17,7 @@ import pytest
 from drawing import CPU, FAMILIES, GPU, draw, is_one_line, is_valid, kind, load, values
 from kinds import kind as known
 
+from tuner import knobs
 from tuner.knobs import KNOBS, NoEffect, allowances, apply_knobs
 from tuner.knobs.cache import METHODS
 from tuner.knobs.caches import dbcache
@@ -61,6 +62,10 @@ WORKING: dict[str, set[str]] = {
 STEPS = 8
 EAGER = {"cache.threshold": 1.9, "cache.interval": 2, "cache.max_skip_steps": 3}
 """What skips as much as can be skipped."""
+
+
+def idle_reason(pipe: Any, name: str) -> str | None:
+    return KNOBS["cache.kind"].idle_reason(pipe, candidate(name))
 
 
 def needs(name: str) -> list[pytest.MarkDecorator]:
@@ -178,6 +183,7 @@ def test_it_skips_work_and_draws(family: str, name: str, cached: Callable[..., A
     assert work.products < plain_work.products
     syncs = [cached - own for cached, own in zip(work.read_back, plain_work.read_back, strict=True)]
     assert max(syncs) <= METHODS[name].syncs_per_step
+    assert idle_reason(pipe, name) is None
     # What one call leaves behind is not seen by the next, of whatever length.
     assert np.array_equal(draw(pipe, family, STEPS), images)
     assert is_valid(draw(pipe, family, 5))
@@ -214,7 +220,24 @@ def test_a_threshold_that_nothing_is_under_changes_nothing(
     family: str, name: str, cached: Callable[..., Any], untouched: Untouched
 ) -> None:
     plain, _ = untouched(family)
-    assert np.allclose(draw(cached(family, name, **{"cache.threshold": 1e-9}), family, STEPS), plain, atol=1e-6)
+    pipe = cached(family, name, **{"cache.threshold": 1e-9})
+    assert np.allclose(draw(pipe, family, STEPS), plain, atol=1e-6)
+    assert idle_reason(pipe, name) == f"it never skipped anything in {STEPS} steps"
+
+
+@pytest.mark.parametrize(("family", "name"), pairs(("flux", "sdxl")))
+def test_a_cache_that_never_acts_in_so_few_steps_has_no_effect(
+    family: str, name: str, cached: Callable[..., Any], untouched: Untouched
+) -> None:
+    """The only step of a call is computed, whatever the cache. Nothing is known until a call was made."""
+    pipe, chosen = cached(family, name), candidate(name)
+    knobs.require_effects(pipe, chosen, CPU)
+    draw(pipe, family, STEPS)
+    knobs.require_effects(pipe, chosen, CPU)
+    knobs.watch(pipe, chosen, CPU)
+    draw(pipe, family, 1)
+    with pytest.raises(NoEffect, match=f"cache.kind={name}: it never skipped anything in 1 step$"):
+        knobs.require_effects(pipe, chosen, CPU)
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,8 @@ def measurement_lines(outcome: Outcome) -> list[str]:
             f"- {outcome.quality.metric}: {outcome.quality.mean:.2f}{against if outcome.number != BASELINE else ''}"
             f"{f', from the images of trial {drawn_by}' if drawn_by is not None else ''}"
         )
+    if outcome.skipped_share is not None:
+        lines.append(f"- the cache skipped work in {outcome.skipped_share:.0%} of the steps")
     return lines
 
 

@@ -38,7 +38,7 @@ from tuner.records.machine import Environment
 
 __all__ = [
     "KNOBS", "Knob", "NoEffect", "allowances", "apply_knobs", "baseline", "call_arguments", "changed", "changes_noise",
-    "mixes_batch", "other_arithmetic", "trajectory_change", "uneven_steps",
+    "mixes_batch", "other_arithmetic", "require_effects", "trajectory_change", "uneven_steps", "watch",
 ]  # fmt: skip
 
 KNOBS: Mapping[str, Knob] = {
@@ -131,6 +131,20 @@ def apply_knobs(pipe: Any, values: Mapping[str, Value], environment: Environment
         except NoEffect as error:
             raise NoEffect(f"{name}={values[name]}: {error}") from None
     return changes
+
+
+def watch(pipe: Any, values: Mapping[str, Value], environment: Environment) -> None:
+    """Begin to watch anew which of the knobs of a candidate act in calls of the pipeline."""
+    for name in changed(values, environment):
+        KNOBS[name].watch(pipe)
+
+
+def require_effects(pipe: Any, values: Mapping[str, Value], environment: Environment) -> None:
+    """Raise NoEffect naming a knob that had no effect in the calls since `watch`."""
+    for name in changed(values, environment):
+        reason = KNOBS[name].idle_reason(pipe, values)
+        if reason:
+            raise NoEffect(f"{name}={values[name]}: {reason}")
 
 
 # ---- effects of a whole candidate -----------------------------------------------------------------------------------

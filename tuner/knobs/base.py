@@ -105,6 +105,14 @@ class Knob(ABC):
         """
         raise TypeError(f"{self.name} acts on a call, not on a pipeline")
 
+    def watch(self, pipe: Any) -> None:
+        """Begin to watch anew whether this knob acts in calls of the pipeline."""
+        return None
+
+    def idle_reason(self, pipe: Any, values: Mapping[str, Value]) -> str | None:
+        """Return why this knob had no effect in the calls since `watch`, or None. For knobs that act only at times."""
+        return None
+
 
 def denoisers(pipe: Any) -> list[Any]:
     """Return the components of a pipeline that run once a step: one, or two as in Wan 2.2."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from tuner.knobs.base import Knob
 from tuner.knobs.caches import broadcast, dbcache, deepcache, hooks, teacache
+from tuner.knobs.caches.clock import Clock
 from tuner.knobs.caches.method import CacheMethod
 from tuner.records.codec import Value
 from tuner.records.gate import Allowance
@@ -77,6 +78,25 @@ class CacheKind(Knob):
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         return METHODS[str(values[self.name])].enable(pipe, values)
+
+    def watch(self, pipe: Any) -> None:
+        clock = Clock.of(pipe)
+        if clock is not None:
+            clock.count_afresh()
+
+    def idle_reason(self, pipe: Any, values: Mapping[str, Value]) -> str | None:
+        if skipped_share(pipe, values) != 0:
+            return None
+        count = Clock.of(pipe).steps_taken  # type: ignore[union-attr]
+        return f"it never skipped anything in {count} {'step' if count == 1 else 'steps'}"
+
+
+def skipped_share(pipe: Any, values: Mapping[str, Value]) -> float | None:
+    """Return the share of the steps since `watch` in which a cache skipped work, or None if that is not known."""
+    clock = Clock.of(pipe)
+    if clock is None or not clock.steps_taken or values.get("compile.scope") == "full":
+        return None
+    return clock.steps_skipped / clock.steps_taken
 
 
 class CacheParameter(Knob):

@@ -179,6 +179,7 @@ class Outcome(Record):
 
     Of a repetition, which measures a trial's latency again in a fresh process, `number` is the trial, `repetition` its
     id within the study, and `pair` the pair that it belongs to, if any. `device` is the one that it ran on.
+    `skipped_share` is the share of its images' steps in which a cache skipped work, None without a cache.
     """
 
     number: Count
@@ -197,4 +198,5 @@ class Outcome(Record):
     quality: Quality | None = None
     failure: Failure | None = None
     cost_usd_per_1000_images: Positive | None = None
+    skipped_share: Share | None = None
     wall_s: NonNegative = 0.0

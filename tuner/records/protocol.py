@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tuner.records.codec import Count, NonNegative, PositiveCount, Record, Values
+from tuner.records.codec import Count, NonNegative, PositiveCount, Record, Share, Values
 from tuner.records.gate import Allowance, GatePolicy
 from tuner.records.machine import Environment, Memory
 from tuner.records.model import Model, Workload
@@ -70,13 +70,15 @@ class BuildDone(Record, tag="build"):
 class PointDone(Record, tag="point"):
     """A worker's message: one call point is measured.
 
-    `quality` is None if the images passed the spot check or were not asked for.
+    `quality` is None if the images passed the spot check or were not asked for. `skipped_share` is the share of their
+    steps in which a cache skipped work, None without a cache.
     """
 
     index: Count
     timing: Timing
     memory: Memory
     quality: Quality | None
+    skipped_share: Share | None = None
 
 
 class PointFailed(Record, tag="point_failed"):

@@ -43,6 +43,8 @@ def _measured_text(outcome: Outcome, plus_minus: str) -> str:
             parts.append(format_difference(difference.value, difference.low, difference.high))
     else:
         parts.append("not scored")
+    if outcome.skipped_share is not None:
+        parts.append(f"work skipped in {outcome.skipped_share:.0%} of the steps")
     return ", ".join(parts)
 
 

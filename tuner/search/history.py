@@ -161,7 +161,8 @@ class History:
 def was_built(outcome: Outcome) -> bool:
     """Return whether other points of the build can be measured: not if the build failed or was rejected."""
     if outcome.failure is not None:
-        return outcome.failure.kind in ("invalid image", "recompile", "throttled")
+        of_point = outcome.failure.kind == "no effect" and outcome.failure.stage == "score"
+        return of_point or outcome.failure.kind in ("invalid image", "recompile", "throttled")
     return outcome.status == "measured"
 
 

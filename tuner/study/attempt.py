@@ -160,6 +160,7 @@ class BuildAttempt:
             memory=message.memory,
             quality=message.quality or self._reused(message.index),
             cost_usd_per_1000_images=self.history.cost(message.timing),
+            skipped_share=message.skipped_share,
         )
 
     def _reused(self, index: int) -> Quality | None:

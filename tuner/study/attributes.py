@@ -33,6 +33,7 @@ def _columns(outcome: Outcome) -> Iterator[tuple[str, Attribute | None]]:
         yield "peak_memory_bytes", outcome.memory.peak_bytes
     if outcome.build is not None:
         yield "first_call_s", outcome.build.first_call_s
+    yield "skipped_share", outcome.skipped_share
     if outcome.quality is not None:
         yield "quality_difference", outcome.quality.difference.value
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from tuner.knobs import NoEffect
 from tuner.quality.guards import InvalidImage
 from tuner.records.codec import read
 from tuner.records.protocol import BuildDone, Job, NoiseFound, PointFailed, WorkerFailed, continues
@@ -58,7 +59,7 @@ def run(job: Job, channel: Channel) -> None:
     for point in job.points:
         try:
             channel.send(bench.measure(point))
-        except (InvalidImage, CompiledWhileTimed, Throttled) as error:
+        except (InvalidImage, NoEffect, CompiledWhileTimed, Throttled) as error:
             channel.send(PointFailed(index=point.index, failure=channel.failure(error)))
     if job.is_baseline and bench.scoring is not None:
         channel.enter("vary")

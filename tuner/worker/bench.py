@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from tuner.hardware import telemetry
-from tuner.knobs import apply_knobs
+from tuner.knobs import apply_knobs, require_effects, watch
+from tuner.knobs.cache import skipped_share
 from tuner.knobs.compile import compiles
 from tuner.knobs.graphs import replays_cuda_graphs
 from tuner.model import pipeline
@@ -94,12 +95,21 @@ class Bench:
         self.channel.enter("score", point.index)
         quality = self.score(point)
         timing, memory = self.timer.check_prediction(point, timing, memory)
-        return PointDone(index=point.index, timing=timing, memory=memory, quality=quality)
+        share = skipped_share(self.calls.pipe, self.job.build) if point.score else None
+        return PointDone(index=point.index, timing=timing, memory=memory, quality=quality, skipped_share=share)
 
     def score(self, point: Point) -> Quality | None:
-        """Score a point's images, or return None if none were requested or they passed the spot check."""
+        """Score a point's images, or return None if none were requested or they passed the spot check.
+
+        Raises NoEffect if a knob never acted while they were generated. A spot check's few images do not tell.
+        """
+        pipe, job = self.calls.pipe, self.job
         self.calls.generation_s.clear()
+        watch(pipe, job.build, job.environment)
         if self.scoring is None:
             calls = self.calls
             self.scoring = Scoring(calls.pipe, self.job, calls.generate_images, calls.report_alive)
-        return self.scoring.score(point)
+        quality = self.scoring.score(point)
+        if quality is not None:
+            require_effects(pipe, job.build, job.environment)
+        return quality

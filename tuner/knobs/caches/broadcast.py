@@ -64,6 +64,8 @@ class Plan:
             and TIMESTEPS[0] < clock.timestep < TIMESTEPS[1]
         )
         self._computed.add(self.call)
+        if self.reuse:
+            clock.skip()
 
 
 def self_attention(denoiser: Any) -> list[Any]:

@@ -15,10 +15,15 @@ class Clock:
     """Counts the steps of the running call in Python numbers, so that nothing waits for the GPU to read them.
 
     The scheduler advances it: `set_timesteps` begins a call of the pipeline, `step` ends a step. `call` counts the
-    calls of the denoiser in a step, of which guidance makes two.
+    calls of the denoiser in a step, of which guidance makes two. `steps_taken` and `steps_skipped` count over all calls
+    since `count_afresh`. A pipeline has one clock, which `of` returns.
     """
 
     def __init__(self, pipe: Any) -> None:
+        pipe.tuner_clock = self
+        self.steps_taken = 0
+        self.steps_skipped = 0
+        self._is_skipping = False
         self.timesteps: list[float] = []
         self.index = 0
         self.call = -1
@@ -28,6 +33,20 @@ class Clock:
         _after(pipe.scheduler, "step", self._next)
         for denoiser in denoisers(pipe):
             denoiser.register_forward_pre_hook(self._count)
+
+    @staticmethod
+    def of(pipe: Any) -> Clock | None:
+        """Return the clock of a pipeline, or None if it has none."""
+        clock: Clock | None = getattr(pipe, "tuner_clock", None)
+        return clock
+
+    def count_afresh(self) -> None:
+        """Begin to count the steps again."""
+        self.steps_taken = self.steps_skipped = 0
+
+    def skip(self) -> None:
+        """Note that a cache skips work in the running step."""
+        self._is_skipping = True
 
     def on_begin(self, action: Callable[[], object]) -> None:
         """Register an action that runs whenever a call of the pipeline begins."""
@@ -46,12 +65,15 @@ class Clock:
 
     def _begin(self) -> None:
         self.timesteps = self._scheduler.timesteps.tolist()
-        self.index, self.call = 0, -1
+        self.index, self.call, self._is_skipping = 0, -1, False
         for action in self._at_begin:
             action()
 
     def _next(self) -> None:
         self.index, self.call = self.index + 1, -1
+        self.steps_taken += 1
+        self.steps_skipped += self._is_skipping
+        self._is_skipping = False
 
     def _count(self, *_: Any) -> None:
         self.call += 1

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tuner.knobs.base import NoEffect, denoisers
+from tuner.knobs.caches.clock import Clock
+from tuner.knobs.caches.witnesses import Witnesses
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
@@ -37,7 +39,8 @@ def unavailable_reason(environment: Environment, architecture: Architecture) -> 
 def enable(pipe: Any, values: Mapping[str, Value]) -> str:
     """Enable the cache and describe it. Raises NoEffect if cache-dit did not wrap the denoiser."""
     cache_dit = importlib.import_module("cache_dit")
-    deciding = max(1, min(DECIDING_BLOCKS, min(_lengths(pipe), default=0) // 2))
+    lengths = [len(blocks) for denoiser in denoisers(pipe) for blocks in _block_lists(denoiser)]
+    deciding = max(1, min(DECIDING_BLOCKS, min(lengths, default=0) // 2))
     config = cache_dit.DBCacheConfig(
         Fn_compute_blocks=deciding,
         max_warmup_steps=WARM_UP_STEPS,
@@ -48,6 +51,9 @@ def enable(pipe: Any, values: Mapping[str, Value]) -> str:
     cache_dit.enable_cache(pipe, cache_config=config)
     if not all(getattr(denoiser, "_is_cached", False) for denoiser in denoisers(pipe)):
         raise NoEffect("cache-dit did not wrap the denoiser")
+    clock = Clock(pipe)
+    for denoiser in denoisers(pipe):
+        Witnesses(denoiser, clock, modules=[blocks[-1] for blocks in _block_lists(denoiser)])
     return f"DBCache, threshold {config.residual_diff_threshold}, decided after {deciding} blocks"
 
 
@@ -67,12 +73,11 @@ def _adapters() -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def _lengths(pipe: Any) -> list[int]:
-    """Return the number of blocks in each list of blocks."""
+def _block_lists(denoiser: Any) -> list[Any]:
+    """Return the lists of more than one block."""
     import torch
 
-    children = (child for denoiser in denoisers(pipe) for child in denoiser.children())
-    return [len(child) for child in children if isinstance(child, torch.nn.ModuleList) and len(child) > 1]
+    return [child for child in denoiser.children() if isinstance(child, torch.nn.ModuleList) and len(child) > 1]
 
 
 def _calls_twice(pipe: Any) -> bool | None:

@@ -49,4 +49,10 @@ def _counting(helper: Any, clock: Clock) -> Any:
 
             self.pipe.unet.forward = at_step
 
+        def is_skip_step(self, *arguments: Any, **named: Any) -> bool:
+            is_skipped = bool(super().is_skip_step(*arguments, **named))
+            if is_skipped:
+                clock.skip()
+            return is_skipped
+
     return CountingHelper

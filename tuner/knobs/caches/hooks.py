@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tuner.knobs.base import NoEffect, denoisers
 from tuner.knobs.caches.clock import Clock
+from tuner.knobs.caches.witnesses import Witnesses
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
@@ -64,7 +65,8 @@ def first_block(pipe: Any, values: Mapping[str, Value]) -> str:
     from diffusers import FirstBlockCacheConfig
 
     config = FirstBlockCacheConfig(threshold=float(values["cache.threshold"]))
-    hooks, _ = _enable(pipe, config, "fbc_leader_block_hook", "fbc_block_hook")
+    is_in_graph = values.get("compile.scope") == "full"  # then the gate rejects it, and nothing else must break there
+    hooks, _ = _enable(pipe, config, "fbc_leader_block_hook", "fbc_block_hook", is_watched=not is_in_graph)
     return f"first-block cache, threshold {config.threshold}, on {hooks} blocks"
 
 
@@ -120,27 +122,30 @@ def faster(pipe: Any, values: Mapping[str, Value]) -> str:
     return f"FasterCache, interval {interval}, on {hooks} attention layers"
 
 
-def _enable(pipe: Any, config: Any, *names: str, clock: Clock | None = None) -> tuple[int, Clock]:
-    """Enable a cache on every denoiser and count the hooks with these names.
+def _enable(
+    pipe: Any, config: Any, *names: str, clock: Clock | None = None, is_watched: bool = True
+) -> tuple[int, Clock]:
+    """Enable a cache on every denoiser, count the hooks with these names, and watch when they skip.
 
     The state is reset whenever a call of the pipeline begins. diffusers resets it at a call's end only, which a failed
     call does not reach. Raises NoEffect if no module took a hook.
     """
-    hooks = 0
+    clock, count = clock or Clock(pipe), 0
     for denoiser in denoisers(pipe):
         try:
             denoiser.enable_cache(config)
         except IndexError:  # diffusers indexes the first and the last block, and there are none
             raise NoEffect("the denoiser has no blocks to skip") from None
-        hooks += _count(denoiser.modules(), names)
-    if not hooks:
-        raise NoEffect("no module of the denoiser took the cache's hook")
-    clock = clock or Clock(pipe)
-    for denoiser in denoisers(pipe):
+        hooks = list(_hooks(denoiser.modules(), names))
+        if is_watched:
+            Witnesses(denoiser, clock, hooks=hooks)
+        count += len(hooks)
         clock.on_begin(denoiser._reset_stateful_cache)
-    return hooks, clock
+    if not count:
+        raise NoEffect("no module of the denoiser took the cache's hook")
+    return count, clock
 
 
-def _count(modules: Iterable[Any], names: tuple[str, ...]) -> int:
+def _hooks(modules: Iterable[Any], names: tuple[str, ...]) -> Iterator[Any]:
     registries = filter(None, (getattr(module, "_diffusers_hook", None) for module in modules))
-    return sum(registry.get_hook(name) is not None for registry in registries for name in names)
+    return filter(None, (registry.get_hook(name) for registry in registries for name in names))

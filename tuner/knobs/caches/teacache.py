@@ -113,6 +113,7 @@ class TeaCache:
         change = ((modulated - before).abs().mean() / before.abs().mean()).item()
         memory.distance += reduce(lambda sum_, coefficient: sum_ * change + coefficient, COEFFICIENTS, 0.0)
         if memory.distance < self.threshold:
+            self._clock.skip()
             return True
         memory.distance = 0.0
         return False
