@@ -183,13 +183,14 @@ def test_the_command_imports_no_torch_and_is_quick(tmp_path: Path) -> None:
 # ---- for people -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", [50, 60, 80, 160])
 @pytest.mark.parametrize("place", PLACES)
 def test_the_text_has_every_name_value_and_reason_in_full(place: str, width: int) -> None:
     found = catalogue("demo", kind(), PLACES[place])
     shown = text(found, width)
     assert max(map(len, shown.splitlines())) <= width
     assert "\x1b" not in shown
+    assert all(line == line.rstrip() for line in shown.splitlines())
     words = flat(shown)
     for entry in found.knobs:
         assert entry.name in words

@@ -210,6 +210,7 @@ def test_nothing_is_cut_and_no_line_is_too_long(file: Path, width: int) -> None:
     text = text_of(make_report([file], None, None), width)
     assert max(len(line) for line in text.splitlines()) <= max(width, 24)
     assert "…" not in text
+    assert all(line == line.rstrip() for line in text.splitlines())
     assert "samples 7" in text or " 7\n" in text
 
 

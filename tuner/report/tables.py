@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from rich.box import Box
-from rich.console import Console, ConsoleOptions
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -31,6 +34,28 @@ def make_bare_table(header_style: str = "bold") -> Table:
 def add_number_column(table: Table, heading: str, style: str = "") -> None:
     """Add a right-aligned column that never wraps; a heading may have two lines."""
     table.add_column(Text(heading, justify="right"), justify="right", no_wrap=True, overflow="crop", style=style)
+
+
+def draw_with_details(
+    table: Table, details: Sequence[Iterable[RenderableType]], console: Console, options: ConsoleOptions
+) -> RenderResult:
+    """Draw a table whose rows take one line each, with the details of each row below it.
+
+    A table that is too wide keeps its width, and its lines are folded.
+    """
+    whole = options.update(width=max(options.max_width, width_of(table, console, options)))
+    lines = console.render_lines(table, whole, pad=False)
+    head = len(lines) - len(details)
+    for line, below in zip(lines, [()] * head + list(details), strict=True):
+        yield _joined(line)
+        yield from below
+
+
+def _joined(line: Sequence[Segment]) -> Text:
+    """Return the text of a rendered line, without the spaces at its end."""
+    text = Text.assemble(*((segment.text, segment.style or "") for segment in line), overflow="fold")
+    text.rstrip()
+    return text
 
 
 def width_of(table: Table, console: Console, options: ConsoleOptions) -> int:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
 from rich.text import Text
 
 from tuner.commands.cost.report import CostReport, CostRow
 from tuner.numbers import format_large, format_latency, format_number
 from tuner.report.console import BASELINE, CHOSEN, QUIET, Glyphs, glyphs_for
 from tuner.report.formatting import label, one_line, pluralize, wrap_text
+from tuner.report.tables import add_number_column, draw_with_details, make_table, width_of
 from tuner.result.economics import CARDS_GB, HEADROOM, Economics
 from tuner.result.prices import Price, is_nominal
 from tuner.timing.intervals import supports_percentile
 
-GAP = 2
 INDENT = 4
 HEADINGS = (
     ("", "trial"),
@@ -44,14 +44,15 @@ class CostTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         report, width, glyphs = self.report, options.max_width, glyphs_for(options.ascii_only)
         cells = _cells(report, glyphs)
-        widths = _fitting_widths(cells, width)
-        shown = len(widths)
+        tables = [_table(report, cells, count, options) for count in range(len(HEADINGS), 0, -1)]
+        table = next((table for table in tables if width_of(table, console, options) <= width), tables[-1])
+        shown = len(table.columns)
+        below = [
+            _below(row, [f"{_heading(i)} {text}" for i, text in enumerate(texts[shown:], shown)], report, width)
+            for row, texts in zip(report.rows, cells, strict=True)
+        ]
         yield from _introduction(report, width)
-        yield from _header(widths, glyphs, width)
-        for row, texts in zip(report.rows, cells, strict=True):
-            yield _line(texts, widths, _style(row, report.is_comparison))
-            hidden = [f"{_heading(i)} {text}" for i, text in enumerate(texts[shown:], shown)]
-            yield from _below(row, hidden, report, width)
+        yield from draw_with_details(table, below, console, options)
         yield from _notes(report, glyphs, width)
 
 
@@ -67,28 +68,19 @@ def _cells(report: CostReport, glyphs: Glyphs) -> list[tuple[str, ...]]:
     ]
 
 
-def _fitting_widths(cells: Sequence[Sequence[str]], width: int) -> list[int]:
-    """Return the widths of the columns that fit, at least of the first."""
-    columns = zip(*cells, strict=True)
-    widths = [max(map(len, (*heading, *column))) for heading, column in zip(HEADINGS, columns, strict=True)]
-    ends = accumulate(column + GAP for column in widths)
-    return widths[: max(1, sum(end - GAP <= width for end in ends))]
-
-
-def _header(widths: Sequence[int], glyphs: Glyphs, width: int) -> Iterator[Text]:
-    for texts in zip(*HEADINGS, strict=True):
-        yield _line(texts, widths, BASELINE)
-    yield Text(glyphs.rule * min(width, sum(widths) + GAP * (len(widths) - 1)), style=QUIET)
+def _table(report: CostReport, cells: Sequence[Sequence[str]], count: int, options: ConsoleOptions) -> Table:
+    """Make the table of the first `count` columns."""
+    table = make_table(options, BASELINE)
+    for heading in HEADINGS[:count]:
+        add_number_column(table, "\n".join(heading))
+    for row, texts in zip(report.rows, cells, strict=True):
+        table.add_row(*map(Text, texts[:count]), style=_style(row, report.is_comparison))
+    return table
 
 
 def _heading(column: int) -> str:
     """Return the heading of a column in one line."""
     return " ".join(HEADINGS[column]).strip().replace(" /", "/")
-
-
-def _line(cells: Sequence[str], widths: Sequence[int], style: str) -> Text:
-    text = (" " * GAP).join(cell.rjust(width) for cell, width in zip(cells, widths, strict=False)).rstrip()
-    return Text(text, style=style)
 
 
 def _mark(row: CostRow, glyphs: Glyphs) -> str:

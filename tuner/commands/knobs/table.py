@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
 from rich.text import Text
 
 from tuner.commands.knobs.catalogue import USER_VALUE, Catalogue, KnobEntry, KnobValue
@@ -14,6 +15,7 @@ from tuner.commands.reasons import group_by_reason
 from tuner.records.codec import Value
 from tuner.report.console import BASELINE, QUIET, glyphs_for
 from tuner.report.formatting import format_value, one_line, pluralize, wrap_text
+from tuner.report.tables import draw_with_details, make_table, width_of
 
 INDENT = 4
 LABEL_WIDTH = 11
@@ -27,16 +29,13 @@ class CatalogueTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width, knobs = options.max_width, self.catalogue.knobs
-        rule = Text(glyphs_for(options.ascii_only).rule * width, style=QUIET)
-        name_width = max(len("knob"), *(len(knob.name) for knob in knobs)) + 2
         usable = _usable_settings(knobs)
         yield from _introduction(self.catalogue, width)
-        yield Text(f"{'knob':<{name_width}}{'acts on':<9}changes", style=BASELINE)
-        yield rule
-        for knob in knobs:
-            yield _heading(knob, name_width)
-            yield from _details(knob, usable, width)
-        yield rule
+        tables = [_table(knobs, count, options) for count in range(len(COLUMNS), 0, -1)]
+        table = next((table for table in tables if width_of(table, console, options) <= width), tables[-1])
+        hidden = list(COLUMNS)[len(table.columns) :]
+        yield from draw_with_details(table, [_details(knob, hidden, usable, width) for knob in knobs], console, options)
+        yield Text(glyphs_for(options.ascii_only).rule * width, style=QUIET)
         yield from _not_offered(self.catalogue.not_offered, width)
         yield from wrap_text("", _totals(knobs), width)
 
@@ -74,9 +73,14 @@ def _usable_settings(knobs: Sequence[KnobEntry]) -> Set[tuple[str, Value]]:
 # ---- one knob -------------------------------------------------------------------------------------------------------
 
 
-def _heading(knob: KnobEntry, name_width: int) -> Text:
-    row = Text(f"{knob.name:<{name_width}}", style=BASELINE)
-    return row.append(f"{knob.acts:<9}{_changes(knob)}", style="not bold")
+def _table(knobs: Sequence[KnobEntry], count: int, options: ConsoleOptions) -> Table:
+    """Make the table of the first `count` columns."""
+    table = make_table(options, BASELINE)
+    for heading in list(COLUMNS)[:count]:
+        table.add_column(heading, style="" if table.columns else BASELINE, no_wrap=True)
+    for knob in knobs:
+        table.add_row(*(cell(knob) for cell in list(COLUMNS.values())[:count]))
+    return table
 
 
 def _changes(knob: KnobEntry) -> str:
@@ -85,12 +89,21 @@ def _changes(knob: KnobEntry) -> str:
     return "image (where ~)" if _is_mixed(knob) else "image"
 
 
+COLUMNS: Mapping[str, Callable[[KnobEntry], str]] = {
+    "knob": lambda knob: knob.name, "acts on": lambda knob: knob.acts, "changes": _changes,
+}  # fmt: skip
+"""The headings of the columns, and what stands in them."""
+
+
 def _is_mixed(knob: KnobEntry) -> bool:
     """Return whether some of a knob's other values change the image and some do not."""
     return len({value.changes_image for value in knob.values if not value.baseline}) == 2
 
 
-def _details(knob: KnobEntry, usable: Set[tuple[str, Value]], width: int) -> Iterator[Text]:
+def _details(knob: KnobEntry, hidden: Sequence[str], usable: Set[tuple[str, Value]], width: int) -> Iterator[Text]:
+    """Yield what stands below a knob: its `hidden` columns, its description, its values and why others cannot be."""
+    for heading in hidden:
+        yield from _labelled(heading, COLUMNS[heading](knob), width)
     yield from wrap_text("", knob.about, width, indent=INDENT)
     values = ", ".join(_shown(knob, value) for value in knob.values if value.available) or "none"
     yield from _labelled("values", values, width, "green")
