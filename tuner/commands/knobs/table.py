@@ -43,7 +43,8 @@ class CatalogueTable:
 def _introduction(catalogue: Catalogue, width: int) -> Iterator[Text]:
     env, is_demo = catalogue.environment, catalogue.model == "demo"
     model = "the bundled demo pipeline" if is_demo else catalogue.model
-    yield Text(f"Knobs of `tune run` for {model} ({catalogue.pipeline_class})", style=BASELINE)
+    title = f"Knobs of `tune run` for {one_line(model)} ({catalogue.pipeline_class})"
+    yield from wrap_text("", title, width, BASELINE)
     yield from wrap_text("on ", f"{env.device_name}, torch {env.libraries.get('torch')}", width, BASELINE)
     yield Text("")
     for label, text in _legend(catalogue.knobs):
