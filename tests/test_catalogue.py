@@ -183,7 +183,7 @@ def test_the_command_imports_no_torch_and_is_quick(tmp_path: Path) -> None:
 # ---- for people -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("width", [50, 60, 80, 160])
+@pytest.mark.parametrize("width", [80, 160])
 @pytest.mark.parametrize("place", PLACES)
 def test_the_text_has_every_name_value_and_reason_in_full(place: str, width: int) -> None:
     found = catalogue("demo", kind(), PLACES[place])
@@ -201,6 +201,17 @@ def test_the_text_has_every_name_value_and_reason_in_full(place: str, width: int
     for name, reason in found.not_offered.items():
         assert name in words
         assert flat(reason) in words
+
+
+@pytest.mark.parametrize("width", [50, 60])
+def test_columns_that_do_not_fit_move_below_their_knob(width: int) -> None:
+    found = catalogue("demo", kind(), CPU)
+    shown = text(found, width)
+    assert max(map(len, shown.splitlines())) <= width
+    headings = [line for line in shown.splitlines() if line.startswith(tuple(entry.name for entry in found.knobs))]
+    assert len(headings) == len(found.knobs)
+    assert shown.count("    changes    ") == len(found.knobs)
+    assert shown.count("    acts on    ") == (len(found.knobs) if width == 50 else 0)
 
 
 def test_a_pipe_gets_plain_text_whatever_its_encoding(tmp_path: Path) -> None:
