@@ -246,6 +246,13 @@ def test_the_lookups_of_a_first_compile_are_compile_work(planted: PlantedTrace, 
     }
 
 
+def test_before_torch_2_3_a_lookup_needs_no_region(planted: PlantedTrace, tmp_path: Path) -> None:
+    for step in range(3):
+        planted.host("TorchDynamo Cache Lookup", step * 1000 + 10, 5)
+        planted.kernel(step * 1000 + 100, 300, name="triton_poi_fused_add_0")
+    assert report_of(planted, tmp_path).verdict.status == "clean"
+
+
 @pytest.mark.parametrize("around", ["mine::inner", "## Call CompiledFxGraph fgqyhfh ##"])
 def test_the_compiled_body_of_a_custom_operator_is_no_break(around: str, planted: PlantedTrace, tmp_path: Path) -> None:
     busy(planted)

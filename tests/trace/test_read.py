@@ -129,6 +129,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("/root/site/diffusers/models/attention.py", True),
         ("/home/me/torch/utils/samplers.py", True),
         ("<string>", False),
+        ("contextlib.py", False),
+        ("concurrent/futures/thread.py", False),
+        ("profile.py", True),
     ],
 )
 def test_user_code(file: str, user: bool) -> None:

@@ -33,19 +33,24 @@ _MAX_CUTS = 4
 _ARRAY = re.compile(rb"\s*\[")
 _MARK = b"\xef\xbb\xbf"
 _NEXT_FIELD = (
-    rb'\s*,\s*"(?:(?:ph|cat|name)": "|(?:pid|tid|ts|dur|id)": [-\d"]|args": \{|[A-Z][^"\n]*": [-\d"\[{])|\s*\n\s*\}'
+    rb'\s*+,\s*+"(?:(?:ph|cat|name)": "|(?:pid|tid|ts|dur|id)": [-\d"]|args": \{|[A-Z][^"\n]*": [-\d"\[{])'
+    rb"|[^\S\n]*+\n\s*+\}"
 )
-_NAME = re.compile(rb'("(?:name|Call stack|kernel)": ")((?:[^"\n]++|"(?!' + _NEXT_FIELD + rb'))*+)"')
-"""A text whose end is the quote before the next field: torch 2.13 does not escape the quotes inside."""
+_INNER_QUOTE = rb'"(?!' + _NEXT_FIELD + rb")"
+_QUOTES = re.compile(
+    rb'("(?:name|Call stack|kernel)": ")([^"\n]*+' + _INNER_QUOTE + rb'(?:[^"\n]++|' + _INNER_QUOTE + rb')*+)"'
+)
+"""A text with quotes inside. It ends at the quote before the next field: torch 2.13 does not escape the others."""
 
 _ESCAPE = re.compile(rb'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})?')
-_QUOTE = re.compile(rb'(?<!\\)"')
-_NOT_A_NUMBER = re.compile(rb"(?<=[:\[,])(\s*)-?(?:nan|inf|infinity)\b(?=\s*[,}\]])", re.IGNORECASE)
+_MAX_ESCAPES = 1 << 20
+_NOT_NUMBERS = [
+    re.compile(rb"%b(?<=[\s:\[,-]%b)(?=\s*[,}\]])" % (word, word)) for word in (b"nan", b"NaN", b"inf", b"Infinity")
+]
 _NO_COMMA = re.compile(rb",(?=\s*[\]}])")
 _SPACES = bytes(32 if code < 32 else code for code in range(256))
-
 _NULL = re.compile(rb'("(?:correlation|bytes|ts|dur|pid|tid)"\s*:\s*)null')
-_EMPTY = re.compile(rb",?\s*\{\s*\}(?=\s*(?:\]|$))")
+_EMPTY = re.compile(rb"\{\s*\}(?=\s*(?:\]|\Z))")
 _MENDABLE = re.compile(r"malformed|codec|truncated|UTF-8|got `null`|field `ph`", re.IGNORECASE)
 
 _REMEDY = "; torch 2.13 does not escape quotes in names: export with export_chrome_trace(path, use_python_export=True)"
@@ -162,11 +167,18 @@ def _mended(data: bytes | bytearray) -> bytes:
     finite, numbers that are null, commas or empty objects before a closing bracket, a byte order mark.
     """
     text = bytes(data).removeprefix(_MARK).decode("utf-8", "replace").encode()
-    text = _ESCAPE.sub(_escaped, text)
-    text = _NAME.sub(lambda match: match[1] + _QUOTE.sub(rb'\\"', match[2]) + b'"', text)
+    if text.count(b"\\") < _MAX_ESCAPES:
+        text = _ESCAPE.sub(_escaped, text)
+    text = _QUOTES.sub(_without_inner_quotes, text)
     text = _EMPTY.sub(b"", _NULL.sub(rb"\g<1>0", text))
-    return _NO_COMMA.sub(b"", _NOT_A_NUMBER.sub(rb"\g<1>0", text)).translate(_SPACES)
+    for word in _NOT_NUMBERS:
+        text = word.sub(b"0", text)
+    return _NO_COMMA.sub(b"", text).translate(_SPACES)
 
 
 def _escaped(match: re.Match[bytes]) -> bytes:
     return match[0] if len(match[0]) > 1 else b"\\\\"
+
+
+def _without_inner_quotes(match: re.Match[bytes]) -> bytes:
+    return match[1] + match[2].replace(b'\\"', b'"').replace(b'"', b'\\"') + b'"'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
@@ -204,8 +204,13 @@ def _trace(
         accelerator=groups.accelerator,
         process=process,
         missing=missing,
-        notes=decoded.notes,
+        notes=(*decoded.notes, *_untimed_calls(len(groups.host) - len(host))),
     )
+
+
+def _untimed_calls(count: int) -> Iterator[str]:
+    if count:
+        yield f"CPU events: {count:,} have no time (they are at time 0) and are left out"
 
 
 def _latest(events: Sequence[Event]) -> float:

@@ -67,10 +67,18 @@ def _is_of_graph(name: str) -> bool:
 def failed_lookups(trace: Trace, compiled: Regions) -> list[int]:
     """Return the look-ups after which no compiled region ran: dynamo gave up, and the function runs uncompiled.
 
-    Until the first call after a compilation ends, look-ups that fail belong to the compilation.
+    Until the first call after a compilation ends, look-ups that fail belong to the compilation. Before 2.3, torch
+    recorded no regions, so look-ups say nothing if compiled code ran without one.
     """
+    if not compiled.regions and _ran_compiled_code(trace):
+        return []
     ends = _first_calls(trace, compiled)
     return [index for index in _without_region(trace, compiled) if trace.host[index].ts >= ends]
+
+
+def _ran_compiled_code(trace: Trace) -> bool:
+    is_of_graph = any(_CALL in name or name == "CompiledFunction" for name in trace.indices_by_name)
+    return is_of_graph or any(kernel.name.startswith("triton_") for kernel in trace.kernels)
 
 
 def _first_calls(trace: Trace, compiled: Regions) -> float:

@@ -16,9 +16,15 @@ _LIBRARIES = (
 """Folders inside packages. They identify a package in a checkout or wherever it is installed."""
 
 _FOLDER = re.compile(rf"^.*/(?:(?:site|dist)-packages/|(?=(?:{_TORCH}|{_LIBRARIES})\b))")
+_STANDARD_LIBRARY = (
+    r"(?:contextlib|threading|functools|runpy|queue|weakref|abc|copy|inspect|typing|dataclasses)\.py$"
+    r"|(?:asyncio|concurrent|importlib|multiprocessing|logging)/"
+)
+"""Python's own modules where the profiler cuts folders of sys.path off. Others have names that users take as well."""
+
 _MACHINERY = re.compile(
     r"(^|/(site|dist)-packages/)(torch|triton)/|torchinductor_|^<|(^|/)tuner/trace/"
-    rf"|/lib/python\d[.\d]*/(?!(site|dist)-packages/)|/(?:{_TORCH})\b"
+    rf"|^(?:{_STANDARD_LIBRARY})|/lib/python\d[.\d]*/(?!(site|dist)-packages/)|/(?:{_TORCH})\b"
 )
 _BESIDE_DENOISER = re.compile(r"(^|/)(diffusers/models/autoencoders|transformers/models)/|^transformers/")
 _CALL_STACK_ENTRY = re.compile(r"(?P<file>[^;]+?)\((?P<line>\d+)\): ")
