@@ -5,21 +5,30 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from tuner.hardware.environment import detect
+from tuner.knobs import NoEffect
 from tuner.records.codec import Estimate
 from tuner.records.gate import Allowance, Finding, FindingKind, GatePolicy, Verdict
 from tuner.records.machine import Memory
 from tuner.records.outcome import Timing
 from tuner.records.protocol import Point
+from tuner.records.quality import Quality
 from tuner.timing.measure import Throttled
 from tuner.trace import dynamo
 from tuner.worker import bench as worker
+from tuner.worker import calls
 from tuner.worker.calls import PipelineCalls
 from tuner.worker.timing import Timer
 from tuner.worker.tracing import Tracer, rejects_graph_breaks
+
+
+@pytest.fixture(autouse=True)
+def _pipelines_that_take_no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "effective_arguments", lambda *_: {})
 
 
 def finding(kind: FindingKind) -> Finding:
@@ -51,7 +60,8 @@ def test_the_first_call_is_called_compiling_only_where_something_is_compiled(
     monkeypatch.setattr(dynamo, "start_compile_log", lambda: log)
     monkeypatch.setattr(PipelineCalls, "user_call", lambda *_: lambda: time.sleep(next(seconds)))
     job: Any = SimpleNamespace(
-        environment=SimpleNamespace(device="cpu"), reference=None, points=(None,), model=None, trace=False, probe=False,
+        environment=SimpleNamespace(device="cpu"), reference=None, points=(None,), model=None,
+        workload=None, trace=False, probe=False,
         is_baseline=False, build={"precision.dtype": "float32", **build},
     )  # fmt: skip
     stages: list[str] = []
@@ -135,7 +145,8 @@ def test_where_a_break_rejects_inductor_is_asked_only_if_the_pieces_cannot_be_ju
     monkeypatch.setattr(PipelineCalls, "run_steps", lambda *_: module(torch.ones(2)))
     monkeypatch.setattr(Tracer, "trace", lambda *_, **__: (None, verdict))
     job: Any = SimpleNamespace(
-        environment=SimpleNamespace(device="cpu"), reference=None, points=(None,), model=None, trace=True, probe=False,
+        environment=SimpleNamespace(device="cpu"), reference=None, points=(None,), model=None,
+        workload=None, trace=True, probe=False,
         is_baseline=False, gate=GatePolicy(), allowed=(),
         build={"precision.dtype": "float32", "compile.scope": "full"},
     )  # fmt: skip
@@ -171,3 +182,40 @@ def test_a_break_that_may_be_tolerated_is_compiled_and_measured(tolerance: dict[
     for settings, rejects in ((strict, True), ({**strict, **tolerance}, False)):
         job: Any = SimpleNamespace(environment=environment, **settings)
         assert rejects_graph_breaks(job) is rejects
+
+
+@pytest.mark.parametrize(
+    ("psnr_db", "skipped", "message"),
+    [
+        (100.0, None, "cache.kind=teacache: its images are those of the untouched pipeline"),
+        (40.0, 0, "cache.kind=teacache: it never skipped anything in 28 steps"),
+        (40.0, 7, None),
+        (40.0, None, None),
+        (None, 0, None),
+    ],
+    ids=["same images", "no step", "a quarter of the steps", "not counted", "only a spot check"],
+)
+def test_a_cache_that_never_acted_while_the_images_were_generated_has_no_effect(
+    psnr_db: float | None, skipped: int | None, message: str | None
+) -> None:
+    pipe, clock = SimpleNamespace(), SimpleNamespace(steps_taken=99, steps_skipped=99)
+    clock.count_afresh = lambda: vars(clock).update(steps_taken=0, steps_skipped=0)
+    if skipped is not None:
+        pipe.tuner_clock = clock
+
+    def score(_: Point) -> Quality | None:
+        clock.steps_taken, clock.steps_skipped = 28, skipped or 0
+        same = Estimate(value=0.0, low=0.0, high=0.0)
+        quality = Quality(metric="ssim", scores=(1.0,), mean=1.0, difference=same, psnr_db=psnr_db, ssim=1.0)
+        return quality if psnr_db is not None else None
+
+    job: Any = SimpleNamespace(environment=detect("cpu"), build={"cache.kind": "teacache", "cache.threshold": 0.25})
+    bench = worker.Bench(job, cast(Any, None))
+    bench.calls = cast(Any, SimpleNamespace(pipe=pipe, generation_s=[]))
+    bench.scoring = cast(Any, SimpleNamespace(score=score))
+    point = Point(index=0, folder="", steps=28, batch=1)
+    if message is None:
+        assert (bench.score(point) is None) is (psnr_db is None)
+    else:
+        with pytest.raises(NoEffect, match=message):
+            bench.score(point)

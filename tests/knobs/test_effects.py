@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 
 import pytest
 from drawing import CPU, GPU
@@ -89,3 +90,25 @@ def test_effects_without_a_baseline_are_asked_of_knobs_whose_baseline_is_their_f
     knob = KNOBS[name]
     if knob.uneven_steps or knob.mixes_batch:
         assert {knob.baseline(here) for here in (CPU, GPU)} == {knob.choices[0]}
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"cache.kind": "dbcache"}, "cache.kind=dbcache"),
+        ({"cache.kind": "pab", "cache.interval": 5, "fuse_qkv": True}, "cache.kind=pab"),
+        ({"guidance.stop": 0.6}, "guidance.stop=0.6"),
+        ({"guidance.truncation": 0.8}, "guidance.truncation=0.8"),
+        ({"fuse_qkv": True, "vae.channels_last": True}, None),
+        ({"text.sequence_length": 128}, None),
+        ({}, None),
+    ],
+)
+def test_what_leaves_work_out_and_gives_the_untouched_image_had_no_effect(values: Values, named: str | None) -> None:
+    pipe, chosen = SimpleNamespace(), candidate(values)
+    knobs.require_effects(pipe, chosen, CPU, is_same_image=False)
+    if named is None:
+        knobs.require_effects(pipe, chosen, CPU, is_same_image=True)
+        return
+    with pytest.raises(knobs.NoEffect, match=f"^{named}: its images are those of the untouched pipeline$"):
+        knobs.require_effects(pipe, chosen, CPU, is_same_image=True)

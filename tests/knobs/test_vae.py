@@ -63,7 +63,10 @@ def test_tiling_is_switched_on_and_draws(family: str, pipeline_folder: Folder) -
     pipe = load(folder)
     assert is_one_line(knob.apply(pipe, {"vae.tiling": True}))
     assert pipe.vae.use_tiling
+    assert knob.idle_reason(pipe, {}) is None, "not known yet"
+    knob.watch(pipe)
     assert is_valid(draw(pipe, family))
+    assert knob.idle_reason(pipe, {}) == "no image was larger than a tile"
 
 
 def test_tiles_change_the_image(pipeline_folder: Folder) -> None:
@@ -71,7 +74,9 @@ def test_tiles_change_the_image(pipeline_folder: Folder) -> None:
     untouched = draw(pipe, "flux")
     KNOBS["vae.tiling"].apply(pipe, {"vae.tiling": True})
     pipe.vae.tile_latent_min_size, pipe.vae.tile_sample_min_size = 4, 16
+    KNOBS["vae.tiling"].watch(pipe)
     tiled = draw(pipe, "flux")
+    assert KNOBS["vae.tiling"].idle_reason(pipe, {}) is None
     assert is_valid(tiled)
     assert not np.array_equal(tiled, untouched)
     assert KNOBS["vae.tiling"].may_change_image

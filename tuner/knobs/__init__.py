@@ -139,10 +139,17 @@ def watch(pipe: Any, values: Mapping[str, Value], environment: Environment) -> N
         KNOBS[name].watch(pipe)
 
 
-def require_effects(pipe: Any, values: Mapping[str, Value], environment: Environment) -> None:
-    """Raise NoEffect naming a knob that had no effect in the calls since `watch`."""
+def require_effects(
+    pipe: Any, values: Mapping[str, Value], environment: Environment, *, is_same_image: bool = False
+) -> None:
+    """Raise NoEffect naming a knob that had no effect in the calls since `watch`.
+
+    `is_same_image` says that these generated the untouched pipeline's images: then no work was left out in any step.
+    """
     for name in changed(values, environment):
         reason = KNOBS[name].idle_reason(pipe, values)
+        if reason is None and is_same_image and KNOBS[name].uneven_steps:
+            reason = "its images are those of the untouched pipeline"
         if reason:
             raise NoEffect(f"{name}={values[name]}: {reason}")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from tuner.errors import Unavailable
@@ -117,6 +118,8 @@ class VaeSplitting(Knob):
 class Tiling(VaeSplitting):
     """Whether large images are decoded in overlapping tiles that are blended: less memory, more time."""
 
+    methods: ClassVar = ("tiled_decode", "_tiled_decode", "_temporal_tiled_decode")
+
     name = "vae.tiling"
     switch = "tiling"
     may_change_image = True
@@ -125,6 +128,32 @@ class Tiling(VaeSplitting):
     changes_noise = False
     other_arithmetic = False
     mixes_batch = False
+
+    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
+        description, vae = super().apply(pipe, values), pipe.vae
+        for method in self.methods:
+            if hasattr(vae, method) and not values.get("compile.vae"):
+                setattr(vae, method, _noting(vae, getattr(vae, method)))
+        return description
+
+    def watch(self, pipe: Any) -> None:
+        pipe.vae.tuner_has_tiled = False
+
+    def idle_reason(self, pipe: Any, values: Mapping[str, Value]) -> str | None:
+        if values.get("compile.vae") or getattr(pipe.vae, "tuner_has_tiled", True):
+            return None
+        return "no image was larger than a tile"
+
+
+def _noting(vae: Any, decode: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a method that decodes in tiles so that it notes that it was called."""
+
+    @functools.wraps(decode)
+    def noted(*arguments: Any, **named: Any) -> Any:
+        vae.tuner_has_tiled = True
+        return decode(*arguments, **named)
+
+    return noted
 
 
 class Slicing(VaeSplitting):

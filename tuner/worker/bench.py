@@ -11,6 +11,7 @@ from tuner.knobs.cache import skipped_share
 from tuner.knobs.compile import compiles
 from tuner.knobs.graphs import replays_cuda_graphs
 from tuner.model import pipeline
+from tuner.quality.similarity import MAX_PSNR_DB
 from tuner.records.outcome import Build
 from tuner.records.protocol import Job, Point, PointDone
 from tuner.records.quality import Quality
@@ -111,5 +112,6 @@ class Bench:
             self.scoring = Scoring(calls.pipe, self.job, calls.generate_images, calls.report_alive)
         quality = self.scoring.score(point)
         if quality is not None:
-            require_effects(pipe, job.build, job.environment)
+            is_same_image = quality.psnr_db is not None and quality.psnr_db >= MAX_PSNR_DB
+            require_effects(pipe, job.build, job.environment, is_same_image=is_same_image)
         return quality
