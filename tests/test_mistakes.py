@@ -165,6 +165,38 @@ def test_a_wrong_space_file_is_refused_by_field(
     assert str(file) in line and FILES[content] in line, line
 
 
+PROMPT_FILES = {
+    ("p.txt", b"\n \n"): "p.txt: has no prompt; write one per line",
+    ("p.txt", b"caf\xe9"): "p.txt: it is not UTF-8 text",
+    ("p.json", b"{"): "p.json: ",
+    ("p.json", b'{"prompts": "a cat"}'): "p.json: prompts: must be a list such as [a cat, a dog]",
+    ("p.json", b'{"prompt": ["a"]}'): "p.json: prompt: unknown field; did you mean prompts?",
+    ("p.json", b'{"prompts": ["a", 1]}'): "p.json: prompts[1]: must be text, not 1",
+    ("p.json", b'{"prompts": ["a"], "seeds": 1}'): "p.json: seeds: must be a list such as [0, 1, 2]",
+    ("p.json", b'{"prompts": ["a"], "seeds": [1, 2]}'): "workload.seeds: 2 seeds for 1 prompts",
+    ("p.json", b"[]"): "p.json: prompts: must list at least 1",
+    ("p.csv", b"a,b"): "p.csv: name it .txt, with one prompt a line, or .json",
+}
+
+
+@pytest.mark.parametrize(("name", "content"), PROMPT_FILES)
+def test_a_wrong_prompt_file_is_refused_by_field(
+    name: str, content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    line = refusal(capsys, "run", "--set", f"workload.prompts={name}")
+    assert PROMPT_FILES[name, content] in line, line
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("p.txt", "\ufeffa cat\r\n\r\na dog"), ("p.json", '\ufeff["a cat", "a dog"]')]
+)
+def test_prompts_are_read_with_a_byte_order_mark_and_as_a_list(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8", newline="")
+    workload = accepted("--set", f"workload.prompts={name}").space.workload
+    assert (workload.prompts, workload.seeds) == (("a cat", "a dog"), (0, 1))
+
+
 @pytest.mark.parametrize("text", ["5min", "5 m", "5M", "300", "300s", "0.0834h", "5minutes", "4m60s"])
 def test_a_time_is_read_as_people_write_it(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert round(cli.make_parser().parse_args(["run", "--budget", text]).budget, -1) == 300

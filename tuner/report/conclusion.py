@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tuner.numbers import format_exact, format_number, format_ratio
+from tuner.numbers import format_exact, format_number, format_ratio, rounded
 from tuner.quality.metrics import get_metric
 from tuner.records.codec import Estimate
 from tuner.report.formatting import label
@@ -59,4 +59,8 @@ def _doubt_text(history: History) -> str:
 def _in_noise_floors(history: History) -> str:
     """Return the tolerance in units of what rounding alone does, where that is anything."""
     floor = history.quality_floor
-    return f" ({format_number(history.space.tolerance / floor)} times what rounding moves it by)" if floor else ""
+    return (
+        f" ({format_number(rounded(history.space.tolerance / floor, 3))} times what rounding moves it by)"
+        if floor
+        else ""
+    )

@@ -11,12 +11,16 @@ import msgspec
 
 from tuner.errors import BadInput, did_you_mean
 from tuner.files import read_text, resolved
-from tuner.records.codec import Record, read
+from tuner.records.codec import Record, decode
 from tuner.space import checks, yaml_file
 from tuner.space.candidates import format_value
+from tuner.space.explaining import explain
 from tuner.space.schema import PromptFile, SpaceFile
 
 S = TypeVar("S", bound=Record)
+
+JSON_PROMPTS = '{"prompts": ["a cat", "a dog"], "seeds": [0, 1]}'
+"""How a prompt file in JSON looks; seeds may be left out."""
 
 
 def shipped_folder() -> Path:
@@ -69,14 +73,29 @@ def merge(parent: SpaceFile, child: SpaceFile) -> SpaceFile:
 
 
 def read_prompts(file: Path) -> PromptFile:
-    """Read a JSON file with prompts and seeds, or a text file with one prompt per line."""
-    if file.suffix != ".txt":
-        return read(file, PromptFile)
-    lines = read_text(file).splitlines()
+    """Read a JSON file with prompts and perhaps seeds, or a text file with one prompt per line.
+
+    Raises BadInput with the file, the field, and what a prompt file looks like.
+    """
+    if file.suffix not in (".txt", ".json"):
+        raise BadInput(f"{file}: name it .txt, with one prompt a line, or .json: {JSON_PROMPTS}")
+    text = read_text(file).removeprefix("\ufeff")
+    if file.suffix == ".json":
+        return _json_prompts(file, text)
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise BadInput(f"{file}: has no prompt; write one per line")
+    return PromptFile(prompts=tuple(prompts))
+
+
+def _json_prompts(file: Path, text: str) -> PromptFile:
+    """Read an object with prompts, or a list of prompts."""
+    content: object = decode(text, object, str(file))
+    data = {"prompts": content} if isinstance(content, list) else content
     try:
-        return msgspec.convert({"prompts": [line.strip() for line in lines if line.strip()]}, PromptFile)
-    except msgspec.ValidationError:
-        raise BadInput(f"{file}: has no prompt; write one per line") from None
+        return msgspec.convert(data, PromptFile)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"{file}: {explain(error, data, PromptFile)}; write it as {JSON_PROMPTS}") from None
 
 
 def _merge_group(parent: S, child: S) -> S:
