@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -117,6 +118,17 @@ def test_nan_weights_are_an_invalid_image(
 
     found = failure(run(make_job(spoil(tiny_pipeline, tmp_path / "nan", nan)), tmp_path))
     assert (found.kind, found.stage) == ("invalid image", "score")
+
+
+@pytest.mark.slow
+def test_a_cache_that_skips_nothing_has_no_effect_and_one_that_skips_says_how_much(
+    mark: str, make_job: Callable[..., Job], tmp_path: Path
+) -> None:
+    found = failure(run(make_job(cache__kind="first-block", cache__threshold=1e-9), tmp_path))
+    assert (found.kind, found.stage) == ("no effect", "score")
+    assert re.fullmatch(r"cache.kind=first-block: it never skipped anything in \d+ steps", found.message)
+    done = run(make_job(cache__kind="first-block", cache__threshold=1.9), tmp_path / "skips")[-1]
+    assert isinstance(done, PointDone) and done.skipped_share == 0.5, "the second of two steps"
 
 
 def test_constant_images_are_invalid(

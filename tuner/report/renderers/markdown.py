@@ -19,6 +19,8 @@ class Markdown(Renderer):
         lines = [f"# {one_line(request.model.source)} on {one_line(request.environment.device_name)}", ""]
         lines += [_row(HEADINGS), _row(["---"] * len(HEADINGS))]
         lines += [_row(_cells(point)) for point in in_order(report.points)]
+        if any(point.is_doubtful for point in report.points):
+            lines += ["", "`?`: in doubt: measured again, a gain is not certain"]
         lines += ["", _counts(report), "", "```", report.conclusion, *filter(None, [state_note(report)]), "```", ""]
         return "\n".join(lines)
 
