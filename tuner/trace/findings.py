@@ -105,11 +105,16 @@ class Findings:
         unknown = [graph for graph in graphs if graph not in known]
         for graph in graphs:
             groups.setdefault(known.get(graph) or _unknown(graph, unknown), []).extend(inside[graph])
-        compiled = [
-            compile_finding(entry, len(spans), self.steps, self._idle_ms(spans)) for entry, spans in groups.items()
-        ]
+        compiled = [self._compilation(entry, spans, is_known=log is not None) for entry, spans in groups.items()]
         fallbacks = [fallback_finding(entry) for entry in limits.values()] if log else self._failed_lookups()
         return compiled + fallbacks
+
+    def _compilation(self, entry: Compilation, spans: Sequence[int], is_known: bool) -> Finding:
+        """Return the finding of a compilation. Without a log of the warm-up, a first one may belong to it."""
+        finding = compile_finding(entry, len(spans), self.steps, self._idle_ms(spans))
+        if is_known or entry.reason:
+            return finding
+        return msgspec.structs.replace(finding, kind="compile work", reason="compiled for the first time")
 
     def compile_work(self) -> list[Finding]:
         """Return compiler work inside the steps other than new graphs, such as autotuning or loading of code."""
