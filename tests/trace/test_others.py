@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -170,7 +171,9 @@ def test_idle_time_has_no_part_twice(place: str, planted: PlantedTrace, tmp_path
     assert summary.gpu_busy_share + summary.host_wait_share == pytest.approx(1)
 
 
-def test_streams_that_overlap_share_one_clock(planted: PlantedTrace, tmp_path: Path) -> None:
+def test_streams_that_overlap_share_one_clock(
+    planted: PlantedTrace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for stream in (7, 13, 20):
         planted.kernel(100, 2700, stream=stream)
     planted.kernel(150, 2600, operator="c10d::allreduce_", name="ncclDevKernel_AllReduce_Sum_bf16_RING_LL", stream=21)
@@ -178,6 +181,9 @@ def test_streams_that_overlap_share_one_clock(planted: PlantedTrace, tmp_path: P
     assert summary.classes == {"GEMM": pytest.approx(0.9), "communication": pytest.approx(2600 / 3000)}
     assert summary.top_operators[0] == ("aten::mm", pytest.approx(0.9))
     assert summary.gpu_busy_share == pytest.approx(0.9)
+    cli.main(["trace", str(saved(planted, tmp_path))])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "GPU by class 90% GEMM, 87% communication (at the same time on several streams) operators" in shown
 
 
 @pytest.mark.parametrize(
@@ -530,3 +536,34 @@ def test_what_a_profiler_records_besides_does_not_matter(planted: PlantedTrace, 
     planted.events.append({"ph": "i", "s": "g", "name": "Record Window End", "pid": "", "tid": "", "ts": 1})
     planted.top = {"deviceProperties": {"not": "a list"}, "distributedInfo": ["neither"]}
     assert report_of(planted, tmp_path).verdict.status == "clean"
+
+
+CATEGORIES = ("cpu_op", "user_annotation", "kernel", "gpu_memcpy", "cuda_runtime", "python_function", "Kernel", "", "x")
+NAMES = (
+    "ProfilerStep#2", "first_step", "TorchDynamo Cache Lookup", "Torch-Compiled Region", "x (dynamo_timed)", "dynamo",
+    "dynamo_data: compile_id=3/1", "cudaGraphLaunch", "cudaStreamSynchronize", "cudaMemcpyAsync", "a.py(3): f", "",
+    "Memcpy DtoH (Device -> Pageable)", "nn.Module: B_0", "sync at a.py:3", "copy at b.py:3",
+)  # fmt: skip
+CHANGES: dict[str, tuple[Any, ...]] = {
+    "cat": CATEGORIES, "name": NAMES, "dur": (0, 1e-9, 1e9), "ts": (0, 1, 500, BOOT_US), "pid": (0, 7, "CPU functions"),
+    "tid": (0, "stream 7"), "args": ({}, None, {"correlation": "5", "bytes": "7"}, {"bytes": 2**62}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_change_of_a_trace_ends_in_a_traceback(
+    seed: int, planted: PlantedTrace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random = Random(seed)
+    busy(planted)
+    planted.item(402, 60)
+    planted.region("0/0", 500, 90)
+    for _ in range(random.choice((1, 5, 20))):
+        field, changed = random.choice(list(CHANGES)), random.choice(planted.events)
+        value = random.choice(CHANGES[field])
+        same = [event for event in planted.events if event["cat"] == changed["cat"]]
+        for event in same if random.random() < 0.3 else [changed]:
+            event[field] = value
+    assert cli.main(["trace", str(saved(planted, tmp_path))]) in (0, 1, 2, 3)
+    captured = capsys.readouterr()
+    assert captured.out.startswith(("CLEAN", "REJECTED", "INCONCLUSIVE")) or captured.err.count("\n") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,7 @@ def _time_rows(summary: TraceSummary, per: str, untimed: int) -> list[tuple[str,
     rows = [
         ("GPU", _gpu_text(summary, untimed)),
         ("launches", _launches_text(summary, per)),
-        (f"{device} by class", _shares(summary.classes.items())),
+        (f"{device} by class", _shares(summary.classes.items()) + _overlap(summary)),
         (f"{device} by part", _shares(summary.components.items()) if len(summary.components) > 1 else ""),
         ("operators", _shares(summary.top_operators)),
         ("kernels", _shares(summary.top_kernels)),
@@ -150,6 +151,12 @@ def _gpu_text(summary: TraceSummary, untimed: int) -> str:
         *(f"{share:.0%} {word}" for share, word in idle if share and share >= MIN_SHARE),
     ]
     return ", ".join(parts)
+
+
+def _overlap(summary: TraceSummary) -> str:
+    """Return a note if classes that ran at the same time, on several streams, add up to more than the busy time."""
+    is_more = sum(summary.classes.values()) > (summary.gpu_busy_share or math.inf) + MIN_SHARE
+    return " (at the same time on several streams)" if is_more else ""
 
 
 def _launches_text(summary: TraceSummary, per: str) -> str:
