@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
@@ -132,6 +133,17 @@ def test_a_failed_write_leaves_the_old_content_and_nothing_beside_it(
         atomic_write(file, b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["outcome.json"]
     assert file.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_the_umask_decides_who_may_read_a_file(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        atomic_write(tmp_path / "new.json", b"new")
+        atomic_write(tmp_path / "new.json", b"newer")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new.json").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 def test_other_errors_of_the_file_system_name_the_file(tmp_path: Path) -> None:
