@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from tuner.demo import PIPELINE_DIR, SCORER_DIR
 from tuner.errors import BadInput
 from tuner.files import require_regular_files, resolved
-from tuner.model import architecture, names
+from tuner.model import architecture, hub, names
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import DENOISERS, Architecture, Model, Workload
@@ -73,7 +73,9 @@ def _find(given: str, given_revision: str | None, variant: str | None, base: str
             raise BadInput(f"{folder}: {names.no_pipeline_reason(folder)}")
         return Found(index, str(folder), None, names.choose_variant(folder, variant))
     if HUB_ID.fullmatch(name) and not name.startswith("."):
-        return Found(*_hub(name, revision), variant)
+        index, commit, is_cached = hub.find(name, revision)
+        weights = names.choose_variant(index.parent, variant) if is_cached else variant
+        return Found(index, name, commit, weights)
     raise BadInput(
         f"{name}: no such folder or file, and not a hub id (owner/name); `demo` is the pipeline that comes along"
     )
@@ -97,19 +99,6 @@ def _checkpoint(file: Path, revision: str | None, variant: str | None, base: str
             f"id, with --base MODEL ({error})"
         ) from None
     return found._replace(source=str(file), base=found.source)
-
-
-def _hub(name: str, revision: str | None) -> tuple[Path, str, str | None]:
-    from huggingface_hub import HfApi, snapshot_download
-
-    try:
-        commit = HfApi().model_info(name, revision=revision).sha
-        settings = ["model_index.json", "*/config.json", "*/scheduler_config.json"]
-        folder = Path(snapshot_download(name, revision=commit, allow_patterns=settings))
-        return folder / "model_index.json", name, commit
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise BadInput(f"{name}: not a folder here, and it could not be read from the hub: {reason}") from None
 
 
 def _scorer(given: str) -> str:
@@ -149,29 +138,32 @@ def _load(pipeline_type: Any, model: Model, dtype: Any) -> Any:
     """Load a pipeline's components, those that a checkpoint file holds from there."""
     source = model.base or model.source
     folder, components = str(PIPELINE_DIR) if source == DEMO else source, {}
+    offline = model.revision is not None and not hub.is_reachable(source, model.revision)
     if model.base is not None:
         if names.holds_whole_pipeline(names.weight_names(Path(model.source))):
             return pipeline_type.from_single_file(
-                model.source, config=folder, revision=model.revision, torch_dtype=dtype
+                model.source, config=folder, revision=model.revision, torch_dtype=dtype, local_files_only=offline
             )
-        components = _denoiser_from_file(pipeline_type, model, folder, dtype)
+        components = _denoiser_from_file(pipeline_type, model, folder, dtype, offline)
     return pipeline_type.from_pretrained(
-        folder, revision=model.revision, dtype=dtype, use_safetensors=True, variant=model.variant, **components
-    )
+        folder, revision=model.revision, dtype=dtype, use_safetensors=True, variant=model.variant,
+        local_files_only=offline, **components,
+    )  # fmt: skip
 
 
-def _denoiser_from_file(pipeline_type: Any, model: Model, folder: str, dtype: Any) -> dict[str, Any]:
+def _denoiser_from_file(pipeline_type: Any, model: Model, folder: str, dtype: Any, offline: bool) -> dict[str, Any]:
     """Load the denoiser of a checkpoint file, with the configuration of the base's."""
     import diffusers
 
-    index = pipeline_type.load_config(folder, revision=model.revision)
+    index = pipeline_type.load_config(folder, revision=model.revision, local_files_only=offline)
     name = next(name for name in DENOISERS if name in index)
     denoiser_type: Any = getattr(diffusers, index[name][1])
     return {
         name: denoiser_type.from_single_file(
-            model.source, config=folder, subfolder=name, config_revision=model.revision, dtype=dtype
+            model.source, config=folder, subfolder=name, config_revision=model.revision, dtype=dtype,
+            local_files_only=offline,
         )
-    }
+    }  # fmt: skip
 
 
 def call_arguments(workload: Workload, knob_arguments: Mapping[str, Any], batch: int) -> dict[str, Any]:
