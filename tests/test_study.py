@@ -137,6 +137,7 @@ class Bench:
     def __init__(self, folder: Path, workers: Workers) -> None:
         self.folder = folder
         self.work: Callable[[Job], Iterable[Message]] = workers
+        self.price = Price(usd_per_hour=3.6, source="here")
         (folder / "space.yaml").write_text(SPACE)
 
     @contextmanager
@@ -146,7 +147,7 @@ class Bench:
             model=Model(source="/model", revision=None, pipeline_class="FluxPipeline", scorer="/scorer"),
             environment=here,
             space=reader.load(self.folder / "space.yaml", kind(), here, settings),
-            price=Price(usd_per_hour=3.6, source="here"),
+            price=self.price,
         )
         with Store(self.folder / "study", request) as store:
             self.told: Any = Told()
@@ -748,7 +749,7 @@ def test_a_wider_run_that_was_interrupted_leaves_no_finished_study(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Confirmation, "choose", interrupted)
+        patch.setattr(Study, "finish", interrupted)
         with pytest.raises(KeyboardInterrupt):
             bench.run(trials=12)
     best = bench.run(trials=3)

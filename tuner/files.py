@@ -28,6 +28,11 @@ class StudyFolder:
         return self.root / "study.json"
 
     @property
+    def repricing(self) -> Path:
+        """There while the costs of the study are computed again at another price."""
+        return self.root / "repricing"
+
+    @property
     def database(self) -> Path:
         """Optuna's study, on SQLite."""
         return self.root / "study.db"

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from faults.harness import Tune, is_whole, wait_until
 
+from tuner.result.config import read_config
+
 KILLS = 10
 
 
@@ -31,6 +33,8 @@ def test_ten_kills_at_random_instants(tune: Tune) -> None:
         now = tune.acknowledged()
         assert kept.items() <= now.items()
         assert all(is_whole(file) for file in now)
+        if len(list(tune.folder.glob("trials/*/outcome.json"))) > 1:  # it is written after the first
+            read_config(tune.folder / "best_config.json")
         kept = now
     assert kept, "no run lived long enough to acknowledge anything"
     done = tune.run("--trials", str(len(tune.outcomes()) + 2))

@@ -22,11 +22,17 @@ from tuner.files import MAX_RECORD_BYTES, read_file
 Value = bool | int | float | str
 Values = dict[str, Value]
 
-NonNegative = Annotated[float, msgspec.Meta(ge=0)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
+# The upper limits are far above what any machine reaches: a figure beyond one is damage, and no chart can show it.
+Number = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
+NonNegative = Annotated[float, msgspec.Meta(ge=0, le=1e30)]
+Positive = Annotated[float, msgspec.Meta(gt=0, le=1e30)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
-PositiveCount = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+PositiveCount = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e8)]
+Rate = Annotated[float, msgspec.Meta(ge=1e-9, le=1e9)]
+Score = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**46)]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
@@ -45,9 +51,9 @@ class Record(msgspec.Struct, metaclass=_RecordMeta):
 class Estimate(Record):
     """A value with its 95 % confidence interval, in the unit that the field's name states."""
 
-    value: float
-    low: float
-    high: float
+    value: Number
+    low: Number
+    high: Number
 
     def __post_init__(self) -> None:
         if not self.low <= self.value <= self.high:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
-from tuner.records.codec import Count, Estimate, NonNegative, PositiveCount, Record
+from tuner.records.codec import Bytes, Count, Estimate, NonNegative, PositiveCount, Record
+
+Celsius = Annotated[float, msgspec.Meta(ge=-100, le=1000)]
+Clock = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+Watts = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 
 
 class Environment(Record):
@@ -15,7 +19,7 @@ class Environment(Record):
     device: Literal["cuda", "cpu"]
     device_name: str
     compute_capability: str | None
-    device_memory_bytes: Count | None
+    device_memory_bytes: Bytes | None
     driver: str | None
     cpu_count: PositiveCount
     cpp_compiler: str | None
@@ -34,7 +38,7 @@ class Roofline(Record):
     """
 
     flop_per_step: NonNegative | None = None
-    weight_bytes: Count | None = None
+    weight_bytes: Bytes | None = None
     flop_per_s: dict[str, NonNegative] = msgspec.field(default_factory=dict)
     copy_bytes_per_s: NonNegative | None = None
     unavailable_reasons: tuple[str, ...] = ()
@@ -60,16 +64,16 @@ class GpuUse(Record):
     one GiB on. `unavailable_reasons` says what NVML did not report.
     """
 
-    sm_clock_mhz: NonNegative | None = None
-    sm_clock_max_mhz: NonNegative | None = None
-    memory_clock_mhz: NonNegative | None = None
-    power_w: NonNegative | None = None
-    temperature_c: float | None = None
+    sm_clock_mhz: Clock | None = None
+    sm_clock_max_mhz: Clock | None = None
+    memory_clock_mhz: Clock | None = None
+    power_w: Watts | None = None
+    temperature_c: Celsius | None = None
     energy_j: Estimate | None = None
     events: dict[str, Count] | None = None
     discarded: dict[str, Count] = msgspec.field(default_factory=dict)
     other_processes: Count | None = None
-    other_memory_bytes: Count | None = None
+    other_memory_bytes: Bytes | None = None
     unavailable_reasons: tuple[str, ...] = ()
 
 
@@ -80,5 +84,5 @@ class Memory(Record):
     On a CPU, the largest resident set of the process so far, loading and compiling included.
     """
 
-    peak_bytes: Count
-    reserved_bytes: Count | None
+    peak_bytes: Bytes
+    reserved_bytes: Bytes | None

@@ -5,7 +5,19 @@ from __future__ import annotations
 import sys
 from typing import Literal
 
-from tuner.records.codec import Count, Estimate, NonNegative, Positive, PositiveCount, Record, Share, Values
+from tuner.records.codec import (
+    Count,
+    Estimate,
+    NonNegative,
+    Number,
+    Positive,
+    PositiveCount,
+    Rate,
+    Record,
+    Seconds,
+    Share,
+    Values,
+)
 from tuner.records.gate import TraceSummary, Verdict
 from tuner.records.machine import GpuUse, Memory, Roofline
 from tuner.records.quality import Quality
@@ -52,12 +64,12 @@ class Build(Record):
     """
 
     changes: dict[str, str]
-    load_s: NonNegative
-    apply_s: NonNegative
-    first_call_s: NonNegative
+    load_s: Seconds
+    apply_s: Seconds
+    first_call_s: Seconds
     trace: TraceSummary | None
     verdict: Verdict | None
-    compile_s: NonNegative | None = None
+    compile_s: Seconds | None = None
     roofline: Roofline | None = None
 
 
@@ -69,7 +81,7 @@ class WarmUp(Record):
 
     calls: Count
     settled: bool
-    last_call_s: NonNegative | None = None
+    last_call_s: Seconds | None = None
 
 
 class Components(Record):
@@ -78,11 +90,11 @@ class Components(Record):
     A component that the pipeline does not have is None. `rest_s` is the time outside all components.
     """
 
-    total_s: NonNegative
-    text_encoders_s: NonNegative | None
-    denoiser_s: NonNegative | None
-    vae_s: NonNegative | None
-    rest_s: NonNegative
+    total_s: Seconds
+    text_encoders_s: Seconds | None
+    denoiser_s: Seconds | None
+    vae_s: Seconds | None
+    rest_s: Seconds
 
 
 class Timing(Record):
@@ -97,11 +109,11 @@ class Timing(Record):
 
     latency_s: Estimate
     samples: Count
-    images_per_s: Positive
+    images_per_s: Rate
     stopped: Literal["interval within target", "time allowance spent", "predicted"]
     warm_up: WarmUp | None = None
     device_s: Estimate | None = None
-    latency_p95_s: NonNegative | None = None
+    latency_p95_s: Seconds | None = None
     components: Components | None = None
     gpu: GpuUse | None = None
     predicted_from: tuple[PositiveCount, ...] | None = None
@@ -110,16 +122,24 @@ class Timing(Record):
     stalled_calls: Count = 0
 
     def __post_init__(self) -> None:
-        require_latency(self.latency_s)
+        require_latency(latency_s=self.latency_s, device_s=self.device_s, generation_s=self.generation_s)
+        if (self.stopped == "predicted") != (self.predicted_from is not None):
+            raise ValueError(f"predicted_from: {self.predicted_from} contradicts stopped, {self.stopped}")
 
 
-def require_latency(latency_s: Estimate) -> None:
-    """Check that a latency is above 0. Its interval may reach below 0 if it is predicted.
+MAX_LATENCY_S = 1e8
 
-    Raises ValueError if it is not.
+
+def require_latency(**fields: Estimate | None) -> None:
+    """Check that latencies are above 0 s and at most three years. The interval of a predicted one may reach below 0.
+
+    Raises ValueError with the field if one is not.
     """
-    if latency_s.value <= 0:
-        raise ValueError(f"latency_s: {latency_s.value} is not above 0")
+    for name, latency_s in fields.items():
+        if latency_s is not None and not (
+            latency_s.value > 0 and -MAX_LATENCY_S <= latency_s.low <= latency_s.high <= MAX_LATENCY_S
+        ):
+            raise ValueError(f"{name}: {latency_s.value} [{latency_s.low}, {latency_s.high}] is no latency in seconds")
 
 
 class StepCost(Record):
@@ -130,7 +150,7 @@ class StepCost(Record):
 
     fixed_s: Estimate
     per_step_s: Estimate
-    covariance_s2: float
+    covariance_s2: Number
     measured_at: tuple[PositiveCount, ...]
 
 
@@ -144,7 +164,7 @@ class PredictionCheck(Record):
     trial: Count
     predicted_s: Estimate
     measured_s: Estimate
-    error: float
+    error: Number
     held: bool
 
 
@@ -199,4 +219,19 @@ class Outcome(Record):
     failure: Failure | None = None
     cost_usd_per_1000_images: Positive | None = None
     skipped_share: Share | None = None
-    wall_s: NonNegative = 0.0
+    wall_s: Seconds = 0.0
+
+    def __post_init__(self) -> None:
+        if self.status == "measured":
+            require_present(
+                timing=self.timing, memory=self.memory, cost_usd_per_1000_images=self.cost_usd_per_1000_images
+            )
+        if self.status == "failed":
+            require_present(failure=self.failure)
+
+
+def require_present(**fields: object) -> None:
+    """Check that no field is None. Raises ValueError with the field."""
+    for name, value in fields.items():
+        if value is None:
+            raise ValueError(f"{name}: missing, although the status needs it")

@@ -6,8 +6,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from tuner.records.codec import Count, Estimate, NonNegative, Record
+from tuner.records.codec import Count, Estimate, NonNegative, Record, Score, Seconds
 from tuner.records.model import Workload
+
+Decibels = Annotated[float, msgspec.Meta(ge=-1000, le=1000)]
+Similarity = Annotated[float, msgspec.Meta(ge=-1.001, le=1.001)]
+Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
 class QualityPolicy(Record):
@@ -32,7 +36,7 @@ class NoiseFloor(Record):
     max_difference: NonNegative | None
     variations: dict[str, str]
     unavailable_reasons: tuple[str, ...] = ()
-    spent_s: NonNegative = 0.0
+    spent_s: Seconds = 0.0
 
 
 class Reference(Record):
@@ -43,7 +47,7 @@ class Reference(Record):
     """
 
     images: str
-    scores: tuple[float, ...]
+    scores: tuple[Score, ...]
     other_seeds: str | None = None
     denoiser: str | None = None
     floor: NonNegative | None = None
@@ -75,17 +79,17 @@ class Quality(Record):
     """
 
     metric: str
-    scores: tuple[float, ...]
-    mean: float
+    scores: tuple[Score, ...]
+    mean: Score
     difference: Estimate
-    psnr_db: float | None
-    ssim: Annotated[float, msgspec.Meta(ge=-1.001, le=1.001)] | None
+    psnr_db: Decibels | None
+    ssim: Similarity | None
     reused_from: Count | None = None
     flags: tuple[str, ...] = ()
     noise: NoiseFloor | None = None
     denoiser_error: DenoiserError | None = None
     denoiser_error_unavailable_reason: str | None = None
-    spent_s: NonNegative = 0.0
+    spent_s: Seconds = 0.0
 
 
 class MetricResult(Record):
@@ -102,7 +106,7 @@ class MetricResult(Record):
     difference: Estimate | None
     floor: NonNegative | None
     verdict: Literal["same", "better", "worse", "in doubt", "not judged"]
-    ms_per_image: NonNegative
+    ms_per_image: Milliseconds
 
 
 class PanelJob(Record):
@@ -117,7 +121,7 @@ class PanelJob(Record):
     device: Literal["cuda", "cpu"]
     scorer: str
     policy: QualityPolicy
-    images: dict[int, str]
+    images: dict[Count, str]
     strips: str
     variations: tuple[str, ...] = ()
 
@@ -125,5 +129,5 @@ class PanelJob(Record):
 class Panel(Record):
     """All metrics of the finalists, by trial and metric. `unavailable_reasons` names the missing ones, and why."""
 
-    finalists: dict[int, dict[str, MetricResult]]
+    finalists: dict[Count, dict[str, MetricResult]]
     unavailable_reasons: dict[str, str]

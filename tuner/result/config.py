@@ -13,11 +13,24 @@ import msgspec
 
 from tuner.errors import BadInput
 from tuner.knobs import KNOBS, baseline
-from tuner.records.codec import Count, Estimate, NonNegative, Positive, PositiveCount, Record, Share, Values
+from tuner.records.codec import (
+    Bytes,
+    Count,
+    Estimate,
+    NonNegative,
+    Positive,
+    PositiveCount,
+    Rate,
+    Record,
+    Score,
+    Seconds,
+    Share,
+    Values,
+)
 from tuner.records.machine import Environment, LimitShare, Roofline
 from tuner.records.model import Model, Workload
 from tuner.records.outcome import Components, Outcome, PredictionCheck, Timing, require_latency
-from tuner.records.quality import MetricResult
+from tuner.records.quality import Decibels, MetricResult, Similarity
 from tuner.records.versions import OldFile, read_versioned
 from tuner.result.economics import Economics, Measurement
 from tuner.result.prices import Price
@@ -49,21 +62,21 @@ class MeasuredPoint(Record):
     batch: PositiveCount
     latency_s: Estimate
     latency_samples: Count
-    images_per_s: Positive
+    images_per_s: Rate
     cost_usd_per_1000_images: Positive
-    peak_memory_bytes: Count
-    first_call_s: NonNegative | None
-    quality: float
+    peak_memory_bytes: Bytes
+    first_call_s: Seconds | None
+    quality: Score
     quality_difference: Estimate
-    psnr_db: float | None
-    ssim: float | None
+    psnr_db: Decibels | None
+    ssim: Similarity | None
     confirmed: bool
     doubtful: bool = False
     processes: Count | None = None
     disturbed_processes: Count = 0
-    compile_s: NonNegative | None = None
-    latency_p95_s: NonNegative | None = None
-    peak_reserved_bytes: Count | None = None
+    compile_s: Seconds | None = None
+    latency_p95_s: Seconds | None = None
+    peak_reserved_bytes: Bytes | None = None
     joules_per_image: NonNegative | None = None
     within_latency_target: Share | None = None
     predicted_from: tuple[PositiveCount, ...] | None = None
@@ -74,11 +87,11 @@ class MeasuredPoint(Record):
     economics: Economics | None = None
     discarded_samples: dict[str, Count] | None = None
     other_processes: Count | None = None
-    other_memory_bytes: Count | None = None
+    other_memory_bytes: Bytes | None = None
     unavailable_reasons: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        require_latency(self.latency_s)
+        require_latency(latency_s=self.latency_s)
 
 
 class TimingNoise(Record):
@@ -128,6 +141,12 @@ class BestConfig(Record):
     quality_unavailable_reasons: dict[str, str] = msgspec.field(default_factory=dict)
     quality_time_share: Share | None = None
     format: Literal["diffusion-tuner/2"] = "diffusion-tuner/2"
+
+    def __post_init__(self) -> None:
+        try:
+            datetime.fromisoformat(self.created_at)
+        except ValueError:
+            raise ValueError(f"created_at: {self.created_at[:40]!r} is no time as ISO 8601 writes it") from None
 
 
 class _OldConfig(OldFile, kw_only=True):

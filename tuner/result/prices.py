@@ -8,20 +8,25 @@ import statistics
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
 
 from tuner.errors import BadInput
 from tuner.records.codec import Positive, Record, read
-from tuner.result.economics import usd_per_1000_images
+from tuner.records.outcome import Timing
+from tuner.result.economics import goodput, usd_per_1000_images
 
 NOMINAL_USD_PER_HOUR = 1.0
 NOMINAL = "nominal"
+UsdPerHour = Annotated[float, msgspec.Meta(ge=1e-6, le=1e6)]
 TABLE_FILE = Path(__file__).parent / "prices.json"
 
 
 class Price(Record):
     """US dollars for an hour of the device, and where the figure comes from."""
 
-    usd_per_hour: Positive
+    usd_per_hour: UsdPerHour
     source: str
 
 
@@ -105,6 +110,11 @@ def is_nominal(price: Price) -> bool:
 def cost_usd_per_1000_images(price: Price, images_per_s: float) -> float:
     """Return the US dollars for 1000 images at a throughput in images per second."""
     return usd_per_1000_images(price.usd_per_hour, images_per_s)
+
+
+def cost_of(timing: Timing, price: Price) -> float:
+    """Return the US dollars for 1000 images; with a latency target only images that meet it count."""
+    return cost_usd_per_1000_images(price, goodput(timing.images_per_s, timing.within_target))
 
 
 def _source(quotes: Sequence[Quote]) -> str:

@@ -13,8 +13,7 @@ from tuner.records.gate import Allowance
 from tuner.records.outcome import Outcome, Timing
 from tuner.records.quality import NoiseFloor
 from tuner.result import front
-from tuner.result.economics import goodput
-from tuner.result.prices import Price, cost_usd_per_1000_images
+from tuner.result.prices import Price, cost_of
 from tuner.space.candidates import SearchSpace, build_key, candidate_key, image_key
 from tuner.timing import disturbance
 
@@ -155,7 +154,7 @@ class History:
 
     def cost(self, timing: Timing) -> float:
         """Return US dollars for 1000 images; with a latency target only images that meet it count."""
-        return cost_usd_per_1000_images(self.price, goodput(timing.images_per_s, timing.within_target))
+        return cost_of(timing, self.price)
 
 
 def was_built(outcome: Outcome) -> bool:

@@ -27,12 +27,11 @@ class Request(Record):
     format: Literal["diffusion-tuner-study/2"] = "diffusion-tuner-study/2"
 
     def fingerprint(self) -> str:
-        """Hash everything but words: what was left out and why, and where recipes and the price are from."""
-        recipes = tuple(msgspec.structs.replace(recipe, source="") for recipe in self.space.recipes)
-        space = msgspec.structs.replace(self.space, left_out={}, recipes=recipes)
-        price = msgspec.structs.replace(self.price, source="")
-        fields = msgspec.to_builtins(msgspec.structs.replace(self, space=space, price=price))
-        del fields["format"]
+        """Hash what trials depend on: not the price, which only scales costs, names, sources and what was left out."""
+        recipes = tuple(msgspec.structs.replace(recipe, name="", source="") for recipe in self.space.recipes)
+        space = msgspec.structs.replace(self.space, name="", left_out={}, recipes=recipes)
+        fields = msgspec.to_builtins(msgspec.structs.replace(self, space=space))
+        del fields["format"], fields["price"]
         return fingerprint(fields)
 
 

@@ -55,6 +55,12 @@ def judge_finalists(
     return None
 
 
+def read_panel(store: Store) -> Panel | None:
+    """Return what this or an earlier run found of the finalists. Raises BadInput if the file is malformed."""
+    file = store.paths.panel("json")
+    return read(file, Panel) if file.exists() else None
+
+
 def images_of(store: Store, finalists: Sequence[Outcome]) -> dict[int, Path]:
     """Return the folders with the images of the baseline and the finalists, by trial."""
     folders = {0: store.paths.images(0)}

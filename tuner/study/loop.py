@@ -24,7 +24,7 @@ from tuner.search.strategy import FirstOf, Proposal, SearchContext, Strategy
 from tuner.study import narration, summary
 from tuner.study.attempt import Attempt, BuildAttempt, RepetitionAttempt
 from tuner.study.events import CandidateRefused, Note, Publisher, RepetitionEnded, TaskStarted, TrialEnded, TrialStarted
-from tuner.study.finalists import judge_finalists
+from tuner.study.finalists import judge_finalists, read_panel
 from tuner.study.store import Store
 
 NEVER = float("inf")
@@ -38,6 +38,7 @@ class Study:
         self.executor = executor
         self.device = executor.free()[0]
         self.history = load_history(store)
+        self.known_panel = read_panel(store)
         self.budget = Budget(limits, store.spent_s)
         self.noted = [run for trial in self.history.outcomes.values() for run in self.history.disturbed(trial)]
         """The disturbed processes that the user knows of."""
@@ -55,8 +56,9 @@ class Study:
         finished = self.finished_result()
         if finished is not None:
             self.note("this study is finished: give a longer --budget, or more --trials, to go on")
-            return finished
+            return finished if finished.price == self.store.request.price else self.reprice(finished)
         self.store.begin(self.budget.limits)
+        self.export_so_far()
         self.measure_baseline()
         return self.finish(self.choose())
 
@@ -103,9 +105,23 @@ class Study:
     def export(self, chosen: Outcome, panel: Panel | None, panel_s: float) -> BestConfig:
         """Write best_config.json."""
         share = summary.quality_time_share(self.history, panel_s, self.budget.spent_s)
-        best = summary.best_config(self.store.request, self.history, chosen, panel, share)
+        return self.write(summary.best_config(self.store.request, self.history, chosen, panel, share))
+
+    def write(self, best: BestConfig) -> BestConfig:
+        """Write best_config.json as it is."""
         atomic_write(self.store.paths.best_config, encode_pretty(best))
         return best
+
+    def export_so_far(self) -> None:
+        """Write best_config.json with what may be chosen by now: a run that is killed leaves a valid one."""
+        if 0 in self.history.outcomes and self.history.baseline.status == "measured":
+            self.export(self.confirmation.choose(self.history), self.known_panel, 0.0)
+
+    def reprice(self, best: BestConfig) -> BestConfig:
+        """Write the result of a finished study again, and show it, at another price."""
+        chosen, share = self.history.outcomes[best.chosen.trial], best.quality_time_share or 0.0
+        self.publisher.show_result(chosen, [chosen, *self.history.front()])
+        return self.write(summary.best_config(self.store.request, self.history, chosen, read_panel(self.store), share))
 
     # ---- one proposal -----------------------------------------------------------------------------------------------
 
@@ -154,6 +170,7 @@ class Study:
                         self.publisher.publish(event)
                         if isinstance(event, (TrialEnded, RepetitionEnded)):
                             outcomes.append(event.outcome)
+                            self.export_so_far()
                         if isinstance(event, RepetitionEnded):
                             self.report_disturbances(self.history.outcomes[event.outcome.number])
                 if time.monotonic() >= self.stops_at(attempt):

@@ -24,6 +24,7 @@ from tuner.search.request import Refusal, Request, read_request
 from tuner.study import told_values
 from tuner.study.attributes import attributes
 from tuner.study.database import damage, open_study
+from tuner.study.reprice import reprice
 from tuner.timing.target import MIN_WITHIN, meets_latency_target
 
 
@@ -51,13 +52,18 @@ class Store:
         self._open.__exit__(*error)
 
     def _claim(self) -> None:
-        """Write the request on the first start, and refuse a folder that holds another study."""
+        """Write the request, and refuse a folder that holds another study. Another price only scales the costs."""
         file = self.paths.request
-        if file.exists():
-            if read_request(file).fingerprint() != self.request.fingerprint():
-                raise BadInput(f"{file}: this folder holds a study of something else; name another one with --study")
-            return
-        atomic_write(file, encode_pretty(self.request))
+        recorded = read_request(file) if file.exists() else None
+        if recorded is not None and recorded.fingerprint() != self.request.fingerprint():
+            raise BadInput(f"{file}: this folder holds a study of something else; name another one with --study")
+        if recorded is not None and recorded.price.usd_per_hour != self.request.price.usd_per_hour:
+            atomic_write(self.paths.repricing, b"")  # stays until all costs are those of the new price
+        if recorded != self.request:
+            atomic_write(file, encode_pretty(self.request))
+        if self.paths.repricing.exists():
+            reprice(self.paths, self.request.price)
+            self.paths.repricing.unlink()
 
     @property
     def spent_s(self) -> float:
