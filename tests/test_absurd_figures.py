@@ -21,7 +21,7 @@ from tuner.records.codec import Estimate, encode_pretty, read
 from tuner.records.gate import Copies, Finding, TraceSummary, Verdict
 from tuner.records.machine import GpuUse, Roofline
 from tuner.records.model import Model
-from tuner.records.outcome import Build, Components, Failure, Outcome, WarmUp
+from tuner.records.outcome import Build, Components, Outcome, WarmUp, contradiction
 from tuner.records.quality import DenoiserError, MetricResult, NoiseFloor, Panel
 from tuner.result.config import BestConfig, TimingNoise, read_config
 from tuner.result.prices import Price
@@ -124,8 +124,8 @@ OUTCOMES: list[tuple[str, Any]] = [
     ("timing.generation_s", {"value": -1.0, "low": -2.0, "high": 0.0}), ("timing.latency_p95_s", -1),
     ("timing.samples", -6), ("timing.samples", 6.5), ("timing.images_per_s", 1e300), ("timing.images_per_s", 0),
     ("timing.images_per_s", -2), ("timing.images_per_s", 1e-300), ("timing.images_per_s", INFINITY),
-    ("timing.within_target", 1.5), ("timing.predicted_from", [0]), ("timing.predicted_from", [28, 6]),
-    ("timing.stopped", "predicted"), ("timing.warm_up.calls", -1), ("timing.warm_up.last_call_s", 1e99),
+    ("timing.within_target", 1.5), ("timing.predicted_from", [0]),
+    ("timing.warm_up.calls", -1), ("timing.warm_up.last_call_s", 1e99),
     ("timing.components.total_s", -1), ("timing.components.vae_s", 1e300), ("timing.gpu.sm_clock_mhz", 1e12),
     ("timing.gpu.power_w", 1e9), ("timing.gpu.power_w", -5), ("timing.gpu.temperature_c", -300),
     ("timing.gpu.temperature_c", 1e6), ("timing.gpu.energy_j", SWAPPED), ("timing.gpu.events", {"power cap": -1}),
@@ -138,7 +138,7 @@ OUTCOMES: list[tuple[str, Any]] = [
     ("quality.denoiser_error.per_call.0", -1), ("quality.denoiser_error.largest", 1e300),
     ("cost_usd_per_1000_images", -1), ("cost_usd_per_1000_images", 0), ("cost_usd_per_1000_images", 1e300),
     ("wall_s", -1), ("wall_s", 1e300), ("number", -1), ("number", 2**60), ("repetition", -1), ("status", "great"),
-    ("timing", None), ("memory", None), ("cost_usd_per_1000_images", None), ("values.steps", {"a": 1}),
+    ("values.steps", {"a": 1}),
     ("pair", {"candidate": -1, "index": 0}),
 ]  # fmt: skip
 
@@ -216,11 +216,20 @@ def test_an_absurd_figure_is_refused_by_file_and_field(tmp_path: Path, name: str
         assert steps[0] in message and (steps[-1] in message or steps[-2] in message), message
 
 
-def test_a_failed_trial_has_a_failure(tmp_path: Path) -> None:
-    failed = msgspec.structs.replace(
-        full_outcome(), status="failed", failure=Failure(kind="crash", stage="load", message="SIGSEGV")
-    )
-    file = tmp_path / "outcome.json"
-    file.write_text(changed(failed, "failure", None))
-    with pytest.raises(BadInput, match=r"outcome\.json: .*failure"):
-        read(file, Outcome)
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"timing": None}, "timing"), ({"memory": None}, "memory"), ({"cost_usd_per_1000_images": None}, "cost_usd"),
+        ({"status": "failed", "failure": None}, "failure"), ({"stopped": "predicted"}, "timing.predicted_from"),
+        ({"predicted_from": (28, 6)}, "timing.predicted_from"),
+    ],
+)  # fmt: skip
+def test_an_outcome_that_contradicts_itself_is_told_which_field(changes: dict[str, Any], field: str) -> None:
+    whole = full_outcome()
+    assert contradiction(whole) is None
+    assert whole.timing
+    of_timing = {name: value for name, value in changes.items() if name in ("stopped", "predicted_from")}
+    timing = msgspec.structs.replace(whole.timing, **of_timing)
+    others = {name: value for name, value in changes.items() if name not in of_timing}
+    reason = contradiction(msgspec.structs.replace(whole, **{"timing": timing, **others}))
+    assert reason and reason.startswith(field)

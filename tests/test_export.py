@@ -220,7 +220,7 @@ OUT_OF_RANGE: list[tuple[dict[str, Any], str]] = [
     (changed("chosen", "latency_s", to={"value": 1, "low": 2, "high": 3}), "$.chosen.latency_s"),
     (
         changed("chosen", "latency_s", to={"value": 0, "low": 0, "high": 0}),
-        "0.0 is not above 0 - at `$.chosen.latency_s`",
+        "is no latency in seconds - at `$.chosen.latency_s`",
     ),
     (changed("speed_up", to={"value": 4, "low": 3, "high": 2}), "$.speed_up"),
     (changed("front", 1, "latency_samples", to=-1), "$.front[1].latency_samples"),

@@ -110,6 +110,7 @@ DAMAGES = {
         "an unknown key": edit(lambda data: data.update(surprise=1)),
         "a key removed": edit(lambda data: data.pop("price")),
         "a wrong type": edit(lambda data: data["model"].update(source=7)),
+        "a price beyond any": edit(lambda data: data["price"].update(usd_per_hour=1e300)),
         "another model": edit(lambda data: data["model"].update(source="/elsewhere")),
     },
     "trials/0001/outcome.json": {
@@ -123,6 +124,11 @@ DAMAGES = {
         "an unknown knob": edit(lambda data: data["values"].update(nonsense=1)),
         "a knob removed": edit(lambda data: data["values"].pop("batch")),
         "a value of a wrong type": edit(lambda data: data["values"].update(steps="8")),
+        "a load time below zero": edit(lambda data: data["build"].update(load_s=-1)),
+        "more images than any machine makes": edit(lambda data: data["timing"].update(images_per_s=1e300)),
+        "a score beyond any metric": edit(lambda data: data["quality"].update(mean=-1e308)),
+        "an interval that does not hold its value": edit(lambda data: data["timing"]["latency_s"].update(high=0)),
+        "no timing": edit(lambda data: data.update(timing=None)),
         "removed": Path.unlink,
     },
     "repetitions/0000/outcome.json": {

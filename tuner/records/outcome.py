@@ -123,8 +123,6 @@ class Timing(Record):
 
     def __post_init__(self) -> None:
         require_latency(latency_s=self.latency_s, device_s=self.device_s, generation_s=self.generation_s)
-        if (self.stopped == "predicted") != (self.predicted_from is not None):
-            raise ValueError(f"predicted_from: {self.predicted_from} contradicts stopped, {self.stopped}")
 
 
 MAX_LATENCY_S = 1e8
@@ -221,17 +219,14 @@ class Outcome(Record):
     skipped_share: Share | None = None
     wall_s: Seconds = 0.0
 
-    def __post_init__(self) -> None:
-        if self.status == "measured":
-            require_present(
-                timing=self.timing, memory=self.memory, cost_usd_per_1000_images=self.cost_usd_per_1000_images
-            )
-        if self.status == "failed":
-            require_present(failure=self.failure)
 
-
-def require_present(**fields: object) -> None:
-    """Check that no field is None. Raises ValueError with the field."""
-    for name, value in fields.items():
-        if value is None:
-            raise ValueError(f"{name}: missing, although the status needs it")
+def contradiction(outcome: Outcome) -> str | None:
+    """Return which field of an outcome does not go with the others, and why, or None."""
+    needed = {"measured": ("timing", "memory", "cost_usd_per_1000_images"), "failed": ("failure",), "rejected": ()}
+    for name in needed[outcome.status]:
+        if getattr(outcome, name) is None:
+            return f"{name}: missing, although status is {outcome.status}"
+    timing = outcome.timing
+    if timing is not None and (timing.stopped == "predicted") != (timing.predicted_from is not None):
+        return f"timing.predicted_from: contradicts timing.stopped, which is {timing.stopped}"
+    return None

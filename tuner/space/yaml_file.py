@@ -12,6 +12,7 @@ from tuner.errors import BadInput
 from tuner.files import read_text
 from tuner.space.candidates import format_value
 from tuner.space.explaining import explain
+from tuner.space.plain_data import check_plain
 from tuner.space.schema import SpaceFile
 
 
@@ -98,6 +99,7 @@ def load_value(text: str, where: str) -> Any:
 def convert(data: Any, where: str) -> SpaceFile:
     """Convert plain data to a SpaceFile. Raises BadInput with `where` and the field."""
     try:
+        check_plain(data, where)
         return msgspec.convert(data, SpaceFile)
     except msgspec.ValidationError as error:
         raise BadInput(f"{where}: {explain(error, data, SpaceFile)}") from None

@@ -17,7 +17,7 @@ from tuner.errors import BadInput
 from tuner.files import StudyFolder, atomic_write, lock_study, storage_errors
 from tuner.knobs import KNOBS
 from tuner.records.codec import Values, decode, encode_pretty, read
-from tuner.records.outcome import Limits, Outcome, Timing
+from tuner.records.outcome import Limits, Outcome, Timing, contradiction
 from tuner.records.quality import NoiseFloor
 from tuner.search.history import History
 from tuner.search.request import Refusal, Request, read_request
@@ -171,6 +171,9 @@ class Store:
             KNOBS[name].invalid_reason(values[name]) for name in values
         ):
             raise BadInput(f"{file}: values: not a candidate of this study's search space")
+        reason = contradiction(outcome)
+        if reason:
+            raise BadInput(f"{file}: {reason}")
         return outcome
 
     def keep_repetition(self, outcome: Outcome) -> None:
