@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from tuner.errors import BadInput
 from tuner.space.candidates import format_value
 
+NOT_UNICODE = "not Unicode text: it has half of a surrogate pair, or bytes that are not UTF-8"
+MAX_LEAVES = 100_000
+"""Of data whose shape is not known: a few lines of YAML can stand for more than memory holds."""
+
 MAX_DIGITS = 300
 """Digits of a whole number."""
 
 
-def check_plain(data: Any, where: str) -> None:
-    """Check that JSON can hold each number and text of some data. Raises BadInput with `where` and the field."""
-    for field, value in _leaves(data, ""):
+def check_plain(data: Any, where: str, most: int | None = None) -> None:
+    """Check that JSON can hold each number and text of some data, or of its first `most` ones.
+
+    Raises BadInput with `where` and the field.
+    """
+    for field, value in islice(_leaves(data, ""), most):
         reason = unwritable_reason(value)
         if reason:
             name = field.encode("ascii", "backslashreplace").decode()
@@ -29,7 +37,7 @@ def unwritable_reason(value: Any) -> str | None:
     if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:
         return f"a number of more than {MAX_DIGITS} digits"
     if isinstance(value, str) and not _is_unicode(value):
-        return "not Unicode text: it has half of a surrogate pair, or bytes that are not UTF-8"
+        return NOT_UNICODE
     return None
 
 

@@ -12,7 +12,7 @@ from tuner.errors import BadInput
 from tuner.files import read_text
 from tuner.space.candidates import format_value
 from tuner.space.explaining import explain
-from tuner.space.plain_data import check_plain
+from tuner.space.plain_data import MAX_LEAVES, NOT_UNICODE, check_plain
 from tuner.space.schema import SpaceFile
 
 
@@ -99,9 +99,14 @@ def load_value(text: str, where: str) -> Any:
 def convert(data: Any, where: str) -> SpaceFile:
     """Convert plain data to a SpaceFile. Raises BadInput with `where` and the field."""
     try:
-        check_plain(data, where)
-        return msgspec.convert(data, SpaceFile)
+        written = msgspec.convert(data, SpaceFile)
+        check_plain(data, where)  # only now: what has the shape of a space file is not nested without end
+        return written
     except msgspec.ValidationError as error:
-        raise BadInput(f"{where}: {explain(error, data, SpaceFile)}") from None
+        reason = explain(error, data, SpaceFile).encode("utf-8", "backslashreplace").decode()
+        raise BadInput(f"{where}: {reason}") from None
+    except UnicodeEncodeError as error:  # msgspec compares keys and texts as UTF-8
+        check_plain(data, where, MAX_LEAVES)
+        raise BadInput(f"{where}: {format_value(ascii(error.object))}: {NOT_UNICODE}") from None
     except RecursionError:
         raise BadInput(f"{where}: nested too deeply") from None
