@@ -21,8 +21,9 @@ from tuner.errors import BadInput, StorageFull
 from tuner.files import atomic_write, storage_errors
 from tuner.hardware import environment
 from tuner.records.codec import Estimate, Values
+from tuner.records.machine import Memory
 from tuner.records.model import Model
-from tuner.records.outcome import Failure, Outcome
+from tuner.records.outcome import Failure, Outcome, Timing
 from tuner.records.quality import Quality
 from tuner.result.prices import Price
 from tuner.search.request import Request
@@ -66,6 +67,11 @@ def outcome(number: int, values: Values, **more: Any) -> Outcome:
     measured: dict[str, Any] = {
         "status": "measured",
         "cost_usd_per_1000_images": 1.0 + number,
+        "timing": Timing(
+            latency_s=Estimate(value=1.0, low=0.9, high=1.1), samples=6, images_per_s=1.0,
+            stopped="interval within target",
+        ),
+        "memory": Memory(peak_bytes=1, reserved_bytes=None),
         "quality": Quality(
             metric="clip_score", scores=(20.0, 22.0), mean=21.0 - number,
             difference=Estimate(value=0.0, low=0.0, high=0.0), psnr_db=None, ssim=None,

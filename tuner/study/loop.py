@@ -120,7 +120,7 @@ class Study:
     def reprice(self, best: BestConfig) -> BestConfig:
         """Write the result of a finished study again, and show it, at another price."""
         chosen, share = self.history.outcomes[best.chosen.trial], best.quality_time_share or 0.0
-        self.publisher.show_result(chosen, [chosen, *self.history.front()])
+        self.publisher.show_result(chosen, [chosen, *finalists(self.history)])
         return self.write(summary.best_config(self.store.request, self.history, chosen, read_panel(self.store), share))
 
     # ---- one proposal -----------------------------------------------------------------------------------------------
