@@ -183,6 +183,13 @@ def test_an_argument_that_cannot_be_read_back_is_refused(tmp_path: Path, value: 
     assert "workload.arguments.true_cfg_scale: " in str(refusal.value) and reason in str(refusal.value)
 
 
+def test_a_list_that_holds_itself_and_half_a_pair_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "given.yaml"
+    file.write_text('pipelines: [any]\nworkload: {seeds: &a [[*a, *a], "\\ud800", *a]}\n')
+    with pytest.raises(BadInput, match="seeds"):
+        reader.load(file, kind(), CPU)
+
+
 @pytest.mark.parametrize("value", [0, -0.0, 1e308, 10**299, "ü", "", True, 2**64])
 def test_what_json_can_hold_is_not_refused(value: Any) -> None:
     assert unwritable_reason(value) is None

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 from tuner.errors import BadInput
 from tuner.space.candidates import format_value
 
 NOT_UNICODE = "not Unicode text: it has half of a surrogate pair, or bytes that are not UTF-8"
-MAX_LEAVES = 100_000
-"""Of data whose shape is not known: a few lines of YAML can stand for more than memory holds."""
-
 MAX_DIGITS = 300
 """Digits of a whole number."""
 
 
-def check_plain(data: Any, where: str, most: int | None = None) -> None:
-    """Check that JSON can hold each number and text of some data, or of its first `most` ones.
-
-    Raises BadInput with `where` and the field.
-    """
-    for field, value in islice(_leaves(data, ""), most):
+def check_plain(data: Any, where: str) -> None:
+    """Check that JSON can hold each number and text of some data. Raises BadInput with `where` and the field."""
+    for field, value in _leaves(data, ""):
         reason = unwritable_reason(value)
         if reason:
             name = field.encode("ascii", "backslashreplace").decode()
-            raise BadInput(f"{where}: {format_value(name)}: {reason}")
+            raise BadInput(": ".join(filter(None, (where, format_value(name), reason))))
 
 
 def unwritable_reason(value: Any) -> str | None:
@@ -49,15 +42,21 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _leaves(data: Any, field: str) -> Iterator[tuple[str, Any]]:
-    """Yield every key and every value that is no container, with the path of its field."""
+def _leaves(data: Any, field: str, above: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Yield every key and every value that is no container, with the path of its field.
+
+    `above` are the containers on the path: with YAML's aliases, one may hold itself.
+    """
+    if id(data) in above:
+        return
+    inside = (*above, id(data))
     if isinstance(data, dict):
         for key, value in data.items():
             path = f"{field}.{key}".removeprefix(".")
             yield path, key
-            yield from _leaves(value, path)
+            yield from _leaves(value, path, inside)
     elif isinstance(data, list):
         for index, value in enumerate(data):
-            yield from _leaves(value, f"{field}[{index}]")
+            yield from _leaves(value, f"{field}[{index}]", inside)
     else:
         yield field, data

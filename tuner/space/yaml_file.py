@@ -12,7 +12,7 @@ from tuner.errors import BadInput
 from tuner.files import read_text
 from tuner.space.candidates import format_value
 from tuner.space.explaining import explain
-from tuner.space.plain_data import MAX_LEAVES, NOT_UNICODE, check_plain
+from tuner.space.plain_data import NOT_UNICODE, check_plain
 from tuner.space.schema import SpaceFile
 
 
@@ -50,7 +50,7 @@ MAX_VALUES = 100_000
 
 
 def _load(text: str) -> Any:
-    """Parse YAML. Raises ValueError for what could not be written again, or never ends."""
+    """Parse YAML. Raises ValueError for what never ends."""
     if len(text) > MAX_BYTES:
         raise ValueError(f"longer than {MAX_BYTES >> 10:,} KiB")
     data = yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
@@ -60,8 +60,6 @@ def _load(text: str) -> Any:
 
 def _measure(data: Any, known: dict[int, int]) -> int:
     """Count the values that data stands for, aliases as often as they are used. Raises ValueError if it cannot be."""
-    if isinstance(data, str):
-        data.encode()  # raises UnicodeEncodeError for half a surrogate pair
     if not isinstance(data, list | dict):
         return 1
     if id(data) not in known:
@@ -91,6 +89,7 @@ def load_value(text: str, where: str) -> Any:
         value = _load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise BadInput(f"{where}: the value is not YAML") from None
+    check_plain(value, where)
     if value is None:
         raise BadInput(f"{where}: give a value")
     return value
@@ -100,13 +99,13 @@ def convert(data: Any, where: str) -> SpaceFile:
     """Convert plain data to a SpaceFile. Raises BadInput with `where` and the field."""
     try:
         written = msgspec.convert(data, SpaceFile)
-        check_plain(data, where)  # only now: what has the shape of a space file is not nested without end
+        check_plain(data, where)
         return written
     except msgspec.ValidationError as error:
         reason = explain(error, data, SpaceFile).encode("utf-8", "backslashreplace").decode()
         raise BadInput(f"{where}: {reason}") from None
     except UnicodeEncodeError as error:  # msgspec compares keys and texts as UTF-8
-        check_plain(data, where, MAX_LEAVES)
+        check_plain(data, where)
         raise BadInput(f"{where}: {format_value(ascii(error.object))}: {NOT_UNICODE}") from None
     except RecursionError:
         raise BadInput(f"{where}: nested too deeply") from None
