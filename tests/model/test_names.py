@@ -12,6 +12,7 @@ import pytest
 from tuner.errors import BadInput
 from tuner.hardware.environment import detect
 from tuner.model import names, pipeline
+from tuner.records.model import Model
 
 
 def safetensors(file: Path, *weights: str) -> Path:
@@ -154,6 +155,11 @@ def test_the_variant_is_the_asked_one_or_the_only_one(
         assert names.choose_variant(tmp_path, asked) == found
 
 
+def found_again(model: Model) -> Model:
+    """The model that its own record names, as when a study goes on."""
+    return pipeline.resolve(model.source, model.revision, model.scorer, model.variant, model.base)[0]
+
+
 def weights(pipe: Any) -> dict[str, Any]:
     import torch
 
@@ -183,6 +189,7 @@ def test_a_checkpoint_in_the_original_layout_loads_equal_to_its_pipeline(
     file = original_layout.save(state, tmp_path / "model.safetensors")
     model, known = pipeline.resolve(str(file), None, "demo", None, str(base))
     assert (model.source, model.base, known.pipeline_class) == (str(file), str(base), "StableDiffusionPipeline")
+    assert found_again(model) == model
     loaded, expected = weights(pipeline.load(model, detect("cpu"), "float32")), weights(pipe)
     assert loaded.keys() == expected.keys()
     assert all(torch.equal(loaded[name], expected[name]) for name in expected)
@@ -192,6 +199,7 @@ def test_a_folder_with_only_fp16_weights_loads_them(sd15: tuple[Any, Path], tmp_
     sd15[0].save_pretrained(tmp_path, variant="fp16")
     model, _ = pipeline.resolve(str(tmp_path), None, "demo")
     assert model.variant == "fp16"
+    assert found_again(model) == model
     assert weights(pipeline.load(model, detect("cpu"), "float32")).keys() == weights(sd15[0]).keys()
 
 

@@ -92,6 +92,6 @@ def check_model(file: Path, request: Request) -> None:
     from tuner.model import pipeline
 
     model = request.model
-    found, architecture = pipeline.resolve(model.source, model.revision, model.scorer)
+    found, architecture = pipeline.resolve(model.source, model.revision, model.scorer, model.variant, model.base)
     if found != model or architecture != request.space.architecture:
         raise BadInput(f"{file}: model: {model.source} is another model now; begin another study with `tune run`")

@@ -18,6 +18,7 @@ TWO_SIZES = re.compile(r"(?<![\d.])(\d+)(?![\d.]).*?(?<![\d.])(\d+)(?![\d.])", r
 ORDINAL = re.compile(r"\b(?:dimension|dim|number|index) \d+")
 """A number that counts, and is no size."""
 
+NO_WEIGHTS = re.compile(r"Could not find the necessary `safetensors` weights|no file named \S*\.safetensors\b")
 ABOUT_SIZES = re.compile(r"\bsizes?\b|\bshapes?\b|\blength|must match|max_position", re.IGNORECASE)
 
 
@@ -34,7 +35,12 @@ def remedy(error: BaseException, arguments: Mapping[str, Any]) -> str | None:
     Two sizes that do not match differ by what the sequence is too long, whether or not it is joined with another.
     """
     message = ORDINAL.sub("", str(error))
-    return next(chain(_shorter(message, arguments), _named(message, arguments)), None)
+    return next(chain(_variant(message), _shorter(message, arguments), _named(message, arguments)), None)
+
+
+def _variant(message: str) -> Iterator[str]:
+    if NO_WEIGHTS.search(message):
+        yield "--variant NAME, such as fp16, if the model has only variants of its weights"
 
 
 def _shorter(message: str, arguments: Mapping[str, Any]) -> Iterator[str]:
