@@ -14,13 +14,13 @@ from tuner.knobs import NoEffect
 from tuner.records.codec import Estimate
 from tuner.records.gate import Allowance, Finding, FindingKind, GatePolicy, Verdict
 from tuner.records.machine import Memory
-from tuner.records.outcome import Timing
+from tuner.records.outcome import Timing, WarmUp
 from tuner.records.protocol import Point
 from tuner.records.quality import Quality
 from tuner.timing.measure import Throttled
 from tuner.trace import dynamo
 from tuner.worker import bench as worker
-from tuner.worker import calls
+from tuner.worker import calls, timing
 from tuner.worker.calls import PipelineCalls
 from tuner.worker.timing import Timer
 from tuner.worker.tracing import Tracer, rejects_graph_breaks
@@ -219,3 +219,35 @@ def test_a_cache_that_never_acted_while_the_images_were_generated_has_no_effect(
     else:
         with pytest.raises(NoEffect, match=message):
             bench.score(point)
+
+
+@pytest.mark.parametrize(
+    ("medians_s", "latency_s", "stalled"),
+    [((0.2,), 0.2, 0), ((0.39,), 0.39, 0), ((1.1, 0.21), 0.21, 6), ((1.1, 1.2), 1.2, 6)],
+    ids=["as warmed up", "slower", "stalled", "slow for good"],
+)
+def test_calls_that_most_take_twice_as_long_as_when_warmed_up_are_made_again_once(
+    monkeypatch: pytest.MonkeyPatch, medians_s: tuple[float, ...], latency_s: float, stalled: int
+) -> None:
+    measured = iter(medians_s)
+
+    def measure(*_: Any) -> Timing:
+        seconds = next(measured)
+        latency = Estimate(value=seconds, low=seconds, high=seconds)
+        return Timing(latency_s=latency, samples=6, images_per_s=1 / seconds, stopped="time allowance spent")
+
+    log = SimpleNamespace(read=lambda: None)
+    monkeypatch.setattr(timing, "measure", measure)
+    monkeypatch.setattr(timing, "warm_up", lambda *_: WarmUp(calls=2, settled=True, last_call_s=0.2))
+    monkeypatch.setattr(timing, "time_components", lambda *_: None)
+    monkeypatch.setattr("tuner.trace.findings.recompiles_between", lambda *_, **__: [])
+    job = SimpleNamespace(
+        environment=SimpleNamespace(device="cpu"), allowance_s=0.0, workload=SimpleNamespace(latency_target_s=None)
+    )
+    made: Any = SimpleNamespace(
+        job=job, pipe=None, clock=None, user_call=lambda _: None, channel=SimpleNamespace(enter=lambda *_: None)
+    )
+    tracer: Any = SimpleNamespace(graph_count=lambda: 0, compile_log=log)
+    found, _ = Timer(made, tracer, None).time(Point(index=0, folder="", steps=28, batch=1))
+    assert (found.latency_s.value, found.stalled_calls, found.samples) == (latency_s, stalled, 6)
+    assert next(measured, None) is None

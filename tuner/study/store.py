@@ -120,7 +120,9 @@ class Store:
         """Tell Optuna what is known of a trial now that it was repeated, unless it has been told that."""
         values, known, told = _values(outcome), attributes(outcome), self._trials()[outcome.number]
         if values is not None and (told.values != values or not known.items() <= told.user_attrs.items()):
-            self.study = told_values.correct(self.study, self.paths.database, outcome.number, values, known)
+            told_values.correct(self.study, self.paths.database, outcome.number, values, known)
+            sampler, self.study = self.study.sampler, open_study(self.folder)
+            self.study.sampler = sampler
 
     def refuse(self, number: int, values: Values, reason: str) -> None:
         """End a trial whose candidate is invalid: it cost nothing, and the sampler learns to stay away."""

@@ -21,17 +21,10 @@ ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json
 
 def correct(
     study: Any, database: Path, number: int, values: Sequence[float], attributes: Mapping[str, str | int | float]
-) -> Any:
-    """Replace the values and attributes of a finished trial, all or none.
-
-    Returns the study opened again: Optuna keeps finished trials in memory.
-    """
-    import optuna
-
+) -> None:
+    """Replace the values and attributes of a finished trial, all or none. An open study still has the old ones."""
     with closing(sqlite3.connect(database)) as connection, connection:
         (trial_id,) = connection.execute(TRIAL_ID, (number, study._study_id)).fetchone()
         rows = [(value, objective, trial_id) for objective, value in enumerate(values)]
         connection.executemany(VALUE, rows)
         connection.executemany(ATTRIBUTE, [(json.dumps(value), key, trial_id) for key, value in attributes.items()])
-    storage = optuna.storages.RDBStorage(f"sqlite:///{database}")
-    return optuna.load_study(study_name=study.study_name, storage=storage, sampler=study.sampler)
