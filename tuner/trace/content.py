@@ -30,6 +30,7 @@ _MAX_MENDED_BYTES = 1 << 28
 _MAX_CUTS = 4
 """The last event of an array that was cut off ends at one of its last closing braces."""
 
+_GZIP, _ARCHIVE = b"\x1f\x8b", b"PK\x03\x04"
 _ARRAY = re.compile(rb"\s*\[")
 _MARK = b"\xef\xbb\xbf"
 _NEXT_FIELD = (
@@ -49,9 +50,11 @@ _NOT_NUMBERS = [
 ]
 _NO_COMMA = re.compile(rb",(?=\s*[\]}])")
 _SPACES = bytes(32 if code < 32 else code for code in range(256))
-_NULL = re.compile(rb'("(?:correlation|bytes|ts|dur|pid|tid)"\s*:\s*)null')
+_NO_VALUE = re.compile(rb'("(?:correlation|bytes|ts|dur|pid|tid)"\s*:\s*)(?:null|(?:1\d{19}|9[3-9]\d{17})(?![\d.]))')
+"""Also -1 as an unsigned number, which a signed one cannot hold."""
+
 _EMPTY = re.compile(rb"\{\s*\}(?=\s*(?:\]|\Z))")
-_MENDABLE = re.compile(r"malformed|codec|truncated|UTF-8|got `null`|field `ph`", re.IGNORECASE)
+_MENDABLE = re.compile(r"malformed|codec|truncated|UTF-8|got `null`|field `ph`|<= 9223372036854775807", re.IGNORECASE)
 
 _REMEDY = "; torch 2.13 does not escape quotes in names: export with export_chrome_trace(path, use_python_export=True)"
 
@@ -67,8 +70,10 @@ def read_bytes(path: Path) -> bytes | bytearray:
     """Read the JSON text of a trace, plain or gzipped. Raises BadInput if it is missing, truncated or too large."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
-            zipped = file.peek(2)[:2] == b"\x1f\x8b"
-            content = _unzip(file) if zipped else _plain(file)
+            start = file.peek(4)
+            if start.startswith(_ARCHIVE):
+                raise BadInput(f"{path}: a zip archive; unpack it first")
+            content = _unzip(file) if start.startswith(_GZIP) else _plain(file)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise BadInput(f"{path}: {reason}") from None
@@ -164,13 +169,13 @@ def _mended(data: bytes | bytearray) -> bytes:
     """Return the JSON that an exporter meant.
 
     Known faults: quotes in names, names that are not UTF-8, control characters, Windows paths, numbers that are not
-    finite, numbers that are null, commas or empty objects before a closing bracket, a byte order mark.
+    finite, numbers that are null or too large, commas or empty objects before a closing bracket, a byte order mark.
     """
     text = bytes(data).removeprefix(_MARK).decode("utf-8", "replace").encode()
     if text.count(b"\\") < _MAX_ESCAPES:
         text = _ESCAPE.sub(_escaped, text)
     text = _QUOTES.sub(_without_inner_quotes, text)
-    text = _EMPTY.sub(b"", _NULL.sub(rb"\g<1>0", text))
+    text = _EMPTY.sub(b"", _NO_VALUE.sub(rb"\g<1>0", text))
     for word in _NOT_NUMBERS:
         text = word.sub(b"0", text)
     return _NO_COMMA.sub(b"", text).translate(_SPACES)
