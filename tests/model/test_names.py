@@ -11,7 +11,7 @@ import pytest
 
 from tuner.errors import BadInput
 from tuner.hardware.environment import detect
-from tuner.model import names, pipeline
+from tuner.model import hub, names, pipeline
 from tuner.records.model import Model
 
 
@@ -209,7 +209,7 @@ def test_a_checkpoint_without_a_base_in_reach_says_which_to_give(
     def offline(name: str, revision: str | None) -> Any:
         raise BadInput(f"{name}: could not be read from the hub")
 
-    monkeypatch.setattr(pipeline, "_hub", offline)
+    monkeypatch.setattr(hub, "find", offline)
     file = safetensors(tmp_path / "x.safetensors", "double_blocks.0.img_attn.qkv.weight")
     with pytest.raises(BadInput, match=f"^{file}: a checkpoint of FLUX.1 .* with --base MODEL"):
         pipeline.resolve(str(file), None, None)
