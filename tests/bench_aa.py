@@ -29,7 +29,7 @@ from unittest.mock import patch
 import msgspec
 from compute_bound import WORKLOAD, write
 
-from tuner.execution import process
+from tuner.execution import launch
 from tuner.execution.local import run_job
 from tuner.hardware import environment
 from tuner.model import pipeline
@@ -125,7 +125,7 @@ def make_job(given: argparse.Namespace, scratch: Path) -> Job:
 def measured(job: Job, slowdown: float, folder: Path, number: int) -> tuple[Timing, Timing]:
     """The timings of one fresh process: as it is, and with calls that take longer by a share."""
     here = folder / f"{number}"
-    process.WORKER = (sys.executable, __file__, "--as-worker", str(slowdown))
+    launch.WORKER = (sys.executable, __file__, "--as-worker", str(slowdown))
     # Comparisons take every second process: in each of the two sides both orders must come.
     turn = msgspec.structs.replace(job, points=job.points[:: -1 if number // 2 % 2 else 1])
     received = run_job(turn, folder / "cache", here)

@@ -74,6 +74,11 @@ class StudyFolder:
         path.mkdir(mode=0o700, exist_ok=True)
         return path
 
+    @property
+    def template_log(self) -> Path:
+        """What the process that workers are forked from reports."""
+        return self.root / "template.log"
+
     def trial(self, number: int) -> Path:
         """Return the folder of a trial."""
         return self.trials / f"{number:04}"

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tuner.execution import process
+from tuner.execution import launch
 from tuner.execution.executor import Ended, Executor
 from tuner.execution.inline import InlineExecutor
+from tuner.execution.launch import FreshLauncher
 from tuner.execution.local import LocalExecutor
 from tuner.hardware import environment
 from tuner.records.model import Model, Workload
@@ -41,7 +42,7 @@ def inline(folder: Path) -> Executor:
 
 
 def local(folder: Path) -> Executor:
-    return LocalExecutor(DEVICES, folder / "cache")
+    return LocalExecutor(DEVICES, FreshLauncher(folder / "cache"))
 
 
 EXECUTORS = {"inline": inline, "local": local}
@@ -49,7 +50,7 @@ EXECUTORS = {"inline": inline, "local": local}
 
 @pytest.fixture(params=EXECUTORS)
 def executor(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Executor]:
-    monkeypatch.setattr(process, "WORKER", (sys.executable, "-c", WORKER))
+    monkeypatch.setattr(launch, "WORKER", (sys.executable, "-c", WORKER))
     with EXECUTORS[request.param](tmp_path) as executor:
         yield executor
 
@@ -137,8 +138,8 @@ def test_waiting_for_nothing_returns_at_once(executor: Executor) -> None:
 
 def test_a_silent_worker_is_not_waited_for_beyond_the_time(tmp_path: Path, make_job: Callable[..., Job],
                                                            monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    monkeypatch.setattr(process, "WORKER", (sys.executable, "-c", WORKER))
-    with LocalExecutor(DEVICES, tmp_path / "cache") as executor:
+    monkeypatch.setattr(launch, "WORKER", (sys.executable, "-c", WORKER))
+    with LocalExecutor(DEVICES, FreshLauncher(tmp_path / "cache")) as executor:
         handle = executor.submit(make_job("sleeps"), DEVICES[0])
         first = next(event for _, event in executor.wait(lambda: math.inf))
         assert first == StageStarted(stage="load")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tuner import cli
-from tuner.execution import process
+from tuner.execution import launch, process, template
 from tuner.search import baseline
 from tuner.study import finalists
 
@@ -21,7 +21,8 @@ WORKER = (sys.executable, str(Path(__file__).with_name("sabotaged_worker.py")))
 if __name__ == "__main__":
     assert baseline.MAX_BASELINES > 2
     baseline.MAX_BASELINES = 2  # simulated timings have no noise, and each worker takes half a second to start
-    process.WORKER = WORKER
+    launch.WORKER = WORKER
+    template.make_launcher = lambda cache, _: launch.FreshLauncher(cache)  # the template would fork a sound worker
     finalists.EXAMINER = (sys.executable, "-c", EMPTY_PANEL)  # images that are made up say nothing
     process.DEADLINES_S.update(json.loads(os.environ.get("TUNER_DEADLINES", "{}")))
     sys.exit(cli.main(sys.argv[1:]))

@@ -15,7 +15,7 @@ from faults.harness import Tune, assert_one_line, end
 from faults.sabotaged_tune import WORKER
 
 from tuner import cli
-from tuner.execution import process
+from tuner.execution import launch
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_damage_is_named_in_one_line(
     before = copy.acknowledged()
     before.pop(file, None)
     harm(file)
-    monkeypatch.setattr(process, "WORKER", WORKER)
+    monkeypatch.setattr(launch, "WORKER", WORKER)
     for variable, value in copy.environment.items():
         monkeypatch.setenv(variable, value)
     code = cli.main(copy.arguments("--trials", "12"))

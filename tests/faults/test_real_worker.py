@@ -17,7 +17,7 @@ import pytest
 from faults.harness import MARK, SPACE, end, marked, wait_until
 from faults.sabotaged_tune import WORKER
 
-from tuner.execution import process
+from tuner.execution import launch
 from tuner.execution.local import run_job
 from tuner.hardware import environment
 from tuner.model import pipeline
@@ -153,7 +153,7 @@ def test_a_compiler_that_fails_is_a_compile_error(
 def test_a_missing_package_is_unavailable(
     mark: str, make_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "WORKER", WORKER)
+    monkeypatch.setattr(launch, "WORKER", WORKER)
     monkeypatch.setenv("TUNER_FAULTS", '{"*": "missing package@load"}')
     found = failure(run(make_job(), tmp_path))
     assert (found.kind, found.stage) == ("unavailable", "load")
@@ -163,7 +163,7 @@ def test_a_missing_package_is_unavailable(
 def test_a_disk_without_room_for_the_images_is_a_full_disk(
     mark: str, make_job: Callable[..., Job], tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "WORKER", WORKER)
+    monkeypatch.setattr(launch, "WORKER", WORKER)
     monkeypatch.setenv("TUNER_FAULTS", '{"*": "disk@score"}')
     monkeypatch.setenv("TUNER_DISK", str(disk))
     job = make_job()

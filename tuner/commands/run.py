@@ -138,6 +138,7 @@ def run(options: argparse.Namespace) -> int:
 def run_study(folder: Path, request: Request, limits: Limits, model_name: str) -> int:
     """Run a study in a folder until it ends within its limits, and report its result."""
     from tuner.execution.local import LocalExecutor
+    from tuner.execution.template import make_launcher
     from tuner.records.outcome import Device
     from tuner.report.live import make_display
     from tuner.study.loop import Study
@@ -146,7 +147,10 @@ def run_study(folder: Path, request: Request, limits: Limits, model_name: str) -
     title = f"{model_name} ({request.model.pipeline_class}) on {request.environment.device_name}"
     display = make_display(sys.stdout, request.space.baseline)
     device = Device(name=request.environment.device)
-    with Store(folder, request) as store, LocalExecutor([device], store.paths.cache) as executor:
+    with (
+        Store(folder, request) as store,
+        LocalExecutor([device], make_launcher(store.paths.cache, store.paths.template_log)) as executor,
+    ):
         study = Study(store, limits, display, executor)
         try:
             recorded = list(study.history.outcomes.values())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tuner.execution.executor import Ended, Executor, Handle
+from tuner.execution.launch import FreshLauncher, Launcher
 from tuner.execution.process import WorkerProcess
 from tuner.records.outcome import Device
 from tuner.records.protocol import Job, Message
@@ -19,15 +20,14 @@ POLL_S = 0.2
 
 
 class LocalExecutor(Executor):
-    """Runs each job in a fresh process on this machine.
+    """Runs each job in a process of its own on this machine.
 
-    `cache` is the folder of compiled code that workers share. `folder` takes the jobs and the workers' logs, if that is
-    not the folder of the job's first point.
+    `folder` takes the jobs and the workers' logs, if that is not the folder of the job's first point.
     """
 
-    def __init__(self, devices: Sequence[Device], cache: Path, folder: Path | None = None) -> None:
+    def __init__(self, devices: Sequence[Device], launcher: Launcher, folder: Path | None = None) -> None:
         self.devices = tuple(devices)
-        self.cache = cache
+        self.launcher = launcher
         self.folder = folder
         self.running: dict[str, tuple[Handle, WorkerProcess]] = {}
         self.selector = selectors.DefaultSelector()
@@ -40,7 +40,7 @@ class LocalExecutor(Executor):
         if device not in self.free():
             raise ValueError(f"{device.name}: this device is not free")
         handle = Handle(job, device)
-        worker = WorkerProcess(job, self.folder or Path(job.points[0].folder), self.cache)
+        worker = WorkerProcess(job, self.folder or Path(job.points[0].folder), self.launcher)
         self.running[handle.id] = (handle, worker)
         self.selector.register(worker.pipe, selectors.EVENT_READ)
         return handle
@@ -83,11 +83,12 @@ class LocalExecutor(Executor):
     def __exit__(self, *error: Any) -> None:
         for handle, _ in list(self.running.values()):
             self.cancel(handle)
+        self.launcher.close()
         self.selector.close()
 
 
 def run_job(job: Job, cache: Path, folder: Path | None = None) -> list[Message]:
     """Run one job to its end and return its messages. `folder` is that of LocalExecutor."""
-    with LocalExecutor([Device(name=job.environment.device)], cache, folder) as executor:
+    with LocalExecutor([Device(name=job.environment.device)], FreshLauncher(cache), folder) as executor:
         executor.submit(job, executor.devices[0])
         return [message for _, message in executor.wait(lambda: math.inf) if not isinstance(message, Ended)]

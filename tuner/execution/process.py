@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import time
 import uuid
 from collections import deque
@@ -13,9 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import psutil
 
-from tuner.execution import python
+from tuner.execution.launch import Launcher, Start, kill_marked
 from tuner.files import atomic_write
 from tuner.records.codec import encode_pretty
 from tuner.records.outcome import Failure
@@ -33,7 +31,6 @@ from tuner.records.protocol import (
 )
 
 DEADLINES_S = {
-    "start": 120.0,
     "load": 1800.0,
     "apply": 300.0,
     "compile": 900.0,
@@ -50,18 +47,13 @@ DEADLINES_S = {
 FIRST_CALL = ("compile", "first call")
 """The names of the stage of the first call: where something is compiled, and where nothing is."""
 
-WORKER: tuple[str, ...] = python.command("tuner.worker")
-"""The program that is started for each job."""
-
-MARK = "TUNER_WORKER"
-"""The environment variable by which everything that a worker started is found again, whoever has adopted it."""
-
 
 class WorkerProcess:
     """A worker and the pipe that it writes its messages to. `folder` takes the job and the worker's log."""
 
-    def __init__(self, job: Job, folder: Path, cache: Path) -> None:
+    def __init__(self, job: Job, folder: Path, launcher: Launcher) -> None:
         self.job = job
+        self.start_limit_s = launcher.start_limit_s
         self.awaited = {point.index for point in job.points}
         """The points that the worker has not answered for."""
         self.has_ended = False
@@ -74,11 +66,7 @@ class WorkerProcess:
         self.pipe, writing = os.pipe()
         os.set_blocking(self.pipe, False)
         with (folder / "worker.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*WORKER, str(folder / "job.json"), str(writing)],
-                stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=(writing,), start_new_session=True,
-                env=worker_environment(cache) | {MARK: self._mark},
-            )  # fmt: skip
+            self.process = launcher.start(Start(folder / "job.json", writing, log.fileno(), self._mark))
         os.close(writing)
         self._enter("start")
 
@@ -108,15 +96,11 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """Kill the worker and everything that it started, in its process group or out of it."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        for other in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, OSError):
-                if other.environ().get(MARK) == self._mark:
-                    other.kill()
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        self.process.wait()
+        if self.process.pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        kill_marked(self._mark)
+        self.process.release()
         os.close(self.pipe)
 
     def _enter(self, stage: str) -> None:
@@ -126,7 +110,7 @@ class WorkerProcess:
         limit_s = self.job.compile_limit_s
         if self.stage in FIRST_CALL and limit_s is not None:
             return min(DEADLINES_S[self.stage], limit_s)
-        return DEADLINES_S[self.stage]
+        return self.start_limit_s if self.stage == "start" else DEADLINES_S[self.stage]
 
     def _follow(self, message: Message) -> None:
         """Keep track of the stage that the worker is in, and of the points that it still has to answer for."""
@@ -151,18 +135,6 @@ class WorkerProcess:
             self.is_pipe_closed = not data
             *lines, self._buffer = (self._buffer + data).split(b"\n")
             self._lines.extend(lines)
-
-
-def worker_environment(cache: Path) -> dict[str, str]:
-    """Return the parent's environment, with the compilers' caches inside the study and quiet libraries."""
-    return {
-        **python.environment(),
-        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
-        "TRITON_CACHE_DIR": str(cache / "triton"),
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
 
 
 def parse(line: bytes, stage: str) -> Message:

@@ -70,6 +70,8 @@ class NvmlDevice:
         self.handle = handle
         self.unavailable_reasons: dict[str, str] = {}
         self.reasons_function = "nvmlDeviceGetCurrentClocksEventReasons"
+        self.holder: int | None = None
+        """A process that lends its memory to this one, and is no other user."""
 
     def query(self, quantity: str, function: str, *arguments: Any) -> Any:
         """Call an NVML function on this GPU. Returns None if it fails, from then on without calling it again."""
@@ -136,8 +138,8 @@ class NvmlDevice:
         others = [process for process in processes if process.pid != os.getpid()]
         if len(others) == len(processes):  # this process computes too, so a container hides it or its number
             return OtherProcesses(None, None, _hidden_reason(len(processes)))
-        held = [process.usedGpuMemory for process in others]
-        return OtherProcesses(len(others), None if None in held else sum(held))
+        held = [process.usedGpuMemory for process in others if process.pid != self.holder]
+        return OtherProcesses(len(held), None if None in held else sum(held))
 
     def is_mig(self) -> bool:
         """Return whether the GPU is divided into parts (MIG)."""

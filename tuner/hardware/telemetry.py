@@ -146,8 +146,13 @@ class UnavailableMonitor:
 class Nvml:
     """NVML, opened once per process and before the process uses the GPU. Makes a monitor for each measurement."""
 
-    def __init__(self, uuid: str, bus_id: str | None, nvml: Any = None) -> None:
-        """Open the GPU with this UUID or `bus_id`; see `nvml.open_device`."""
+    def __init__(
+        self, uuid: str, bus_id: str | None, nvml: Any = None, holder: int | None = None, held_bytes: int = 0
+    ) -> None:
+        """Open the GPU with this UUID or `bus_id`; see `nvml.open_device`.
+
+        `holder` is a process that lends weights to this one, and `held_bytes` its memory there: no other user.
+        """
         if nvml is None:
             import pynvml
 
@@ -157,19 +162,21 @@ class Nvml:
         self.unavailable_reason = ""
         try:
             self.gpu = open_device(nvml, uuid, bus_id)
-            self.taken_bytes = self.gpu.memory_bytes()
+            self.gpu.holder = holder
+            taken_bytes = self.gpu.memory_bytes()
+            self.taken_bytes = None if taken_bytes is None else max(0, taken_bytes - held_bytes)
         except nvml.NVMLError as error:
             self.unavailable_reason = f"NVML: {error_text(error)}"
 
     @classmethod
-    def for_torch(cls) -> Nvml:
-        """Open the GPU that torch calls cuda:0."""
+    def for_torch(cls, holder: int | None = None, held_bytes: int = 0) -> Nvml:
+        """Open the GPU that torch calls cuda:0. For `holder` and `held_bytes` see the class."""
         import torch
 
         gpu = torch.cuda.get_device_properties(0)
         bus: list[Any] = [getattr(gpu, f"pci_{name}_id", None) for name in ("domain", "bus", "device")]
         bus_id = None if None in bus else "{:08X}:{:02X}:{:02X}.0".format(*bus)
-        return cls(f"GPU-{gpu.uuid}", bus_id)
+        return cls(f"GPU-{gpu.uuid}", bus_id, holder=holder, held_bytes=held_bytes)
 
     def monitor(self, held: Callable[[], int] = lambda: 0) -> GpuMonitor | UnavailableMonitor:
         """Make a monitor for one measurement. `held()` returns the bytes that this process holds now."""

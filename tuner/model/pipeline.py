@@ -121,8 +121,8 @@ def scorer_source(model: Model) -> str:
     return str(SCORER_DIR) if model.scorer == DEMO else model.scorer
 
 
-def load(model: Model, environment: Environment, dtype: Value) -> Any:
-    """Load the pipeline onto the device, in `dtype`, without its progress bar. Imports torch and diffusers."""
+def read(model: Model, dtype: Value) -> Any:
+    """Read the pipeline into the host's memory, in `dtype`, without its progress bar. Imports torch and diffusers."""
     import diffusers
     import torch
 
@@ -131,7 +131,12 @@ def load(model: Model, environment: Environment, dtype: Value) -> Any:
         raise BadInput(f"{model.source}: diffusers has no pipeline class {model.pipeline_class}")
     pipe = _load(pipeline_type, model, getattr(torch, str(dtype)))
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(environment.device)
+    return pipe
+
+
+def load(model: Model, environment: Environment, dtype: Value) -> Any:
+    """Load the pipeline onto the device, in `dtype`. Imports torch and diffusers."""
+    return read(model, dtype).to(environment.device)
 
 
 def _load(pipeline_type: Any, model: Model, dtype: Any) -> Any:

@@ -116,3 +116,50 @@ def decode_message(data: bytes) -> Message:
     """Decode one line that a worker wrote."""
     message: Message = msgspec.json.decode(data, type=Message)
     return message
+
+
+class ForkRequest(Record):
+    """A request to the template: fork a worker for the job in this file. `mark` is the worker's."""
+
+    job: str
+    mark: str
+
+
+class Forked(Record, tag="forked"):
+    """A template's message: it forked the worker with this mark."""
+
+    mark: str
+    pid: PositiveCount
+
+
+class WorkerEnded(Record, tag="ended"):
+    """A template's message: a worker ended with this exit code, negative for a signal."""
+
+    mark: str
+    code: int
+
+
+TemplateMessage = Forked | WorkerEnded
+
+LentStorage = tuple[int | str | bool | None, ...]
+"""The values by which torch finds a storage that another process shares; bytes as hexadecimal text."""
+
+
+class LentTensor(Record):
+    """A parameter or buffer of a pipeline that lies in a lent storage. Offset and stride count elements."""
+
+    component: str
+    module: str
+    name: str
+    storage: Count
+    dtype: str
+    offset: Count
+    shape: tuple[Count, ...]
+    stride: tuple[Count, ...]
+
+
+class LentWeights(Record):
+    """The storages that the holder of a pipeline's weights lends, and where each tensor lies in them."""
+
+    storages: tuple[LentStorage, ...]
+    tensors: tuple[LentTensor, ...]

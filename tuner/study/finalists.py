@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tuner.errors import BadInput
 from tuner.execution import python
-from tuner.execution.process import worker_environment
+from tuner.execution.launch import worker_environment
 from tuner.files import atomic_write
 from tuner.model import pipeline
 from tuner.records.codec import encode_pretty, read

@@ -25,14 +25,19 @@ from tuner.timing.measure import Throttled
 from tuner.worker.bench import Bench
 from tuner.worker.channel import Channel
 from tuner.worker.failures import CompiledWhileTimed
+from tuner.worker.weights import Weights, no_weights
 
 
-def main(arguments: list[str]) -> int:
-    """Run the job of the file that the first argument names, and report to the pipe that the second one names."""
+def main(arguments: list[str], weights: Weights | None = None) -> int:
+    """Run the job of the file that the first argument names, and report to the pipe that the second one names.
+
+    `weights` are those of the template that this process was forked from.
+    """
     channel = Channel(int(arguments[1]))
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
-        run(read(Path(arguments[0]), Job), channel)
+        job = read(Path(arguments[0]), Job)
+        run(job, channel, weights or no_weights(job))
     except BaseException as error:
         channel.send(WorkerFailed(failure=channel.failure(error)))
         return 1
@@ -49,9 +54,9 @@ def end_with_parent() -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def run(job: Job, channel: Channel) -> None:
+def run(job: Job, channel: Channel, weights: Weights) -> None:
     """Build the pipeline, and if the gate lets it pass, measure the points one after the other."""
-    bench = Bench(job, channel)
+    bench = Bench(job, channel, weights)
     build = bench.build(Path(job.points[0].folder))
     channel.send(BuildDone(build=build))
     if not continues(job, build):

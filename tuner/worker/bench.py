@@ -10,7 +10,6 @@ from tuner.knobs import apply_knobs, require_effects, watch
 from tuner.knobs.cache import skipped_share
 from tuner.knobs.compile import compiles
 from tuner.knobs.graphs import replays_cuda_graphs
-from tuner.model import pipeline
 from tuner.quality.similarity import MAX_PSNR_DB
 from tuner.records.outcome import Build
 from tuner.records.protocol import Job, Point, PointDone
@@ -22,6 +21,7 @@ from tuner.worker.channel import Channel
 from tuner.worker.scoring import Scoring
 from tuner.worker.timing import Timer
 from tuner.worker.tracing import Tracer
+from tuner.worker.weights import Weights
 
 
 class Bench:
@@ -31,8 +31,9 @@ class Bench:
     tracer: Tracer
     timer: Timer
 
-    def __init__(self, job: Job, channel: Channel) -> None:
+    def __init__(self, job: Job, channel: Channel, weights: Weights) -> None:
         self.job = job
+        self.weights = weights
         self.channel = channel
         self.cuda = job.environment.device == "cuda"
         self.clock = CudaClock() if self.cuda else Clock()
@@ -47,14 +48,14 @@ class Bench:
         job, first, stopwatch = self.job, self.job.points[0], Stopwatch()
 
         self.channel.enter("load")
-        nvml = telemetry.Nvml.for_torch() if self.cuda else None
-        pipe = pipeline.load(job.model, job.environment, job.build["precision.dtype"])
+        nvml = telemetry.Nvml.for_torch(self.weights.holder, self.weights.held_bytes) if self.cuda else None
+        pipe = self.weights.load(job)
         load_s = stopwatch.lap()
 
         self.channel.enter("apply")
         self.calls = PipelineCalls(pipe, job, self.channel, self.clock)
         self.tracer = Tracer(self.calls)
-        self.timer = Timer(self.calls, self.tracer, nvml)
+        self.timer = Timer(self.calls, self.tracer, nvml, self.weights)
         changes = apply_knobs(pipe, job.build, job.environment)
         apply_s = stopwatch.lap()
 

@@ -21,6 +21,7 @@ from tuner.timing.measure import measure, warm_up
 from tuner.worker.calls import PipelineCalls
 from tuner.worker.failures import CompiledWhileTimed
 from tuner.worker.tracing import Tracer
+from tuner.worker.weights import Weights
 
 MIN_FOR_PREDICTION = 2
 """Step counts that must be measured to separate the fixed cost of a call from the cost per step."""
@@ -29,10 +30,11 @@ MIN_FOR_PREDICTION = 2
 class Timer:
     """The latencies and the peak memory of a job's points."""
 
-    def __init__(self, calls: PipelineCalls, tracer: Tracer, nvml: telemetry.Nvml | None) -> None:
+    def __init__(self, calls: PipelineCalls, tracer: Tracer, nvml: telemetry.Nvml | None, weights: Weights) -> None:
         self.calls = calls
         self.tracer = tracer
         self.nvml = nvml
+        self.weights = weights
         self.job = calls.job
         self.cuda = calls.job.environment.device == "cuda"
         self.timings: dict[tuple[int, int], Timing] = {}
@@ -134,7 +136,7 @@ class Timer:
             return None
         import torch
 
-        self.nvml = self.nvml or telemetry.Nvml.for_torch()
+        self.nvml = self.nvml or telemetry.Nvml.for_torch(self.weights.holder, self.weights.held_bytes)
         return self.nvml.monitor(torch.cuda.memory_reserved)
 
     def _peak_memory(self) -> Memory:
@@ -144,7 +146,8 @@ class Timer:
             return Memory(peak_bytes=peak, reserved_bytes=None)
         import torch
 
-        reserved = torch.cuda.max_memory_reserved()
+        lent = self.weights.lent_bytes(self.calls.pipe)
+        reserved = torch.cuda.max_memory_reserved() + lent
         in_graphs = replays_cuda_graphs(self.job.build)  # a replay allocates nothing
-        peak = reserved if in_graphs else torch.cuda.max_memory_allocated()
+        peak = reserved if in_graphs else torch.cuda.max_memory_allocated() + lent
         return Memory(peak_bytes=peak, reserved_bytes=reserved)

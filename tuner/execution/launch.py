@@ -1,0 +1,120 @@
+"""How a worker process is started: afresh, as a program of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+
+from tuner.execution import python
+
+WORKER: tuple[str, ...] = python.command("tuner.worker")
+"""The program that is started for each job."""
+
+MARK = "TUNER_WORKER"
+"""The environment variable by which everything that a worker started is found again, whoever has adopted it."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a worker process is started with: its job's file, the pipe for its messages, its log, and its mark."""
+
+    job: Path
+    messages: int
+    log: int
+    mark: str
+
+
+class StartedProcess(Protocol):
+    """A process that was started, and the lifeline that ends it when it closes."""
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the process and of its process group; None before it runs."""
+        ...
+
+    def poll(self) -> int | None:
+        """Return the exit code, negative for a signal, or None while the process runs."""
+        ...
+
+    def release(self) -> None:
+        """Close the lifeline of a process that was killed, and wait until the process is gone."""
+        ...
+
+
+class Launcher(Protocol):
+    """Starts worker processes."""
+
+    start_limit_s: float
+    """How long a worker may take until it enters its first stage."""
+
+    def start(self, start: Start) -> StartedProcess:
+        """Start a worker process in a session of its own and return at once."""
+        ...
+
+    def close(self) -> None:
+        """End what was kept for starting workers."""
+        ...
+
+
+class FreshProcess:
+    """A worker that runs as a program of its own. Its standard input is the lifeline."""
+
+    def __init__(self, start: Start, environment: Mapping[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [*WORKER, str(start.job), str(start.messages)],
+            stdin=subprocess.PIPE, stdout=start.log, stderr=start.log, pass_fds=(start.messages,),
+            start_new_session=True, env={**environment, MARK: start.mark},
+        )  # fmt: skip
+
+    @property
+    def pid(self) -> int | None:
+        return self.process.pid
+
+    def poll(self) -> int | None:
+        return self.process.poll()
+
+    def release(self) -> None:
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.wait()
+
+
+class FreshLauncher:
+    """Starts each worker as a program of its own, which imports its libraries and loads its weights itself."""
+
+    start_limit_s = 120.0
+
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
+
+    def start(self, start: Start) -> StartedProcess:
+        return FreshProcess(start, worker_environment(self.cache))
+
+    def close(self) -> None:
+        """Do nothing: nothing was kept."""
+
+
+def kill_marked(mark: str) -> None:
+    """Kill every process that was started with this mark in its environment."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(MARK) == mark:
+                process.kill()
+
+
+def worker_environment(cache: Path) -> dict[str, str]:
+    """Return the parent's environment, with the compilers' caches inside the study and quiet libraries."""
+    return {
+        **python.environment(),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+        "TRITON_CACHE_DIR": str(cache / "triton"),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
