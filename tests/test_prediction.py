@@ -26,6 +26,7 @@ from tuner.timing.measure import Clock, measure, warm_up
 from tuner.worker.bench import Bench
 from tuner.worker.calls import PipelineCalls
 from tuner.worker.timing import Timer
+from tuner.worker.weights import no_weights
 
 FIXED_S, PER_STEP_S = 0.3, 0.17
 
@@ -186,14 +187,14 @@ def test_a_worker_measures_what_its_images_contradict(monkeypatch: pytest.Monkey
     def drawn(taking_s: float) -> Timing:
         """What a bench says of a point that it predicts at 1 s, when each call that draws images takes so long."""
         channel: Any = SimpleNamespace(enter=lambda *_: None)
-        job: Any = SimpleNamespace(environment=environment.detect("cpu"), reference=None)
-        bench = Bench(job, channel)
+        job: Any = SimpleNamespace(environment=environment.detect("cpu"), reference=None, model=None)
+        bench = Bench(job, channel, no_weights(job))
         predicted = prediction.predicted_timing(prediction.fit({2: estimate(0.5), 12: estimate(3.0)}), 4, 1)
         memory: Any = Memory(peak_bytes=1, reserved_bytes=None)
         measured = msgspec.structs.replace(predicted, stopped="interval within target", predicted_from=None)
         calls = PipelineCalls(None, job, channel, bench.clock)
         tracer: Any = SimpleNamespace(profiled=False)
-        bench.timer = Timer(calls, tracer, None)
+        bench.timer = Timer(calls, tracer, None, bench.weights)
         monkeypatch.setattr(bench.timer, "predict", lambda _: (predicted, memory))
         monkeypatch.setattr(bench.timer, "time", lambda _: (measured, memory))
         monkeypatch.setattr(bench, "score", lambda _: calls.generation_s.extend([taking_s] * 6))

@@ -31,6 +31,11 @@ def _pipelines_that_take_no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "effective_arguments", lambda *_: {})
 
 
+def weights_of(pipe: Any) -> Any:
+    """Weights of which a worker loads this pipeline."""
+    return SimpleNamespace(load=lambda _: pipe, holder=None, held_bytes=0, lent_bytes=lambda _: 0)
+
+
 def finding(kind: FindingKind) -> Finding:
     return Finding(
         kind=kind, count=3, count_per_step=1, idle_ms_per_step=0.5, operator="aten::item", reason="planted",
@@ -55,7 +60,6 @@ def test_the_first_call_is_called_compiling_only_where_something_is_compiled(
 ) -> None:
     seconds = iter([first_s, *[0.1] * 20])
     log = SimpleNamespace(read=lambda: SimpleNamespace(unique_graphs=0))
-    monkeypatch.setattr(worker.pipeline, "load", lambda *_: None)
     monkeypatch.setattr(worker, "apply_knobs", lambda *_: {})
     monkeypatch.setattr(dynamo, "start_compile_log", lambda: log)
     monkeypatch.setattr(PipelineCalls, "user_call", lambda *_: lambda: time.sleep(next(seconds)))
@@ -66,7 +70,7 @@ def test_the_first_call_is_called_compiling_only_where_something_is_compiled(
     )  # fmt: skip
     stages: list[str] = []
     channel: Any = SimpleNamespace(enter=lambda name, *_: stages.append(name))
-    found = worker.Bench(job, channel).build(Path())
+    found = worker.Bench(job, channel, weights_of(None)).build(Path())
     assert stages == ["load", "apply", stage, "warm up"]
     assert found.compile_s == pytest.approx(compile_s, abs=0.05)
     assert found.first_call_s == pytest.approx(first_s, abs=0.05)
@@ -75,9 +79,8 @@ def test_the_first_call_is_called_compiling_only_where_something_is_compiled(
 def test_on_a_gpu_what_is_measured_is_timed_before_the_profiler_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, int | None]] = []
     log = SimpleNamespace(read=lambda: SimpleNamespace(unique_graphs=0))
-    monkeypatch.setattr(worker.pipeline, "load", lambda *_: None)
     monkeypatch.setattr(worker, "apply_knobs", lambda *_: {})
-    monkeypatch.setattr(worker.telemetry.Nvml, "for_torch", lambda: None)
+    monkeypatch.setattr(worker.telemetry.Nvml, "for_torch", lambda *_: None)
     monkeypatch.setattr(dynamo, "start_compile_log", lambda: log)
     monkeypatch.setattr(PipelineCalls, "user_call", lambda *_: lambda: None)
     monkeypatch.setattr(Tracer, "trace", lambda *_, **__: (None, None))
@@ -89,7 +92,7 @@ def test_on_a_gpu_what_is_measured_is_timed_before_the_profiler_runs(monkeypatch
         is_baseline=True, build={"precision.dtype": "bfloat16"}, workload=SimpleNamespace(latency_target_s=None),
     )  # fmt: skip
     channel: Any = SimpleNamespace(enter=lambda stage, index=None: seen.append((stage, index)))
-    bench = worker.Bench(job, channel)
+    bench = worker.Bench(job, channel, weights_of(None))
     bench.clock = worker.Clock()
 
     def time_point(timer: Timer, point: Point) -> tuple[Timing, Memory]:
@@ -139,7 +142,6 @@ def test_where_a_break_rejects_inductor_is_asked_only_if_the_pieces_cannot_be_ju
     pipe = SimpleNamespace(components={"vae" if case == "elsewhere" else "transformer": module})
     stages: list[str] = []
     verdict = Verdict(status="rejected", findings=(finding("graph break"), finding("device sync")))
-    monkeypatch.setattr(worker.pipeline, "load", lambda *_: pipe)
     monkeypatch.setattr(worker, "apply_knobs", lambda *_: {})
     monkeypatch.setattr(PipelineCalls, "user_call", lambda *_: lambda: module(torch.ones(2)))
     monkeypatch.setattr(PipelineCalls, "run_steps", lambda *_: module(torch.ones(2)))
@@ -151,7 +153,7 @@ def test_where_a_break_rejects_inductor_is_asked_only_if_the_pieces_cannot_be_ju
         build={"precision.dtype": "float32", "compile.scope": "full"},
     )  # fmt: skip
     channel: Any = SimpleNamespace(enter=lambda stage, *_: stages.append(stage), send=lambda _: None)
-    build = worker.Bench(job, channel).build(tmp_path)
+    build = worker.Bench(job, channel, weights_of(pipe)).build(tmp_path)
     assert build.verdict is not None
     if case == "rejected":
         assert asked == []

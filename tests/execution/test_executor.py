@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tuner.execution import launch
+from tuner.execution import launch, template
 from tuner.execution.executor import Ended, Executor
 from tuner.execution.inline import InlineExecutor
 from tuner.execution.launch import FreshLauncher
 from tuner.execution.local import LocalExecutor
+from tuner.execution.template import TemplateLauncher
 from tuner.hardware import environment
 from tuner.records.model import Model, Workload
 from tuner.records.outcome import Device, Failure
@@ -33,6 +34,24 @@ os.write(pipe, b'{"type":"failed","failure":{"kind":"error","stage":"load","mess
 """
 
 
+TEMPLATE = f"""
+import socket, sys
+from types import SimpleNamespace
+from tuner.worker import template
+
+def run(arguments, weights):
+    sys.argv[1:] = arguments
+    exec({WORKER!r}, {{}})
+    return 0
+
+template.worker = SimpleNamespace(main=run)
+template.set_threads = lambda threads: None
+weights = SimpleNamespace(check=lambda: None, holder=None)
+template.Template(socket.socket(fileno=int(sys.argv[1])), weights, 1).serve()
+"""
+"""The real template, without libraries and weights, that forks simulated workers."""
+
+
 def inline(folder: Path) -> Executor:
     def work(job: Job) -> Iterator[Message]:
         yield StageStarted(stage="load")
@@ -45,12 +64,18 @@ def local(folder: Path) -> Executor:
     return LocalExecutor(DEVICES, FreshLauncher(folder / "cache"))
 
 
-EXECUTORS = {"inline": inline, "local": local}
+def forking(folder: Path) -> Executor:
+    folder.mkdir(exist_ok=True)
+    return LocalExecutor(DEVICES, TemplateLauncher(folder / "cache", folder / "template.log"))
+
+
+EXECUTORS = {"inline": inline, "local": local, "forking": forking}
 
 
 @pytest.fixture(params=EXECUTORS)
 def executor(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Executor]:
     monkeypatch.setattr(launch, "WORKER", (sys.executable, "-c", WORKER))
+    monkeypatch.setattr(template, "TEMPLATE", (sys.executable, "-c", TEMPLATE))
     with EXECUTORS[request.param](tmp_path) as executor:
         yield executor
 

@@ -62,7 +62,7 @@ class Launcher(Protocol):
         ...
 
 
-class FreshProcess:
+class FreshProcess(StartedProcess):
     """A worker that runs as a program of its own. Its standard input is the lifeline."""
 
     def __init__(self, start: Start, environment: Mapping[str, str]) -> None:
@@ -85,7 +85,7 @@ class FreshProcess:
         self.process.wait()
 
 
-class FreshLauncher:
+class FreshLauncher(Launcher):
     """Starts each worker as a program of its own, which imports its libraries and loads its weights itself."""
 
     start_limit_s = 120.0

@@ -87,7 +87,7 @@ class Template:
         kill_marked(self.mark)
 
 
-class ForkedProcess:
+class ForkedProcess(StartedProcess):
     """A worker that was requested from a template. It starts afresh if the template dies before the fork."""
 
     def __init__(self, template: Template, start: Start, start_afresh: Callable[[Start], StartedProcess]) -> None:
@@ -153,7 +153,7 @@ class ForkedProcess:
             self.kept = None
 
 
-class TemplateLauncher:
+class TemplateLauncher(Launcher):
     """Starts workers from a template, which it starts with the first one.
 
     A template that died is replaced, unless it never forked a worker: then workers start afresh from there on.

@@ -51,7 +51,16 @@ class Template:
         """Marks of the running workers, by process."""
 
     def serve(self) -> None:
-        """Fork a worker for each request until the parent goes."""
+        """Fork a worker for each request until the parent goes, then end what was forked."""
+        try:
+            self._serve()
+        finally:
+            for child in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    child.kill()
+
+    def _serve(self) -> None:
+        become_subreaper()
         wake_up, self.wake_up = os.pipe()
         os.set_blocking(wake_up, False)
         os.set_blocking(self.wake_up, False)
@@ -136,7 +145,6 @@ def set_threads(threads: int) -> None:
 def main(arguments: list[str]) -> None:
     """Prepare everything that workers share, and serve."""
     channel, job = socket.socket(fileno=int(arguments[0])), read(Path(arguments[1]), Job)
-    become_subreaper()
     import torch
     import tqdm
 
@@ -153,12 +161,7 @@ def main(arguments: list[str]) -> None:
     weights = prepare_weights(job, pipe)
     gc.collect()
     gc.freeze()
-    try:
-        Template(channel, weights, threads).serve()
-    finally:
-        for child in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                child.kill()
+    Template(channel, weights, threads).serve()
 
 
 if __name__ == "__main__":
