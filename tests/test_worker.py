@@ -36,6 +36,9 @@ def weights_of(pipe: Any) -> Any:
     return SimpleNamespace(load=lambda _: pipe, holder=None, held_bytes=0, lent_bytes=lambda _: 0)
 
 
+POINT = Point(index=0, folder="", steps=4, batch=1)
+
+
 def finding(kind: FindingKind) -> Finding:
     return Finding(
         kind=kind, count=3, count_per_step=1, idle_ms_per_step=0.5, operator="aten::item", reason="planted",
@@ -64,7 +67,7 @@ def test_the_first_call_is_called_compiling_only_where_something_is_compiled(
     monkeypatch.setattr(dynamo, "start_compile_log", lambda: log)
     monkeypatch.setattr(PipelineCalls, "user_call", lambda *_: lambda: time.sleep(next(seconds)))
     job: Any = SimpleNamespace(
-        environment=SimpleNamespace(device="cpu"), reference=None, points=(None,), model=None,
+        environment=SimpleNamespace(device="cpu"), reference=None, points=(POINT,), model=None,
         workload=None, trace=False, probe=False,
         is_baseline=False, build={"precision.dtype": "float32", **build},
     )  # fmt: skip
@@ -147,7 +150,7 @@ def test_where_a_break_rejects_inductor_is_asked_only_if_the_pieces_cannot_be_ju
     monkeypatch.setattr(PipelineCalls, "run_steps", lambda *_: module(torch.ones(2)))
     monkeypatch.setattr(Tracer, "trace", lambda *_, **__: (None, verdict))
     job: Any = SimpleNamespace(
-        environment=SimpleNamespace(device="cpu"), reference=None, points=(None,), model=None,
+        environment=SimpleNamespace(device="cpu"), reference=None, points=(POINT,), model=None,
         workload=None, trace=True, probe=False,
         is_baseline=False, gate=GatePolicy(), allowed=(),
         build={"precision.dtype": "float32", "compile.scope": "full"},

@@ -17,7 +17,7 @@ class Point(Record):
 
     With `score` its images are scored. With `spot_check` a few are compared with those of another build, and scored
     only if they differ. With `predict` its latency is computed from two or more earlier points of the job, if that is
-    possible.
+    possible. With `whole` its calls are made with all their steps, however slow they are.
     """
 
     index: Count
@@ -27,6 +27,7 @@ class Point(Record):
     score: bool = True
     spot_check: SpotCheck | None = None
     predict: bool = False
+    whole: bool = False
 
 
 class Job(Record):

@@ -229,7 +229,14 @@ class RepetitionAttempt:
             workload=self.history.space.workload,
             build=build_values(values),
             points=(
-                Point(index=0, folder=str(folder), steps=int(values["steps"]), batch=int(values["batch"]), score=False),
+                Point(
+                    index=0,
+                    folder=str(folder),
+                    steps=int(values["steps"]),
+                    batch=int(values["batch"]),
+                    score=False,
+                    whole=True,
+                ),
             ),
             trace=False,
             allowance_s=budget.timing_allowance_s,

@@ -29,6 +29,11 @@ def median_interval(samples: Sequence[float]) -> Estimate:
     return Estimate(value=median(ordered), low=ordered[rank], high=ordered[-1 - rank])
 
 
+def latency_interval(samples: Sequence[float]) -> Estimate:
+    """Return the median with its distribution-free interval, or of fewer than six samples the mean by Student's t."""
+    return median_interval(samples) if len(samples) >= MIN_SAMPLES else mean_interval(samples)
+
+
 def mean_interval(samples: Sequence[float]) -> Estimate:
     """Return the mean and its 95 % interval by Student's t. Needs at least two samples."""
     return _student(fmean(samples), stdev(samples) / math.sqrt(len(samples)), len(samples) - 1)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from tuner.records.codec import Estimate
-from tuner.records.outcome import PredictionCheck, StepCost, Timing
+from tuner.records.outcome import Components, PredictionCheck, StepCost, Timing
 from tuner.timing.intervals import Z_95
 
 MAX_ERROR = 0.01
 """The relative error, against the calls that generated the images, up to which a prediction still stands."""
+
+SHORT_STEPS = (12, 4)
+"""The step counts at which slow calls are timed, the longer first: it brings the GPU to the state of a long run."""
 
 MIN_RELATIVE_ERROR = 1e-4
 """The smallest relative standard error that a fitted timing is given."""
@@ -65,6 +70,32 @@ def predicted_timing(cost: StepCost, steps: int, batch: int, target_s: float | N
         stopped="predicted",
         predicted_from=cost.measured_at,
         within_target=None if target_s is None else float(latency.value <= target_s),
+    )
+
+
+def composed_timing(parts: Mapping[int, Timing], steps: int, batch: int, target_s: float | None = None) -> Timing:
+    """Return the Timing of a slow call from those of calls with fewer steps: latency, energy and components."""
+    timing = predicted_timing(fit({count: part.latency_s for count, part in parts.items()}), steps, batch, target_s)
+    longest = max(parts)
+    gpu, components = parts[longest].gpu, parts[longest].components
+    energies = {count: part.gpu.energy_j for count, part in parts.items() if part.gpu and part.gpu.energy_j}
+    if gpu is not None:
+        energy_j = predict(fit(energies), steps) if len(energies) == len(parts) else None
+        gpu = msgspec.structs.replace(gpu, energy_j=energy_j)
+    if components is not None:
+        components = with_steps(components, steps / longest)
+    warm_up = parts[longest].warm_up
+    return msgspec.structs.replace(timing, gpu=gpu, components=components, warm_up=warm_up)
+
+
+def with_steps(components: Components, ratio: float) -> Components:
+    """Return the components of a call with `ratio` times the steps: only the denoiser takes longer."""
+    denoiser_s = components.denoiser_s or 0.0
+    more_s = denoiser_s * (ratio - 1)
+    return msgspec.structs.replace(
+        components,
+        total_s=components.total_s + more_s,
+        denoiser_s=None if components.denoiser_s is None else denoiser_s + more_s,
     )
 
 

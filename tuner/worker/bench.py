@@ -15,7 +15,7 @@ from tuner.records.outcome import Build
 from tuner.records.protocol import Job, Point, PointDone
 from tuner.records.quality import Quality
 from tuner.timing import roofline
-from tuner.timing.measure import Clock, CudaClock, warm_up
+from tuner.timing.measure import Clock, CudaClock
 from tuner.worker.calls import PipelineCalls, Stopwatch
 from tuner.worker.channel import Channel
 from tuner.worker.scoring import Scoring
@@ -56,12 +56,13 @@ class Bench:
         self.calls = PipelineCalls(pipe, job, self.channel, self.clock)
         self.tracer = Tracer(self.calls)
         self.timer = Timer(self.calls, self.tracer, nvml, self.weights)
+        short = self.timer.short(first)
         changes = apply_knobs(pipe, job.build, job.environment)
         apply_s = stopwatch.lap()
 
         is_compiled = compiles(job.build)
         self.channel.enter("compile" if is_compiled else "first call")
-        rejection = self.tracer.first_call(first, folder)
+        rejection = self.tracer.first_call(short, folder)
         self.clock.synchronize()
         first_call_s = stopwatch.lap()
         if rejection is not None:
@@ -71,7 +72,7 @@ class Bench:
             )  # fmt: skip
 
         self.channel.enter("warm up")
-        warmed_up = warm_up(self.calls.user_call(first), self.clock, self.tracer.graph_count)
+        warmed_up = self.timer.warm_up(first)
         assert warmed_up.last_call_s is not None
         compile_s = max(0.0, first_call_s - warmed_up.last_call_s) if is_compiled else 0.0
 

@@ -12,12 +12,12 @@ from tuner.hardware import telemetry
 from tuner.knobs import uneven_steps
 from tuner.knobs.graphs import replays_cuda_graphs
 from tuner.records.machine import Memory
-from tuner.records.outcome import Timing
+from tuner.records.outcome import Timing, WarmUp
 from tuner.records.protocol import Point
 from tuner.timing import disturbance, prediction
 from tuner.timing.components import time_components
 from tuner.timing.intervals import MIN_SAMPLES, median_interval
-from tuner.timing.measure import measure, warm_up
+from tuner.timing.measure import SLOW_CALL_S, measure, time_call, warm_up
 from tuner.worker.calls import PipelineCalls
 from tuner.worker.failures import CompiledWhileTimed
 from tuner.worker.tracing import Tracer
@@ -43,6 +43,28 @@ class Timer:
         """By batch: the step count does not change the peak."""
         self.errors: dict[int, Exception] = {}
         """The exceptions of points that failed before the trace, by index."""
+        self.is_slow = False
+        """Whether a whole call takes so long that it is composed from calls with fewer steps."""
+
+    def warm_up(self, point: Point) -> WarmUp:
+        """Warm up with a point's first call, and find out whether its whole calls are slow."""
+        short = self.short(point)
+        warmed_up = warm_up(self.calls.user_call(short), self.calls.clock, self.tracer.graph_count)
+        assert warmed_up.last_call_s is not None
+        self.is_slow = warmed_up.last_call_s * (point.steps / short.steps) >= SLOW_CALL_S
+        return warmed_up
+
+    def short(self, point: Point) -> Point:
+        """Return the point with the fewest steps that are worth a call, to compile and to warm up with."""
+        return with_steps(point, min(prediction.SHORT_STEPS)) if self.has_equal_steps(point) else point
+
+    def has_equal_steps(self, point: Point) -> bool:
+        """Return whether a call of the point is long enough, and its steps alike enough, to be composed."""
+        return point.steps > max(prediction.SHORT_STEPS) and not uneven_steps(self.job.build)
+
+    def is_composed(self, point: Point) -> bool:
+        """Return whether a point's latency is composed from calls with fewer steps."""
+        return self.is_slow and not point.whole and self.has_equal_steps(point)
 
     def time_before_trace(self) -> None:
         """Time every point that cannot be predicted, before the profiler runs.
@@ -68,13 +90,28 @@ class Timer:
     def predict(self, point: Point) -> tuple[Timing, Memory] | None:
         """Predict a point from the measured ones, or return None if it must be measured."""
         known = {steps: timing for (steps, batch), timing in self.timings.items() if batch == point.batch}
-        if not point.predict or len(known) < MIN_FOR_PREDICTION or uneven_steps(self.job.build):
+        is_composed, target_s = self.is_composed(point), self.job.workload.latency_target_s
+        is_predicted = is_composed or (point.predict and not uneven_steps(self.job.build))
+        if not is_predicted or len(known) < MIN_FOR_PREDICTION:
             return None
+        memory = self.memories[point.batch]
+        if is_composed:
+            return prediction.composed_timing(known, point.steps, point.batch, target_s), memory
         cost = prediction.fit({steps: timing.latency_s for steps, timing in known.items()})
-        target_s = self.job.workload.latency_target_s
-        return prediction.predicted_timing(cost, point.steps, point.batch, target_s), self.memories[point.batch]
+        return prediction.predicted_timing(cost, point.steps, point.batch, target_s), memory
 
     def time(self, point: Point) -> tuple[Timing, Memory]:
+        """Measure a point, or of a slow call those of fewer steps that its latency is composed from."""
+        if not self.is_composed(point):
+            return self._time(point)
+        for steps in prediction.SHORT_STEPS:
+            if (steps, point.batch) not in self.timings:
+                self._time(with_steps(point, steps))
+        composed = self.predict(point)
+        assert composed is not None
+        return composed
+
+    def _time(self, point: Point) -> tuple[Timing, Memory]:
         """Measure the latency, the peak memory and the time of each component.
 
         If most calls take much longer than the last one of the warm-up, something disturbs: they are made again, once.
@@ -85,7 +122,7 @@ class Timer:
         self.calls.channel.enter("time", point.index)
         call, clock = self.calls.user_call(point), self.calls.clock
         self._empty_cache()
-        warmed_up = warm_up(call, clock, self.tracer.graph_count, self.job.allowance_s)
+        warmed_up = self._warm_up_again(call)
         self._reset_peak_memory()
         before = self.tracer.compile_log.read()
         timing = self._measure(call, point)
@@ -96,11 +133,18 @@ class Timer:
         if late:
             raise CompiledWhileTimed(f"{late[0].operator} was compiled while it was timed: {late[0].reason}")
         memory = self._peak_memory()
-        components = time_components(call, self.calls.pipe, clock)
+        components = None if point.whole else time_components(call, self.calls.pipe, clock)
         timing = msgspec.structs.replace(timing, warm_up=warmed_up, components=components)
         self.timings[point.steps, point.batch] = timing
         self.memories[point.batch] = memory
         return timing, memory
+
+    def _warm_up_again(self, call: Callable[[], object]) -> WarmUp:
+        """Warm up for a point. A slow call needs no more than one: shorter ones have settled everything but heat."""
+        if not self.is_slow:
+            return warm_up(call, self.calls.clock, self.tracer.graph_count, self.job.allowance_s)
+        seconds, _ = time_call(call, self.calls.clock)
+        return WarmUp(calls=1, settled=True, last_call_s=seconds)
 
     def _measure(self, call: Callable[[], object], point: Point) -> Timing:
         target_s = self.job.workload.latency_target_s
@@ -151,3 +195,8 @@ class Timer:
         in_graphs = replays_cuda_graphs(self.job.build)  # a replay allocates nothing
         peak = reserved if in_graphs else torch.cuda.max_memory_allocated() + lent
         return Memory(peak_bytes=peak, reserved_bytes=reserved)
+
+
+def with_steps(point: Point, steps: int) -> Point:
+    """Return a point with another step count."""
+    return msgspec.structs.replace(point, steps=steps)

@@ -1,0 +1,113 @@
+"""Slow calls: their latency is composed from calls with few steps, and few whole ones are timed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tuner.hardware import environment
+from tuner.records.outcome import Components
+from tuner.records.protocol import Point
+from tuner.timing import measure
+from tuner.timing.measure import Clock
+from tuner.worker.calls import PipelineCalls
+from tuner.worker.timing import Timer
+from tuner.worker.weights import no_weights
+
+
+class SlowCalls:
+    """A pipeline whose calls take 1 s and 0.1 s for each step, by a clock of its own."""
+
+    def __init__(self) -> None:
+        self.made: list[int] = []
+
+    def timer(self, monkeypatch: pytest.MonkeyPatch, **build: Any) -> Timer:
+        channel: Any = SimpleNamespace(enter=lambda *_: None)
+        target = SimpleNamespace(latency_target_s=None)
+        job: Any = SimpleNamespace(
+            environment=environment.detect("cpu"), reference=None, model=None, build=build, workload=target,
+            allowance_s=0.0, points=(),
+        )  # fmt: skip
+        log = SimpleNamespace(read=lambda: SimpleNamespace(unique_graphs=0, recompiles=()))
+        tracer: Any = SimpleNamespace(profiled=False, compile_log=log, graph_count=lambda: 0)
+        calls = PipelineCalls(None, job, channel, Clock())
+        monkeypatch.setattr(calls, "user_call", lambda point: lambda: self.made.append(point.steps))
+        monkeypatch.setattr(measure, "time_call", self.time_call)
+        monkeypatch.setattr("tuner.worker.timing.time_call", self.time_call)
+        monkeypatch.setattr("tuner.worker.timing.time_components", self.components)
+        monkeypatch.setattr("tuner.trace.findings.recompiles_between", lambda *_, **__: [])
+        return Timer(calls, tracer, None, no_weights(job))
+
+    def time_call(self, call: Any, clock: Any) -> tuple[float, float]:
+        call()
+        seconds = 1 + 0.1 * self.made[-1]
+        return seconds, seconds
+
+    def components(self, *_: Any) -> Components:
+        denoiser_s = 0.1 * self.made[-1]
+        return Components(
+            total_s=1 + denoiser_s, text_encoders_s=0.2, denoiser_s=denoiser_s, vae_s=0.5, rest_s=0.3
+        )  # fmt: skip
+
+
+def a_point(steps: int, **more: Any) -> Point:
+    return Point(index=0, folder="", steps=steps, batch=1, **more)
+
+
+def test_a_slow_call_is_composed_of_calls_with_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = SlowCalls()
+    timer = slow.timer(monkeypatch)
+    assert timer.short(a_point(28)).steps == 4
+    timer.warm_up(a_point(28))
+    slow.made.clear()
+    timing, _ = timer.time(a_point(28))
+    assert timing.latency_s.value == pytest.approx(3.8)
+    assert timing.predicted_from == (4, 12)
+    assert set(slow.made) == {4, 12}
+    assert len(slow.made) <= 10, "one call to warm up, three that are timed, one for the components, twice"
+    assert timing.components is not None
+    assert (timing.components.denoiser_s, timing.components.vae_s) == (pytest.approx(2.8), 0.5)
+    assert timing.components.total_s == pytest.approx(3.8)
+    slow.made.clear()
+    assert timer.time(a_point(20))[0].latency_s.value == pytest.approx(3.0)
+    assert slow.made == [], "other step counts need no call of their own"
+
+
+@pytest.mark.parametrize(
+    ("point", "build"),
+    [
+        pytest.param(a_point(28, whole=True), {}, id="a repetition"),
+        pytest.param(a_point(10), {}, id="few steps"),
+        pytest.param(a_point(28), {"cache.kind": "first-block"}, id="steps that differ"),
+    ],
+)
+def test_other_calls_are_made_whole(monkeypatch: pytest.MonkeyPatch, point: Point, build: dict[str, Any]) -> None:
+    slow = SlowCalls()
+    timer = slow.timer(monkeypatch, **build)
+    timer.warm_up(point)
+    slow.made.clear()
+    timing, _ = timer.time(point)
+    assert timing.predicted_from is None
+    assert set(slow.made) == {point.steps}
+    assert len(slow.made) <= 5
+
+
+@pytest.mark.parametrize(("durations", "samples"), [([5.0, 5.001, 5.0005], 3), ([1.5, 1.51, 1.49, 1.5, 1.52], 5)])
+def test_slow_calls_take_few_samples(monkeypatch: pytest.MonkeyPatch, durations: list[float], samples: int) -> None:
+    seconds = iter(durations * 3)
+    monkeypatch.setattr(measure, "time_call", lambda *_: (taken := next(seconds), taken))
+    timing = measure.measure(lambda: None, Clock(), batch=1, allowance_s=1e9 if samples == 5 else 0.0)
+    assert timing.samples >= samples
+    assert timing.latency_s.low <= min(durations[:3], key=lambda taken: abs(taken - timing.latency_s.value))
+
+
+def test_quick_calls_are_made_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = SlowCalls()
+    monkeypatch.setattr(quick, "time_call", lambda call, _: (call(), 0.1, 0.1)[1:])
+    timer = quick.timer(monkeypatch)
+    timer.warm_up(a_point(28))
+    quick.made.clear()
+    assert timer.time(a_point(28))[0].predicted_from is None
+    assert set(quick.made) == {28}
