@@ -17,6 +17,7 @@ from tuner.hardware import environment
 from tuner.model import pipeline
 from tuner.records.codec import Estimate, Value, decode, encode
 from tuner.records.machine import Memory
+from tuner.records.model import Workload
 from tuner.records.outcome import StepCost, Timing
 from tuner.records.protocol import Job, Point, PointDone
 from tuner.space import reader
@@ -187,7 +188,12 @@ def test_a_worker_measures_what_its_images_contradict(monkeypatch: pytest.Monkey
     def drawn(taking_s: float) -> Timing:
         """What a bench says of a point that it predicts at 1 s, when each call that draws images takes so long."""
         channel: Any = SimpleNamespace(enter=lambda *_: None)
-        job: Any = SimpleNamespace(environment=environment.detect("cpu"), reference=None, model=None)
+        job: Any = SimpleNamespace(
+            environment=environment.detect("cpu"),
+            reference=None,
+            model=None,
+            workload=Workload(prompts=("a",), seeds=(0,)),
+        )
         bench = Bench(job, channel, no_weights(job))
         predicted = prediction.predicted_timing(prediction.fit({2: estimate(0.5), 12: estimate(3.0)}), 4, 1)
         memory: Any = Memory(peak_bytes=1, reserved_bytes=None)

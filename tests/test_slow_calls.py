@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tuner.hardware import environment
+from tuner.records.model import Workload
 from tuner.records.outcome import Components
 from tuner.records.protocol import Point
 from tuner.timing import measure
@@ -25,9 +26,8 @@ class SlowCalls:
 
     def timer(self, monkeypatch: pytest.MonkeyPatch, **build: Any) -> Timer:
         channel: Any = SimpleNamespace(enter=lambda *_: None)
-        target = SimpleNamespace(latency_target_s=None)
         job: Any = SimpleNamespace(
-            environment=environment.detect("cpu"), reference=None, model=None, build=build, workload=target,
+            environment=environment.detect("cpu"), reference=None, model=None, build=build, workload=Workload(prompts=("a",), seeds=(0,)),
             allowance_s=0.0, points=(),
         )  # fmt: skip
         log = SimpleNamespace(read=lambda: SimpleNamespace(unique_graphs=0, recompiles=()))

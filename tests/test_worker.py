@@ -15,6 +15,7 @@ from tuner.records.codec import Estimate
 from tuner.records.gate import Allowance, Finding, FindingKind, GatePolicy, Verdict
 from tuner.records.machine import Memory
 from tuner.records.outcome import Timing, WarmUp
+from tuner.records.model import Workload
 from tuner.records.protocol import Point
 from tuner.records.quality import Quality
 from tuner.timing.measure import Throttled
@@ -36,6 +37,7 @@ def weights_of(pipe: Any) -> Any:
     return SimpleNamespace(load=lambda _: pipe, holder=None, held_bytes=0, lent_bytes=lambda _: 0)
 
 
+WORKLOAD = Workload(prompts=("a",), seeds=(0,))
 POINT = Point(index=0, folder="", steps=4, batch=1)
 
 
@@ -67,8 +69,8 @@ def test_the_first_call_is_called_compiling_only_where_something_is_compiled(
     monkeypatch.setattr(dynamo, "start_compile_log", lambda: log)
     monkeypatch.setattr(PipelineCalls, "user_call", lambda *_: lambda: time.sleep(next(seconds)))
     job: Any = SimpleNamespace(
-        environment=SimpleNamespace(device="cpu"), reference=None, points=(POINT,), model=None,
-        workload=None, trace=False, probe=False,
+        environment=SimpleNamespace(device="cpu"), reference=None, points=(POINT,), workload=WORKLOAD,
+        model=None, trace=False, probe=False,
         is_baseline=False, build={"precision.dtype": "float32", **build},
     )  # fmt: skip
     stages: list[str] = []
@@ -92,7 +94,7 @@ def test_on_a_gpu_what_is_measured_is_timed_before_the_profiler_runs(monkeypatch
                    for index, steps in enumerate((28, 6, 10)))  # fmt: skip
     job: Any = SimpleNamespace(
         environment=SimpleNamespace(device="cuda"), points=points, model=None, trace=True, probe=False,
-        is_baseline=True, build={"precision.dtype": "bfloat16"}, workload=SimpleNamespace(latency_target_s=None),
+        is_baseline=True, build={"precision.dtype": "bfloat16"}, workload=WORKLOAD,
     )  # fmt: skip
     channel: Any = SimpleNamespace(enter=lambda stage, index=None: seen.append((stage, index)))
     bench = worker.Bench(job, channel, weights_of(None))
@@ -150,8 +152,8 @@ def test_where_a_break_rejects_inductor_is_asked_only_if_the_pieces_cannot_be_ju
     monkeypatch.setattr(PipelineCalls, "run_steps", lambda *_: module(torch.ones(2)))
     monkeypatch.setattr(Tracer, "trace", lambda *_, **__: (None, verdict))
     job: Any = SimpleNamespace(
-        environment=SimpleNamespace(device="cpu"), reference=None, points=(POINT,), model=None,
-        workload=None, trace=True, probe=False,
+        environment=SimpleNamespace(device="cpu"), reference=None, points=(POINT,), workload=WORKLOAD,
+        model=None, trace=True, probe=False,
         is_baseline=False, gate=GatePolicy(), allowed=(),
         build={"precision.dtype": "float32", "compile.scope": "full"},
     )  # fmt: skip
