@@ -27,7 +27,8 @@ class SlowCalls:
     def timer(self, monkeypatch: pytest.MonkeyPatch, **build: Any) -> Timer:
         channel: Any = SimpleNamespace(enter=lambda *_: None)
         job: Any = SimpleNamespace(
-            environment=environment.detect("cpu"), reference=None, model=None, build=build, workload=Workload(prompts=("a",), seeds=(0,)),
+            environment=environment.detect("cpu"), reference=None, model=None, build=build,
+            workload=Workload(prompts=("a",), seeds=(0,)),
             allowance_s=0.0, points=(),
         )  # fmt: skip
         log = SimpleNamespace(read=lambda: SimpleNamespace(unique_graphs=0, recompiles=()))
