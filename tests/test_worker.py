@@ -217,7 +217,7 @@ def test_a_cache_that_never_acted_while_the_images_were_generated_has_no_effect(
         return quality if psnr_db is not None else None
 
     job: Any = SimpleNamespace(environment=detect("cpu"), build={"cache.kind": "teacache", "cache.threshold": 0.25})
-    bench = worker.Bench(job, cast(Any, None))
+    bench = worker.Bench(job, cast(Any, None), weights_of(None))
     bench.calls = cast(Any, SimpleNamespace(pipe=pipe, generation_s=[]))
     bench.scoring = cast(Any, SimpleNamespace(score=score))
     point = Point(index=0, folder="", steps=28, batch=1)
