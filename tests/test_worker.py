@@ -14,8 +14,8 @@ from tuner.knobs import NoEffect
 from tuner.records.codec import Estimate
 from tuner.records.gate import Allowance, Finding, FindingKind, GatePolicy, Verdict
 from tuner.records.machine import Memory
-from tuner.records.outcome import Timing, WarmUp
 from tuner.records.model import Workload
+from tuner.records.outcome import Timing, WarmUp
 from tuner.records.protocol import Point
 from tuner.records.quality import Quality
 from tuner.timing.measure import Throttled
