@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-from tuner.commands import board, cost, doctor, knobs, resume, run, show, trace
+from tuner.commands import board, cost, doctor, knobs, resume, run, show, streams, trace
 from tuner.commands import list as list_
 from tuner.errors import BadInput, TunerError, did_you_mean
+from tuner.files import is_unicode
 
 COMMANDS = (run, resume, list_, show, board, knobs, doctor, trace, cost)
 """Each adds its parser with `add_parser` and sets `run`, which handles the parsed options."""
@@ -36,11 +37,27 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns its exit code; an error is explained in one line on standard error."""
+    if streams.replace_closed():
+        return fail("standard output is closed, so that no result could be shown")
+    try:
+        with streams.written_output():
+            return run_command(sys.argv[1:] if arguments is None else arguments)
+    except TunerError as error:
+        return fail(str(error), error.exit_code)
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run a command. Raises SystemExit for --help and wrong arguments, BrokenPipeError if nobody reads the output."""
+    for text in arguments:
+        if not is_unicode(text):
+            raise BadInput(f"{text}: not UTF-8 text, which records need; rename the file")
     options = make_parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except TunerError as error:
-        return fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        raise
+    except UnicodeEncodeError as error:
+        raise BadInput(f"{error.object[:200]}: not UTF-8 text") from None
     except OSError as error:
         return fail(str(error) if error.filename is None else f"{error.filename}: {error.strerror}")
     except MemoryError:
@@ -96,6 +113,10 @@ class Parser(argparse.ArgumentParser):
         if self._subparsers is not None and first.startswith("--") and first not in self._option_string_actions:
             self.error(f"unrecognized arguments: {given[0]}{self._option_hint(first)}")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print a message. The one of argparse passes over errors, such as a full disk."""
+        (file or sys.stderr).write(message)
+
     def _option_hint(self, text: str) -> str:
         """Return the option that may be meant, or the commands that have this one."""
         option = text.partition("=")[0]
@@ -140,5 +161,5 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def one_line(text: str) -> str:
-    """Replace all whitespace, such as line breaks, by single spaces."""
-    return " ".join(text.split())
+    """Replace all whitespace, such as line breaks, by single spaces, and escape what would steer the terminal."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in " ".join(text.split()))

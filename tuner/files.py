@@ -7,7 +7,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,6 +113,8 @@ def read_file(path: Path, max_bytes: int = MAX_RECORD_BYTES) -> bytes:
             data = file.read(max_bytes + 1)
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror or error}") from None
+    if data is None:  # as of a file of the kernel that has nothing to say at the moment
+        raise BadInput(f"{path}: it gives nothing, and would be waited for")
     if len(data) > max_bytes:
         raise BadInput(f"{path}: larger than {max_bytes >> 10:,} KiB, which no file of this sort is")
     return data
@@ -147,6 +149,45 @@ def require_regular(path: Path, mode: int) -> None:
         raise BadInput(f"{path}: a regular file is expected here, and this is {kind_of(mode)}")
 
 
+def require_own_tree(root: Path) -> None:
+    """Check a study folder that is there, which may come from elsewhere, before anything in it is opened.
+
+    Raises BadInput, naming it, for a link, a pipe or the like at any depth, and for a file where a folder belongs or
+    the other way round. Through a link what lies outside could be written or removed. The folder itself may be
+    reached through one.
+    """
+    folders = [root] if root.is_dir() else []
+    while folders:
+        # What a study that runs removes meanwhile does no harm.
+        with suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                state = entry.stat(follow_symlinks=False)
+                _require_own(root, Path(entry.path), state)
+                if stat.S_ISDIR(state.st_mode):
+                    folders.append(Path(entry.path))
+
+
+def _require_own(root: Path, path: Path, state: os.stat_result) -> None:
+    parts, is_folder = path.relative_to(root).parts, stat.S_ISDIR(state.st_mode)
+    if not is_folder and not stat.S_ISREG(state.st_mode):
+        raise BadInput(f"{path}: a study holds files and folders only, and this is {kind_of(state.st_mode)}; remove it")
+    is_place = parts in PLACES or (len(parts) == 2 and parts[0] in NUMBERED and parts[1].isdigit())
+    is_named_file = (len(parts) == 1 and path.name in FILES) or path.name == "outcome.json"
+    if (is_place and not is_folder) or (is_named_file and is_folder):
+        raise BadInput(
+            f"{path}: a {'folder' if is_place else 'file'} belongs here, and this is {kind_of(state.st_mode)}"
+        )
+    if not is_folder and state.st_nlink > 1 and parts[0] != "cache":
+        raise BadInput(
+            f"{path}: a hard link, so that writing to it changes another file too; copy the study with cp -r"
+        )
+
+
+NUMBERED = ("trials", "repetitions")
+PLACES = tuple((name,) for name in (*NUMBERED, "strips", "cache"))
+FILES = ("study.json", "study.db", "lock", "best_config.json", "panel.json", "panel.job.json", "panel.log")
+
+
 def require_regular_files(folder: Path) -> None:
     """Raise BadInput if a folder, which need not be there, has something else in it than regular files and folders.
 
@@ -162,8 +203,19 @@ def require_regular_files(folder: Path) -> None:
 
 
 def resolved(path: str | Path) -> Path:
-    """Return an absolute path without links. Unlike Path.resolve it does not mind a link to itself."""
-    return Path(os.path.realpath(path))
+    """Return an absolute path without links. Unlike Path.resolve it does not mind a link to itself.
+
+    Raises BadInput if the path cannot be recorded.
+    """
+    real = os.path.realpath(path)
+    if not is_unicode(real):
+        raise BadInput(f"{real}: not UTF-8 text, which records need; rename it")
+    return Path(real)
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether a text can be written; bytes that are not UTF-8 become half surrogate pairs in Python."""
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def kind_of(mode: int) -> str:
@@ -227,6 +279,8 @@ def storage_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise  # of standard output
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull(full_disk_message(folder)) from None
         raise BadInput(f"{error.filename or folder}: {error.strerror}") from None

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 from tuner.errors import BadInput, Unavailable, did_you_mean
 from tuner.execution import python
+from tuner.files import read_file, require_own_tree, require_regular, resolved
 
 PORTS = range(6006, 6026)
 """TensorBoard's usual port and those tried after it."""
@@ -66,12 +67,16 @@ def studies_in(studies: Path) -> list[Path]:
 def log_folder(folder: Path) -> Path:
     """Return a study's trials, the newest study's in a folder of studies, any other folder as it is."""
     if (folder / "trials").is_dir():
+        require_own_tree(folder)
         folder = folder / "trials"
     elif studies_in(folder):
         return newest_study(folder)
-    if not any(next(folder.rglob(pattern), None) for pattern in SHOWN):
+    shown = [file for pattern in SHOWN for file in folder.rglob(pattern)]
+    if not shown:
         raise BadInput(f"{folder}: nothing to show yet, neither trials nor traces")
-    return folder.resolve()
+    for file in shown:
+        require_regular(file, file.stat().st_mode)
+    return resolved(folder)
 
 
 def free_port(wanted: int | None) -> int:
@@ -133,10 +138,10 @@ def ticks(folder: Path) -> str:
     """Return the part of an address that ticks baseline, front and chosen trial; empty for a study of few trials."""
     runs = {file.parent.name for file in folder.glob("*/events.out.tfevents.*")}
     try:
-        best = json.loads((folder.parent / "best_config.json").read_bytes())
+        best = json.loads(read_file(folder.parent / "best_config.json"))
         points = [best["baseline"], best["chosen"], *best["front"]]
         result = {f"{point['trial']:04d}" for point in points} & runs
-    except (OSError, ValueError, KeyError, TypeError):
+    except (BadInput, ValueError, KeyError, TypeError):
         return ""
     chosen = json.dumps(dict.fromkeys(sorted(result), True)).encode()
     chosen += b" " * (-len(chosen) % 3)  # an equals sign at its end would end the address's value

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.commands.arguments import Subparsers, add_study, positive, seconds
 from tuner.errors import BadInput
+from tuner.files import resolved
 
 if TYPE_CHECKING:
     from tuner.records.machine import Environment
     from tuner.records.outcome import Limits
+    from tuner.records.quality import QualityPolicy
     from tuner.search.request import Request
 
 SUMMARY = "go on with a study that was interrupted"
@@ -47,11 +49,22 @@ def run(options: argparse.Namespace) -> int:
     from tuner.report.studies import find_study
     from tuner.search.request import read_request
 
-    folder = find_study(options.study, options.out).resolve()
+    folder = resolved(find_study(options.study, options.out))
     request = read_request(folder / "study.json")
+    check_code(folder / "study.json", request.quality)
     check_machine(folder / "study.json", request.environment)
     check_model(folder / "study.json", request)
     return run_study(folder, request, limits_of(folder, options), request.model.source)
+
+
+def check_code(file: Path, quality: QualityPolicy) -> None:
+    """Raise BadInput if the study's metric is code, or reads weights: a file must not choose what is executed."""
+    from tuner.quality.metrics import METRICS
+
+    chosen = [] if quality.metric in METRICS else [f"--quality {quality.metric}"]
+    chosen += [f"--metric {name}={path}" for name, path in quality.metric_paths.items()]
+    if chosen:
+        raise BadInput(f"{file}: quality: your own code or files; name them again: tune run ... {' '.join(chosen)}")
 
 
 def limits_of(folder: Path, options: argparse.Namespace) -> Limits:

@@ -47,8 +47,15 @@ def glyphs_for(ascii_only: bool) -> Glyphs:
     return ASCII if ascii_only else UNICODE
 
 
+class _Console(Console):
+    """A console that leaves it to the command what a broken pipe means."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # noqa: PLE0704  (called while the BrokenPipeError is handled)
+
+
 def make_console(stream: TextIO, width: int | None = None) -> Console:
     """Make a console that prints text literally and escapes characters that the stream cannot encode."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
-    return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+    return _Console(file=stream, width=width, markup=False, highlight=False, emoji=False)

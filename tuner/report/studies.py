@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +12,9 @@ import msgspec
 
 from tuner.board.start import newest, no_such_study
 from tuner.errors import BadInput
-from tuner.files import StudyFolder
+from tuner.files import StudyFolder, require_own_tree
 from tuner.records.codec import Count, Estimate, Record, decode, read
+from tuner.records.database import select
 from tuner.records.outcome import Limits
 from tuner.report.formatting import label
 from tuner.result.config import BestConfig
@@ -56,9 +55,12 @@ def find_study(study: str | None, studies: Path) -> Path:
     Raises BadInput if there is none.
     """
     if study is None:
-        return newest(studies)
+        newest_one = newest(studies)
+        require_own_tree(newest_one)
+        return newest_one
     for folder in (Path(study), Path(study).parent, studies / study):
         if (folder / "study.json").exists():
+            require_own_tree(folder)
             return folder
     raise no_such_study(study, studies)
 
@@ -82,6 +84,7 @@ def find_all(folder: Path) -> Iterator[Path]:
 def summarize(folder: Path) -> StudySummary:
     """Summarize a study."""
     try:
+        require_own_tree(folder)
         return _summarize(StudyFolder(folder))
     except BadInput as error:
         return StudySummary(folder=str(folder), state="damaged", error=str(error))
@@ -129,9 +132,8 @@ def read_limits(database: Path, name: str) -> Limits | None:
     if not database.is_file():
         return None
     try:
-        with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-            row = connection.execute(ATTRIBUTE, (name,)).fetchone()
-        text = msgspec.json.decode(row[0], type=str | None) if row else None
-    except (sqlite3.Error, msgspec.DecodeError) as error:
+        rows = select(database, "study_user_attributes", ATTRIBUTE, (name,))
+        text = msgspec.json.decode(rows[0][0], type=str | None) if rows else None
+    except msgspec.DecodeError as error:
         raise BadInput(f"{database}: damaged: {error}") from None
     return decode(text, Limits, f"{database}: {name}") if text else None

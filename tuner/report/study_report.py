@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
-from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -13,6 +11,7 @@ from tuner.errors import BadInput
 from tuner.files import StudyFolder
 from tuner.quality.metrics import get_metric
 from tuner.records.codec import Record, decode, read
+from tuner.records.database import select
 from tuner.records.outcome import Outcome
 from tuner.records.quality import NoiseFloor
 from tuner.report.conclusion import conclusion
@@ -87,8 +86,8 @@ def read_refusals(database: Path) -> list[Refusal]:
         return []
     query = "SELECT value_json FROM trial_user_attributes WHERE key = 'refused' ORDER BY trial_id"
     try:
-        with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-            texts = [msgspec.json.decode(text, type=str) for (text,) in connection.execute(query)]
-    except (sqlite3.Error, msgspec.DecodeError) as error:
+        rows = select(database, "trial_user_attributes", query)
+        texts = [msgspec.json.decode(text, type=str) for (text,) in rows]
+    except msgspec.DecodeError as error:
         raise BadInput(f"{database}: damaged: {error}") from None
     return [decode(text, Refusal, f"{database}: refused") for text in texts]

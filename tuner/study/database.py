@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import BadInput
+from tuner.records.database import check, url
 
 METRICS = ("cost_usd_per_1000_images", "quality")
 
@@ -17,10 +18,11 @@ def open_study(folder: Path, afresh: bool = False) -> Any:
     """Open the study of a folder, or make it, also in place of one that is there. Raises BadInput if it is damaged."""
     import optuna
 
+    check(folder / "study.db")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with damage(folder / "study.db"), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}")
+        storage = optuna.storages.RDBStorage(url(folder / "study.db"))
         names = optuna.get_all_study_names(storage)
         name = names[0] if len(names) == 1 else folder.name  # a folder may have been renamed
         if afresh:

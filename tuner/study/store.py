@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import BadInput
-from tuner.files import StudyFolder, atomic_write, lock_study, storage_errors
+from tuner.files import StudyFolder, atomic_write, lock_study, require_own_tree, storage_errors
 from tuner.knobs import KNOBS
 from tuner.records.codec import Values, decode, encode_pretty, read
 from tuner.records.outcome import Limits, Outcome, Timing, contradiction
@@ -40,6 +40,7 @@ class Store:
     def __enter__(self) -> Store:
         with ExitStack() as stack:
             stack.enter_context(storage_errors(self.folder))
+            require_own_tree(self.folder)
             self.paths.trials.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock_study(self.paths.lock))
             self._claim()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tuner.errors import BadInput
+from tuner.files import require_own_tree
 from tuner.records.codec import Record, Values
 from tuner.result.config import BestConfig, MeasuredPoint, measurement, read_config
 from tuner.result.economics import Economics, economics
@@ -122,6 +123,8 @@ def _read_study(path: Path) -> _Study:
     file = path / "best_config.json" if path.is_dir() else path
     if path.is_dir() and not file.exists():
         raise BadInput(f"{path}: this folder has no best_config.json; a study has one once `tune run` has a result")
+    if path.is_dir():
+        require_own_tree(path)
     best = read_config(file)
     for field, value in _numbers(best):
         if not _is_plausible(value):
