@@ -255,6 +255,6 @@ def test_calls_that_most_take_twice_as_long_as_when_warmed_up_are_made_again_onc
         job=job, pipe=None, clock=None, user_call=lambda _: None, channel=SimpleNamespace(enter=lambda *_: None)
     )
     tracer: Any = SimpleNamespace(graph_count=lambda: 0, compile_log=log)
-    found, _ = Timer(made, tracer, None).time(Point(index=0, folder="", steps=28, batch=1))
+    found, _ = Timer(made, tracer, None, weights_of(None)).time(Point(index=0, folder="", steps=28, batch=1))
     assert (found.latency_s.value, found.stalled_calls, found.samples) == (latency_s, stalled, 6)
     assert next(measured, None) is None
