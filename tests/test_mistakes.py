@@ -5,6 +5,10 @@ Nothing here reaches a worker: a study that would start raises Started instead.
 
 from __future__ import annotations
 
+import math
+import random
+import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import pytest
 from tuner import cli, errors
 from tuner.knobs import KNOBS
 from tuner.search.request import Request
+from tuner.space import checks, yaml_file
 
 
 class Started(Exception):
@@ -255,3 +260,29 @@ def test_a_negative_prompt_is_recorded_makes_another_study_and_reaches_every_pro
     assert ["no effect" in note for note in negative_prompt_notes(request)] == [True]
     guided = accepted("--set", "workload.negative_prompt=x", "--set", "workload.arguments.true_cfg_scale=4")
     assert not list(negative_prompt_notes(guided))
+
+
+NAMES: tuple[Any, ...] = (
+    "extends", "pipelines", "workload", "quality", "gate", "baseline", "knobs", "recipes", "prompts", "seeds", "height",
+    "arguments", "tolerance", "count_per_step", "steps", "cpu", "name", "values", "device sync", 1, None, True,
+)  # fmt: skip
+VALUES: tuple[Any, ...] = (None, True, 0, -1, 3.5, math.inf, math.nan, 10**30, "", "a", "bf16", b"x", date(2020, 1, 1))
+
+
+def anything(rng: random.Random, depth: int) -> Any:
+    """Data as a YAML file may hold it."""
+    if depth == 0 or rng.random() < 0.4:
+        return rng.choice(VALUES)
+    if rng.random() < 0.4:
+        return [anything(rng, depth - 1) for _ in range(rng.randint(0, 3))]
+    return {rng.choice(NAMES): anything(rng, depth - 1) for _ in range(rng.randint(0, 4))}
+
+
+def test_whatever_a_space_file_holds_is_read_or_refused_in_plain_words() -> None:
+    rng = random.Random(0)
+    for _ in range(3000):
+        data = {name: anything(rng, 4) for name in rng.sample(NAMES[:8], rng.randint(1, 3))}
+        try:
+            checks.check(yaml_file.convert(data, "file"), "file")
+        except errors.BadInput as error:
+            assert "\n" not in str(error) and not re.search(r"\$|Expected|Object", str(error)), (data, error)
