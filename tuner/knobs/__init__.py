@@ -116,10 +116,12 @@ def call_arguments(values: Mapping[str, Value]) -> dict[str, Any]:
     return {key: argument for name in values for key, argument in KNOBS[name].call_arguments(values).items()}
 
 
-def apply_knobs(pipe: Any, values: Mapping[str, Value], environment: Environment) -> dict[str, str]:
+def apply_knobs(
+    pipe: Any, values: Mapping[str, Value], environment: Environment, *, is_fresh: bool = True
+) -> dict[str, str]:
     """Apply every build knob that differs from the baseline, in the order that works, and describe each change.
 
-    Raises NoEffect naming the knob when one changed nothing.
+    Raises NoEffect naming the knob when one changed nothing. A pipeline that is not fresh may have a value already.
     """
     changes = {}
     for name in sorted(changed(values, environment), key=lambda name: KNOBS[name].order):
@@ -127,10 +129,18 @@ def apply_knobs(pipe: Any, values: Mapping[str, Value], environment: Environment
         if knob.acts == "call":
             continue
         try:
-            changes[name] = knob.apply(pipe, values)
+            changes[name] = _apply(pipe, knob, values, is_fresh)
         except NoEffect as error:
             raise NoEffect(f"{name}={values[name]}: {error}") from None
     return changes
+
+
+def _apply(pipe: Any, knob: Knob, values: Mapping[str, Value], is_fresh: bool) -> str:
+    if not knob.is_set(pipe, values):
+        return knob.apply(pipe, values)
+    if is_fresh:
+        raise NoEffect("the pipeline has it already")
+    return "already so"
 
 
 def watch(pipe: Any, values: Mapping[str, Value], environment: Environment) -> None:

@@ -149,6 +149,11 @@ class AttentionBackend(Knob):
             return f"{batched[0]} masks prompts of different lengths in one call, which {name} does not support"
         return None
 
+    def is_set(self, pipe: Any, values: Mapping[str, Value]) -> bool:
+        processors = [getattr(module, "processor", None) for part in denoisers(pipe) for module in part.modules()]
+        own = [getattr(processor, "_attention_backend", None) for processor in processors if processor is not None]
+        return bool(own) and all(backend == values[self.name] for backend in own)
+
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         backend = str(values[self.name])
         changed = 0

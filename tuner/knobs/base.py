@@ -98,6 +98,10 @@ class Knob(ABC):
         """Return the arguments of the pipeline's call that this knob's value sets."""
         return {}
 
+    def is_set(self, pipe: Any, values: Mapping[str, Value]) -> bool:
+        """Return whether a pipeline has this value before it is applied, as far as that can be seen."""
+        return False
+
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         """Change the pipeline, verify the change and describe it.
 

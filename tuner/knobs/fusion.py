@@ -37,6 +37,12 @@ class FuseQkv(Knob):
         has_norms = bool(architecture.settings.get(denoiser.component, {}).get("qk_norm"))
         return has_norms and "FusedJointAttnProcessor2_0" in class_source("models", denoiser.class_name)
 
+    def is_set(self, pipe: Any, values: Mapping[str, Value]) -> bool:
+        layers = [
+            module for part in denoisers(pipe) for module in part.modules() if hasattr(module, "fused_projections")
+        ]
+        return any(layer.fused_projections is True for layer in layers)
+
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         fused, unfused = 0, 0
         for denoiser in denoisers(pipe):

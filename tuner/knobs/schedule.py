@@ -92,6 +92,9 @@ class SchedulerKind(Knob):
             return f"{own} runs backwards here (invert_sigmas), {name} has no such setting"
         return schedule_conflict(architecture.pipeline_class, name, settings)
 
+    def is_set(self, pipe: Any, values: Mapping[str, Value]) -> bool:
+        return type(pipe.scheduler).__name__ == values[self.name]
+
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         import diffusers
 

@@ -80,6 +80,16 @@ class ChannelsLast(Knob):
     def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         return None if not value or "vae" in architecture.components else "this pipeline has no autoencoder"
 
+    def is_set(self, pipe: Any, values: Mapping[str, Value]) -> bool:
+        import torch
+
+        formats = {torch.nn.Conv2d: torch.channels_last, torch.nn.Conv3d: torch.channels_last_3d}
+        return all(
+            module.weight.is_contiguous(memory_format=formats[type(module)])
+            for module in pipe.vae.modules()
+            if type(module) in formats
+        )
+
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         import torch
 
@@ -107,6 +117,9 @@ class VaeSplitting(Knob):
         if not value or f"if self.use_{self.switch}" in class_source("models", own):
             return None
         return f"{own} has no {self.switch}"
+
+    def is_set(self, pipe: Any, values: Mapping[str, Value]) -> bool:
+        return bool(getattr(pipe.vae, f"use_{self.switch}", False))
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         getattr(pipe.vae, f"enable_{self.switch}")()

@@ -7,12 +7,20 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tuner.errors import BadInput, Unavailable
+from tuner.errors import BadInput, TunerError, Unavailable
 from tuner.hardware.environment import detect
 from tuner.knobs import KNOBS, apply_knobs, call_arguments, changed
 from tuner.model import architecture, pipeline
-from tuner.records.codec import Record
-from tuner.result.config import BestConfig, read_config
+from tuner.records.codec import Record, Values
+from tuner.records.machine import Environment
+from tuner.result.config import BestConfig, package_version, read_config
+from tuner.space.candidates import build_values
+
+APPLIED = "_diffusion_tuner_values"
+"""The attribute of a tuned pipeline that holds its values."""
+
+LIBRARIES = ("torch", "diffusers")
+"""Other versions of these may run a configuration at another speed, or not at all."""
 
 
 class Call(Record):
@@ -33,7 +41,8 @@ def apply(pipe: Any, config: str | os.PathLike[str], trial: int | None = None) -
     """Apply the chosen configuration of a best_config.json, or that of a `trial` on its front, to a loaded pipeline.
 
     Raises BadInput if the file is malformed, or made for another pipeline class or device type. Raises Unavailable if a
-    setting cannot work here. Warns if the configuration was measured on another device.
+    setting cannot work here. Warns if it was measured on another device, or with other versions. A setting that the
+    pipeline already has is kept; the same configuration may be applied twice.
     """
     best = read_config(config, trial)
     name = type(pipe).__name__
@@ -42,6 +51,7 @@ def apply(pipe: Any, config: str | os.PathLike[str], trial: int | None = None) -
     if pipe.device.type != best.environment.device:
         there = best.environment.device
         raise BadInput(f"{config}: environment.device: tuned for {there}, move the pipeline first: pipe.to({there!r})")
+    _warn_of_differences(best, config)
     return _apply(pipe, best, config)
 
 
@@ -55,6 +65,7 @@ def load(config: str | os.PathLike[str], trial: int | None = None) -> Tuned:
     _check_source(config, "source", source, is_file=best.model.base is not None)
     if best.model.base is not None:
         _check_source(config, "base", best.model.base)
+    _warn_of_differences(best, config)
     dtype = best.chosen.values["precision.dtype"]
     return _apply(pipeline.load(best.model, detect(best.environment.device), dtype), best, config)
 
@@ -70,21 +81,59 @@ def _check_source(config: str | os.PathLike[str], field: str, source: str, *, is
 
 def _apply(pipe: Any, best: BestConfig, config: str | os.PathLike[str]) -> Tuned:
     values = best.chosen.values
-    here = detect(best.environment.device)
-    found = architecture.from_pipeline(pipe)
+    wanted, tuned_before = build_values(values), getattr(pipe, APPLIED, None)
+    if tuned_before is None:
+        _change(pipe, values, best.environment.device, config)
+        setattr(pipe, APPLIED, wanted)
+    elif tuned_before != wanted:
+        name = next(name for name in {**tuned_before, **wanted} if tuned_before.get(name) != wanted.get(name))
+        raise BadInput(
+            f"{config}: chosen.values.{name}: {wanted.get(name)}, but this pipeline was tuned with "
+            f"{tuned_before.get(name)}, which cannot be taken back: load the pipeline anew"
+        )
+    arguments = pipeline.call_arguments(best.workload, call_arguments(values), best.chosen.batch)
+    return Tuned(pipe, Call(batch=best.chosen.batch, arguments=arguments))
+
+
+def _change(pipe: Any, values: Values, device: str, config: str | os.PathLike[str]) -> None:
+    """Apply the values that a pipeline does not have yet. Raises BadInput or Unavailable if one cannot be applied."""
+    here, found = detect(device), architecture.from_pipeline(pipe)
     for name in values:
         conflict = KNOBS[name].conflict_reason(values, found)
         if conflict:
             raise BadInput(f"{config}: chosen.values.{name}: {values[name]}: {conflict}")
     for name, value in changed(values, here).items():
         reason = KNOBS[name].unavailable_reason(value, here, found)
-        if reason:
+        if reason and not KNOBS[name].is_set(pipe, values):
             raise Unavailable(f"{config}: {name}={value} cannot work here: {reason}")
-    if here.device_name != best.environment.device_name:
-        there = best.environment.device_name
-        warnings.warn(f"{config} was measured on {there}, this is {here.device_name}", stacklevel=3)
-    if str(pipe.dtype) != f"torch.{values['precision.dtype']}":  # even the baseline's may differ from this pipeline's
-        KNOBS["precision.dtype"].apply(pipe, values)
-    apply_knobs(pipe, values, here)
-    arguments = pipeline.call_arguments(best.workload, call_arguments(values), best.chosen.batch)
-    return Tuned(pipe, Call(batch=best.chosen.batch, arguments=arguments))
+    try:
+        if str(pipe.dtype) != f"torch.{values['precision.dtype']}":  # the baseline's may differ from this pipeline's
+            KNOBS["precision.dtype"].apply(pipe, values)
+        apply_knobs(pipe, values, here, is_fresh=False)
+    except TunerError:
+        raise
+    except Exception as error:  # of torch, diffusers or torchao, where something was done to the pipeline before
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise Unavailable(f"{config}: this pipeline cannot be changed: {reason}; load the pipeline anew") from error
+
+
+def _warn_of_differences(best: BestConfig, config: str | os.PathLike[str]) -> None:
+    """Warn in one line for other versions, and in one for another machine, than those of the measurements."""
+    here, there = detect(best.environment.device), best.environment
+    recorded = {"diffusion-tuner": best.tuner_version, **{name: there.libraries.get(name) for name in LIBRARIES}}
+    installed = {"diffusion-tuner": package_version(), **{name: here.libraries.get(name) for name in LIBRARIES}}
+    names = [name for name in recorded if recorded[name] != installed[name]]
+    if names:
+        pairs = ", ".join(f"{name} {recorded[name]} (here {installed[name]})" for name in names)
+        warnings.warn(
+            f"{config} was made with {pairs}; install these versions, or tune again with `tune run`", stacklevel=3
+        )
+    if (here.device_name, here.driver) != (there.device_name, there.driver):
+        warnings.warn(
+            f"{config} was measured on {_machine(there)}, this is {_machine(here)}; tune again here with `tune run`",
+            stacklevel=3,
+        )
+
+
+def _machine(environment: Environment) -> str:
+    return environment.device_name + (f" with driver {environment.driver}" if environment.driver else "")
