@@ -184,3 +184,8 @@ def test_a_metric_of_the_users_comes_from_the_current_folder(planted: Path) -> N
     done = subprocess.run([sys.executable, "-c", code], cwd=planted, env=given, capture_output=True, text=True)
     assert done.stdout.strip() == "(1.0, 1.0)", done.stderr
     assert sprung(planted) == ""
+
+
+def test_every_child_is_started_with_a_safe_import_path() -> None:
+    files = [file for file in Path(python.PACKAGE).rglob("*.py") if "sys.executable" in file.read_text()]
+    assert [file.name for file in files] == ["python.py"]

@@ -144,9 +144,11 @@ def open_regular(path: Path) -> int:
 
 
 def require_regular(path: Path, mode: int) -> None:
-    """Raise BadInput if a file's mode is not that of a regular file."""
+    """Raise BadInput if a file's mode is not that of a regular file, or if reading it may block all the same."""
     if not stat.S_ISREG(mode):
         raise BadInput(f"{path}: a regular file is expected here, and this is {kind_of(mode)}")
+    if os.path.realpath(path).startswith(KERNEL):
+        raise BadInput(f"{path}: a regular file is expected here, and this is one of the kernel's")
 
 
 def require_own_tree(root: Path) -> None:
@@ -223,6 +225,7 @@ def kind_of(mode: int) -> str:
     return next((kind for is_kind, kind in KINDS if is_kind(mode)), "something else")
 
 
+KERNEL = ("/proc/", "/sys/")
 KINDS = (
     (stat.S_ISLNK, "a link"),
     (stat.S_ISDIR, "a folder"),
