@@ -14,7 +14,8 @@ import pytest
 from tiny import write_tiny_clip
 
 from tuner.execution import python
-from tuner.execution.process import WORKER
+from tuner.execution.launch import WORKER
+from tuner.execution.template import TEMPLATE
 from tuner.study.finalists import EXAMINER
 
 NAMES = (
@@ -88,7 +89,9 @@ def test_an_empty_entry_of_pythonpath_is_not_handed_on(
     assert python.environment()["PYTHONPATH"] == kept
 
 
-@pytest.mark.parametrize("program", [WORKER, EXAMINER, python.command("tuner.board.server")], ids=lambda p: p[-1])
+@pytest.mark.parametrize(
+    "program", [WORKER, TEMPLATE, EXAMINER, python.command("tuner.board.server")], ids=lambda p: p[-1]
+)
 def test_no_child_imports_from_there(planted: Path, program: tuple[str, ...]) -> None:
     """Each imports what it needs, and ends because its job or its arguments are missing."""
     given = environment(planted, **python.environment())
