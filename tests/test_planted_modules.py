@@ -95,7 +95,10 @@ def test_an_empty_entry_of_pythonpath_is_not_handed_on(
 def test_no_child_imports_from_there(planted: Path, program: tuple[str, ...]) -> None:
     """Each imports what it needs, and ends because its job or its arguments are missing."""
     given = environment(planted, **python.environment())
-    done = subprocess.run(program, cwd=planted, env=given, capture_output=True, text=True, timeout=120)
+    lifeline, other_end = os.pipe()
+    done = subprocess.run(program, cwd=planted, env=given, capture_output=True, text=True, timeout=120, stdin=lifeline)
+    os.close(lifeline)
+    os.close(other_end)
     assert "IndexError" in done.stderr or "TypeError" in done.stderr, done.stderr
     assert sprung(planted) == ""
 
@@ -166,7 +169,8 @@ def test_a_source_folder_works_without_the_package_installed(checkout: Path) -> 
         "import sys; del sys.path[0]; sys.path.insert(0, sys.argv.pop()); import tuner\n"
         "from tuner.execution import python; import subprocess\n"
         "command = [*python.command('tuner.quality.examine'), 'nowhere.json', 'x']\n"
-        "print(subprocess.run(command, env=python.environment(), capture_output=True, text=True).stderr)"
+        "child = subprocess.Popen(command, env=python.environment(), stdin=-1, stderr=-1, text=True)\n"
+        "print(child.stderr.read())"
     )
     done = subprocess.run(
         [sys.executable, "-S", "-E", "-c", code, str(checkout)], cwd=checkout, env=given, capture_output=True, text=True
