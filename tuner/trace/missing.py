@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tuner.trace.events import RUNTIME
+from tuner.trace.events import RUNTIME, Event
 from tuner.trace.read import Trace
 
 _OF_A_GPU = re.compile(
@@ -29,6 +29,10 @@ def missing_gpu_events(trace: Trace) -> list[str]:
     return ["device syncs: the trace has no GPU kernel in its steps; the profiler missed the GPU"]
 
 
+def _call(event: Event) -> tuple[str, int]:
+    return event.name, event.correlation
+
+
 def missing_checks(trace: Trace) -> list[str]:
     """Return the checks that a trace of any program does not allow, whatever its machine was."""
     missing = missing_gpu_events(trace) if trace.gpu or not trace.host else []
@@ -44,9 +48,9 @@ def untimed_events(trace: Trace) -> list[str]:
 
 def mixed_processes(trace: Trace) -> list[str]:
     """Return all checks if ids of calls repeat: ranks that ran in containers can have the same process id."""
-    calls = [(event.name, event.correlation) for event in trace.host if event.args and event.cat in RUNTIME]
-    launches = [call for call in calls if call[1]]
-    is_mixed = len(launches) - len(set(launches)) > _REPEATED * len(launches)
+    calls = [event for event in trace.host if event.cat in RUNTIME and event.args and event.args.correlation]
+    allowed = _REPEATED * len(calls)
+    is_mixed = len(calls) - len(trace.calls) > allowed and len(calls) - len(set(map(_call, calls))) > allowed
     return ["all checks: several processes in this file have the same id (ids of GPU calls repeat)"] if is_mixed else []
 
 
@@ -56,9 +60,9 @@ def _unknown_calls(trace: Trace) -> Iterator[str]:
 
 
 def _missing_operators(trace: Trace) -> Iterator[str]:
-    operators = [event.name for event in trace.host if event.cat == "cpu_op"]
-    if trace.host and not operators:
+    if trace.host and not any(event.cat == "cpu_op" for event in trace.host):
         yield "graph breaks: the trace has no CPU operators (profile with ProfilerActivity.CPU too)"
-    of_gpu = None if trace.gpu else next(filter(_OF_A_GPU.search, operators), None)
+    names = (event.name for event in trace.host if event.cat == "cpu_op")
+    of_gpu = None if trace.gpu else next(filter(_OF_A_GPU.search, names), None)
     if of_gpu:
         yield f"device syncs: {of_gpu[:80]} runs on an accelerator, but the profiler recorded none of its work"

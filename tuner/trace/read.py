@@ -77,20 +77,17 @@ class Trace:
     @cached_property
     def calls(self) -> dict[int, int]:
         """The index of each runtime call by correlation."""
-        return self._calls(range(len(self.host)))
+        return {
+            event.args.correlation: index
+            for index, event in enumerate(self.host)
+            if event.cat in RUNTIME and event.args and event.args.correlation
+        }
 
     @cached_property
     def call_indices(self) -> dict[int, int]:
         """The index of each runtime call inside the steps, by correlation."""
-        return self._calls(self.step_indices)
-
-    def _calls(self, indices: Iterable[int]) -> dict[int, int]:
-        calls = ((index, self.host[index]) for index in indices)
-        return {
-            event.args.correlation: index
-            for index, event in calls
-            if event.args and event.args.correlation and event.cat in RUNTIME
-        }
+        start, end = (self.steps[0].ts, self.steps[-1].end) if self.steps else (0.0, 0.0)
+        return {key: index for key, index in self.calls.items() if start <= self.host[index].ts < end}
 
     @cached_property
     def gpu_work(self) -> list[Event]:
