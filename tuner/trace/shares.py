@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
-from itertools import chain
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from tuner.trace.enclosing import EnclosingEvent
 from tuner.trace.events import COPY_LINE, MODULE, STEP_MARKS, SYNC_LINE, Event
+from tuner.trace.nesting import column
 from tuner.trace.read import Trace
 
 _LONGEST = 300
@@ -25,7 +25,6 @@ class Part(NamedTuple):
     component: str
 
 
-Span = tuple[float, float]
 Key = Callable[[Part], str | None]
 
 
@@ -45,22 +44,24 @@ class GpuTimes:
     def __init__(self, trace: Trace) -> None:
         self._window = trace.window
         components, rest, around = _components(trace), _rest(trace), _operators(trace)
-        self._spans: defaultdict[Part, list[Span]] = defaultdict(list)
-        for event in trace.gpu_busy:
+        work = trace.gpu_busy
+        self._spans = spans_of(work)
+        self._places: defaultdict[Part, list[int]] = defaultdict(list)
+        for place, event in enumerate(work):
             call = trace.calls.get(event.correlation, -1)
             launcher = around(call) if call >= 0 else -1
             operator = trace.host[launcher].name if launcher >= 0 else event.name
-            self._spans[Part(operator, event.name, components.get(call, rest))].append((event.ts, event.end))
+            self._places[Part(operator, event.name, components.get(call, rest))].append(place)
 
     def shares(self, key: Key) -> tuple[tuple[str, float], ...]:
         """Return the share of the wall time in which each group worked."""
-        groups: defaultdict[str, list[list[Span]]] = defaultdict(list)
-        for part, spans in self._spans.items():
+        groups: defaultdict[str, list[int]] = defaultdict(list)
+        for part, places in self._places.items():
             name = key(part)
             if name is not None:
-                groups[name].append(spans)
+                groups[name].extend(places)
         start, end = self._window
-        times = {name: covered_us(chain.from_iterable(spans), start, end) for name, spans in groups.items()}
+        times = {name: covered_us(self._spans[np.sort(places)], start, end) for name, places in groups.items()}
         return _shares(times, end - start)
 
 
@@ -85,9 +86,15 @@ class CpuTimes:
         return _shares({name: time / 1000 for name, time in sums.items()}, self._wall_us)
 
 
-def covered_us(spans: Iterable[Span], start: float, end: float) -> float:
-    """Return the time between `start` and `end` that at least one of the spans covers."""
-    times = np.array(sorted(spans), float).reshape(-1, 2).clip(start, end)
+def spans_of(events: Sequence[Event]) -> np.ndarray:
+    """Return the start and the end of each event, one row for each."""
+    starts = column(events, "ts")
+    return np.stack([starts, starts + column(events, "dur")], axis=1)
+
+
+def covered_us(spans: np.ndarray, start: float, end: float) -> float:
+    """Return the time between `start` and `end` that at least one of the spans covers. Spans are ordered by start."""
+    times = spans.clip(start, end)
     if not len(times):
         return 0.0
     until = np.maximum.accumulate(times[:, 1])

@@ -11,7 +11,7 @@ from tuner.trace import classes
 from tuner.trace.events import Event
 from tuner.trace.idle import idle_us
 from tuner.trace.read import Trace
-from tuner.trace.shares import CpuTimes, GpuTimes, Times, covered_us
+from tuner.trace.shares import CpuTimes, GpuTimes, Times, covered_us, spans_of
 from tuner.trace.waits import is_graph_launch, is_launch
 
 _TOP = 10
@@ -42,7 +42,7 @@ def _gpu_fields(trace: Trace, times: Times, wall_us: float) -> dict[str, Any]:
     launches = {name: len(indices) for name, indices in trace.indices_by_name.items() if is_launch(name)}
     replays = sum(count for name, count in launches.items() if is_graph_launch(name))
     idle = {reason: time / wall_us for reason, time in idle_us(trace).items()}
-    busy = covered_us(((event.ts, event.end) for event in trace.gpu_busy), *trace.window) / wall_us
+    busy = covered_us(spans_of(trace.gpu_busy), *trace.window) / wall_us
     kernels = Counter(trace.host[trace.call_indices[kernel.correlation]].name for kernel in trace.kernels)
     replayed = sum(count for name, count in kernels.items() if is_graph_launch(name))
     names = {event.name for event in trace.gpu_busy if event.cat == "kernel"}
