@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from kinds import kind
 from viewed_study import image
@@ -77,10 +78,18 @@ def test_what_a_study_varies_has_a_value_in_each_row() -> None:
 
 def test_the_text_says_what_was_found_and_where() -> None:
     text = trial_events.text(rejected(7, "device sync"), SPACE)
-    assert "**trial 7** (search): rejected:sync" in text
-    assert "- settings: `compile.scope=full`" in text
+    assert "**trial 7: `compile.scope=full`**" in text
+    assert "- rejected:sync, from the search" in text
     assert "- **device sync** x3, 0.250 ms of idle GPU a step: waits (`model.py:7`)" in text
     assert trial_events.text(rejected(7, "device sync", source=""), SPACE).endswith("idle GPU a step: waits")
+
+
+def test_a_trial_is_named_by_its_own_values() -> None:
+    sweep = msgspec.structs.replace(outcome(3, different={"steps": 6}), purpose="baseline")
+    text = trial_events.text(sweep, SPACE)
+    assert text.startswith("**trial 3: `steps=6`**")
+    assert "the untouched pipeline at other steps" in text
+    assert trial_events.text(outcome(0), SPACE).startswith("**trial 0: `baseline`**")
 
 
 def test_the_text_says_what_was_measured() -> None:
@@ -110,7 +119,7 @@ def test_an_image_is_shown_with_its_prompt_and_the_baselines(tmp_path: Path) -> 
     of_baseline.unlink()
     image(tmp_path / "strips" / "0001.png", "#d33", 9)
     strip, alone = trial_events.images(trials / "0001", outcome(1), SPACE)
-    assert (strip.of, strip.baseline) == ("the finalist's strip", None)
+    assert (strip.tag, strip.of, strip.baseline) == ("finalists/strip", "baseline", None)
     assert (alone.of, alone.baseline) == ("this trial's image", None)
 
 

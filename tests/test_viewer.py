@@ -191,10 +191,10 @@ def board(studies: Path, scratch: Path) -> Iterator[subprocess.Popen[str]]:
 
 def address_of(board: subprocess.Popen[str]) -> str:
     assert board.stdout is not None
-    said = [board.stdout.readline() for _ in range(5)]
+    said = [board.stdout.readline() for _ in range(6)]
     assert "older/trials; Ctrl-C ends it" in said[0], board.communicate()[1]
     assert "2 traces" in said[-1]
-    return said[1].partition("#")[0]
+    return said[1].split()[0]
 
 
 def refuses(address: str) -> bool:
@@ -236,7 +236,7 @@ def test_only_a_long_study_needs_its_trials_ticked(studies: Path, tmp_path: Path
     long = viewed_study.make_long(tmp_path / "long")
     *_, last = start.guide(long / "trials", address).splitlines()
     assert json.loads(base64.b64decode(last.partition("#text&runSelectionState=")[2])) == {
-        "0000": True, "0001": True, "0007": True,
+        "0000": True, "0001": True, "0007": True, "study": True,
     }  # fmt: skip
     (long / "best_config.json").write_text('{"baseline": 3}')
     assert "runSelectionState" not in start.guide(long / "trials", address)

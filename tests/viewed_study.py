@@ -6,13 +6,25 @@ import gzip
 import json
 import shutil
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from kinds import kind
 from PIL import Image, ImageDraw
 
-from tuner.board.events_file import Row, ShownImage, write_trial
+from tuner.board import study_events, trial_events
 from tuner.board.shown_traces import SHOWN, WHOLE, keep_steps
+from tuner.quality import strips
+from tuner.quality.images import Images
+from tuner.records.codec import Estimate, Values
+from tuner.records.gate import Finding, GatePolicy, Verdict
+from tuner.records.machine import Memory
+from tuner.records.model import Workload
+from tuner.records.outcome import Build, Outcome, Timing
+from tuner.records.quality import Quality
+from tuner.space.candidates import SearchSpace
 
 TRACES = Path(__file__).parent / "data" / "traces"
 PROMPTS = ("a red circle", "a blue square")
@@ -42,8 +54,8 @@ def gpu_trace(steps: int = 3) -> bytes:
 
     names = [("process_name", 0, 0, "GPU 0"), ("thread_name", 0, 7, "stream 7"),
              ("process_name", 1, 0, "python"), ("thread_name", 1, 1, "thread 1 (python)")]  # fmt: skip
-    for kind, process, lane, name in names:
-        events.append({"ph": "M", "name": kind, "pid": process, "tid": lane, "ts": 0, "args": {"name": name}})
+    for what, process, lane, name in names:
+        events.append({"ph": "M", "name": what, "pid": process, "tid": lane, "ts": 0, "args": {"name": name}})
     for step in range(steps):
         begin = 100 + step * STEP_US
         for mark in ("ProfilerStep", "denoise_step"):
@@ -79,33 +91,70 @@ def image(file: Path, colour: str, side: int) -> None:
     drawn.save(file)
 
 
+BASELINE: Values = {"compile.scope": "none", "cache.kind": "none", "steps": 28, "batch": 1}
+SPACE = SearchSpace(
+    name="small", architecture=kind(), workload=Workload(prompts=PROMPTS, seeds=(1, 2)), tolerance=1.0,
+    gate=GatePolicy(), baseline=BASELINE, recipes=(), left_out={},
+    knobs={"compile.scope": ("none", "regional", "full"), "cache.kind": ("none", "first-block"), "steps": (28, 20, 6)},
+)  # fmt: skip
+SYNC = Finding(
+    kind="device sync", count=3, count_per_step=1, idle_ms_per_step=0.25, operator="aten::item", reason="waits",
+    source="model.py:7",
+)  # fmt: skip
+PLACES: dict[int, trial_events.Place] = {0: "front", 1: "chosen", 3: "front"}
+CONCLUSION = "Chosen   trial 1, 2.00x the baseline's throughput [1.90, 2.10]: compile.scope=regional"
+
+
+def outcome(number: int, different: Values, latency_s: float | None, score: float = 31.0, **more: Any) -> Outcome:
+    """A trial that was measured, or rejected by the gate without a latency."""
+    values = {**BASELINE, **different}
+    verdict = Verdict(status="clean") if latency_s else Verdict(status="rejected", findings=(SYNC,))
+    given: dict[str, Any] = {"purpose": "search", "status": "rejected"}
+    if latency_s:
+        exact = Estimate(value=latency_s, low=0.99 * latency_s, high=1.01 * latency_s)
+        change = Estimate(value=score - 31, low=score - 31.2, high=score - 30.8)
+        given |= {
+            "status": "measured",
+            "timing": Timing(
+                latency_s=exact, samples=9, images_per_s=1 / latency_s, stopped="interval within target"
+            ),
+            "memory": Memory(peak_bytes=1 << 30, reserved_bytes=None),
+            "quality": Quality(
+                metric="clip_score", scores=(score, score), mean=score, difference=change, psnr_db=None, ssim=None
+            ),
+            "cost_usd_per_1000_images": latency_s,
+        }  # fmt: skip
+    build = Build(changes={}, load_s=1, apply_s=1, first_call_s=3, trace=None, verdict=verdict)
+    return Outcome(number=number, values=values, build_key="b", image_key="i", build=build, **(given | more))
+
+
+def write(folder: Path, outcomes: Sequence[Outcome]) -> None:
+    """Show trials in TensorBoard as a study does at its end."""
+    for each in outcomes:
+        trial_events.write(folder / "trials" / f"{each.number:04}", each, SPACE, PLACES.get(each.number))
+    study_events.write(folder / "trials", outcomes, PLACES, "clip_score", CONCLUSION)
+
+
+OUTCOMES = (
+    outcome(0, {}, 0.4, purpose="baseline"),
+    outcome(1, {"compile.scope": "regional"}, 0.2),
+    outcome(2, {"compile.scope": "full"}, None),
+    outcome(3, {"steps": 6}, 0.1, 30.2, purpose="baseline"),
+)
+
+
 def make(folder: Path) -> Path:
-    """The study: a baseline, a configuration that was measured and one that was rejected. Gives back its folder."""
+    """The study: a baseline, one configuration that was chosen, one that was rejected, one with fewer steps.
+
+    Gives back its folder.
+    """
     trials = folder / "trials"
-    statuses = ("ok", "ok", "rejected:sync")
-    for number, status in enumerate(statuses):
-        trial = trials / f"{number:04}"
+    for number in range(len(OUTCOMES)):
         for index, colour in enumerate(("#d33", "#36c")):
-            image(trial / "images" / f"{index:04}.png", colour, 24 + 8 * number)
-        baseline = trials / "0000" / "images" if number else None
-        row = Row(
-            number=number,
-            status=status,
-            result=("baseline", "chosen", "-")[number],
-            knobs={"compile.scope": ("none", "regional", "full")[number], "steps": "28"},
-            metrics={"latency_s": 0.4 / (number + 1)} if status == "ok" else {},
-            text=f"**trial {number}**: {status}",
-            images=[
-                ShownImage(
-                    file=trial / "images" / f"{index:04}.png",
-                    shows=prompt,
-                    of="a pair" if baseline else "the baseline's image",
-                    baseline=baseline / f"{index:04}.png" if baseline else None,
-                )
-                for index, prompt in enumerate(PROMPTS)
-            ],
-        )
-        write_trial(trial, row)
+            image(trials / f"{number:04}" / "images" / f"{index:04}.png", colour, 24 + 8 * number)
+    ours, theirs = (Images(np.full((2, 64, 64, 3), level), list(PROMPTS)) for level in (0.6, 0.4))
+    strips.write("trial 1", ours, theirs, folder / "strips" / "0001.png")
+    write(folder, OUTCOMES)
     (trials / "0000" / "denoise.1700000000000000000.pt.trace.json.gz").write_bytes(gzip.compress(gpu_trace()))
     shutil.copy(TRACES / "cpu-2.13-loop.pt.trace.json.gz", trials / "0002" / "denoise.1.pt.trace.json.gz")
     for trace in trials.glob(f"*/*{SHOWN}"):
@@ -117,12 +166,8 @@ def make(folder: Path) -> Path:
 def make_long(folder: Path) -> Path:
     """The study gone on with: more trials than TensorBoard ticks, and a result."""
     make(folder)
-    for number in range(3, 50):
-        row = Row(
-            number=number, status="ok", result="-", knobs={"compile.scope": "none", "steps": str(number)},
-            metrics={"latency_s": 0.5}, text=f"**trial {number}**", images=[],
-        )  # fmt: skip
-        write_trial(folder / "trials" / f"{number:04}", row)
+    more = [outcome(number, {"steps": 20, "batch": number}, 0.5) for number in range(len(OUTCOMES), 50)]
+    write(folder, [*OUTCOMES, *more])
     best = {"baseline": {"trial": 0}, "chosen": {"trial": 1}, "front": [{"trial": 1}, {"trial": 7}]}
     (folder / "best_config.json").write_text(json.dumps(best))
     return folder

@@ -30,10 +30,12 @@ def write(
     shown_images = []
     for index in range(images):
         Image.new("RGB", (40, 20), "#888").save(folder / f"{index}.png")
-        shown_images.append(ShownImage(file=folder / f"{index}.png", shows=f"prompt {index}", of="it", baseline=None))
+        shown_images.append(
+            ShownImage(folder / f"{index}.png", f"images/{index}", f"prompt {index}", "it", baseline=None)
+        )
     metrics = {"latency_s": latency} if status == "ok" else {}
     result = "front" if number else "baseline"
-    write_trial(folder, Row(number, status, result, knobs, metrics, f"**{status}**", shown_images))
+    write_trial(folder, Row(number, status, result, knobs, {}, metrics, f"**{status}**", shown_images))
 
 
 def loaded(folder: Path) -> EventAccumulator:
@@ -57,7 +59,7 @@ def shown(events: EventAccumulator, tag: str) -> Any:
 
 
 def test_a_trial_is_loaded_whole(tmp_path: Path) -> None:
-    write(tmp_path, number=7, images=6)
+    write(tmp_path, number=7, images=4)
     events = loaded(tmp_path)
     assert row(events) == {"compile.mode": "default", "steps": "4", STATUS: "ok", RESULT: "front"}
     assert [(e.step, e.value) for e in events.Scalars("latency_s")] == [(7, 1.5)]
@@ -71,8 +73,8 @@ def test_a_trial_is_loaded_whole(tmp_path: Path) -> None:
 def test_an_image_stands_beside_the_baselines(tmp_path: Path) -> None:
     Image.new("RGB", (1600, 800), "#f00").save(tmp_path / "baseline.png")
     Image.new("RGB", (1600, 800), "#00f").save(tmp_path / "own.png")
-    image = ShownImage(file=tmp_path / "own.png", shows="a cat", of="a pair", baseline=tmp_path / "baseline.png")
-    write_trial(tmp_path, Row(1, "ok", "-", KNOBS, {}, "", [image]))
+    image = ShownImage(tmp_path / "own.png", "images/0", "a cat", "a pair", baseline=tmp_path / "baseline.png")
+    write_trial(tmp_path, Row(1, "ok", "-", KNOBS, {}, {}, "", [image]))
     sheet = shown(loaded(tmp_path), "images/0")
     assert sheet.size == (512 + 32 + 512, 256)
     colours = [sheet.getpixel((x, 128)) for x in (10, 528, 1040)]
@@ -86,14 +88,14 @@ def test_an_image_that_was_cut_off_is_left_out(bytes_left: int, tmp_path: Path) 
     Image.effect_noise((40, 20), 50).save(good)
     broken.write_bytes(good.read_bytes()[:bytes_left])
     shown_images = [
-        ShownImage(file=broken, shows="broken", of="", baseline=None),
-        ShownImage(file=good, shows="beside a broken one", of="", baseline=broken),
-        ShownImage(file=good, shows="good", of="", baseline=None),
+        ShownImage(file=broken, tag="images/0", shows="broken", of="", baseline=None),
+        ShownImage(file=good, tag="images/1", shows="beside a broken one", of="", baseline=broken),
+        ShownImage(file=good, tag="images/2", shows="good", of="", baseline=None),
     ]
-    write_trial(tmp_path, Row(1, "ok", "-", KNOBS, {}, "", shown_images))
+    write_trial(tmp_path, Row(1, "ok", "-", KNOBS, {}, {}, "", shown_images))
     events = loaded(tmp_path)
-    assert [tag for tag in events.Tags()["tensors"] if tag.startswith("images")] == ["images/0"]
-    assert events.SummaryMetadata("images/0").display_name == "good"
+    assert [tag for tag in events.Tags()["tensors"] if tag.startswith("images")] == ["images/2"]
+    assert events.SummaryMetadata("images/2").display_name == "good"
 
 
 def test_writing_again_replaces_the_row(tmp_path: Path) -> None:

@@ -23,34 +23,42 @@ from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
-STATUS, RESULT = "Status", "Result"
+COST, QUALITY, RESULT, STATUS = "Cost US$/1000", "Quality", "Result", "Status"
 """Columns beside the knobs. TensorBoard first shows those five that differ between trials and come first by name, and
-capitals sort before the knobs' small letters."""
+capitals sort before the knobs' small letters. Its metrics stand at the far right: the two main ones are columns."""
 
 _FILES = "events.out.tfevents.*"
-_IMAGES = 4
 _LONGEST_SIDE = 512
 _GAP_SHARE = 16
 
 
 @dataclass(frozen=True)
 class ShownImage:
-    """A PNG file, its prompt (`shows`), a description (`of`), and the baseline's image to show at its left."""
+    """A PNG file, its tag, its prompt (`shows`), a description (`of`), and the baseline's image to show at its left.
+
+    Images of one tag stand together, those of all trials. None is shown larger than `longest_side` pixels.
+    """
 
     file: Path
+    tag: str
     shows: str
     of: str
     baseline: Path | None
+    longest_side: int = _LONGEST_SIDE
 
 
 @dataclass(frozen=True)
 class Row:
-    """What TensorBoard shows of a trial. `status` is like `rejected:sync`, `result` like `chosen`, `text` Markdown."""
+    """What TensorBoard shows of a trial. `status` is like `rejected:sync`, `result` like `chosen`, `text` Markdown.
+
+    `numbers` are columns of numbers, absent where nothing was measured.
+    """
 
     number: int
     status: str
     result: str
     knobs: Mapping[str, str]
+    numbers: Mapping[str, float]
     metrics: Mapping[str, float]
     text: str
     images: Sequence[ShownImage]
@@ -59,16 +67,16 @@ class Row:
 def write_trial(folder: Path, row: Row) -> None:
     """Write a trial's events file into its folder and remove earlier ones.
 
-    The first four images are shown. One that cannot be read is left out: its writer may have been killed.
+    An image that cannot be read is left out: its writer may have been killed.
     """
-    shown = [(image, sheet) for image in row.images[:_IMAGES] if (sheet := _side_by_side(image))]
+    shown = [(image, sheet) for image in row.images if (sheet := _side_by_side(image))]
     values = [
         *_hparams(row),
         *(Summary.Value(tag=name, simple_value=value) for name, value in row.metrics.items()),
-        _text(row.text),
-        *(_image(index, image, sheet) for index, (image, sheet) in enumerate(shown)),
+        text_value("verdict", row.text),
+        *(image_value(image.tag, image.shows, image.of, sheet) for image, sheet in shown),
     ]
-    _replace_events(folder, row.number, values)
+    replace_events(folder, row.number, values)
 
 
 def _hparams(row: Row) -> list[Summary.Value]:
@@ -78,6 +86,8 @@ def _hparams(row: Row) -> list[Summary.Value]:
     start = SessionStartInfo(start_time_secs=now)
     for name, value in {STATUS: row.status, RESULT: row.result, **row.knobs}.items():
         start.hparams[name].string_value = value
+    for name, number in row.numbers.items():
+        start.hparams[name].number_value = number
     end = SessionEndInfo(end_time_secs=now, status=api_pb2.STATUS_FAILURE if failed else api_pb2.STATUS_SUCCESS)
     return [
         _hparams_value(metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start)),
@@ -89,19 +99,19 @@ def _hparams_value(tag: str, data: HParamsPluginData) -> Summary.Value:
     return Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(data), tensor=metadata.NULL_TENSOR)
 
 
-def _text(text: str) -> Summary.Value:
-    about = text_metadata.create_summary_metadata(display_name="verdict", description="")
-    return Summary.Value(tag="verdict", metadata=about, tensor=make_tensor_proto([text.encode()]))
+def text_value(tag: str, text: str) -> Summary.Value:
+    """Make a text in Markdown."""
+    about = text_metadata.create_summary_metadata(display_name=tag, description="")
+    return Summary.Value(tag=tag, metadata=about, tensor=make_tensor_proto([text.encode()]))
 
 
-def _image(index: int, image: ShownImage, sheet: Any) -> Summary.Value:
-    about = image_metadata.create_summary_metadata(
-        display_name=image.shows, description=image.of, converted_to_tensor=True
-    )
+def image_value(tag: str, name: str, description: str, image: Any) -> Summary.Value:
+    """Make an image, of one of Pillow's."""
+    about = image_metadata.create_summary_metadata(display_name=name, description=description, converted_to_tensor=True)
     buffer = BytesIO()
-    sheet.save(buffer, "PNG")
-    tensor = make_tensor_proto([str(sheet.width).encode(), str(sheet.height).encode(), buffer.getvalue()])
-    return Summary.Value(tag=f"images/{index}", metadata=about, tensor=tensor)
+    image.save(buffer, "PNG")
+    tensor = make_tensor_proto([str(image.width).encode(), str(image.height).encode(), buffer.getvalue()])
+    return Summary.Value(tag=tag, metadata=about, tensor=tensor)
 
 
 def _side_by_side(image: ShownImage) -> Any | None:
@@ -115,7 +125,7 @@ def _side_by_side(image: ShownImage) -> Any | None:
                 shown.append(opened.convert("RGB"))
         except (OSError, SyntaxError, ValueError):  # Pillow's errors for truncated files and other formats
             return None
-        shown[-1].thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+        shown[-1].thumbnail((image.longest_side, image.longest_side))
     gap = max(1, shown[0].width // _GAP_SHARE)
     sheet = Image.new(
         "RGB", (sum(part.width + gap for part in shown) - gap, max(part.height for part in shown)), "white"
@@ -127,7 +137,8 @@ def _side_by_side(image: ShownImage) -> Any | None:
     return sheet
 
 
-def _replace_events(folder: Path, step: int, values: Iterable[Summary.Value]) -> None:
+def replace_events(folder: Path, step: int, values: Iterable[Summary.Value]) -> None:
+    """Write a run's events file whole, in place of earlier ones."""
     now = time.time()
     target = folder / f"events.out.tfevents.{int(now):010d}.tune.{os.getpid()}"
     part = folder / ".events.part"

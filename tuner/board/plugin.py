@@ -7,6 +7,9 @@ plugin of the same name stops TensorBoard.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from tensorboard.plugins.base_plugin import TBContext, TBLoader
 
 
@@ -21,3 +24,12 @@ class MendedProfiler(TBLoader):  # type: ignore[misc]
 
         plugin.RunLoader = reading.Loader
         plugin.TorchProfilerPlugin.static_file_route = pages.offline(plugin.TorchProfilerPlugin.static_file_route)
+        plugin.TorchProfilerPlugin.is_active = has_traces
+
+
+def has_traces(profiler: Any) -> bool:
+    """Return whether there is a trace to show.
+
+    The plugin says no until its thread has looked, and a page opened before that stays without the tab.
+    """
+    return next(Path(profiler.logdir).rglob("*.pt.trace.json*"), None) is not None

@@ -7,8 +7,10 @@ import shutil
 import signal
 import sys
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
+from tuner.board import frontend
 from tuner.board.plugin import MendedProfiler
 
 
@@ -18,7 +20,7 @@ def main(folder: str, port: str, scratch: str) -> int:
 
     from tensorboard import program
 
-    board = program.TensorBoard(plugins=plugins())
+    board = program.TensorBoard(plugins=plugins(), assets_zip_provider=pages())
     board.configure(argv=["tensorboard", "--logdir", folder, "--host", "127.0.0.1", "--port", port])
     try:
         print(board.launch(), flush=True)
@@ -32,9 +34,19 @@ def main(folder: str, port: str, scratch: str) -> int:
 def plugins() -> list[Any]:
     """Return TensorBoard's plugins and the installed ones, and ours even if the package is not installed."""
     from tensorboard import default
+    from tensorboard.plugins.hparams.backend_context import Context
 
-    installed = default.get_plugins()
+    Context.experiment_from_metadata = frontend.in_our_order(Context.experiment_from_metadata)
+    installed = frontend.opens_on_hparams(default.get_plugins())
     return installed if MendedProfiler in installed else [*installed, MendedProfiler]
+
+
+def pages() -> Callable[[], BinaryIO] | None:
+    """Return what opens the archive of TensorBoard's pages; None where TensorBoard has none."""
+    from tensorboard import assets
+
+    original = assets.get_default_assets_zip_provider()
+    return None if original is None else lambda: frontend.assets(original)
 
 
 def end_with_parent(scratch: str) -> None:

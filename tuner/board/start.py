@@ -21,6 +21,9 @@ PORTS = range(6006, 6026)
 MAX_TICKED = 40
 """With more runs TensorBoard ticks none, and its pages of images and texts stay empty until the user does."""
 
+STUDY_RUN = "study"
+"""The run, beside the trials', with the result of the study."""
+
 HOST = "127.0.0.1"
 SHOWN = ("events.out.tfevents.*", "*.pt.trace.json", "*.pt.trace.json.gz")
 """The files that make a folder one that TensorBoard can show."""
@@ -122,12 +125,13 @@ def guide(folder: Path, address: str) -> str:
     """Return the addresses of TensorBoard's pages, as the command prints them."""
     traces, ticked = sum(1 for _ in folder.rglob("*.pt.trace.json*")), ticks(folder)
     tabs = {
-        "hparams": "all trials in a table: sort by any column, filter by any knob or by status",
-        "images": "their images, beside the baseline's",
-        "text": "what the gate found, and why trials failed",
-        "pytorch_profiler": f"{traces} traces: overview, operators, kernels, time line",
+        "": "all trials in a table: sort by any column, filter by any knob or status; scatter plots",
+        "#images": "cost against quality, strips of the finalists, images beside the baseline's",
+        "#text": "the conclusion, what the gate found, and why trials failed",
+        "#timeseries": "each metric by trial",
+        "#pytorch_profiler": f"{traces} traces: overview, operators, kernels, time line",
     }
-    lines = [f"{address}#{tab:<17} {what}" for tab, what in tabs.items()]
+    lines = [f"{address + tab:<42} {what}" for tab, what in tabs.items()]
     if ticked:
         lines += ["of so many trials it shows none until they are ticked at its left; with the result's trials ticked:"]
         lines += [f"{address}#{tab}&runSelectionState={ticked}" for tab in ("images", "text")]
@@ -140,7 +144,7 @@ def ticks(folder: Path) -> str:
     try:
         best = json.loads(read_file(folder.parent / "best_config.json"))
         points = [best["baseline"], best["chosen"], *best["front"]]
-        result = {f"{point['trial']:04d}" for point in points} & runs
+        result = {STUDY_RUN, *(f"{point['trial']:04d}" for point in points)} & runs
     except (BadInput, ValueError, KeyError, TypeError):
         return ""
     chosen = json.dumps(dict.fromkeys(sorted(result), True)).encode()

@@ -16,6 +16,15 @@ BASELINE = 0
 STRIPS = "strips"
 """In the study's folder: a strip of images for each finalist."""
 
+FINALISTS = "finalists"
+"""The group of images that comes before those of all trials. TensorBoard opens two groups."""
+
+STRIP_SIDE = 1200
+"""Pixels: a strip has a row of up to four images."""
+
+IMAGES = 4
+"""Images shown of each trial."""
+
 NOTHING = "-"
 Place = Literal["chosen", "front", "doubtful"] | None
 """A trial's place in the study's result, known at its end."""
@@ -37,6 +46,7 @@ def write(folder: Path, outcome: Outcome, space: SearchSpace, place: Place = Non
         status=status(outcome),
         result=result(outcome, place),
         knobs=knobs(outcome, space),
+        numbers=numbers(outcome),
         metrics=metrics(outcome),
         text=text(outcome, space),
         images=list(images(folder, outcome, space)),
@@ -48,6 +58,13 @@ def knobs(outcome: Outcome, space: SearchSpace) -> dict[str, str]:
     """Return every knob's value; one that the study varies has a value in every trial, to filter the table by."""
     varied = {name: NOTHING for name, values in space.knobs.items() if len(values) > 1}
     return varied | {name: format_value(value) for name, value in outcome.values.items()}
+
+
+def numbers(outcome: Outcome) -> dict[str, float]:
+    """Return the metrics that are columns of the table, too, at its left."""
+    known = metrics(outcome)
+    columns = {events_file.COST: "cost_usd_per_1000_images", events_file.QUALITY: "quality"}
+    return {column: known[name] for column, name in columns.items() if name in known}
 
 
 def metrics(outcome: Outcome) -> dict[str, float]:
@@ -87,8 +104,8 @@ def settings(outcome: Outcome, space: SearchSpace) -> str:
 
 def text(outcome: Outcome, space: SearchSpace) -> str:
     """Return a trial as Markdown: its changes, measurements, findings and failure."""
-    lines = [f"**trial {outcome.number}** ({outcome.recipe or outcome.purpose}): {status(outcome)}", ""]
-    lines.append(f"- settings: `{settings(outcome, space)}`")
+    lines = [f"**trial {outcome.number}: `{settings(outcome, space)}`**", ""]
+    lines.append(f"- {status(outcome)}, {origin(outcome)}")
     lines += measurement_lines(outcome)
     build = outcome.build
     if build is not None:
@@ -99,6 +116,15 @@ def text(outcome: Outcome, space: SearchSpace) -> str:
     if outcome.failure is not None:
         lines.append(f"- **{outcome.failure.kind}** in {outcome.failure.stage}: {outcome.failure.message}")
     return "\n".join(lines)
+
+
+def origin(outcome: Outcome) -> str:
+    """Return where a trial is from. The baseline's step sweep has its purpose, but other values."""
+    if outcome.recipe is not None:
+        return f"from the recipe {outcome.recipe}"
+    if outcome.purpose == "baseline":
+        return "the untouched pipeline" if outcome.number == BASELINE else "the untouched pipeline at other steps"
+    return f"from the {outcome.purpose}"
 
 
 def measurement_lines(outcome: Outcome) -> list[str]:
@@ -135,19 +161,23 @@ def strip_path(folder: Path) -> Path:
 
 
 def images(folder: Path, outcome: Outcome, space: SearchSpace) -> Iterator[events_file.ShownImage]:
-    """Yield a finalist's strip and the trial's images, each with the baseline's of the same prompt."""
+    """Yield a finalist's strip and the trial's first images, each with the baseline's of the same prompt."""
     prompts = space.workload.prompts
     strip = strip_path(folder)
     if strip.is_file():
-        shows = "a finalist: the baseline's images, its own below them, and the difference, amplified four times"
-        yield events_file.ShownImage(file=strip, shows=shows, of="the finalist's strip", baseline=None)
-    for file in sorted((folder / "images").glob("*.png")):
+        shows = (
+            f"trial {outcome.number}: the baseline's images, its own below them, the difference amplified four times"
+        )
+        of = settings(outcome, space)
+        yield events_file.ShownImage(strip, f"{FINALISTS}/strip", shows, of, baseline=None, longest_side=STRIP_SIDE)
+    for file in sorted((folder / "images").glob("*.png"))[:IMAGES]:
         prompt = prompts[int(file.stem)] if file.stem.isdigit() and int(file.stem) < len(prompts) else file.stem
         beside = folder.parent / f"{BASELINE:04}" / "images" / file.name
+        tag = f"images/{file.stem}"
         if outcome.number == BASELINE:
-            yield events_file.ShownImage(file=file, shows=prompt, of="the baseline's image", baseline=None)
+            yield events_file.ShownImage(file, tag, prompt, "the baseline's image", baseline=None)
         elif beside.is_file():
             pair = "left the baseline's image, right this trial's"
-            yield events_file.ShownImage(file=file, shows=prompt, of=pair, baseline=beside)
+            yield events_file.ShownImage(file, tag, prompt, pair, baseline=beside)
         else:
-            yield events_file.ShownImage(file=file, shows=prompt, of="this trial's image", baseline=None)
+            yield events_file.ShownImage(file, tag, prompt, "this trial's image", baseline=None)

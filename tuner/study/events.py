@@ -9,10 +9,12 @@ from pathlib import Path
 
 import msgspec
 
-from tuner.board import trial_events
+from tuner.board import study_events, trial_events
+from tuner.quality.metrics import get_metric
 from tuner.records.codec import Values
 from tuner.records.outcome import Outcome
 from tuner.records.quality import NoiseFloor
+from tuner.report.conclusion import conclusion
 from tuner.report.display import Display
 from tuner.report.points import front_points
 from tuner.search.budget import Budget
@@ -177,11 +179,15 @@ class Publisher:
             outcome.number: "doubtful" if is_in_doubt(self.history, outcome) else "front" for outcome in finalists
         }
         places[chosen.number] = "chosen"
-        for number, outcome in self.history.outcomes.items():
-            folder = self.store.paths.trial(number)
-            if number not in places:
+        settled = self.history.all_settled()
+        for outcome in settled:
+            folder, place = self.store.paths.trial(outcome.number), places.get(outcome.number)
+            if place is None:
                 trial_events.strip_path(folder).unlink(missing_ok=True)
-            trial_events.write(folder, self.history.settled(outcome), self.history.space, places.get(number))
+            trial_events.write(folder, outcome, self.history.space, place)
+        request = self.store.request
+        text = conclusion(request, self.history, chosen.number, self.store.folder)
+        study_events.write(self.store.paths.trials, settled, places, get_metric(request.quality.metric).title, text)
         self._keep_time()
 
     def _as_trial(self, outcome: Outcome, folder: Path) -> Outcome:
