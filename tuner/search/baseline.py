@@ -31,7 +31,9 @@ class Baseline(Strategy):
         if history.baseline.status != "measured" or self.failures.are_final:
             return None
         walls_s = [run.wall_s for run in history.repetitions_of(history.baseline)]
-        has_two = len(history.undisturbed(history.baseline)) > 1
+        timing = history.baseline.timing
+        is_composed = timing is not None and bool(timing.predicted_from)  # slow calls: one repetition is dear enough
+        has_two = len(history.undisturbed(history.baseline)) + is_composed > 1
         return repetition(history.baseline) if not has_two or self.is_affordable(walls_s) else None
 
     def is_affordable(self, walls_s: list[float]) -> bool:

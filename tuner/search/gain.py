@@ -21,7 +21,7 @@ def timing_noise(history: History) -> TimingNoise | None:
     """Return how far fresh processes of the baseline differ (A/A); None before there are two."""
     runs = history.undisturbed(history.baseline)
     if len(runs) < 2:
-        runs = history.processes_of(history.baseline)
+        runs = [history.baseline, *history.repetitions_of(history.baseline)]
     if len(runs) < 2:
         return None
     spread = coefficient_of_variation([front.seconds_per_image(run).value for run in runs])
