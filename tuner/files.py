@@ -91,6 +91,10 @@ class StudyFolder:
         """Return the folder of a repetition, by its id."""
         return self.repetitions / f"{repetition:04}"
 
+    def holds(self, path: str) -> bool:
+        """Return whether a path that a record names lies in this folder."""
+        return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root))
+
     def panel(self, suffix: str) -> Path:
         """Return a file of the process that judges the finalists."""
         return self.root / f"panel.{suffix}"

@@ -23,8 +23,8 @@ def outcome(number: int, reused_from: int | None = None) -> Any:
     return SimpleNamespace(number=number, quality=SimpleNamespace(reused_from=reused_from, noise=None))
 
 
-def rounded(name: str) -> NoiseFloor:
-    return NoiseFloor(max_difference=0.1, variations={name: f"/variations/{name}"})
+def rounded(name: str, folder: str) -> NoiseFloor:
+    return NoiseFloor(max_difference=0.1, variations={name: f"{folder}/variations/{name}"})
 
 
 def study(folder: Path) -> tuple[Any, Any]:
@@ -33,8 +33,10 @@ def study(folder: Path) -> tuple[Any, Any]:
     request = SimpleNamespace(
         environment=SimpleNamespace(device="cpu"), quality=QualityPolicy(), model=SimpleNamespace(scorer="demo")
     )
+    places = {"kernel": str(folder), "compiled": str(folder), "outside": f"{folder}/..", "far": ""}
     history = SimpleNamespace(
-        space=SimpleNamespace(workload=WORKLOAD), noise_floors=lambda: [rounded("kernel"), rounded("compiled")]
+        space=SimpleNamespace(workload=WORKLOAD),
+        noise_floors=lambda: [rounded(name, place) for name, place in places.items()],
     )
     return SimpleNamespace(request=request, paths=StudyFolder(folder)), history
 
@@ -56,7 +58,7 @@ def test_its_answer_is_the_panel_of_those_whose_images_are_there(
     assert notes == []
     job = read(tmp_path / "panel.job.json", PanelJob)
     assert {trial: Path(path).parent.name for trial, path in job.images.items()} == {0: "0000", 4: "0002"}
-    assert job.variations == ("/variations/kernel", "/variations/compiled")
+    assert job.variations == (f"{tmp_path}/variations/kernel", f"{tmp_path}/variations/compiled"), "the study's own"
 
 
 @pytest.mark.parametrize(

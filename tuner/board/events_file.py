@@ -123,7 +123,7 @@ def _side_by_side(image: ShownImage) -> Any | None:
         try:
             with Image.open(file) as opened:
                 shown.append(opened.convert("RGB"))
-        except (OSError, SyntaxError, ValueError):  # Pillow's errors for truncated files and other formats
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # truncated, another format, too large
             return None
         shown[-1].thumbnail((image.longest_side, image.longest_side))
     gap = max(1, shown[0].width // _GAP_SHARE)

@@ -37,6 +37,7 @@ def judge_finalists(
     images = images_of(store, finalists)
     if len(images) < 2:
         return Panel(finalists={}, unavailable_reasons={})
+    variations = [path for noise in history.noise_floors() for path in noise.variations.values()]
     job = PanelJob(
         workload=history.space.workload,
         device=store.request.environment.device,
@@ -44,7 +45,7 @@ def judge_finalists(
         policy=store.request.quality,
         images={number: str(folder) for number, folder in images.items()},
         strips=str(store.paths.strips),
-        variations=tuple(path for noise in history.noise_floors() for path in noise.variations.values()),
+        variations=tuple(filter(store.paths.holds, variations)),
     )
     atomic_write(store.paths.panel("job.json"), encode_pretty(job))
     ending = _run_examiner(store)
