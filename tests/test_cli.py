@@ -91,8 +91,8 @@ WRONG = [
     (("run", "model", "--scorer", "empty"), "--scorer"),
     (("run", "model", "--space", "small.yaml", "--study", "../up"), "--study"),
     (("run", "model", "--space", "small.yaml", "--study", ""), "--study"),
-    (("run", "model", "--space", "small.yaml", "--out", "file"), "file"),
-    (("run", "model", "--space", "small.yaml", "--out", "/proc/nothing"), "/proc/nothing"),
+    (("run", "--out", "file"), "file"),
+    (("run", "--out", "/proc/nothing"), "/proc/nothing"),
 ]
 
 

@@ -132,6 +132,7 @@ def run(options: argparse.Namespace) -> int:
 
     request = make_request(options)
     folder = resolved(options.out) / study_name(options.study, request.model.source, request.fingerprint())
+    check_models(request)
     return run_study(folder, request, Limits(budget_s=options.budget, max_trials=options.trials), options.model)
 
 
@@ -182,6 +183,21 @@ def make_request(options: argparse.Namespace) -> Request:
         price=price_for(env.device_name, options.price),
         quality=quality_policy(options.quality, options.metric, model.scorer),
     )
+
+
+def check_models(request: Request) -> None:
+    """Check the folders of the pipeline and of the CLIP model that scores. Raises BadInput or Unavailable."""
+    from tuner.model import folder_check, hub
+
+    model, quality = request.model, request.quality
+    if Path(model.source).is_dir():
+        folder_check.check_folder(Path(model.source), model.variant)
+    if quality.metric == "clip_score" and Path(model.scorer).is_dir():
+        folder_check.check_clip(Path(model.scorer), "--scorer")
+    elif quality.metric == "clip_score" and model.scorer != "demo":
+        hub.require(model.scorer, "--scorer FOLDER")
+    if quality.metric == "preference":
+        folder_check.check_clip(Path(quality.metric_paths["preference"]), "--metric preference=FOLDER:")
 
 
 def space_settings(options: argparse.Namespace) -> list[str]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tuner.errors import BadInput
+from tuner.errors import BadInput, Unavailable
 
 SETTINGS = ["model_index.json", "*/config.json", "*/scheduler_config.json"]
 """The files that describe a pipeline. Its weights are downloaded when it is loaded."""
+
+ANSWER_S = 2.0
+"""Seconds that the hub has to answer whether it has the scorer."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -51,6 +54,23 @@ def incomplete_reason(folder: Path) -> str | None:
     models = sorted(file.parent for file in folder.glob("*/config.json"))
     missing = [model.name for model in models if not any(file.is_file() for file in model.glob("*.safetensors"))]
     return f"has no safetensors weights of its {', '.join(missing)}" if missing else None
+
+
+def require(name: str, option: str) -> None:
+    """Raise Unavailable if a model that `option` replaces is neither in the local cache nor on a hub that answers."""
+    from huggingface_hub import HfApi
+
+    kept = cached(name, None)
+    if kept is not None and (kept / "config.json").is_file() and any(kept.glob("*.safetensors")):
+        return
+    try:
+        HfApi().model_info(name, timeout=ANSWER_S)
+    except Exception as error:  # of the network, the hub's answer or the file system, from several libraries
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise Unavailable(
+            f"{name}: the CLIP model that scores the images is not in the local cache, and the hub does not give it; "
+            f"point {option} to a local copy, or use --quality ssim, which needs none ({reason[:200]})"
+        ) from None
 
 
 def is_reachable(name: str, revision: str | None) -> bool:

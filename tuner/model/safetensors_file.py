@@ -1,0 +1,137 @@
+"""Read the header of a safetensors file, and sample its weights, without torch and without loading them.
+
+The format: 8 bytes with the length of the header, the header in JSON, then the tensors' bytes without gaps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from tuner.errors import BadInput
+from tuner.files import open_regular
+
+MAX_HEADER_BYTES = 100_000_000
+"""The limit of the safetensors library."""
+
+BYTES = {
+    "F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
+    "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I8": 1, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+"""Bytes of an element. Types of less than a byte, and those of later versions, are not checked."""
+
+FLOATS = {"F32": "<u4", "F16": "<u2", "BF16": "<u2"}
+NOT_FINITE = {"F32": (0x7F800000, 0x007FFFFF), "F16": (0x7C00, 0x03FF), "BF16": (0x7F80, 0x007F)}
+"""The bits of the exponent, which are all set in NaN and infinity, and of the fraction, of which NaN has one set."""
+
+SAMPLE_BYTES = 1 << 16
+LFS = b"version https://git-lfs"
+
+
+class Tensor(NamedTuple):
+    """A tensor's entry in the header. `begin` and `end` count from the end of the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class Header(NamedTuple):
+    """The tensors of a file by name, and the offset of their bytes."""
+
+    tensors: Mapping[str, Tensor]
+    offset: int
+
+
+def read_header(file: Path) -> Header:
+    """Read and check the header of a file. Raises BadInput with the file, and the tensor if it is one's entry."""
+    try:
+        with os.fdopen(open_regular(file), "rb") as opened:
+            size, start = os.fstat(opened.fileno()).st_size, opened.read(8)
+            rest = opened.read(_header_bytes(file, start, size))
+    except OSError as error:
+        raise BadInput(f"{file}: {error.strerror or error}") from None
+    try:
+        content = json.loads(rest)
+    except (ValueError, RecursionError):
+        raise BadInput(f"{file}: not a safetensors file, its header is not JSON; download it again") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{file}: not a safetensors file, its header is no JSON object; download it again")
+    tensors = {name: _tensor(file, name, entry) for name, entry in content.items() if name != "__metadata__"}
+    _check_layout(file, tensors, size - 8 - len(rest))
+    return Header(tensors, 8 + len(rest))
+
+
+def _header_bytes(file: Path, start: bytes, size: int) -> int:
+    if size == 0:
+        raise BadInput(f"{file}: the file is empty; download it again")
+    if LFS.startswith(start):
+        raise BadInput(f"{file}: a pointer of Git LFS instead of the weights; run git lfs pull in its folder")
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+    if length > min(MAX_HEADER_BYTES, size - 8):
+        raise BadInput(f"{file}: not a safetensors file, or cut short in its header; download it again")
+    return int(length)
+
+
+def _tensor(file: Path, name: str, entry: object) -> Tensor:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
+            is_valid = all(type(length) is int and length >= 0 for length in shape) and 0 <= begin <= end
+            bytes_each = BYTES.get(dtype)
+            if is_valid and (bytes_each is None or math.prod(shape) * bytes_each == end - begin):
+                return Tensor(dtype, tuple(shape), begin, end)
+    raise BadInput(f"{file}: {name[:80]}: its shape, type and place do not agree; download the file again")
+
+
+def _check_layout(file: Path, tensors: Mapping[str, Tensor], size: int) -> None:
+    """Check that the tensors fill the file without gaps, as the safetensors library asks."""
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: item[1][2:]):
+        if tensor.begin != end:
+            raise BadInput(f"{file}: {name[:80]}: overlaps another tensor or leaves a gap; download the file again")
+        end = tensor.end
+    if end != size:
+        what = "cut short" if end > size else "longer than its header says"
+        raise BadInput(f"{file}: {what}: {size:,} bytes of weights instead of {end:,}; download it again")
+
+
+def check_samples(file: Path, header: Header, until: float) -> None:
+    """Look for NaN at the start, in the middle and at the end of every tensor, until `time.monotonic()` is `until`.
+
+    Raises BadInput with the file and the tensor.
+    """
+    with os.fdopen(open_regular(file), "rb") as opened:
+        for name, tensor in header.tensors.items():
+            if time.monotonic() > until:
+                return
+            if tensor.dtype in FLOATS and any(
+                _has_nan(os.pread(opened.fileno(), count, header.offset + begin), tensor.dtype)
+                for begin, count in _places(tensor)
+            ):
+                raise BadInput(f"{file}: {name[:80]}: has weights that are NaN; download the file again")
+
+
+def _places(tensor: Tensor) -> Iterator[tuple[int, int]]:
+    """Yield the offsets and lengths of the samples of a tensor, or of all of it if it is small."""
+    size = tensor.end - tensor.begin
+    if size <= 3 * SAMPLE_BYTES:
+        yield tensor.begin, size
+        return
+    yield tensor.begin, SAMPLE_BYTES
+    yield tensor.begin + size // 2 // 8 * 8, SAMPLE_BYTES
+    yield tensor.end - SAMPLE_BYTES, SAMPLE_BYTES
+
+
+def _has_nan(data: bytes, dtype: str) -> bool:
+    import numpy as np
+
+    exponent, fraction = NOT_FINITE[dtype]
+    bits = np.frombuffer(data[: len(data) // BYTES[dtype] * BYTES[dtype]], FLOATS[dtype])
+    return bool((((bits & exponent) == exponent) & ((bits & fraction) != 0)).any())
