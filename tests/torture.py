@@ -1,0 +1,210 @@
+"""Do harm to `tune run` by the hundreds and print one table: python tests/torture.py --kills 300 --sizes 20.
+
+Workers are simulated, as in tests/faults; the parent, its store and its processes are real. Each attempt is counted as
+kept if its checks hold: nothing acknowledged is lost, no file is torn, no process stays, errors are one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from faults.conftest import INDEX  # noqa: E402
+from faults.harness import Tune, assert_one_line, is_whole, wait_until  # noqa: E402
+from faults.test_damaged_study import DAMAGES  # noqa: E402
+from test_cli import WRONG  # noqa: E402
+
+ENVIRONMENTS: dict[str, dict[str, str]] = {
+    "no HOME": {"HOME": "/nonexistent"}, "ASCII locale": {"LC_ALL": "C", "PYTHONUTF8": "0"}, "no PATH": {"PATH": ""},
+    "dumb terminal": {"TERM": "dumb"}, "one column": {"COLUMNS": "1"}, "offline": {"HF_HUB_OFFLINE": "1"},
+    "no GPU": {"CUDA_VISIBLE_DEVICES": ""}, "a GPU that is none": {"CUDA_VISIBLE_DEVICES": "99"},
+    "warnings are shown": {"PYTHONWARNINGS": "default"}, "optimized": {"PYTHONOPTIMIZE": "2"},
+}  # fmt: skip
+
+
+@dataclass
+class Row:
+    """One line of the table."""
+
+    what: str
+    tried: int = 0
+    kept: int = 0
+    seconds: float = 0.0
+    broken: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def attempt(self, name: str) -> Iterator[None]:
+        """Count an attempt, and what it broke."""
+        self.tried += 1
+        try:
+            yield
+            self.kept += 1
+        except (AssertionError, OSError, subprocess.SubprocessError) as error:
+            self.broken.append(f"{name}: {(str(error).splitlines() or [repr(error)])[0][:150]}")
+
+
+def new(scratch: Path, name: str) -> Tune:
+    """Make a study with simulated workers in a folder of its own."""
+    model, out = scratch / "model", scratch / name
+    for folder in (model, out):
+        folder.mkdir(exist_ok=True)
+    (model / "model_index.json").write_text(INDEX)
+    (model / "config.json").write_text('{"model_type": "clip"}')
+    return Tune(out, model, model, simulated=True)
+
+
+def kill(row: Row, tune: Tune, kills: int, strike: Callable[[Tune, subprocess.Popen[str]], None]) -> None:
+    """Strike at random instants and look at what is left each time; then the same command comes to its end."""
+    chance, kept = random.Random(0), {}
+    for number in range(kills):
+        with row.attempt(f"kill {number}"):
+            process = tune.start("--trials", str(len(kept) + 30))
+            wait_until(lambda: (tune.folder / "lock").exists())
+            time.sleep(chance.uniform(0.2, 3.0))
+            strike(tune, process)
+            process.communicate(timeout=120)
+            tune.wait_until_gone()
+            now = tune.acknowledged()
+            lost = [str(file) for file in kept if now.get(file) != kept[file]]
+            kept = now
+            assert not lost, lost
+            assert all(map(is_whole, now)), "torn"
+    with row.attempt("the end"):
+        done = tune.run("--trials", str(len(tune.outcomes()) + 1))
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        tune.check()
+
+
+def kill_parent(_: Tune, process: subprocess.Popen[str]) -> None:
+    """Kill the parent."""
+    process.kill()
+
+
+def kill_worker(tune: Tune, process: subprocess.Popen[str]) -> None:
+    """Kill every worker that runs now, then stop the parent as Ctrl-C does."""
+    for child in tune.left():
+        if child.pid != process.pid:
+            child.kill()
+    time.sleep(0.3)
+    process.send_signal(2)
+
+
+def kills_of_parent(row: Row, scratch: Path, options: argparse.Namespace) -> None:
+    kill(row, new(scratch, "parent"), options.kills, kill_parent)
+
+
+def kills_of_worker(row: Row, scratch: Path, options: argparse.Namespace) -> None:
+    kill(row, new(scratch, "worker"), options.kills, kill_worker)
+
+
+def full_disks(row: Row, scratch: Path, options: argparse.Namespace) -> None:
+    """Run on disks of growing size, then with room: one line, and nothing lost."""
+    for size_kb in [int(64 * 1.35**index) for index in range(options.sizes)]:
+        disk = scratch / "disk"
+        disk.mkdir(exist_ok=True)
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_kb}k", "tmpfs", disk], capture_output=True)
+        if mounted.returncode:
+            row.broken.append("no disk can be mounted here")
+            return
+        try:
+            with row.attempt(f"{size_kb} KB"):
+                tune = new(scratch, "disk")
+                done = tune.run("--trials", "8")
+                if done.returncode:
+                    assert_one_line(done, 2, "disk is full")
+                kept = tune.acknowledged()
+                subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+                done = tune.run("--trials", "8")
+                assert (done.returncode, done.stderr) == (0, ""), done.stderr
+                assert kept.items() <= tune.acknowledged().items(), "lost"
+                tune.check()
+        finally:
+            subprocess.run(["umount", "-l", disk], check=True)
+
+
+def damages(row: Row, scratch: Path, options: argparse.Namespace) -> None:
+    """Damage a finished study: one line that names the file."""
+    sound = new(scratch, "sound")
+    assert sound.run("--trials", "10").returncode == 0
+    cases = [(name, what, harm) for name, kinds in DAMAGES.items() for what, harm in kinds.items()]
+    for name, what, harm in cases[:: options.every]:
+        shutil.rmtree(scratch / "damaged", ignore_errors=True)
+        shutil.copytree(sound.out, scratch / "damaged")
+        tune = new(scratch, "damaged")
+        with row.attempt(f"{name}: {what}"):
+            harm(tune.folder / name)
+            assert_one_line(tune.run("--trials", "12"), 2, str(tune.folder / name))
+            assert tune.left() == []
+
+
+def environments(row: Row, scratch: Path, options: argparse.Namespace) -> None:
+    """Run where variables are odd."""
+    for index, (name, variables) in enumerate(list(ENVIRONMENTS.items())[:: options.every]):
+        with row.attempt(name):
+            tune = new(scratch, f"environment-{index}")
+            done = tune.run("--trials", "3", **variables)
+            assert done.returncode == 0, done.stderr
+            assert "Traceback" not in done.stdout + done.stderr, done.stderr
+            tune.check()
+
+
+def mistakes(row: Row, scratch: Path, options: argparse.Namespace) -> None:
+    """Give arguments and files that are wrong: one line, exit code 2."""
+    tune = new(scratch, "mistakes")
+    for arguments, _ in WRONG[:: options.every]:
+        with row.attempt(" ".join(arguments)[:80]):
+            done = tune.command(*arguments)
+            assert done.returncode == 2, done.returncode
+            assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+ROWS: dict[str, Callable[[Row, Path, argparse.Namespace], None]] = {
+    "`kill -9` of the parent": kills_of_parent,
+    "`kill -9` of the worker, then Ctrl-C": kills_of_worker,
+    "disks of growing size": full_disks,
+    "damaged databases, outcomes, requests": damages,
+    "odd environments": environments,
+    "malformed arguments and files": mistakes,
+}
+
+
+def main() -> int:
+    """Print the table in Markdown, and what broke below it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, help="kills of the parent, and of the worker (default: 20)")
+    parser.add_argument("--sizes", type=int, default=5, help="sizes of disks (default: 5)")
+    parser.add_argument("--every", type=int, default=1, help="take every Nth of the other cases (default: 1)")
+    parser.add_argument("--only", nargs="*", type=int, help="numbers of the rows to make, from 0 on (default: all)")
+    options = parser.parse_args()
+    rows = []
+    for index, (what, make) in enumerate(ROWS.items()):
+        if options.only is not None and index not in options.only:
+            continue
+        row, started = Row(what), time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="torture-") as scratch:
+            make(row, Path(scratch), options)
+        row.seconds = time.monotonic() - started
+        rows.append(row)
+        print(f"{what}: {row.kept} of {row.tried}, {row.seconds:.0f} s", file=sys.stderr, flush=True)
+    print(f"| harm ({datetime.now(UTC):%Y-%m-%d}) | tried | kept all promises | seconds |\n| --- | --- | --- | --- |")
+    for row in rows:
+        print(f"| {row.what} | {row.tried} | {row.kept} | {row.seconds:.0f} |")
+    print(*[f"\n- {row.what}: {broken}" for row in rows for broken in row.broken], sep="")
+    return int(any(row.broken for row in rows))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
