@@ -252,10 +252,10 @@ class Bench:
         )  # fmt: skip
         asked = candidate.asks(self.workload) if candidate.asks else self.workload
 
-        def draw(of: Point, count: int) -> Any:
+        def draw(of: Point, first: int, end: int) -> Any:
             if candidate.spoils and self.drawn is not None:
-                return candidate.spoils(self.drawn[:count])
-            return Scoring.generate_some(scoring, of, range(count), workload=asked)
+                return candidate.spoils(self.drawn[first:end])
+            return Scoring.generate_some(scoring, of, range(first, end), workload=asked)
 
         scoring = Scoring(pipe, job, draw, lambda: None)
         return scoring, point
@@ -278,12 +278,13 @@ class Bench:
         """Draw and judge one candidate."""
         started = time.perf_counter()
         scoring, point = self.scoring(candidate)
-        drawn: list[Any] = []
+        parts: list[Any] = []
         own = scoring.draw
 
-        def kept(of: Point, count: int) -> Any:
-            drawn.append(own(of, count))
-            return drawn[-1]
+        def kept(of: Point, first: int, end: int) -> Any:
+            part = own(of, first, end)
+            parts.append(part)
+            return part
 
         scoring.draw = kept
         rejected, quality = None, None
@@ -291,22 +292,23 @@ class Bench:
             quality = scoring.score(point)
         except InvalidImage as invalid:
             rejected = f"invalid image: {invalid}"
+        drawn = np.concatenate(parts)
         if self.reference is None:
-            self.reference, self.drawn = scoring.reference, drawn[-1]
-        scores = self.axis(drawn[-1]) if quality is None else list(quality.scores)
+            self.reference, self.drawn = scoring.reference, drawn
+        scores = self.axis(drawn) if quality is None else list(quality.scores)
         if quality is not None and quality.difference.low < -TOLERANCE:
             rejected = f"worse: {shown(quality)}"
         error = quality.denoiser_error if quality else None
         noise = quality.noise if quality else None
-        right = self.right(drawn[-1])
+        right = self.right(drawn)
         return {
             "device": self.here.device_name, "name": candidate.name, "kind": candidate.kind, "steps": candidate.steps,
             "oracle": sum(right) / len(right), "right": right,
             "clip_score": sum(scores) / len(scores), "scores": scores,
             "rejected": rejected, "difference": shown(quality) if quality else None,
-            "parts": self.passes(drawn[-1], self.drawn) if candidate.kind == "harmless" else [],
+            "parts": self.passes(drawn, self.drawn) if candidate.kind == "harmless" else [],
             "flags": list(quality.flags) if quality else [], "noise_floor": noise.max_difference if noise else None,
-            "scoring_64_images_s": scoring_seconds(self, drawn[-1]) if candidate.kind == "baseline" else None,
+            "scoring_64_images_s": scoring_seconds(self, drawn) if candidate.kind == "baseline" else None,
             "denoiser_error": error.mean if error else None, "seconds": time.perf_counter() - started,
         }  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,14 @@ from tuner.worker.scoring import Scoring
 STEPS = 2
 
 
+@pytest.fixture(autouse=True, scope="module")
+def calls_are_quick() -> Iterator[None]:
+    """On a busy machine the calls of these tests would count as slow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "SLOW_CALL_S", math.inf)
+        yield
+
+
 def job(folder: Path, scorer: Path, prompts: int, batch: int = 1) -> tuple[Job, Point]:
     here = environment.detect("cpu")
     workload = Workload(
@@ -38,8 +47,8 @@ def job(folder: Path, scorer: Path, prompts: int, batch: int = 1) -> tuple[Job, 
 
 
 def scorer_of(asked: Job, pipe: Any) -> Scoring:
-    def draw(point: Point, count: int) -> Any:
-        return Scoring.generate_some(made, point, range(count))
+    def draw(point: Point, first: int, end: int) -> Any:
+        return Scoring.generate_some(made, point, range(first, end))
 
     made = Scoring(pipe, asked, draw, lambda: None)
     return made
@@ -142,23 +151,66 @@ def test_a_candidate_gets_its_denoiser_error_or_the_reason(
     assert batched.denoiser_error.largest < 1e-3
 
 
-def test_scoring_stops_early_when_the_first_prompts_leave_no_doubt(
-    pipeline_folder: Callable[[str], Path], tiny_scorer: Path, tmp_path: Path
-) -> None:
-    count = 2 * scoring.FIRST_PROMPTS
-    asked, point = job(pipeline_folder("flux"), tiny_scorer, count, batch=8)
+@pytest.mark.parametrize(
+    ("better", "prompts", "decision"),
+    [
+        pytest.param(0.0, 16, "surely within the tolerance", id="equal images"),
+        pytest.param(-30.0, 4, "surely worse", id="far worse"),
+        pytest.param(-0.5, 20, None, id="in doubt to the end"),
+    ],
+)
+def test_candidates_are_judged_on_as_many_images_as_the_verdict_needs(
+    scored: tuple[Any, Job, Point, Quality, Path], tmp_path: Path, tiny_scorer: Path, better: float, prompts: int,
+    decision: str | None, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    pipe, first, _, _, _ = scored
+    asked, point = job(Path(first.model.source), tiny_scorer, 20, batch=4)
     asked = msgspec.structs.replace(asked, tolerance=0.5)
-    pipe = pipeline.load(asked.model, asked.environment, "float32")
     made = scorer_of(asked, pipe)
     own = made.judge_images(point, tmp_path / "baseline")
-    known = Reference(images=str(tmp_path / "baseline"), scores=own.scores)
-    made.reference = known
-    assert len(made.judge_images(point, tmp_path / "same").scores) == count
-    made.reference = msgspec.structs.replace(known, scores=tuple(score + 30 for score in own.scores))
-    early = made.judge_images(point, tmp_path / "worse")
-    assert len(early.scores) == scoring.FIRST_PROMPTS
-    assert "surely worse" in early.flags[0]
-    assert early.mean == pytest.approx(own.mean, abs=1.0)
+    alternating = tuple(
+        score - better + (-1) ** index * 0.3 * (better == -0.5) for index, score in enumerate(own.scores)
+    )
+    made.reference = Reference(images=str(tmp_path / "baseline"), scores=alternating)
+    judged = made.judge_images(point, tmp_path / "candidate")
+    assert len(judged.scores) == prompts
+    assert [flag for flag in judged.flags if "prompts" in flag] == (
+        [f"scored on {prompts} of 20 prompts: {decision}"] if decision else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("reference_s", "call_s", "count"), [(None, 1.0, 16), (100.0, 1.0, 16), (10.0, 1.0, 8), (1.0, 1.0, 4)]
+)
+def test_the_baseline_has_as_many_images_as_its_time_allows(
+    scored: tuple[Any, Job, Point, Quality, Path], tmp_path: Path, tiny_scorer: Path, reference_s: float | None,
+    count: int, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    pipe, first, _, _, _ = scored
+    asked, point = job(Path(first.model.source), tiny_scorer, 16)
+    made = scorer_of(msgspec.structs.replace(asked, reference_s=reference_s), pipe)
+    seconds = iter([0.0, 4.0])  # a second for each call
+    monkeypatch.setattr(scoring.time, "monotonic", lambda: next(seconds, 1e3))
+    own = made.judge_images(point, tmp_path)
+    assert len(own.scores) == len(made.workload.prompts) == len(made.workload.seeds) == count
+    assert len(list(tmp_path.glob("*.png"))) == count
+    made.reference = Reference(images=str(tmp_path), scores=own.scores)
+    assert len(made.judge_images(point, tmp_path / "again").scores) == count, "a later point is judged against these"
+
+
+def test_a_slow_baseline_varies_less(scored: tuple[Any, Job, Point, Quality, Path], monkeypatch: pytest.MonkeyPatch,
+                                     tmp_path: Path) -> None:  # fmt: skip
+    monkeypatch.setattr(scoring, "SLOW_CALL_S", 0.0)
+    pipe, asked, point, _, _ = scored
+    made = scorer_of(asked, pipe)
+    quality = made.score(msgspec.structs.replace(point, folder=str(tmp_path)))
+    assert quality is not None and quality.noise is not None
+    assert set(quality.noise.variations) == {"another attention kernel"}
+    assert len(list((tmp_path / reference.OTHER_SEEDS).glob("*.png"))) == scoring.VARIED // 2
+    assert (
+        "a call takes"
+        in made.compiled_noise(msgspec.structs.replace(point, folder=str(tmp_path))).unavailable_reasons[0]
+    )
 
 
 def test_a_frame_that_is_not_judged_must_be_finite_too() -> None:

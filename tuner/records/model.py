@@ -39,6 +39,10 @@ class Workload(Record):
             raise ValueError(f"seeds: {len(self.seeds)} seeds for {len(self.prompts)} prompts, give one per prompt")
         require_finite(guidance_scale=self.guidance_scale, latency_target_s=self.latency_target_s)
 
+    def first(self, count: int) -> Workload:
+        """Return the workload with its first `count` prompts only."""
+        return msgspec.structs.replace(self, prompts=self.prompts[:count], seeds=self.seeds[:count])
+
 
 def require_finite(**fields: float | None) -> None:
     """Check that no field is infinite or NaN, which YAML can write. Raises ValueError with the field."""

@@ -36,6 +36,7 @@ class Job(Record):
     `allowed` are the gate's findings that the untouched pipeline causes itself. The baseline is measured whatever the
     gate finds. With `probe` the worker also measures the roofline of this device. `tolerance` is how far a mean score
     may be below the baseline's and still count as good as it. `compile_limit_s` shortens the first call's deadline.
+    `reference_s` is how long the baseline's images may take, of which as many are generated.
     """
 
     model: Model
@@ -45,6 +46,7 @@ class Job(Record):
     points: tuple[Point, ...]
     allowance_s: NonNegative
     compile_limit_s: NonNegative | None = None
+    reference_s: NonNegative | None = None
     reference: Reference | None = None
     trace: bool = True
     gate: GatePolicy = GatePolicy()

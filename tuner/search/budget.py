@@ -16,6 +16,11 @@ CACHED_SHARE = 0.4
 compiled whole, on a CPU) to 0.41 (FLUX.1-dev's blocks, on an H200)."""
 
 
+REFERENCE_SHARE = 0.12
+"""The share of the budget that generating the baseline's images may take. Of the 64 images of the default prompts that
+is all where a call takes 0.6 s and the budget is 330 s, and 16 where a call takes 5 s and the budget is 20 minutes."""
+
+
 class Budget:
     """The limits of a study, counted from its first run on."""
 
@@ -45,6 +50,11 @@ class Budget:
     def compile_limit_s(self) -> float:
         """A configuration that takes a quarter of the budget to compile leaves too little to learn anything else."""
         return max(self.limits.budget_s / 4, 60.0)
+
+    @property
+    def reference_s(self) -> float:
+        """Seconds that generating the baseline's images may take: they gain nothing by themselves."""
+        return REFERENCE_SHARE * self.limits.budget_s
 
     @property
     def timing_allowance_s(self) -> float:

@@ -10,6 +10,7 @@ import msgspec
 
 from tuner.records.codec import Values
 from tuner.records.gate import Allowance
+from tuner.records.model import Workload
 from tuner.records.outcome import Outcome, Timing
 from tuner.records.quality import NoiseFloor
 from tuner.result import front
@@ -42,6 +43,14 @@ class History:
     def baseline(self) -> Outcome:
         """The untouched pipeline's trial. Raises KeyError before it is recorded."""
         return self.outcomes[BASELINE]
+
+    @property
+    def judged_workload(self) -> Workload:
+        """The workload with the prompts whose images the baseline has."""
+        baseline = self.outcomes.get(0)
+        if baseline is None or baseline.quality is None:
+            return self.space.workload
+        return self.space.workload.first(len(baseline.quality.scores))
 
     def find(self, values: Values) -> Outcome | None:
         """Return the outcome that already answers for a candidate: its own, or that of its build if the build failed.

@@ -66,7 +66,7 @@ class BuildAttempt:
         return Job(
             model=request.model,
             environment=request.environment,
-            workload=self.history.space.workload,
+            workload=self.history.judged_workload,
             build=build_values(self.sweep[0]),
             points=tuple(self._point(index, values) for index, values in enumerate(self.sweep)),
             reference=self._reference(),
@@ -78,6 +78,7 @@ class BuildAttempt:
             probe=is_baseline,
             allowance_s=budget.timing_allowance_s,
             compile_limit_s=None if is_baseline else budget.compile_limit_s,
+            reference_s=budget.reference_s if is_baseline else None,
         )
 
     def _point(self, index: int, values: Values) -> Point:

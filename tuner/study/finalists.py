@@ -39,7 +39,7 @@ def judge_finalists(
         return Panel(finalists={}, unavailable_reasons={})
     variations = [path for noise in history.noise_floors() for path in noise.variations.values()]
     job = PanelJob(
-        workload=history.space.workload,
+        workload=history.judged_workload,
         device=store.request.environment.device,
         scorer=pipeline.scorer_source(store.request.model),
         policy=store.request.quality,

@@ -42,15 +42,15 @@ class PipelineCalls:
         arguments = self.arguments(point) | call_arguments({"steps": steps})
         return pipeline.generate(self.pipe, self.job.workload, self.prompt_indices(point), arguments)
 
-    def generate_images(self, point: Point, count: int) -> Any:
-        """Generate the first `count` images of the workload at the point's batch, as floats in 0..1.
+    def generate_images(self, point: Point, first: int, end: int) -> Any:
+        """Generate the images of the prompts from `first` up to `end` at the point's batch, as floats in 0..1.
 
         Of videos only the scored frames are kept. The seconds of each call are appended to `generation_s`.
         """
         import numpy as np
 
         batches = []
-        for start in range(0, count, point.batch):
+        for start in range(first, end, point.batch):
             indices = self.prompt_indices(point, start)
             self.report_alive()
             stopwatch = Stopwatch()
@@ -59,7 +59,7 @@ class PipelineCalls:
             )  # fmt: skip
             self.generation_s.append(stopwatch.lap())
             batches.append(scored_frames(images, indices))
-        return np.concatenate(batches)[:count]
+        return np.concatenate(batches)[: end - first]
 
     def arguments(self, point: Point) -> dict[str, Any]:
         """Return the arguments of a point's calls that the knobs set."""

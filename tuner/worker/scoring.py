@@ -15,30 +15,32 @@ from tuner import knobs
 from tuner.errors import Unavailable
 from tuner.knobs.compile import compiled_blocks, missing_compiler
 from tuner.model import pipeline
-from tuner.quality import denoiser, guards, panel
+from tuner.quality import denoiser, guards, panel, race
 from tuner.quality.images import Images, select_frames
 from tuner.quality.metrics import MetricContext
 from tuner.quality.reference import DENOISER, OTHER_SEEDS, VARIATIONS, baseline_reference
 from tuner.records.model import Workload
 from tuner.records.protocol import Job, Point
 from tuner.records.quality import DenoiserError, NoiseFloor, Quality, Reference
+from tuner.timing.measure import SLOW_CALL_S
 
 VARIED = 4
-"""So many prompts are drawn again with other rounding, and from other seeds."""
-
-FIRST_PROMPTS = 16
-"""So many are drawn first. When twice as many or more are asked for, they alone can decide against a configuration."""
-
-SURELY_WORSE = 2.0
-"""Tolerances by which the whole interval must be worse to decide early."""
+"""So many prompts are generated again with other rounding and from other seeds."""
 
 
 class Scoring:
-    """Scores the points of one build. `draw` gives a point's first so many images, `alive` is told of every call."""
+    """Scores the points of one build.
 
-    def __init__(self, pipe: Any, job: Job, draw: Callable[[Point, int], Any], alive: Callable[[], None]) -> None:
+    `draw` generates a point's images of the prompts from one index up to another, `alive` is told of every call.
+    """
+
+    def __init__(self, pipe: Any, job: Job, draw: Callable[[Point, int, int], Any], alive: Callable[[], None]) -> None:
         self.pipe = pipe
         self.job = job
+        self.workload = job.workload
+        """The workload with the prompts that are judged."""
+        self.call_s = 0.0
+        """Seconds of a call that generated images of the baseline."""
         self.draw = draw
         self.alive = alive
         self.reference = job.reference  # the baseline's own job has none: its first images become it
@@ -51,8 +53,8 @@ class Scoring:
             return None
         started = time.monotonic()
         if point.spot_check is not None:
-            sample = self.draw(point, panel.SPOT_CHECKED)
-            if panel.same_images(sample, point.spot_check, self.job.workload):
+            sample = self.draw(point, 0, panel.SPOT_CHECKED)
+            if panel.same_images(sample, point.spot_check, self.workload):
                 return None
         folder = Path(point.folder)
         quality = self.judge_images(point, folder / "images")
@@ -67,37 +69,71 @@ class Scoring:
         return msgspec.structs.replace(quality, spent_s=time.monotonic() - started)
 
     def judge_images(self, point: Point, folder: Path) -> Quality:
-        """Judge the images of all prompts, or of the first if these leave no doubt that the configuration is worse."""
+        """Judge a point's images: the baseline's all, others as many as leave no doubt of the verdict."""
+        if self.reference is None:
+            images = self.reference_images(point)
+            return self.judge.judge(images, None, folder)
+        count, tolerance = len(self.workload.prompts), self.job.tolerance
+        if tolerance is None:
+            return self.judge.judge(self.draw(point, 0, count), self.reference, folder, self.draws_same_noise())
+        return self.judge_in_race(point, folder, tolerance)
+
+    def judge_in_race(self, point: Point, folder: Path, tolerance: float) -> Quality:
+        """Judge ever more images until they are surely within the tolerance or surely worse."""
         import numpy as np
 
-        known, same_noise, count = self.reference, self.draws_same_noise(), len(self.job.workload.prompts)
-        tolerance = self.job.tolerance
-        if known is None or tolerance is None or count < 2 * FIRST_PROMPTS:
-            return self.judge.judge(self.draw(point, count), known, folder, same_noise)
-        images = self.draw(point, FIRST_PROMPTS)
-        quality = self.judge.judge(images, known, folder, same_noise, FIRST_PROMPTS)
-        if quality.difference.high < -SURELY_WORSE * tolerance:
-            return msgspec.structs.replace(
-                quality, flags=(f"scored on {FIRST_PROMPTS} of {count} prompts: surely worse",)
-            )
-        rest = self.generate_some(point, range(FIRST_PROMPTS, count))
-        return self.judge.judge(np.concatenate([images, rest]), known, folder, same_noise)
+        known, same_noise, count = self.reference, self.draws_same_noise(), len(self.workload.prompts)
+        parts: list[Any] = []
+        before = 0
+        for prompts in race.looks(count, point.batch):
+            parts.append(self.draw(point, before, prompts))
+            confidence = race.confidence(before, prompts, count)
+            quality = self.judge.judge(np.concatenate(parts), known, folder, same_noise, prompts, confidence)
+            decision, before = race.decision(quality.difference, tolerance, prompts), prompts
+            if decision is not None and prompts < count:
+                text = f"scored on {prompts} of {count} prompts: {decision}"
+                return msgspec.structs.replace(quality, flags=(*quality.flags, text))
+        return quality
 
     # ---- the baseline ------------------------------------------------------------------------------------------------
 
+    def reference_images(self, point: Point) -> Any:
+        """Generate the images that all others are judged against, of as many prompts as the allowance permits."""
+        import numpy as np
+
+        all_prompts = len(self.workload.prompts)
+        first = next(race.looks(all_prompts, point.batch))
+        started = time.monotonic()
+        images = self.draw(point, 0, first)
+        self.call_s = (time.monotonic() - started) / -(-first // point.batch)
+        count = all_prompts
+        if self.job.reference_s is not None:
+            affordable = int(self.job.reference_s / self.call_s) * point.batch
+            count = max(
+                prompts for prompts in race.looks(all_prompts, point.batch) if prompts <= max(affordable, first)
+            )
+        self.workload = self.judge.workload = self.workload.first(count)
+        return images if count == first else np.concatenate([images, self.draw(point, first, count)])
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether a call takes so long that the noise floor is measured with fewer of them."""
+        return self.call_s >= SLOW_CALL_S
+
     def prepare(self, point: Point, quality: Quality) -> Quality:
         """Prepare what else candidates are judged against: other rounding, other seeds, the denoiser's calls."""
-        folder, prompts = Path(point.folder), self.job.workload.prompts[:VARIED]
+        folder, prompts = Path(point.folder), self.workload.prompts[:VARIED]
         noise = self.noise(point, {"another attention kernel": self.other_kernel, "another batch position": self.moved})
-        Images.from_pipeline(self.other_seeds(point), prompts).save(folder / OTHER_SEEDS)
+        seeds = self.other_seeds(point)
+        Images.from_pipeline(seeds, prompts[: len(seeds)]).save(folder / OTHER_SEEDS)
         reason = self.record_denoiser(point, folder / DENOISER)
         return msgspec.structs.replace(quality, noise=noise, denoiser_error_unavailable_reason=reason)
 
     def noise(self, point: Point, variations: Mapping[str, Callable[[Point], Any]]) -> NoiseFloor:
         """Measure how far the first images move when rounding varies. What cannot be generated is left out."""
         started = time.monotonic()
-        folder, prompts = Path(point.folder), self.job.workload.prompts[:VARIED]
-        baseline = Images.load(folder / "images", self.job.workload.prompts).first(len(prompts))
+        folder, prompts = Path(point.folder), self.workload.prompts[:VARIED]
+        baseline = Images.load(folder / "images", self.workload.prompts).first(len(prompts))
         drawn: dict[str, Images] = {}
         unavailable_reasons: list[str] = []
         for name, vary in variations.items():
@@ -133,13 +169,17 @@ class Scoring:
         """Generate the first images in batches of two, each at the other's position."""
         import numpy as np
 
-        count = min(VARIED, len(self.job.workload.prompts))
+        if self.is_slow:
+            raise Unavailable(f"a call takes {self.call_s:.1f} s, and other kernels move images as far")
+        count = min(VARIED, len(self.workload.prompts))
         pairs = [[(start + 1) % count, start] for start in range(0, count, 2)]
         drawn = [self.generate_some(point, pair, batch=2)[::-1] for pair in pairs]
         return np.concatenate(drawn)[:count]
 
     def compiled(self, point: Point) -> Any:
         """Generate the first images with compiled blocks, which round between operators as eager code does."""
+        if self.is_slow:
+            raise Unavailable(f"a call takes {self.call_s:.1f} s, and compiling takes more than it would tell")
         if self.job.build["precision.dtype"] == "float32":
             raise Unavailable("in float32 they round finer than an image's 8 bits show")
         reason = missing_compiler(self.job.environment)
@@ -150,11 +190,12 @@ class Scoring:
 
     def other_seeds(self, point: Point) -> Any:
         """Generate the first prompts' images from each other's seeds."""
-        workload = self.job.workload
+        workload = self.workload
         seeds = workload.seeds[1:] + workload.seeds[:1]
         if seeds == workload.seeds:
             seeds = tuple(seed + 1 if seed < 2**63 - 1 else 0 for seed in seeds)
-        return self.generate_some(point, range(VARIED), workload=msgspec.structs.replace(workload, seeds=seeds))
+        count = VARIED // 2 if self.is_slow else VARIED
+        return self.generate_some(point, range(count), workload=msgspec.structs.replace(workload, seeds=seeds))
 
     def generate_some(
         self, point: Point, indices: Sequence[int], *, batch: int | None = None, workload: Workload | None = None,
@@ -163,7 +204,7 @@ class Scoring:
         """Images of these prompts, drawn as at the point but for what is given."""
         import numpy as np
 
-        workload, batch = workload or self.job.workload, batch or point.batch
+        workload, batch = workload or self.workload, batch or point.batch
         wanted = [index for index in indices if index < len(workload.prompts)]
         parts = []
         for start in range(0, len(wanted), batch):
@@ -209,10 +250,10 @@ class Scoring:
     def one_call(self, point: Point, indices: Sequence[int] | None = None) -> object:
         """Generate one batch: of the prompts with these indices, or of the first ones."""
         self.alive()
-        count = len(self.job.workload.prompts)
+        count = len(self.workload.prompts)
         chosen = list(indices) if indices is not None else [index % count for index in range(point.batch)]
         return pipeline.generate(
-            self.pipe, self.job.workload, chosen, self.call_arguments(point, point.batch), output_type="np"
+            self.pipe, self.workload, chosen, self.call_arguments(point, point.batch), output_type="np"
         )
 
     def call_arguments(self, point: Point, batch: int) -> dict[str, Any]:

@@ -1,0 +1,42 @@
+"""Judge on few prompts first, and on more only while the verdict is in doubt.
+
+Each look at the images could decide wrongly by chance. The looks share the error of one, in proportion to the prompts
+that each adds: alpha spending (Lan and DeMets, "Discrete sequential boundaries for clinical trials", Biometrika 1983)
+with the linear spending function (Kim and DeMets, Biometrika 1987). Dependence between looks is ignored, which errs
+towards wider intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tuner.records.codec import Estimate
+
+FIRST_PROMPTS = 4
+ERROR = 0.05
+
+MIN_PROMPTS_WITHIN = 16
+"""Prompts before a candidate can be within the tolerance. What damages one prompt of six shows among them 19 times in
+20, among four only every second time, and no interval knows of prompts that it has not seen."""
+
+
+def looks(count: int, batch: int) -> Iterator[int]:
+    """Yield after how many prompts to look: 4, 8, 16, ... up to `count`, in whole batches."""
+    prompts = FIRST_PROMPTS
+    while (whole := -(-prompts // batch) * batch) < count:
+        yield whole
+        prompts = 2 * whole
+    yield count
+
+
+def confidence(before: int, prompts: int, count: int) -> float:
+    """Return the confidence of the interval at `prompts` of `count` prompts, if the look before was at `before`."""
+    return 1 - ERROR * (prompts - before) / count
+
+
+def decision(difference: Estimate, tolerance: float, prompts: int) -> str | None:
+    """Return what an interval decides: "surely worse", "surely within the tolerance", or None while it is in doubt."""
+    if difference.high < -tolerance:
+        return "surely worse"
+    is_within = difference.low >= -tolerance and prompts >= MIN_PROMPTS_WITHIN
+    return "surely within the tolerance" if is_within else None
