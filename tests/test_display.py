@@ -136,7 +136,7 @@ def test_plain_lines_for_every_kind_of_outcome() -> None:
     play(shown)
     shown.closed()
     assert lines_of(stream)[:11] == [
-        "demo [bold]: study folder traces/demo, at most 5:00 or 40 trials, then the finalists are judged",
+        "demo [bold]: study folder traces/demo, a budget of 5:00 or 40 trials, after which the finalists are judged",
         "note: fp8 left the space",
         "trial 0 (baseline) started: baseline",
         "trial 0 measured: 250.0 +- 2.1 ms, 4.00 images/s, 0.0694 US$/1000 images, CLIP score 0.3000 (on the front)"
@@ -384,3 +384,30 @@ except KeyboardInterrupt:
         child.wait()
     assert screen.text.rindex(SHOW) > screen.text.rindex(HIDE)
     assert "Traceback" not in screen.text
+
+
+@pytest.mark.parametrize(
+    ("elapsed_s", "expected_s", "text"),
+    [
+        (30.0, None, "4:30 left of 5:00"),
+        (400.0, None, "5:00 used, trial 0 (baseline) goes on"),
+        (400.0, 480.0, "5:00 used, trial 0 (baseline) goes on for about 1:20"),
+        (490.0, 480.0, "5:00 used, trial 0 (baseline) goes on"),
+    ],
+)
+def test_no_time_left_is_never_shown_while_something_runs(
+    elapsed_s: float, expected_s: float | None, text: str
+) -> None:
+    now = 0.0
+    stream = io.StringIO()
+    shown = LiveDisplay(Console(file=stream, width=100, height=30), BASELINE, now=lambda: now)
+    shown.started("demo", Path("traces/demo"), LIMITS, [], 0.0, [])
+    shown.trial_started(0, "baseline", {}, 3)
+    if expected_s is not None:
+        shown.expected(expected_s)
+    now = elapsed_s
+    stream.truncate(0)
+    Console(file=stream, width=100).print(shown._render())
+    shown.closed()
+    assert text in stream.getvalue()
+    assert "0:00 left" not in stream.getvalue()

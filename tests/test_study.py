@@ -22,7 +22,17 @@ from tuner.records.codec import Estimate, Values, read
 from tuner.records.machine import Memory
 from tuner.records.model import Model
 from tuner.records.outcome import Build, Failure, Limits, Outcome, Timing
-from tuner.records.protocol import BuildDone, Job, Message, Point, PointDone, PointFailed, StageStarted, WorkerFailed
+from tuner.records.protocol import (
+    BuildDone,
+    CallTimed,
+    Job,
+    Message,
+    Point,
+    PointDone,
+    PointFailed,
+    StageStarted,
+    WorkerFailed,
+)
 from tuner.records.quality import NoiseFloor, Quality
 from tuner.report.conclusion import conclusion
 from tuner.report.points import front_points
@@ -89,9 +99,12 @@ class Workers:
         self.jobs: list[Job] = []
         self.throttled: Callable[[Job, Point], bool] = lambda *_: False
         self.bad_steps: set[int] = set()
+        self.first_call_s = 0.01
 
     def __call__(self, job: Job) -> Iterator[Message]:
         self.jobs.append(job)
+        if job.is_baseline:
+            yield CallTimed(steps=4, seconds=self.first_call_s)
         yield BuildDone(build=Build(changes={}, load_s=1.0, apply_s=0.0, first_call_s=1.0, trace=None, verdict=None))
         for point in job.points:
             if self.throttled(job, point):
@@ -876,3 +889,11 @@ def test_a_build_that_dies_later_in_its_sweep_is_known_by_its_candidate(bench: B
     with pytest.raises(StudyFailed, match="SIGSEGV"):
         bench.run(trials=10)
     assert [outcome.number for outcome in bench.outcomes()] == [0]
+
+
+def test_the_first_call_tells_what_the_study_will_take(bench: Bench, workers: Workers) -> None:
+    workers.first_call_s = 30.0
+    with bench.study(budget_s=120.0) as study:
+        study.run()
+        (plan,) = [note for note in bench.told.notes if "each further build" in note]
+    assert "the budget of 2:00 has room for none; give --budget" in plan

@@ -64,6 +64,13 @@ class StageStarted(Record, tag="stage"):
     index: Count | None = None
 
 
+class CallTimed(Record, tag="call"):
+    """A worker's message: a call of the untouched pipeline, of so many steps, took so long."""
+
+    steps: PositiveCount
+    seconds: NonNegative
+
+
 class BuildDone(Record, tag="build"):
     """A worker's message: the pipeline is built, warmed up and checked by the gate."""
 
@@ -107,7 +114,7 @@ class WorkerFailed(Record, tag="failed"):
     failure: Failure
 
 
-Message = StageStarted | Alive | BuildDone | PointDone | PointFailed | NoiseFound | WorkerFailed
+Message = StageStarted | Alive | CallTimed | BuildDone | PointDone | PointFailed | NoiseFound | WorkerFailed
 
 
 def continues(job: Job, build: Build) -> bool:

@@ -29,6 +29,9 @@ class Display(Protocol):
     def stage(self, name: str) -> None:
         """Show that the trial enters a stage."""
 
+    def expected(self, seconds: float) -> None:
+        """Show that the trial or task is expected to end in so many seconds."""
+
     def trial_ended(self, outcome: Outcome, remark: str) -> None:
         """Show a recorded trial."""
 

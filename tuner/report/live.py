@@ -54,6 +54,7 @@ class LiveDisplay(Display):
         self._limits = Limits(budget_s=0.0, max_trials=None)
         self._task: tuple[str, str] | None = None
         self._stage: tuple[str, float] | None = None
+        self._ends: float | None = None
         self._counts: Counter[str] = Counter()
         self._reasons: set[str] = set()
         self._points: tuple[FrontPoint, ...] = ()
@@ -80,15 +81,18 @@ class LiveDisplay(Display):
 
     def trial_started(self, number: int, purpose: str, values: Mapping[str, Value], points: int) -> None:
         several = f", {points} step counts" if points > 1 else ""
-        self._stage = None
+        self._stage = self._ends = None
         self._task = (trial_text(number, purpose) + several, label(values))
 
     def task(self, name: str, stage: str) -> None:
-        self._task = (name, "")
+        self._task, self._ends = (name, ""), None
         self.stage(stage)
 
     def stage(self, name: str) -> None:
         self._stage = (one_line(name), self._now())
+
+    def expected(self, seconds: float) -> None:
+        self._ends = self._now() + seconds
 
     def trial_ended(self, outcome: Outcome, remark: str) -> None:
         if outcome.purpose != "confirm":
@@ -141,7 +145,7 @@ class LiveDisplay(Display):
         elapsed_s, trials = self._now() - self._begin, self._recorded()
         budget_s, max_trials = self._limits.budget_s, self._limits.max_trials
         share = elapsed_s / max(budget_s, 1e-9)
-        text = f"{format_clock(max(0.0, budget_s - elapsed_s))} left of {format_clock(budget_s)}"
+        text = self._time_left(budget_s - elapsed_s, budget_s)
         if max_trials is not None:
             share = max(share, trials / max(1, max_trials))
             text += f", trial {trials} of {max_trials}"
@@ -152,6 +156,15 @@ class LiveDisplay(Display):
             ProgressBar(total=1.0, completed=min(1.0, share), complete_style="cyan", finished_style="cyan"), Text(text)
         )
         return grid
+
+    def _time_left(self, left_s: float, budget_s: float) -> str:
+        """Return how much of the budget is left; once it is used, what still runs and for how long."""
+        if left_s >= 0.5 or self._task is None:
+            return f"{format_clock(left_s)} left of {format_clock(budget_s)}"
+        ends, (name, _) = self._ends, self._task
+        rest_s = ends - self._now() if ends is not None else 0.0
+        until = f" for about {format_clock(rest_s)}" if rest_s >= 0.5 else ""
+        return f"{format_clock(budget_s)} used, {name.partition(', ')[0]} goes on{until}"
 
     def _current(self) -> list[RenderableType]:
         task = self._task

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from tuner.numbers import format_number, format_ratio, format_signed
+from tuner.numbers import format_clock, format_number, format_ratio, format_signed
 from tuner.records.codec import Value
 from tuner.records.outcome import Limits, Outcome
 from tuner.report.display import Display
@@ -39,6 +39,7 @@ class PlainDisplay(Display):
         self._begin = time.monotonic()
         self._task = ""
         self._stage: tuple[str, float] | None = None
+        self._ends: float | None = None
         self._front = ""
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -57,18 +58,21 @@ class PlainDisplay(Display):
 
     def trial_started(self, number: int, purpose: str, values: Mapping[str, Value], points: int) -> None:
         self._end_stage()
-        self._task = f"trial {number}"
+        self._task, self._ends = f"trial {number}", None
         several = f" [{points} step counts]" if points > 1 else ""
         self._write(f"{trial_text(number, purpose)} started{several}: {label(values)}")
 
     def task(self, name: str, stage: str) -> None:
         self._end_stage()
-        self._task = name
+        self._task, self._ends = name, None
         self.stage(stage)
 
     def stage(self, name: str) -> None:
         self._end_stage()
         self._stage = (one_line(name), time.monotonic())
+
+    def expected(self, seconds: float) -> None:
+        self._ends = time.monotonic() + seconds
 
     def trial_ended(self, outcome: Outcome, remark: str) -> None:
         self._end_stage()
@@ -105,7 +109,11 @@ class PlainDisplay(Display):
         while not self._closing.wait(self._heartbeat_s):
             stage = self._stage
             if stage and (so_far := time.monotonic() - stage[1]) >= self._heartbeat_s / 2:
-                self._write(f"{self._task}: {stage[0]}, {so_far:.0f} s so far")
+                self._write(f"{self._task}: {stage[0]}, {so_far:.0f} s so far{self._rest()}")
+
+    def _rest(self) -> str:
+        rest_s = self._ends - time.monotonic() if self._ends else 0.0
+        return f"; the trial takes about {format_clock(rest_s)} more" if rest_s > 0 else ""
 
     def _write(self, text: str) -> None:
         line = f"[{time.monotonic() - self._begin:7.1f} s] {one_line(text)}"

@@ -79,7 +79,7 @@ def _finding_text(finding: Finding) -> str:
 def limits_text(limits: Limits) -> str:
     """Format the budget and the number of trials."""
     trials = f" or {pluralize(limits.max_trials, 'trial')}" if limits.max_trials is not None else ""
-    return f"at most {format_clock(limits.budget_s)}{trials}, then the finalists are judged"
+    return f"a budget of {format_clock(limits.budget_s)}{trials}, after which the finalists are judged"
 
 
 def trial_text(number: int, purpose: str) -> str:

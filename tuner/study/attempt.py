@@ -17,6 +17,7 @@ from tuner.records.codec import Values
 from tuner.records.outcome import Build, Device, Failure, Outcome, Pair, Purpose
 from tuner.records.protocol import (
     BuildDone,
+    CallTimed,
     Job,
     Message,
     NoiseFound,
@@ -29,8 +30,9 @@ from tuner.records.protocol import (
 from tuner.records.quality import Quality, Reference, SpotCheck
 from tuner.search.budget import Budget
 from tuner.search.history import History
+from tuner.search.plan import Observed, Work
 from tuner.space.candidates import build_key, build_values, image_key
-from tuner.study.events import Event, NoiseFloorMeasured, Note, RepetitionEnded, StageEntered, TrialEnded
+from tuner.study.events import CallObserved, Event, NoiseFloorMeasured, Note, RepetitionEnded, StageEntered, TrialEnded
 from tuner.study.store import Store
 from tuner.timing import prediction
 
@@ -58,6 +60,8 @@ class BuildAttempt:
         self.build: Build | None = None
         self.index = 0
         self.settled: set[int] = set()
+        self.start_s: float | None = None
+        """Seconds until the pipeline stood ready for its first call."""
         self.clock = time.monotonic()
 
     def job(self, budget: Budget) -> Job:
@@ -113,6 +117,8 @@ class BuildAttempt:
         if isinstance(message, StageStarted):
             self.index = message.index or 0
             yield StageEntered(message.stage)
+        elif isinstance(message, CallTimed):
+            yield self._observed(message)
         elif isinstance(message, BuildDone):
             self.build = message.build
             yield from self._judge(message.build)
@@ -126,6 +132,20 @@ class BuildAttempt:
             yield from self._settle(message.index, self._failed(message.index, message.failure))
         elif isinstance(message, WorkerFailed):
             yield from self._end(message.failure)
+
+    def _observed(self, message: CallTimed) -> CallObserved:
+        if self.start_s is None:
+            self.start_s = max(0.0, time.monotonic() - self.clock - message.seconds)
+        first, prompts = self.sweep[0], len(self.history.space.workload.prompts)
+        return CallObserved(
+            Observed(start_s=self.start_s, call_steps=message.steps, call_s=message.seconds),
+            Work(
+                steps=[int(values["steps"]) for values in self.sweep],
+                prompts=prompts,
+                batch=int(first["batch"]),
+                device=self.store.request.environment.device,
+            ),
+        )
 
     def close(self) -> None:
         """Give back the candidate's trial if it has no outcome, and remove what points without a result left."""

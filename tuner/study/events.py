@@ -20,6 +20,7 @@ from tuner.report.points import front_points
 from tuner.search.budget import Budget
 from tuner.search.gain import is_in_doubt
 from tuner.search.history import History
+from tuner.search.plan import Observed, Work
 from tuner.study.store import Store
 
 
@@ -38,6 +39,21 @@ class StageEntered:
     """A worker entered a stage."""
 
     stage: str
+
+
+@dataclass(frozen=True)
+class CallObserved:
+    """A call of the baseline was timed, from which follows what the study will take."""
+
+    observed: Observed
+    work: Work
+
+
+@dataclass(frozen=True)
+class EndExpected:
+    """The running trial or task will take so many more seconds."""
+
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -94,6 +110,8 @@ class TaskStarted:
 Event = (
     TrialStarted
     | StageEntered
+    | CallObserved
+    | EndExpected
     | TrialEnded
     | RepetitionEnded
     | NoiseFloorMeasured
@@ -128,6 +146,14 @@ class Publisher:
     @publish.register
     def _(self, event: StageEntered) -> None:
         self.display.stage(event.stage)
+
+    @publish.register
+    def _(self, event: CallObserved) -> None:
+        pass  # the loop makes a plan of it
+
+    @publish.register
+    def _(self, event: EndExpected) -> None:
+        self.display.expected(event.seconds)
 
     @publish.register
     def _(self, event: TaskStarted) -> None:

@@ -15,15 +15,26 @@ from tuner.report.display import Display
 from tuner.report.formatting import pluralize
 from tuner.result.config import BestConfig
 from tuner.search.baseline import Baseline
-from tuner.search.budget import Budget
+from tuner.search.budget import Budget, repetition_s
 from tuner.search.confirmation import Confirmation, OpenDoubt
 from tuner.search.gain import MIN_PAIRS, finalists, timing_noise
 from tuner.search.history import History
+from tuner.search.plan import Plan, make_plan
 from tuner.search.strategies import STRATEGIES
 from tuner.search.strategy import FirstOf, Proposal, SearchContext, Strategy
 from tuner.study import narration, summary
 from tuner.study.attempt import Attempt, BuildAttempt, RepetitionAttempt
-from tuner.study.events import CandidateRefused, Note, Publisher, RepetitionEnded, TaskStarted, TrialEnded, TrialStarted
+from tuner.study.events import (
+    CallObserved,
+    CandidateRefused,
+    EndExpected,
+    Note,
+    Publisher,
+    RepetitionEnded,
+    TaskStarted,
+    TrialEnded,
+    TrialStarted,
+)
 from tuner.study.finalists import judge_finalists, read_panel
 from tuner.study.store import Store
 
@@ -38,6 +49,7 @@ class Study:
         self.executor = executor
         self.device = executor.free()[0]
         self.history = load_history(store)
+        self.plan: Plan | None = None
         self.known_panel = read_panel(store)
         self.budget = Budget(limits, store.spent_s)
         self.noted = [run for trial in self.history.outcomes.values() for run in self.history.disturbed(trial)]
@@ -158,6 +170,8 @@ class Study:
     def run_attempt(self, attempt: Attempt, proposal: Proposal) -> list[Outcome]:
         """Run a worker to its end, publish its events, and return the outcomes among them."""
         self.publisher.publish(TrialStarted(attempt.number, proposal.purpose, proposal.values, attempt.points))
+        if isinstance(attempt, RepetitionAttempt):
+            self.publisher.publish(EndExpected(self.repetition_s(attempt)))
         outcomes: list[Outcome] = []
         handle: Handle | None = None
         try:
@@ -168,6 +182,8 @@ class Study:
                         return outcomes
                     for event in attempt.handle(message):
                         self.publisher.publish(event)
+                        if isinstance(event, CallObserved):
+                            self.report_plan(event)
                         if isinstance(event, (TrialEnded, RepetitionEnded)):
                             outcomes.append(event.outcome)
                             self.export_so_far()
@@ -209,6 +225,20 @@ class Study:
     def note(self, text: str) -> None:
         """Tell the user something."""
         self.publisher.publish(Note(text))
+
+    def report_plan(self, event: CallObserved) -> None:
+        """Report what the study will take, and when the baseline is expected to end."""
+        known, self.plan = self.plan, make_plan(event.observed, event.work)
+        left_s = self.budget.seconds_left() + event.observed.start_s + event.observed.call_s
+        for text in narration.plan_texts(self.plan, known, left_s, self.budget.limits.budget_s):
+            self.note(text)
+        self.publisher.publish(EndExpected(self.plan.trial_s - event.observed.start_s))
+
+    def repetition_s(self, attempt: RepetitionAttempt) -> float:
+        """Estimate the seconds of a repetition; for the first one of the baseline by the plan, 0 if unknown."""
+        known_s = repetition_s(self.history, attempt.original)
+        planned_s = self.plan.baseline_s - self.plan.trial_s if self.plan else 0.0
+        return known_s or planned_s
 
     def report_disturbances(self, trial: Outcome) -> None:
         """Report the processes of a trial that are now known to have been disturbed."""

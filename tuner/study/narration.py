@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from statistics import median
 
-from tuner.numbers import format_exact, format_latency, format_ratio
+from tuner.numbers import format_clock, format_exact, format_latency, format_ratio
 from tuner.records.outcome import Outcome
 from tuner.report.conclusion import gain_text
+from tuner.report.formatting import pluralize
 from tuner.result import front
 from tuner.result.config import TimingNoise
 from tuner.search.budget import quickest_build_s
 from tuner.search.gain import MIN_PAIRS, is_confirmed, prediction_checks, speed_up
 from tuner.search.history import History
+from tuner.search.plan import Plan
 
 NOISY = 0.1
 """The coefficient of variation of the baseline's processes above which the user is warned."""
+
+FEW_BUILDS = 3
+"""With room for fewer builds the user is told which budget is enough."""
+
+CLEARLY_LESS = 0.7
+"""A second estimate is reported if it is below this share of the first."""
 
 
 def noise_text(noise: TimingNoise) -> str:
@@ -41,6 +49,32 @@ def allowance_texts(history: History) -> list[str]:
         f"the untouched pipeline itself has {format_exact(round(a.count_per_step, 2))} {a.kind} a step: allowed"
         for a in history.allowances()
     ]
+
+
+def plan_texts(plan: Plan, known: Plan | None, left_s: float, budget_s: float) -> list[str]:
+    """Report what the study will take, as the first call lets one expect it; again only if less than it said.
+
+    `left_s` is what the baseline and all others have of the budget.
+    """
+    builds = plan.builds(left_s)
+    if known is not None and (known.builds(left_s) == builds or plan.baseline_s > CLEARLY_LESS * known.baseline_s):
+        return []
+    baseline, build = format_clock(plan.baseline_s), format_clock(plan.build_s)
+    takes = f"the baseline takes about {baseline}, each further build up to {build}"
+    if builds >= FEW_BUILDS:
+        return [f"{takes}: the budget of {format_clock(budget_s)} has room for about {builds}"]
+    room = f"for only {pluralize(builds, 'build')}" if builds else "for none"
+    enough_s = budget_s - left_s + plan.enough_s
+    return [
+        f"{takes}: the budget of {format_clock(budget_s)} has room {room}; give --budget {format_budget(enough_s)}, or "
+        "fewer prompts (workload.prompts), step counts (steps) or pixels"
+    ]
+
+
+def format_budget(seconds: float) -> str:
+    """Format seconds as --budget takes them, in whole minutes, rounded up."""
+    hours, minutes = divmod(-(-round(seconds) // 60), 60)
+    return "".join(f"{count}{unit}" for count, unit in ((hours, "h"), (minutes, "m")) if count)
 
 
 def end_text(history: History, trials_left: int, search_s_left: float) -> str:

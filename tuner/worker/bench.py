@@ -12,7 +12,7 @@ from tuner.knobs.compile import compiles
 from tuner.knobs.graphs import replays_cuda_graphs
 from tuner.quality.similarity import MAX_PSNR_DB
 from tuner.records.outcome import Build
-from tuner.records.protocol import Job, Point, PointDone
+from tuner.records.protocol import CallTimed, Job, Point, PointDone
 from tuner.records.quality import Quality
 from tuner.timing import roofline
 from tuner.timing.measure import Clock, CudaClock
@@ -65,6 +65,7 @@ class Bench:
         rejection = self.tracer.first_call(short, folder)
         self.clock.synchronize()
         first_call_s = stopwatch.lap()
+        self.report_call(short, first_call_s)
         if rejection is not None:
             return Build(
                 changes=changes, load_s=load_s, apply_s=apply_s, first_call_s=first_call_s,
@@ -74,6 +75,7 @@ class Bench:
         self.channel.enter("warm up")
         warmed_up = self.timer.warm_up(first)
         assert warmed_up.last_call_s is not None
+        self.report_call(short, warmed_up.last_call_s)
         compile_s = max(0.0, first_call_s - warmed_up.last_call_s) if is_compiled else 0.0
 
         trace, verdict = None, None
@@ -91,6 +93,11 @@ class Bench:
             changes=changes, load_s=load_s, apply_s=apply_s, first_call_s=first_call_s, compile_s=compile_s,
             trace=trace, verdict=verdict, roofline=limits,
         )  # fmt: skip
+
+    def report_call(self, point: Point, seconds: float) -> None:
+        """Report how long a call of the baseline took, from which the parent plans the study."""
+        if self.job.is_baseline:
+            self.channel.send(CallTimed(steps=point.steps, seconds=seconds))
 
     def measure(self, point: Point) -> PointDone:
         """Measure latency and memory, then generate and score the images."""
