@@ -8,6 +8,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from tuner.records.codec import Estimate
@@ -17,7 +18,7 @@ from tuner.report.points import front_points
 from tuner.result.prices import Price
 from tuner.search.baseline import Baseline
 from tuner.search.confirmation import RESERVED_PAIRS, Confirmation, OpenDoubt, by_preference, first_in_doubt
-from tuner.search.gain import MAX_PAIRS, finalists, is_confirmed, is_in_doubt, timing_noise
+from tuner.search.gain import MAX_PAIRS, finalists, is_confirmed, is_in_doubt, speed_up, timing_noise
 from tuner.search.history import History
 from tuner.timing import disturbance
 
@@ -217,3 +218,16 @@ def test_the_rule_changes_nothing_where_nothing_disturbs(monkeypatch: pytest.Mon
     found = false_gains(150, noise=0.12, stalls=0.0, seed=2)
     monkeypatch.setattr(disturbance, "RATIO", math.inf)
     assert found == false_gains(150, noise=0.12, stalls=0.0, seed=2) <= CLEAN
+
+
+def test_a_composed_baseline_is_compared_before_a_repetition_measures_it_whole() -> None:
+    """The step counts of a slow baseline's sweep are recorded before its repetition: the front is shown at each."""
+    known = history([5.0], {CANDIDATE: 2.5})
+    timing = known.baseline.timing
+    assert timing is not None
+    composed = msgspec.structs.replace(timing, samples=0, stopped="predicted", predicted_from=(4, 12))
+    known.outcomes[BASELINE] = msgspec.structs.replace(known.baseline, timing=composed)
+    assert front_points(known, None)
+    assert speed_up(known, known.outcomes[CANDIDATE]).value == pytest.approx(2.0)
+    known.repetitions.append(outcome(BASELINE, 6.0, 0))
+    assert speed_up(known, known.outcomes[CANDIDATE]).value == pytest.approx(2.4), "what was measured whole counts"

@@ -38,7 +38,8 @@ def speed_up(history: History, outcome: Outcome) -> Estimate:
         return Estimate(value=1.0, low=1.0, high=1.0)
     pairs = history.pairs_of(outcome)
     if len(pairs) < MIN_PAIRS:
-        ratio = front.speed_up(history.undisturbed(baseline), history.undisturbed(outcome) or [outcome])
+        before, after = (history.undisturbed(trial) or [trial] for trial in (baseline, outcome))
+        ratio = front.speed_up(before, after)
         return front.widen(ratio, _spread(history))
     paired = [pair[0] for pair in pairs]
     unpaired = [run for run in history.undisturbed(baseline) if run not in paired]
