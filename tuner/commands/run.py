@@ -133,6 +133,7 @@ def run(options: argparse.Namespace) -> int:
     request = make_request(options)
     folder = resolved(options.out) / study_name(options.study, request.model.source, request.fingerprint())
     check_models(request)
+    check_call(request, options)
     return run_study(folder, request, Limits(budget_s=options.budget, max_trials=options.trials), options.model)
 
 
@@ -198,6 +199,25 @@ def check_models(request: Request) -> None:
         hub.require(model.scorer, "--scorer FOLDER")
     if quality.metric == "preference":
         folder_check.check_clip(Path(quality.metric_paths["preference"]), "--metric preference=FOLDER:")
+
+
+def check_call(request: Request, options: argparse.Namespace) -> None:
+    """Check the workload against what the pipeline's call accepts. Raises BadInput with the setting or the file."""
+    from tuner.model import call_limits, pipeline
+    from tuner.space import reader
+    from tuner.space.settings import origins
+
+    model, space = request.model, request.space
+    folder = pipeline.settings_folder(model)
+    if folder is None:
+        return
+    space_file = reader.find(options.space, space.architecture, model.source == pipeline.DEMO)
+    fields = ("height", "width", "num_frames", "max_sequence_length")
+    set_by = origins(space_settings(options))
+    call_limits.check_call(
+        model.pipeline_class, folder, {name: getattr(space.workload, name) for name in fields},
+        {name: set_by.get(f"workload.{name}", str(space_file)) for name in fields},
+    )  # fmt: skip
 
 
 def space_settings(options: argparse.Namespace) -> list[str]:

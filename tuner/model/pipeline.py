@@ -116,6 +116,14 @@ def _scorer(given: str) -> str:
     raise BadInput(f"--scorer {name}: no such folder, and not a hub id (owner/name)")
 
 
+def settings_folder(model: Model) -> Path | None:
+    """Return the folder with the configurations of a pipeline's components, None if it is not on this machine."""
+    source = model.base or model.source
+    if source == DEMO:
+        return PIPELINE_DIR
+    return Path(source) if os.path.isdir(source) else hub.cached(source, model.revision)  # noqa: PTH112
+
+
 def scorer_source(model: Model) -> str:
     """Return the folder or hub id of the model that scores the images."""
     return str(SCORER_DIR) if model.scorer == DEMO else model.scorer

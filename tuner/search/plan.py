@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tuner.quality import race
+from tuner.search.budget import REFERENCE_SHARE
 from tuner.timing.measure import MIN_SLOW_SAMPLES, SLOW_CALL_S
 from tuner.timing.prediction import SHORT_STEPS, step_counts_to_measure
 
@@ -35,8 +37,8 @@ GOOD_BUILDS = 8
 RESERVED_RUNS = 6
 """Processes that confirm the result: three pairs."""
 
-ROUND_TO_S = ((600.0, 60.0), (3600.0, 300.0), (math.inf, 1800.0))
-"""Up to how many seconds a budget is rounded up to what."""
+MINUTES = (2, 3, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720, 1440, 2880, 5760, 11520)
+"""Budgets that are recommended."""
 
 
 @dataclass(frozen=True)
@@ -64,43 +66,66 @@ class Work:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study will take, in seconds: the baseline's trial, that with its repetition, a build, the confirmation."""
+    """What a study of a budget will take, in seconds.
 
-    trial_s: float
-    baseline_s: float
+    The baseline's first step count and its repetition are measured whatever they take (`least_s`), its other step
+    counts (`sweep_s`) while there is time.
+    """
+
+    budget_s: float
+    least_s: float
+    sweep_s: float
+    repetition_s: float
     build_s: float
-    confirmation_s: float
-
-    def builds(self, budget_s: float) -> int:
-        """Return how many builds besides the baseline fit into a budget."""
-        return max(0, math.floor((budget_s - self.baseline_s - self.confirmation_s) / self.build_s))
 
     @property
-    def enough_s(self) -> float:
-        """The budget for a search of a good many builds, rounded up."""
-        needed_s = self.baseline_s + self.confirmation_s + GOOD_BUILDS * self.build_s
-        unit_s = next(unit_s for limit_s, unit_s in ROUND_TO_S if needed_s <= limit_s)
-        return math.ceil(needed_s / unit_s) * unit_s
+    def baseline_s(self) -> float:
+        """What the baseline takes, with its repetition."""
+        return max(self.least_s, min(self.least_s + self.sweep_s, self.budget_s))
+
+    @property
+    def trial_s(self) -> float:
+        """What the baseline takes without its repetition."""
+        return self.baseline_s - self.repetition_s
+
+    @property
+    def builds(self) -> int:
+        """How many builds fit into the budget besides the baseline and the confirmation."""
+        taken_s = self.least_s + self.sweep_s + RESERVED_RUNS * self.repetition_s
+        return max(0, math.floor((self.budget_s - taken_s) / self.build_s))
 
 
-def make_plan(observed: Observed, work: Work) -> Plan:
-    """Return the plan that follows from an observed call."""
-    build_s = point_s(observed, work) + observed.start_s
-    repetition_s = observed.start_s + settling_s(observed, work) + timing_s(observed, work.steps[0])
-    trial_s = build_s + PROBE_S[work.device] + observed.calls_s(work.steps[0], VARIED_CALLS)
+def make_plan(observed: Observed, work: Work, budget_s: float) -> Plan:
+    """Return the plan that follows from an observed call for a budget."""
+    prompts, first = judged_prompts(observed, work, budget_s), work.steps[0]
+    ready_s = observed.start_s + settling_s(observed, work)
+    repetition_s = ready_s + timing_s(observed, first)
+    timed_s = sum(timing_s(observed, steps) for steps in timed_steps(observed, work))
+    calls = math.ceil(prompts / work.batch)
+    alone_s = PROBE_S[work.device] + observed.calls_s(first, VARIED_CALLS)
+    once_s = ready_s + observed.calls_s(TRACED_STEPS) + timed_s
     return Plan(
-        trial_s=trial_s,
-        baseline_s=trial_s + repetition_s,
-        build_s=build_s,
-        confirmation_s=RESERVED_RUNS * repetition_s,
+        budget_s=budget_s,
+        least_s=once_s + alone_s + observed.calls_s(first, calls) + repetition_s,
+        sweep_s=observed.calls_s(sum(work.steps[1:]), calls),
+        repetition_s=repetition_s,
+        build_s=once_s + observed.calls_s(sum(work.steps), calls),
     )
 
 
-def point_s(observed: Observed, work: Work) -> float:
-    """Return the seconds to settle a build, to time it, and to generate the images of every step count."""
-    timed_s = sum(timing_s(observed, steps) for steps in timed_steps(observed, work))
-    images_s = observed.calls_s(sum(work.steps), math.ceil(work.prompts / work.batch))
-    return settling_s(observed, work) + observed.calls_s(TRACED_STEPS) + timed_s + images_s
+def enough_s(observed: Observed, work: Work) -> float:
+    """Return a budget for a search of a good many builds. A longer budget also judges by more prompts."""
+    budgets = (60.0 * minutes for minutes in MINUTES)
+    fitting = (budget_s for budget_s in budgets if make_plan(observed, work, budget_s).builds >= GOOD_BUILDS)
+    return next(fitting, 60.0 * MINUTES[-1])
+
+
+def judged_prompts(observed: Observed, work: Work, budget_s: float) -> int:
+    """Return how many prompts' images the baseline generates: as many as its share of the budget allows."""
+    call_s = observed.calls_s(work.steps[0])
+    affordable = REFERENCE_SHARE * budget_s / max(call_s, 1e-9) * work.batch
+    looks = list(race.looks(work.prompts, work.batch))
+    return max((prompts for prompts in looks if prompts <= affordable), default=looks[0])
 
 
 def settling_s(observed: Observed, work: Work) -> float:
@@ -109,14 +134,12 @@ def settling_s(observed: Observed, work: Work) -> float:
 
 
 def timed_steps(observed: Observed, work: Work) -> set[int]:
-    """Return the step counts that are timed: a slow call is put together from calls of fewer steps."""
-    if is_slow(observed, work.steps[0]):
-        return {min(work.steps[0], steps) for steps in SHORT_STEPS}
-    return step_counts_to_measure(list(work.steps))
+    """Return the step counts that are timed. Of slow calls it is one: the others follow from the same short calls."""
+    return {work.steps[0]} if is_slow(observed, work.steps[0]) else step_counts_to_measure(list(work.steps))
 
 
 def timing_s(observed: Observed, steps: int) -> float:
-    """Return the seconds to time calls of so many steps."""
+    """Return the seconds to time calls of so many steps. A slow call is put together from calls of fewer steps."""
     if not is_slow(observed, steps):
         return observed.calls_s(steps, QUICK_CALLS)
     return sum(observed.calls_s(min(steps, short), MIN_SLOW_SAMPLES + 2) for short in SHORT_STEPS)

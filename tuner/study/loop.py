@@ -19,7 +19,7 @@ from tuner.search.budget import Budget, repetition_s
 from tuner.search.confirmation import Confirmation, OpenDoubt
 from tuner.search.gain import MIN_PAIRS, finalists, timing_noise
 from tuner.search.history import History
-from tuner.search.plan import Plan, make_plan
+from tuner.search.plan import Plan, enough_s, make_plan
 from tuner.search.strategies import STRATEGIES
 from tuner.search.strategy import FirstOf, Proposal, SearchContext, Strategy
 from tuner.study import narration, summary
@@ -228,17 +228,15 @@ class Study:
 
     def report_plan(self, event: CallObserved) -> None:
         """Report what the study will take, and when the baseline is expected to end."""
-        known, self.plan = self.plan, make_plan(event.observed, event.work)
-        left_s = self.budget.seconds_left() + event.observed.start_s + event.observed.call_s
-        for text in narration.plan_texts(self.plan, known, left_s, self.budget.limits.budget_s):
+        known, self.plan = self.plan, make_plan(event.observed, event.work, self.budget.limits.budget_s)
+        for text in narration.plan_texts(self.plan, known, enough_s(event.observed, event.work)):
             self.note(text)
         self.publisher.publish(EndExpected(self.plan.trial_s - event.observed.start_s))
 
     def repetition_s(self, attempt: RepetitionAttempt) -> float:
         """Estimate the seconds of a repetition; for the first one of the baseline by the plan, 0 if unknown."""
         known_s = repetition_s(self.history, attempt.original)
-        planned_s = self.plan.baseline_s - self.plan.trial_s if self.plan else 0.0
-        return known_s or planned_s
+        return known_s or (self.plan.repetition_s if self.plan else 0.0)
 
     def report_disturbances(self, trial: Outcome) -> None:
         """Report the processes of a trial that are now known to have been disturbed."""

@@ -51,24 +51,19 @@ def allowance_texts(history: History) -> list[str]:
     ]
 
 
-def plan_texts(plan: Plan, known: Plan | None, left_s: float, budget_s: float) -> list[str]:
-    """Report what the study will take, as the first call lets one expect it; again only if less than it said.
-
-    `left_s` is what the baseline and all others have of the budget.
-    """
-    builds = plan.builds(left_s)
-    if known is not None and (known.builds(left_s) == builds or plan.baseline_s > CLEARLY_LESS * known.baseline_s):
+def plan_texts(plan: Plan, known: Plan | None, enough_s: float) -> list[str]:
+    """Report what the study will take, as the first call lets one expect it; again only if it is clearly less."""
+    if known is not None and (known.builds == plan.builds or plan.baseline_s > CLEARLY_LESS * known.baseline_s):
         return []
-    baseline, build = format_clock(plan.baseline_s), format_clock(plan.build_s)
-    takes = f"the baseline takes about {baseline}, each further build up to {build}"
-    if builds >= FEW_BUILDS:
-        return [f"{takes}: the budget of {format_clock(budget_s)} has room for about {builds}"]
-    room = f"for only {pluralize(builds, 'build')}" if builds else "for none"
-    enough_s = budget_s - left_s + plan.enough_s
-    return [
-        f"{takes}: the budget of {format_clock(budget_s)} has room {room}; give --budget {format_budget(enough_s)}, or "
-        "fewer prompts (workload.prompts), step counts (steps) or pixels"
-    ]
+    baseline, build, budget = map(format_clock, (plan.baseline_s, plan.build_s, plan.budget_s))
+    takes = (
+        f"the baseline takes about {baseline}, each further build up to {build}: the budget of {budget} has room for"
+    )
+    if plan.builds >= FEW_BUILDS:
+        return [f"{takes} about {plan.builds}"]
+    room = f"only {pluralize(plan.builds, 'build')}" if plan.builds else "none"
+    remedy = "or fewer prompts (workload.prompts), step counts (steps) or pixels"
+    return [f"{takes} {room}; give --budget {format_budget(enough_s)}, {remedy}"]
 
 
 def format_budget(seconds: float) -> str:
