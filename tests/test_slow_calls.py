@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tuner.hardware import environment
+from tuner.records.machine import Memory
 from tuner.records.model import Workload
 from tuner.records.outcome import Components
 from tuner.records.protocol import Point
@@ -16,6 +17,12 @@ from tuner.timing.measure import Clock
 from tuner.worker.calls import PipelineCalls
 from tuner.worker.timing import Timer
 from tuner.worker.weights import no_weights
+
+
+class DeviceClock(Clock):
+    """The clock of a GPU, which is simulated."""
+
+    is_device_clock = True
 
 
 class SlowCalls:
@@ -28,18 +35,22 @@ class SlowCalls:
         channel: Any = SimpleNamespace(enter=lambda *_: None)
         job: Any = SimpleNamespace(
             environment=environment.detect("cpu"), reference=None, model=None, build=build,
-            workload=Workload(prompts=("a",), seeds=(0,)),
-            allowance_s=0.0, points=(),
+            workload=Workload(prompts=("a",), seeds=(0,)), allowance_s=0.0, points=(),
         )  # fmt: skip
         log = SimpleNamespace(read=lambda: SimpleNamespace(unique_graphs=0, recompiles=()))
         tracer: Any = SimpleNamespace(profiled=False, compile_log=log, graph_count=lambda: 0)
-        calls = PipelineCalls(None, job, channel, Clock())
+        calls = PipelineCalls(None, job, channel, DeviceClock())
         monkeypatch.setattr(calls, "user_call", lambda point: lambda: self.made.append(point.steps))
         monkeypatch.setattr(measure, "time_call", self.time_call)
         monkeypatch.setattr("tuner.worker.timing.time_call", self.time_call)
         monkeypatch.setattr("tuner.worker.timing.time_components", self.components)
         monkeypatch.setattr("tuner.trace.findings.recompiles_between", lambda *_, **__: [])
-        return Timer(calls, tracer, None, no_weights(job))
+        timer = Timer(calls, tracer, None, no_weights(job))
+        timer.cuda = True
+        for name in ("_empty_cache", "_reset_peak_memory", "_monitor"):
+            monkeypatch.setattr(timer, name, lambda: None)
+        monkeypatch.setattr(timer, "_peak_memory", lambda: Memory(peak_bytes=1, reserved_bytes=None))
+        return timer
 
     def time_call(self, call: Any, clock: Any) -> tuple[float, float]:
         call()
@@ -99,7 +110,7 @@ def test_other_calls_are_made_whole(monkeypatch: pytest.MonkeyPatch, point: Poin
 def test_slow_calls_take_few_samples(monkeypatch: pytest.MonkeyPatch, durations: list[float], samples: int) -> None:
     seconds = iter(durations * 3)
     monkeypatch.setattr(measure, "time_call", lambda *_: (taken := next(seconds), taken))
-    timing = measure.measure(lambda: None, Clock(), batch=1, allowance_s=1e9 if samples == 5 else 0.0)
+    timing = measure.measure(lambda: None, DeviceClock(), batch=1, allowance_s=1e9 if samples == 5 else 0.0)
     assert timing.samples >= samples
     assert timing.latency_s.low <= min(durations[:3], key=lambda taken: abs(taken - timing.latency_s.value))
 
@@ -112,3 +123,15 @@ def test_quick_calls_are_made_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     quick.made.clear()
     assert timer.time(a_point(28))[0].predicted_from is None
     assert set(quick.made) == {28}
+
+
+def test_calls_of_a_cpu_are_made_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = SlowCalls()
+    timer = slow.timer(monkeypatch)
+    timer.cuda = False
+    timer.calls.clock = Clock()
+    timer.warm_up(a_point(28))
+    slow.made.clear()
+    timing, _ = timer.time(a_point(28))
+    assert (timing.predicted_from, timing.samples) == (None, 6)
+    assert set(slow.made) == {28}

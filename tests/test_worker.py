@@ -96,7 +96,7 @@ def test_on_a_gpu_what_is_measured_is_timed_before_the_profiler_runs(monkeypatch
         environment=SimpleNamespace(device="cuda"), points=points, model=None, trace=True, probe=False,
         is_baseline=True, build={"precision.dtype": "bfloat16"}, workload=WORKLOAD,
     )  # fmt: skip
-    channel: Any = SimpleNamespace(enter=lambda stage, index=None: seen.append((stage, index)))
+    channel: Any = SimpleNamespace(enter=lambda stage, index=None: seen.append((stage, index)), send=lambda _: None)
     bench = worker.Bench(job, channel, weights_of(None))
     bench.clock = worker.Clock()
 

@@ -22,7 +22,7 @@ SETTLED_RATIO = 0.995
 """A warm-up has settled when a call takes at least this share of the faster of the two calls before it."""
 
 SLOW_CALL_S = 1.0
-"""From this latency on a call is slow, and fewer samples are taken: the longer a call, the less its latency varies."""
+"""From this latency on a call of a GPU is slow, and fewer samples are taken: the longer a call, the less it varies."""
 
 MIN_SLOW_SAMPLES = 3
 """Samples of a slow call. Of six calls of FLUX.1-dev on an H200 (5 s each) the latencies spread by 0.05 %."""
@@ -124,7 +124,8 @@ def warm_up(call: Callable[[], object], clock: Clock, compiled: Callable[[], int
 class _Samples:
     """The times of the calls kept so far, and the sample count at which to check the interval next."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_device_clock: bool) -> None:
+        self.is_device_clock = is_device_clock
         self.host_s: list[float] = []
         self.device_s: list[float] = []
         self.stalled = 0
@@ -133,7 +134,8 @@ class _Samples:
     @property
     def min_count(self) -> int:
         """The fewest samples that have a useful interval."""
-        return MIN_SLOW_SAMPLES if min(self.host_s, default=0.0) >= SLOW_CALL_S else MIN_SAMPLES
+        is_slow = self.is_device_clock and min(self.host_s, default=0.0) >= SLOW_CALL_S
+        return MIN_SLOW_SAMPLES if is_slow else MIN_SAMPLES
 
     @property
     def are_enough(self) -> bool:
@@ -169,15 +171,15 @@ def measure(
 ) -> Timing:
     """Time a warm call until the 95 % interval of the median is within 0.5 %, or until `allowance_s` is spent.
 
-    Takes at least six samples, since fewer have no such interval, and of slow calls three, whose mean has one by
-    Student's t. A sample that `monitor` discards costs time but does
+    Takes at least six samples, since fewer have no such interval, and of slow calls of a GPU three, whose mean has one
+    by Student's t. A sample that `monitor` discards costs time but does
     not count, and a pause follows it. Nor does a call count that was stalled (tuner/timing/disturbance.py). `target_s`
     is the latency target. Raises Throttled when the allowance is spent and as many calls were discarded before as many
     could be kept.
     """
     import scipy.special  # noqa: F401  # takes a while: loaded before the first sample, not between two of them
 
-    samples, pause_s, discarded = _Samples(), FIRST_PAUSE_S, 0
+    samples, pause_s, discarded = _Samples(clock.is_device_clock), FIRST_PAUSE_S, 0
     started = time.perf_counter()
     while True:
         host_s, device_s, reason = _time_monitored(call, clock, monitor)

@@ -23,6 +23,9 @@ from tuner.worker.timing import Timer
 from tuner.worker.tracing import Tracer
 from tuner.worker.weights import Weights
 
+REPORTED_CALL_S = 15.0
+"""From this time on the first call itself is reported. Else the plan waits for a warm call, which tells more."""
+
 
 class Bench:
     """A pipeline that is built once, and the points that are measured on it."""
@@ -65,7 +68,8 @@ class Bench:
         rejection = self.tracer.first_call(short, folder)
         self.clock.synchronize()
         first_call_s = stopwatch.lap()
-        self.report_call(short, first_call_s)
+        if first_call_s >= REPORTED_CALL_S:
+            self.report_call(short, first_call_s)
         if rejection is not None:
             return Build(
                 changes=changes, load_s=load_s, apply_s=apply_s, first_call_s=first_call_s,

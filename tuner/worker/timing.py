@@ -44,14 +44,15 @@ class Timer:
         self.errors: dict[int, Exception] = {}
         """The exceptions of points that failed before the trace, by index."""
         self.is_slow = False
-        """Whether a whole call takes so long that it is composed from calls with fewer steps."""
+        """Whether a whole call takes so long that it is composed from calls with fewer steps. On a CPU it never is:
+        other programs stall some calls there, and what is composed from few would multiply that."""
 
     def warm_up(self, point: Point) -> WarmUp:
         """Warm up with a point's first call, and find out whether its whole calls are slow."""
         short = self.short(point)
         warmed_up = warm_up(self.calls.user_call(short), self.calls.clock, self.tracer.graph_count)
         assert warmed_up.last_call_s is not None
-        self.is_slow = warmed_up.last_call_s * (point.steps / short.steps) >= SLOW_CALL_S
+        self.is_slow = self.cuda and warmed_up.last_call_s * (point.steps / short.steps) >= SLOW_CALL_S
         return warmed_up
 
     def short(self, point: Point) -> Point:
