@@ -128,12 +128,13 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run or resume a study and report its result."""
+    from tuner.commands import checks
     from tuner.records.outcome import Limits
 
     request = make_request(options)
     folder = resolved(options.out) / study_name(options.study, request.model.source, request.fingerprint())
-    check_models(request)
-    check_call(request, options)
+    checks.check_models(request)
+    checks.check_call(request, options.space or request.space.name, space_settings(options))
     return run_study(folder, request, Limits(budget_s=options.budget, max_trials=options.trials), options.model)
 
 
@@ -186,40 +187,6 @@ def make_request(options: argparse.Namespace) -> Request:
     )
 
 
-def check_models(request: Request) -> None:
-    """Check the folders of the pipeline and of the CLIP model that scores. Raises BadInput or Unavailable."""
-    from tuner.model import folder_check, hub
-
-    model, quality = request.model, request.quality
-    if Path(model.source).is_dir():
-        folder_check.check_folder(Path(model.source), model.variant)
-    if quality.metric == "clip_score" and Path(model.scorer).is_dir():
-        folder_check.check_clip(Path(model.scorer), "--scorer")
-    elif quality.metric == "clip_score" and model.scorer != "demo":
-        hub.require(model.scorer, "--scorer FOLDER")
-    if quality.metric == "preference":
-        folder_check.check_clip(Path(quality.metric_paths["preference"]), "--metric preference=FOLDER:")
-
-
-def check_call(request: Request, options: argparse.Namespace) -> None:
-    """Check the workload against what the pipeline's call accepts. Raises BadInput with the setting or the file."""
-    from tuner.model import call_limits, pipeline
-    from tuner.space import reader
-    from tuner.space.settings import origins
-
-    model, space = request.model, request.space
-    folder = pipeline.settings_folder(model)
-    if folder is None:
-        return
-    space_file = reader.find(options.space, space.architecture, model.source == pipeline.DEMO)
-    fields = ("height", "width", "num_frames", "max_sequence_length")
-    set_by = origins(space_settings(options))
-    call_limits.check_call(
-        model.pipeline_class, folder, {name: getattr(space.workload, name) for name in fields},
-        {name: set_by.get(f"workload.{name}", str(space_file)) for name in fields},
-    )  # fmt: skip
-
-
 def space_settings(options: argparse.Namespace) -> list[str]:
     """Return the settings of --set, and of the options that are short for one."""
     if options.latency_target is None:
@@ -232,10 +199,13 @@ def quality_policy(name: str, metric_paths: Sequence[str], scorer: str) -> Quali
 
     Raises BadInput or Unavailable if the metric is unknown or something that it needs is missing.
     """
-    from tuner.quality.metrics import MetricContext, get_objective
+    from tuner.quality.metrics import CustomMetric, MetricContext, entry_point, get_objective
     from tuner.records.quality import QualityPolicy
 
     paths = dict(map(_metric_path, metric_paths))
+    problem = entry_point.problem(name) if isinstance(get_objective(name), CustomMetric) else None
+    if problem:
+        raise BadInput(f"--quality {name}: {problem}")
     reason = get_objective(name).unavailable_reason(MetricContext("cpu", scorer, paths))
     if reason:
         raise Unavailable(f"--quality {name}: {reason}; clip_score, ssim and ms_ssim need nothing else")

@@ -20,6 +20,9 @@ from tuner.model import diffusers_source
 from tuner.records.codec import read_json
 
 DIVIDED = ("height", "width", "num_frames")
+FIELDS = (*DIVIDED, "max_sequence_length")
+"""The fields of a workload that are checked."""
+
 OPERATORS: Mapping[type[ast.operator], Any] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Pow: operator.pow,
     ast.FloorDiv: operator.floordiv,

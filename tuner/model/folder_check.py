@@ -5,6 +5,7 @@ What is not known for certain to be wrong passes: loading it will tell.
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import re
@@ -23,21 +24,42 @@ SAMPLING_S = 0.8
 """Seconds in which weights are sampled for NaN."""
 
 MAX_JSON_BYTES = 64 << 20
+DIFFUSERS_FOLDERS = ("models", "schedulers", "pipelines", "guiders", "modular_pipelines")
 WITHOUT_WEIGHTS = re.compile(r"Tokenizer|Processor|FeatureExtractor|Scheduler")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 JSON_FILES = (
     "config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json", "tokenizer.json",
-    "special_tokens_map.json", "generation_config.json",
+    "special_tokens_map.json", "generation_config.json", "vocab.json", "added_tokens.json",
 )  # fmt: skip
+VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken", "*.bpe", "tokenizer.*", "tekken.json", "*vocab*")
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+ROOT_FILES = ("config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
+"""What lies in a pipeline's own folder if a component does."""
+
+FOLDERS = {
+    "transformer": "models",
+    "transformer_2": "models",
+    "unet": "models",
+    "vae": "models",
+    "scheduler": "schedulers",
+}
+"""Where diffusers has the classes of these components."""
 
 
-def check_folder(folder: Path, variant: str | None = None) -> None:
-    """Check the folder of a pipeline. Raises BadInput with the file and the field of the first fault."""
-    until = time.monotonic() + SAMPLING_S
-    index = read_object(folder / "model_index.json")
-    for component, (library, class_name) in _components(folder / "model_index.json", index):
-        _check_class(folder / "model_index.json", component, library, class_name)
-        check_component(folder / component, class_name, variant, until)
+def check_folder(folder: Path, variant: str | None = None, *, has_weights: bool = True) -> None:
+    """Check the folder of a pipeline. Without `has_weights` only what is there is checked, and no weights.
+
+    Raises BadInput with the file and the field of the first fault.
+    """
+    until, file = time.monotonic() + SAMPLING_S, folder / "model_index.json"
+    index = read_object(file)
+    _check_required(file, index)
+    for component, (library, class_name) in _components(index):
+        _check_class(file, component, library, class_name)
+        if has_weights and not (folder / component).is_dir() and any((folder / name).is_file() for name in ROOT_FILES):
+            continue  # diffusers then loads the component from the pipeline's own folder
+        if has_weights or (folder / component).is_dir():
+            check_component(folder / component, class_name, variant, until, has_weights=has_weights)
 
 
 def check_clip(folder: Path, option: str) -> None:
@@ -48,29 +70,53 @@ def check_clip(folder: Path, option: str) -> None:
         raise BadInput(
             f"{option} {folder}: config.json: model_type: {str(kind)[:80]}: not a CLIP model, which has clip"
         )
+    shapes.check_sizes(folder / "config.json", config)
     tensors = _check_weights(folder, "CLIPModel", config, None, time.monotonic() + SAMPLING_S)
     for name in ("visual_projection.weight", "text_projection.weight"):
         if name not in tensors:
             raise BadInput(f"{option} {folder}: {name}: this weight of a CLIP model is missing")
+    settings = [folder / name for name in PROCESSOR_FILES if (folder / name).is_file()]
+    if not settings:
+        raise BadInput(f"{option} {folder}: {PROCESSOR_FILES[0]}: the image processor's settings are missing")
+    read_object(settings[0])
+    check_vocabulary(folder)
 
 
-def check_component(folder: Path, class_name: str, variant: str | None, until: float) -> None:
+def check_component(
+    folder: Path, class_name: str, variant: str | None, until: float, *, has_weights: bool = True
+) -> None:
     """Check the folder of one component."""
     if not folder.is_dir():
         raise BadInput(f"{folder}: model_index.json names this component, and its folder is missing")
     contents = {name: read_object(folder / name) for name in JSON_FILES if (folder / name).is_file()}
     config_name = "scheduler_config.json" if class_name.endswith("Scheduler") else "config.json"
-    if WITHOUT_WEIGHTS.search(class_name):
-        if class_name.endswith("Scheduler") and config_name not in contents:
-            raise BadInput(f"{folder / config_name}: the scheduler's configuration is missing")
-        if not any(folder.iterdir()):
-            raise BadInput(f"{folder}: the folder is empty, {class_name} needs its files")
-    elif config_name not in contents:
-        raise BadInput(f"{folder / config_name}: the component's configuration is missing")
+    if has_weights:
+        _check_present(folder, class_name, config_name, contents)
     config = contents.get(config_name, {})
     shapes.check_sizes(folder / config_name, config)
-    if not WITHOUT_WEIGHTS.search(class_name):
+    if has_weights and not WITHOUT_WEIGHTS.search(class_name):
         _check_weights(folder, class_name, config, variant, until)
+
+
+def _check_present(folder: Path, class_name: str, config_name: str, contents: Mapping[str, Any]) -> None:
+    """Check that the files which a class cannot be loaded without are there."""
+    is_scheduler = class_name.endswith("Scheduler")
+    if (is_scheduler or not WITHOUT_WEIGHTS.search(class_name)) and config_name not in contents:
+        what = "scheduler" if is_scheduler else "component"
+        raise BadInput(f"{folder / config_name}: the {what}'s configuration is missing")
+    if not any(folder.iterdir()):
+        raise BadInput(f"{folder}: the folder is empty, {class_name} needs its files")
+    if "Tokenizer" in class_name:
+        check_vocabulary(folder)
+
+
+def check_vocabulary(folder: Path) -> None:
+    """Check that a tokenizer's folder has a vocabulary with something in it."""
+    found = [file for pattern in VOCABULARIES for file in folder.glob(pattern) if file.name != "tokenizer_config.json"]
+    if not found:
+        raise BadInput(f"{folder}: the tokenizer's vocabulary, such as tokenizer.json, is missing; download it too")
+    if not any(file.stat().st_size for file in found):
+        raise BadInput(f"{found[0]}: the file is empty; download it again")
 
 
 def read_object(file: Path) -> dict[str, Any]:
@@ -87,25 +133,55 @@ def read_object(file: Path) -> dict[str, Any]:
 # ---- classes --------------------------------------------------------------------------------------------------------
 
 
-def _components(file: Path, index: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Yield the components that the pipeline's class takes, with their library and class."""
+def _check_required(file: Path, index: Mapping[str, Any]) -> None:
+    """Check that the index names every component that the pipeline's class cannot be made without."""
+    for component in sorted(required_components(str(index.get("_class_name")))):
+        match index.get(component):
+            case [str(), str()]:
+                continue
+            case None | [None, None]:
+                state = "null" if component in index else "missing"
+                raise BadInput(f"{file}: {component}: the component is {state}, and the pipeline needs it")
+            case entry:
+                raise BadInput(f"{file}: {component}: {json.dumps(entry)[:80]} is not a library and a class")
+
+
+def _components(index: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield the components of an index, with their library and class."""
     for component, entry in index.items():
         match entry:
             case [str(library), str(class_name)] if component.isidentifier():
                 yield component, (library, class_name)
-            case [None, _] | [_, None] if component in ("transformer", "unet", "vae", "scheduler"):
-                other = component == "transformer" and isinstance(index.get("transformer_2"), list)
-                if not other:
-                    raise BadInput(f"{file}: {component}: the component is null, and the pipeline needs it")
+
+
+@cache
+def required_components(pipeline_class: str) -> frozenset[str]:
+    """Return the components that a pipeline of diffusers cannot be made without; empty if that is not certain."""
+    source = diffusers_source.class_source("pipelines", pipeline_class)
+    classes = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
+    tree = next((node for node in classes if node.name == pipeline_class), None)
+    body: list[ast.stmt] = tree.body if tree else []
+    made = next((node for node in body if isinstance(node, ast.FunctionDef) and node.name == "__init__"), None)
+    if made is None:
+        return frozenset()
+    required = made.args.args[1 : len(made.args.args) - len(made.args.defaults)]
+    optional = [node.value for node in body if isinstance(node, ast.Assign) and _assigns(node, "_optional_components")]
+    names = {item.value for value in optional for item in ast.walk(value) if isinstance(item, ast.Constant)}
+    return frozenset(argument.arg for argument in required) - names
+
+
+def _assigns(node: ast.Assign, name: str) -> bool:
+    return any(ast.unparse(target) == name for target in node.targets)
 
 
 def _check_class(file: Path, component: str, library: str, class_name: str) -> None:
     if library == "transformers":
         is_known = _is_transformers_class(class_name)
-    elif library == "diffusers" or (_root("diffusers") / "pipelines" / library).exists():
-        is_known = any(
-            class_name in diffusers_source.class_files(part) for part in ("models", "schedulers", "pipelines")
-        )
+    elif library == "diffusers" or (library.isidentifier() and (_root("diffusers") / "pipelines" / library).exists()):
+        parts = [part for part in DIFFUSERS_FOLDERS if class_name in diffusers_source.class_files(part)]
+        is_known, expected = bool(parts), FOLDERS.get(component)
+        if parts and library == "diffusers" and expected and expected not in parts:
+            raise BadInput(f"{file}: {component}: {class_name[:80]} is not one of diffusers' {expected}")
     else:
         raise BadInput(
             f"{file}: {component}: {library[:80]} is neither diffusers nor transformers: no other code is run"
@@ -117,14 +193,14 @@ def _check_class(file: Path, component: str, library: str, class_name: str) -> N
 @cache
 def _is_transformers_class(name: str) -> bool:
     """Return whether transformers has a class. Its names of old tokenizers and processors are not all written out."""
-    if re.search(r"(Fast|FeatureExtractor)$", name) or not (_root("transformers") / "models").is_dir():
-        return True
     models = _root("transformers") / "models"
+    if name.endswith("FeatureExtractor") or not models.is_dir():
+        return True
+    name = name.removesuffix("Fast")
     word = re.compile(rb"\b%s\b" % re.escape(name.encode()))
     if any(word.search(file.read_bytes()) for file in sorted((models / "auto").glob("*.py"))):
         return True
-    declared = re.compile(rb"^(?:class )?%s\b" % re.escape(name.encode()), re.MULTILINE)
-    return any(declared.search(file.read_bytes()) for file in models.rglob("*.py"))
+    return any(word.search(file.read_bytes()) for file in models.parent.rglob("*.py"))
 
 
 def _root(package: str) -> Path:

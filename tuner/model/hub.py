@@ -56,13 +56,16 @@ def incomplete_reason(folder: Path) -> str | None:
     return f"has no safetensors weights of its {', '.join(missing)}" if missing else None
 
 
-def require(name: str, option: str) -> None:
-    """Raise Unavailable if a model that `option` replaces is neither in the local cache nor on a hub that answers."""
+def require(name: str, option: str) -> Path | None:
+    """Return the folder of a model in the local cache, or None if the hub has it.
+
+    Raises Unavailable, naming the option that replaces it, if it is on neither.
+    """
     from huggingface_hub import HfApi
 
     kept = cached(name, None)
     if kept is not None and (kept / "config.json").is_file() and any(kept.glob("*.safetensors")):
-        return
+        return kept
     try:
         HfApi().model_info(name, timeout=ANSWER_S)
     except Exception as error:  # of the network, the hub's answer or the file system, from several libraries
@@ -71,6 +74,7 @@ def require(name: str, option: str) -> None:
             f"{name}: the CLIP model that scores the images is not in the local cache, and the hub does not give it; "
             f"point {option} to a local copy, or use --quality ssim, which needs none ({reason[:200]})"
         ) from None
+    return None
 
 
 def is_reachable(name: str, revision: str | None) -> bool:

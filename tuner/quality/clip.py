@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ class Clip:
             self.tokenizer = AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
             lines = (line.strip() for line in str(error).splitlines())
-            reason = next(filter(None, lines), type(error).__name__)[:200]
+            reason = textwrap.shorten(next(filter(None, lines), type(error).__name__), 120, placeholder=" ...")
             raise Unavailable(
                 f"the CLIP model {source} cannot be loaded ({reason}); point {option} to a local folder of a CLIPModel "
                 "with safetensors; psnr, ssim and ms_ssim (--quality NAME) need no weights"

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import textwrap
 
 from tuner.errors import Unavailable
 from tuner.knobs import NoEffect
 from tuner.quality.guards import InvalidImage
 from tuner.records.outcome import FailureKind
 from tuner.timing.measure import Throttled
+
+MAX_LINE = 400
+"""Characters of a failure's message. The package's own hints are shorter."""
 
 
 class CompiledWhileTimed(Exception):
@@ -45,4 +49,4 @@ def one_line(error: BaseException) -> str:
     """Return the first non-empty line of an error, prefixed with its type unless the type is the project's."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     plain = isinstance(error, (NoEffect, InvalidImage, CompiledWhileTimed, Throttled, Unavailable))
-    return (line if plain else f"{type(error).__name__}: {line}")[:300]
+    return textwrap.shorten(line if plain else f"{type(error).__name__}: {line}", MAX_LINE, placeholder=" ...")

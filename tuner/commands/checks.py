@@ -1,0 +1,65 @@
+"""Check before a study starts what is known without loading anything: models, metrics, the workload."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tuner.errors import BadInput
+
+if TYPE_CHECKING:
+    from tuner.records.quality import QualityPolicy
+    from tuner.search.request import Request
+
+
+def check_models(request: Request) -> None:
+    """Check the folders of the pipeline and of the CLIP model that scores. Raises BadInput or Unavailable."""
+    from tuner.model import folder_check, hub, pipeline
+    from tuner.quality.metrics import get_metric
+
+    model, quality = request.model, request.quality
+    folder = pipeline.settings_folder(model)
+    if folder is not None:
+        is_whole = model.base is None and (Path(model.source).is_dir() or not hub.incomplete_reason(folder))
+        folder_check.check_folder(folder, model.variant, has_weights=is_whole)
+    if "--scorer" in get_metric(quality.metric).needs and model.scorer != pipeline.DEMO:
+        scorer = Path(model.scorer)
+        kept = scorer if scorer.is_dir() else hub.require(model.scorer, "--scorer FOLDER")
+        if kept is not None:
+            folder_check.check_clip(kept, "--scorer")
+    for name, path in quality.metric_paths.items():
+        check_metric_path(name, Path(path), model.scorer, quality)
+
+
+def check_metric_path(name: str, path: Path, scorer: str, quality: QualityPolicy) -> None:
+    """Check the file or folder that --metric gives for a metric. Raises BadInput with the option."""
+    from tuner.model import folder_check, safetensors_file
+    from tuner.quality.metrics import METRICS, MetricContext
+
+    if name == "preference":
+        folder_check.check_clip(path, "--metric preference=FOLDER:")
+    elif name in ("fid", "kid"):
+        safetensors_file.read_header(path)
+    elif name == "cmmd":
+        reason = METRICS[name].unavailable_reason(MetricContext("cpu", scorer, quality.metric_paths))
+        if reason:
+            raise BadInput(reason)
+
+
+def check_call(request: Request, space: str, settings: Sequence[str]) -> None:
+    """Check the workload against what the pipeline's call accepts.
+
+    `space` is the file, or the name, that sets what no setting does. Raises BadInput with either and the field.
+    """
+    from tuner.model import call_limits, pipeline
+    from tuner.space.settings import origins
+
+    folder = pipeline.settings_folder(request.model)
+    if folder is None:
+        return
+    set_by, workload = origins(settings), request.space.workload
+    call_limits.check_call(
+        request.model.pipeline_class, folder, {name: getattr(workload, name) for name in call_limits.FIELDS},
+        {name: set_by.get(f"workload.{name}", space) for name in call_limits.FIELDS},
+    )  # fmt: skip
