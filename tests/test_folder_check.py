@@ -91,6 +91,77 @@ def first_entry(**fields: Any) -> Callable[[dict[str, Any]], object]:
     return lambda header: next(entry for name, entry in header.items() if name != "__metadata__").update(fields)
 
 
+def write_weights(file: Path, tensors: dict[str, tuple[dict[str, Any], bytes]]) -> None:
+    """Write tensors, each given as its entry of a header and its bytes."""
+    header, end = {}, 0
+    for name, (entry, data) in tensors.items():
+        header[name] = entry | {"data_offsets": [end, end + len(data)]}
+        end += len(data)
+    encoded = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(encoded)) + encoded + b"".join(data for _, data in tensors.values()))
+
+
+def read_weights(file: Path) -> dict[str, tuple[dict[str, Any], bytes]]:
+    data = file.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header, rest = json.loads(data[8 : 8 + length]), data[8 + length :]
+    return {n: (e, rest[slice(*e["data_offsets"])]) for n, e in header.items() if n != "__metadata__"}
+
+
+def keep_weights(file: str, keep: Callable[[str], bool]) -> Damage:
+    """Leave out tensors, and the bytes of them."""
+
+    def damage(folder: Path) -> None:
+        kept = {name: tensor for name, tensor in read_weights(folder / file).items() if keep(name)}
+        write_weights(folder / file, kept)
+
+    return damage
+
+
+def split(folder: Path, variant: str | None = None) -> Path:
+    """Shard the denoiser's weights into two files with their index, and return the index."""
+    weights, mark = read_weights(folder / WEIGHTS), f".{variant}" if variant else ""
+    where = {
+        name: f"diffusion_pytorch_model{mark}-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(weights)
+    }
+    for shard_name in set(where.values()):
+        part = {name: tensor for name, tensor in weights.items() if where[name] == shard_name}
+        write_weights(folder / "transformer" / shard_name, part)
+    (folder / WEIGHTS).unlink()
+    index = folder / "transformer" / f"diffusion_pytorch_model.safetensors.index{mark}.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": where}))
+    return index
+
+
+def in_shards(change: Callable[[Path, dict[str, Any]], object]) -> Damage:
+    """Shard the weights, then change the index, given its file and its content."""
+
+    def damage(folder: Path) -> None:
+        index = split(folder)
+        content = json.loads(index.read_text())
+        change(index, content)
+        index.write_text(json.dumps(content))
+
+    return damage
+
+
+def drop_shard(index: Path, content: dict[str, Any]) -> None:
+    (index.parent / min(content["weight_map"].values())).unlink()
+
+
+def leave_out(component: str) -> Damage:
+    def damage(folder: Path) -> None:
+        file = folder / "model_index.json"
+        content = {name: entry for name, entry in json.loads(file.read_text()).items() if name != component}
+        file.write_text(json.dumps(content))
+
+    return damage
+
+
+def empty(name: str) -> Damage:
+    return lambda folder: (shutil.rmtree(folder / name), (folder / name).mkdir())
+
+
 CONFIG = "transformer/config.json"
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "folder missing": (remove("vae"), "vae: model_index.json names"),
@@ -142,6 +213,47 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         "no class NoText",
     ),
     "other library": (edit("model_index.json", vae=["antigravity", "NoVae"]), "vae: antigravity"),
+    "no vocabulary": (remove("tokenizer/tokenizer.json"), "tokenizer: .*vocabulary"),
+    "vocabulary torn": (write("tokenizer/tokenizer.json", b'{"version": '), "tokenizer.json: not JSON"),
+    "component left out": (leave_out("vae"), "model_index.json: vae: .* missing"),
+    "component of one": (edit("model_index.json", vae=["diffusers"]), "vae: .* is not a library and a class"),
+    "component of a number": (edit("model_index.json", scheduler=3), "scheduler: 3 is not a library and a class"),
+    "scheduler for a VAE": (
+        edit("model_index.json", vae=["diffusers", "DDIMScheduler"]),
+        "DDIMScheduler is not one of diffusers' models",
+    ),
+    "model for a scheduler": (
+        edit("model_index.json", scheduler=["diffusers", "AutoencoderKL"]),
+        "not one of diffusers' schedulers",
+    ),
+    "fast tokenizer of no sort": (
+        edit("model_index.json", tokenizer=["transformers", "NoSuchTokenizerFast"]),
+        "no class NoSuchTokenizerFast",
+    ),
+    "module of the system": (edit("model_index.json", vae=["os.path", "join"]), "vae: os.path is neither"),
+    "empty folder": (empty("tokenizer"), "tokenizer: the folder is empty"),
+    "fewer blocks": (
+        keep_weights(WEIGHTS, lambda name: not name.startswith("transformer_blocks.0.")),
+        "transformer_blocks: the weights",
+    ),
+    "a weight left out": (keep_weights(WEIGHTS, lambda name: name != "x_embedder.weight"), "x_embedder.weight"),
+    "fewer text layers": (edit("text_encoder/config.json", num_hidden_layers=90), "num_hidden_layers: 90"),
+    "other text width": (edit("text_encoder/config.json", hidden_size=24), "hidden_size: 24"),
+    "other heads": (edit(CONFIG, num_attention_heads=9), "num_attention_heads: 9"),
+    "other patches": (edit("vae/config.json", out_channels=7), "out_channels: 7"),
+    "infinite size": (edit(CONFIG, num_layers=float("inf")), "num_layers: inf"),
+    "nested size": (edit("text_encoder/config.json", text_config={"hidden_size": -4}), "text_config.hidden_size: -4"),
+    "shard gone": (in_shards(drop_shard), "names this file, and it is missing"),
+    "shard torn": (
+        in_shards(lambda index, _: next(iter(index.parent.glob("*-of-*"))).write_bytes(b"\x08")),
+        "not a safetensors file",
+    ),
+    "index of shards empty": (in_shards(lambda _, content: content.update(weight_map={})), "weight_map: it must name"),
+    "index of shards a list": (in_shards(lambda _, content: content.update(weight_map=[])), "weight_map: it must name"),
+    "shard elsewhere": (
+        in_shards(lambda _, content: content["weight_map"].update(x="../../elsewhere.safetensors")),
+        "not a file beside",
+    ),
     "null denoiser": (edit("model_index.json", transformer=[None, None]), "transformer: .* null"),
 }
 
@@ -161,6 +273,58 @@ def test_a_damaged_folder_is_refused(name: str, tmp_path: Path) -> None:
 def test_a_sound_folder_passes() -> None:
     check_folder(PIPELINE_DIR)
     check_clip(SCORER_DIR, "--scorer")
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_sound_shards_pass(variant: str | None, tmp_path: Path) -> None:
+    shutil.copytree(PIPELINE_DIR, tmp_path / "pipeline")
+    split(tmp_path / "pipeline", variant)
+    check_folder(tmp_path / "pipeline", variant)
+
+
+def test_a_variant_passes_and_plain_weights_beside_it_are_not_looked_at(tmp_path: Path) -> None:
+    shutil.copytree(PIPELINE_DIR, tmp_path / "pipeline")
+    file = tmp_path / "pipeline" / WEIGHTS
+    shutil.copy(file, file.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    file.write_bytes(b"torn")
+    check_folder(tmp_path / "pipeline", "fp16")
+    with pytest.raises(BadInput, match="not a safetensors file"):
+        check_folder(tmp_path / "pipeline")
+
+
+def test_what_is_not_downloaded_yet_is_not_asked_for(tmp_path: Path) -> None:
+    """The hub's cache has the configurations first."""
+    shutil.copytree(PIPELINE_DIR, tmp_path / "pipeline", ignore=shutil.ignore_patterns("*.safetensors", "tokenizer*"))
+    check_folder(tmp_path / "pipeline", has_weights=False)
+    edit(CONFIG, num_layers=-3)(tmp_path / "pipeline")
+    with pytest.raises(BadInput, match="num_layers: -3"):
+        check_folder(tmp_path / "pipeline", has_weights=False)
+
+
+SCORER_DAMAGES: dict[str, tuple[Damage, str]] = {
+    "another model": (edit("config.json", model_type="siglip"), "model_type: siglip"),
+    "no weights": (remove("model.safetensors"), "weights .* missing"),
+    "torn": (lambda folder: (folder / "model.safetensors").write_bytes(b"torn"), "not a safetensors file"),
+    "no projection": (
+        keep_weights("model.safetensors", lambda name: name != "visual_projection.weight"),
+        "visual_proj",
+    ),
+    "fewer layers": (edit("config.json", text_config={"num_hidden_layers": 99, "vocab_size": 9}), "vocab_size: 9"),
+    "negative size": (edit("config.json", vision_config={"hidden_size": -1}), "vision_config.hidden_size: -1"),
+    "no tokenizer": (remove("tokenizer.json"), "vocabulary"),
+    "no image processor": (remove("processor_config.json"), "image processor's settings"),
+    "processor torn": (write("processor_config.json", b"{"), "processor_config.json: not JSON"),
+}
+
+
+@pytest.mark.parametrize("name", SCORER_DAMAGES)
+def test_a_damaged_scorer_is_refused(name: str, tmp_path: Path) -> None:
+    damage, expected = SCORER_DAMAGES[name]
+    shutil.copytree(SCORER_DIR, tmp_path / "scorer")
+    damage(tmp_path / "scorer")
+    with pytest.raises(BadInput) as error:
+        check_clip(tmp_path / "scorer", "--scorer")
+    assert re.search(expected, str(error.value)), error.value
 
 
 def test_a_text_encoder_is_no_scorer() -> None:

@@ -12,6 +12,8 @@ import numpy as np
 import pipelines
 import pytest
 
+from tuner.model.folder_check import check_folder
+
 PROMPTS = ("a red cat", "the blue dog")
 VIDEO = {"wan": 5, "wan22": 5, "ltx": 9, "cogvideox": 9, "hunyuan-video": 5, "mochi": 7, "sana-video": 5}
 
@@ -41,6 +43,8 @@ def test_draws(family: str, pipeline_folder: Callable[[str], Path]) -> None:
     files = [file for file in folder.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < 10e6
     assert not [file for file in files if file.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".py"}]
+
+    check_folder(folder)
 
     pipe = load(folder)
     first, again = draw(pipe, family, PROMPTS, seed=0), draw(pipe, family, PROMPTS, seed=1)

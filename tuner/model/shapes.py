@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tuner.errors import BadInput
+from tuner.model.declared_shapes import declared_sizes
 from tuner.model.safetensors_file import FLOATS, Tensor
 
 MAX_SIZE = 1 << 22
@@ -26,74 +27,103 @@ SIZES = {
 }  # fmt: skip
 """Settings that are whole numbers above 0, lists of them, or null."""
 
-BLOCKS: Mapping[str, Mapping[str, str]] = {
-    "FluxTransformer2DModel": {"transformer_blocks": "num_layers", "single_transformer_blocks": "num_single_layers"},
-    "Flux2Transformer2DModel": {"transformer_blocks": "num_layers", "single_transformer_blocks": "num_single_layers"},
-    "SD3Transformer2DModel": {"transformer_blocks": "num_layers"},
-    "QwenImageTransformer2DModel": {"transformer_blocks": "num_layers"},
-    "SanaTransformer2DModel": {"transformer_blocks": "num_layers"},
-    "PixArtTransformer2DModel": {"transformer_blocks": "num_layers"},
-    "WanTransformer3DModel": {"blocks": "num_layers"},
-    "ZImageTransformer2DModel": {"layers": "n_layers"},
-}
-"""Lists of blocks at the top of a denoiser, and the setting that counts them."""
+ZERO_TOO = {"cross_attention_dim", "pooled_projection_dim", "caption_channels", "layers_per_block", "text_dim"}
+"""Sizes of parts that a model may leave out."""
 
-CONTEXT = ("context_embedder.weight", 1, "joint_attention_dim")
+NESTED = ("text_config", "vision_config")
 
 DIMENSIONS: Mapping[str, tuple[tuple[str, int, str], ...]] = {
-    "FluxTransformer2DModel": (("x_embedder.weight", 1, "in_channels"), CONTEXT),
-    "Flux2Transformer2DModel": (("x_embedder.weight", 1, "in_channels"), CONTEXT),
-    "SD3Transformer2DModel": (("pos_embed.proj.weight", 1, "in_channels"), CONTEXT),
-    "QwenImageTransformer2DModel": (("img_in.weight", 1, "in_channels"), ("txt_in.weight", 1, "joint_attention_dim")),
+    "SD3Transformer2DModel": (("pos_embed.proj.weight", 1, "in_channels"),),
     "SanaTransformer2DModel": (("patch_embed.proj.weight", 1, "in_channels"),),
     "PixArtTransformer2DModel": (("pos_embed.proj.weight", 1, "in_channels"),),
-    "WanTransformer3DModel": (("patch_embedding.weight", 1, "in_channels"),),
-    "UNet2DConditionModel": (("conv_in.weight", 1, "in_channels"), ("conv_in.weight", 0, "block_out_channels")),
-    "AutoencoderKL": (("encoder.conv_in.weight", 1, "in_channels"), ("decoder.conv_in.weight", 1, "latent_channels")),
-    "CLIPTextModel": (
-        ("embeddings.token_embedding.weight", 0, "vocab_size"), ("embeddings.token_embedding.weight", 1, "hidden_size"),
-        ("embeddings.position_embedding.weight", 0, "max_position_embeddings"),
+    "AutoencoderKL": (
+        ("encoder.conv_in.weight", 1, "in_channels"), ("decoder.conv_in.weight", 1, "latent_channels"),
+        ("encoder.conv_in.weight", 0, "block_out_channels"), ("decoder.conv_out.weight", 0, "out_channels"),
     ),
-    "T5EncoderModel": (("shared.weight", 0, "vocab_size"), ("shared.weight", 1, "d_model")),
-    "UMT5EncoderModel": (("shared.weight", 0, "vocab_size"), ("shared.weight", 1, "d_model")),
+    "AutoencoderKLWan": (("decoder.conv_in.weight", 1, "z_dim"),),
+    "AutoencoderKLQwenImage": (("decoder.conv_in.weight", 1, "z_dim"),),
+    "AutoencoderDC": (("decoder.conv_in.conv.weight", 1, "latent_channels"),),
 }  # fmt: skip
-"""What the name of a tensor ends with, one of its dimensions, and the setting that is equal to it."""
+"""Weights of layers inside other classes than the component's own: one of their dimensions, and its setting."""
 
-SAME = {"CLIPTextModelWithProjection": "CLIPTextModel"}
+TEXT_DIMENSIONS = (
+    ("embeddings.token_embedding.weight", 0, "vocab_size"), ("embeddings.token_embedding.weight", 1, "hidden_size"),
+    ("embeddings.position_embedding.weight", 0, "max_position_embeddings"),
+    ("embed_tokens.weight", 0, "vocab_size"), ("embed_tokens.weight", 1, "hidden_size"),
+    ("embed_tokens.weight", 1, "d_model"), ("shared.weight", 0, "vocab_size"), ("shared.weight", 1, "d_model"),
+)  # fmt: skip
+"""What the names of text encoders' weights end with, one of their dimensions, and its setting."""
+
+OF_VISION = re.compile(r"vision|visual|image")
+
+TEXT_LAYERS = (
+    (re.compile(r"(?:^|\.)encoder\.block\.(\d+)\."), "num_layers"),
+    (re.compile(r"^(?:text_model\.)?encoder\.layers\.(\d+)\."), "num_hidden_layers"),
+    (re.compile(r"^(?:model\.)?(?:language_model\.)?layers\.(\d+)\."), "num_hidden_layers"),
+)
+"""The layers of text encoders, and the setting that counts them. More than are used may be there."""
 
 
-def check_sizes(file: Path, config: Mapping[str, Any]) -> None:
+def check_sizes(file: Path, config: Mapping[str, Any], prefix: str = "") -> None:
     """Check the sizes of a configuration. Raises BadInput with the file and the field."""
     for name, value in config.items():
-        least, largest = (0, MAX_LAYERS) if name in COUNTS else (1, MAX_SIZE)
+        if name in NESTED and isinstance(value, dict):
+            check_sizes(file, value, f"{name}.")
+        least, largest = (0, MAX_LAYERS) if name in COUNTS else (int(name not in ZERO_TOO), MAX_SIZE)
         for number in _leaves(value):
             if isinstance(number, float) and math.isnan(number):
-                raise BadInput(f"{file}: {name[:80]}: NaN is not a setting; download the file again")
+                raise BadInput(f"{file}: {prefix}{name[:80]}: NaN is not a setting; download the file again")
             if name in COUNTS | SIZES and not (type(number) is int and least <= number <= largest):
                 shown = str(number)[:40]
-                raise BadInput(f"{file}: {name}: {shown} is not a whole number from {least} to {largest}")
+                raise BadInput(f"{file}: {prefix}{name}: {shown} is not a whole number from {least} to {largest}")
 
 
 def check_shapes(where: Path, class_name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Compare the weights of a component with its configuration. Raises BadInput with the tensor and the field."""
-    for blocks, field in BLOCKS.get(class_name, {}).items():
-        numbers = {int(match[1]) for match in map(re.compile(rf"{blocks}\.(\d+)\.").match, tensors) if match}
-        stated = config.get(field)
-        if numbers and isinstance(stated, int) and numbers != set(range(stated)):
-            raise BadInput(f"{where}: {blocks}: the weights of {len(numbers)} blocks; config.json: {field}: {stated}")
-    for ending, axis, field in DIMENSIONS.get(SAME.get(class_name, class_name), ()):
-        stated = config.get(field)
-        stated = stated[0] if isinstance(stated, list) and stated else stated
-        for name, tensor in tensors.items():
-            is_it = name == ending or (name.endswith(f".{ending}") and ending.startswith("embeddings"))
-            if (
-                is_it
-                and isinstance(stated, int)
-                and tensor.dtype in FLOATS
-                and tensor.shape[axis : axis + 1] != (stated,)
-            ):
-                shape = "x".join(map(str, tensor.shape))
-                raise BadInput(f"{where}: {name[:80]}: its shape is {shape}; config.json: {field}: {stated}")
+    for declared in declared_sizes(class_name, config):
+        stated = ", ".join(f"{field}: {config.get(field)}" for field in declared.settings)
+        if declared.axis is None:
+            numbers = {int(found[1]) for found in _matches(rf"^{re.escape(declared.name)}\.(\d+)\.", tensors)}
+            if (numbers or declared.is_certain) and numbers != set(range(declared.size)):
+                raise BadInput(f"{where}: {declared.name}: the weights of {len(numbers)} blocks; config.json: {stated}")
+        elif declared.name in tensors:
+            _compare(where, declared.name, tensors[declared.name], declared.axis, declared.size, stated)
+        elif declared.is_certain:
+            raise BadInput(f"{where}: {declared.name}: {class_name} has this weight, it is missing; download it again")
+    for name, axis, field in DIMENSIONS.get(class_name, ()):
+        if name in tensors:
+            _compare(where, name, tensors[name], axis, _first(config.get(field)), f"{field}: {config.get(field)}")
+    _check_text(where, config.get("text_config") or config, tensors)
+
+
+def _check_text(where: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Compare the embeddings and the number of layers of a text encoder, if it is one."""
+    if not isinstance(config.get("vocab_size"), int):
+        return
+    for ending, axis, field in TEXT_DIMENSIONS:
+        for name in (name for name in tensors if f".{name}".endswith(f".{ending}") and not OF_VISION.search(name)):
+            _compare(where, name, tensors[name], axis, config.get(field), f"{field}: {config.get(field)}")
+    for pattern, field in TEXT_LAYERS:
+        numbers = {int(found[1]) for found in _matches(pattern, tensors)}
+        count = config.get(field)
+        if numbers and isinstance(count, int) and max(numbers) + 1 < count:
+            raise BadInput(f"{where}: weights of {max(numbers) + 1} layers only; config.json: {field}: {count}")
+
+
+def _compare(where: Path, name: str, tensor: Tensor, axis: int, size: object, stated: str) -> None:
+    """Raise BadInput if a dimension of a tensor is not of this size. A size that is unknown is not compared."""
+    is_known = isinstance(size, int) and tensor.dtype in FLOATS and len(tensor.shape) > axis
+    if is_known and tensor.shape[axis] != size:
+        shape = "x".join(map(str, tensor.shape))
+        raise BadInput(f"{where}: {name[:80]}: its shape is {shape}; config.json: {stated}")
+
+
+def _matches(pattern: str | re.Pattern[str], names: Iterable[str]) -> Iterator[re.Match[str]]:
+    return (found for found in map(re.compile(pattern).search, names) if found)
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and value else value
 
 
 def _leaves(value: Any) -> Iterator[Any]:
