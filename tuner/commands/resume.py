@@ -45,6 +45,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run a study on from what it recorded."""
+    from tuner.commands import checks
     from tuner.commands.run import run_study
     from tuner.report.studies import find_study
     from tuner.search.request import read_request
@@ -54,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
     check_code(folder / "study.json", request.quality)
     check_machine(folder / "study.json", request.environment)
     check_model(folder / "study.json", request)
+    checks.check_models(request)
     return run_study(folder, request, limits_of(folder, options), request.model.source)
 
 

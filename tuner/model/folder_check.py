@@ -51,15 +51,19 @@ def check_folder(folder: Path, variant: str | None = None, *, has_weights: bool 
 
     Raises BadInput with the file and the field of the first fault.
     """
-    until, file = time.monotonic() + SAMPLING_S, folder / "model_index.json"
+    file = folder / "model_index.json"
     index = read_object(file)
     _check_required(file, index)
-    for component, (library, class_name) in _components(index):
+    components = list(_components(index))
+    sampling_s = SAMPLING_S / max(1, len(components))
+    for component, (library, class_name) in components:
         _check_class(file, component, library, class_name)
         if has_weights and not (folder / component).is_dir() and any((folder / name).is_file() for name in ROOT_FILES):
             continue  # diffusers then loads the component from the pipeline's own folder
         if has_weights or (folder / component).is_dir():
-            check_component(folder / component, class_name, variant, until, has_weights=has_weights)
+            check_component(
+                folder / component, class_name, variant, time.monotonic() + sampling_s, has_weights=has_weights
+            )
 
 
 def check_clip(folder: Path, option: str) -> None:

@@ -69,7 +69,7 @@ class Plan:
     """What a study of a budget will take, in seconds.
 
     The baseline's first step count and its repetition are measured whatever they take (`least_s`), its other step
-    counts (`sweep_s`) while there is time.
+    counts (`sweep_s`) while there is time. A build is taken to be judged by as few prompts as can be enough.
     """
 
     budget_s: float
@@ -101,7 +101,7 @@ def make_plan(observed: Observed, work: Work, budget_s: float) -> Plan:
     ready_s = observed.start_s + settling_s(observed, work)
     repetition_s = ready_s + timing_s(observed, first)
     timed_s = sum(timing_s(observed, steps) for steps in timed_steps(observed, work))
-    calls = math.ceil(prompts / work.batch)
+    calls, raced_calls = (math.ceil(count / work.batch) for count in (prompts, race.MIN_PROMPTS_WITHIN))
     alone_s = PROBE_S[work.device] + observed.calls_s(first, VARIED_CALLS)
     once_s = ready_s + observed.calls_s(TRACED_STEPS) + timed_s
     return Plan(
@@ -109,7 +109,7 @@ def make_plan(observed: Observed, work: Work, budget_s: float) -> Plan:
         least_s=once_s + alone_s + observed.calls_s(first, calls) + repetition_s,
         sweep_s=observed.calls_s(sum(work.steps[1:]), calls),
         repetition_s=repetition_s,
-        build_s=once_s + observed.calls_s(sum(work.steps), calls),
+        build_s=once_s + observed.calls_s(sum(work.steps), min(calls, raced_calls)),
     )
 
 

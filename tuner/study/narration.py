@@ -57,7 +57,7 @@ def plan_texts(plan: Plan, known: Plan | None, enough_s: float) -> list[str]:
         return []
     baseline, build, budget = map(format_clock, (plan.baseline_s, plan.build_s, plan.budget_s))
     takes = (
-        f"the baseline takes about {baseline}, each further build up to {build}: the budget of {budget} has room for"
+        f"the baseline takes about {baseline}, each further build about {build}: the budget of {budget} has room for"
     )
     if plan.builds >= FEW_BUILDS:
         return [f"{takes} about {plan.builds}"]
