@@ -301,6 +301,18 @@ def test_what_is_not_downloaded_yet_is_not_asked_for(tmp_path: Path) -> None:
         check_folder(tmp_path / "pipeline", has_weights=False)
 
 
+def no_model_type(folder: Path, architectures: object) -> None:
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": architectures}
+    del config["model_type"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_scorer_without_a_model_type_is_known_by_its_architecture(tmp_path: Path) -> None:
+    shutil.copytree(SCORER_DIR, tmp_path / "scorer")
+    no_model_type(tmp_path / "scorer", ["CLIPModel"])
+    check_clip(tmp_path / "scorer", "--scorer")
+
+
 SCORER_DAMAGES: dict[str, tuple[Damage, str]] = {
     "another model": (edit("config.json", model_type="siglip"), "model_type: siglip"),
     "no weights": (remove("model.safetensors"), "weights .* missing"),
@@ -310,6 +322,9 @@ SCORER_DAMAGES: dict[str, tuple[Damage, str]] = {
         "visual_proj",
     ),
     "fewer layers": (edit("config.json", text_config={"num_hidden_layers": 99, "vocab_size": 9}), "vocab_size: 9"),
+    "settings that are a number": (edit("config.json", text_config=0.5), "text_config: 0.5 is not an object"),
+    "settings that are a list": (edit("config.json", vision_config=[]), r"vision_config: \[\] is not an object"),
+    "architectures that are a number": (lambda folder: no_model_type(folder, 0.5), "model_type: None"),
     "negative size": (edit("config.json", vision_config={"hidden_size": -1}), "vision_config.hidden_size: -1"),
     "no tokenizer": (remove("tokenizer.json"), "vocabulary"),
     "no image processor": (remove("processor_config.json"), "image processor's settings"),

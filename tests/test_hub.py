@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tuner import cli
+from tuner.commands import checks, run
+from tuner.demo import SCORER_DIR
 from tuner.errors import BadInput
 from tuner.model import hub, pipeline
 
@@ -114,3 +117,32 @@ def test_it_is_loaded_from_the_cache_when_the_hub_does_not_answer(tiny_pipeline:
         env={**environment, "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"},
     )  # fmt: skip
     assert done.stdout.split() == ["FluxPipeline", COMMIT], done.stderr
+
+
+def test_a_scorer_that_is_nowhere_is_named_with_the_whole_remedy(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", "--scorer", "owner/clip", "--out", str(tmp_path / "traces")]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("tune: owner/clip: the CLIP model that scores the images is not in the local cache")
+    assert "point --scorer FOLDER to a local copy, or use --quality ssim, which needs none" in line
+    assert not (tmp_path / "traces").exists()
+
+
+@pytest.mark.parametrize("name", ["ssim", "ms_ssim"])
+def test_a_metric_that_needs_no_scorer_does_not_ask_for_one(cache: Path, name: str) -> None:
+    options = cli.make_parser().parse_args(["run", "--scorer", "owner/clip", "--quality", name])
+    checks.check_models(run.make_request(options))
+
+
+def test_a_scorer_in_the_cache_is_checked(cache: Path) -> None:
+    folder = cache / "models--owner--clip" / "snapshots" / COMMIT
+    shutil.copytree(SCORER_DIR, folder)
+    (cache / "models--owner--clip" / "refs").mkdir()
+    (cache / "models--owner--clip" / "refs" / "main").write_text(COMMIT)
+    options = cli.make_parser().parse_args(["run", "--scorer", "owner/clip"])
+    request = run.make_request(options)
+    checks.check_models(request)
+    (folder / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(BadInput, match=r"model\.safetensors: not a safetensors file"):
+        checks.check_models(request)

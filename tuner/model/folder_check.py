@@ -69,7 +69,7 @@ def check_folder(folder: Path, variant: str | None = None, *, has_weights: bool 
 def check_clip(folder: Path, option: str) -> None:
     """Check the folder of a CLIP model that an option names. Raises BadInput with the option or the file."""
     config = read_object(folder / "config.json")
-    kind = config.get("model_type", "clip" if "CLIPModel" in (config.get("architectures") or ()) else None)
+    kind = config.get("model_type", "clip" if "CLIPModel" in str(config.get("architectures")) else None)
     if kind != "clip":
         raise BadInput(
             f"{option} {folder}: config.json: model_type: {str(kind)[:80]}: not a CLIP model, which has clip"

@@ -67,8 +67,10 @@ TEXT_LAYERS = (
 def check_sizes(file: Path, config: Mapping[str, Any], prefix: str = "") -> None:
     """Check the sizes of a configuration. Raises BadInput with the file and the field."""
     for name, value in config.items():
-        if name in NESTED and isinstance(value, dict):
-            check_sizes(file, value, f"{name}.")
+        if name in NESTED and value is not None:
+            if not isinstance(value, dict):
+                raise BadInput(f"{file}: {prefix}{name}: {str(value)[:40]} is not an object of settings")
+            check_sizes(file, value, f"{prefix}{name}.")
         least, largest = (0, MAX_LAYERS) if name in COUNTS else (int(name not in ZERO_TOO), MAX_SIZE)
         for number in _leaves(value):
             if isinstance(number, float) and math.isnan(number):
