@@ -73,6 +73,30 @@ def test_the_longest_prompt_is_that_of_the_pipelines_own_check(pipeline_class: s
     assert max_sequence_length(pipeline_class) == longest
 
 
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"model_type": "gemma2", "max_position_embeddings": 8192}, 8192),
+        ({"model_type": "qwen2_5_vl", "text_config": {"max_position_embeddings": 4096}}, 4096),
+        ({"model_type": "clip_text_model", "max_position_embeddings": 77}, None),
+        ({"model_type": "t5", "d_model": 32}, None),
+        ({"max_position_embeddings": "many"}, None),
+        ({"max_position_embeddings": -1}, None),
+        ([], None),
+    ],
+)
+def test_a_prompt_has_no_more_tokens_than_the_text_encoder_has_positions(
+    config: object, expected: int | None, tmp_path: Path
+) -> None:
+    (tmp_path / "text_encoder").mkdir()
+    (tmp_path / "text_encoder" / "config.json").write_text(json.dumps(config))
+    assert call_limits.positions(tmp_path) == expected
+    if expected is not None:
+        where = dict.fromkeys(call_limits.FIELDS, "here")
+        with pytest.raises(BadInput, match=f"SanaPipeline takes at most {expected}, not"):
+            call_limits.check_call("SanaPipeline", tmp_path, {"max_sequence_length": expected + 1}, where)
+
+
 REFUSED = {
     "workload.height=63": "workload.height: FluxPipeline takes multiples of 8 only, and would refuse or round 63; "
     "give 56 or 64",

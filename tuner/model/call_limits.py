@@ -65,9 +65,10 @@ def check_call(
             f"{where[name]}: workload.{name}: {pipeline_class} takes multiples of {rule.divisor}{more} only, and would "
             f"refuse or round {value}; give {instead}"
         )
-    length, longest = arguments.get("max_sequence_length"), max_sequence_length(pipeline_class)
+    field = "max_sequence_length"
+    length, limits = arguments.get(field), [max_sequence_length(pipeline_class), positions(folder)]
+    longest = min((limit for limit in limits if limit is not None), default=None)
     if length is not None and longest is not None and length > longest:
-        field = "max_sequence_length"
         raise BadInput(f"{where[field]}: workload.{field}: {pipeline_class} takes at most {longest}, not {length}")
 
 
@@ -76,6 +77,20 @@ def max_sequence_length(pipeline_class: str) -> int | None:
     """Return the longest prompt, in tokens, that a pipeline's call accepts; None if it states no limit."""
     stated = re.findall(r"\bmax_sequence_length > (\d+)", diffusers_source.class_source("pipelines", pipeline_class))
     return min(map(int, stated), default=None)
+
+
+def positions(folder: Path) -> int | None:
+    """Return how many tokens the text encoder of a pipeline has positions for; None if that is not stated.
+
+    Of CLIP, which pipelines use beside another encoder and cut prompts for, it is no limit of the call.
+    """
+    for file in sorted(folder.glob("text_encoder*/config.json")):
+        content = read_json(file)
+        settings = content.get("text_config", content) if isinstance(content, dict) else None
+        stated = settings.get("max_position_embeddings") if isinstance(settings, dict) else None
+        if type(stated) is int and stated > 0 and "clip" not in str(content.get("model_type")):
+            return stated
+    return None
 
 
 def rule_of(pipeline_class: str, folder: Path, argument: str) -> Rule | None:
