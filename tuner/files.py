@@ -69,10 +69,8 @@ class StudyFolder:
 
     @property
     def cache(self) -> Path:
-        """Compiled code. Whoever can write it can run code here, so it is the owner's alone."""
-        path = self.root / "cache"
-        path.mkdir(mode=0o700, exist_ok=True)
-        return path
+        """Compiled code: see `tuner/study/compiled_code.py` for whose."""
+        return self.root / "cache"
 
     @property
     def template_log(self) -> Path:

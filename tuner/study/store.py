@@ -23,6 +23,7 @@ from tuner.search.history import History
 from tuner.search.request import Refusal, Request, read_request
 from tuner.study import told_values
 from tuner.study.attributes import attributes
+from tuner.study.compiled_code import own_cache
 from tuner.study.database import damage, open_study
 from tuner.study.reprice import reprice
 from tuner.timing.target import MIN_WITHIN, meets_latency_target
@@ -44,6 +45,7 @@ class Store:
             self.paths.trials.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock_study(self.paths.lock))
             self._claim()
+            own_cache(self.folder)
             self.study = open_study(self.folder)
             self.reconcile()
             self._open = stack.pop_all()
