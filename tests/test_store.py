@@ -340,3 +340,13 @@ def test_a_resumed_study_does_not_propose_the_same_again(folder: Path, request_:
 def test_compiled_code_is_the_owners_alone(folder: Path, request_: Request) -> None:
     with Store(folder, request_) as store:
         assert store.paths.cache.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("inside", ["trials/0001", "trials/notes", "repetitions"])
+def test_a_folder_with_trials_that_is_no_study_is_left_alone(tmp_path: Path, request_: Request, inside: str) -> None:
+    file = tmp_path / "mine" / inside / "thesis.txt"
+    file.parent.mkdir(parents=True)
+    file.write_text("all of it")
+    with pytest.raises(BadInput, match="no study"), Store(tmp_path / "mine", request_):
+        pass
+    assert file.read_text() == "all of it"

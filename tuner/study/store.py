@@ -58,6 +58,8 @@ class Store:
         """Write the request, and refuse a folder that holds another study. Another price only scales the costs."""
         file = self.paths.request
         recorded = read_request(file) if file.exists() else None
+        if recorded is None and (any(self.paths.trials.iterdir()) or self.paths.repetitions.exists()):
+            raise BadInput(f"{self.folder}: it has trials but no study.json, so it is no study; choose another --study")
         if recorded is not None and recorded.fingerprint() != self.request.fingerprint():
             raise BadInput(f"{file}: this folder holds a study of something else; name another one with --study")
         if recorded is not None and recorded.price.usd_per_hour != self.request.price.usd_per_hour:
