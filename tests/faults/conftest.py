@@ -7,24 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults.harness import Tune, end
-
-INDEX = '{"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}'
+from faults.harness import DEMO, Tune, end
 
 
 @pytest.fixture(scope="session")
-def no_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def no_pipeline(tiny_pipeline: Path) -> Path:
     """What the parent wants to see of a pipeline, for studies whose workers are simulated."""
-    folder = tmp_path_factory.mktemp("model")
-    (folder / "model_index.json").write_text(INDEX)
-    (folder / "config.json").write_text('{"model_type": "clip"}')
-    return folder
+    return tiny_pipeline
 
 
 @pytest.fixture
 def tune(tmp_path: Path, no_pipeline: Path) -> Iterator[Tune]:
     """A study with simulated workers."""
-    tune = Tune(tmp_path, no_pipeline, no_pipeline, simulated=True)
+    tune = Tune(tmp_path, no_pipeline, DEMO, simulated=True)
     yield tune
     end(tune.mark)
 

@@ -22,6 +22,8 @@ from tuner.search.request import Request
 HERE = Path(__file__).parent
 SPACE = HERE / "space.yaml"
 MARK = "TUNER_TEST"
+DEMO = Path("demo")
+"""The scorer that comes with the package."""
 
 
 def marked(mark: str) -> list[psutil.Process]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.harness import Tune, assert_one_line, end
+from faults.harness import DEMO, Tune, assert_one_line, end
 from faults.sabotaged_tune import WORKER
 
 from tuner import cli
@@ -21,7 +21,7 @@ from tuner.execution import launch
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory, no_pipeline: Path) -> Path:
     """A finished study."""
-    tune = Tune(tmp_path_factory.mktemp("sound"), no_pipeline, no_pipeline, simulated=True)
+    tune = Tune(tmp_path_factory.mktemp("sound"), no_pipeline, DEMO, simulated=True)
     assert tune.run("--trials", "10").returncode == 0
     tune.check()
     return tune.out
@@ -29,7 +29,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory, no_pipeline: Path) -> Path:
 
 @pytest.fixture
 def copy(sound: Path, tmp_path: Path, no_pipeline: Path) -> Iterator[Tune]:
-    tune = Tune(tmp_path / "out", no_pipeline, no_pipeline, simulated=True)
+    tune = Tune(tmp_path / "out", no_pipeline, DEMO, simulated=True)
     shutil.copytree(sound, tune.out)
     yield tune
     end(tune.mark)

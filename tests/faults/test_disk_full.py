@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults.harness import Tune, assert_one_line, end, wait_until
+from faults.harness import DEMO, Tune, assert_one_line, end, wait_until
 from faults.sabotaged_worker import fill_disk
 
 
 @pytest.fixture
 def tune_there(disk: Path, no_pipeline: Path) -> Iterator[Tune]:
-    tune = Tune(disk, no_pipeline, no_pipeline, simulated=True)
+    tune = Tune(disk, no_pipeline, DEMO, simulated=True)
     tune.environment["TUNER_DISK"] = str(disk)
     yield tune
     end(tune.mark)

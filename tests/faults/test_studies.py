@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from faults.harness import Tune, end, wait_until
+from faults.harness import DEMO, Tune, end, wait_until
 
 from tuner import cli
 from tuner.commands import show
@@ -26,7 +26,7 @@ from tuner.search.request import Request
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, no_pipeline: Path) -> Iterator[Tune]:
     """A study that came to its end."""
-    tune = Tune(tmp_path_factory.mktemp("finished"), no_pipeline, no_pipeline, simulated=True)
+    tune = Tune(tmp_path_factory.mktemp("finished"), no_pipeline, DEMO, simulated=True)
     done = tune.run("--trials", "8")
     assert done.returncode == 0, done.stderr
     yield tune
@@ -65,7 +65,7 @@ def test_a_finished_study_takes_more_trials(tune: Tune) -> None:
 
 
 def test_a_study_goes_on_under_another_name(finished: Tune, tmp_path: Path, no_pipeline: Path) -> None:
-    tune = Tune(tmp_path, no_pipeline, no_pipeline, simulated=True)
+    tune = Tune(tmp_path, no_pipeline, DEMO, simulated=True)
     shutil.copytree(finished.folder, tmp_path / "renamed")
     done = tune.command("resume", str(tmp_path / "renamed"), "--trials", "9")
     assert (done.returncode, done.stderr) == (0, "")
