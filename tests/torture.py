@@ -22,8 +22,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from faults.conftest import INDEX  # noqa: E402
-from faults.harness import Tune, assert_one_line, is_whole, wait_until  # noqa: E402
+import pipelines  # noqa: E402
+from faults.harness import DEMO, Tune, assert_one_line, is_whole, wait_until  # noqa: E402
 from faults.test_damaged_study import DAMAGES  # noqa: E402
 from test_cli import WRONG  # noqa: E402
 
@@ -59,11 +59,10 @@ class Row:
 def new(scratch: Path, name: str) -> Tune:
     """Make a study with simulated workers in a folder of its own."""
     model, out = scratch / "model", scratch / name
-    for folder in (model, out):
-        folder.mkdir(exist_ok=True)
-    (model / "model_index.json").write_text(INDEX)
-    (model / "config.json").write_text('{"model_type": "clip"}')
-    return Tune(out, model, model, simulated=True)
+    if not model.exists():
+        pipelines.write("flux", model)
+    out.mkdir(exist_ok=True)
+    return Tune(out, model, DEMO, simulated=True)
 
 
 def kill(row: Row, tune: Tune, kills: int, strike: Callable[[Tune, subprocess.Popen[str]], None]) -> None:
