@@ -133,8 +133,8 @@ def run(options: argparse.Namespace) -> int:
 
     request = make_request(options)
     folder = resolved(options.out) / study_name(options.study, request.model.source, request.fingerprint())
-    checks.check_models(request)
     checks.check_call(request, options.space or request.space.name, space_settings(options))
+    checks.check_models(request)
     return run_study(folder, request, Limits(budget_s=options.budget, max_trials=options.trials), options.model)
 
 
