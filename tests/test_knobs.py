@@ -279,7 +279,8 @@ def test_what_changes_nothing_says_so(different: Values) -> None:
     )  # fmt: skip
     name = next(iter(different))
     with pytest.raises(NoEffect, match=f"^{name}="):
-        apply_knobs(SimpleNamespace(transformer=blockless), candidate(different), CPU)
+        pipe = SimpleNamespace(transformer=blockless, scheduler=SimpleNamespace(step=len, set_timesteps=len))
+        apply_knobs(pipe, candidate(different), CPU)
 
 
 def test_a_model_without_processors_takes_no_backend() -> None:
