@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -54,4 +55,17 @@ def test_code_without_the_right_seal_is_removed(study: Path, text: str) -> None:
 @pytest.mark.parametrize("name", [MADE, SEAL])
 def test_code_without_a_seal_is_removed(study: Path, name: str) -> None:
     (study / "cache" / name).unlink()
+    assert is_empty(study)
+
+
+def test_code_that_others_can_write_is_removed(study: Path) -> None:
+    (study / "cache").chmod(0o777)
+    assert is_empty(study)
+
+
+def test_code_of_another_user_is_removed(study: Path) -> None:
+    try:
+        os.chown(study / "cache" / SEAL, 12345, -1)
+    except PermissionError:
+        pytest.skip("only root can give a file to another user")
     assert is_empty(study)

@@ -17,7 +17,12 @@ WORKER: tuple[str, ...] = python.command("tuner.worker")
 """The program that is started for each job."""
 
 MARK = "TUNER_WORKER"
-"""The environment variable by which everything that a worker started is found again, whoever has adopted it."""
+"""The environment variable by which what a worker started is found again, whoever has adopted it. A process that was
+forked without a program of its own has the mark of the one that forked it."""
+
+
+UNKNOWN_EXIT = -1000
+"""The exit code of a worker whose end nobody saw."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from tuner.execution.launch import Launcher, Start, kill_marked
+from tuner.execution.launch import UNKNOWN_EXIT, Launcher, Start, kill_marked
 from tuner.files import atomic_write
 from tuner.records.codec import encode_pretty
 from tuner.records.outcome import Failure
@@ -150,6 +150,8 @@ def name_death(code: int, stage: str) -> Failure:
     """Return the failure of a worker that died before it could report one."""
     if code >= 0:
         return Failure(kind="crash", stage=stage, message=f"the worker exited with code {code} before it finished")
+    if code == UNKNOWN_EXIT:
+        return Failure(kind="crash", stage=stage, message="the worker ended after the process that had forked it")
     name = signal.Signals(-code).name
     hint = "; the system sends it when memory runs out" if name == "SIGKILL" else ""
     return Failure(kind="crash", stage=stage, message=f"the worker was killed by {name}{hint}")

@@ -17,7 +17,16 @@ import msgspec
 import psutil
 
 from tuner.execution import python
-from tuner.execution.launch import MARK, FreshLauncher, Launcher, Start, StartedProcess, kill_marked, worker_environment
+from tuner.execution.launch import (
+    MARK,
+    UNKNOWN_EXIT,
+    FreshLauncher,
+    Launcher,
+    Start,
+    StartedProcess,
+    kill_marked,
+    worker_environment,
+)
 from tuner.records.protocol import Forked, ForkRequest, TemplateMessage, WorkerEnded
 
 TEMPLATE: tuple[str, ...] = python.command("tuner.worker.template")
@@ -97,7 +106,8 @@ class ForkedProcess(StartedProcess):
         self.kept: Start | None = Start(start.job, os.dup(start.messages), os.dup(start.log), start.mark)
         """What is needed to start afresh, until the template has forked the worker."""
         self.start_afresh = start_afresh
-        read, self.lifeline = os.pipe()
+        read, writing = os.pipe()
+        self.lifeline: int | None = writing
         try:
             template.request(start, read)
         except OSError:
@@ -126,9 +136,12 @@ class ForkedProcess(StartedProcess):
 
     def release(self) -> None:
         self._forget_start()
-        os.close(self.lifeline)
+        self._close_lifeline()
         if self.fresh is not None:
             self.fresh.release()
+            return
+        if self.pid is None:  # it hangs, or has forked nothing yet
+            self.template.close()
             return
         until = time.monotonic() + RELEASE_S
         while self.pid is not None and self.poll() is None and time.monotonic() < until:
@@ -139,10 +152,17 @@ class ForkedProcess(StartedProcess):
         code = self.template.codes.get(self.mark)
         if code is not None or is_template_alive:
             return code
-        return None if _runs(self.template.pids[self.mark]) else -signal.SIGKILL
+        return None if _runs(self.template.pids[self.mark]) else UNKNOWN_EXIT
+
+    def _close_lifeline(self) -> None:
+        if self.lifeline is not None:
+            os.close(self.lifeline)
+            self.lifeline = None
 
     def _start_afresh(self) -> None:
         if self.kept is not None:
+            self._close_lifeline()
+            self.template.close()  # with a worker that it has forked but did not report any more
             self.fresh = self.start_afresh(self.kept)
             self._forget_start()
 

@@ -7,6 +7,7 @@ which no archive and no copy can bring along.
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -27,9 +28,11 @@ def own_cache(folder: Path) -> Path:
 
 
 def is_sealed(cache: Path) -> bool:
-    """Return whether the folder was made where it lies."""
+    """Return whether this user made the folder where it lies, and no other can write to it."""
     with suppress(OSError, ValueError):
-        return (cache / SEAL).read_text(encoding="ascii") == status(cache)
+        is_own = all(path.stat().st_uid == os.geteuid() for path in (cache, cache / MADE, cache / SEAL))
+        is_private = cache.stat().st_mode & 0o022 == 0
+        return is_own and is_private and (cache / SEAL).read_text(encoding="ascii") == status(cache)
     return False
 
 

@@ -7,9 +7,8 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
 from unittest.mock import patch
 
 from tuner.records.machine import Environment
@@ -30,8 +29,10 @@ def cuda_asleep() -> Iterator[None]:
 
     with patch.object(torch.cuda, "is_available", return_value=False):
         yield
-    for function in vars(_triton).values():
-        if hasattr(function, "cache_clear"):  # answers from the time without a GPU
+    from transformers.utils import import_utils
+
+    for function in (*vars(_triton).values(), *vars(import_utils).values()):
+        if hasattr(function, "cache_clear"):  # it may have answered while no GPU was in sight
             function.cache_clear()
 
 
@@ -49,14 +50,19 @@ def unfit_reason(environment: Environment, threads: int) -> str | None:
         thread.join(THREAD_S)
     if running := [thread.name for thread in others if thread.is_alive()]:
         return f"it has other threads: {', '.join(running)}"
-    return None if can_multiply_after_fork(environment.device, threads) else "a child cannot use the device"
+    is_usable = succeeds_after_fork(lambda: multiplies(environment.device, threads))
+    return None if is_usable else "a forked process cannot use the device"
 
 
-def can_multiply_after_fork(device: str, threads: int) -> bool:
-    """Return whether a forked child computes a product on the device."""
+def succeeds_after_fork(work: Callable[[], bool]) -> bool:
+    """Return whether a forked child does some work that says that it succeeded."""
     pid = fork()
     if pid == 0:
-        multiply_and_exit(device, threads)
+        code = 1
+        try:
+            code = 0 if work() else 1
+        finally:
+            os._exit(code)
     until = time.monotonic() + TRIAL_S
     while time.monotonic() < until:
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -75,14 +81,10 @@ def fork() -> int:
         return os.fork()
 
 
-def multiply_and_exit(device: str, threads: int) -> NoReturn:
-    """Multiply two matrices and exit, with 0 if their product is right."""
-    code = 1
-    try:
-        import torch
+def multiplies(device: str, threads: int) -> bool:
+    """Return whether a product of two matrices on the device is right."""
+    import torch
 
-        torch.set_num_threads(threads)
-        ones = torch.ones(TRIAL_SIZE, TRIAL_SIZE, device=device)
-        code = 0 if float((ones @ ones).sum()) == TRIAL_SIZE**3 else 1
-    finally:
-        os._exit(code)
+    torch.set_num_threads(threads)
+    ones = torch.ones(TRIAL_SIZE, TRIAL_SIZE, device=device)
+    return float((ones @ ones).sum()) == TRIAL_SIZE**3

@@ -15,7 +15,7 @@ import msgspec
 from tuner.records.codec import Record, encode
 from tuner.records.protocol import LentWeights
 from tuner.worker.fork_safety import fork
-from tuner.worker.lending import checksum, lend, tensors, unique_bytes
+from tuner.worker.lending import checksum, lend, size_bytes
 
 DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux."""
@@ -32,6 +32,7 @@ class Lent(Record):
     """What the holder reports when the weights are on the GPU, or why they are not."""
 
     catalogue: LentWeights | None = None
+    sums: tuple[int, ...] = ()
     device_bytes: int = 0
     failure: str = ""
 
@@ -41,7 +42,7 @@ class Holder:
 
     def __init__(self, pipe: Any, device_memory_bytes: int | None, max_share: float) -> None:
         """Fork the holder and wait until it lends. Raises HolderFailed saying why it does not."""
-        size = unique_bytes(tensor for _, tensor in tensors(pipe))
+        size = size_bytes(pipe)
         if device_memory_bytes is not None and size > max_share * device_memory_bytes:
             raise HolderFailed(f"{size / 1e9:.0f} GB of weights beside a copy do not fit into the GPU's memory")
         self.reading, writing = os.pipe()
@@ -56,8 +57,9 @@ class Holder:
         lent = self._first_report()
         if lent is None or lent.catalogue is None:
             self.close()
-            raise HolderFailed(lent.failure if lent else f"nothing was lent within {START_S:.0f} s")
+            raise HolderFailed(lent.failure if lent else f"their holder died, or lent nothing within {START_S:.0f} s")
         self.catalogue = lent.catalogue
+        self.sums = lent.sums
         self.device_bytes = lent.device_bytes
 
     def _first_report(self) -> Lent | None:
@@ -116,7 +118,7 @@ def put_on_gpu(pipe: Any) -> tuple[Lent, tuple[int, ...]]:
     torch.cuda.synchronize()
     catalogue = lend(pipe)
     after, _ = torch.cuda.mem_get_info()
-    return Lent(catalogue=catalogue, device_bytes=before - after), sums
+    return Lent(catalogue=catalogue, sums=sums, device_bytes=max(0, before - after)), sums
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from tuner.records.protocol import LentStorage, LentTensor, LentWeights
+
+WORDS = 1 << 24
+"""Words that are summed at a time: torch copies them to 64 bits first."""
 
 
 def tensors(pipe: Any) -> Iterator[tuple[tuple[str, str, str], Any]]:
@@ -21,27 +24,39 @@ def tensors(pipe: Any) -> Iterator[tuple[tuple[str, str, str], Any]]:
                     yield (component, path, name), tensor
 
 
-def unique_bytes(of: Iterable[Any]) -> int:
-    """Return the bytes of the storages of tensors, each counted once."""
-    return sum({tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in of}.values())
+def storages(pipe: Any) -> dict[int, Any]:
+    """Return the storages of a pipeline's parameters and buffers by their address.
+
+    Quantized weights are left out: they are built of tensors of their own, and are never lent.
+    """
+    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+    plain = (tensor for _, tensor in tensors(pipe) if not is_traceable_wrapper_subclass(tensor))
+    found = (tensor.untyped_storage() for tensor in plain)
+    return {storage.data_ptr(): storage for storage in found if storage.nbytes() > 0}
+
+
+def size_bytes(pipe: Any) -> int:
+    """Return the bytes of a pipeline's weights, those that are tied counted once."""
+    return sum(storage.nbytes() for storage in storages(pipe).values())
 
 
 def lend(pipe: Any) -> LentWeights:
     """Describe the tensors of a pipeline on a GPU so that another process can borrow them."""
-    storages: dict[int, int] = {}
+    places: dict[int, int] = {}
     shared: list[LentStorage] = []
     lent = []
     for (component, module, name), tensor in tensors(pipe):
         storage = tensor.untyped_storage()
         if storage.nbytes() == 0:
             continue
-        if storage.data_ptr() not in storages:
-            storages[storage.data_ptr()] = len(shared)
+        if storage.data_ptr() not in places:
+            places[storage.data_ptr()] = len(shared)
             parts = storage._share_cuda_()
             shared.append(tuple(part.hex() if isinstance(part, bytes) else part for part in parts))
         lent.append(
             LentTensor(
-                component=component, module=module, name=name, storage=storages[storage.data_ptr()],
+                component=component, module=module, name=name, storage=places[storage.data_ptr()],
                 dtype=str(tensor.dtype).removeprefix("torch."), offset=tensor.storage_offset(),
                 shape=tuple(tensor.shape), stride=tuple(tensor.stride()),
             )
@@ -54,36 +69,39 @@ def borrow(pipe: Any, weights: LentWeights) -> set[int]:
     import torch
 
     torch.cuda.init()
-    storages = [torch.UntypedStorage._new_shared_cuda(*_parts(storage)) for storage in weights.storages]
-    parameters: dict[int, Any] = {}
+    lent = [torch.UntypedStorage._new_shared_cuda(*_parts(storage)) for storage in weights.storages]
+    replaced: dict[int, tuple[Any, Any]] = {}
+    """Each parameter with the lent one, by id. The old ones are kept, so that no new one gets the id of one of them."""
     for tensor in weights.tensors:
         model = pipe.components[tensor.component]
         module = model.get_submodule(tensor.module)
         view = torch.empty(0, dtype=getattr(torch, tensor.dtype), device="cuda").set_(
-            storages[tensor.storage], tensor.offset, tensor.shape, tensor.stride
+            lent[tensor.storage], tensor.offset, tensor.shape, tensor.stride
         )
         old = module._parameters.get(tensor.name)
         if old is None:
             module._buffers[tensor.name] = view
             continue
-        if id(old) not in parameters:
-            parameters[id(old)] = torch.nn.Parameter(view, requires_grad=old.requires_grad)
-        module._parameters[tensor.name] = parameters[id(old)]
-    return {storage.data_ptr() for storage in storages}
+        if any(old is new for _, new in replaced.values()):
+            continue  # the module has several names, and was here before
+        if id(old) not in replaced:
+            replaced[id(old)] = (old, torch.nn.Parameter(view, requires_grad=old.requires_grad))
+        module._parameters[tensor.name] = replaced[id(old)][1]
+    return {storage.data_ptr() for storage in lent}
 
 
 def checksum(pipe: Any) -> tuple[int, ...]:
-    """Return a sum over the bytes of every storage: one that is written to gives another sum."""
+    """Return the sum of the words of every storage. Nearly every change of a weight gives another one."""
     import torch
 
-    sums = {}
-    for _, tensor in tensors(pipe):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in sums and storage.nbytes() > 0:
-            words = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
-            words = words[: storage.nbytes() // 4 * 4].view(torch.int32) if storage.nbytes() % 4 == 0 else words
-            sums[storage.data_ptr()] = words.sum(dtype=torch.int64)
-    return tuple(int(value) for value in torch.stack(list(sums.values())).cpu()) if sums else ()
+    sums = []
+    for storage in storages(pipe).values():
+        words = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+        words = words.view(torch.int32) if storage.nbytes() % 4 == 0 else words
+        sums.append(sum(int(part.sum(dtype=torch.int64)) for part in words.split(WORDS)))
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    return tuple(sums)
 
 
 def _parts(storage: LentStorage) -> list[Any]:

@@ -34,6 +34,9 @@ LIBRARIES = (
 )  # fmt: skip
 """What most workers import. Inductor is not among them: it starts processes of its own."""
 
+DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of Linux."""
+
 SUBREAPER = 36
 """PR_SET_CHILD_SUBREAPER of Linux: orphans of this process's descendants become its children."""
 
@@ -72,6 +75,7 @@ class Template:
                 os.read(wake_up, 4096)
                 self.reap()
             if self.channel.fileno() in ready:
+                self.weights.check()  # before a request is read, whose files a new holder would inherit
                 data, descriptors, _, _ = socket.recv_fds(self.channel, MAX_MESSAGE_BYTES, 3)
                 if not data:
                     return
@@ -79,7 +83,6 @@ class Template:
 
     def fork(self, request: ForkRequest, messages: int, log: int, lifeline: int) -> None:
         """Fork a worker, which inherits the pipe for its messages, its log, and its lifeline as standard input."""
-        self.weights.check()
         pid = fork()
         if pid == 0:
             be_worker(self, request, messages, log, lifeline)
@@ -130,6 +133,11 @@ def be_worker(template: Template, request: ForkRequest, messages: int, log: int,
         os._exit(code)
 
 
+def die_with_parent(signal_number: int) -> None:
+    """Have Linux send this process a signal when its parent dies, or none if it is 0."""
+    ctypes.CDLL(None, use_errno=True).prctl(DEATH_SIGNAL, signal_number, 0, 0, 0)
+
+
 def become_subreaper() -> None:
     """Have orphans of what this process starts become its children, so that they can be found and killed."""
     ctypes.CDLL(None, use_errno=True).prctl(SUBREAPER, 1, 0, 0, 0)
@@ -144,6 +152,7 @@ def set_threads(threads: int) -> None:
 
 def main(arguments: list[str]) -> None:
     """Prepare everything that workers share, and serve."""
+    die_with_parent(signal.SIGKILL)
     channel, job = socket.socket(fileno=int(arguments[0])), read(Path(arguments[1]), Job)
     import torch
     import tqdm
@@ -161,6 +170,7 @@ def main(arguments: list[str]) -> None:
     weights = prepare_weights(job, pipe)
     gc.collect()
     gc.freeze()
+    die_with_parent(0)  # from here on it sees that the socket closes, and ends what it forked
     Template(channel, weights, threads).serve()
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Callable
 
 import msgspec
@@ -20,6 +18,7 @@ from tuner.timing.intervals import MIN_SAMPLES, median_interval
 from tuner.timing.measure import SLOW_CALL_S, measure, time_call, warm_up
 from tuner.worker.calls import PipelineCalls
 from tuner.worker.failures import CompiledWhileTimed
+from tuner.worker.host_memory import peak_memory_bytes
 from tuner.worker.tracing import Tracer
 from tuner.worker.weights import Weights
 
@@ -97,7 +96,10 @@ class Timer:
             return None
         memory = self.memories[point.batch]
         if is_composed:
-            return prediction.composed_timing(known, point.steps, point.batch, target_s), memory
+            parts = {steps: timing for steps, timing in known.items() if steps in prediction.SHORT_STEPS}
+            if len(parts) < len(prediction.SHORT_STEPS):
+                return None
+            return prediction.composed_timing(parts, point.steps, point.batch, target_s), memory
         cost = prediction.fit({steps: timing.latency_s for steps, timing in known.items()})
         return prediction.predicted_timing(cost, point.steps, point.batch, target_s), memory
 
@@ -110,7 +112,10 @@ class Timer:
                 self._time(with_steps(point, steps))
         composed = self.predict(point)
         assert composed is not None
-        return composed
+        if composed[0].latency_s.value >= SLOW_CALL_S:
+            return composed
+        self.is_slow = False  # its fixed part made a short call look like a part of a slow one
+        return self._time(point)
 
     def _time(self, point: Point) -> tuple[Timing, Memory]:
         """Measure the latency, the peak memory and the time of each component.
@@ -161,7 +166,7 @@ class Timer:
             return timing, memory
         interval = median_interval(generation_s)
         if prediction.is_contradicted(timing.latency_s, interval):
-            return self.time(point)
+            return self._time(point)
         return msgspec.structs.replace(timing, generation_s=interval), memory
 
     def _empty_cache(self) -> None:
@@ -186,9 +191,7 @@ class Timer:
 
     def _peak_memory(self) -> Memory:
         if not self.cuda:
-            scale = 1 if sys.platform == "darwin" else 1024
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-            return Memory(peak_bytes=peak, reserved_bytes=None)
+            return Memory(peak_bytes=peak_memory_bytes(), reserved_bytes=None)
         import torch
 
         lent = self.weights.lent_bytes(self.calls.pipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from typing import Any
 
@@ -12,16 +13,18 @@ from tuner.model import pipeline
 from tuner.records.machine import Environment
 from tuner.records.model import Model
 from tuner.records.protocol import Job
+from tuner.worker.fork_safety import succeeds_after_fork
 from tuner.worker.holder import Holder, HolderFailed
-from tuner.worker.lending import borrow, tensors, unique_bytes
+from tuner.worker.host_memory import reset_peak_memory
+from tuner.worker.lending import borrow, checksum, size_bytes, storages
 
 log = logging.getLogger(__name__)
 
 MAX_HOST_SHARE = 0.6
 """The largest share of the host's free memory that the template's copy of the weights may take."""
 
-MAX_LENT_SHARE = 0.4
-"""The largest share of a GPU's memory that lent weights may take: a worker may need a changed copy of all of them."""
+MAX_LENT_SHARE = 0.25
+"""The largest share of a GPU's memory that lent weights may take. A worker that changes all of them has the rest."""
 
 
 class Weights:
@@ -53,7 +56,11 @@ class Weights:
         """Move the weights to the GPU in a process that lends them. Without success workers copy them there."""
         try:
             self.lender = Holder(self.pipe, self.environment.device_memory_bytes, MAX_LENT_SHARE)
+            if not can_borrow(self.pipe, self.lender):
+                self.lender.close()
+                raise HolderFailed("another process that borrowed them read something else")
         except HolderFailed as error:
+            self.lender = None
             log.warning("weights are not lent, each worker copies them to the GPU: %s", error)
 
     def check(self) -> None:
@@ -68,16 +75,31 @@ class Weights:
         """Return the untouched pipeline of a job on its device. Called once, in the worker."""
         dtype = str(job.build["precision.dtype"])
         if self.pipe is None or (job.model, dtype) != (self.model, self.dtype):
-            self.pipe = None
+            self._drop()
             return pipeline.load(job.model, job.environment, dtype)
         pipe, self.pipe = self.pipe, None
         if self.lender is not None:
             self.lent = borrow(pipe, self.lender.catalogue)
         return pipe.to(job.environment.device)
 
+    def _drop(self) -> None:
+        """Free the pipeline that came with the fork, and no longer count it in the peak of this process's memory."""
+        if self.pipe is not None:
+            self.pipe = None
+            gc.unfreeze()
+            gc.collect()
+            reset_peak_memory()
+
     def lent_bytes(self, pipe: Any) -> int:
         """Return the bytes of lent weights that a pipeline uses."""
-        return unique_bytes(tensor for _, tensor in tensors(pipe) if tensor.untyped_storage().data_ptr() in self.lent)
+        if not self.lent:
+            return 0
+        return sum(storage.nbytes() for address, storage in storages(pipe).items() if address in self.lent)
+
+
+def can_borrow(pipe: Any, lender: Holder) -> bool:
+    """Return whether a forked process that borrows the weights finds them as they are."""
+    return succeeds_after_fork(lambda: bool(borrow(pipe, lender.catalogue)) and checksum(pipe) == lender.sums)
 
 
 def read_pipeline(job: Job) -> Any:
@@ -91,7 +113,7 @@ def read_pipeline(job: Job) -> Any:
         log.warning("the pipeline could not be read here, each worker loads it: %s", error, exc_info=True)
         return None
     free_bytes = psutil.virtual_memory().available
-    if unique_bytes(tensor for _, tensor in tensors(pipe)) > MAX_HOST_SHARE * free_bytes:
+    if size_bytes(pipe) > MAX_HOST_SHARE * (free_bytes + size_bytes(pipe)):
         log.warning("the weights do not fit twice into memory (%.0f GB free): each worker loads them", free_bytes / 1e9)
         return None
     return pipe
