@@ -18,7 +18,7 @@ from tuner.hardware.environment import LIBRARIES
 from tuner.knobs import KNOBS, baseline
 from tuner.records.codec import Value, Values
 from tuner.records.machine import Environment
-from tuner.space import reader
+from tuner.space import reader, yaml_file
 from tuner.space.candidates import SearchSpace, build_key, candidate_key, image_key
 
 CPU = Environment(
@@ -673,3 +673,8 @@ def test_weights_of_ones_own_are_named_on_the_command_line(tmp_path: Path) -> No
     (tmp_path / "tiny").mkdir()
     loaded = extended(tmp_path, {}, f"vae.tiny={tmp_path / 'tiny'}")
     assert loaded.knobs["vae.tiny"] == (str(tmp_path / "tiny"),)
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("2.5E2", 250.0), ("-1e+2", -100.0), ("1e", "1e")])
+def test_exponents_are_numbers(text: str, value: object) -> None:
+    assert yaml_file._load(text) == value

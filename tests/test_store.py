@@ -20,6 +20,7 @@ from kinds import kind
 from tuner.errors import BadInput, StorageFull
 from tuner.files import atomic_write, storage_errors
 from tuner.hardware import environment
+from tuner.records import database
 from tuner.records.codec import Estimate, Values
 from tuner.records.machine import Memory
 from tuner.records.model import Model
@@ -350,3 +351,38 @@ def test_a_folder_with_trials_that_is_no_study_is_left_alone(tmp_path: Path, req
     with pytest.raises(BadInput, match="no study"), Store(tmp_path / "mine", request_):
         pass
     assert file.read_text() == "all of it"
+
+
+@pytest.mark.parametrize("other_price", [True, False])
+def test_a_journal_that_names_another_file_is_refused_before_the_database_is_opened(
+    tmp_path: Path, request_: Request, other_price: bool
+) -> None:
+    folder = tmp_path / "study"
+    with Store(folder, request_):
+        pass
+    journal = folder / "study.db-journal"
+    journal.write_bytes(b"\0" * 512 + database.SUPER_JOURNAL)
+    if other_price:
+        price = msgspec.structs.replace(request_.price, usd_per_hour=7.0)
+        request_ = msgspec.structs.replace(request_, price=price)
+    else:
+        (folder / "repricing").write_bytes(b"")
+    before = (folder / "study.json").read_bytes()
+    with pytest.raises(BadInput, match="names another file"), Store(folder, request_):
+        pass
+    assert journal.exists()
+    assert (folder / "study.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", database.COMPANIONS)
+def test_what_lies_beside_the_database_has_a_limit(tmp_path: Path, request_: Request, suffix: str) -> None:
+    folder = tmp_path / "study"
+    with Store(folder, request_):
+        pass
+    file = folder / f"study.db{suffix}"
+    with file.open("wb") as sparse:
+        sparse.truncate(200 << 30)
+    started = time.monotonic()
+    with pytest.raises(BadInput, match=file.name), Store(folder, request_):
+        pass
+    assert time.monotonic() - started < 2

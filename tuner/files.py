@@ -189,7 +189,18 @@ def _require_own(root: Path, path: Path, state: os.stat_result) -> None:
 
 NUMBERED = ("trials", "repetitions")
 PLACES = tuple((name,) for name in (*NUMBERED, "strips", "cache"))
-FILES = ("study.json", "study.db", "lock", "best_config.json", "panel.json", "panel.job.json", "panel.log")
+FILES = (
+    "study.json",
+    "study.db",
+    "study.db-journal",
+    "study.db-wal",
+    "study.db-shm",
+    "lock",
+    "best_config.json",
+    "panel.json",
+    "panel.job.json",
+    "panel.log",
+)
 
 
 def require_regular_files(folder: Path) -> None:

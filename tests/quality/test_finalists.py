@@ -35,7 +35,7 @@ def study(folder: Path) -> tuple[Any, Any]:
     )
     places = {"kernel": str(folder), "compiled": str(folder), "outside": f"{folder}/..", "far": ""}
     history = SimpleNamespace(
-        space=SimpleNamespace(workload=WORKLOAD),
+        judged_workload=WORKLOAD,
         noise_floors=lambda: [rounded(name, place) for name, place in places.items()],
     )
     return SimpleNamespace(request=request, paths=StudyFolder(folder)), history

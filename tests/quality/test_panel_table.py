@@ -41,7 +41,8 @@ def best(chosen: MeasuredPoint, *front: MeasuredPoint) -> BestConfig:
     from tuner.hardware.environment import detect
 
     return BestConfig(
-        created_at="", tuner_version="", environment=detect("cpu"), price=Price(usd_per_hour=1.0, source="a test"),
+        created_at="2026-11-29T10:00:00+00:00",
+        tuner_version="", environment=detect("cpu"), price=Price(usd_per_hour=1.0, source="a test"),
         model=Model(source="x", revision=None, pipeline_class="FluxPipeline", scorer="demo"),
         workload=Workload(prompts=("a",), seeds=(0,), height=32, width=32), quality_metric="ssim",
         quality_tolerance=1.0, baseline=point(0, 1.0), chosen=chosen, speed_up=Estimate(value=1.0, low=1.0, high=1.0),

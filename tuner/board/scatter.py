@@ -23,7 +23,13 @@ MARGIN = 0.06
 """The share of each axis that stays free beyond the outermost dots."""
 
 INK, QUIET, GRID = "#202124", "#80868b", "#e8eaed"
-STYLES = {"chosen": ("#188038", 5), "baseline": (INK, 5), "front": ("#1a73e8", 4), "other": ("#bdc1c6", 3)}
+STYLES = {
+    "chosen": ("#188038", 5),
+    "baseline": (INK, 5),
+    "front": ("#1a73e8", 4),
+    "doubtful": ("#f29900", 4),
+    "other": ("#bdc1c6", 3),
+}
 """Colour and radius of a dot by what it is, in the order of the legend."""
 
 

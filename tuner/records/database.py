@@ -13,6 +13,9 @@ from tuner.errors import BadInput
 MAX_BYTES = 1 << 30
 """A study of a thousand trials has some 2 MB."""
 
+COMPANIONS = ("-journal", "-wal", "-shm")
+"""What SQLite keeps beside a database while it is written to."""
+
 SUPER_JOURNAL = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 """The end of a rollback journal that names another file, which SQLite would delete. Only transactions over several
 databases write it (sqlite.org/fileformat2.html#the_rollback_journal), and a study has one."""
@@ -56,8 +59,17 @@ def _rows(database: Path, query: str, values: Sequence[Any] = (), mode: str = "r
 
 
 def _check_files(database: Path) -> None:
-    journal = database.with_name(f"{database.name}-journal")
-    if journal.is_file() and journal.read_bytes()[-len(SUPER_JOURNAL) :] == SUPER_JOURNAL:
+    files = [database.with_name(f"{database.name}{suffix}") for suffix in ("", *COMPANIONS)]
+    for file in files:
+        if file.exists() and (not file.is_file() or file.stat().st_size > MAX_BYTES):
+            raise BadInput(f"{file}: not a file, or larger than {MAX_BYTES >> 30} GiB, which no study's database is")
+    journal = files[1]
+    if journal.exists() and _end(journal, len(SUPER_JOURNAL)) == SUPER_JOURNAL:
         raise BadInput(f"{journal}: it names another file to delete, as no study's journal does; remove it")
-    if database.is_file() and database.stat().st_size > MAX_BYTES:
-        raise BadInput(f"{database}: larger than {MAX_BYTES >> 30} GiB, which no study's database is")
+
+
+def _end(file: Path, count: int) -> bytes:
+    """Return the last bytes of a file."""
+    with file.open("rb") as opened:
+        opened.seek(max(0, file.stat().st_size - count))
+        return opened.read(count)

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from tuner.files import StudyFolder, atomic_write
+from tuner.records import database
 from tuner.records.codec import encode_pretty, read
 from tuner.records.outcome import Outcome
 from tuner.result.prices import Price, cost_of
@@ -41,14 +42,14 @@ def _reprice_file(file: Path, price: Price) -> Outcome:
 
 def _reprice_database(paths: StudyFolder, outcomes: list[Outcome]) -> None:
     """Update the costs in one transaction, as they were before any repetition: the store corrects them by these."""
-    from sqlalchemy import URL, create_engine, text
+    from sqlalchemy import create_engine, text
 
     costs = [
         {"cost": outcome.cost_usd_per_1000_images, "number": outcome.number}
         for outcome in outcomes
         if outcome.cost_usd_per_1000_images is not None
     ]
-    engine = create_engine(URL.create("sqlite", database=str(paths.database)))
+    engine = create_engine(database.url(paths.database))
     try:
         with engine.begin() as connection:
             for cost in costs:

@@ -17,6 +17,7 @@ from tuner.errors import BadInput
 from tuner.files import StudyFolder, atomic_write, lock_study, require_own_tree, storage_errors
 from tuner.knobs import KNOBS
 from tuner.records.codec import Values, decode, encode_pretty, read
+from tuner.records.database import check as check_database
 from tuner.records.outcome import Limits, Outcome, Timing, contradiction
 from tuner.records.quality import NoiseFloor
 from tuner.search.history import History
@@ -44,6 +45,7 @@ class Store:
             require_own_tree(self.folder)
             self.paths.trials.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock_study(self.paths.lock))
+            check_database(self.paths.database)
             self._claim()
             own_cache(self.folder)
             self.study = open_study(self.folder)
