@@ -40,6 +40,10 @@ BAD = {
         "import no_such_package.part\ndef score(i, p): pass",
         "imports no_such_package, which is not",
     ),
+    "a missing module of Python's": ("import xml.nope\ndef score(i, p): pass", "imports xml.nope, which is not"),
+    "asynchronous": ("async def score(images, prompts): pass", "score is asynchronous"),
+    "inside a class": ("class Mine:\n    def score(self, images, prompts): pass", "has no function score"),
+    "inside a function": ("def make():\n    def score(images, prompts): pass", "has no function score"),
     "a missing package, from": ("from no_such_package import a\ndef score(i, p): pass", "imports no_such_package"),
 }
 
@@ -71,6 +75,12 @@ def test_what_cannot_be_is_refused(name: str, folder: Path) -> None:
     write(folder, source)
     assert expected in str(entry_point.problem("mine:score"))
     assert not (folder / "was_run").exists()
+
+
+def test_functions_of_modules_without_a_source() -> None:
+    assert "the module sys has no function nope" in str(entry_point.problem("sys:nope"))
+    assert "the module sys has no function path" in str(entry_point.problem("sys:path"))
+    assert entry_point.problem("sys:getsizeof") is None
 
 
 @pytest.mark.parametrize("name", ["nowhere:score", "helper.part:score", "math.part:score", "a.b.c:score"])

@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
@@ -22,14 +23,16 @@ ARGUMENTS = 2
 def problem(entry_point: str) -> str | None:
     """Return why an entry point cannot be imported or called, or None if nothing is known against it.
 
-    The module's source is read, not run. Modules without a source, and names that it makes while it runs, pass.
+    The module's source is read, not run. Modules without a source pass, but for Python's own.
     """
     name, _, function = entry_point.partition(":")
     spec = _find(name)
     if spec is None:
         return f"there is no module {name}, neither in {os.getcwd()} nor installed"  # noqa: PTH109
     if spec.origin is None or not spec.origin.endswith(".py"):
-        return None
+        is_pythons = name.partition(".")[0] in sys.stdlib_module_names
+        is_missing = is_pythons and not callable(getattr(importlib.import_module(name), function, None))
+        return f"the module {name} has no function {function}" if is_missing else None
     try:
         tree = ast.parse(read_text(Path(spec.origin)))
     except (SyntaxError, ValueError, RecursionError, BadInput) as error:
@@ -56,10 +59,20 @@ def _missing_import(tree: ast.Module, file: str) -> str | None:
     """Return which of the modules that a source imports in any case is not installed."""
     for node in tree.body:
         for module in _imported(node):
-            package = module.partition(".")[0]
-            if _find(package) is None and PathFinder.find_spec(package, [str(Path(file).parent)]) is None:
-                return f"{file}, line {node.lineno}: it imports {package}, which is not installed here"
+            missing = _missing(module, Path(file).parent)
+            if missing is not None:
+                return f"{file}, line {node.lineno}: it imports {missing}, which is not installed here"
     return None
+
+
+def _missing(module: str, beside: Path) -> str | None:
+    """Return what of a module is not there: its package, or of Python's own packages the module itself."""
+    package = module.partition(".")[0]
+    if PathFinder.find_spec(package, [str(beside)]) is not None:
+        return None
+    if _find(package) is None:
+        return package
+    return module if package in sys.stdlib_module_names and _find(module) is None else None
 
 
 def _imported(node: ast.stmt) -> Iterator[str]:
@@ -72,10 +85,12 @@ def _imported(node: ast.stmt) -> Iterator[str]:
 def _function_problem(tree: ast.Module, file: str, function: str) -> str | None:
     """Return that a source has no such function, or that it cannot be called with images and prompts."""
     nodes = list(tree.body)
-    names = set(_defined(ast.walk(tree)))
+    names = set(_defined(_at_module_level(tree)))
     if function not in names and not {"*", "__getattr__"} & names:
         return f"{file} has no function {function}{_hint(function, nodes)}"
     for node in nodes:
+        if isinstance(node, ast.AsyncFunctionDef) and node.name == function:
+            return f"{file}, line {node.lineno}: {function} is asynchronous, and is called like any other function"
         if isinstance(node, ast.FunctionDef) and node.name == function and not node.decorator_list:
             return _signature_problem(node, file)
         is_its_value = isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [function]
@@ -90,6 +105,16 @@ def _hint(function: str, nodes: Iterable[ast.stmt]) -> str:
     return f"; {hint}" if hint else ""
 
 
+def _at_module_level(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes of a source that are not inside a function or a class, and what functions declare as global."""
+    for child in ast.iter_child_nodes(node):
+        yield child
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            yield from (inner for inner in ast.walk(child) if isinstance(inner, ast.Global))
+        else:
+            yield from _at_module_level(child)
+
+
 def _defined(nodes: Iterable[ast.AST]) -> Iterator[str]:
     """Yield every name that could be an attribute of a module: functions, classes, imports and variables."""
     for node in nodes:
@@ -97,6 +122,8 @@ def _defined(nodes: Iterable[ast.AST]) -> Iterator[str]:
             yield node.name
         elif isinstance(node, ast.Name):
             yield node.id
+        elif isinstance(node, ast.Global):
+            yield from node.names
         elif isinstance(node, ast.Import | ast.ImportFrom):
             yield from (re.split(r"\.", alias.asname or alias.name)[0] for alias in node.names)
 
