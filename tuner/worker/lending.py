@@ -75,7 +75,7 @@ def borrow(pipe: Any, weights: LentWeights) -> set[int]:
     for tensor in weights.tensors:
         model = pipe.components[tensor.component]
         module = model.get_submodule(tensor.module)
-        view = torch.empty(0, dtype=getattr(torch, tensor.dtype), device="cuda").set_(
+        view = torch.empty(0, dtype=getattr(torch, tensor.dtype), device=lent[tensor.storage].device).set_(
             lent[tensor.storage], tensor.offset, tensor.shape, tensor.stride
         )
         old = module._parameters.get(tensor.name)
