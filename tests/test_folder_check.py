@@ -237,6 +237,14 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         "transformer_blocks: the weights",
     ),
     "a weight left out": (keep_weights(WEIGHTS, lambda name: name != "x_embedder.weight"), "x_embedder.weight"),
+    "no query weights": (
+        keep_weights("text_encoder/model.safetensors", lambda name: not name.endswith("q_proj.weight")),
+        "layers.0.self_attn.q_proj.weight",
+    ),
+    "no weights of a layer's second product": (
+        keep_weights("text_encoder/model.safetensors", lambda name: not name.endswith("layers.0.mlp.fc2.weight")),
+        "layers.0.mlp.fc2.weight",
+    ),
     "fewer text layers": (edit("text_encoder/config.json", num_hidden_layers=90), "num_hidden_layers: 90"),
     "other text width": (edit("text_encoder/config.json", hidden_size=24), "hidden_size: 24"),
     "other heads": (edit(CONFIG, num_attention_heads=9), "num_attention_heads: 9"),

@@ -63,6 +63,15 @@ TEXT_LAYERS = (
 )
 """The layers of text encoders, and the setting that counts them. More than are used may be there."""
 
+_T5 = (*(f"layer.0.SelfAttention.{name}.weight" for name in "qkvo"), "layer.1.DenseReluDense.wo.weight")
+_CLIP = (*(f"self_attn.{name}_proj.weight" for name in ("q", "k", "v", "out")), "mlp.fc1.weight", "mlp.fc2.weight")
+TEXT_WEIGHTS = {
+    "clip_text_model": ("layers", _CLIP, "num_hidden_layers"),
+    "t5": ("block", _T5, "num_layers"),
+    "umt5": ("block", _T5, "num_layers"),
+}
+"""By the `model_type` of a text encoder: the name of its layers, what each of them has, the setting that counts them."""
+
 
 def check_sizes(file: Path, config: Mapping[str, Any], prefix: str = "") -> None:
     """Check the sizes of a configuration. Raises BadInput with the file and the field."""
@@ -110,6 +119,18 @@ def _check_text(where: Path, config: Mapping[str, Any], tensors: Mapping[str, Te
         count = config.get(field)
         if numbers and isinstance(count, int) and max(numbers) + 1 < count:
             raise BadInput(f"{where}: weights of {max(numbers) + 1} layers only; config.json: {field}: {count}")
+    _check_text_weights(where, config, tensors)
+
+
+def _check_text_weights(where: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raise BadInput if a layer of CLIP or T5 lacks a weight: transformers would draw it at random."""
+    stack, weights, field = TEXT_WEIGHTS.get(str(config.get("model_type")), ("", (), ""))
+    count = config.get(field)
+    for layer in range(count if isinstance(count, int) else 0):
+        for weight in weights:
+            ending = f"{stack}.{layer}.{weight}"
+            if not any(f".{name}".endswith(f".{ending}") for name in tensors):
+                raise BadInput(f"{where}: it has no weight {ending}; config.json: {field}: {count}; download it again")
 
 
 def _compare(where: Path, name: str, tensor: Tensor, axis: int, size: object, stated: str) -> None:
