@@ -70,7 +70,7 @@ TEXT_WEIGHTS = {
     "t5": ("block", _T5, "num_layers"),
     "umt5": ("block", _T5, "num_layers"),
 }
-"""By the `model_type` of a text encoder: the name of its layers, what each of them has, the setting that counts them."""
+"""By the `model_type` of a text encoder: the name of its layers, what each has, the setting that counts them."""
 
 
 def check_sizes(file: Path, config: Mapping[str, Any], prefix: str = "") -> None:
