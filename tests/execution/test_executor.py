@@ -16,10 +16,8 @@ from tuner.execution.inline import InlineExecutor
 from tuner.execution.launch import FreshLauncher
 from tuner.execution.local import LocalExecutor
 from tuner.execution.template import TemplateLauncher
-from tuner.hardware import environment
-from tuner.records.model import Model, Workload
 from tuner.records.outcome import Device, Failure
-from tuner.records.protocol import Job, Message, Point, StageStarted, WorkerFailed
+from tuner.records.protocol import Job, Message, StageStarted, WorkerFailed
 
 DEVICES = (Device(name="one"), Device(name="two"))
 FAILED = WorkerFailed(failure=Failure(kind="error", stage="load", message="planted"))
@@ -78,21 +76,6 @@ def executor(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(template, "TEMPLATE", (sys.executable, "-c", TEMPLATE))
     with EXECUTORS[request.param](tmp_path) as executor:
         yield executor
-
-
-@pytest.fixture
-def make_job(tmp_path: Path) -> Callable[..., Job]:
-    def make(name: str = "trial") -> Job:
-        return Job(
-            model=Model(source="/model", revision=None, pipeline_class="FluxPipeline", scorer="/scorer"),
-            environment=environment.detect("cpu"),
-            workload=Workload(prompts=(name,), seeds=(0,)),
-            build={},
-            points=(Point(index=0, folder=str(tmp_path / name), steps=4, batch=1),),
-            allowance_s=1.0,
-        )
-
-    return make
 
 
 def test_a_job_ends_with_exactly_one_end(executor: Executor, make_job: Callable[..., Job]) -> None:

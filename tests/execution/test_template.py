@@ -20,10 +20,8 @@ from tuner.execution import launch, template
 from tuner.execution.executor import Ended
 from tuner.execution.local import LocalExecutor
 from tuner.execution.template import Template, TemplateLauncher
-from tuner.hardware import environment
 from tuner.records.codec import encode
-from tuner.records.model import Model, Workload
-from tuner.records.protocol import Job, Point, StageStarted, WorkerFailed
+from tuner.records.protocol import Job, StageStarted, WorkerFailed
 
 ORPHAN = """
 import os, sys, time
@@ -44,21 +42,6 @@ def executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalE
     monkeypatch.setattr(template, "TEMPLATE", (sys.executable, "-c", TEMPLATE))
     with LocalExecutor(DEVICES, TemplateLauncher(tmp_path / "cache", tmp_path / "template.log")) as executor:
         yield executor
-
-
-@pytest.fixture
-def make_job(tmp_path: Path) -> Callable[..., Job]:
-    def make(name: str = "trial") -> Job:
-        return Job(
-            model=Model(source="/model", revision=None, pipeline_class="FluxPipeline", scorer="/scorer"),
-            environment=environment.detect("cpu"),
-            workload=Workload(prompts=(name,), seeds=(0,)),
-            build={},
-            points=(Point(index=0, folder=str(tmp_path / name), steps=4, batch=1),),
-            allowance_s=1.0,
-        )
-
-    return make
 
 
 def template_of(executor: LocalExecutor) -> Template:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import traceback
@@ -16,9 +15,7 @@ from tuner.records.codec import Record, encode
 from tuner.records.protocol import LentWeights
 from tuner.worker.fork_safety import fork
 from tuner.worker.lending import checksum, lend, size_bytes
-
-DIE_WITH_PARENT = 1
-"""PR_SET_PDEATHSIG of Linux."""
+from tuner.worker.prctl import die_with_parent
 
 START_S = 300.0
 CHECK_S = 30.0
@@ -94,7 +91,7 @@ class Holder:
 def hold(pipe: Any, question: int, answer: int) -> NoReturn:
     """Move the weights to the GPU, report them, and answer whether they are unchanged. Never returns."""
     try:
-        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
+        die_with_parent(signal.SIGKILL)
         lent, sums = put_on_gpu(pipe)
         _write(answer, encode(lent) + b"\n")
         while os.read(question, 1):

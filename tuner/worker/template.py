@@ -8,7 +8,6 @@ forked.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import logging
@@ -26,6 +25,7 @@ from tuner.records.codec import encode, read
 from tuner.records.protocol import Forked, ForkRequest, Job, TemplateMessage, WorkerEnded
 from tuner.worker import __main__ as worker
 from tuner.worker.fork_safety import cuda_asleep, fork, unfit_reason
+from tuner.worker.prctl import become_subreaper, die_with_parent
 from tuner.worker.weights import Weights, prepare_weights, read_pipeline
 
 LIBRARIES = (
@@ -33,12 +33,6 @@ LIBRARIES = (
     "scipy.stats", "torchmetrics", "PIL.Image",
 )  # fmt: skip
 """What most workers import. Inductor is not among them: it starts processes of its own."""
-
-DEATH_SIGNAL = 1
-"""PR_SET_PDEATHSIG of Linux."""
-
-SUBREAPER = 36
-"""PR_SET_CHILD_SUBREAPER of Linux: orphans of this process's descendants become its children."""
 
 MAX_MESSAGE_BYTES = 1 << 16
 
@@ -131,16 +125,6 @@ def be_worker(template: Template, request: ForkRequest, messages: int, log: int,
         sys.stderr.flush()
     finally:
         os._exit(code)
-
-
-def die_with_parent(signal_number: int) -> None:
-    """Have Linux send this process a signal when its parent dies, or none if it is 0."""
-    ctypes.CDLL(None, use_errno=True).prctl(DEATH_SIGNAL, signal_number, 0, 0, 0)
-
-
-def become_subreaper() -> None:
-    """Have orphans of what this process starts become its children, so that they can be found and killed."""
-    ctypes.CDLL(None, use_errno=True).prctl(SUBREAPER, 1, 0, 0, 0)
 
 
 def set_threads(threads: int) -> None:

@@ -43,8 +43,8 @@ class Timer:
         self.errors: dict[int, Exception] = {}
         """The exceptions of points that failed before the trace, by index."""
         self.is_slow = False
-        """Whether a whole call takes so long that it is composed from calls with fewer steps. On a CPU it never is:
-        other programs stall some calls there, and what is composed from few would multiply that."""
+        """Whether a whole call takes so long that it is composed from calls with fewer steps. Never on a CPU: other
+        programs stall some calls there, and composing multiplies a stall."""
 
     def warm_up(self, point: Point) -> WarmUp:
         """Warm up with a point's first call, and find out whether its whole calls are slow."""
@@ -55,7 +55,7 @@ class Timer:
         return warmed_up
 
     def short(self, point: Point) -> Point:
-        """Return the point with the fewest steps that are worth a call, to compile and to warm up with."""
+        """Return the point with few steps, to compile and to warm up with, or as it is if its steps differ or are few."""
         return with_steps(point, min(prediction.SHORT_STEPS)) if self.has_equal_steps(point) else point
 
     def has_equal_steps(self, point: Point) -> bool:
@@ -89,19 +89,23 @@ class Timer:
 
     def predict(self, point: Point) -> tuple[Timing, Memory] | None:
         """Predict a point from the measured ones, or return None if it must be measured."""
+        if self.is_composed(point):
+            return self._compose(point)
         known = {steps: timing for (steps, batch), timing in self.timings.items() if batch == point.batch}
-        is_composed, target_s = self.is_composed(point), self.job.workload.latency_target_s
-        is_predicted = is_composed or (point.predict and not uneven_steps(self.job.build))
-        if not is_predicted or len(known) < MIN_FOR_PREDICTION:
+        if not point.predict or len(known) < MIN_FOR_PREDICTION or uneven_steps(self.job.build):
             return None
-        memory = self.memories[point.batch]
-        if is_composed:
-            parts = {steps: timing for steps, timing in known.items() if steps in prediction.SHORT_STEPS}
-            if len(parts) < len(prediction.SHORT_STEPS):
-                return None
-            return prediction.composed_timing(parts, point.steps, point.batch, target_s), memory
         cost = prediction.fit({steps: timing.latency_s for steps, timing in known.items()})
-        return prediction.predicted_timing(cost, point.steps, point.batch, target_s), memory
+        target_s = self.job.workload.latency_target_s
+        return prediction.predicted_timing(cost, point.steps, point.batch, target_s), self.memories[point.batch]
+
+    def _compose(self, point: Point) -> tuple[Timing, Memory] | None:
+        """Compose a slow point from calls of fewer steps, or return None if these must be measured."""
+        parts = {steps: self.timings.get((steps, point.batch)) for steps in prediction.SHORT_STEPS}
+        known = {steps: timing for steps, timing in parts.items() if timing is not None}
+        if len(known) < len(parts):
+            return None
+        target_s = self.job.workload.latency_target_s
+        return prediction.composed_timing(known, point.steps, point.batch, target_s), self.memories[point.batch]
 
     def time(self, point: Point) -> tuple[Timing, Memory]:
         """Measure a point, or of a slow call those of fewer steps that its latency is composed from."""
@@ -110,7 +114,7 @@ class Timer:
         for steps in prediction.SHORT_STEPS:
             if (steps, point.batch) not in self.timings:
                 self._time(with_steps(point, steps))
-        composed = self.predict(point)
+        composed = self._compose(point)
         assert composed is not None
         if composed[0].latency_s.value >= SLOW_CALL_S:
             return composed
