@@ -63,7 +63,7 @@ REFUSED = {
     "lora.safetensors": "tune run BASE --set lora.file={file}",
     "model.ckpt": "give the .safetensors file",
     "notes.txt": "give a pipeline's folder, a hub id or a .safetensors checkpoint",
-    "torn.safetensors": "cut short; download it again",
+    "torn.safetensors": "cut short in its header; download it again",
     "other.safetensors": "with --base MODEL",
 }
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import struct
 from collections.abc import Iterable
 from pathlib import Path
 
 from tuner.errors import BadInput
-from tuner.files import open_regular
+from tuner.model.safetensors_file import read_header
 
 HUB_ADDRESS = re.compile(
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<id>[\w.-]+/[\w.-]+?)"
     r"(?:/(?P<view>tree|blob|resolve|commit)/(?P<revision>[\w.%-]+)(?P<path>/[^?#]*)?)?/?(?:[?#].*)?"
 )
-MAX_HEADER_BYTES = 100_000_000
-"""The limit of the safetensors library."""
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 LORA = re.compile(r"lora_(up|down|A|B)\b|\.lora\.|^lora_|lora_linear_layer|\.lokr_|\.hada_|\.dora_scale")
@@ -98,16 +94,8 @@ def lora_remedy(file: Path) -> str:
 
 
 def weight_names(file: Path) -> tuple[str, ...]:
-    """Read the names of the weights in a safetensors file. Raises BadInput if its header cannot be read."""
-    try:
-        with os.fdopen(open_regular(file), "rb") as opened:
-            (length,) = struct.unpack("<Q", opened.read(8))
-            if length > MAX_HEADER_BYTES:
-                raise ValueError(f"a header of {length} bytes")
-            header = json.loads(opened.read(length))
-        return tuple(name for name in header if name != "__metadata__")
-    except (OSError, ValueError, TypeError, RecursionError, struct.error):
-        raise BadInput(f"{file}: not a safetensors file, or cut short; download it again") from None
+    """Read the names of the weights in a safetensors file. Raises BadInput if its header is not sound."""
+    return tuple(read_header(file).tensors)
 
 
 def family(names: Iterable[str]) -> tuple[str, str] | None:

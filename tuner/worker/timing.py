@@ -55,7 +55,7 @@ class Timer:
         return warmed_up
 
     def short(self, point: Point) -> Point:
-        """Return the point with few steps, to compile and to warm up with, or as it is if its steps differ or are few."""
+        """Return the point with few steps, to warm up with; the same point if its steps differ or are few."""
         return with_steps(point, min(prediction.SHORT_STEPS)) if self.has_equal_steps(point) else point
 
     def has_equal_steps(self, point: Point) -> bool:
