@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -289,5 +290,19 @@ def package_version() -> str:
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of best_config.json. The copy in the package is for readers without Python."""
-    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(BestConfig)))
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **plain}
+    plain = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(BestConfig)))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_with_clean_descriptions(plain)}
+
+
+def _with_clean_descriptions(schema: Any) -> Any:
+    """Return a schema whose docstrings have no indentation: msgspec before 0.23 keeps that of the source."""
+    if isinstance(schema, list):
+        return [_with_clean_descriptions(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: inspect.cleandoc(value)
+        if key == "description" and isinstance(value, str)
+        else _with_clean_descriptions(value)
+        for key, value in schema.items()
+    }
