@@ -30,21 +30,26 @@ def tune(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
 
 
+def make_mistakes(folder: Path) -> Path:
+    """Put things into a folder that are almost right."""
+    (folder / "empty").mkdir()
+    code = '{"_class_name": "os.system"}'
+    for name, index in (("model", INDEX), ("broken", "{"), ("nameless", "{}"), ("code", code)):
+        (folder / name).mkdir()
+        (folder / name / "model_index.json").write_text(index)
+    (folder / "small.yaml").write_text(SMALL)
+    (folder / "broken.yaml").write_text("knobs: [1, 2")
+    (folder / "unknown.yaml").write_text(SMALL.replace("steps", "stepps"))
+    (folder / "typed.yaml").write_text(SMALL.replace("[2, 1]", "[2, one]"))
+    (folder / "other.yaml").write_text(SMALL.replace("FluxPipeline", "SanaPipeline"))
+    (folder / "file").write_text("not a folder")
+    return folder
+
+
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
     """A folder with things that are almost right."""
-    (tmp_path / "empty").mkdir()
-    code = '{"_class_name": "os.system"}'
-    for name, index in (("model", INDEX), ("broken", "{"), ("nameless", "{}"), ("code", code)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "model_index.json").write_text(index)
-    (tmp_path / "small.yaml").write_text(SMALL)
-    (tmp_path / "broken.yaml").write_text("knobs: [1, 2")
-    (tmp_path / "unknown.yaml").write_text(SMALL.replace("steps", "stepps"))
-    (tmp_path / "typed.yaml").write_text(SMALL.replace("[2, 1]", "[2, one]"))
-    (tmp_path / "other.yaml").write_text(SMALL.replace("FluxPipeline", "SanaPipeline"))
-    (tmp_path / "file").write_text("not a folder")
-    return tmp_path
+    return make_mistakes(tmp_path)
 
 
 WRONG = [

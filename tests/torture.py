@@ -23,9 +23,9 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import pipelines  # noqa: E402
+import test_cli  # noqa: E402
 from faults.harness import DEMO, Tune, assert_one_line, is_whole, wait_until  # noqa: E402
 from faults.test_damaged_study import DAMAGES  # noqa: E402
-from test_cli import WRONG  # noqa: E402
 
 ENVIRONMENTS: dict[str, dict[str, str]] = {
     "no HOME": {"HOME": "/nonexistent"}, "ASCII locale": {"LC_ALL": "C", "PYTHONUTF8": "0"}, "no PATH": {"PATH": ""},
@@ -161,13 +161,13 @@ def environments(row: Row, scratch: Path, options: argparse.Namespace) -> None:
 
 
 def mistakes(row: Row, scratch: Path, options: argparse.Namespace) -> None:
-    """Give arguments and files that are wrong: one line, exit code 2."""
-    tune = new(scratch, "mistakes")
-    for arguments, _ in WRONG[:: options.every]:
+    """Give arguments and files that are wrong: one line that names them, exit code 2."""
+    here = test_cli.make_mistakes(scratch)
+    for arguments, named in test_cli.WRONG[:: options.every]:
         with row.attempt(" ".join(arguments)[:80]):
-            done = tune.command(*arguments)
+            done = test_cli.tune(*arguments, cwd=here)
             assert done.returncode == 2, done.returncode
-            assert len(done.stderr.splitlines()) == 1, done.stderr
+            assert len(done.stderr.splitlines()) == 1 and named in done.stderr, done.stderr
 
 
 ROWS: dict[str, Callable[[Row, Path, argparse.Namespace], None]] = {
