@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from tuner import cli, errors
-from tuner.knobs import KNOBS
+from tuner.knobs import KNOBS, aliases
 from tuner.search.request import Request
-from tuner.space import checks, yaml_file
+from tuner.space import checks, settings, yaml_file
 
 
 class Started(Exception):
@@ -94,7 +94,26 @@ ARGUMENTS = {
     "--set precision=bf16": ("did you mean precision.dtype?",),
     "--set dtype=bf16": ("did you mean precision.dtype?",),
     "--set compile=full": ("did you mean one of compile.scope, compile.backend",),
-    "--set quantization.scheme=fp8": ("did you mean one of fp8-weight-only, fp8-dynamic-row, fp8-dynamic-tensor?",),
+    "--set quantization.scheme=fp8": (
+        "write one of fp8-weight-only (weights",
+        "fp8-dynamic-row (",
+        "fp8-dynamic-tensor (",
+    ),
+    "--set quantization.scheme=int8": ("write one of int8-weight-only (", "int8-dynamic (", "quanto-int8 ("),
+    "--set quantization.scheme=[none,float8]": ("quantization.scheme: float8 is ambiguous", "fp8-dynamic-row ("),
+    "--set quantization.scheme=yes": ("int4-weight-only (weights take a quarter",),
+    "--set quantization.dtype=fp8": ("did you mean quantization.scheme? For fp8, write one of fp8-weight-only (",),
+    "--set quantize=int8": ("did you mean quantization.scheme? For int8, write one of int8-weight-only (",),
+    "--set precision.dtype=fp8": ("write one of quantization.scheme=fp8-weight-only (",),
+    "--set compile.scope=on": ("write one of full (the whole denoiser", "regional ("),
+    "--set compile.scope=max-autotune": ("write compile.mode=max-autotune (",),
+    "--set compile.mode=off": ("write one of compile.scope=none (compiles nothing), default (",),
+    "--set scheduler.kind=euler": ("FlowMatchEulerDiscreteScheduler (for models that predict a flow", "EulerDiscrete"),
+    "--set attention.backend=fa4": ("write attention.flash_impl=FA4 (",),
+    "--set cache.kind=true": ("write one of first-block (", "deepcache ("),
+    "--set cache.threshold=off": ("write cache.kind=none (",),
+    "--set num_inference_steps=4": ("did you mean steps?",),
+    "--set guidance_scale=4": ("did you mean workload.guidance_scale?",),
     "--set batch=0": ("batch: 0 must be a whole number from 1",),
     "--set steps=[]": ("steps: no values are listed",),
     "--set steps=four": ("steps: four must be a whole number",),
@@ -202,6 +221,9 @@ def test_prompts_are_read_with_a_byte_order_mark_and_as_a_list(name: str, conten
     assert (workload.prompts, workload.seeds) == (("a cat", "a dog"), (0, 1))
 
 
+DPM = "DPMSolverMultistepScheduler"
+
+
 @pytest.mark.parametrize("text", ["5min", "5 m", "5M", "300", "300s", "0.0834h", "5minutes", "4m60s"])
 def test_a_time_is_read_as_people_write_it(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert round(cli.make_parser().parse_args(["run", "--budget", text]).budget, -1) == 300
@@ -216,7 +238,13 @@ def test_a_time_is_read_as_people_write_it(text: str, monkeypatch: pytest.Monkey
         ("quantization.scheme", "FP8 weight only", "fp8-weight-only"), ("compile.mode", "max_autotune", "max-autotune"),
         ("compile.scope", "Full", "full"), ("compile.scope", False, "none"),
         ("cache.kind", "firstblock", "first-block"), ("attention.backend", "sdpa", "native"),
-        ("steps", 4, 4), ("fuse_qkv", False, False), ("steps", "4", "4"),
+        ("steps", 4, 4), ("fuse_qkv", False, False), ("steps", "4", "4"), ("fuse_qkv", "on", True),
+        ("matmul.tf32", "Disabled", False), ("quantization.scheme", "off", "none"), ("cache.kind", "No", "none"),
+        ("quantization.scheme", "float8_weight_only", "fp8-weight-only"), ("scheduler.kind", "DPM++ 2M", DPM),
+        ("compile.mode", "reduce_overhead", "reduce-overhead"), ("compile.mode", "Normal", "default"),
+        ("attention.backend", "flash_attention_3", "_flash_3"), ("attention.backend", "fa3", "_flash_3"),
+        ("attention.backend", "auto", "native"), ("attention.backend", "flash", "flash"), ("fuse_qkv", 1, 1),
+        ("scheduler.kind", False, "own"), ("guidance.stop", "off", 1.0), ("lora.scale", 1, 1), ("batch", True, True),
     ],
 )  # fmt: skip
 def test_a_value_has_other_names(name: str, written: Any, meant: Any) -> None:
@@ -225,9 +253,23 @@ def test_a_value_has_other_names(name: str, written: Any, meant: Any) -> None:
 
 def test_every_alias_is_a_value_and_no_value_is_an_alias_of_another() -> None:
     for knob in KNOBS.values():
-        for alias, value in knob.aliases.items():
-            assert alias == errors.plain_word(alias) and value in knob.choices
+        for alias, value in aliases.ALIASES.get(knob.name, {}).items():
+            assert alias == errors.plain_word(alias) and knob.invalid_reason(value) is None
         assert all(knob.canonical(choice) == choice for choice in knob.choices)
+
+
+def test_every_meaning_is_a_setting_and_no_alias_has_several() -> None:
+    for name, words in aliases.MEANINGS.items():
+        for word, found in words.items():
+            assert KNOBS[name].invalid_reason(KNOBS[name].canonical(word)) is not None, (name, word)
+            for setting in found:
+                knob, value = setting.split("=") if "=" in setting else (name, setting)
+                assert value == "PATH" or KNOBS[knob].invalid_reason(KNOBS[knob].canonical(value)) is None, setting
+
+
+def test_every_other_name_of_a_knob_is_that_of_a_setting() -> None:
+    assert set(aliases.KNOB_NAMES.values()) <= set(settings.settable_names())
+    assert all(word == errors.plain_word(word) for word in aliases.KNOB_NAMES)
 
 
 def test_aliases_count_at_the_command_line_and_in_files(tmp_path: Path) -> None:

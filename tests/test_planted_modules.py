@@ -34,6 +34,7 @@ SPACE = """
 pipelines: [any]
 workload: {prompts: [a, b], height: 32, width: 32}
 quality: {tolerance: 90}
+baseline: {steps: 2}
 knobs: {steps: [2, 1], compile.scope: [none, full]}
 """
 
@@ -122,7 +123,7 @@ def test_a_whole_run_imports_nothing_from_the_current_folder(planted: Path, tiny
     write_tiny_clip(planted / "scorer")
     (planted / "space.yaml").write_text(SPACE)
     done = subprocess.run(
-        [*SCRIPT, "run", ".", "--scorer", "scorer", "--space", "space.yaml", "--device", "cpu", "--budget", "60s",
+        [*SCRIPT, "run", ".", "--scorer", "scorer", "--space", "space.yaml", "--device", "cpu", "--budget", "4m",
          "--trials", "3"], cwd=planted, env=environment(planted), capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert sprung(planted) == ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from tuner.knobs.base import Knob, NoEffect, denoisers
 from tuner.knobs.conditions import missing_capability, missing_package
@@ -98,12 +98,6 @@ class AttentionBackend(Knob):
 
     name = "attention.backend"
     choices = tuple(BACKENDS)
-    aliases: ClassVar[Mapping[str, Value]] = {
-        "sdpa": "native",
-        "torch": "native",
-        "flashattention2": "flash",
-        "fa2": "flash",
-    }
     order = 20
     uneven_steps = False
     changes_trajectory = False

@@ -6,7 +6,7 @@ from abc import ABC
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from tuner.errors import plain_word
+from tuner.knobs import aliases
 from tuner.records.codec import Value
 from tuner.records.gate import Allowance
 from tuner.records.machine import Environment
@@ -43,9 +43,6 @@ class Knob(ABC):
     acts: ClassVar[Literal["build", "call"]] = "build"
     user_supplied: ClassVar[bool] = False
     order: ClassVar[int] = 0
-    aliases: ClassVar[Mapping[str, Value]] = {}
-    """Other names of values, in lower case and without punctuation."""
-
     may_change_image: ClassVar[bool] = False
     uneven_steps: ClassVar[bool] = False
     changes_trajectory: ClassVar[bool] = False
@@ -58,13 +55,8 @@ class Knob(ABC):
         return self.choices[0]
 
     def canonical(self, value: Value) -> Value:
-        """Return the value that a person means by `value`: an alias, other case or punctuation, off for none."""
-        if value is False and "none" in self.choices:
-            return "none"
-        if not isinstance(value, str) or value in self.choices:
-            return value
-        names = {plain_word(choice): choice for choice in self.choices if isinstance(choice, str)}
-        return {**self.aliases, **names}.get(plain_word(value), value)
+        """Return the value that a person means by `value`, see `tuner.knobs.aliases`."""
+        return aliases.canonical(self.name, value, self.choices)
 
     def invalid_reason(self, value: Value) -> str | None:
         """Return why `value` can never be a value of this knob, or None."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from tuner.knobs.base import Knob, NoEffect, denoisers
 from tuner.knobs.conditions import capability
@@ -20,11 +20,6 @@ class Dtype(Knob):
 
     name = "precision.dtype"
     choices = ("float32", "bfloat16", "float16")
-    aliases: ClassVar[Mapping[str, Value]] = {
-        "bf16": "bfloat16", "torchbfloat16": "bfloat16",
-        "fp16": "float16", "f16": "float16", "half": "float16", "torchfloat16": "float16",
-        "fp32": "float32", "f32": "float32", "float": "float32", "torchfloat32": "float32",
-    }  # fmt: skip
     may_change_image = True
     order = 0
     uneven_steps = False

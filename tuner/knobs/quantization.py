@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from tuner.errors import Unavailable
 from tuner.knobs.base import Knob, NoEffect, denoisers, invalid_choice_reason
@@ -84,11 +84,6 @@ class QuantizationScheme(Knob):
 
     name = "quantization.scheme"
     choices = ("none", *SCHEMES, "nunchaku")
-    aliases: ClassVar[Mapping[str, Value]] = {
-        "int4": "int4-weight-only", "int4wo": "int4-weight-only", "int8wo": "int8-weight-only",
-        "int8dq": "int8-dynamic", "fp8wo": "fp8-weight-only", "float8wo": "fp8-weight-only",
-        "nf4": "bnb-nf4", "bitsandbytes": "bnb-nf4",
-    }  # fmt: skip
     may_change_image = True
     order = 30
     uneven_steps = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from tuner.errors import BadInput, did_you_mean
-from tuner.knobs import KNOBS, Knob
+from tuner.knobs import KNOBS, Knob, aliases
 from tuner.quality.metrics import METRICS, OBJECTIVES
 from tuner.quality.metrics.custom import ENTRY_POINT
 from tuner.records.codec import Value, Values
@@ -84,7 +84,7 @@ def refuse_user_files(written: SpaceFile, where: str) -> None:
 
 def _check_knob(where: str, field: str, name: str) -> None:
     if name not in KNOBS:
-        hint = did_you_mean(name, KNOBS, "`tune knobs` lists them")
+        hint = aliases.knob_hint(name) or did_you_mean(name, KNOBS, "`tune knobs` lists them")
         raise BadInput(f"{where}: {format_value(field)}: unknown knob; {hint}")
 
 
@@ -107,5 +107,8 @@ def _check_value(where: str, field: str, name: str, value: Value) -> None:
     _check_knob(where, field, name)
     invalid_reason = KNOBS[name].invalid_reason(value)
     if invalid_reason:
+        several = aliases.meanings(name, value)
+        if several:
+            raise BadInput(f"{where}: {field}: {format_value(value)} is ambiguous or of another knob; {several}")
         hint = did_you_mean(str(value), [choice for choice in KNOBS[name].choices if isinstance(choice, str)])
         raise BadInput(f"{where}: {field}: {format_value(value)} {invalid_reason}{hint and f'; {hint}'}")

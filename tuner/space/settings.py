@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import BadInput, did_you_mean
-from tuner.knobs import KNOBS
+from tuner.knobs import KNOBS, aliases
 from tuner.space import checks, yaml_file
 from tuner.space.candidates import format_value
 from tuner.space.schema import SpaceFile, WorkloadFields
 from tuner.space.space_file import merge, read_prompts
 
 GROUPS = ("workload", "baseline", "quality", "gate")
+OTHERWISE = "`tune knobs` lists the knobs, the fields begin with workload."
 EXAMPLE = "steps=20 or workload.height=512"
 PROMPT_FILE = "a .txt file with one prompt a line, or a .json file with prompts"
 PROMPTS_EXAMPLE = "workload.prompts='[a red circle, a blue square]'"
@@ -53,7 +54,7 @@ def _parse(text: str, written: SpaceFile) -> SpaceFile:
         raise BadInput(f"{where}: write it as KNOB=VALUE or workload.FIELD=VALUE, such as {EXAMPLE}")
     group, _, field = name.partition(".")
     if group not in GROUPS and name not in KNOBS:
-        hint = did_you_mean(name, settable_names(), "`tune knobs` lists the knobs, the fields begin with workload.")
+        hint = aliases.knob_hint(name, value_text) or did_you_mean(name, settable_names(), OTHERWISE)
         raise BadInput(f"{where}: {format_value(name)}: unknown knob; {hint}")
     if group in GROUPS and not field:
         raise BadInput(f"{where}: name a field of {group}: {', '.join(_fields(group))}")
