@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from test_study import Bench, bench, workers  # noqa: F401  (fixtures)
+from test_study import Bench, Workers
 
 from tuner.errors import BadInput
 from tuner.files import StudyFolder
@@ -18,14 +18,23 @@ from tuner.report.renderers.terminal import Terminal
 from tuner.report.study_report import StudyReport, read_refusals, read_report
 
 
-@pytest.fixture
-def finished(bench: Bench) -> Path:  # noqa: F811
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished study, with a refused candidate."""
-    with bench.study(trials=10) as study:
-        study.run()
-        values = study.history.space.candidate({})
-        study.store.refuse(study.store.enter(values), values, "compile.mode needs compile.scope")
-    return bench.folder / "study"
+    folder = tmp_path_factory.mktemp("bench")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tuner.board.trial_events.write", lambda *_: None)
+        with Bench(folder, Workers()).study(trials=10) as study:
+            study.run()
+            values = study.history.space.candidate({})
+            study.store.refuse(study.store.enter(values), values, "compile.mode needs compile.scope")
+    return folder / "study"
+
+
+@pytest.fixture
+def finished(made: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(made, tmp_path / "finished"))
 
 
 def test_a_copied_study_has_the_same_report(finished: Path, tmp_path: Path) -> None:
@@ -34,6 +43,9 @@ def test_a_copied_study_has_the_same_report(finished: Path, tmp_path: Path) -> N
     assert {point.number for point in report.points} >= {0, report.best.chosen.trial}
     assert f"trial {report.best.chosen.trial}, " in report.conclusion
     copied = read_report(Path(shutil.move(finished, tmp_path / "copy")))
+    assert report.time is not None
+    assert (report.time.builds, report.time.repetition_s is None) == (2, False)
+    assert 0 < report.time.first_gain_s <= report.time.wall_s  # type: ignore[operator]
     moved = msgspec.structs.replace(report, folder=copied.folder, conclusion=copied.conclusion)
     assert copied == moved
 
@@ -45,6 +57,7 @@ def test_every_renderer_shows_the_chosen_configuration(finished: Path, name: str
     assert report.best.chosen.changed
     assert all(knob in text for knob in report.best.chosen.changed)
     assert "tune board" in text or name not in ("terminal", "markdown")
+    assert "judging finalists" in text
     if name == "json":
         assert msgspec.json.decode(text, type=StudyReport) == report
 
@@ -73,6 +86,13 @@ def test_a_study_without_a_result_or_with_another_is_one_line(finished: Path) ->
     shutil.rmtree(paths.trial(0))
     with pytest.raises(BadInput, match="are not those of this study"):
         read_report(finished)
+
+
+def test_a_study_of_an_earlier_version_has_no_account_of_its_time(finished: Path) -> None:
+    StudyFolder(finished).stages.unlink()
+    report = read_report(finished)
+    assert report.time is None
+    assert "load and build" not in RENDERERS["terminal"]().render(report)
 
 
 def test_refusals_are_read_without_a_database_and_not_from_a_damaged_one(tmp_path: Path) -> None:

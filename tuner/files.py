@@ -73,6 +73,11 @@ class StudyFolder:
         return self.root / "cache"
 
     @property
+    def stages(self) -> Path:
+        """What each worker did when."""
+        return self.root / "stages.jsonl"
+
+    @property
     def template_log(self) -> Path:
         """What the process that workers are forked from reports."""
         return self.root / "template.log"
@@ -197,6 +202,8 @@ FILES = (
     "study.db-shm",
     "lock",
     "best_config.json",
+    "stages.jsonl",
+    "template.log",
     "panel.json",
     "panel.job.json",
     "panel.log",

@@ -125,6 +125,8 @@ HOSTILE: dict[str, Callable[[Path, Path], str]] = {
             "study.json",
             "lock",
             "best_config.json",
+            "stages.jsonl",
+            "template.log",
             "cache",
             "cache/inductor",
             "cache/a/b/c/d",
@@ -132,7 +134,9 @@ HOSTILE: dict[str, Callable[[Path, Path], str]] = {
             "\x1b[2J.txt",
         )
     },
-    **{f"hard link {name}": hard_link(name) for name in ("study.db", "lock", "panel.log", "study.json")},
+    **{
+        f"hard link {name}": hard_link(name) for name in ("study.db", "lock", "panel.log", "study.json", "stages.jsonl")
+    },
     **{
         f"pipe {name}": put(name, os.mkfifo)
         for name in ("study.json", "study.db", "lock", "best_config.json", "trials", "trials/0000/outcome.json", "a b")
@@ -141,7 +145,15 @@ HOSTILE: dict[str, Callable[[Path, Path], str]] = {
     **{f"socket {name}": put(name, listen) for name in ("study.db", "strips", "trials/0000/worker.log")},
     **{
         f"folder {name}": put(name, Path.mkdir)
-        for name in ("study.json", "study.db", "lock", "best_config.json", "trials/0000/outcome.json", "panel.log")
+        for name in (
+            "study.json",
+            "study.db",
+            "lock",
+            "best_config.json",
+            "trials/0000/outcome.json",
+            "panel.log",
+            "stages.jsonl",
+        )
     },
     **{
         f"file {name}": put(name, Path.touch)

@@ -14,16 +14,21 @@ from tuner.records.codec import Record, decode, read
 from tuner.records.database import select
 from tuner.records.outcome import Outcome
 from tuner.records.quality import NoiseFloor
+from tuner.records.stages import read_stages
 from tuner.report.conclusion import conclusion
 from tuner.report.points import FrontPoint, front_points
 from tuner.report.studies import State, read_state
+from tuner.report.time_account import TimeAccount, make_account
 from tuner.result.config import BestConfig
 from tuner.search.history import History
 from tuner.search.request import Refusal, Request, read_request
 
 
 class StudyReport(Record):
-    """A study so far. `refused` counts the refused candidates by reason, `conclusion` has a few lines of text."""
+    """A study so far. `refused` counts the refused candidates by reason, `conclusion` has a few lines of text.
+
+    `time` is None of a study that an earlier version made.
+    """
 
     folder: str
     request: Request
@@ -34,6 +39,7 @@ class StudyReport(Record):
     refused: dict[str, int]
     conclusion: str
     state: State = "finished"
+    time: TimeAccount | None = None
 
 
 def read_report(folder: Path) -> StudyReport:
@@ -57,6 +63,7 @@ def read_report(folder: Path) -> StudyReport:
         refused=dict(Counter(refusal.reason for refusal in read_refusals(paths.database))),
         conclusion=conclusion(request, history, best.chosen.trial, folder),
         state=read_state(paths),
+        time=make_account(read_stages(paths.stages), history),
     )
 
 

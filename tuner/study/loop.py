@@ -36,6 +36,7 @@ from tuner.study.events import (
     TrialStarted,
 )
 from tuner.study.finalists import judge_finalists, read_panel
+from tuner.study.stage_log import LoggingExecutor, StageLog
 from tuner.study.store import Store
 
 NEVER = float("inf")
@@ -46,12 +47,13 @@ class Study:
 
     def __init__(self, store: Store, limits: Limits, display: Display, executor: Executor) -> None:
         self.store = store
-        self.executor = executor
         self.device = executor.free()[0]
         self.history = load_history(store)
         self.plan: Plan | None = None
         self.known_panel = read_panel(store)
         self.budget = Budget(limits, store.spent_s)
+        self.stages = StageLog(store.paths.stages, self.budget)
+        self.executor: Executor = LoggingExecutor(executor, self.stages)
         self.noted = [run for trial in self.history.outcomes.values() for run in self.history.disturbed(trial)]
         """The disturbed processes that the user knows of."""
         self.publisher = Publisher(store, self.history, self.budget, display)
@@ -70,9 +72,10 @@ class Study:
             self.note("this study is finished: give a longer --budget, or more --trials, to go on")
             return finished if finished.price == self.store.request.price else self.reprice(finished)
         self.store.begin(self.budget.limits)
-        self.export_so_far()
-        self.measure_baseline()
-        return self.finish(self.choose())
+        with self.stages.run():
+            self.export_so_far()
+            self.measure_baseline()
+            return self.finish(self.choose())
 
     def measure_baseline(self) -> None:
         """Measure the untouched pipeline and its timing noise, and report both."""
@@ -105,7 +108,8 @@ class Study:
         self.export(chosen, None, 0.0)
         self.publisher.publish(TaskStarted("finalists", "judge"))
         started = time.monotonic()
-        panel = judge_finalists(self.store, self.history, shown, self.note)
+        with self.stages.task("finalists", "judge"):
+            panel = judge_finalists(self.store, self.history, shown, self.note)
         best = self.export(chosen, panel, time.monotonic() - started)
         self.publisher.show_result(chosen, shown)
         traced = [self.history.baseline, *shown]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from tuner.numbers import format_latency, format_number, format_signed
+from collections.abc import Sequence
+
+from tuner.numbers import format_clock, format_latency, format_number, format_signed
 from tuner.report.formatting import one_line, pluralize
 from tuner.report.points import FrontPoint, gain_cell, in_order
 from tuner.report.renderers.base import Renderer
 from tuner.report.study_report import StudyReport, state_note
+from tuner.report.time_account import TimeAccount
+from tuner.report.time_table import figures, headline
 
 HEADINGS = ("trial", "latency", "US$/1000 images", "speed-up", "difference", "configuration")
 
 
 class Markdown(Renderer):
-    """A table of the front, the counts of trials and the conclusion."""
+    """A table of the front, the counts of trials, where the time went, and the conclusion."""
 
     def render(self, report: StudyReport) -> str:
         request = report.request
@@ -21,11 +25,14 @@ class Markdown(Renderer):
         lines += [_row(_cells(point)) for point in in_order(report.points)]
         if any(point.is_doubtful for point in report.points):
             lines += ["", "`?`: in doubt: measured again, a gain is not certain"]
-        lines += ["", _counts(report), "", "```", report.conclusion, *filter(None, [state_note(report)]), "```", ""]
+        lines += ["", _counts(report)]
+        if report.time is not None:
+            lines += ["", *_time(report.time, request.environment.device)]
+        lines += ["", "```", report.conclusion, *filter(None, [state_note(report)]), "```", ""]
         return "\n".join(lines)
 
 
-def _row(cells: list[str] | tuple[str, ...]) -> str:
+def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
@@ -47,3 +54,10 @@ def _counts(report: StudyReport) -> str:
         f"{pluralize(len(report.outcomes), 'trial')}: {trials.measured} measured, {trials.rejected} rejected, "
         f"{trials.failed} failed; {pluralize(sum(report.refused.values()), 'candidate')} refused"
     )
+
+
+def _time(account: TimeAccount, device: str) -> list[str]:
+    """Return a table of where the time went, and what was done in it."""
+    rows = [[name, format_clock(spent.seconds), f"{spent.share:.0%}"] for name, spent in account.activities.items()]
+    table = map(_row, [("activity", "time", "share"), ["---"] * 3, *rows])
+    return [" ".join(headline(account, device).split()), "", *table, "", *figures(account)]

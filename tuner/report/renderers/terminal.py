@@ -15,16 +15,21 @@ from tuner.report.front_table import front_table
 from tuner.report.panel_table import panel_table
 from tuner.report.renderers.base import Renderer
 from tuner.report.study_report import StudyReport, state_note
+from tuner.report.time_table import TimeTable
 from tuner.report.trial_counts import trial_counts
 
 
 def parts(report: StudyReport) -> Iterator[RenderableType]:
-    """Yield the front, the figures of the chosen configuration, all metrics, the counts of trials, the conclusion."""
+    """Yield the front, the figures of the chosen configuration, all metrics, the counts of trials, where the time went,
+    and the conclusion.
+    """
     yield front_table(report.points, report.metric_title)
     yield front_plot(report.points, metric=report.metric_title)
     yield figures_table(report.best)
     yield panel_table(report.best)
     yield trial_counts(report.outcomes, report.refused)
+    if report.time is not None:
+        yield TimeTable(report.time, report.request.environment.device)
     yield Text("\n".join(filter(None, (report.conclusion, state_note(report)))))
 
 
