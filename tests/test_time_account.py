@@ -111,7 +111,7 @@ def test_nothing_logged_is_no_account(history: History, tmp_path: Path) -> None:
 
 def test_figures_say_what_is_known(history: History) -> None:
     (line,) = figures(account(history, RUN, (1, "study", 0, END)))
-    assert line.startswith("0 builds, no confirmed gain; the parent's CPU time 10.0 ms, 1.0%")
+    assert line.startswith("0 builds, no confirmed gain; parent's CPU time 10.0 ms, 1.0%")
 
 
 def test_the_table_has_eight_lines_in_a_narrow_terminal() -> None:
