@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tiny import write_tiny_clip
 
+from tuner.commands.checks import TRIAL_IMPORT
 from tuner.execution import python
 from tuner.execution.launch import WORKER
 from tuner.execution.template import TEMPLATE
@@ -91,7 +92,7 @@ def test_an_empty_entry_of_pythonpath_is_not_handed_on(
 
 
 @pytest.mark.parametrize(
-    "program", [WORKER, TEMPLATE, EXAMINER, python.command("tuner.board.server")], ids=lambda p: p[-1]
+    "program", [WORKER, TEMPLATE, EXAMINER, TRIAL_IMPORT, python.command("tuner.board.server")], ids=lambda p: p[-1]
 )
 def test_no_child_imports_from_there(planted: Path, program: tuple[str, ...]) -> None:
     """Each imports what it needs, and ends because its job or its arguments are missing."""

@@ -2,15 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner.errors import BadInput
+from tuner.execution import python
 
 if TYPE_CHECKING:
     from tuner.records.quality import QualityPolicy
     from tuner.search.request import Request
+
+
+TRIAL_IMPORT: tuple[str, ...] = python.command("tuner.quality.metrics.trial_import")
+TRIAL_IMPORT_S = 2.0
+"""What takes longer to import, as packages that import torch do, is left to the worker."""
+
+
+def check_own_metric(name: str) -> None:
+    """Check that a metric `module:function` can be imported and called: by its source, then in a process of its own.
+
+    Raises BadInput with its file and line.
+    """
+    from tuner.quality.metrics import entry_point
+
+    problem = entry_point.problem(name) or trial_import(name)
+    if problem:
+        raise BadInput(f"--quality {name}: {problem}")
+
+
+def trial_import(name: str) -> str | None:
+    """Return why an entry point cannot be imported or called, or None if it can, or takes long."""
+    child = subprocess.Popen(
+        [*TRIAL_IMPORT, name], env=python.environment() | {"PYTHONDONTWRITEBYTECODE": "1"}, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        answer, _ = child.communicate(timeout=TRIAL_IMPORT_S)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    ended = f"importing it ends the process with exit code {child.returncode}"
+    return answer.decode(errors="replace") or (ended if child.returncode else None)
 
 
 def check_models(request: Request) -> None:

@@ -199,13 +199,13 @@ def quality_policy(name: str, metric_paths: Sequence[str], scorer: str) -> Quali
 
     Raises BadInput or Unavailable if the metric is unknown or something that it needs is missing.
     """
-    from tuner.quality.metrics import CustomMetric, MetricContext, entry_point, get_objective
+    from tuner.commands.checks import check_own_metric
+    from tuner.quality.metrics import CustomMetric, MetricContext, get_objective
     from tuner.records.quality import QualityPolicy
 
     paths = dict(map(_metric_path, metric_paths))
-    problem = entry_point.problem(name) if isinstance(get_objective(name), CustomMetric) else None
-    if problem:
-        raise BadInput(f"--quality {name}: {problem}")
+    if isinstance(get_objective(name), CustomMetric):
+        check_own_metric(name)
     reason = get_objective(name).unavailable_reason(MetricContext("cpu", scorer, paths))
     if reason:
         raise Unavailable(f"--quality {name}: {reason}; clip_score, ssim and ms_ssim need nothing else")

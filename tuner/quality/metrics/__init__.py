@@ -8,6 +8,7 @@ from tuner.errors import BadInput, did_you_mean
 from tuner.quality.metrics import adherence, distribution, fidelity
 from tuner.quality.metrics.base import Metric, MetricContext
 from tuner.quality.metrics.custom import ENTRY_POINT, CustomMetric
+from tuner.quality.metrics.entry_point import spelling_hint
 
 __all__ = ["METRICS", "OBJECTIVES", "CustomMetric", "Metric", "MetricContext", "get_metric", "get_objective"]
 
@@ -43,7 +44,9 @@ def get_metric(name: str) -> Metric:
         return METRICS[name]
     if ENTRY_POINT.fullmatch(name):
         return CustomMetric(name)
-    hint = did_you_mean(name, METRICS, f"use {', '.join(OBJECTIVES)}, or your own module:function")
+    hint = spelling_hint(name) or did_you_mean(
+        name, METRICS, f"use {', '.join(OBJECTIVES)}, or your own module:function"
+    )
     raise BadInput(f"--quality {name}: no such metric; {hint}")
 
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import os
 import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.machinery import PathFinder
-from importlib.util import module_from_spec
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
 from tuner.errors import BadInput
 from tuner.quality.images import Images
+from tuner.quality.metrics import user_module
 from tuner.quality.metrics.base import Metric, MetricContext
 
 ENTRY_POINT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -37,43 +31,17 @@ class CustomMetric(Metric):
 
     def scores(self, images: Images, baseline: Images, context: MetricContext) -> tuple[float, ...]:
         count = len(images.pil_images)
-        with _current_folder_last():
+        with user_module.current_folder_last():
             values = [float(value) for value in self._function()(list(images.pil_images), images.prompt_per_still)]
         if len(values) != count or not all(map(math.isfinite, values)):
             raise BadInput(f"--quality {self.name}: it must return one finite number for each of the {count} images")
         return images.mean_by_prompt(values)
 
     def _function(self) -> Callable[..., Any]:
-        module, _, name = self.name.partition(":")
         try:
-            function = getattr(_import(module), name)
+            function = user_module.load(self.name)
         except (ImportError, AttributeError) as error:
             raise BadInput(f"--quality {self.name}: it cannot be imported: {error}") from None
         if not callable(function):
-            raise BadInput(f"--quality {self.name}: {name} is not a function")
+            raise BadInput(f"--quality {self.name}: it is not a function")
         return function  # type: ignore[no-any-return]
-
-
-def _import(name: str) -> ModuleType:
-    """Import a module that the user named, from the current folder if it is there and not imported yet."""
-    package = name.partition(".")[0]
-    spec = None if package in sys.modules else PathFinder.find_spec(package, [os.getcwd()])  # noqa: PTH109
-    if spec is not None and spec.loader is not None:
-        sys.modules[package] = module_from_spec(spec)
-        try:
-            spec.loader.exec_module(sys.modules[package])
-        except BaseException:
-            del sys.modules[package]
-            raise
-    return importlib.import_module(name)
-
-
-@contextmanager
-def _current_folder_last() -> Iterator[None]:
-    """Find modules in the current folder too, but only those that are found nowhere else."""
-    folder = os.getcwd()  # noqa: PTH109
-    sys.path.append(folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)

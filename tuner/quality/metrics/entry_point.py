@@ -28,7 +28,8 @@ def problem(entry_point: str) -> str | None:
     name, _, function = entry_point.partition(":")
     spec = _find(name)
     if spec is None:
-        return f"there is no module {name}, neither in {os.getcwd()} nor installed"  # noqa: PTH109
+        hint = spelling_hint(entry_point)
+        return f"there is no module {name}, neither in {os.getcwd()} nor installed{hint and f'; {hint}'}"  # noqa: PTH109
     if spec.origin is None or not spec.origin.endswith(".py"):
         is_pythons = name.partition(".")[0] in sys.stdlib_module_names
         is_missing = is_pythons and not callable(getattr(importlib.import_module(name), function, None))
@@ -39,6 +40,26 @@ def problem(entry_point: str) -> str | None:
         place = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
         return f"{spec.origin}{place}: not Python: {getattr(error, 'msg', None) or error}"
     return _missing_import(tree, spec.origin) or _function_problem(tree, spec.origin, function)
+
+
+def spelling_hint(name: str) -> str:
+    """Return how to write the entry point of a file, or of `module.function`, or an empty text if it is neither."""
+    file, _, function = name.partition(":")
+    folder, _, module = file.removesuffix(".py").rpartition("/")
+    if not function and os.path.isfile(f"{module.rpartition('.')[0]}.py"):  # noqa: PTH113
+        module, _, function = module.rpartition(".")
+    elif file == module and not os.path.isfile(f"{module}.py"):  # noqa: PTH113  (any string, of any length)
+        return ""
+    start = f", and start tune in {folder}" if folder not in ("", ".") else ""
+    return f"write your own metric as {module}:{function or 'FUNCTION'}{start}"
+
+
+def source(entry_point: str) -> tuple[str, ast.Module | None]:
+    """Return the file of an entry point's module, and its source if it is in Python."""
+    spec = _find(entry_point.partition(":")[0])
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return "", None
+    return spec.origin, ast.parse(read_text(Path(spec.origin)))
 
 
 def _find(name: str) -> ModuleSpec | None:
