@@ -167,7 +167,7 @@ def test_an_acknowledged_outcome_is_read_back_and_told(folder: Path, request_: R
         kept = outcome(number, baseline(store))
         store.acknowledge(kept)
     with Store(folder, request_) as store:
-        assert store.outcomes() == [kept]
+        assert store.outcomes() == {kept.number: kept}
         trial = store.study.trials[0]
         assert trial.values == [1.0, 21.0]
         assert trial.constraints == {"measured": 0.0}
@@ -203,7 +203,7 @@ def test_refused_duplicate_and_abandoned_trials(folder: Path, request_: Request)
         assert [(refusal.values, refusal.reason) for refusal in store.refusals()] == [(values, "no such luck")]
         assert store.study.trials[refused].constraints == {"refused": 1.0}
         assert store.study.trials[duplicate].user_attrs == {"duplicate_of": 0}
-        assert [kept.number for kept in store.outcomes()] == [0]
+        assert list(store.outcomes()) == [0]
         assert states(store) == ["COMPLETE", "PRUNED", "FAIL", "FAIL"]
 
 
@@ -286,7 +286,7 @@ def test_a_baseline_that_failed_is_tried_again_as_trial_0(folder: Path, request_
         store.acknowledge(outcome(store.enter(candidate := store.request.space.candidate({"steps": 4})), candidate))
     for _ in range(2):
         with Store(folder, request_) as store:
-            assert store.outcomes() == [] and store.study.trials == []
+            assert store.outcomes() == {} and store.study.trials == []
             assert list((folder / "trials").iterdir()) == []
             assert store.enter(baseline(store)) == 0
 

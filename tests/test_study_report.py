@@ -83,7 +83,8 @@ def test_a_study_without_a_result_or_with_another_is_one_line(finished: Path) ->
     with pytest.raises(BadInput, match=r"best_config\.json"):
         read_report(finished)
     paths.best_config.write_bytes(best)
-    shutil.rmtree(paths.trial(0))
+    shutil.rmtree(paths.trial(msgspec.json.decode(best)["chosen"]["trial"]))
+    shutil.rmtree(paths.repetitions)
     with pytest.raises(BadInput, match="are not those of this study"):
         read_report(finished)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -103,6 +104,15 @@ class StudyFolder:
         return self.root / f"panel.{suffix}"
 
 
+def numbered(folder: Path) -> dict[int, Path]:
+    """Return the folders of trials, or of repetitions, in a folder by number.
+
+    Only names that a study gives count. Others, such as "0007 copy", are somebody else's: not read, and never removed.
+    """
+    own = [path for path in folder.iterdir() if OWN_NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return {int(path.name): path for path in sorted(own, key=lambda path: int(path.name))}
+
+
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 MAX_RECORD_BYTES = 16 << 20
@@ -180,7 +190,8 @@ def _require_own(root: Path, path: Path, state: os.stat_result) -> None:
     parts, is_folder = path.relative_to(root).parts, stat.S_ISDIR(state.st_mode)
     if not is_folder and not stat.S_ISREG(state.st_mode):
         raise BadInput(f"{path}: a study holds files and folders only, and this is {kind_of(state.st_mode)}; remove it")
-    is_place = parts in PLACES or (len(parts) == 2 and parts[0] in NUMBERED and parts[1].isdigit())
+    is_numbered = len(parts) == 2 and parts[0] in NUMBERED and OWN_NAME.fullmatch(parts[1]) is not None
+    is_place = parts in PLACES or is_numbered
     is_named_file = (len(parts) == 1 and path.name in FILES) or path.name == "outcome.json"
     if (is_place and not is_folder) or (is_named_file and is_folder):
         raise BadInput(
@@ -193,6 +204,8 @@ def _require_own(root: Path, path: Path, state: os.stat_result) -> None:
 
 
 NUMBERED = ("trials", "repetitions")
+OWN_NAME = re.compile("[0-9]{4}|[1-9][0-9]{4,5}")
+"""The name of a trial's or a repetition's folder. No study comes to a million of them."""
 PLACES = tuple((name,) for name in (*NUMBERED, "strips", "cache"))
 FILES = (
     "study.json",

@@ -18,9 +18,13 @@ from tuner import cli
 from tuner.commands import show
 from tuner.files import StudyFolder
 from tuner.records.codec import encode, read
+from tuner.records.outcome import Outcome
 from tuner.report.renderers import RENDERERS
 from tuner.report.studies import StudyList, list_studies, read_limits, read_state, summarize
+from tuner.result.config import read_config
+from tuner.result.prices import Price
 from tuner.search.request import Request
+from tuner.study.database import open_study
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +66,23 @@ def test_a_finished_study_takes_more_trials(tune: Tune) -> None:
     assert tune.command("resume", "--out", str(tune.out), "--trials", "6").returncode == 0
     assert len(tune.outcomes()) == 6
     tune.check()
+
+
+def test_another_price_scales_every_cost_of_a_study(
+    finished: Tune, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = finished.outcomes()
+    price = read(copy / "study.json", Request).price.usd_per_hour
+    assert run("resume", str(copy), "--price", str(3 * price)) == 0, capsys.readouterr().err
+    assert read(copy / "study.json", Request).price == Price(usd_per_hour=3 * price, source="--price")
+    told = {trial.number: trial.values for trial in open_study(copy).trials}
+    for number, outcome in before.items():
+        now = read(copy / "trials" / f"{number:04}" / "outcome.json", Outcome)
+        assert now.cost_usd_per_1000_images == pytest.approx(3 * (outcome.cost_usd_per_1000_images or 0))
+        assert outcome.cost_usd_per_1000_images and told[number][0] > 2 * outcome.cost_usd_per_1000_images
+    assert f"{3 * price:.2f} per hour" in capsys.readouterr().out
+    assert read_config(copy / "best_config.json").price.source == "--price"
+    assert run("show", str(copy)) == 0
 
 
 def test_a_study_goes_on_under_another_name(finished: Tune, tmp_path: Path, no_pipeline: Path) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.commands.arguments import Subparsers, add_study, positive, seconds
+from tuner.commands.arguments import Subparsers, add_study, positive, price, seconds
 from tuner.errors import BadInput
 from tuner.files import resolved
 
@@ -26,6 +26,7 @@ EXAMPLES = """\
 examples:
   tune resume                                    the newest study
   tune resume flux-1-dev-1a2b3c4d --budget 3h    with a longer budget
+  tune resume flux-1-dev-1a2b3c4d --price 2.49   at another price
 """
 
 
@@ -40,6 +41,10 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--trials", type=positive, metavar="N", help="stop after N recorded trials (default: as in its last run)"
     )
+    parser.add_argument(
+        "--price", type=price, metavar="USD",
+        help="price of one machine hour: all costs of the study are computed again (default: that of its last run)",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -56,7 +61,18 @@ def run(options: argparse.Namespace) -> int:
     check_machine(folder / "study.json", request.environment)
     check_model(folder / "study.json", request)
     checks.check_models(request)
-    return run_study(folder, request, limits_of(folder, options), request.model.source)
+    return run_study(folder, priced(request, options.price), limits_of(folder, options), request.model.source)
+
+
+def priced(request: Request, usd_per_hour: float | None) -> Request:
+    """Return the request at the price that was given, if any."""
+    import msgspec
+
+    from tuner.result.prices import price_for
+
+    if usd_per_hour is None:
+        return request
+    return msgspec.structs.replace(request, price=price_for(request.environment.device_name, usd_per_hour))
 
 
 def check_code(file: Path, quality: QualityPolicy) -> None:

@@ -18,6 +18,7 @@ from tuner.records.database import select
 from tuner.records.outcome import Limits
 from tuner.report.formatting import label
 from tuner.result.config import BestConfig
+from tuner.search.recorded import outcome_files
 from tuner.search.request import read_request
 
 State = Literal["running", "interrupted", "finished", "damaged"]
@@ -98,7 +99,7 @@ def _summarize(paths: StudyFolder) -> StudySummary:
         state=read_state(paths),
         model=request.model.source,
         device_name=request.environment.device_name,
-        trials=sum(1 for _ in paths.trials.glob("[0-9]*/outcome.json")),
+        trials=sum(1 for _ in outcome_files(paths.trials)),
         chosen_trial=best.chosen.trial if best else None,
         chosen=label(best.chosen.changed) if best else None,
         gain=best.speed_up if best and best.chosen.trial else None,

@@ -21,6 +21,7 @@ from tuner.report.studies import State, read_state
 from tuner.report.time_account import TimeAccount, make_account
 from tuner.result.config import BestConfig
 from tuner.search.history import History
+from tuner.search.recorded import read_outcomes, read_repetitions
 from tuner.search.request import Refusal, Request, read_request
 
 
@@ -77,12 +78,12 @@ def state_note(report: StudyReport) -> str | None:
 
 def read_history(paths: StudyFolder, request: Request) -> History:
     """Read the outcomes, repetitions and noise floor of a study."""
-    outcomes = [read(file, Outcome) for file in sorted(paths.trials.glob("[0-9]*/outcome.json"))]
+    outcomes = read_outcomes(paths, request)
     return History(
         space=request.space,
         price=request.price,
-        outcomes={outcome.number: outcome for outcome in outcomes},
-        repetitions=[read(file, Outcome) for file in sorted(paths.repetitions.glob("[0-9]*/outcome.json"))],
+        outcomes=outcomes,
+        repetitions=read_repetitions(paths, request, outcomes),
         late_noise_floor=read(paths.noise_floor, NoiseFloor) if paths.noise_floor.exists() else None,
     )
 

@@ -256,11 +256,12 @@ class Study:
 
 def load_history(store: Store) -> History:
     """Return what a study has recorded so far."""
+    outcomes = store.outcomes()
     return History(
         space=store.request.space,
         price=store.request.price,
-        outcomes={outcome.number: outcome for outcome in store.outcomes()},
-        repetitions=store.repetitions(),
+        outcomes=outcomes,
+        repetitions=store.repetitions(outcomes),
         refused=[refusal.values for refusal in store.refusals()],
         late_noise_floor=store.noise_floor(),
     )

@@ -11,6 +11,7 @@ from tuner.records import database
 from tuner.records.codec import encode_pretty, read
 from tuner.records.outcome import Outcome
 from tuner.result.prices import Price, cost_of
+from tuner.search.recorded import outcome_files
 
 UPDATE = """
 UPDATE trial_values SET value = :cost WHERE objective = 0
@@ -23,8 +24,8 @@ def reprice(paths: StudyFolder, price: Price) -> None:
 
     Do it again after a crash at any instant: what is done already stays the same.
     """
-    outcomes = [_reprice_file(file, price) for file in sorted(paths.trials.glob("[0-9]*/outcome.json"))]
-    for file in sorted(paths.repetitions.glob("[0-9]*/outcome.json")):
+    outcomes = [_reprice_file(file, price) for _, file in outcome_files(paths.trials)]
+    for _, file in outcome_files(paths.repetitions):
         _reprice_file(file, price)
     if paths.database.exists():
         _reprice_database(paths, outcomes)

@@ -10,17 +10,18 @@ import dataclasses
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from tuner.errors import BadInput
-from tuner.files import StudyFolder, atomic_write, lock_study, require_own_tree, storage_errors
-from tuner.knobs import KNOBS
+from tuner.files import StudyFolder, atomic_write, lock_study, numbered, require_own_tree, storage_errors
 from tuner.records.codec import Values, decode, encode_pretty, read
 from tuner.records.database import check as check_database
-from tuner.records.outcome import Limits, Outcome, Timing, contradiction
+from tuner.records.outcome import Limits, Outcome, Timing
 from tuner.records.quality import NoiseFloor
 from tuner.search.history import History
+from tuner.search.recorded import read_outcomes, read_repetitions
 from tuner.search.request import Refusal, Request, read_request
 from tuner.study import told_values
 from tuner.study.attributes import attributes
@@ -147,43 +148,18 @@ class Store:
 
         self.study.tell(number, state=TrialState.FAIL)
 
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> dict[int, Outcome]:
         """Return every acknowledged outcome, by number."""
-        outcomes = []
-        for file in sorted(self.paths.trials.glob("[0-9]*/outcome.json")):
-            outcome = self._read(file)
-            if file.parent != self.paths.trial(outcome.number):
-                raise BadInput(f"{file}: number: it is that of another trial, {outcome.number}")
-            outcomes.append(outcome)
-        return outcomes
+        return read_outcomes(self.paths, self.request)
 
-    def repetitions(self) -> list[Outcome]:
-        """Return every repetition, in the order of their ids; `number` is the trial that it repeats."""
-        repetitions = []
-        for file in sorted(self.paths.repetitions.glob("[0-9]*/outcome.json")):
-            outcome = self._read(file)
-            if outcome.repetition is None or file.parent != self.paths.repetition(outcome.repetition):
-                raise BadInput(f"{file}: repetition: it is that of another folder, {outcome.repetition}")
-            repetitions.append(outcome)
-        return repetitions
+    def repetitions(self, outcomes: Mapping[int, Outcome]) -> list[Outcome]:
+        """Return every repetition of these trials, in the order of their ids."""
+        return read_repetitions(self.paths, self.request, outcomes)
 
     def reserve_repetition(self) -> int:
         """Return an id for a new repetition, whose folder no other has."""
-        numbers = [int(folder.name) for folder in self.paths.repetitions.glob("[0-9]*")]
-        self._last_repetition = max([self._last_repetition, *numbers]) + 1
+        self._last_repetition = max([self._last_repetition, *numbered(self.paths.repetitions)]) + 1
         return self._last_repetition
-
-    def _read(self, file: Path) -> Outcome:
-        outcome = read(file, Outcome)
-        values = outcome.values
-        if self.request.space.candidate(values) != values or any(
-            KNOBS[name].invalid_reason(values[name]) for name in values
-        ):
-            raise BadInput(f"{file}: values: not a candidate of this study's search space")
-        reason = contradiction(outcome)
-        if reason:
-            raise BadInput(f"{file}: {reason}")
-        return outcome
 
     def keep_repetition(self, outcome: Outcome) -> None:
         """Write a repetition into its folder."""
@@ -214,7 +190,7 @@ class Store:
         """
         from optuna.trial import TrialState
 
-        outcomes = {outcome.number: outcome for outcome in self.outcomes()}
+        outcomes = self.outcomes()
         baseline_failed = 0 in outcomes and outcomes[0].status == "failed"
         if baseline_failed:
             self._forget(outcomes)
@@ -229,12 +205,7 @@ class Store:
                 self._tell(outcomes[trial.number])
             elif trial.state == TrialState.RUNNING:
                 self.abandon(trial.number)
-        repetitions = self.repetitions()
-        for repetition in repetitions:
-            original = outcomes.get(repetition.number)
-            if original is None or original.values != repetition.values:
-                file = self.paths.repetition(repetition.repetition or 0) / "outcome.json"
-                raise BadInput(f"{file}: values: not those of trial {repetition.number}, which it repeats")
+        repetitions = self.repetitions(outcomes)
         history = History(self.request.space, self.request.price, outcomes, repetitions)
         self._compare(history)
         for number in {repetition.number for repetition in repetitions}:
@@ -272,7 +243,8 @@ class Store:
 
     def _clear_away(self) -> None:
         """Remove what killed processes left: temporary files, trials and repetitions without an outcome."""
-        for folder in (self.folder, *self.folder.glob("trials/[0-9]*"), *self.folder.glob("repetitions/[0-9]*")):
+        own = (numbered(folder).values() for folder in (self.paths.trials, self.paths.repetitions))
+        for folder in (self.folder, *chain.from_iterable(own)):
             if folder != self.folder and not (folder / "outcome.json").exists():
                 # A worker whose parent was killed a moment ago may still be writing: what it leaves does no harm.
                 shutil.rmtree(folder, ignore_errors=True)
