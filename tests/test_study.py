@@ -18,6 +18,7 @@ from kinds import kind
 from tuner.errors import StudyFailed
 from tuner.execution.inline import InlineExecutor
 from tuner.hardware import environment
+from tuner.numbers import format_duration
 from tuner.records.codec import Estimate, Values, read
 from tuner.records.machine import Memory
 from tuner.records.model import Model
@@ -81,9 +82,13 @@ class Told:
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.outcomes: list[Outcome] = []
+        self.limits: list[Limits] = []
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+    def limited(self, limits: Limits) -> None:
+        self.limits.append(limits)
 
     def trial_ended(self, outcome: Outcome, remark: str) -> None:
         self.outcomes.append(outcome)
@@ -154,7 +159,7 @@ class Bench:
         (folder / "space.yaml").write_text(SPACE)
 
     @contextmanager
-    def study(self, *settings: str, trials: int | None = 12, budget_s: float = 600.0) -> Iterator[Study]:
+    def study(self, *settings: str, trials: int | None = 12, budget_s: float | None = 600.0) -> Iterator[Study]:
         here = environment.detect("cpu")
         request = Request(
             model=Model(source="/model", revision=None, pipeline_class="FluxPipeline", scorer="/scorer"),
@@ -896,4 +901,16 @@ def test_the_first_call_tells_what_the_study_will_take(bench: Bench, workers: Wo
     with bench.study(budget_s=120.0) as study:
         study.run()
         (plan,) = [note for note in bench.told.notes if "each further build" in note]
-    assert "the budget of 2:00 has room for none; give --budget" in plan
+    assert "the budget of 2:00 has room for no build; give --budget" in plan
+
+
+def test_a_study_that_chose_its_budget_is_resumed_with_it(bench: Bench, workers: Workers) -> None:
+    workers.first_call_s = 0.8
+    bench.run(trials=3, budget_s=None)
+    (plan,) = [note for note in bench.told.notes if "--budget sets another" in note]
+    chosen_s = next(limits.budget_s for limits in bench.told.limits)
+    assert f"a budget of {format_duration(chosen_s)}, enough for about " in plan
+    with bench.study(trials=5, budget_s=None) as again:
+        taken_over = again.store.with_last_budget(Limits(budget_s=None, max_trials=5))
+        assert taken_over == Limits(budget_s=chosen_s, max_trials=5)
+        assert again.store.with_last_budget(Limits(budget_s=60.0, max_trials=5)).budget_s == 60.0

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from tuner.hardware.environment import detect
@@ -79,6 +80,27 @@ def test_the_first_call_is_called_compiling_only_where_something_is_compiled(
     assert stages == ["load", "apply", stage, "warm up"]
     assert found.compile_s == pytest.approx(compile_s, abs=0.05)
     assert found.first_call_s == pytest.approx(first_s, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("steps", "made", "fixed_s"), [(4, [4, 2], 0.5), (5, [5, 2], 0.5), (1, [1], 0.0)], ids=["even", "odd", "one step"]
+)
+def test_two_calls_of_the_baseline_tell_what_of_it_is_fixed(
+    monkeypatch: pytest.MonkeyPatch, steps: int, made: list[int], fixed_s: float
+) -> None:
+    """A call takes 0.5 s and 0.1 s for each step."""
+    called: list[int] = []
+    monkeypatch.setattr(PipelineCalls, "user_call", lambda _, point: lambda: called.append(point.steps))
+    monkeypatch.setattr(worker, "time_call", lambda call, _: (call(), 0.5 + 0.1 * called[-1])[1:] * 2)
+    job: Any = SimpleNamespace(environment=SimpleNamespace(device="cpu"), is_baseline=True, workload=WORKLOAD)
+    sent: list[Any] = []
+    bench = worker.Bench(job, cast(Any, SimpleNamespace(send=sent.append)), weights_of(None))
+    bench.calls = PipelineCalls(None, job, bench.channel, bench.clock)
+    bench.report_calls(msgspec.structs.replace(POINT, steps=steps))
+    assert called == made
+    (message,) = sent
+    assert (message.steps, message.seconds) == (steps, pytest.approx(0.5 + 0.1 * steps))
+    assert message.fixed_s == pytest.approx(fixed_s)
 
 
 def test_on_a_gpu_what_is_measured_is_timed_before_the_profiler_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,14 @@ def format_clock(value_s: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def format_duration(value_s: float) -> str:
+    """Format seconds as hours, minutes and seconds, without those that are 0, as "1 h 30 min" or "5 min 30 s"."""
+    minutes, rest = divmod(max(0, round(value_s)), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [f"{count} {unit}" for count, unit in ((hours, "h"), (minutes, "min"), (rest, "s")) if count]
+    return " ".join(parts) or "0 s"
+
+
 # ---- differences ----------------------------------------------------------------------------------------------------
 
 

@@ -87,13 +87,12 @@ def check_code(file: Path, quality: QualityPolicy) -> None:
 
 def limits_of(folder: Path, options: argparse.Namespace) -> Limits:
     """Return the limits of the study's last run, with those that the options replace."""
-    from tuner.commands.run import DEFAULT_BUDGET_S
     from tuner.records.outcome import Limits
     from tuner.report.studies import read_limits
 
     database = folder / "study.db"
     last = read_limits(database, "limits") or read_limits(database, "finished")
-    last = last or Limits(budget_s=DEFAULT_BUDGET_S, max_trials=None)
+    last = last or Limits(budget_s=None, max_trials=None)
     return Limits(budget_s=options.budget or last.budget_s, max_trials=options.trials or last.max_trials)
 
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 MAX_REASONS = 3
 """More reasons why values are left out are not listed one by one."""
 
-DEFAULT_BUDGET_S = 330.0
-
 SUMMARY = "search for the cheapest configuration of a pipeline on this machine"
 DESCRIPTION = """\
 Search for the cheapest configuration of a pipeline on this machine whose
@@ -38,10 +36,11 @@ examples:
   tune run ./my-pipeline --set compile.mode=default --latency-target 2s
 
 The budget is wall-clock time, summed over all runs of the study. It includes
-loading, compiling, measuring and confirming the result. The baseline is always
-measured, even if that takes longer. Comparing the finalists by all quality
-metrics comes after the budget. A finished study continues with a longer
---budget.
+loading, compiling, measuring and confirming the result. The study says after
+the first calls what a call takes and how many builds the budget has room for.
+The baseline is always measured, even if that takes longer. Comparing the
+finalists by all quality metrics comes after the budget. A finished study
+continues with a longer --budget.
 
 prompts   --set workload.prompts=FILE: a .txt file with one prompt a line, or a
           .json file, {"prompts": ["a cat", ...], "seeds": [0, ...]}; seeds may
@@ -107,8 +106,9 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("limits")
     group.add_argument(
-        "--budget", type=seconds, default=DEFAULT_BUDGET_S, metavar="TIME",
-        help=f"time for the search, such as 90s, 20m or 1h30m (default: {DEFAULT_BUDGET_S:.0f}s)",
+        "--budget", type=seconds, metavar="TIME",
+        help="time for the search, such as 90s, 20m or 1h30m (default: what suits the size, as the first calls "
+        "show it: 330s for the demo, 20m for FLUX.1-dev on an H200; of a study that was begun, that of its last run)",
     )  # fmt: skip
     group.add_argument("--trials", type=positive, metavar="N", help="stop after N recorded trials (default: no limit)")
 
@@ -154,6 +154,7 @@ def run_study(folder: Path, request: Request, limits: Limits, model_name: str) -
         Store(folder, request) as store,
         LocalExecutor([device], make_launcher(store.paths.cache, store.paths.template_log)) as executor,
     ):
+        limits = store.with_last_budget(limits)
         study = Study(store, limits, display, executor)
         try:
             recorded = list(study.history.outcomes.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Literal
 
@@ -44,15 +45,21 @@ Status = Literal["measured", "rejected", "failed"]
 
 
 class Limits(Record):
-    """When a study ends: after `budget_s` seconds of trials or `max_trials` recorded trials, whichever comes first."""
+    """When a study ends: after `budget_s` seconds of trials or `max_trials` recorded trials, whichever comes first.
 
-    budget_s: NonNegative
+    Without `budget_s` a budget is chosen once a call was timed.
+    """
+
+    budget_s: NonNegative | None
     max_trials: PositiveCount | None
 
     def cover(self, other: Limits) -> bool:
         """Return whether `other` allows no more time and no more trials than these limits."""
         trials, other_trials = (limits.max_trials or sys.maxsize for limits in (self, other))
-        return self.budget_s >= other.budget_s and trials >= other_trials
+        budget_s, other_budget_s = (
+            math.inf if limits.budget_s is None else limits.budget_s for limits in (self, other)
+        )
+        return budget_s >= other_budget_s and trials >= other_trials
 
 
 class Build(Record):

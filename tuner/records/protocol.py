@@ -65,10 +65,14 @@ class StageStarted(Record, tag="stage"):
 
 
 class CallTimed(Record, tag="call"):
-    """A worker's message: a call of the untouched pipeline, of so many steps, took so long."""
+    """A worker's message: a call of the untouched pipeline, of so many steps, took so long.
+
+    `fixed_s` of these seconds are the same whatever the steps, 0 if that is not known.
+    """
 
     steps: PositiveCount
     seconds: NonNegative
+    fixed_s: NonNegative = 0.0
 
 
 class BuildDone(Record, tag="build"):

@@ -20,6 +20,9 @@ class Display(Protocol):
     ) -> None:  # fmt: skip
         """Begin the display of a study, or of one that resumes with `recorded` outcomes and `spent_s` of its budget."""
 
+    def limited(self, limits: Limits) -> None:
+        """Show the limits from here on: a budget was chosen."""
+
     def trial_started(self, number: int, purpose: str, values: Mapping[str, Value], points: int) -> None:
         """Show that a build is tried: `values` differ from the baseline, `points` is its number of step counts."""
 

@@ -79,6 +79,9 @@ class LiveDisplay(Display):
         atexit.register(self.closed)
         self._live.start(refresh=True)
 
+    def limited(self, limits: Limits) -> None:
+        self._limits = limits
+
     def trial_started(self, number: int, purpose: str, values: Mapping[str, Value], points: int) -> None:
         several = f", {points} step counts" if points > 1 else ""
         self._stage = self._ends = None
@@ -144,8 +147,9 @@ class LiveDisplay(Display):
     def _progress(self) -> RenderableType:
         elapsed_s, trials = self._now() - self._begin, self._recorded()
         budget_s, max_trials = self._limits.budget_s, self._limits.max_trials
-        share = elapsed_s / max(budget_s, 1e-9)
-        text = self._time_left(budget_s - elapsed_s, budget_s)
+        share, text = 0.0, f"{format_clock(elapsed_s)} so far"
+        if budget_s is not None:
+            share, text = elapsed_s / max(budget_s, 1e-9), self._time_left(budget_s - elapsed_s, budget_s)
         if max_trials is not None:
             share = max(share, trials / max(1, max_trials))
             text += f", trial {trials} of {max_trials}"

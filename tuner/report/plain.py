@@ -56,6 +56,9 @@ class PlainDisplay(Display):
         self._ticker = threading.Thread(target=self._tick, name="plain display", daemon=True)
         self._ticker.start()
 
+    def limited(self, limits: Limits) -> None:
+        """Write nothing: a note says which budget was chosen, and why."""
+
     def trial_started(self, number: int, purpose: str, values: Mapping[str, Value], points: int) -> None:
         self._end_stage()
         self._task, self._ends = f"trial {number}", None

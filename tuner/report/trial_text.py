@@ -79,7 +79,8 @@ def _finding_text(finding: Finding) -> str:
 def limits_text(limits: Limits) -> str:
     """Format the budget and the number of trials."""
     trials = f" or {pluralize(limits.max_trials, 'trial')}" if limits.max_trials is not None else ""
-    return f"a budget of {format_clock(limits.budget_s)}{trials}, after which the finalists are judged"
+    budget = "that suits the size" if limits.budget_s is None else f"of {format_clock(limits.budget_s)}"
+    return f"a budget {budget}{trials}, after which the finalists are judged"
 
 
 def trial_text(number: int, purpose: str) -> str:

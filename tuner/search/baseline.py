@@ -39,7 +39,7 @@ class Baseline(Strategy):
     def is_affordable(self, walls_s: list[float]) -> bool:
         """Return whether one more repetition would still be a small part of the budget."""
         is_few = len(walls_s) + 1 < MAX_BASELINES
-        return is_few and sum(walls_s) + max(walls_s) <= BASELINES_SHARE * self.budget.limits.budget_s
+        return is_few and sum(walls_s) + max(walls_s) <= BASELINES_SHARE * self.budget.total_s
 
     def observe(self, outcome: Outcome) -> None:
         if outcome.repetition is not None:

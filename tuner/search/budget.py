@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 
@@ -20,18 +21,34 @@ REFERENCE_SHARE = 0.12
 """The share of the budget that generating the baseline's images may take. Of the 64 images of the default prompts that
 is all where a call takes 0.6 s and the budget is 330 s, and 16 where a call takes 5 s and the budget is 20 minutes."""
 
+QUICK_BUDGET_S = 330.0
+"""The budget that suits quick calls, such as the demo's."""
+
+SLOW_BUDGET_S = 1200.0
+"""The budget that suits calls of some seconds; the baseline's images are drawn for it before a call was timed."""
+
+
+def timing_allowance_s(budget_s: float) -> float:
+    """Return the seconds that timing one point may take."""
+    return min(max(budget_s / 150, 2.0), 20.0)
+
 
 class Budget:
-    """The limits of a study, counted from its first run on."""
+    """The limits of a study, counted from its first run on. Until its budget is chosen it has no end."""
 
     def __init__(self, limits: Limits, spent_s: float = 0.0) -> None:
         self.limits = limits
         self.started = time.monotonic() - spent_s
 
     @property
+    def total_s(self) -> float:
+        """Seconds that the study may use."""
+        return math.inf if self.limits.budget_s is None else self.limits.budget_s
+
+    @property
     def ends_at(self) -> float:
         """When the time is up, by `time.monotonic()`."""
-        return self.started + self.limits.budget_s
+        return self.started + self.total_s
 
     @property
     def spent_s(self) -> float:
@@ -49,17 +66,17 @@ class Budget:
     @property
     def compile_limit_s(self) -> float:
         """A configuration that takes a quarter of the budget to compile leaves too little to learn anything else."""
-        return max(self.limits.budget_s / 4, 60.0)
+        return max((self.limits.budget_s or QUICK_BUDGET_S) / 4, 60.0)
 
     @property
     def reference_s(self) -> float:
         """Seconds that generating the baseline's images may take: they gain nothing by themselves."""
-        return REFERENCE_SHARE * self.limits.budget_s
+        return REFERENCE_SHARE * (self.limits.budget_s or SLOW_BUDGET_S)
 
     @property
     def timing_allowance_s(self) -> float:
         """Seconds that timing one point may take."""
-        return min(max(self.limits.budget_s / 150, 2.0), 20.0)
+        return timing_allowance_s(self.limits.budget_s or QUICK_BUDGET_S)
 
 
 def repetition_s(history: History, outcome: Outcome) -> float:

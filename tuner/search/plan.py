@@ -1,7 +1,7 @@
-"""Estimate from one call what the baseline and each further build will take, and which budget is enough.
+"""Estimate from one call what the baseline and each further build will take, and which budget suits the size.
 
-Calls are counted in the order in which a worker makes them. The estimate errs towards too long: fixed costs of a call
-are taken to grow with its steps, and the first call may still have set something up.
+Calls are counted in the order in which a worker makes them. What no call tells is taken from records of other studies:
+how long it takes to compile, to probe the device, and how many images leave no doubt.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tuner.quality import race
-from tuner.search.budget import REFERENCE_SHARE
+from tuner.quality.panel import SPOT_CHECKED
+from tuner.search.budget import CACHED_SHARE, QUICK_BUDGET_S, timing_allowance_s
 from tuner.timing.measure import MIN_SLOW_SAMPLES, SLOW_CALL_S
 from tuner.timing.prediction import SHORT_STEPS, step_counts_to_measure
 
@@ -24,44 +25,62 @@ TRACED_STEPS = 12
 QUICK_CALLS = 9
 """Calls to time a point whose calls are quick: to warm up, six that count, and one to see where the time goes."""
 
-VARIED_CALLS = 13
-"""Calls that the baseline alone makes: four prompts each by another kernel, at another place and from another seed,
-and one that records the denoiser."""
+VARIED_CALLS = 17
+"""Calls that the baseline alone makes: four prompts each by another kernel, at another place, compiled and from another
+seed, and one that records the denoiser."""
 
-PROBE_S = {"cpu": 30.0, "cuda": 5.0}
+VARIED_SLOW_CALLS = 7
+"""The same of slow calls: four prompts by another kernel, two from another seed, and one that records the denoiser."""
+
+PROBE_S = {"cpu": 10.0, "cuda": 5.0}
 """Seconds in which the baseline measures how fast the device is."""
 
-GOOD_BUILDS = 8
-"""A search of fewer builds hardly gets beyond the recipes."""
+COMPILE_S = {"cpu": 15.0, "cuda": 45.0}
+"""Seconds to compile, over builds that compile all, some or nothing. On an H200 a first call took 43 s (FLUX.1-dev,
+regional), 20 s (Wan 2.1 1.3B, regional) and 146 s (SDXL, whole); later builds find some of the code in the cache."""
 
-RESERVED_RUNS = 6
-"""Processes that confirm the result: three pairs."""
+GOOD_BUILDS = 3
+"""Builds, of several step counts each, that a budget must have room for to be called enough."""
 
-MINUTES = (2, 3, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720, 1440, 2880, 5760, 11520)
+RESERVED_PAIRS = 3
+"""Pairs of baseline and candidate that confirm the result."""
+
+MINUTES = (10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720, 1440, 2880, 5760, 11520)
+BUDGETS_S = (QUICK_BUDGET_S, *(60.0 * minutes for minutes in MINUTES))
 """Budgets that are recommended."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What is known after a call: seconds until the pipeline stood ready, and a call's steps and seconds."""
+    """What is known after a call of the untouched pipeline, in seconds.
 
+    `once_s` passed before the first worker began: libraries and weights, which later workers find loaded. `start_s`
+    passed from there to the call, which had so many steps and took `call_s`, of that `fixed_s` whatever the steps.
+    """
+
+    once_s: float
     start_s: float
     call_steps: int
     call_s: float
+    fixed_s: float = 0.0
 
     def calls_s(self, steps: float, calls: float = 1.0) -> float:
         """Return the seconds of so many calls of so many steps."""
-        return self.call_s * steps / self.call_steps * calls
+        return calls * (self.fixed_s + (self.call_s - self.fixed_s) * steps / self.call_steps)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a build is measured at: its step counts, the one asked for first, how many prompts at which batch, where."""
+    """What a build is measured at: its step counts, the one asked for first, how many prompts at which batch, where.
+
+    The images of the baseline may take `reference_s`.
+    """
 
     steps: Sequence[int]
     prompts: int
     batch: int
     device: str
+    reference_s: float
 
 
 @dataclass(frozen=True)
@@ -69,82 +88,98 @@ class Plan:
     """What a study of a budget will take, in seconds.
 
     The baseline's first step count and its repetition are measured whatever they take (`least_s`), its other step
-    counts (`sweep_s`) while there is time. A build is taken to be judged by as few prompts as can be enough.
+    counts (`sweep_s`) while there is time. `once_s` and `confirm_s` are what comes before it and after the search.
     """
 
     budget_s: float
+    call_s: float
+    once_s: float
     least_s: float
     sweep_s: float
     repetition_s: float
     build_s: float
+    confirm_s: float
 
     @property
     def baseline_s(self) -> float:
         """What the baseline takes, with its repetition."""
-        return max(self.least_s, min(self.least_s + self.sweep_s, self.budget_s))
+        return max(self.least_s, min(self.least_s + self.sweep_s, self.budget_s - self.once_s))
 
     @property
     def trial_s(self) -> float:
-        """What the baseline takes without its repetition."""
+        """What the baseline takes without its repetition, once its worker has begun."""
         return self.baseline_s - self.repetition_s
 
     @property
     def builds(self) -> int:
         """How many builds fit into the budget besides the baseline and the confirmation."""
-        taken_s = self.least_s + self.sweep_s + RESERVED_RUNS * self.repetition_s
+        taken_s = self.once_s + self.least_s + self.sweep_s + self.confirm_s
         return max(0, math.floor((self.budget_s - taken_s) / self.build_s))
 
 
 def make_plan(observed: Observed, work: Work, budget_s: float) -> Plan:
     """Return the plan that follows from an observed call for a budget."""
-    prompts, first = judged_prompts(observed, work, budget_s), work.steps[0]
-    ready_s = observed.start_s + settling_s(observed, work)
-    repetition_s = ready_s + timing_s(observed, first)
-    timed_s = sum(timing_s(observed, steps) for steps in timed_steps(observed, work))
-    calls, raced_calls = (math.ceil(count / work.batch) for count in (prompts, race.MIN_PROMPTS_WITHIN))
-    alone_s = PROBE_S[work.device] + observed.calls_s(first, VARIED_CALLS)
-    once_s = ready_s + observed.calls_s(TRACED_STEPS) + timed_s
+    first, *others = work.steps
+    calls = math.ceil(judged_prompts(observed, work) / work.batch)
+    ready_s = observed.start_s + observed.call_s + observed.calls_s(min(first, *SHORT_STEPS), WARM_UP_CALLS)
+    repetition_s = ready_s + whole_timing_s(observed, work, budget_s)
+    built_s = ready_s + observed.calls_s(TRACED_STEPS) + timing_s(observed, work, budget_s)
+    is_slow = observed.calls_s(first) >= SLOW_CALL_S
+    alone_s = PROBE_S[work.device] + observed.calls_s(first, VARIED_SLOW_CALLS if is_slow else VARIED_CALLS)
+    compile_s = COMPILE_S[work.device]
     return Plan(
         budget_s=budget_s,
-        least_s=once_s + alone_s + observed.calls_s(first, calls) + repetition_s,
-        sweep_s=observed.calls_s(sum(work.steps[1:]), calls),
+        call_s=observed.calls_s(first),
+        once_s=observed.once_s,
+        least_s=built_s + alone_s + observed.calls_s(first, calls) + repetition_s,
+        sweep_s=sum(observed.calls_s(steps, calls) for steps in others),
         repetition_s=repetition_s,
-        build_s=once_s + observed.calls_s(sum(work.steps), min(calls, raced_calls)),
+        build_s=built_s + compile_s + sum(observed.calls_s(steps, usual_calls(calls)) for steps in work.steps),
+        confirm_s=RESERVED_PAIRS * (2 * repetition_s + CACHED_SHARE * compile_s),
     )
 
 
 def enough_s(observed: Observed, work: Work) -> float:
-    """Return a budget for a search of a good many builds. A longer budget also judges by more prompts."""
-    budgets = (60.0 * minutes for minutes in MINUTES)
-    fitting = (budget_s for budget_s in budgets if make_plan(observed, work, budget_s).builds >= GOOD_BUILDS)
-    return next(fitting, 60.0 * MINUTES[-1])
+    """Return the budget that suits the size: that of quick calls, or the least with room for a good many builds."""
+    fitting = (budget_s for budget_s in BUDGETS_S if make_plan(observed, work, budget_s).builds >= GOOD_BUILDS)
+    return next(fitting, BUDGETS_S[-1])
 
 
-def judged_prompts(observed: Observed, work: Work, budget_s: float) -> int:
-    """Return how many prompts' images the baseline generates: as many as its share of the budget allows."""
-    call_s = observed.calls_s(work.steps[0])
-    affordable = REFERENCE_SHARE * budget_s / max(call_s, 1e-9) * work.batch
+def judged_prompts(observed: Observed, work: Work) -> int:
+    """Return how many prompts' images the baseline generates: as many as `reference_s` allows."""
+    affordable = work.reference_s / max(observed.calls_s(work.steps[0]), 1e-9) * work.batch
     looks = list(race.looks(work.prompts, work.batch))
     return max((prompts for prompts in looks if prompts <= affordable), default=looks[0])
 
 
-def settling_s(observed: Observed, work: Work) -> float:
-    """Return the seconds of the first call and the warm-up, which have few steps."""
-    return observed.calls_s(min(work.steps[0], *SHORT_STEPS), 1 + WARM_UP_CALLS)
+def usual_calls(calls: int) -> float:
+    """Return how many calls judge a point of a build. Half of the builds draw known images, the others race."""
+    return (SPOT_CHECKED + min(calls, race.MIN_PROMPTS_WITHIN)) / 2
 
 
-def timed_steps(observed: Observed, work: Work) -> set[int]:
-    """Return the step counts that are timed. Of slow calls it is one: the others follow from the same short calls."""
-    return {work.steps[0]} if is_slow(observed, work.steps[0]) else step_counts_to_measure(list(work.steps))
+def timing_s(observed: Observed, work: Work, budget_s: float) -> float:
+    """Return the seconds to time a build. Slow calls of a GPU are composed from a few short ones."""
+    if is_composed(observed, work):
+        return sum(observed.calls_s(steps, MIN_SLOW_SAMPLES + 2) for steps in SHORT_STEPS)
+    counts = step_counts_to_measure(list(work.steps))
+    return sum(quick_timing_s(observed, work, steps, budget_s) for steps in counts)
 
 
-def timing_s(observed: Observed, steps: int) -> float:
-    """Return the seconds to time calls of so many steps. A slow call is put together from calls of fewer steps."""
-    if not is_slow(observed, steps):
-        return observed.calls_s(steps, QUICK_CALLS)
-    return sum(observed.calls_s(min(steps, short), MIN_SLOW_SAMPLES + 2) for short in SHORT_STEPS)
+def whole_timing_s(observed: Observed, work: Work, budget_s: float) -> float:
+    """Return the seconds to time whole calls of the first step count, as a repetition does."""
+    if is_composed(observed, work):
+        return observed.calls_s(work.steps[0], MIN_SLOW_SAMPLES + 1)
+    return quick_timing_s(observed, work, work.steps[0], budget_s)
 
 
-def is_slow(observed: Observed, steps: int) -> bool:
-    """Return whether a call of so many steps counts as slow."""
-    return observed.calls_s(steps) >= SLOW_CALL_S
+def quick_timing_s(observed: Observed, work: Work, steps: int, budget_s: float) -> float:
+    """Return the seconds to time whole calls. On a CPU they vary, so that all of the allowance is spent."""
+    least_s = observed.calls_s(steps, QUICK_CALLS)
+    return max(least_s, timing_allowance_s(budget_s)) if work.device == "cpu" else least_s
+
+
+def is_composed(observed: Observed, work: Work) -> bool:
+    """Return whether the latency of a call is composed from calls with fewer steps."""
+    first = work.steps[0]
+    is_slow = work.device == "cuda" and observed.calls_s(first) >= SLOW_CALL_S
+    return is_slow and first > max(SHORT_STEPS)

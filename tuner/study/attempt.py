@@ -60,13 +60,16 @@ class BuildAttempt:
         self.build: Build | None = None
         self.index = 0
         self.settled: set[int] = set()
-        self.start_s: float | None = None
-        """Seconds until the pipeline stood ready for its first call."""
-        self.clock = time.monotonic()
+        self.reference_s = 0.0
+        """Seconds that the baseline's images may take."""
+        self.clock = self.submitted = time.monotonic()
+        self.began: float | None = None
+        """When the worker entered its first stage."""
 
     def job(self, budget: Budget) -> Job:
         """Return what the worker is asked to do."""
         request, is_baseline = self.store.request, self.purpose == "baseline"
+        self.reference_s = budget.reference_s
         return Job(
             model=request.model,
             environment=request.environment,
@@ -82,7 +85,7 @@ class BuildAttempt:
             probe=is_baseline,
             allowance_s=budget.timing_allowance_s,
             compile_limit_s=None if is_baseline else budget.compile_limit_s,
-            reference_s=budget.reference_s if is_baseline else None,
+            reference_s=self.reference_s if is_baseline else None,
         )
 
     def _point(self, index: int, values: Values) -> Point:
@@ -116,6 +119,7 @@ class BuildAttempt:
         """Turn a message of the worker into events."""
         if isinstance(message, StageStarted):
             self.index = message.index or 0
+            self.began = self.began or time.monotonic()
             yield StageEntered(message.stage)
         elif isinstance(message, CallTimed):
             yield self._observed(message)
@@ -134,16 +138,21 @@ class BuildAttempt:
             yield from self._end(message.failure)
 
     def _observed(self, message: CallTimed) -> CallObserved:
-        if self.start_s is None:
-            self.start_s = max(0.0, time.monotonic() - self.clock - message.seconds)
-        first, prompts = self.sweep[0], len(self.history.space.workload.prompts)
+        began = self.began or self.submitted
         return CallObserved(
-            Observed(start_s=self.start_s, call_steps=message.steps, call_s=message.seconds),
+            Observed(
+                once_s=began - self.submitted,
+                start_s=max(0.0, time.monotonic() - began - message.seconds),
+                call_steps=message.steps,
+                call_s=message.seconds,
+                fixed_s=message.fixed_s,
+            ),
             Work(
                 steps=[int(values["steps"]) for values in self.sweep],
-                prompts=prompts,
-                batch=int(first["batch"]),
+                prompts=len(self.history.space.workload.prompts),
+                batch=int(self.sweep[0]["batch"]),
                 device=self.store.request.environment.device,
+                reference_s=self.reference_s,
             ),
         )
 

@@ -50,6 +50,13 @@ class CallObserved:
 
 
 @dataclass(frozen=True)
+class BudgetChosen:
+    """The study takes the budget that suits its size: none was given."""
+
+    budget_s: float
+
+
+@dataclass(frozen=True)
 class EndExpected:
     """The running trial or task will take so many more seconds."""
 
@@ -111,6 +118,7 @@ Event = (
     TrialStarted
     | StageEntered
     | CallObserved
+    | BudgetChosen
     | EndExpected
     | TrialEnded
     | RepetitionEnded
@@ -149,7 +157,13 @@ class Publisher:
 
     @publish.register
     def _(self, event: CallObserved) -> None:
-        pass  # the loop makes a plan of it
+        pass  # the planner makes a plan of it
+
+    @publish.register
+    def _(self, event: BudgetChosen) -> None:
+        self.budget.limits = msgspec.structs.replace(self.budget.limits, budget_s=event.budget_s)
+        self.store.begin(self.budget.limits)
+        self.display.limited(self.budget.limits)
 
     @publish.register
     def _(self, event: EndExpected) -> None:

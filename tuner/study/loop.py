@@ -19,7 +19,6 @@ from tuner.search.budget import Budget, repetition_s
 from tuner.search.confirmation import Confirmation, OpenDoubt
 from tuner.search.gain import MIN_PAIRS, finalists, timing_noise
 from tuner.search.history import History
-from tuner.search.plan import Plan, enough_s, make_plan
 from tuner.search.strategies import STRATEGIES
 from tuner.search.strategy import FirstOf, Proposal, SearchContext, Strategy
 from tuner.study import narration, summary
@@ -36,6 +35,7 @@ from tuner.study.events import (
     TrialStarted,
 )
 from tuner.study.finalists import judge_finalists, read_panel
+from tuner.study.planner import Planner
 from tuner.study.stage_log import LoggingExecutor, StageLog
 from tuner.study.store import Store
 
@@ -49,7 +49,6 @@ class Study:
         self.store = store
         self.device = executor.free()[0]
         self.history = load_history(store)
-        self.plan: Plan | None = None
         self.known_panel = read_panel(store)
         self.budget = Budget(limits, store.spent_s)
         self.stages = StageLog(store.paths.stages, self.budget)
@@ -57,6 +56,7 @@ class Study:
         self.noted = [run for trial in self.history.outcomes.values() for run in self.history.disturbed(trial)]
         """The disturbed processes that the user knows of."""
         self.publisher = Publisher(store, self.history, self.budget, display)
+        self.planner = Planner(self.budget, self.publisher)
         self.baseline = Baseline(self.budget)
         self.open_doubt = OpenDoubt(self.budget)
         self.confirmation = Confirmation(self.budget, self.note, self.report_confirmation)
@@ -80,6 +80,7 @@ class Study:
     def measure_baseline(self) -> None:
         """Measure the untouched pipeline and its timing noise, and report both."""
         self.exhaust(self.baseline)
+        self.planner.require_budget()
         stop_without_baseline(self.history, self.store)
         noise = timing_noise(self.history)
         assert noise is not None
@@ -187,7 +188,7 @@ class Study:
                     for event in attempt.handle(message):
                         self.publisher.publish(event)
                         if isinstance(event, CallObserved):
-                            self.report_plan(event)
+                            self.planner.observe(event)
                         if isinstance(event, (TrialEnded, RepetitionEnded)):
                             outcomes.append(event.outcome)
                             self.export_so_far()
@@ -230,17 +231,9 @@ class Study:
         """Tell the user something."""
         self.publisher.publish(Note(text))
 
-    def report_plan(self, event: CallObserved) -> None:
-        """Report what the study will take, and when the baseline is expected to end."""
-        known, self.plan = self.plan, make_plan(event.observed, event.work, self.budget.limits.budget_s)
-        for text in narration.plan_texts(self.plan, known, enough_s(event.observed, event.work)):
-            self.note(text)
-        self.publisher.publish(EndExpected(self.plan.trial_s - event.observed.start_s))
-
     def repetition_s(self, attempt: RepetitionAttempt) -> float:
         """Estimate the seconds of a repetition; for the first one of the baseline by the plan, 0 if unknown."""
-        known_s = repetition_s(self.history, attempt.original)
-        return known_s or (self.plan.repetition_s if self.plan else 0.0)
+        return repetition_s(self.history, attempt.original) or self.planner.repetition_s
 
     def report_disturbances(self, trial: Outcome) -> None:
         """Report the processes of a trial that are now known to have been disturbed."""

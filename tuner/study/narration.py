@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from statistics import median
 
-from tuner.numbers import format_clock, format_exact, format_latency, format_ratio
+from tuner.numbers import format_clock, format_duration, format_exact, format_latency, format_ratio
 from tuner.records.outcome import Outcome
 from tuner.report.conclusion import gain_text
 from tuner.report.formatting import pluralize
@@ -13,13 +14,15 @@ from tuner.result.config import TimingNoise
 from tuner.search.budget import quickest_build_s
 from tuner.search.gain import MIN_PAIRS, is_confirmed, prediction_checks, speed_up
 from tuner.search.history import History
-from tuner.search.plan import Plan
+from tuner.search.plan import GOOD_BUILDS, Plan
 
 NOISY = 0.1
 """The coefficient of variation of the baseline's processes above which the user is warned."""
 
-FEW_BUILDS = 3
-"""With room for fewer builds the user is told which budget is enough."""
+SHORT_S = 600.0
+"""A shorter budget is written in seconds."""
+
+OTHER_BUDGET = "--budget sets another"
 
 CLEARLY_LESS = 0.7
 """A second estimate is reported if it is below this share of the first."""
@@ -51,23 +54,36 @@ def allowance_texts(history: History) -> list[str]:
     ]
 
 
-def plan_texts(plan: Plan, known: Plan | None, enough_s: float) -> list[str]:
-    """Report what the study will take, as the first call lets one expect it; again only if it is clearly less."""
-    if known is not None and (known.builds == plan.builds or plan.baseline_s > CLEARLY_LESS * known.baseline_s):
-        return []
+def is_clearly_less(plan: Plan, known: Plan) -> bool:
+    """Return whether a plan takes so much less than another, told before, that it is to be told as well."""
+    return plan.baseline_s <= CLEARLY_LESS * known.baseline_s
+
+
+def plan_text(plan: Plan, enough_s: float, *, is_budget_given: bool) -> str:
+    """Report what the study will take, as a call lets one expect it, and its budget if the study chose that itself."""
+    call, room = format_latency(plan.call_s), room_text(plan, enough_s)
+    if not is_budget_given:
+        return f"a call takes {call}: a budget of {format_duration(plan.budget_s)}, enough for {room}; {OTHER_BUDGET}"
     baseline, build, budget = map(format_clock, (plan.baseline_s, plan.build_s, plan.budget_s))
-    takes = (
-        f"the baseline takes about {baseline}, each further build about {build}: the budget of {budget} has room for"
+    takes = f"a call takes {call}, the baseline about {baseline}, each further build about {build}"
+    return f"{takes}: the budget of {budget} has room for {room}"
+
+
+def room_text(plan: Plan, enough_s: float) -> str:
+    """Format how many builds fit into a budget, and what to do if they are few."""
+    if plan.builds >= GOOD_BUILDS:
+        return f"about {plan.builds} builds"
+    few = f"only {pluralize(plan.builds, 'build')}" if plan.builds else "no build"
+    return (
+        f"{few}; give --budget {format_budget(enough_s)}, or fewer prompts (workload.prompts), step counts (steps) "
+        "or pixels"
     )
-    if plan.builds >= FEW_BUILDS:
-        return [f"{takes} about {plan.builds}"]
-    room = f"only {pluralize(plan.builds, 'build')}" if plan.builds else "none"
-    remedy = "or fewer prompts (workload.prompts), step counts (steps) or pixels"
-    return [f"{takes} {room}; give --budget {format_budget(enough_s)}, {remedy}"]
 
 
 def format_budget(seconds: float) -> str:
-    """Format seconds as --budget takes them, in whole minutes, rounded up."""
+    """Format seconds as --budget takes them, in whole minutes, rounded up, or as they are if they are few."""
+    if seconds < SHORT_S:
+        return f"{math.ceil(seconds)}s"
     hours, minutes = divmod(-(-round(seconds) // 60), 60)
     return "".join(f"{count}{unit}" for count, unit in ((hours, "h"), (minutes, "m")) if count)
 

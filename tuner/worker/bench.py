@@ -15,16 +15,16 @@ from tuner.records.outcome import Build
 from tuner.records.protocol import CallTimed, Job, Point, PointDone
 from tuner.records.quality import Quality
 from tuner.timing import roofline
-from tuner.timing.measure import Clock, CudaClock
+from tuner.timing.measure import Clock, CudaClock, time_call
 from tuner.worker.calls import PipelineCalls, Stopwatch
 from tuner.worker.channel import Channel
 from tuner.worker.scoring import Scoring
-from tuner.worker.timing import Timer
+from tuner.worker.timing import Timer, with_steps
 from tuner.worker.tracing import Tracer
 from tuner.worker.weights import Weights
 
 REPORTED_CALL_S = 15.0
-"""From this time on the first call itself is reported. Else the plan waits for a warm call, which tells more."""
+"""From this time on the first call itself is reported. Else the plan waits for the next ones, which tell more."""
 
 
 class Bench:
@@ -77,9 +77,9 @@ class Bench:
             )  # fmt: skip
 
         self.channel.enter("warm up")
+        self.report_calls(short)
         warmed_up = self.timer.warm_up(first)
         assert warmed_up.last_call_s is not None
-        self.report_call(short, warmed_up.last_call_s)
         compile_s = max(0.0, first_call_s - warmed_up.last_call_s) if is_compiled else 0.0
 
         trace, verdict = None, None
@@ -98,10 +98,20 @@ class Bench:
             trace=trace, verdict=verdict, roofline=limits,
         )  # fmt: skip
 
-    def report_call(self, point: Point, seconds: float) -> None:
+    def report_calls(self, point: Point) -> None:
+        """Time a call of the baseline and report it. One of half the steps tells what part of it is fixed."""
+        half = point.steps // 2
+        if not self.job.is_baseline:
+            return
+        seconds, _ = time_call(self.calls.user_call(point), self.clock)
+        half_s = time_call(self.calls.user_call(with_steps(point, half)), self.clock)[0] if half else 0.0
+        step_s = (seconds - half_s) / (point.steps - half)
+        self.report_call(point, seconds, max(0.0, seconds - point.steps * step_s) if step_s > 0 else 0.0)
+
+    def report_call(self, point: Point, seconds: float, fixed_s: float = 0.0) -> None:
         """Report how long a call of the baseline took, from which the parent plans the study."""
         if self.job.is_baseline:
-            self.channel.send(CallTimed(steps=point.steps, seconds=seconds))
+            self.channel.send(CallTimed(steps=point.steps, seconds=seconds, fixed_s=fixed_s))
 
     def measure(self, point: Point) -> PointDone:
         """Measure latency and memory, then generate and score the images."""

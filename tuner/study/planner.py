@@ -1,0 +1,46 @@
+"""The plan of a study, and its budget if none was given: both follow from a timed call of the untouched pipeline."""
+
+from __future__ import annotations
+
+from tuner.numbers import format_duration
+from tuner.search.budget import QUICK_BUDGET_S, Budget
+from tuner.search.plan import Plan, enough_s, make_plan
+from tuner.study import narration
+from tuner.study.events import BudgetChosen, CallObserved, EndExpected, Note, Publisher
+
+LONGEST_S = 8 * 3600.0
+"""No study takes a longer budget by itself."""
+
+
+class Planner:
+    """Makes the plan after each timed call, and tells it."""
+
+    def __init__(self, budget: Budget, publisher: Publisher) -> None:
+        self.budget = budget
+        self.publisher = publisher
+        self.plan: Plan | None = None
+        self.is_budget_given = budget.limits.budget_s is not None
+
+    def observe(self, event: CallObserved) -> None:
+        """Make the plan, choose the budget if none was given, and tell both, again only if they are clearly less."""
+        observed, work = event.observed, event.work
+        enough = enough_s(observed, work)
+        plan = make_plan(observed, work, self.budget.total_s if self.is_budget_given else min(enough, LONGEST_S))
+        if self.plan is None or narration.is_clearly_less(plan, self.plan):
+            self.plan = plan
+            if not self.is_budget_given:
+                self.publisher.publish(BudgetChosen(plan.budget_s))
+            self.publisher.publish(Note(narration.plan_text(plan, enough, is_budget_given=self.is_budget_given)))
+        self.publisher.publish(EndExpected(plan.trial_s - observed.start_s - observed.call_s))
+
+    def require_budget(self) -> None:
+        """Choose a budget if there is none although the baseline is known: an earlier run measured it."""
+        if self.budget.limits.budget_s is None:
+            self.publisher.publish(BudgetChosen(QUICK_BUDGET_S))
+            budget = format_duration(QUICK_BUDGET_S)
+            self.publisher.publish(Note(f"no call was timed: a budget of {budget}; {narration.OTHER_BUDGET}"))
+
+    @property
+    def repetition_s(self) -> float:
+        """What a repetition of the baseline takes by the plan, 0 if there is none."""
+        return self.plan.repetition_s if self.plan else 0.0
