@@ -15,7 +15,8 @@ from tuner.model import architecture, diffusers_source
 @pytest.fixture
 def forgotten() -> Iterator[None]:
     """Nothing is known of diffusers yet, nor after the test of what it made up."""
-    caches = (diffusers_source.root, diffusers_source.class_files, diffusers_source.class_source, architecture._class)
+    names = ("root", "class_files", "class_source", "class_tree", "parameters", "imported_sources")
+    caches = (*(getattr(diffusers_source, name) for name in names), architecture._class)
     for known in caches:
         known.cache_clear()
     yield

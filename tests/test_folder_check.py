@@ -57,14 +57,51 @@ def cut(share: float) -> Damage:
     return damage
 
 
-def make_nan(folder: Path) -> None:
+def repeat(file: str, name: str) -> Damage:
+    """Give a field of a JSON file a second time, first."""
+
+    def damage(folder: Path) -> None:
+        text = (folder / file).read_text()
+        (folder / file).write_text(text.replace("{", f'{{"{name}": ["diffusers", "AutoencoderKL"],', 1))
+
+    return damage
+
+
+def substitute(file: str, old: str, new: str) -> Damage:
+    def damage(folder: Path) -> None:
+        text = (folder / file).read_text()
+        assert old in text
+        (folder / file).write_text(text.replace(old, new))
+
+    return damage
+
+
+def repeat_tensor(folder: Path) -> None:
+    data = (folder / WEIGHTS).read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = data[8 : 8 + length].rstrip()
+    first = header.index(b'"', 1)
+    name = header[first : header.index(b":", first)]
+    encoded = header[:-1] + b"," + name + header[header.index(b":", first) : header.index(b"}", first) + 1] + b"}"
+    (folder / WEIGHTS).write_bytes(struct.pack("<Q", len(encoded)) + encoded + data[8 + length :])
+
+
+def make_nan(folder: Path, bits: bytes = b"\xff\xff\xff\x7f") -> None:
     data = bytearray((folder / WEIGHTS).read_bytes())
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
     tensor = next(t for name, t in header.items() if name != "__metadata__")
     place = 8 + length + tensor["data_offsets"][0]
-    data[place : place + 4] = b"\xff\xff\xff\x7f"
+    data[place : place + 4] = bits
     (folder / WEIGHTS).write_bytes(data)
+
+
+def make_inf(folder: Path) -> None:
+    make_nan(folder, b"\0\x7c" * 2)
+
+
+def make_minus_inf(folder: Path) -> None:
+    make_nan(folder, b"\0\xfc" * 2)
 
 
 def pickle_only(folder: Path) -> None:
@@ -191,7 +228,41 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "config list": (write(CONFIG, b"[]"), "config.json: not a JSON object"),
     "config not utf-8": (write(CONFIG, b"\xff\xfe"), "config.json: not JSON"),
     "tokenizer config torn": (write("tokenizer/tokenizer_config.json", b"{"), "tokenizer_config.json: not JSON"),
-    "tokenizer empty": (write("tokenizer/tokenizer.json", b""), "tokenizer.json: not JSON"),
+    "tokenizer empty": (write("tokenizer/tokenizer.json", b""), "tokenizer.json: the file is empty"),
+    "tokenizer of nothing": (write("tokenizer/tokenizer.json", b"{}"), "tokenizer/tokenizer.json: model: "),
+    "merges of garbage": (write("tokenizer/merges.txt", b"garbage"), "tokenizer/merges.txt: line 1: garbage"),
+    "index twice": (repeat("model_index.json", "vae"), "model_index.json: vae: the name is there twice"),
+    "config twice": (repeat("vae/config.json", "scaling_factor"), "vae/config.json: scaling_factor: .* twice"),
+    "scheduler twice": (repeat("scheduler/scheduler_config.json", "shift"), "scheduler_config.json: shift: .* twice"),
+    "name of a token twice": (
+        repeat("tokenizer/tokenizer_config.json", "model_max_length"),
+        "tokenizer_config.json: model_max_length: the name is there twice",
+    ),
+    "tensor twice": (repeat_tensor, "header is not JSON"),
+    "unknown blocks": (edit("vae/config.json", down_block_types=["Foo"]), "vae/config.json: down_block_types: Foo"),
+    "unknown activation": (edit("vae/config.json", act_fn="swishh"), "act_fn: swishh is unknown; did you mean swish"),
+    "text for a shift": (edit("scheduler/scheduler_config.json", shift="abc"), "scheduler_config.json: shift: 'abc'"),
+    "infinite shift": (edit("scheduler/scheduler_config.json", shift=float("inf")), "shift: inf is not a finite"),
+    "shift too large for JSON": (
+        substitute("scheduler/scheduler_config.json", '"shift": 1.0', '"shift": 1e999'),
+        "inf",
+    ),
+    "no scale": (edit("vae/config.json", scaling_factor=0), "vae/config.json: scaling_factor: 0 is not above 0"),
+    "config of another class": (
+        edit("vae/config.json", _class_name="AutoencoderKLWan"),
+        "vae/config.json: _class_name: AutoencoderKLWan, but .*model_index.json: vae names AutoencoderKL",
+    ),
+    "config of another encoder": (
+        edit("text_encoder/config.json", architectures=["T5EncoderModel"]),
+        "text_encoder/config.json: architectures: T5EncoderModel, but .*model_index.json: text_encoder names CLIPText",
+    ),
+    "component elsewhere": (
+        edit("model_index.json", **{"../x": ["diffusers", "AutoencoderKL"]}),
+        r"\.\./x: the name of",
+    ),
+    "component of null class": (edit("model_index.json", vae=["diffusers", None]), "vae: .* is not a library and a"),
+    "inf": (make_inf, "has weights that are infinite"),
+    "-inf": (make_minus_inf, "has weights that are infinite"),
     "index torn": (write("model_index.json", b"{"), "model_index.json: not JSON"),
     "more layers": (edit(CONFIG, num_layers=40), "num_layers: 40"),
     "negative layers": (edit(CONFIG, num_layers=-1), "num_layers: -1"),

@@ -139,12 +139,8 @@ class _Source:
 def _class(folder: str, name: str) -> _Source | None:
     """Find a class of diffusers by name, in one folder of the package."""
     _root()
-    file = diffusers_source.class_files(folder).get(name)
-    if file is None:
-        return None
-    text = file.read_text(encoding="utf-8")
-    classes = (node for node in ast.parse(text).body if isinstance(node, ast.ClassDef))
-    return next((_Source(node, text) for node in classes if node.name == name), None)
+    tree = diffusers_source.class_tree(folder, name)
+    return _Source(tree, diffusers_source.class_source(folder, name)) if tree else None
 
 
 def _root() -> Path:

@@ -95,18 +95,11 @@ def positions(folder: Path) -> int | None:
 
 def rule_of(pipeline_class: str, folder: Path, argument: str) -> Rule | None:
     """Return the rule that all conditions on an argument amount to, or None if there is none or they differ."""
-    tree = _class(pipeline_class)
+    tree = diffusers_source.class_tree("pipelines", pipeline_class)
     rules = list(_rules(tree, folder, argument)) if tree else []
     if not rules or len({rule.remainder for rule in rules}) > 1:
         return None
     return Rule(math.lcm(*(rule.divisor for rule in rules)), rules[0].remainder)
-
-
-@cache
-def _class(name: str) -> ast.ClassDef | None:
-    source = diffusers_source.class_source("pipelines", name)
-    classes = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
-    return next((node for node in classes if node.name == name), None)
 
 
 def _rules(tree: ast.ClassDef, folder: Path, argument: str) -> Iterator[Rule]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
-from functools import cache
 from typing import Any, NamedTuple
 
 from tuner.model import diffusers_source
@@ -35,19 +34,9 @@ class Declared(NamedTuple):
 
 def declared_sizes(class_name: str, config: Mapping[str, Any]) -> list[Declared]:
     """Return the sizes of a model's layers and lists of blocks that follow from its configuration."""
-    tree = _class(class_name)
-    made = _constructor(tree) if tree else None
+    tree = diffusers_source.class_tree("models", class_name)
+    made = diffusers_source.constructor(tree)
     return list(_declared(tree, made, config)) if tree and made else []
-
-
-@cache
-def _class(name: str) -> ast.ClassDef | None:
-    classes = (n for n in ast.parse(diffusers_source.class_source("models", name)).body if isinstance(n, ast.ClassDef))
-    return next((node for node in classes if node.name == name), None)
-
-
-def _constructor(tree: ast.ClassDef) -> ast.FunctionDef | None:
-    return next((node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"), None)
 
 
 def _declared(tree: ast.ClassDef, made: ast.FunctionDef, config: Mapping[str, Any]) -> Iterator[Declared]:

@@ -5,9 +5,9 @@ The format: 8 bytes with the length of the header, the header in JSON, then the 
 
 from __future__ import annotations
 
-import json
 import math
 import os
+import re
 import struct
 import time
 import zlib
@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from tuner.errors import BadInput
 from tuner.files import open_regular
+from tuner.model.json_file import LFS, loads
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors library."""
@@ -27,12 +28,22 @@ BYTES = {
 }  # fmt: skip
 """Bytes of an element. Types of less than a byte, and those of later versions, are not checked."""
 
-FLOATS = {"F32": "<u4", "F16": "<u2", "BF16": "<u2"}
-NOT_FINITE = {"F32": (0x7F800000, 0x007FFFFF), "F16": (0x7C00, 0x03FF), "BF16": (0x7F80, 0x007F)}
-"""The bits of the exponent, which are all set in NaN and infinity, and of the fraction, of which NaN has one set."""
+FLOATS = {"F32", "F16", "BF16"}
+"""Types of weights that no quantization has packed, so that their shapes are those that a configuration gives."""
+
+INFINITY = {
+    "F64": ("<u8", 0x7FF << 52), "F32": ("<u4", 0x7F800000), "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80),
+    "F8_E5M2": ("u1", 0x7C), "F8_E4M3": ("u1", 0x7F),
+}  # fmt: skip
+"""Bits of an element without its sign from which on it is not finite, and the unsigned type that has them.
+
+What is equal is infinite, what is more is NaN. F8_E4M3 has one NaN and no infinity.
+"""
+
+MASKS = re.compile(r"mask", re.IGNORECASE)
+"""Tensors that hold infinity on purpose."""
 
 SAMPLE_BYTES = 1 << 16
-LFS = b"version https://git-lfs"
 
 
 class Tensor(NamedTuple):
@@ -60,7 +71,7 @@ def read_header(file: Path) -> Header:
     except OSError as error:
         raise BadInput(f"{file}: {error.strerror or error}") from None
     try:
-        content = json.loads(rest)
+        content = loads(rest)
     except (ValueError, RecursionError):
         raise BadInput(f"{file}: not a safetensors file, its header is not JSON; download it again") from None
     if not isinstance(content, dict):
@@ -104,21 +115,19 @@ def _check_layout(file: Path, tensors: Mapping[str, Tensor], size: int) -> None:
 
 
 def check_samples(file: Path, header: Header, until: float) -> None:
-    """Look for NaN at the start, in the middle and at the end of every tensor, until `time.monotonic()` is `until`.
+    """Look for NaN and infinity at the start, in the middle and at the end of every tensor.
 
-    The tensors are taken in an order that mixes the layers, so that what time allows is spread over the file.
-
-    Raises BadInput with the file and the tensor.
+    Ends when `time.monotonic()` is `until`. The tensors are taken in an order that mixes the layers, so that what time
+    allows is spread over the file. Raises BadInput with the file and the tensor.
     """
     with os.fdopen(open_regular(file), "rb") as opened:
         for name, tensor in sorted(header.tensors.items(), key=lambda item: zlib.crc32(item[0].encode())):
-            if time.monotonic() > until:
-                return
-            if tensor.dtype in FLOATS and any(
-                _has_nan(os.pread(opened.fileno(), count, header.offset + begin), tensor.dtype)
-                for begin, count in _places(tensor)
-            ):
-                raise BadInput(f"{file}: {name[:80]}: has weights that are NaN; download the file again")
+            for begin, count in _places(tensor) if tensor.dtype in INFINITY else ():
+                if time.monotonic() > until:
+                    return
+                found = _not_finite(os.pread(opened.fileno(), count, header.offset + begin), tensor.dtype)
+                if found == "NaN" or (found and not MASKS.search(name)):
+                    raise BadInput(f"{file}: {name[:80]}: has weights that are {found}; download the file again")
 
 
 def _places(tensor: Tensor) -> Iterator[tuple[int, int]]:
@@ -132,9 +141,13 @@ def _places(tensor: Tensor) -> Iterator[tuple[int, int]]:
     yield tensor.end - SAMPLE_BYTES, SAMPLE_BYTES
 
 
-def _has_nan(data: bytes, dtype: str) -> bool:
+def _not_finite(data: bytes, dtype: str) -> str | None:
+    """Return what is in the data, NaN or infinite, or None."""
     import numpy as np
 
-    exponent, fraction = NOT_FINITE[dtype]
-    bits = np.frombuffer(data[: len(data) // BYTES[dtype] * BYTES[dtype]], FLOATS[dtype])
-    return bool((((bits & exponent) == exponent) & ((bits & fraction) != 0)).any())
+    (kind, infinity), size = INFINITY[dtype], BYTES[dtype]
+    bits = np.frombuffer(data[: len(data) // size * size], kind)
+    largest = int((bits & bits.dtype.type((1 << 8 * size - 1) - 1)).max(initial=0))
+    if largest < infinity:
+        return None
+    return "NaN" if largest > infinity or dtype == "F8_E4M3" else "infinite"

@@ -27,8 +27,14 @@ SIZES = {
 }  # fmt: skip
 """Settings that are whole numbers above 0, lists of them, or null."""
 
-ZERO_TOO = {"cross_attention_dim", "pooled_projection_dim", "caption_channels", "layers_per_block", "text_dim"}
+ZERO_TOO = {
+    "cross_attention_dim", "pooled_projection_dim", "caption_channels", "layers_per_block", "text_dim",
+    "axes_dims_rope",
+}  # fmt: skip
 """Sizes of parts that a model may leave out."""
+
+WHOLE_FRACTIONS = {"sample_size"}
+"""Sizes that are only computed with, so that 128.0 does for 128."""
 
 NESTED = ("text_config", "vision_config")
 
@@ -72,6 +78,12 @@ TEXT_WEIGHTS = {
 }
 """By the `model_type` of a text encoder: the name of its layers, what each has, the setting that counts them."""
 
+PROJECTIONS = {
+    "CLIPTextModelWithProjection": "text_projection.weight",
+    "CLIPVisionModelWithProjection": "visual_projection.weight",
+}
+"""The weight that a class has beside those of the class without a projection."""
+
 
 def check_sizes(file: Path, config: Mapping[str, Any], prefix: str = "") -> None:
     """Check the sizes of a configuration. Raises BadInput with the file and the field."""
@@ -84,7 +96,8 @@ def check_sizes(file: Path, config: Mapping[str, Any], prefix: str = "") -> None
         for number in _leaves(value):
             if isinstance(number, float) and math.isnan(number):
                 raise BadInput(f"{file}: {prefix}{name[:80]}: NaN is not a setting; download the file again")
-            if name in COUNTS | SIZES and not (type(number) is int and least <= number <= largest):
+            is_whole = type(number) is int or (name in WHOLE_FRACTIONS and number in range(MAX_SIZE))
+            if name in COUNTS | SIZES and not (is_whole and least <= number <= largest):
                 shown = str(number)[:40]
                 raise BadInput(f"{file}: {prefix}{name}: {shown} is not a whole number from {least} to {largest}")
 
@@ -104,6 +117,9 @@ def check_shapes(where: Path, class_name: str, config: Mapping[str, Any], tensor
     for name, axis, field in DIMENSIONS.get(class_name, ()):
         if name in tensors:
             _compare(where, name, tensors[name], axis, _first(config.get(field)), f"{field}: {config.get(field)}")
+    projection = PROJECTIONS.get(class_name)
+    if projection is not None and projection not in tensors:
+        raise BadInput(f"{where}: {projection}: {class_name} has this weight, it is missing; download it again")
     _check_text(where, config.get("text_config") or config, tensors)
 
 
