@@ -7,13 +7,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tuner import cli
 from tuner.commands import checks, run
-from tuner.demo import SCORER_DIR
+from tuner.demo import PIPELINE_DIR, SCORER_DIR
 from tuner.errors import BadInput
 from tuner.model import hub, pipeline
 
@@ -54,14 +57,125 @@ def test_a_hub_id_is_found_in_the_cache_and_pinned_to_its_commit(repository: Pat
     assert "transformer" in known.settings, "the components' settings are read from the snapshot"
 
 
+class Hub:
+    """A hub that has a pipeline's folder: its list of files, and the small ones of them on request."""
+
+    def __init__(self, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        import huggingface_hub
+
+        self.folder, self.cache, self.fetched = folder, cache, list[str]()
+        self.from_cache = huggingface_hub.snapshot_download
+        monkeypatch.setattr(huggingface_hub, "HfApi", lambda: self)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", self.download)
+
+    def model_info(self, name: str, revision: str | None = None, timeout: float | None = None) -> SimpleNamespace:
+        files = sorted(file.relative_to(self.folder).as_posix() for file in self.folder.rglob("*") if file.is_file())
+        return SimpleNamespace(sha=COMMIT, siblings=[SimpleNamespace(rfilename=file) for file in files])
+
+    def download(self, name: str, *, allow_patterns: list[str], local_files_only: bool = False, **given: Any) -> str:
+        if local_files_only:
+            return self.from_cache(name, allow_patterns=allow_patterns, local_files_only=True, **given)
+        snapshot = self.cache / "models--owner--tiny" / "snapshots" / COMMIT
+        for file in (item.rfilename for item in self.model_info(name).siblings):
+            if any(fnmatch(file, pattern) for pattern in allow_patterns):
+                (snapshot / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(self.folder / file, snapshot / file)
+                self.fetched.append(file)
+        return str(snapshot)
+
+
+@pytest.fixture
+def online(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """A hub with the demo's pipeline, nothing of which is in the cache."""
+    shutil.copytree(PIPELINE_DIR, tmp_path / "remote")
+    return Hub(tmp_path / "remote", cache, monkeypatch)
+
+
+def test_of_an_uncached_pipeline_small_files_are_fetched_and_checked(online: Hub) -> None:
+    options = cli.make_parser().parse_args(["run", NAME, "--scorer", "demo"])
+    request = run.make_request(options)
+    checks.check_models(request)
+    assert request.model.revision == COMMIT
+    assert "vae/config.json" in online.fetched
+    assert not [file for file in online.fetched if file.endswith((".safetensors", "tokenizer.json"))]
+    config = online.cache / "models--owner--tiny" / "snapshots" / COMMIT / "vae" / "config.json"
+    config.write_text(config.read_text().replace('"silu"', '"sillu"'))
+    with pytest.raises(BadInput, match=r"vae/config\.json: act_fn: sillu is unknown; did you mean silu"):
+        checks.check_models(request)
+
+
+def rename(old: str, new: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / old).rename(folder / new)
+
+
+def remove(name: str) -> Callable[[Path], object]:
+    return lambda folder: shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+
+
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+REMOTE_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no index": (remove("model_index.json"), "not a diffusers pipeline, the repository has no model_index.json"),
+    "one file": (
+        lambda folder: (rename(WEIGHTS, "flux.safetensors")(folder), remove("model_index.json")(folder)),
+        "give the file: hf download owner/tiny flux.safetensors",
+    ),
+    "no component": (remove("vae"), "vae: AutoencoderKL: the repository has no files of it"),
+    "no config": (remove("vae/config.json"), "vae: AutoencoderKL: the repository has no config.json of it"),
+    "no scheduler": (remove("scheduler/scheduler_config.json"), "scheduler: .* has no files of it"),
+    "no vocabulary": (remove("tokenizer/tokenizer.json"), "tokenizer: .* has no vocabulary of it"),
+    "no weights": (remove(WEIGHTS), "transformer: .* has no weights of it"),
+    "pickled": (rename(WEIGHTS, "transformer/diffusion_pytorch_model.bin"), "transformer: .* only pickled weights"),
+    "two variants": (
+        lambda folder: (
+            shutil.copy(folder / WEIGHTS, folder / "transformer" / "diffusion_pytorch_model.fp16.safetensors"),
+            rename(WEIGHTS, "transformer/diffusion_pytorch_model.bf16.safetensors")(folder),
+        ),
+        "it has only variants of its weights, bf16, fp16; choose one with --variant",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REMOTE_DAMAGES)
+def test_what_the_hubs_list_of_files_lacks_is_told_before_the_download(name: str, online: Hub) -> None:
+    harm, expected = REMOTE_DAMAGES[name]
+    harm(online.folder)
+    with pytest.raises(BadInput, match=expected) as refusal:
+        pipeline.resolve(NAME, None, "demo")
+    assert str(refusal.value).startswith(f"{NAME}: ")
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_only_variant_on_the_hub_is_taken(online: Hub) -> None:
+    rename(WEIGHTS, "transformer/diffusion_pytorch_model.fp16.safetensors")(online.folder)
+    (online.folder / "other").mkdir()
+    (online.folder / "other" / "model.int8.safetensors").touch()
+    assert pipeline.resolve(NAME, None, "demo")[0].variant == "fp16"
+    with pytest.raises(BadInput, match=f"--variant bf16: {NAME} has fp16"):
+        pipeline.resolve(NAME, None, "demo", variant="bf16")
+
+
+def test_a_gated_repository_is_told_how_to_get(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    class GatedRepoError(Exception):
+        """Named as the error of the hub's client."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise GatedRepoError("403 Client Error.\nAccess is restricted")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
+    with pytest.raises(BadInput, match=r"403 Client Error.*; accept its terms on its page, then run `hf auth login`"):
+        pipeline.resolve(NAME, None, "demo")
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "nothing cached": (shutil.rmtree, "is not there"),
-    "no snapshot": (lambda r: shutil.rmtree(r / "snapshots" / COMMIT), "is not there"),
-    "no branch": (lambda r: (r / "refs" / "main").unlink(), "is not there"),
-    "a branch elsewhere": (lambda r: (r / "refs" / "main").write_text(OTHER), "is not there"),
-    "a branch that leads out": (lambda r: (r / "refs" / "main").write_text("../.."), "is not there"),
-    "a branch that is empty": (lambda r: (r / "refs" / "main").write_text(""), "is not there"),
-    "a branch that is no text": (lambda r: (r / "refs" / "main").write_bytes(b"\xff\xfe\0"), "is not there"),
+    "nothing cached": (shutil.rmtree, "does not have it"),
+    "no snapshot": (lambda r: shutil.rmtree(r / "snapshots" / COMMIT), "does not have it"),
+    "no branch": (lambda r: (r / "refs" / "main").unlink(), "does not have it"),
+    "a branch elsewhere": (lambda r: (r / "refs" / "main").write_text(OTHER), "does not have it"),
+    "a branch that leads out": (lambda r: (r / "refs" / "main").write_text("../.."), "does not have it"),
+    "a branch that is empty": (lambda r: (r / "refs" / "main").write_text(""), "does not have it"),
+    "a branch that is no text": (lambda r: (r / "refs" / "main").write_bytes(b"\xff\xfe\0"), "does not have it"),
     "no index": (lambda r: (r / "snapshots" / COMMIT / "model_index.json").unlink(), "no model_index.json"),
     "no weights": (
         lambda r: [file.unlink() for file in (r / "snapshots" / COMMIT / "transformer").glob("*.safetensors")],

@@ -53,7 +53,7 @@ def check_folder(folder: Path, variant: str | None = None, *, has_weights: bool 
             config = check_component(
                 folder / component, class_name, variant, time.monotonic() + sampling_s, has_weights=has_weights
             )
-            config_file = folder / component / _config_name(class_name)
+            config_file = folder / component / config_name(class_name)
             component_classes.check_agreement(file, config_file, component, class_name, config)
 
 
@@ -84,17 +84,18 @@ def check_component(
     if not folder.is_dir():
         raise BadInput(f"{folder}: model_index.json names this component, and its folder is missing")
     contents = {name: read_object(folder / name) for name in JSON_FILES if (folder / name).is_file()}
-    config_name = _config_name(class_name)
+    config_file = config_name(class_name)
     if has_weights:
-        _check_present(folder, class_name, config_name, contents)
-    config = contents.get(config_name, {})
-    _check_config(folder / config_name, class_name, config)
+        _check_present(folder, class_name, config_file, contents)
+    config = contents.get(config_file, {})
+    _check_config(folder / config_file, class_name, config)
     if has_weights and not WITHOUT_WEIGHTS.search(class_name):
         _check_weights(folder, class_name, config, variant, until)
     return config
 
 
-def _config_name(class_name: str) -> str:
+def config_name(class_name: str) -> str:
+    """Return the name of the file with a component's configuration."""
     return "scheduler_config.json" if class_name.endswith("Scheduler") else "config.json"
 
 
@@ -109,12 +110,12 @@ def _check_config(file: Path, class_name: str, config: Mapping[str, Any]) -> Non
         component_classes.check_transformers_config(file, class_name, config)
 
 
-def _check_present(folder: Path, class_name: str, config_name: str, contents: Mapping[str, Any]) -> None:
+def _check_present(folder: Path, class_name: str, config_file: str, contents: Mapping[str, Any]) -> None:
     """Check that the files which a class cannot be loaded without are there."""
     is_scheduler = class_name.endswith("Scheduler")
-    if (is_scheduler or not WITHOUT_WEIGHTS.search(class_name)) and config_name not in contents:
+    if (is_scheduler or not WITHOUT_WEIGHTS.search(class_name)) and config_file not in contents:
         what = "scheduler" if is_scheduler else "component"
-        raise BadInput(f"{folder / config_name}: the {what}'s configuration is missing")
+        raise BadInput(f"{folder / config_file}: the {what}'s configuration is missing")
     if not any(folder.iterdir()):
         raise BadInput(f"{folder}: the folder is empty, {class_name} needs its files")
     if "Tokenizer" in class_name:

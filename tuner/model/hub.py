@@ -4,36 +4,57 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from tuner.errors import BadInput, Unavailable
 
-SETTINGS = ["model_index.json", "*/config.json", "*/scheduler_config.json"]
-"""The files that describe a pipeline. Its weights are downloaded when it is loaded."""
+SETTINGS = [
+    "model_index.json", "*/config.json", "*/scheduler_config.json", "*/tokenizer_config.json",
+    "*/preprocessor_config.json", "*/special_tokens_map.json",
+]  # fmt: skip
+"""The small files that describe a pipeline. Its weights and vocabularies are downloaded when it is loaded."""
 
 ANSWER_S = 2.0
-"""Seconds that the hub has to answer whether it has the scorer."""
+"""Seconds that the hub has to answer where the local cache has the model too, and whether it has the scorer."""
+
+SLOW_ANSWER_S = 10.0
+"""Seconds that the hub has to answer where the cache has nothing."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+REMEDIES = {
+    "GatedRepoError": "accept its terms on its page, then run `hf auth login`",
+    "RepositoryNotFoundError": "check its name, or run `hf auth login` if it is private",
+    "RevisionNotFoundError": "check the revision",
+}
+"""What to do about an error of the hub's client, by its class."""
 
 
-def find(name: str, revision: str | None) -> tuple[Path, str, bool]:
-    """Find the index of a pipeline, its commit, and whether it is only in the local cache.
+class Repository(NamedTuple):
+    """A pipeline's index file, its commit, and the files that the hub lists; None if only the cache was asked."""
 
-    Raises BadInput if neither the hub nor the cache has it.
+    index_file: Path
+    commit: str
+    listed: tuple[str, ...] | None
+
+
+def find(name: str, revision: str | None) -> Repository:
+    """Find a pipeline on the hub and fetch its small files, or find it in the cache.
+
+    Raises BadInput if neither has it.
     """
     from huggingface_hub import HfApi, snapshot_download
 
+    kept = cached(name, revision)
     try:
-        commit = str(HfApi().model_info(name, revision=revision).sha)
-        folder = Path(snapshot_download(name, revision=commit, allow_patterns=SETTINGS))
-        return folder / "model_index.json", commit, False
+        info = HfApi().model_info(name, revision=revision, timeout=ANSWER_S if kept else SLOW_ANSWER_S)
+        folder = Path(snapshot_download(name, revision=str(info.sha), allow_patterns=SETTINGS))
+        return Repository(folder / "model_index.json", str(info.sha), tuple(s.rfilename for s in info.siblings or ()))
     except Exception as error:  # of the network, the hub's answer or the file system, from several libraries
         unreachable = error
-    kept = cached(name, revision)
-    problem = "is not there" if kept is None else incomplete_reason(kept)
+    problem = "does not have it" if kept is None else incomplete_reason(kept)
     if kept is None or problem:
         raise BadInput(_nowhere(name, unreachable, str(problem)))
-    return kept / "model_index.json", kept.name, True
+    return Repository(kept / "model_index.json", kept.name, None)
 
 
 def cached(name: str, revision: str | None) -> Path | None:
@@ -92,7 +113,8 @@ def _nowhere(name: str, error: Exception, problem: str) -> str:
     from huggingface_hub import constants
 
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    remedy = REMEDIES.get(type(error).__name__, f"run `hf download {name}` where there is a network")
     return (
         f"{name}: not a folder here, it could not be read from the hub ({reason}), and the local cache "
-        f"{constants.HF_HUB_CACHE} {problem}; run `hf download {name}` where there is a network, or name a folder"
+        f"{constants.HF_HUB_CACHE} {problem}; {remedy}, or name a folder"
     )

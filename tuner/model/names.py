@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tuner.errors import BadInput
@@ -133,27 +133,34 @@ def no_pipeline_reason(folder: Path) -> str:
 
 
 def choose_variant(folder: Path, asked: str | None) -> str | None:
+    """Return the variant of the weights in a folder to load, None for plain ones. Raises BadInput as `variant_of`."""
+    components = filter(os.path.isdir, (folder / name for name in _names_in(folder)))
+    return variant_of(str(folder), {component.name: _names_in(component) for component in components}, asked)
+
+
+def variant_of(where: str, components: Mapping[str, Iterable[str]], asked: str | None) -> str | None:
     """Return the variant of the weights to load: the one asked for, or the only one of a component without plain ones.
 
-    Raises BadInput if no component has it, or if several would do.
+    `components` are the names of files by component. Raises BadInput if no component has the variant, or if several
+    would do.
     """
     variants: set[str] = set()
     needed: list[set[str]] = []
-    for component in filter(os.path.isdir, (folder / name for name in _names_in(folder))):
-        found = {_variant(match) for match in map(VARIANT.fullmatch, _names_in(component)) if match}
+    for files in components.values():
+        found = {_variant(match) for match in map(VARIANT.fullmatch, files) if match}
         variants |= found - {""}
         if found and "" not in found:
             needed.append(found)
     if asked is not None:
         if asked not in variants:
-            raise BadInput(f"--variant {asked}: {folder} has {', '.join(sorted(variants)) or 'no variants'}")
+            raise BadInput(f"--variant {asked}: {where} has {', '.join(sorted(variants)) or 'no variants'}")
         return asked
     if not needed:
         return None
     common = sorted(set.intersection(*needed))
     if len(common) != 1:
         names = ", ".join(sorted(variants))
-        raise BadInput(f"{folder}: it has only variants of its weights, {names}; choose one with --variant NAME")
+        raise BadInput(f"{where}: it has only variants of its weights, {names}; choose one with --variant NAME")
     return common[0]
 
 

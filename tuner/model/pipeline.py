@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from tuner.demo import PIPELINE_DIR, SCORER_DIR
 from tuner.errors import BadInput
 from tuner.files import require_regular_files, resolved
-from tuner.model import architecture, hub, names
+from tuner.model import architecture, hub, hub_listing, names
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import DENOISERS, Architecture, Model, Workload
@@ -27,13 +27,17 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Found(NamedTuple):
-    """A pipeline's index file, and what Model says of it: its source, the commit of a hub id, variant and base."""
+    """A pipeline's index file, and what Model says of it: its source, the commit of a hub id, variant and base.
+
+    `listed` are the files that the hub has of it, None if it was not asked.
+    """
 
     index_file: Path
     source: str
     commit: str | None
     variant: str | None = None
     base: str | None = None
+    listed: tuple[str, ...] | None = None
 
 
 def resolve(
@@ -48,6 +52,8 @@ def resolve(
     reason = architecture.unsupported_reason(known)
     if reason:
         raise BadInput(f"{name}: {reason}")
+    if found.listed and found.base is None:
+        hub_listing.check_listing(found.source, found.index_file, found.listed)
     scorer_name = _scorer(scorer or (DEMO if name == DEMO else DEFAULT_SCORER))
     model = Model(
         source=found.source, revision=found.commit, pipeline_class=known.pipeline_class, scorer=scorer_name,
@@ -73,12 +79,20 @@ def _find(given: str, given_revision: str | None, variant: str | None, base: str
             raise BadInput(f"{folder}: {names.no_pipeline_reason(folder)}")
         return Found(index, str(folder), None, names.choose_variant(folder, variant))
     if HUB_ID.fullmatch(name) and not name.startswith("."):
-        index, commit, is_cached = hub.find(name, revision)
-        weights = names.choose_variant(index.parent, variant) if is_cached else variant
-        return Found(index, name, commit, weights)
+        return _on_hub(name, revision, variant)
     raise BadInput(
         f"{name}: no such folder or file, and not a hub id (owner/name); `demo` is the pipeline that comes along"
     )
+
+
+def _on_hub(name: str, revision: str | None, variant: str | None) -> Found:
+    """Find a pipeline on the hub or in its cache, and the variant of its weights."""
+    index_file, commit, listed = hub.find(name, revision)
+    if listed is None:
+        return Found(index_file, name, commit, names.choose_variant(index_file.parent, variant))
+    hub_listing.require_index(name, listed)
+    components = hub_listing.files_by_component(index_file, listed)
+    return Found(index_file, name, commit, names.variant_of(name, components, variant), listed=listed)
 
 
 def _checkpoint(file: Path, revision: str | None, variant: str | None, base: str | None) -> Found:
