@@ -179,7 +179,7 @@ def test_a_gain_that_the_pairs_confirm_is_chosen_although_a_drift_made_its_laten
 @pytest.mark.parametrize(("first_s", "second_s"), [(2.5, 0.6), (0.6, 2.5)])
 def test_a_stalled_baseline_gets_a_third_process(first_s: float, second_s: float) -> None:
     known, seconds = history([first_s], {}), iter([second_s, 0.61])
-    limits: Any = SimpleNamespace(limits=SimpleNamespace(budget_s=0.0))
+    limits: Any = SimpleNamespace(total_s=0.0)
     assert exhaust(Baseline(limits), known, lambda _: next(seconds)) == [BASELINE, BASELINE]
     assert [run.timing.latency_s.value for run in known.disturbed(known.baseline) if run.timing] == [2.5]
     noise = timing_noise(known)

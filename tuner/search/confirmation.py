@@ -8,14 +8,17 @@ from collections.abc import Callable
 from tuner.records.outcome import Device, Outcome, Pair
 from tuner.result import front
 from tuner.search.baseline import Failures
-from tuner.search.budget import Budget, pair_s, quickest_build_s
-from tuner.search.gain import MAX_PAIRS, MIN_PAIRS, is_confirmed, is_in_doubt, may_gain
+from tuner.search.budget import Budget, pair_s, quickest_build_s, repetition_s
+from tuner.search.gain import MAX_PAIRS, MIN_PAIRS, is_confirmed, is_in_doubt, may_gain, speed_up
 from tuner.search.history import History
 from tuner.search.strategy import Proposal, Strategy, repetition
 
 RESERVED_PAIRS = MIN_PAIRS + 1
 """Pairs for which the search leaves time. Two left gains of 1.4x to 2.2x in doubt on a noisy machine; the time of a
 third that is not needed is searched afterwards."""
+
+EARLY_SHARE = 0.1
+"""A clear gain is confirmed at once if a repetition takes less than this share of the time that is left."""
 
 
 def by_preference(history: History) -> list[Outcome]:
@@ -31,6 +34,7 @@ class PairedRuns:
     def __init__(self, candidate: int) -> None:
         self.candidate = candidate
         self.failures = Failures()
+        self.is_concluded = False
         self.current_pair: Pair | None = None
         """The pair whose baseline was proposed and whose candidate was not measured yet."""
 
@@ -47,6 +51,14 @@ class PairedRuns:
         self.failures.observe(outcome)
         if outcome.number == self.candidate and outcome.status == "measured":
             self.current_pair = None
+
+
+def lacks_pairs(history: History, runs: PairedRuns) -> bool:
+    """Return whether a candidate has fewer pairs than a gain needs. One disturbed pair is always repeated."""
+    target = history.outcomes[runs.candidate]
+    tried, pairs = len(history.tried_pairs_of(target)), len(history.pairs_of(target))
+    is_needed = tried < MIN_PAIRS or (pairs < MIN_PAIRS and tried < RESERVED_PAIRS)
+    return not runs.failures.are_final and (is_needed or runs.current_pair is not None)
 
 
 def first_in_doubt(history: History) -> Outcome | None:
@@ -113,14 +125,12 @@ class Confirmation(Strategy):
         return self.budget.seconds_left() >= self.missing_pairs_s(history, first)
 
     def wants_another_pair(self, history: History, runs: PairedRuns) -> bool:
-        """Return whether the gain is not decided yet and another pair fits. One disturbed pair is always repeated."""
+        """Return whether the gain is not decided yet and another pair fits."""
         target = history.outcomes[runs.candidate]
         tried, pairs = len(history.tried_pairs_of(target)), len(history.pairs_of(target))
-        if runs.failures.are_final:
-            return False
-        if runs.current_pair is not None or tried < MIN_PAIRS or (pairs < MIN_PAIRS and tried < RESERVED_PAIRS):
+        if lacks_pairs(history, runs):
             return True
-        if tried >= MAX_PAIRS or (pairs == MIN_PAIRS and is_confirmed(history, target)):
+        if runs.failures.are_final or tried >= MAX_PAIRS or (pairs == MIN_PAIRS and is_confirmed(history, target)):
             return False
         return self.budget.seconds_left() >= pair_s(history, target)
 
@@ -154,6 +164,45 @@ class Confirmation(Strategy):
         if not self.budget.trials_left(history):
             return True
         return self.search_ends_at(history) - time.monotonic() < 0.7 * quickest_build_s(history)
+
+
+class EarlyConfirmation(Strategy):
+    """Confirms the first gain that is clear, once in a study, so that there is a result before the search ends.
+
+    It takes the least number of pairs. A gain that they leave in doubt is looked at again at the end.
+    """
+
+    def __init__(self, confirmation: Confirmation) -> None:
+        self.confirmation = confirmation
+        self.runs: PairedRuns | None = None
+
+    def is_due(self, history: History) -> bool:
+        """Return whether a gain is clear beyond the noise, and a repetition costs little of the time that is left."""
+        confirmation = self.confirmation
+        if self.runs is not None or any(run.pair for run in history.repetitions):
+            return False
+        first = confirmation.shortlist(history)[0]
+        if first.number == history.baseline.number or confirmation.is_search_over(history):
+            return False
+        is_cheap = repetition_s(history, first) <= EARLY_SHARE * confirmation.budget.seconds_left()
+        return is_cheap and speed_up(history, first).low > 1.0
+
+    def propose(self, history: History, device: Device) -> Proposal | None:
+        if self.is_due(history):
+            self.runs = PairedRuns(self.confirmation.shortlist(history)[0].number)
+        if self.runs is None or self.runs.is_concluded:
+            return None
+        if lacks_pairs(history, self.runs):
+            return self.runs.propose(history)
+        self.runs.is_concluded = True
+        if self.runs.failures.are_final:
+            self.confirmation.unconfirmed.add(self.runs.candidate)
+        self.confirmation.report(history.outcomes[self.runs.candidate])
+        return None
+
+    def observe(self, outcome: Outcome) -> None:
+        if self.runs is not None:
+            self.runs.observe(outcome)
 
 
 class OpenDoubt(Strategy):

@@ -16,7 +16,7 @@ from tuner.report.formatting import pluralize
 from tuner.result.config import BestConfig
 from tuner.search.baseline import Baseline
 from tuner.search.budget import Budget, repetition_s
-from tuner.search.confirmation import Confirmation, OpenDoubt
+from tuner.search.confirmation import Confirmation, EarlyConfirmation, OpenDoubt
 from tuner.search.gain import MIN_PAIRS, finalists, timing_noise
 from tuner.search.history import History
 from tuner.search.strategies import STRATEGIES
@@ -60,7 +60,8 @@ class Study:
         self.baseline = Baseline(self.budget)
         self.open_doubt = OpenDoubt(self.budget)
         self.confirmation = Confirmation(self.budget, self.note, self.report_confirmation)
-        context = SearchContext(store, self.confirmation.is_search_over, self.note)
+        self.early = EarlyConfirmation(self.confirmation)
+        context = SearchContext(store, self.is_search_over, self.note)
         self.search = FirstOf([strategy(context) for strategy in STRATEGIES])
 
     def run(self) -> BestConfig:
@@ -94,6 +95,9 @@ class Study:
         self.exhaust(self.open_doubt)
         while True:
             self.exhaust(self.search)
+            if self.early.is_due(self.history):
+                self.exhaust(self.early)
+                continue
             has_nothing_new = not self.confirmation.is_search_over(self.history)
             self.exhaust(self.confirmation)
             if has_nothing_new or self.confirmation.is_search_over(self.history):
@@ -102,6 +106,10 @@ class Study:
             left_s = self.confirmation.search_ends_at(self.history) - time.monotonic()
             self.note(narration.end_text(self.history, self.budget.trials_left(self.history), left_s))
         return self.confirmation.choose(self.history)
+
+    def is_search_over(self, history: History) -> bool:
+        """Return whether nothing more is searched: a limit is reached, or a gain is to be confirmed first."""
+        return self.confirmation.is_search_over(history) or self.early.is_due(history)
 
     def finish(self, chosen: Outcome) -> BestConfig:
         """Write best_config.json, first without the finalists' other metrics, and tidy the folder."""
@@ -242,7 +250,7 @@ class Study:
             self.note(narration.disturbance_text(self.history, run))
 
     def report_confirmation(self, candidate: Outcome) -> None:
-        """Report what the pairs of a candidate showed, where that is not what was expected."""
+        """Report what the pairs of a candidate showed."""
         for text in narration.confirmation_texts(self.history, candidate):
             self.note(text)
 

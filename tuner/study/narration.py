@@ -99,9 +99,9 @@ def end_text(history: History, trials_left: int, search_s_left: float) -> str:
 
 
 def confirmation_texts(history: History, candidate: Outcome) -> list[str]:
-    """Report what the pairs of a candidate showed, where that is not what was expected."""
+    """Report what the pairs of a candidate showed."""
     texts = prediction_texts(history, candidate)
-    trial = f"trial {candidate.number}"
+    trial, gain = f"trial {candidate.number}", gain_text(speed_up(history, candidate))
     if not front.meets_target(history.settled(candidate)):
         texts.append(f"{trial}: it missed the latency target when it was measured again")
     elif len(history.tried_pairs_of(candidate)) < MIN_PAIRS:
@@ -109,8 +109,9 @@ def confirmation_texts(history: History, candidate: Outcome) -> list[str]:
     elif len(history.pairs_of(candidate)) < MIN_PAIRS:
         texts.append(f"{trial}: its pairs were disturbed: a gain is not certain")
     elif not is_confirmed(history, candidate):
-        gain = gain_text(speed_up(history, candidate))
         texts.append(f"{trial}: measured again it had {gain}: a gain is not certain")
+    else:
+        texts.append(f"{trial}: a gain is confirmed, {gain}; best_config.json has the best one so far")
     return texts
 
 
