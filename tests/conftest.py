@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -123,6 +125,29 @@ def tiny_scorer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "clip"
     write_tiny_clip(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def recorded_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished study with made-up workers and a refused candidate: copy it to change it."""
+    from faults.sabotaged_tune import EMPTY_PANEL
+    from test_study import Bench, Workers
+
+    bench = Bench(tmp_path_factory.mktemp("recorded"), Workers())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tuner.search.optuna_sampler.MAX_KNOWN_PROPOSALS", 10)
+        patch.setattr("tuner.study.finalists.EXAMINER", (sys.executable, "-c", EMPTY_PANEL))
+        with bench.study(trials=10) as study:
+            study.run()
+            values = study.history.space.candidate({})
+            study.store.refuse(study.store.enter(values), values, "compile.mode needs compile.scope")
+    return bench.folder / "study"
+
+
+@pytest.fixture
+def study_copy(recorded_study: Path, tmp_path: Path) -> Path:
+    """A copy of the finished study."""
+    return Path(shutil.copytree(recorded_study, tmp_path / "study"))
 
 
 @pytest.fixture

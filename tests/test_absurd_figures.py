@@ -18,10 +18,11 @@ from test_space import GOOD, write
 from tuner import knobs
 from tuner.errors import BadInput
 from tuner.records.codec import Estimate, encode_pretty, read
+from tuner.records.consistency import contradiction
 from tuner.records.gate import Copies, Finding, TraceSummary, Verdict
 from tuner.records.machine import GpuUse, Roofline
 from tuner.records.model import Model
-from tuner.records.outcome import Build, Components, Outcome, WarmUp, contradiction
+from tuner.records.outcome import Build, Components, Outcome, WarmUp
 from tuner.records.quality import DenoiserError, MetricResult, NoiseFloor, Panel
 from tuner.result.config import BestConfig, TimingNoise, read_config
 from tuner.result.prices import Price

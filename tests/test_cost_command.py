@@ -27,14 +27,18 @@ def study(folder: Path, name: str, device_name: str, faster: float = 1.0, **chan
     """A best_config.json of another machine, so many times as fast."""
     data = json.loads(encode_pretty(example()))
     data["environment"].update(device="cuda", device_name=device_name)
-    data["price"] = {"usd_per_hour": 2.0, "source": "--price"}
+    data["price"] = changes.pop("price", {"usd_per_hour": 2.0, "source": "--price"})
     for point in (data["baseline"], data["chosen"], *data["front"]):
         point["images_per_s"] *= faster
+        point["latency_s"] = {name: value / faster for name, value in point["latency_s"].items()}
+        point["cost_usd_per_1000_images"] = data["price"]["usd_per_hour"] / 3.6 / point["images_per_s"]
     for path, value in changes.items():
         target, *fields = data, *path.split("__")
         for field in fields[:-1]:
             target = target[field]
         target[fields[-1]] = value
+    if "front" not in changes:
+        data["front"] = [data["chosen"], data["baseline"]]
     file = folder / f"{name}.json"
     file.write_text(json.dumps(data))
     return file
@@ -93,8 +97,12 @@ def test_a_nominal_price_gives_way_to_the_tables(tmp_path: Path) -> None:
 
 
 def test_the_chosen_point_is_there_if_it_is_not_on_the_front(tmp_path: Path) -> None:
-    report = make_report([study(tmp_path, "a", "NVIDIA H200", front=[])], None, None)
-    assert [row.trial for row in report.rows] == [0, 5]
+    data = json.loads(study(tmp_path, "a", "NVIDIA H200").read_text())
+    not_as_good_for_certain = {**data["chosen"], "trial": 7, "confirmed": False}
+    file = study(tmp_path, "b", "NVIDIA H200", front=[not_as_good_for_certain])
+    assert [row.trial for row in make_report([file], None, None).rows] == [0, 7, 5]
+    with pytest.raises(BadInput, match=r"chosen\.trial: 5, a trial that is not on the front"):
+        make_report([study(tmp_path, "c", "NVIDIA H200", front=[])], None, None)
 
 
 def test_a_study_folder_stands_for_its_file(file: Path, tmp_path: Path) -> None:
@@ -172,7 +180,7 @@ def test_optional_measurements_are_shown(file: Path) -> None:
 
 
 def test_a_predicted_latency_is_marked(tmp_path: Path) -> None:
-    predicted = study(tmp_path, "a", "NVIDIA H200", chosen__predicted_from=[6, 28], front=[])
+    predicted = study(tmp_path, "a", "NVIDIA H200", chosen__predicted_from=[6, 28], chosen__latency_samples=0)
     text = text_of(make_report([predicted], None, None), 120)
     assert text.count("predicted from 6, 28 steps, not measured") == 1
 
@@ -180,7 +188,7 @@ def test_a_predicted_latency_is_marked(tmp_path: Path) -> None:
 def test_measurements_are_passed_on_unchanged(tmp_path: Path) -> None:
     seen = {
         "chosen__latency_samples": 60, "chosen__latency_p95_s": 1.25, "chosen__compile_s": 30.0,
-        "chosen__joules_per_image": 250.0, "chosen__peak_reserved_bytes": 20 * 10**9, "front": [],
+        "chosen__joules_per_image": 250.0, "chosen__peak_reserved_bytes": 20 * 10**9,
     }  # fmt: skip
     found = make_report([study(tmp_path, "a", "NVIDIA H200", **seen)], None, None).rows[1].economics
     assert (found.latency_p95_s, found.compile_s, found.joules_per_image) == (1.25, 30.0, 250.0)
@@ -198,7 +206,7 @@ def test_a_file_of_before_these_were_measured_still_reads(tmp_path: Path) -> Non
 
 
 def test_missing_measurements_are_not_shown(tmp_path: Path) -> None:
-    data = {"baseline__compile_s": None, "chosen__compile_s": None, "front": []}
+    data = {"baseline__compile_s": None, "chosen__compile_s": None}
     text = text_of(make_report([study(tmp_path, "a", "NVIDIA H200", **data)], None, None), 120)
     assert "at least 59 samples" in text
     for word in ("first call", "compiling", "card", "J/image", "None", "nan"):

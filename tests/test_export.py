@@ -31,6 +31,7 @@ from tuner.records.outcome import Build, Components, Outcome, Timing
 from tuner.records.quality import Quality
 from tuner.result import config
 from tuner.result.config import BestConfig, TrialCounts, measured_point, read_config
+from tuner.result.economics import measurement
 from tuner.result.prices import Price
 
 CPU = detect("cpu")
@@ -53,7 +54,7 @@ def outcome(number: int, values: Values, latency_s: float) -> Outcome:
         ),
         memory=Memory(peak_bytes=2**30, reserved_bytes=None),
         quality=Quality(
-            metric="clip_score", scores=(30.0, 31.0), mean=30.5, difference=Estimate(value=-0.1, low=-0.3, high=0.1),
+            metric="clip_score", scores=(30.0, 31.0), mean=30.5, difference=Estimate(value=0.0, low=-0.2, high=0.2),
             psnr_db=31.2, ssim=0.97,
         ),
         cost_usd_per_1000_images=latency_s / batch / 3.6,
@@ -75,7 +76,7 @@ def example(source: str = "/models/tiny") -> BestConfig:
         price=Price(usd_per_hour=1.0, source="a test"), quality_metric="clip_score", quality_tolerance=1.0,
         baseline=baseline, chosen=chosen,
         speed_up=Estimate(value=4.0, low=3.9, high=4.1), speed_up_confirmed=True, front=(chosen, baseline),
-        trials=TrialCounts(measured=2, rejected=1, failed=0, refused=3),
+        trials=TrialCounts(measured=3, rejected=1, failed=0, refused=3),
     )  # fmt: skip
 
 
@@ -346,6 +347,7 @@ def test_another_device_is_warned_about(tmp_path: Path) -> None:
         best,
         environment=msgspec.structs.replace(CPU, device_name="Another CPU"),
         chosen=measured_point(outcome(0, {**knobs.baseline(CPU), "steps": 4}, 2.0), {}, True),
+        speed_up=Estimate(value=1.0, low=1.0, high=1.0),
     )
     (tmp_path / "best.json").write_bytes(encode_pretty(best))
     with pytest.warns(UserWarning, match="Another CPU"):
@@ -435,7 +437,7 @@ def test_a_point_says_what_was_seen_of_the_gpu_and_where_the_time_goes() -> None
     assert (point.discarded_samples, point.other_processes) == ({"HW thermal slowdown": 2}, 1)
     assert (point.unavailable_reasons, point.components) == (("energy: Not Supported",), parts)
     assert (point.within_latency_target, point.predicted_from) == (0.9, (4, 28))
-    assert config.measurement(point).within_target == 0.9
+    assert measurement(point).within_target == 0.9
 
 
 def test_trials_are_counted_by_how_they_ended() -> None:

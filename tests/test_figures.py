@@ -14,8 +14,8 @@ from tuner.records.machine import LimitShare, Roofline
 from tuner.records.outcome import Components, PredictionCheck
 from tuner.report.console import make_console
 from tuner.report.figures import figures_table
-from tuner.result.config import BestConfig, MeasuredPoint, TimingNoise, measurement
-from tuner.result.economics import economics
+from tuner.result.config import BestConfig, MeasuredPoint, TimingNoise
+from tuner.result.economics import economics, measurement
 
 replace = msgspec.structs.replace
 

@@ -65,21 +65,27 @@ def folder(tmp_path: Path) -> Path:
 
 def outcome(number: int, values: Values, **more: Any) -> Outcome:
     """An outcome with a cost and a score that follow from its number, unless it is said to be something else."""
+    batch = values["batch"]
+    assert isinstance(batch, int)
+    latency_s = 3.6 * (1.0 + number) * batch
     measured: dict[str, Any] = {
         "status": "measured",
         "cost_usd_per_1000_images": 1.0 + number,
         "timing": Timing(
-            latency_s=Estimate(value=1.0, low=0.9, high=1.1), samples=6, images_per_s=1.0,
-            stopped="interval within target",
+            latency_s=Estimate(value=latency_s, low=0.9 * latency_s, high=1.1 * latency_s), samples=6,
+            images_per_s=batch / latency_s, stopped="interval within target",
         ),
         "memory": Memory(peak_bytes=1, reserved_bytes=None),
         "quality": Quality(
-            metric="clip_score", scores=(20.0, 22.0), mean=21.0 - number,
-            difference=Estimate(value=0.0, low=0.0, high=0.0), psnr_db=None, ssim=None,
+            metric="clip_score", scores=(20.0 - number, 22.0 - number), mean=21.0 - number,
+            difference=Estimate(value=-number, low=-number, high=-number), psnr_db=None, ssim=None,
         ),
     }  # fmt: skip
+    more = {"purpose": "search" if number else "baseline"} | more
+    if more.get("status", "measured") != "measured":
+        measured = {}
     return Outcome(
-        number=number, purpose="search", values=values, build_key=build_key(values), image_key=image_key(values),
+        number=number, values=values, build_key=build_key(values), image_key=image_key(values),
         **(measured | more),
     )  # fmt: skip
 
@@ -171,7 +177,7 @@ def test_an_acknowledged_outcome_is_read_back_and_told(folder: Path, request_: R
         trial = store.study.trials[0]
         assert trial.values == [1.0, 21.0]
         assert trial.constraints == {"measured": 0.0}
-        assert trial.user_attrs.items() >= {"status": "measured", "purpose": "search"}.items()
+        assert trial.user_attrs.items() >= {"status": "measured", "purpose": "baseline"}.items()
         assert trial.params == {name: baseline(store)[name] for name in request_.space.knobs}
 
 

@@ -95,6 +95,7 @@ def simulate(job: Job, channel: Channel, _: object) -> None:
     channel.send(BuildDone(build=build))
     if build.verdict is not None and build.verdict.status == "rejected":
         return
+    reference = job.reference.scores[0] if job.reference else score(job, job.points[0])
     for point in job.points:
         channel.enter("time", point.index)
         time.sleep(STAGE_S)
@@ -103,7 +104,7 @@ def simulate(job: Job, channel: Channel, _: object) -> None:
         channel.stage = "sent"
         if channel.stage_of_fault == "sent":
             FAULTS[channel.fault](channel)
-        channel.send(done(job, point))
+        channel.send(done(job, point, reference))
 
 
 def verdict(job: Job) -> Verdict:
@@ -125,14 +126,23 @@ def draw(job: Job, point: Point) -> None:
         Image.frombytes("RGB", (64, 64), os.urandom(64 * 64 * 3)).save(folder / f"{index:04}.png")
 
 
-def done(job: Job, point: Point) -> PointDone:
-    luck = zlib.crc32(encode(dict(sorted(job.build.items())))) % 1000 / 1000
+def luck_of(job: Job) -> float:
+    return zlib.crc32(encode(dict(sorted(job.build.items())))) % 1000 / 1000
+
+
+def score(job: Job, point: Point) -> float:
+    return 20 + 0.01 * point.steps - 0.1 * luck_of(job)
+
+
+def done(job: Job, point: Point, reference: float) -> PointDone:
+    luck = luck_of(job)
     seconds = 0.01 * point.steps * point.batch * (0.5 + luck)
-    mean = 20 + 0.01 * point.steps - 0.1 * luck
+    mean = score(job, point)
+    difference = mean - reference
     exact = Estimate(value=seconds, low=seconds, high=seconds)
     quality = Quality(
         metric="clip_score", scores=(mean,) * len(job.workload.prompts), mean=mean,
-        difference=Estimate(value=0.0, low=0.0, high=0.0), psnr_db=None, ssim=None,
+        difference=Estimate(value=difference, low=difference, high=difference), psnr_db=None, ssim=None,
     )  # fmt: skip
     return PointDone(
         index=point.index,

@@ -160,9 +160,17 @@ def test_damage_is_named_in_one_line(
     assert before.items() <= copy.acknowledged().items()
 
 
+def half_as_long(data: dict[str, Any]) -> None:
+    """Halve every figure that follows from the latency, so that nothing in the file contradicts the others."""
+    timing = data["timing"]
+    timing["latency_s"] = {name: value / 2 for name, value in timing["latency_s"].items()}
+    timing["images_per_s"] *= 2
+    data["cost_usd_per_1000_images"] /= 2
+
+
 def test_a_disagreement_about_an_acknowledged_outcome_names_the_database(copy: Tune) -> None:
     file = copy.folder / "trials" / "0001" / "outcome.json"
-    edit(lambda data: data.update(cost_usd_per_1000_images=1e-9))(file)
+    edit(half_as_long)(file)
     assert_one_line(copy.run("--trials", "12"), 2, "study.db", "trial 1", "outcome.json")
 
 

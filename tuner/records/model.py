@@ -7,13 +7,13 @@ from typing import Annotated
 
 import msgspec
 
-from tuner.records.codec import PositiveCount, Record, Value, Values
+from tuner.records.codec import Number, PositiveCount, Record, Value, Values
 
 Prompt = Annotated[str, msgspec.Meta(pattern=r"\S")]
 Prompts = Annotated[tuple[Prompt, ...], msgspec.Meta(min_length=1)]
 Seed = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Pixels = Annotated[int, msgspec.Meta(ge=8, le=16384)]
-TargetSeconds = Annotated[float, msgspec.Meta(gt=0)]
+TargetSeconds = Annotated[float, msgspec.Meta(gt=0, le=1e8)]
 
 
 class Workload(Record):
@@ -28,7 +28,7 @@ class Workload(Record):
     height: Pixels | None = None
     width: Pixels | None = None
     num_frames: PositiveCount | None = None
-    guidance_scale: float | None = None
+    guidance_scale: Number | None = None
     max_sequence_length: PositiveCount | None = None
     negative_prompt: str | None = None
     arguments: Values = msgspec.field(default_factory=dict)

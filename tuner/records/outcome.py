@@ -172,6 +172,9 @@ class PredictionCheck(Record):
     error: Number
     held: bool
 
+    def __post_init__(self) -> None:
+        require_latency(predicted_s=self.predicted_s, measured_s=self.measured_s)
+
 
 class Failure(Record):
     """Why a trial has no result: the stage that failed, the log file with the details, and a setting that may help."""
@@ -225,15 +228,3 @@ class Outcome(Record):
     cost_usd_per_1000_images: Positive | None = None
     skipped_share: Share | None = None
     wall_s: Seconds = 0.0
-
-
-def contradiction(outcome: Outcome) -> str | None:
-    """Return which field of an outcome does not go with the others, and why, or None."""
-    needed = {"measured": ("timing", "memory", "cost_usd_per_1000_images"), "failed": ("failure",), "rejected": ()}
-    for name in needed[outcome.status]:
-        if getattr(outcome, name) is None:
-            return f"{name}: missing, although status is {outcome.status}"
-    timing = outcome.timing
-    if timing is not None and (timing.stopped == "predicted") != (timing.predicted_from is not None):
-        return f"timing.predicted_from: contradicts timing.stopped, which is {timing.stopped}"
-    return None

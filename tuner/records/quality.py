@@ -11,6 +11,7 @@ from tuner.records.model import Workload
 
 Decibels = Annotated[float, msgspec.Meta(ge=-1000, le=1000)]
 Similarity = Annotated[float, msgspec.Meta(ge=-1.001, le=1.001)]
+Scores = Annotated[tuple[Score, ...], msgspec.Meta(min_length=1)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
@@ -47,7 +48,7 @@ class Reference(Record):
     """
 
     images: str
-    scores: tuple[Score, ...]
+    scores: Scores
     other_seeds: str | None = None
     denoiser: str | None = None
     floor: NonNegative | None = None
@@ -65,7 +66,7 @@ class DenoiserError(Record):
     `per_call` holds the relative error (in the Euclidean norm, 0 for equal outputs) of each call in turn.
     """
 
-    per_call: tuple[NonNegative, ...]
+    per_call: Annotated[tuple[NonNegative, ...], msgspec.Meta(min_length=1)]
     mean: NonNegative
     largest: NonNegative
 
@@ -79,7 +80,7 @@ class Quality(Record):
     """
 
     metric: str
-    scores: tuple[Score, ...]
+    scores: Scores
     mean: Score
     difference: Estimate
     psnr_db: Decibels | None

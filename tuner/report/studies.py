@@ -13,11 +13,11 @@ import msgspec
 from tuner.board.start import newest, no_such_study
 from tuner.errors import BadInput
 from tuner.files import StudyFolder, require_own_tree
-from tuner.records.codec import Count, Estimate, Record, decode, read
+from tuner.records.codec import Count, Estimate, Record, decode
 from tuner.records.database import select
 from tuner.records.outcome import Limits
 from tuner.report.formatting import label
-from tuner.result.config import BestConfig
+from tuner.result.config import read_best
 from tuner.search.recorded import outcome_files
 from tuner.search.request import read_request
 
@@ -93,7 +93,7 @@ def summarize(folder: Path) -> StudySummary:
 
 def _summarize(paths: StudyFolder) -> StudySummary:
     request = read_request(paths.request)
-    best = read(paths.best_config, BestConfig) if paths.best_config.exists() else None
+    best = read_best(paths.best_config) if paths.best_config.exists() else None
     return StudySummary(
         folder=str(paths.root),
         state=read_state(paths),

@@ -17,9 +17,10 @@ from tuner.records.quality import NoiseFloor
 from tuner.records.stages import read_stages
 from tuner.report.conclusion import conclusion
 from tuner.report.points import FrontPoint, front_points
+from tuner.report.result_check import result_problem
 from tuner.report.studies import State, read_state
 from tuner.report.time_account import TimeAccount, make_account
-from tuner.result.config import BestConfig
+from tuner.result.config import BestConfig, read_best
 from tuner.search.history import History
 from tuner.search.recorded import read_outcomes, read_repetitions
 from tuner.search.request import Refusal, Request, read_request
@@ -49,11 +50,15 @@ def read_report(folder: Path) -> StudyReport:
     request = read_request(paths.request)
     if not paths.best_config.exists():
         raise BadInput(f"{paths.best_config}: not there yet: no result so far; `tune resume {folder}` goes on")
-    best = read(paths.best_config, BestConfig)
+    if paths.repricing.exists():
+        raise BadInput(f"{paths.repricing}: the costs are between two prices; `tune resume {folder}` completes them")
+    best = read_best(paths.best_config)
     history = read_history(paths, request)
-    known = {number: outcome.values for number, outcome in history.outcomes.items()}
-    if any(known.get(point.trial) != point.values for point in (best.baseline, best.chosen)):
-        raise BadInput(f"{paths.best_config}: its trials are not those of this study; run the study's command again")
+    problem = result_problem(best, request, history)
+    if problem is None and best.price != request.price:
+        problem = "price: not that of study.json"
+    if problem is not None:
+        raise BadInput(f"{paths.best_config}: {problem}; `tune resume {folder}` writes it anew")
     return StudyReport(
         folder=str(folder),
         request=request,

@@ -33,7 +33,8 @@ from tuner.records.model import Model, Workload
 from tuner.records.outcome import Components, Outcome, PredictionCheck, Timing, require_latency
 from tuner.records.quality import Decibels, MetricResult, Similarity
 from tuner.records.versions import OldFile, read_versioned
-from tuner.result.economics import Economics, Measurement
+from tuner.result.consistency import config_contradiction
+from tuner.result.economics import Economics
 from tuner.result.prices import Price
 
 REQUIRED = ("compile.scope", "precision.dtype", "steps", "batch")
@@ -156,13 +157,26 @@ class _OldConfig(OldFile, kw_only=True):
     format: Literal["diffusion-tuner/1"]
 
 
+def read_best(path: Path) -> BestConfig:
+    """Read a best_config.json as it is. Raises BadInput with the file and the field, also of a contradiction."""
+    best = read_versioned(path, BestConfig, _OldConfig)
+    _require_consistent(best, path)
+    return best
+
+
+def _require_consistent(best: BestConfig, config: str | os.PathLike[str]) -> None:
+    reason = config_contradiction(best)
+    if reason is not None:
+        raise BadInput(f"{config}: {reason}")
+
+
 def read_config(config: str | os.PathLike[str], trial: int | None = None) -> BestConfig:
     """Read a best_config.json and check its chosen values against the catalogue of knobs.
 
     With `trial`, that point of the front, or the baseline, replaces the chosen one. Raises BadInput with the file and
     the field for anything that is not valid.
     """
-    best = read_versioned(Path(config), BestConfig, _OldConfig)
+    recorded = best = read_versioned(Path(config), BestConfig, _OldConfig)
     if trial is not None:
         best = msgspec.structs.replace(best, chosen=_point(best, trial, config))
     for field in ("values", "changed"):
@@ -173,6 +187,7 @@ def read_config(config: str | os.PathLike[str], trial: int | None = None) -> Bes
             raise BadInput(f"{config}: chosen.changed.{name}: {value} contradicts chosen.values")
     if best.chosen.batch != values["batch"]:
         raise BadInput(f"{config}: chosen.batch: {best.chosen.batch} contradicts chosen.values")
+    _require_consistent(recorded, config)
     return msgspec.structs.replace(best, chosen=msgspec.structs.replace(best.chosen, values=values))
 
 
@@ -253,20 +268,6 @@ def _discarded(timing: Timing) -> dict[str, int] | None:
     """Return the counts of the calls that do not count, by reason; None where nothing could tell."""
     throttled = timing.gpu.discarded if timing.gpu else None
     return {**(throttled or {}), STALLED: timing.stalled_calls} if timing.stalled_calls else throttled
-
-
-def measurement(point: MeasuredPoint) -> Measurement:
-    """Return the measurements of a point that its economics need."""
-    return Measurement(
-        images_per_s=point.images_per_s,
-        latency_s=point.latency_s.value,
-        latency_samples=point.latency_samples,
-        latency_p95_s=point.latency_p95_s,
-        compile_s=point.compile_s,
-        joules_per_image=point.joules_per_image,
-        peak_reserved_bytes=point.peak_reserved_bytes,
-        within_target=point.within_latency_target,
-    )
 
 
 def count_trials(outcomes: Sequence[Outcome], refused: int) -> TrialCounts:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from tuner.records.codec import Count, NonNegative, Positive, PositiveCount, Record, Share
 from tuner.timing.intervals import supports_percentile
 from tuner.timing.target import meets_latency_target
 
+if TYPE_CHECKING:
+    from tuner.result.config import MeasuredPoint
+
 CARDS_GB = (16, 24, 32, 48, 80)
+MAX_IMAGES = 2**53
+"""A gain that pays off later than this, by which a clock cannot tell it from none, never does."""
+
 HEADROOM = 0.10
 """Share of a card that must stay free, for CUDA itself and for memory too fragmented to use."""
 
@@ -49,6 +56,20 @@ class Economics(Record, omit_defaults=True):
     joules_per_image: NonNegative | None = None
     images_per_s_per_watt: NonNegative | None = None
     smallest_card_gb: PositiveCount | None = None
+
+
+def measurement(point: MeasuredPoint) -> Measurement:
+    """Return the measurements of a point that its economics need."""
+    return Measurement(
+        images_per_s=point.images_per_s,
+        latency_s=point.latency_s.value,
+        latency_samples=point.latency_samples,
+        latency_p95_s=point.latency_p95_s,
+        compile_s=point.compile_s,
+        joules_per_image=point.joules_per_image,
+        peak_reserved_bytes=point.peak_reserved_bytes,
+        within_target=point.within_latency_target,
+    )
 
 
 def economics(usd_per_hour: float, point: Measurement, baseline: Measurement) -> Economics:
@@ -99,7 +120,7 @@ def break_even_images(point: Measurement, baseline: Measurement) -> int | None:
     if extra_s <= 0:
         return 0 if saved_s >= 0 else None
     images = extra_s / saved_s if saved_s > 0 else math.inf
-    return math.ceil(images) if math.isfinite(images) else None
+    return math.ceil(images) if images <= MAX_IMAGES else None
 
 
 def smallest_card_gb(peak_reserved_bytes: int | None) -> int | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from tuner.records.codec import Estimate
 from tuner.records.outcome import Outcome, PredictionCheck
-from tuner.result import front
-from tuner.result.config import TimingNoise
+from tuner.result import config, front
+from tuner.result.config import MeasuredPoint, TimingNoise
 from tuner.search.history import History
 from tuner.timing import prediction
 from tuner.timing.intervals import coefficient_of_variation, paired_ratio
@@ -96,6 +98,18 @@ def prediction_checks(history: History) -> list[PredictionCheck]:
         if outcome.timing and outcome.timing.predicted_from
         and (settled := history.settled(outcome).timing) and not settled.predicted_from
     ]  # fmt: skip
+
+
+def measured_point(history: History, outcome: Outcome) -> MeasuredPoint:
+    """Return what is exported of a trial, but for what depends on other trials."""
+    changed = history.space.changed(outcome.values)
+    trial = history.outcomes[outcome.number]
+    return msgspec.structs.replace(
+        config.measured_point(history.settled(trial), changed, is_confirmed(history, trial)),
+        doubtful=is_in_doubt(history, trial),
+        processes=len(history.undisturbed(trial)),
+        disturbed_processes=len(history.disturbed(trial)),
+    )
 
 
 def _spread(history: History) -> float:

@@ -9,7 +9,8 @@ from tuner.errors import BadInput
 from tuner.files import StudyFolder, numbered
 from tuner.knobs import KNOBS
 from tuner.records.codec import read
-from tuner.records.outcome import Outcome, contradiction
+from tuner.records.outcome import Outcome
+from tuner.search.consistency import Recorded, study_contradiction
 from tuner.search.request import Request
 
 
@@ -30,6 +31,8 @@ def read_outcomes(paths: StudyFolder, request: Request) -> dict[int, Outcome]:
         if outcome.repetition is not None:
             raise BadInput(f"{file}: repetition: a trial has none, only its repetitions have")
         outcomes[number] = outcome
+    for number, outcome in outcomes.items():
+        _check(paths.trial(number), Recorded(outcome, request, outcomes))
     return outcomes
 
 
@@ -43,6 +46,7 @@ def read_repetitions(paths: StudyFolder, request: Request, outcomes: Mapping[int
         original = outcomes.get(repetition.number)
         if original is None or original.values != repetition.values:
             raise BadInput(f"{file}: values: not those of trial {repetition.number}, which it repeats")
+        _check(file.parent, Recorded(repetition, request, outcomes))
         repetitions.append(repetition)
     return repetitions
 
@@ -52,7 +56,10 @@ def _read(file: Path, request: Request) -> Outcome:
     values = outcome.values
     if request.space.candidate(values) != values or any(KNOBS[name].invalid_reason(values[name]) for name in values):
         raise BadInput(f"{file}: values: not a candidate of this study's search space")
-    reason = contradiction(outcome)
-    if reason:
-        raise BadInput(f"{file}: {reason}")
     return outcome
+
+
+def _check(folder: Path, recorded: Recorded) -> None:
+    reason = study_contradiction(recorded)
+    if reason is not None:
+        raise BadInput(f"{folder / 'outcome.json'}: {reason}")

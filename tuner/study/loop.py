@@ -8,12 +8,13 @@ from tuner.board import shown_traces
 from tuner.errors import BadInput, StudyFailed
 from tuner.execution.executor import Ended, Executor, Handle
 from tuner.files import atomic_write
-from tuner.records.codec import encode_pretty, read
+from tuner.records.codec import encode_pretty
 from tuner.records.outcome import Limits, Outcome
 from tuner.records.quality import Panel
 from tuner.report.display import Display
 from tuner.report.formatting import pluralize
-from tuner.result.config import BestConfig
+from tuner.report.result_check import result_problem
+from tuner.result.config import BestConfig, read_best
 from tuner.search.baseline import Baseline
 from tuner.search.budget import Budget, repetition_s
 from tuner.search.confirmation import Confirmation, EarlyConfirmation, OpenDoubt
@@ -228,12 +229,10 @@ class Study:
         if limits is None or not limits.cover(self.budget.limits):
             return None
         try:
-            best = read(self.store.paths.best_config, BestConfig)
+            best = read_best(self.store.paths.best_config)
         except BadInput:
             return None
-        known = {number: outcome.values for number, outcome in self.history.outcomes.items()}
-        points = (best.baseline, best.chosen, *best.front)
-        return best if all(known.get(point.trial) == point.values for point in points) else None
+        return best if result_problem(best, self.store.request, self.history) is None else None
 
     def note(self, text: str) -> None:
         """Tell the user something."""

@@ -10,8 +10,9 @@ from tuner.records.outcome import Outcome
 from tuner.records.quality import Panel
 from tuner.result import config
 from tuner.result.config import BestConfig, MeasuredPoint
-from tuner.result.economics import economics
-from tuner.search.gain import finalists, is_confirmed, is_in_doubt, prediction_checks, speed_up, timing_noise
+from tuner.result.economics import economics, measurement
+from tuner.search import gain
+from tuner.search.gain import finalists, is_confirmed, prediction_checks, speed_up, timing_noise
 from tuner.search.history import History
 from tuner.search.request import Request
 from tuner.timing import roofline as limits
@@ -47,25 +48,14 @@ def best_config(
 
 def measured_point(history: History, outcome: Outcome, panel: Panel | None = None) -> MeasuredPoint:
     """Return what is exported of a trial, with all metrics if it is one of the panel's finalists."""
-    point, baseline = _plain_point(history, outcome), _plain_point(history, history.baseline)
+    point, baseline = gain.measured_point(history, outcome), gain.measured_point(history, history.baseline)
     point = msgspec.structs.replace(point, panel=panel.finalists.get(outcome.number) if panel else None)
     differs = other_arithmetic(outcome.values, history.baseline.values)
     limit = limits.limit_share(
         roofline_of(history), point.components, outcome.values, history.baseline.values, other_arithmetic=differs
     )
-    cost = economics(history.price.usd_per_hour, config.measurement(point), config.measurement(baseline))
+    cost = economics(history.price.usd_per_hour, measurement(point), measurement(baseline))
     return msgspec.structs.replace(point, limit=limit, economics=cost)
-
-
-def _plain_point(history: History, outcome: Outcome) -> MeasuredPoint:
-    changed = history.space.changed(outcome.values)
-    trial = history.outcomes[outcome.number]
-    return msgspec.structs.replace(
-        config.measured_point(history.settled(trial), changed, is_confirmed(history, trial)),
-        doubtful=is_in_doubt(history, trial),
-        processes=len(history.undisturbed(trial)),
-        disturbed_processes=len(history.disturbed(trial)),
-    )
 
 
 def roofline_of(history: History) -> Roofline | None:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from tuner.errors import BadInput
 from tuner.files import require_own_tree
 from tuner.records.codec import Record, Values
-from tuner.result.config import BestConfig, MeasuredPoint, measurement, read_config
-from tuner.result.economics import Economics, economics
+from tuner.result.config import BestConfig, MeasuredPoint, read_config
+from tuner.result.economics import Economics, economics, measurement
 from tuner.result.prices import Price, is_nominal, price_for
 
 
