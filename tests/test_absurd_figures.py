@@ -24,8 +24,9 @@ from tuner.records.machine import GpuUse, Roofline
 from tuner.records.model import Model
 from tuner.records.outcome import Build, Components, Outcome, WarmUp
 from tuner.records.quality import DenoiserError, MetricResult, NoiseFloor, Panel
-from tuner.result.config import BestConfig, TimingNoise, read_config
+from tuner.result.config import read_config
 from tuner.result.prices import Price
+from tuner.result.records import BestConfig, TimingNoise
 from tuner.search.request import Request, read_request
 from tuner.space import reader
 

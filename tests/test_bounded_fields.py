@@ -13,7 +13,7 @@ from tuner.records.codec import Record
 from tuner.records.outcome import Limits, Outcome
 from tuner.records.quality import NoiseFloor, Panel, PanelJob
 from tuner.records.stages import StageEntry
-from tuner.result.config import BestConfig
+from tuner.result.records import BestConfig
 from tuner.search.request import Refusal, Request
 
 ROOTS = (Outcome, BestConfig, Panel, PanelJob, Request, Refusal, NoiseFloor, Limits, StageEntry)

@@ -23,7 +23,7 @@ from machine import Machine
 from tuner.records.codec import Value, read
 from tuner.records.outcome import Outcome
 from tuner.records.quality import NoiseFloor
-from tuner.result.config import BestConfig
+from tuner.result.records import BestConfig
 
 CALLS = 9
 MIN_TRIALS, MIN_BUILDS, MIN_FRONT = 10, 3, 3

@@ -16,7 +16,7 @@ import pytest
 
 from tuner.records.codec import read
 from tuner.records.outcome import Outcome
-from tuner.result.config import BestConfig
+from tuner.result.records import BestConfig
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.slow]
 

@@ -30,9 +30,9 @@ from tuner.records.model import Model, Workload
 from tuner.records.outcome import Build, Components, Outcome, Timing
 from tuner.records.quality import Quality
 from tuner.result import config
-from tuner.result.config import BestConfig, TrialCounts, measured_point, read_config
-from tuner.result.economics import measurement
+from tuner.result.config import measured_point, read_config
 from tuner.result.prices import Price
+from tuner.result.records import BestConfig, MeasuredPoint, TrialCounts
 
 CPU = detect("cpu")
 VERSION_0_1 = Path(__file__).parent / "data" / "version-0.1.0"
@@ -402,7 +402,7 @@ def test_a_point_says_what_was_measured() -> None:
     point = measured_point(outcome(5, {**knobs.baseline(CPU), "batch": 4}, 2.0), {"batch": 4}, True)
     assert (point.trial, point.batch, point.images_per_s, point.first_call_s) == (5, 4, 2.0, 2.5)
     assert point.latency_s.value == 2.0
-    assert decode(encode_pretty(point), config.MeasuredPoint, "here") == point
+    assert decode(encode_pretty(point), MeasuredPoint, "here") == point
 
 
 def test_a_point_says_what_only_some_studies_measure() -> None:
@@ -437,7 +437,7 @@ def test_a_point_says_what_was_seen_of_the_gpu_and_where_the_time_goes() -> None
     assert (point.discarded_samples, point.other_processes) == ({"HW thermal slowdown": 2}, 1)
     assert (point.unavailable_reasons, point.components) == (("energy: Not Supported",), parts)
     assert (point.within_latency_target, point.predicted_from) == (0.9, (4, 28))
-    assert measurement(point).within_target == 0.9
+    assert point.measurement().within_target == 0.9
 
 
 def test_trials_are_counted_by_how_they_ended() -> None:

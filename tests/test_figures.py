@@ -14,8 +14,8 @@ from tuner.records.machine import LimitShare, Roofline
 from tuner.records.outcome import Components, PredictionCheck
 from tuner.report.console import make_console
 from tuner.report.figures import figures_table
-from tuner.result.config import BestConfig, MeasuredPoint, TimingNoise
-from tuner.result.economics import economics, measurement
+from tuner.result.economics import economics
+from tuner.result.records import BestConfig, MeasuredPoint, TimingNoise
 
 replace = msgspec.structs.replace
 
@@ -46,7 +46,7 @@ def full(best: BestConfig | None = None, **of_chosen: Any) -> BestConfig:
     chosen = replace(best.chosen, **common | {"compile_s": 31.0, "components": parts(1.0)} | of_chosen)
 
     def reckoned(point: MeasuredPoint) -> MeasuredPoint:
-        return replace(point, economics=economics(3.6, measurement(point), measurement(baseline)))
+        return replace(point, economics=economics(3.6, point.measurement(), baseline.measurement()))
 
     gpu = replace(best.environment, device="cuda", device_name="NVIDIA H200")
     return replace(best, environment=gpu, baseline=reckoned(baseline), chosen=reckoned(chosen))

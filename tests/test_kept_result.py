@@ -20,8 +20,9 @@ from tuner.records.codec import encode_pretty, read
 from tuner.records.outcome import Outcome
 from tuner.records.protocol import Job, Message
 from tuner.records.quality import Panel
-from tuner.result.config import BestConfig, read_config
+from tuner.result.config import read_config
 from tuner.result.prices import Price
+from tuner.result.records import BestConfig
 from tuner.study import reprice
 from tuner.study.store import Store
 

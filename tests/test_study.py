@@ -40,8 +40,9 @@ from tuner.report.points import front_points
 from tuner.report.renderers import RENDERERS
 from tuner.report.study_report import read_report
 from tuner.report.trial_text import result_text
-from tuner.result.config import BestConfig, read_config
+from tuner.result.config import read_config
 from tuner.result.prices import Price
+from tuner.result.records import BestConfig
 from tuner.search import baseline, confirmation, optuna_sampler
 from tuner.search.budget import CACHED_SHARE, MIN_CALLS, Budget, pair_s, quickest_build_s, repetition_s
 from tuner.search.confirmation import Confirmation, PairedRuns, by_preference

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from tuner.result.apply import Call, Tuned, apply, load
-    from tuner.result.config import BestConfig
+    from tuner.result.records import BestConfig
 
 __all__ = ["BestConfig", "Call", "Tuned", "apply", "load"]
 

@@ -15,8 +15,8 @@ from tuner.records.model import Model, Workload
 from tuner.records.quality import MetricResult
 from tuner.report import panel_table
 from tuner.report.console import CHOSEN
-from tuner.result.config import BestConfig, MeasuredPoint, TrialCounts
 from tuner.result.prices import Price
+from tuner.result.records import BestConfig, MeasuredPoint, TrialCounts
 
 
 def judged(value: float, verdict: Literal["same", "worse"]) -> MetricResult:

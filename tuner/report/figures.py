@@ -17,8 +17,8 @@ from tuner.records.outcome import Components
 from tuner.report.console import BASELINE, CHOSEN, QUIET
 from tuner.report.formatting import format_other_processes, one_line, pluralize, wrap_text
 from tuner.report.tables import make_bare_table
-from tuner.result.config import BestConfig, MeasuredPoint
 from tuner.result.economics import CARDS_GB
+from tuner.result.records import BestConfig, MeasuredPoint
 from tuner.timing import roofline
 
 UNKNOWN = "-"

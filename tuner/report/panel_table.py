@@ -14,7 +14,7 @@ from tuner.records.quality import MetricResult
 from tuner.report.console import BASELINE, CHOSEN, QUIET
 from tuner.report.formatting import one_line, wrap_text
 from tuner.report.tables import add_number_column, make_bare_table, width_of
-from tuner.result.config import BestConfig, MeasuredPoint
+from tuner.result.records import BestConfig, MeasuredPoint
 
 ABSENT = "-"
 SAME = "="

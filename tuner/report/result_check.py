@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Iterator
 
 from tuner.records.consistency import alike
-from tuner.result.config import BestConfig, MeasuredPoint, count_trials, package_version
+from tuner.result.config import count_trials, package_version
 from tuner.result.consistency import points_of
+from tuner.result.records import BestConfig, MeasuredPoint
 from tuner.search.gain import measured_point, speed_up
 from tuner.search.history import History
 from tuner.search.request import Request

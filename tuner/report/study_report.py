@@ -20,7 +20,8 @@ from tuner.report.points import FrontPoint, front_points
 from tuner.report.result_check import result_problem
 from tuner.report.studies import State, read_state
 from tuner.report.time_account import TimeAccount, make_account
-from tuner.result.config import BestConfig, read_best
+from tuner.result.config import read_best
+from tuner.result.records import BestConfig
 from tuner.search.history import History
 from tuner.search.recorded import read_outcomes, read_repetitions
 from tuner.search.request import Refusal, Request, read_request

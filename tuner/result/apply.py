@@ -13,7 +13,8 @@ from tuner.knobs import KNOBS, apply_knobs, call_arguments, changed
 from tuner.model import architecture, pipeline
 from tuner.records.codec import Record, Values
 from tuner.records.machine import Environment
-from tuner.result.config import BestConfig, package_version, read_config
+from tuner.result.config import package_version, read_config
+from tuner.result.records import BestConfig
 from tuner.space.candidates import build_values
 
 APPLIED = "_diffusion_tuner_values"

@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from tuner.records.consistency import Rule, differ, first_broken
-from tuner.result.economics import economics, goodput, measurement, usd_per_1000_images
-
-if TYPE_CHECKING:
-    from tuner.result.config import BestConfig, MeasuredPoint
+from tuner.result.economics import economics, goodput, usd_per_1000_images
+from tuner.result.records import BestConfig, MeasuredPoint
 
 YEARS = range(2020, 2100)
 """No study was made before, and no clock of a machine that works is beyond."""
@@ -77,7 +74,7 @@ def _score(point: MeasuredPoint, best: BestConfig) -> Iterator[str]:
 def _economics(point: MeasuredPoint, best: BestConfig) -> Iterator[str]:
     if point.economics is None:
         return
-    expected = economics(best.price.usd_per_hour, measurement(point), measurement(best.baseline))
+    expected = economics(best.price.usd_per_hour, point.measurement(), best.baseline.measurement())
     for name in point.economics.__struct_fields__:
         known, value = getattr(point.economics, name), getattr(expected, name)
         if known != value and (known is None or value is None or differ(known, value)):

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from tuner.records.codec import Count, NonNegative, Positive, PositiveCount, Record, Share
 from tuner.timing.intervals import supports_percentile
 from tuner.timing.target import meets_latency_target
-
-if TYPE_CHECKING:
-    from tuner.result.config import MeasuredPoint
 
 CARDS_GB = (16, 24, 32, 48, 80)
 MAX_IMAGES = 2**53
@@ -56,20 +52,6 @@ class Economics(Record, omit_defaults=True):
     joules_per_image: NonNegative | None = None
     images_per_s_per_watt: NonNegative | None = None
     smallest_card_gb: PositiveCount | None = None
-
-
-def measurement(point: MeasuredPoint) -> Measurement:
-    """Return the measurements of a point that its economics need."""
-    return Measurement(
-        images_per_s=point.images_per_s,
-        latency_s=point.latency_s.value,
-        latency_samples=point.latency_samples,
-        latency_p95_s=point.latency_p95_s,
-        compile_s=point.compile_s,
-        joules_per_image=point.joules_per_image,
-        peak_reserved_bytes=point.peak_reserved_bytes,
-        within_target=point.within_latency_target,
-    )
 
 
 def economics(usd_per_hour: float, point: Measurement, baseline: Measurement) -> Economics:

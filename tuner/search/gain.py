@@ -7,7 +7,7 @@ import msgspec
 from tuner.records.codec import Estimate
 from tuner.records.outcome import Outcome, PredictionCheck
 from tuner.result import config, front
-from tuner.result.config import MeasuredPoint, TimingNoise
+from tuner.result.records import MeasuredPoint, TimingNoise
 from tuner.search.history import History
 from tuner.timing import prediction
 from tuner.timing.intervals import coefficient_of_variation, paired_ratio

@@ -14,7 +14,8 @@ from tuner.records.quality import Panel
 from tuner.report.display import Display
 from tuner.report.formatting import pluralize
 from tuner.report.result_check import result_problem
-from tuner.result.config import BestConfig, read_best
+from tuner.result.config import read_best
+from tuner.result.records import BestConfig
 from tuner.search.baseline import Baseline
 from tuner.search.budget import Budget, repetition_s
 from tuner.search.confirmation import Confirmation, EarlyConfirmation, OpenDoubt

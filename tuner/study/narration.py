@@ -10,7 +10,7 @@ from tuner.records.outcome import Outcome
 from tuner.report.conclusion import gain_text
 from tuner.report.formatting import pluralize
 from tuner.result import front
-from tuner.result.config import TimingNoise
+from tuner.result.records import TimingNoise
 from tuner.search.budget import quickest_build_s
 from tuner.search.gain import MIN_PAIRS, is_confirmed, prediction_checks, speed_up
 from tuner.search.history import History

@@ -9,8 +9,8 @@ from tuner.records.machine import Roofline
 from tuner.records.outcome import Outcome
 from tuner.records.quality import Panel
 from tuner.result import config
-from tuner.result.config import BestConfig, MeasuredPoint
-from tuner.result.economics import economics, measurement
+from tuner.result.economics import economics
+from tuner.result.records import BestConfig, MeasuredPoint
 from tuner.search import gain
 from tuner.search.gain import finalists, is_confirmed, prediction_checks, speed_up, timing_noise
 from tuner.search.history import History
@@ -54,7 +54,7 @@ def measured_point(history: History, outcome: Outcome, panel: Panel | None = Non
     limit = limits.limit_share(
         roofline_of(history), point.components, outcome.values, history.baseline.values, other_arithmetic=differs
     )
-    cost = economics(history.price.usd_per_hour, measurement(point), measurement(baseline))
+    cost = economics(history.price.usd_per_hour, point.measurement(), baseline.measurement())
     return msgspec.structs.replace(point, limit=limit, economics=cost)
 
 

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from tuner.errors import BadInput
 from tuner.files import require_own_tree
 from tuner.records.codec import Record, Values
-from tuner.result.config import BestConfig, MeasuredPoint, read_config
-from tuner.result.economics import Economics, economics, measurement
+from tuner.result.config import read_config
+from tuner.result.economics import Economics, economics
 from tuner.result.prices import Price, is_nominal, price_for
+from tuner.result.records import BestConfig, MeasuredPoint
 
 
 class CostRow(Record):
@@ -110,7 +111,7 @@ def _row(study: _Study, point: MeasuredPoint, price: Price) -> CostRow:
         is_baseline=point.trial == best.baseline.trial,
         is_chosen=point.trial == best.chosen.trial,
         changed=point.changed,
-        economics=economics(price.usd_per_hour, measurement(point), measurement(best.baseline)),
+        economics=economics(price.usd_per_hour, point.measurement(), best.baseline.measurement()),
         predicted_from=point.predicted_from,
     )
 
