@@ -66,10 +66,11 @@ def main(arguments: Sequence[str]) -> int:
             write_pipeline(family, size, folder, deadline)
             if given.kill is not None:
                 return int(kill_all(Killer(words, folder, given.kill_within, deadline), given.kill) > 0)
-            run(words, folder, deadline)
+            code = run(words, folder, deadline)
     except Stopped:
+        code = 0
         print("stopped: the same command goes on", flush=True)
-    return report(folder, given.family, words)
+    return report(folder, given.family, words) or code
 
 
 def write_pipeline(family: Family, size: str, folder: Path, deadline: Deadline) -> None:
@@ -81,13 +82,14 @@ def write_pipeline(family: Family, size: str, folder: Path, deadline: Deadline) 
         made(folder)
 
 
-def run(words: Sequence[str], folder: Path, deadline: Deadline) -> None:
-    """Run `tune run` to its end. Its output goes to tune.log."""
+def run(words: Sequence[str], folder: Path, deadline: Deadline) -> int:
+    """Run `tune run` to its end and return its exit code. Its output goes to tune.log."""
     log = folder / "tune.log"
     print(f"python {shlex.join(words[1:])}\n(output in {log})", flush=True)
     code = wait(start(words, log, environment()), deadline)
     if code != 0:
         print(f"tune run ended with code {code}: {tail(log)}", flush=True)
+    return code
 
 
 def report(folder: Path, name: str, words: Sequence[str]) -> int:

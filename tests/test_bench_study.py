@@ -111,6 +111,9 @@ def test_each_role_is_known_by_its_place(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_strikes_of_an_earlier_call_count_and_a_missing_role_is_left_out(tmp_path: Path) -> None:
     class Made(Killer):
+        def acknowledged(self) -> dict[Path, bytes]:
+            return {tmp_path: b""}
+
         def strike(self, role: str) -> Kill | None:
             return None if role == "holder" else Kill(role, 1, "")
 

@@ -209,8 +209,13 @@ ROLES: dict[str, Callable[[Sequence[psutil.Process], int], list[psutil.Process]]
 
 
 def strikes(killer: Killer, times: int, known: list[Kill]) -> Iterator[Kill]:
-    """Strike every role so many times, in turn, those of an earlier call counted; then the study goes on."""
+    """Strike every role so many times, in turn, those of an earlier call counted; then the study goes on.
+
+    Without an outcome there would be nothing to lose: the study gets its first one before.
+    """
     missing: set[str] = set()
+    if not killer.acknowledged():
+        yield killer.resumes()
     for _ in range(times):
         for role in ROLES:
             if role in missing or sum(kill.role == role for kill in known) >= times:
