@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from channels import make_channel
 
 from tuner.execution.local import run_job
 from tuner.hardware import environment
@@ -187,7 +188,7 @@ def test_a_worker_predicts_from_two_points_and_measures_without_them(
 def test_a_worker_measures_what_its_images_contradict(monkeypatch: pytest.MonkeyPatch) -> None:
     def drawn(taking_s: float) -> Timing:
         """What a bench says of a point that it predicts at 1 s, when each call that draws images takes so long."""
-        channel: Any = SimpleNamespace(enter=lambda *_: None)
+        channel = make_channel()
         job: Any = SimpleNamespace(
             environment=environment.detect("cpu"),
             reference=None,

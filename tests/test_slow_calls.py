@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from channels import make_channel
 
 from tuner.hardware import environment
 from tuner.records.machine import Memory
@@ -32,7 +33,7 @@ class SlowCalls:
         self.made: list[int] = []
 
     def timer(self, monkeypatch: pytest.MonkeyPatch, **build: Any) -> Timer:
-        channel: Any = SimpleNamespace(enter=lambda *_: None)
+        channel = make_channel()
         job: Any = SimpleNamespace(
             environment=environment.detect("cpu"), reference=None, model=None, build=build,
             workload=Workload(prompts=("a",), seeds=(0,)), allowance_s=0.0, points=(),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
 import pytest
+from channels import make_channel
 
 from tuner.hardware.environment import detect
 from tuner.knobs import NoEffect
@@ -75,7 +77,7 @@ def test_the_first_call_is_called_compiling_only_where_something_is_compiled(
         is_baseline=False, build={"precision.dtype": "float32", **build},
     )  # fmt: skip
     stages: list[str] = []
-    channel: Any = SimpleNamespace(enter=lambda name, *_: stages.append(name))
+    channel = make_channel(enter=lambda name, *_: stages.append(name))
     found = worker.Bench(job, channel, weights_of(None)).build(Path())
     assert stages == ["load", "apply", stage, "warm up"]
     assert found.compile_s == pytest.approx(compile_s, abs=0.05)
@@ -118,7 +120,7 @@ def test_on_a_gpu_what_is_measured_is_timed_before_the_profiler_runs(monkeypatch
         environment=SimpleNamespace(device="cuda"), points=points, model=None, trace=True, probe=False,
         is_baseline=True, build={"precision.dtype": "bfloat16"}, workload=WORKLOAD,
     )  # fmt: skip
-    channel: Any = SimpleNamespace(enter=lambda stage, index=None: seen.append((stage, index)), send=lambda _: None)
+    channel = make_channel(enter=lambda stage, index=None: seen.append((stage, index)))
     bench = worker.Bench(job, channel, weights_of(None))
     bench.clock = worker.Clock()
 
@@ -179,7 +181,7 @@ def test_where_a_break_rejects_inductor_is_asked_only_if_the_pieces_cannot_be_ju
         is_baseline=False, gate=GatePolicy(), allowed=(),
         build={"precision.dtype": "float32", "compile.scope": "full"},
     )  # fmt: skip
-    channel: Any = SimpleNamespace(enter=lambda stage, *_: stages.append(stage), send=lambda _: None)
+    channel = make_channel(enter=lambda stage, *_: stages.append(stage), send=lambda _: None)
     build = worker.Bench(job, channel, weights_of(pipe)).build(tmp_path)
     assert build.verdict is not None
     if case == "rejected":
@@ -274,7 +276,12 @@ def test_calls_that_most_take_twice_as_long_as_when_warmed_up_are_made_again_onc
         environment=SimpleNamespace(device="cpu"), allowance_s=0.0, workload=SimpleNamespace(latency_target_s=None)
     )
     made: Any = SimpleNamespace(
-        job=job, pipe=None, clock=None, user_call=lambda _: None, channel=SimpleNamespace(enter=lambda *_: None)
+        job=job,
+        pipe=None,
+        clock=None,
+        user_call=lambda _: None,
+        channel=make_channel(),
+        turn=nullcontext,
     )
     tracer: Any = SimpleNamespace(graph_count=lambda: 0, compile_log=log)
     found, _ = Timer(made, tracer, None, weights_of(None)).time(Point(index=0, folder="", steps=28, batch=1))

@@ -50,24 +50,24 @@ template.Template(socket.socket(fileno=int(sys.argv[1])), weights, 1).serve()
 """The real template, without libraries and weights, that forks simulated workers."""
 
 
-def inline(folder: Path) -> Executor:
+def inline(folder: Path, slots: int = 1) -> Executor:
     def work(job: Job) -> Iterator[Message]:
         yield StageStarted(stage="load")
         yield FAILED
 
-    return InlineExecutor(work, DEVICES)
+    return InlineExecutor(work, DEVICES, slots)
 
 
-def local(folder: Path) -> Executor:
-    return LocalExecutor(DEVICES, FreshLauncher(folder / "cache"))
+def local(folder: Path, slots: int = 1) -> Executor:
+    return LocalExecutor(DEVICES, FreshLauncher(folder / "cache"), slots=slots)
 
 
-def forking(folder: Path) -> Executor:
+def forking(folder: Path, slots: int = 1) -> Executor:
     folder.mkdir(exist_ok=True)
-    return LocalExecutor(DEVICES, TemplateLauncher(folder / "cache", folder / "template.log"))
+    return LocalExecutor(DEVICES, TemplateLauncher(folder / "cache", folder / "template.log"), slots=slots)
 
 
-EXECUTORS = {"inline": inline, "local": local, "forking": forking}
+EXECUTORS: dict[str, Callable[..., Executor]] = {"inline": inline, "local": local, "forking": forking}
 
 
 @pytest.fixture(params=EXECUTORS)
@@ -130,6 +130,25 @@ def test_a_busy_device_takes_no_second_job(executor: Executor, make_job: Callabl
     executor.submit(make_job("sleeps"), DEVICES[0])
     with pytest.raises(ValueError, match="not free"):
         executor.submit(make_job("other"), DEVICES[0])
+
+
+@pytest.mark.parametrize("make", EXECUTORS.values(), ids=EXECUTORS)
+def test_a_device_takes_as_many_jobs_as_it_has_slots(
+    make: Callable[..., Executor], tmp_path: Path, make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "WORKER", (sys.executable, "-c", WORKER))
+    monkeypatch.setattr(template, "TEMPLATE", (sys.executable, "-c", TEMPLATE))
+    with make(tmp_path, slots=2) as executor:
+        handles = [executor.submit(make_job("sleeps one"), DEVICES[0])]
+        assert tuple(executor.free()) == DEVICES
+        handles.append(executor.submit(make_job("two"), DEVICES[0]))
+        assert tuple(executor.free()) == DEVICES[1:]
+        with pytest.raises(ValueError, match="not free"):
+            executor.submit(make_job("three"), DEVICES[0])
+        executor.cancel(handles[0])
+        assert tuple(executor.free()) == DEVICES
+        events = [(of.id, event) for of, event in executor.wait(lambda: math.inf)]
+        assert events == [(handles[1].id, event) for event in (StageStarted(stage="load"), FAILED, Ended())]
 
 
 def test_nothing_is_lost_when_waiting_is_interrupted(executor: Executor, make_job: Callable[..., Job]) -> None:

@@ -26,22 +26,29 @@ class Ended:
     """The last event of a job that was not cancelled: its worker is gone and its device is free again."""
 
 
+@dataclass(frozen=True)
+class StoodStill:
+    """An event of a job that goes on: it waited for its turn, or stood still during another's, for so many seconds."""
+
+    seconds: float
+
+
 class Executor(Protocol):
-    """Runs jobs on devices, one job a device at a time.
+    """Runs jobs on devices, one or several on a device at a time.
 
     Every job that is not cancelled ends with exactly one `Ended`. A job that failed as a whole reports a `WorkerFailed`
-    before that.
+    before that. From `TurnWanted`, when it is granted, to `TurnEnded` all other jobs of the device stand still.
     """
 
     def free(self) -> Sequence[Device]:
-        """Return the devices on which no job runs."""
+        """Return the devices on which another job may start now: on none where a job has its turn."""
         ...
 
     def submit(self, job: Job, device: Device) -> Handle:
         """Start a job on a free device and return at once. Raises ValueError if the device is not free."""
         ...
 
-    def wait(self, until: Callable[[], float]) -> Iterator[tuple[Handle, Message | Ended]]:
+    def wait(self, until: Callable[[], float]) -> Iterator[tuple[Handle, Message | StoodStill | Ended]]:
         """Yield the messages of all running jobs as they arrive.
 
         Stops when no job runs any more, or when nothing arrives and `time.monotonic()` has reached `until()`. That is

@@ -5,26 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self
 
-from tuner.execution.executor import Ended, Executor, Handle
+from tuner.execution.executor import Ended, Executor, Handle, StoodStill
 from tuner.records.outcome import Device
 from tuner.records.protocol import Job, Message
 
 
 class InlineExecutor(Executor):
-    """Answers each job with the messages that `work` returns for it."""
+    """Answers each job with the messages that `work` returns for it, one job after the other: turns mean nothing."""
 
     def __init__(
-        self, work: Callable[[Job], Iterable[Message]], devices: Sequence[Device] = (Device(name="cpu"),)
-    ) -> None:
+        self, work: Callable[[Job], Iterable[Message]], devices: Sequence[Device] = (Device(name="cpu"),),
+        slots: int = 1,
+    ) -> None:  # fmt: skip
         self.work = work
+        self.slots = slots
         self.devices = tuple(devices)
         self.running: dict[str, Handle] = {}
         self.deadlines: list[float] = []
         """What `until` returned, before and after each message."""
 
     def free(self) -> Sequence[Device]:
-        busy = {handle.device for handle in self.running.values()}
-        return [device for device in self.devices if device not in busy]
+        busy = [handle.device for handle in self.running.values()]
+        return [device for device in self.devices if busy.count(device) < self.slots]
 
     def submit(self, job: Job, device: Device) -> Handle:
         if device not in self.free():
@@ -33,7 +35,7 @@ class InlineExecutor(Executor):
         self.running[handle.id] = handle
         return handle
 
-    def wait(self, until: Callable[[], float]) -> Iterator[tuple[Handle, Message | Ended]]:
+    def wait(self, until: Callable[[], float]) -> Iterator[tuple[Handle, Message | StoodStill | Ended]]:
         self.deadlines.append(until())
         for handle in list(self.running.values()):
             for message in self.work(handle.job):

@@ -21,6 +21,9 @@ MARK = "TUNER_WORKER"
 forked without a program of its own has the mark of the one that forked it."""
 
 
+TURN = b"1"
+"""What a worker reads from its lifeline when it is granted a turn."""
+
 UNKNOWN_EXIT = -1000
 """The exit code of a worker whose end nobody saw."""
 
@@ -45,6 +48,10 @@ class StartedProcess(Protocol):
 
     def poll(self) -> int | None:
         """Return the exit code, negative for a signal, or None while the process runs."""
+        ...
+
+    def grant(self) -> None:
+        """Grant the worker a turn: a byte on its lifeline."""
         ...
 
     def release(self) -> None:
@@ -74,7 +81,7 @@ class FreshProcess(StartedProcess):
         self.process = subprocess.Popen(
             [*WORKER, str(start.job), str(start.messages)],
             stdin=subprocess.PIPE, stdout=start.log, stderr=start.log, pass_fds=(start.messages,),
-            start_new_session=True, env={**environment, MARK: start.mark},
+            start_new_session=True, env={**environment, MARK: start.mark}, bufsize=0,
         )  # fmt: skip
 
     @property
@@ -83,6 +90,11 @@ class FreshProcess(StartedProcess):
 
     def poll(self) -> int | None:
         return self.process.poll()
+
+    def grant(self) -> None:
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # its end is noticed elsewhere
+            self.process.stdin.write(TURN)
 
     def release(self) -> None:
         if self.process.stdin is not None:

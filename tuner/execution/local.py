@@ -1,4 +1,4 @@
-"""The executor of this machine: one worker process a job, one job a device."""
+"""The executor of this machine: one worker process a job, in one or several slots a device."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from tuner.execution.executor import Ended, Executor, Handle
+from tuner.execution.executor import Ended, Executor, Handle, StoodStill
 from tuner.execution.launch import FreshLauncher, Launcher
 from tuner.execution.process import WorkerProcess
+from tuner.execution.turns import Turns
 from tuner.records.outcome import Device
 from tuner.records.protocol import Job, Message
 
@@ -20,21 +21,23 @@ POLL_S = 0.2
 
 
 class LocalExecutor(Executor):
-    """Runs each job in a process of its own on this machine.
+    """Runs each job in a process of its own on this machine, up to `slots` of them at once on a device.
 
     `folder` takes the jobs and the workers' logs, if that is not the folder of the job's first point.
     """
 
-    def __init__(self, devices: Sequence[Device], launcher: Launcher, folder: Path | None = None) -> None:
+    def __init__(
+        self, devices: Sequence[Device], launcher: Launcher, folder: Path | None = None, slots: int = 1
+    ) -> None:
         self.devices = tuple(devices)
         self.launcher = launcher
         self.folder = folder
         self.running: dict[str, tuple[Handle, WorkerProcess]] = {}
+        self.turns = {device: Turns(device, slots) for device in self.devices}
         self.selector = selectors.DefaultSelector()
 
     def free(self) -> Sequence[Device]:
-        busy = {handle.device for handle, _ in self.running.values()}
-        return [device for device in self.devices if device not in busy]
+        return [device for device, turns in self.turns.items() if turns.has_room]
 
     def submit(self, job: Job, device: Device) -> Handle:
         if device not in self.free():
@@ -42,10 +45,11 @@ class LocalExecutor(Executor):
         handle = Handle(job, device)
         worker = WorkerProcess(job, self.folder or Path(job.points[0].folder), self.launcher)
         self.running[handle.id] = (handle, worker)
+        self.turns[device].add(worker)
         self.selector.register(worker.pipe, selectors.EVENT_READ)
         return handle
 
-    def wait(self, until: Callable[[], float]) -> Iterator[tuple[Handle, Message | Ended]]:
+    def wait(self, until: Callable[[], float]) -> Iterator[tuple[Handle, Message | StoodStill | Ended]]:
         while self.running:
             self.selector.select(max(0.0, min(POLL_S, until() - time.monotonic())))
             is_silent = True
@@ -54,6 +58,7 @@ class LocalExecutor(Executor):
                     continue
                 for message in worker.messages():
                     is_silent = False
+                    self.turns[handle.device].follow(worker, message)
                     yield handle, message
                     if handle.id not in self.running:  # cancelled because of this message
                         break
@@ -72,6 +77,7 @@ class LocalExecutor(Executor):
         if worker is not None:
             self._stop_listening(worker)
             worker.kill()
+            self.turns[handle.device].remove(worker)
 
     def _stop_listening(self, worker: WorkerProcess) -> None:
         if worker.pipe in self.selector.get_map():
@@ -81,8 +87,12 @@ class LocalExecutor(Executor):
         return self
 
     def __exit__(self, *error: Any) -> None:
+        for turns in self.turns.values():
+            turns.waiting.clear()
         for handle, _ in list(self.running.values()):
             self.cancel(handle)
+        for turns in self.turns.values():
+            turns.guard.close()
         self.launcher.close()
         self.selector.close()
 
@@ -91,4 +101,5 @@ def run_job(job: Job, cache: Path, folder: Path | None = None) -> list[Message]:
     """Run one job to its end and return its messages. `folder` is that of LocalExecutor."""
     with LocalExecutor([Device(name=job.environment.device)], FreshLauncher(cache), folder) as executor:
         executor.submit(job, executor.devices[0])
-        return [message for _, message in executor.wait(lambda: math.inf) if not isinstance(message, Ended)]
+        events = [event for _, event in executor.wait(lambda: math.inf)]
+        return [event for event in events if not isinstance(event, (StoodStill, Ended))]

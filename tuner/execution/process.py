@@ -12,8 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import psutil
 
+from tuner.execution.executor import StoodStill
 from tuner.execution.launch import UNKNOWN_EXIT, Launcher, Start, kill_marked
+from tuner.execution.standstill import continue_tree, stop_tree
 from tuner.files import atomic_write
 from tuner.records.codec import encode_pretty
 from tuner.records.outcome import Failure
@@ -25,6 +28,8 @@ from tuner.records.protocol import (
     PointDone,
     PointFailed,
     StageStarted,
+    TurnEnded,
+    TurnWanted,
     WorkerFailed,
     continues,
     decode_message,
@@ -69,15 +74,24 @@ class WorkerProcess:
             self.process = launcher.start(Start(folder / "job.json", writing, log.fileno(), self._mark))
         os.close(writing)
         self._enter("start")
+        self._waits = False
+        self._still_since: float | None = None
+        """Since when the worker has waited for its turn or stood still."""
+        self._must_stop = False
+        self._stopped: list[psutil.Process] | None = None
+        self._stood_still: deque[StoodStill] = deque()
 
-    def messages(self) -> Iterator[Message]:
-        """Yield what the worker wrote since the last call, without waiting for more.
+    def messages(self) -> Iterator[Message | StoodStill]:
+        """Yield what the worker wrote since the last call, and how long it stood still, without waiting for more.
 
         The last message is a `WorkerFailed` if the worker died, hung or ended before it answered for all its points.
         The end of the process counts, not the end of the pipe: a grandchild may hold that open.
         """
         code = self.process.poll()
+        self._hold()
         is_silent = True
+        while self._stood_still:
+            yield self._stood_still.popleft()
         self._read()
         while self._lines:
             is_silent = False
@@ -88,11 +102,52 @@ class WorkerProcess:
             self.has_ended = True
             if self.awaited:
                 yield WorkerFailed(failure=name_death(code, self.stage))
-        elif is_silent and time.monotonic() >= self.entered + self._deadline_s():
+        elif is_silent and not self.is_still and time.monotonic() >= self.entered + self._deadline_s():
             self.has_ended = True
             if self.awaited:
                 text = f"still in stage {self.stage!r} after {self._deadline_s():.0f} s"
                 yield WorkerFailed(failure=Failure(kind="timeout", stage=self.stage, message=text))
+
+    # ---- turns ------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_still(self) -> bool:
+        """Whether the worker waits for its turn or stands still: then no deadline counts."""
+        return self._still_since is not None
+
+    def stop(self) -> None:
+        """Have the worker and all that it started stand still, also if it is only being started."""
+        self._be_still()
+        self._must_stop = True
+        self._hold()
+
+    def go_on(self) -> None:
+        """Let the worker go on."""
+        self._must_stop = False
+        if self._stopped is not None and self.process.pid is not None:
+            continue_tree(self.process.pid, self._stopped)
+            self._stopped = None
+        if self._still_since is not None and not self._waits:
+            seconds, self._still_since = time.monotonic() - self._still_since, None
+            self.entered += seconds
+            self._stood_still.append(StoodStill(seconds))
+
+    def grant(self) -> None:
+        """Grant the worker the turn that it waits for."""
+        self._waits = False
+        self.go_on()
+        self.process.grant()
+
+    def _be_still(self) -> None:
+        if self._still_since is None:
+            self._still_since = time.monotonic()
+
+    def _hold(self) -> None:
+        """Stop the worker if it must be and is not: its process may not have been known before."""
+        if self._must_stop and self._stopped is None and self.process.pid is not None:
+            self._stopped = stop_tree(self.process.pid)
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
 
     def kill(self) -> None:
         """Kill the worker and everything that it started, in its process group or out of it."""
@@ -116,8 +171,11 @@ class WorkerProcess:
         """Keep track of the stage that the worker is in, and of the points that it still has to answer for."""
         if isinstance(message, StageStarted):
             self._enter(message.stage)
-        elif isinstance(message, Alive):
+        elif isinstance(message, (Alive, TurnEnded)):
             self.entered = time.monotonic()
+        elif isinstance(message, TurnWanted):
+            self._waits = True
+            self._be_still()
         elif isinstance(message, (PointDone, PointFailed)):
             self.awaited.discard(message.index)
         elif isinstance(message, WorkerFailed) or (

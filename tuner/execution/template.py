@@ -19,6 +19,7 @@ import psutil
 from tuner.execution import python
 from tuner.execution.launch import (
     MARK,
+    TURN,
     UNKNOWN_EXIT,
     FreshLauncher,
     Launcher,
@@ -133,6 +134,13 @@ class ForkedProcess(StartedProcess):
             self._start_afresh()
         assert self.fresh is not None
         return self.fresh.poll()
+
+    def grant(self) -> None:
+        if self.fresh is not None:
+            self.fresh.grant()
+        elif self.lifeline is not None:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self.lifeline, TURN)
 
     def release(self) -> None:
         self._forget_start()

@@ -112,13 +112,32 @@ class Alive(Record, tag="alive"):
     """A worker's message: another call of the pipeline returned, the stage goes on."""
 
 
+class TurnWanted(Record, tag="turn_wanted"):
+    """A worker's message: it waits until it has the device to itself, for what must not be disturbed."""
+
+
+class TurnEnded(Record, tag="turn_ended"):
+    """A worker's message: the others on its device may go on."""
+
+
 class WorkerFailed(Record, tag="failed"):
     """A worker's message: the whole build failed, and the process is about to exit."""
 
     failure: Failure
 
 
-Message = StageStarted | Alive | CallTimed | BuildDone | PointDone | PointFailed | NoiseFound | WorkerFailed
+Message = (
+    StageStarted
+    | Alive
+    | CallTimed
+    | BuildDone
+    | PointDone
+    | PointFailed
+    | NoiseFound
+    | TurnWanted
+    | TurnEnded
+    | WorkerFailed
+)
 
 
 def continues(job: Job, build: Build) -> bool:

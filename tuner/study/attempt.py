@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from tuner.errors import StorageFull, StudyFailed
+from tuner.execution.executor import StoodStill
 from tuner.files import full_disk_message
 from tuner.knobs import uneven_steps
 from tuner.quality.reference import baseline_reference
@@ -115,9 +116,11 @@ class BuildAttempt:
         trial = self.store.paths.trial(self.number)
         return trial if index == 0 else trial / "sweep" / str(index)
 
-    def handle(self, message: Message) -> Iterator[Event]:
+    def handle(self, message: Message | StoodStill) -> Iterator[Event]:
         """Turn a message of the worker into events."""
-        if isinstance(message, StageStarted):
+        if isinstance(message, StoodStill):
+            self.clock += message.seconds
+        elif isinstance(message, StageStarted):
             self.index = message.index or 0
             self.began = self.began or time.monotonic()
             yield StageEntered(message.stage)
@@ -272,11 +275,13 @@ class RepetitionAttempt:
             allowance_s=budget.timing_allowance_s,
         )
 
-    def handle(self, message: Message) -> Iterator[Event]:
+    def handle(self, message: Message | StoodStill) -> Iterator[Event]:
         """Turn a message of the worker into events."""
         if self.has_outcome:
             return
-        if isinstance(message, StageStarted):
+        if isinstance(message, StoodStill):
+            self.clock += message.seconds
+        elif isinstance(message, StageStarted):
             yield StageEntered(message.stage)
         elif isinstance(message, PointDone):
             cost = self.history.cost(message.timing)

@@ -6,11 +6,12 @@ import gc
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch._dynamo import utils
+from torch._dynamo.callback import callback_handler
 from torch._dynamo.exc import Unsupported, UserError
 
 from tuner.trace import sources
@@ -69,6 +70,26 @@ def start_compile_log() -> CompileListener:
     utils.set_compilation_metrics_limit(_METRICS_KEPT)  # a large pipeline compiles more than the default of 64
     utils.clear_compilation_metrics()
     return CompileListener(_listen_for_skips())
+
+
+@contextmanager
+def calling_around_compiling(start: Callable[[], None], end: Callable[[], None]) -> Iterator[None]:
+    """Inside the context, call a function before and one after each compilation."""
+
+    def before(*_: object) -> None:
+        start()
+
+    def after(*_: object) -> None:
+        end()
+
+    callback_handler.register_start_callback(before)
+    callback_handler.register_end_callback(after)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # dynamo's reset has removed them
+            callback_handler.remove_start_callback(before)
+            callback_handler.remove_end_callback(after)
 
 
 def error_on_graph_break(function: Callable[..., Any]) -> Callable[..., Any]:

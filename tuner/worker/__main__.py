@@ -2,7 +2,8 @@
 before the trace, whose profiler slows all later launches.
 
 Run as `python -m tuner.worker JOB FD`: JOB is a file with a Job, FD an inherited pipe that takes one JSON message a
-line. Standard input is a lifeline: when it closes the parent is gone, and the whole process group ends.
+line. Standard input is a lifeline: when it closes the parent is gone, and the whole process group ends. A byte on it
+grants a turn (tuner/worker/channel.py).
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def main(arguments: list[str], weights: Weights | None = None) -> int:
     `weights` are those of the template that this process was forked from.
     """
     channel = Channel(int(arguments[1]))
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    channel.granted = threading.Semaphore(0)
+    threading.Thread(target=end_with_parent, args=(channel.granted,), daemon=True).start()
     try:
         job = read(Path(arguments[0]), Job)
         run(job, channel, weights or no_weights(job))
@@ -44,10 +46,10 @@ def main(arguments: list[str], weights: Weights | None = None) -> int:
     return 0
 
 
-def end_with_parent() -> None:
-    """Block until the lifeline closes, then end this process and all that it started."""
+def end_with_parent(granted: threading.Semaphore) -> None:
+    """Count the turns that are granted until the lifeline closes, then end this process and all that it started."""
     while os.read(0, 1):
-        pass
+        granted.release()
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()

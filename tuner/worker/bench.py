@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -92,7 +93,9 @@ class Bench:
         limits = None
         if job.probe:
             self.channel.enter("probe")
-            limits = roofline.measure_roofline(partial(self.calls.run_steps, first), pipe, job.environment, first.batch)
+            steps = partial(self.calls.run_steps, first)
+            with self.calls.turn():
+                limits = roofline.measure_roofline(steps, pipe, job.environment, first.batch)
         return Build(
             changes=changes, load_s=load_s, apply_s=apply_s, first_call_s=first_call_s, compile_s=compile_s,
             trace=trace, verdict=verdict, roofline=limits,
@@ -117,7 +120,8 @@ class Bench:
         """Measure latency and memory, then generate and score the images."""
         timing, memory = self.timer.known_timing(point) or self.timer.predict(point) or self.timer.time(point)
         self.channel.enter("score", point.index)
-        quality = self.score(point)
+        with nullcontext() if self.cuda else self.calls.turn():  # on a CPU generating takes all cores
+            quality = self.score(point)
         timing, memory = self.timer.check_prediction(point, timing, memory)
         share = skipped_share(self.calls.pipe, self.job.build) if point.score else None
         return PointDone(index=point.index, timing=timing, memory=memory, quality=quality, skipped_share=share)

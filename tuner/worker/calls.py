@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tuner.knobs import call_arguments
@@ -68,6 +69,18 @@ class PipelineCalls:
     def prompt_indices(self, point: Point, start: int = 0) -> list[int]:
         """Return the prompts of a batch from `start` on, wrapping around at the end."""
         return [(start + offset) % len(self.job.workload.prompts) for offset in range(point.batch)]
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Have the device alone meanwhile, for what must not be disturbed, but not while something is compiled.
+
+        A worker that stands still may hold a compiler's lock.
+        """
+        from tuner.trace import dynamo
+
+        channel = self.channel
+        with channel.turn(), dynamo.calling_around_compiling(channel.end_turn, channel.take_turn):
+            yield
 
     def report_alive(self) -> None:
         """Notify the parent that the worker makes progress."""

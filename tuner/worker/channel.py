@@ -1,11 +1,12 @@
-"""The worker's messages to the parent."""
+"""The worker's messages to the parent, and the turns in which it has the device to itself."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from threading import Semaphore
 from typing import Any
 
 from tuner.records.codec import encode
@@ -13,6 +14,8 @@ from tuner.records.outcome import Failure
 from tuner.records.protocol import (
     Message,
     StageStarted,
+    TurnEnded,
+    TurnWanted,
 )
 from tuner.worker.failures import name_failure, one_line
 from tuner.worker.remedies import remedy
@@ -27,6 +30,10 @@ class Channel:
         self.arguments: Mapping[str, Any] = {}
         """The arguments of the pipeline's calls, one of which an error may be about."""
 
+        self.granted: Semaphore | None = None
+        """The turns that the parent has granted; None without a parent that does."""
+        self._has_turn = False
+
     def send(self, message: Message) -> None:
         """Write a message as one line of JSON."""
         line = encode(message) + b"\n"
@@ -37,6 +44,30 @@ class Channel:
         """Report that a stage begins, of one call point if `index` is set."""
         self.stage = stage
         self.send(StageStarted(stage=stage, index=index))
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Have the device alone meanwhile, for what must not be disturbed. A turn within a turn is the same."""
+        had_turn = self._has_turn
+        self.take_turn()
+        try:
+            yield
+        finally:
+            if not had_turn:
+                self.end_turn()
+
+    def take_turn(self) -> None:
+        """Wait until the parent grants a turn, unless this worker has one."""
+        if self.granted is not None and not self._has_turn:
+            self.send(TurnWanted())
+            self.granted.acquire()
+            self._has_turn = True
+
+    def end_turn(self) -> None:
+        """Let the others on the device go on."""
+        if self._has_turn:
+            self._has_turn = False
+            self.send(TurnEnded())
 
     def failure(self, error: BaseException) -> Failure:
         """Log an error's traceback and return the failure that it means."""

@@ -72,12 +72,13 @@ class Timer:
         The profiler stays attached to CUDA until the process ends and slows each launch (pytorch issue 144455), for a
         call of the demo on an H200 by 30 %.
         """
-        for point in self.job.points:
-            if self.predict(point) is None:
-                try:
-                    self.time(point)
-                except Exception as error:  # the other step counts may still work
-                    self.errors[point.index] = error
+        with self.calls.turn():
+            for point in self.job.points:
+                if self.predict(point) is None:
+                    try:
+                        self.time(point)
+                    except Exception as error:  # the other step counts may still work
+                        self.errors[point.index] = error
 
     def known_timing(self, point: Point) -> tuple[Timing, Memory] | None:
         """Return the timing from before the trace, if any. Raises the exception of a point that failed there."""
@@ -122,6 +123,12 @@ class Timer:
         return self._time(point)
 
     def _time(self, point: Point) -> tuple[Timing, Memory]:
+        """Measure a point in a turn."""
+        self.calls.channel.enter("time", point.index)
+        with self.calls.turn():
+            return self._time_undisturbed(point)
+
+    def _time_undisturbed(self, point: Point) -> tuple[Timing, Memory]:
         """Measure the latency, the peak memory and the time of each component.
 
         If most calls take much longer than the last one of the warm-up, something disturbs: they are made again, once.
@@ -129,7 +136,6 @@ class Timer:
         """
         from tuner.trace.findings import recompiles_between
 
-        self.calls.channel.enter("time", point.index)
         call, clock = self.calls.user_call(point), self.calls.clock
         self._empty_cache()
         warmed_up = self._warm_up_again(call)

@@ -85,7 +85,9 @@ class Tracer:
 
         self.profiled = self.job.environment.device == "cuda"
         call, scheduler = partial(self.calls.run_steps, point), self.calls.pipe.scheduler
-        trace = read.load(capture.capture(call, scheduler, folder, "denoise"))
+        with self.calls.turn():
+            file = capture.capture(call, scheduler, folder, "denoise")
+        trace = read.load(file)
         allowed = (*allowances(self.job.build), *self.job.allowed)
         verdict = gate.judge(
             trace, self.compile_log.read(), allowed, self.job.environment.device, self.job.gate,
