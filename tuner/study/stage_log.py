@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tuner.execution.executor import Ended, Executor, Handle
+from tuner.execution.executor import Ended, Executor, Handle, StoodStill
 from tuner.records.codec import encode
 from tuner.records.outcome import Device
 from tuner.records.protocol import (
@@ -88,7 +88,7 @@ class LoggingExecutor(Executor):
         self.running[handle.id] = (who, number)
         return handle
 
-    def wait(self, until: Callable[[], float]) -> Iterator[tuple[Handle, Message | Ended]]:
+    def wait(self, until: Callable[[], float]) -> Iterator[tuple[Handle, Message | StoodStill | Ended]]:
         for handle, message in self.executor.wait(until):
             self._follow(handle, message)
             yield handle, message
@@ -97,7 +97,7 @@ class LoggingExecutor(Executor):
         self._follow(handle, Ended())
         self.executor.cancel(handle)
 
-    def _follow(self, handle: Handle, message: Message | Ended) -> None:
+    def _follow(self, handle: Handle, message: Message | StoodStill | Ended) -> None:
         known = self.running.get(handle.id)
         if known is None:
             return
