@@ -13,6 +13,7 @@ from tuner.commands import board, cost, doctor, knobs, resume, run, show, stream
 from tuner.commands import list as list_
 from tuner.errors import BadInput, TunerError, did_you_mean
 from tuner.files import is_unicode
+from tuner.records.text import visible
 
 COMMANDS = (run, resume, list_, show, board, knobs, doctor, trace, cost)
 """Each adds its parser with `add_parser` and sets `run`, which handles the parsed options."""
@@ -162,4 +163,4 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 def one_line(text: str) -> str:
     """Replace all whitespace, such as line breaks, by single spaces, and escape what would steer the terminal."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in " ".join(text.split()))
+    return visible(" ".join(text.split()))

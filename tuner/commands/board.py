@@ -26,11 +26,12 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serve a study with TensorBoard until Ctrl-C."""
     from tuner.board import start
+    from tuner.records.text import visible
 
     folder = start.find_log_folder(options.study, options.out)
     try:
         with start.serve(folder, start.free_port(options.port)) as (address, process):
-            print(start.guide(folder, address), flush=True)
+            print(visible(start.guide(folder, address)), flush=True)
             process.wait()
             raise Unavailable("TensorBoard exited on its own; start `tune board` again")
     except KeyboardInterrupt:

@@ -18,6 +18,7 @@ import msgspec
 
 from tuner.errors import BadInput
 from tuner.files import MAX_RECORD_BYTES, read_file
+from tuner.records.text import visible_json
 
 Value = bool | int | float | str
 Values = dict[str, Value]
@@ -69,8 +70,8 @@ def encode(record: Any) -> bytes:
 
 
 def encode_pretty(record: Any) -> bytes:
-    """Encode a record as indented JSON that ends in a newline."""
-    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+    """Encode a record as indented JSON that ends in a newline, and that a terminal may show."""
+    return visible_json(msgspec.json.format(msgspec.json.encode(record), indent=2).decode()).encode() + b"\n"
 
 
 def decode(data: bytes | str, record_type: type[R], where: str) -> R:

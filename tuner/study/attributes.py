@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from tuner.records.gate import Finding
 from tuner.records.outcome import Outcome
+from tuner.report.formatting import one_line
 
 Attribute = str | int | float
 
@@ -47,7 +48,7 @@ def reason(outcome: Outcome) -> str | None:
         text = "; ".join(map(_finding_text, verdict.undeclared()))
     else:
         return None
-    return " ".join(text.split())[:MAX_REASON]
+    return one_line(text)[:MAX_REASON]
 
 
 def _finding_text(finding: Finding) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tuner.numbers import format_clock, format_latency, format_number, format_signed
+from tuner.records.text import visible
 from tuner.report.formatting import one_line, pluralize
 from tuner.report.points import FrontPoint, gain_cell, in_order
 from tuner.report.renderers.base import Renderer
@@ -29,7 +30,7 @@ class Markdown(Renderer):
         if report.time is not None:
             lines += ["", *_time(report.time, request.environment.device)]
         lines += ["", "```", report.conclusion, *filter(None, [state_note(report)]), "```", ""]
-        return "\n".join(lines)
+        return visible("\n".join(lines))
 
 
 def _row(cells: Sequence[str]) -> str:
