@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import msgspec
 import pytest
 from kinds import kind
 
 from tuner.errors import BadInput
+from tuner.execution.executor import Handle, StoodStill
+from tuner.execution.inline import InlineExecutor
 from tuner.execution.process import DEADLINES_S
 from tuner.hardware import environment
 from tuner.records.codec import encode
-from tuner.records.outcome import Limits
+from tuner.records.outcome import Device, Limits
 from tuner.records.stages import END, StageEntry, read_stages
 from tuner.report.console import make_console
 from tuner.report.time_account import ACTIVITIES, OF_STAGE, Spent, TimeAccount, make_account
@@ -21,7 +24,7 @@ from tuner.result.prices import Price
 from tuner.search.budget import Budget
 from tuner.search.history import History
 from tuner.space import reader
-from tuner.study.stage_log import StageLog
+from tuner.study.stage_log import LoggingExecutor, StageLog
 
 RUN = (0, "study", 0, "run")
 
@@ -93,6 +96,29 @@ def test_waiting_for_a_turn_is_neither_a_start_nor_part_of_a_repetition(history:
     )  # fmt: skip
     assert (found.start_s, found.repetition_s) == (3, 13)
     assert seconds(found) == {"load and build": 3, "repetitions": 10, "waiting": 82}
+
+
+def test_a_worker_that_stands_still_does_nothing(history: History) -> None:
+    """Build 1 is stopped while it generates images, and later waits for its turn; build 2 has the device meanwhile."""
+    rows = entries(
+        RUN, (0, "build", 1, "score"), (0, "build", 2, "compile"), (10, "build", 2, "time"), (18, "build", 2, END),
+        (18, "build", 1, "still"), (20, "build", 1, "time"), (26, "build", 1, "still"), (30, "build", 1, END),
+    )  # fmt: skip
+    stills = iter((8.0, 5.0))
+    rows = [msgspec.structs.replace(row, still_s=next(stills)) if row.stage == "still" else row for row in rows]
+    found = make_account(rows, history)
+    assert found is not None
+    assert seconds(found) == {"candidates' images": 12, "timing": 13, "waiting": 5}
+
+
+def test_the_log_keeps_how_long_a_worker_stood_still(tmp_path: Path) -> None:
+    log = StageLog(tmp_path / "stages.jsonl", Budget(Limits(budget_s=60, max_trials=None)))
+    with log.run():
+        executor = LoggingExecutor(InlineExecutor(lambda _: ()), log)
+        executor.running["a"] = ("build", 3)
+        for event in (StoodStill(2.5), StoodStill(0.0)):
+            executor._follow(Handle(job=None, device=Device(name="cpu"), id="a"), event)  # type: ignore[arg-type]
+    assert [(entry.stage, entry.still_s) for entry in read_stages(log.path)] == [("run", 0), ("still", 2.5), (END, 0)]
 
 
 def test_runs_add_up_also_after_one_that_was_killed(history: History) -> None:

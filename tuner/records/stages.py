@@ -25,11 +25,16 @@ DONE = "done"
 """The stage of a worker that has answered and has not said what it does next."""
 
 
+STILL = "still"
+"""The stage of a worker that goes on after it waited for its turn, or stood still during another's."""
+
+
 class StageEntry(Record):
     """At `at_s`, in seconds that the study has used, `who` entered a stage.
 
     `number` is that of the trial, or of the repetition; several may run at a time. A run of the command begins with an
-    entry of the study itself, of the stage "run". `cpu_s` are the CPU seconds that its process has used by then.
+    entry of the study itself, of the stage "run". `cpu_s` are the CPU seconds that its process has used by then. A
+    worker that goes on has stood still for the last `still_s` seconds.
     """
 
     at_s: Seconds
@@ -37,6 +42,7 @@ class StageEntry(Record):
     who: Who
     stage: str
     number: Count = 0
+    still_s: Seconds = 0.0
 
 
 def read_stages(path: Path) -> list[StageEntry]:

@@ -6,12 +6,12 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from statistics import median
 from typing import NamedTuple
 
 from tuner.records.codec import Count, NonNegative, Record, Seconds, Share
-from tuner.records.stages import DONE, END, StageEntry, Who
+from tuner.records.stages import DONE, END, STILL, StageEntry, Who
 from tuner.search.gain import is_confirmed
 from tuner.search.history import BASELINE, History
 
@@ -186,10 +186,26 @@ def _workers(run: Sequence[StageEntry], offset_s: float) -> Iterator[Worker]:
 
 def _worker(entries: Sequence[StageEntry], offset_s: float) -> Worker:
     """Return a worker from its entries, the last of which ends it."""
-    first = entries[0]
-    ends = [entry.at_s + offset_s for entry in entries[1:]]
-    spans = [Span(activity_of(entry), entry.at_s + offset_s, end) for entry, end in zip(entries, ends, strict=False)]
+    first, stages = entries[0], [entry for entry in entries if entry.stage != STILL]
+    spans = [
+        Span(activity_of(entry), entry.at_s + offset_s, after.at_s + offset_s) for entry, after in pairwise(stages)
+    ]
+    for entry in entries:
+        if entry.stage == STILL:
+            at_s = entry.at_s + offset_s
+            spans = list(_interrupted(spans, at_s - entry.still_s, at_s))
     return Worker(first.who, first.number, spans, any(entry.stage == DONE for entry in entries))
+
+
+def _interrupted(spans: Iterable[Span], from_s: float, to_s: float) -> Iterator[Span]:
+    """Yield a worker's spans with its time from one instant to another as waiting."""
+    for activity, start_s, end_s in spans:
+        first_s, last_s = max(start_s, from_s), min(end_s, to_s)
+        if first_s >= last_s:
+            yield Span(activity, start_s, end_s)
+            continue
+        parts = (Span(activity, start_s, first_s), Span("waiting", first_s, last_s), Span(activity, last_s, end_s))
+        yield from (part for part in parts if part.seconds > 0)
 
 
 def activity_of(entry: StageEntry) -> str:

@@ -23,11 +23,14 @@ from tuner.records.protocol import (
     StageStarted,
     WorkerFailed,
 )
-from tuner.records.stages import DONE, END, StageEntry, Who, read_stages
+from tuner.records.stages import DONE, END, STILL, StageEntry, Who, read_stages
 from tuner.search.budget import Budget
 
 ANSWERS = (BuildDone, PointDone, PointFailed, NoiseFound, WorkerFailed)
 """The messages that end a stage. A worker that goes on enters the next one at once."""
+
+MIN_STILL_S = 0.01
+"""Where nothing else runs, a turn is granted at once."""
 
 
 class StageLog:
@@ -62,10 +65,12 @@ class StageLog:
         finally:
             self.enter(who, END)
 
-    def enter(self, who: Who, stage: str, number: int = 0) -> None:
+    def enter(self, who: Who, stage: str, number: int = 0, still_s: float = 0.0) -> None:
         """Note that a stage begins."""
         at_s, used_s = round(self.budget.spent_s, 3), round(cpu_s(), 3)
-        entry = StageEntry(at_s=at_s, cpu_s=used_s, who=who, stage=stage, number=number)
+        entry = StageEntry(
+            at_s=at_s, cpu_s=used_s, who=who, stage=stage, number=number, still_s=round(still_s, 3)
+        )  # fmt: skip
         if self.is_writable:
             self.is_writable = append_line(self.path, encode(entry) + b"\n")
 
@@ -104,6 +109,8 @@ class LoggingExecutor(Executor):
         who, number = known
         if isinstance(message, StageStarted):
             self.log.enter(who, message.stage, number)
+        elif isinstance(message, StoodStill) and message.seconds >= MIN_STILL_S:
+            self.log.enter(who, STILL, number, message.seconds)
         elif isinstance(message, ANSWERS):
             self.log.enter(who, DONE, number)
         elif isinstance(message, Ended):
