@@ -20,6 +20,7 @@ from tuner.records.codec import encode_pretty, read
 from tuner.records.outcome import Outcome
 from tuner.records.protocol import Job, Message
 from tuner.records.quality import Panel
+from tuner.report.conclusion import interruption
 from tuner.result.config import read_config
 from tuner.result.prices import Price
 from tuner.result.records import BestConfig
@@ -56,6 +57,8 @@ def test_ctrl_c_at_any_time_leaves_a_result_that_claims_no_more_than_is_confirme
     bench: Bench, workers: Workers  # noqa: F811
 ) -> None:  # fmt: skip
     gains: list[float] = []
+    folder = bench.folder / "study"
+    assert "the baseline is not measured yet; `tune resume" in interruption(folder)
     for trials in (8, 8, 8, 8, 20, 20):
         bench.work = interrupt_at(workers, 6)
         with contextlib.suppress(KeyboardInterrupt):
@@ -64,6 +67,10 @@ def test_ctrl_c_at_any_time_leaves_a_result_that_claims_no_more_than_is_confirme
         assert best.chosen.confirmed and best.speed_up_confirmed
         assert (best.speed_up.low > 1) == (best.chosen.trial != 0)
         gains.append(best.speed_up.value)
+        what = (
+            f"trial {best.chosen.trial}, {gains[-1]:.2f}x" if best.chosen.trial else "the untouched pipeline: no gain"
+        )
+        assert f"{folder / 'best_config.json'} has {what}" in interruption(folder)
     assert gains[0] == 1.0 < gains[-1]
     assert gains == sorted(gains), "a confirmed gain stays"
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from tuner.commands import board, cost, doctor, knobs, resume, run, show, streams, trace
 from tuner.commands import list as list_
-from tuner.errors import BadInput, TunerError, did_you_mean
+from tuner.errors import BadInput, Interrupted, TunerError, did_you_mean
 from tuner.files import is_unicode
 from tuner.records.text import visible
 
@@ -32,8 +32,6 @@ examples:
 
 `tune COMMAND --help` describes each command.
 """
-INTERRUPTED = 130
-"""The exit code of a command that Ctrl-C ended, as shells have it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,7 +62,9 @@ def run_command(arguments: Sequence[str]) -> int:
     except MemoryError:
         return fail("out of memory")
     except KeyboardInterrupt:
-        return fail("interrupted; all recorded trials are kept, run the same command again to resume", INTERRUPTED)
+        return fail(
+            "interrupted; all recorded trials are kept, run the same command again to resume", Interrupted.exit_code
+        )
 
 
 def fail(message: str, exit_code: int = BadInput.exit_code) -> int:

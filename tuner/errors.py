@@ -33,6 +33,12 @@ class StudyFailed(TunerError):
     exit_code = 1
 
 
+class Interrupted(TunerError):
+    """Ctrl-C ended a command. The message says what is kept, and how to go on."""
+
+    exit_code = 130  # as shells have it
+
+
 # ---- words that are almost right ------------------------------------------------------------------------------------
 
 

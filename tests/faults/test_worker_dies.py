@@ -74,7 +74,12 @@ def test_ctrl_c_is_one_line_and_keeps_everything(tune: Tune) -> None:
     wait_until(lambda: len(tune.outcomes()) >= 4)
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=30)
-    assert_one_line(subprocess.CompletedProcess((), process.returncode, out, error), 130, "interrupted")
+    assert_one_line(
+        subprocess.CompletedProcess((), process.returncode, out, error),
+        130,
+        "interrupted; all recorded trials are kept, ",
+    )
+    assert f"{tune.folder / 'best_config.json'} has " in error and f"`tune resume {tune.folder}` goes on" in error
     assert tune.left() == []
     before = tune.acknowledged()
     assert len(before) >= 4

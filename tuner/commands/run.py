@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner.commands.arguments import Subparsers, add_device, add_model, positive, price, seconds
-from tuner.errors import BadInput, Unavailable
+from tuner.errors import BadInput, Interrupted, Unavailable
 from tuner.files import resolved
 
 if TYPE_CHECKING:
@@ -143,6 +143,7 @@ def run_study(folder: Path, request: Request, limits: Limits, model_name: str) -
     from tuner.execution.local import LocalExecutor
     from tuner.execution.template import make_launcher
     from tuner.records.outcome import Device
+    from tuner.report.conclusion import interruption
     from tuner.report.live import make_display
     from tuner.study.loop import Study
     from tuner.study.store import Store
@@ -160,6 +161,8 @@ def run_study(folder: Path, request: Request, limits: Limits, model_name: str) -
             recorded = list(study.history.outcomes.values())
             display.started(title, folder, limits, list(start_notes(request)), store.spent_s, recorded)
             study.run()
+        except KeyboardInterrupt:
+            raise Interrupted(interruption(folder)) from None
         finally:
             display.closed()
     report_study(folder)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
+from tuner.errors import BadInput
+from tuner.files import StudyFolder
 from tuner.numbers import format_exact, format_number, format_ratio, rounded
 from tuner.quality.metrics import get_metric
-from tuner.records.codec import Estimate
+from tuner.records.codec import Estimate, read
 from tuner.report.formatting import label
 from tuner.result import front
+from tuner.result.records import BestConfig
 from tuner.search.budget import pair_s
 from tuner.search.confirmation import first_in_doubt
 from tuner.search.gain import speed_up
@@ -33,6 +37,23 @@ def conclusion(request: Request, history: History, chosen: int, folder: Path) ->
             f"Look     tune board {folder}",
         )
     )
+
+
+def interruption(folder: Path) -> str:
+    """Return what an interrupted study leaves, and the command to go on with."""
+    file = StudyFolder(folder).best_config
+    return f"interrupted; {_kept(file)}; `tune resume {shlex.quote(str(folder))}` goes on"
+
+
+def _kept(file: Path) -> str:
+    """Return what the result of a study is so far."""
+    try:
+        best = read(file, BestConfig)
+    except BadInput:
+        return "the baseline is not measured yet"
+    if best.chosen.trial == best.baseline.trial:
+        return f"all recorded trials are kept, {file} has the untouched pipeline: no gain is confirmed yet"
+    return f"all recorded trials are kept, {file} has trial {best.chosen.trial}, {gain_text(best.speed_up)}, confirmed"
 
 
 def _verdict(history: History, chosen: int) -> str:
