@@ -11,6 +11,7 @@ import pytest
 
 from tuner.errors import BadInput
 from tuner.files import StudyFolder
+from tuner.report.conclusion import tolerated
 from tuner.report.console import make_console
 from tuner.report.renderers import RENDERERS
 from tuner.report.renderers.terminal import Terminal
@@ -43,9 +44,17 @@ def test_every_renderer_shows_the_chosen_configuration(finished: Path, name: str
     assert report.best.chosen.changed
     assert all(knob in text for knob in report.best.chosen.changed)
     assert "tune board" in text or name not in ("terminal", "markdown")
-    assert "judging finalists" in text
+    assert "judging finalists" in text or name not in ("terminal", "markdown", "json")
     if name == "json":
         assert msgspec.json.decode(text, type=StudyReport) == report
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [("clip_score", "CLIP score is above the baseline's minus 0.5"), ("lpips", "is below the baseline's plus 0.5")],
+)
+def test_the_conclusion_says_on_which_side_of_the_baseline_is_as_good(metric: str, expected: str) -> None:
+    assert tolerated(metric, 0.5).endswith(expected)
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -31,12 +31,18 @@ def conclusion(request: Request, history: History, chosen: int, folder: Path) ->
     return "\n".join(
         (
             f"Chosen   {_verdict(history, chosen)}",
-            f"As good  means a {get_metric(request.quality.metric).title} above the baseline's less "
-            f"{format_exact(history.space.tolerance)}{_in_noise_floors(history)}, with 95 % confidence",
+            f"As good  means that {tolerated(request.quality.metric, history.space.tolerance)}"
+            f"{_in_noise_floors(history)}, with 95 % confidence",
             f"Use it   tuner.load({str(folder / 'best_config.json')!r})",
             f"Look     tune board {folder}",
         )
     )
+
+
+def tolerated(metric: str, tolerance: float) -> str:
+    """Say how far the mean of a metric may be from the baseline's."""
+    side, sign = ("above", "minus") if get_metric(metric).higher_is_better else ("below", "plus")
+    return f"the mean {get_metric(metric).title} is {side} the baseline's {sign} {format_exact(tolerance)}"
 
 
 def interruption(folder: Path) -> str:
