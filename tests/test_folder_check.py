@@ -6,7 +6,9 @@ import json
 import re
 import shutil
 import struct
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,12 @@ import pytest
 
 from tuner.demo import PIPELINE_DIR, SCORER_DIR
 from tuner.errors import BadInput
+from tuner.model import folder_check
 from tuner.model.folder_check import check_clip, check_folder
+from tuner.model.safetensors_file import check_samples, read_header
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+VAE_WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 
 Damage = Callable[[Path], object]
 
@@ -65,6 +70,30 @@ def repeat(file: str, name: str) -> Damage:
         (folder / file).write_text(text.replace("{", f'{{"{name}": ["diffusers", "AutoencoderKL"],', 1))
 
     return damage
+
+
+def encode(encoding: str) -> Damage:
+    def damage(folder: Path) -> None:
+        file = folder / "model_index.json"
+        file.write_text(file.read_text(), encoding=encoding)
+
+    return damage
+
+
+def rename(old: str, new: str) -> Damage:
+    return lambda folder: (folder / old).rename(folder / new)
+
+
+def rename_tensors(file: str, prefix: str) -> Damage:
+    def damage(folder: Path) -> None:
+        weights = {prefix + name: tensor for name, tensor in read_weights(folder / file).items()}
+        write_weights(folder / file, weights)
+
+    return damage
+
+
+def whole_numbers(name: str) -> Callable[[dict[str, Any]], object]:
+    return lambda header: header[name].update(dtype="I16")
 
 
 def substitute(file: str, old: str, new: str) -> Damage:
@@ -261,6 +290,40 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         r"\.\./x: the name of",
     ),
     "component of null class": (edit("model_index.json", vae=["diffusers", None]), "vae: .* is not a library and a"),
+    "UTF-16": (encode("utf-16"), "model_index.json: not JSON in UTF-8"),
+    "byte order mark": (encode("utf-8-sig"), "model_index.json: not JSON in UTF-8"),
+    "weights of another name": (rename(WEIGHTS, "transformer/my.safetensors"), "my.safetensors: no loader reads"),
+    "shards without an index": (
+        rename(WEIGHTS, "transformer/diffusion_pytorch_model-00001-of-00002.safetensors"),
+        "00001-of-00002.safetensors: their index.* is missing",
+    ),
+    "weights of whole numbers": (edit_header(whole_numbers("x_embedder.weight")), "I16: whole numbers"),
+    "type of no sort": (edit_header(first_entry(dtype="F99")), "do not agree"),
+    "metadata of a number": (edit_header(lambda header: header.update(__metadata__=3)), "__metadata__: it is no obj"),
+    "metadata nested": (edit_header(lambda header: header.update(__metadata__={"a": {}})), "__metadata__: it holds t"),
+    "weights of another layout": (
+        rename_tensors(VAE_WEIGHTS, "first_stage_model."),
+        "first_stage_model.*: no weight of AutoencoderKL",
+    ),
+    "denoiser's weights in the VAE": (
+        lambda folder: shutil.copy(folder / WEIGHTS, folder / VAE_WEIGHTS),
+        "vae/.*: no weight of AutoencoderKL",
+    ),
+    "VAE of another sort": (
+        lambda folder: (
+            edit("model_index.json", vae=["diffusers", "AutoencoderKLWan"])(folder),
+            write("vae/config.json", b"{}")(folder),
+        ),
+        "decoder.conv_in.weight: AutoencoderKLWan has 5 dimensions",
+    ),
+    "config of nothing": (write("vae/config.json", b"{}"), "decoder.conv_in.weight: its shape is .*latent_channels: 4"),
+    "encoder's config of nothing": (write("text_encoder/config.json", b"{}"), "text_encoder/config.json: model_type: "),
+    "guidance without weights": (edit(CONFIG, guidance_embeds=True), "guidance_embedder.*guidance_embeds: True"),
+    "inner width": (edit("text_encoder/config.json", intermediate_size=99), "mlp.fc1.weight.*intermediate_size: 99"),
+    "denoiser of another pipeline": (
+        edit("model_index.json", transformer=["diffusers", "SD3Transformer2DModel"]),
+        "transformer: SD3Transformer2DModel: FluxPipeline takes FluxTransformer2DModel here",
+    ),
     "inf": (make_inf, "has weights that are infinite"),
     "-inf": (make_minus_inf, "has weights that are infinite"),
     "index torn": (write("model_index.json", b"{"), "model_index.json: not JSON"),
@@ -424,3 +487,40 @@ def test_a_damaged_scorer_is_refused(name: str, tmp_path: Path) -> None:
 def test_a_text_encoder_is_no_scorer() -> None:
     with pytest.raises(BadInput, match=r"--scorer .*model_type: clip_text_model"):
         check_clip(PIPELINE_DIR / "text_encoder", "--scorer")
+
+
+def test_each_header_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(PIPELINE_DIR, tmp_path / "pipeline")
+    split(tmp_path / "pipeline")
+    read: list[Path] = []
+    monkeypatch.setattr(folder_check, "read_header", lambda file: read.append(file) or read_header(file))
+    check_folder(tmp_path / "pipeline")
+    assert len(set(read)) == len(read) == len(list((tmp_path / "pipeline").rglob("*.safetensors")))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "data", "found"),
+    [
+        ("F64", struct.pack("<d", float("inf")), "infinite"),
+        ("F32", struct.pack("<f", float("nan")), "NaN"),
+        ("BF16", b"\x80\xff", "infinite"),
+        ("F16", b"\xff\xff", "NaN"),
+        ("F8_E5M2", b"\x7c", "infinite"),
+        ("F8_E5M2", b"\xff", "NaN"),
+        ("F8_E4M3", b"\xff", "NaN"),
+        ("F8_E4M3", b"\x7c", None),
+        ("F32", struct.pack("<f", 3.4e38), None),
+        ("I32", b"\xff\xff\xff\x7f", None),
+    ],
+)
+def test_what_is_not_finite_is_found_in_every_type(dtype: str, data: bytes, found: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    write_weights(file, {"weight": ({"dtype": dtype, "shape": [3]}, bytes(len(data)) * 2 + data)})
+    with nullcontext() if found is None else pytest.raises(BadInput, match=f"weight: has weights that are {found}"):
+        check_samples(file, read_header(file), time.monotonic() + 9)
+
+
+def test_a_mask_may_be_infinite(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    write_weights(file, {"causal_mask": ({"dtype": "F16", "shape": [1]}, b"\x00\xfc")})
+    check_samples(file, read_header(file), time.monotonic() + 9)

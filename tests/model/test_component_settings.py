@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tuner.errors import BadInput
-from tuner.model import component_classes, declared_choices, declared_settings, shapes
+from tuner.model import agreeing_settings, component_classes, declared_choices, declared_settings, shapes
 from tuner.model.component_classes import diffusers_folder
 
 FILE = Path("vae/config.json")
@@ -27,9 +28,10 @@ def check(class_name: str, config: dict[str, Any]) -> None:
     shapes.check_sizes(FILE, config)
     if folder is None:
         component_classes.check_transformers_config(FILE, class_name, config)
-        return
-    declared_settings.check_settings(FILE, folder, class_name, config)
-    declared_choices.check_choices(FILE, folder, class_name, config)
+    else:
+        declared_settings.check_settings(FILE, folder, class_name, config)
+        declared_choices.check_choices(FILE, folder, class_name, config)
+    agreeing_settings.check_agreeing(FILE, class_name, config)
 
 
 FAULTS: list[tuple[str, dict[str, Any], str]] = [
@@ -46,6 +48,31 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("AutoencoderKLLTXVideo", {"down_block_types": ["LTXVideoBlock"]}, "down_block_types: LTXVideoBlock is unknown"),
     ("AutoencoderKLCogVideoX", {"up_block_types": ["CogVideoXUpBlock"]}, "did you mean CogVideoXUpBlock3D"),
     (KL, {"act_fn": "swishh"}, "did you mean swish?"),
+    ("SD3Transformer2DModel", {"qk_norm": "rms_nrm"}, "did you mean rms_norm"),
+    ("PixArtTransformer2DModel", {"norm_type": "ada_norm_singl"}, "did you mean ada_norm_single"),
+    ("AutoencoderDC", {"decoder_norm_types": ["rms"]}, "decoder_norm_types: rms is unknown"),
+    (UNET, {"addition_embed_type": "text_tiem"}, "did you mean text_time"),
+    ("PNDMScheduler", {"prediction_type": "epsilo"}, "did you mean epsilon"),
+    (UNET, {"down_block_types": ["DownBlock2D"], "block_out_channels": [32, 64]}, "2 values; down_block_types has 1"),
+    (UNET, {"down_block_types": ["DownBlock2D"], "attention_head_dim": [8, 8]}, "2 values; down_block_types has 1"),
+    (KL, {"down_block_types": ["DownEncoderBlock2D"], "block_out_channels": []}, "0 values; down_block_types has 1"),
+    (KL, {"block_out_channels": [16, 32], "norm_num_groups": 5}, "5 does not divide block_out_channels: 16"),
+    (KL, {"layers_per_block": [1, 1]}, "layers_per_block: .* takes a number"),
+    ("SD3Transformer2DModel", {"num_attention_heads": [2, 2]}, "num_attention_heads: .* takes a number"),
+    ("SD3Transformer2DModel", {"in_channels": None}, "in_channels: null"),
+    ("FluxTransformer2DModel", {"axes_dims_rope": [8, 8]}, "axes_dims_rope: .* takes a list of 3"),
+    ("FluxTransformer2DModel", {"attention_head_dim": 32, "axes_dims_rope": [8, 8, 8]}, "is 24 in all; attention_head"),
+    ("HunyuanVideoTransformer3DModel", {"attention_head_dim": 32, "rope_axes_dim": [8, 8]}, "is 16 in all"),
+    (WAN, {"dim_mult": [1, 2, 4, 4], "temperal_downsample": [True]}, "is too short for dim_mult"),
+    (WAN, {"dim_mult": [0, 2]}, "dim_mult: 0 is not above 0"),
+    ("CLIPTextModel", {"model_type": "clip_text_model", "layer_norm_eps": -1}, "layer_norm_eps: -1 is not from 0 to 1"),
+    ("CLIPTextModel", {"model_type": "clip_text_model", "layer_norm_eps": math.inf}, "layer_norm_eps: inf is not from"),
+    ("CLIPTextModel", {"model_type": "clip_text_model", "attention_dropout": 9}, "attention_dropout: 9 is not from 0"),
+    (
+        "CLIPTextModel",
+        {"model_type": "clip_text_model", "hidden_size": 32, "num_attention_heads": 3},
+        "3 does not divide hidden_size: 32",
+    ),
     (KL, {"act_fn": 3}, "act_fn: 3: AutoencoderKL takes a text"),
     ("AutoencoderDC", {"decoder_act_fns": ["silu", "sillu"]}, "did you mean silu"),
     ("PixArtTransformer2DModel", {"activation_fn": "gelu-approximated"}, "did you mean gelu-approximate"),
@@ -108,7 +135,7 @@ def test_a_setting_that_the_class_cannot_take_is_refused(
 ) -> None:
     with pytest.raises(BadInput, match=expected) as refusal:
         check(class_name, config)
-    assert str(refusal.value).startswith(f"{FILE}: {list(config)[-1]}: ")
+    assert str(refusal.value).startswith(tuple(f"{FILE}: {name}: " for name in config))
     assert "\n" not in str(refusal.value)
 
 
@@ -374,6 +401,27 @@ def test_the_pipelines_own_settings_are_checked() -> None:
 
 
 INDEX = Path("model_index.json")
+
+
+@pytest.mark.parametrize(
+    ("pipeline_class", "component", "class_name", "is_taken"),
+    [
+        ("FluxPipeline", "transformer", "SD3Transformer2DModel", False),
+        ("StableDiffusionXLPipeline", "unet", "UNet3DConditionModel", False),
+        ("StableDiffusion3Pipeline", "text_encoder", "CLIPTextModel", False),
+        ("AnimateDiffPipeline", "unet", "UNetMotionModel", True),
+        ("PixArtAlphaPipeline", "transformer", "Transformer2DModel", True),
+        ("StableDiffusionPipeline", "vae", "AutoencoderTiny", True),
+        ("StableDiffusionXLPipeline", "text_encoder", "CLIPTextModelWithProjection", True),
+        ("SanaPipeline", "text_encoder", "Gemma2ForCausalLM", True),
+        ("WanPipeline", "transformer_2", "WanTransformer3DModel", True),
+    ],
+)
+def test_a_denoiser_is_of_the_class_that_the_pipeline_declares(
+    pipeline_class: str, component: str, class_name: str, is_taken: bool
+) -> None:
+    with nullcontext() if is_taken else pytest.raises(BadInput, match=f"{component}: {class_name}: .* takes"):
+        component_classes.check_declared(INDEX, {"_class_name": pipeline_class}, {component: ("library", class_name)})
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,23 @@ FAULTS: dict[str, tuple[dict[str, bytes], str]] = {
         {"tokenizer.json": b'{"model": {"type": "Foo", "vocab": {"a": 0}}}'},
         "model.type: Foo is none of BPE",
     ),
+    "fast of texts": ({"tokenizer.json": b'{"model": {"vocab": {"a": "b"}}}'}, "model.vocab: Expected `int`"),
+    "fast, a merge of one": (
+        {"tokenizer.json": b'{"model": {"vocab": {"a": 0}, "merges": ["a"]}}'},
+        "model.merges: a joins no two tokens",
+    ),
+    "fast, a merge of numbers": (
+        {"tokenizer.json": b'{"model": {"vocab": {"a": 0}, "merges": [1]}}'},
+        "model.merges: Exp",
+    ),
+    "longest of a text": (
+        {"tokenizer.json": FAST, "tokenizer_config.json": b'{"model_max_length": "x"}'},
+        "tokenizer_config.json: model_max_length: x is not a number",
+    ),
+    "longest below 1": (
+        {"tokenizer.json": FAST, "tokenizer_config.json": b'{"model_max_length": -5}'},
+        "model_max_length: -5 is not a number",
+    ),
     "fast torn": ({"tokenizer.json": FAST[:30]}, "tokenizer.json: not JSON"),
     "fast empty": ({"tokenizer.json": b""}, "tokenizer.json: the file is empty"),
     "fast nested": ({"tokenizer.json": b'{"model":' * 100_000}, "tokenizer.json: not JSON"),
@@ -67,7 +84,7 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_damaged_vocabulary_is_refused(name: str, tmp_path: Path) -> None:
     files, expected = FAULTS[name]
-    write(tmp_path, files | {"tokenizer_config.json": b"{}"})
+    write(tmp_path, {"tokenizer_config.json": b"{}"} | files)
     with pytest.raises(BadInput, match=expected) as refusal:
         check_vocabulary(tmp_path, "CLIPTokenizer")
     assert str(tmp_path) in str(refusal.value)
@@ -78,6 +95,13 @@ SOUND: dict[str, tuple[str, dict[str, bytes]]] = {
     "fast": ("PreTrainedTokenizerFast", {"tokenizer.json": FAST}),
     "pieces with their scores": ("T5TokenizerFast", {"tokenizer.json": b'{"model": {"vocab": [ ["<pad>", 0.0]]}}'}),
     "half a surrogate pair": ("Tokenizer", {"tokenizer.json": rb'{"model": {"vocab": {"\ud800": 0}}}'}),
+    "pairs, no limit": (
+        "GemmaTokenizer",
+        {
+            "tokenizer.json": b'{"model": {"vocab": {"a": 0, "b": 1}, "merges": [["a", "b"]]}}',
+            "tokenizer_config.json": b'{"model_max_length": 1000000000000000019884624838656}',
+        },
+    ),
     "slow": ("CLIPTokenizer", {"vocab.json": VOCAB, "merges.txt": MERGES}),
     "no version, no end of line": ("CLIPTokenizer", {"vocab.json": VOCAB, "merges.txt": b"a b\r\n\na b"}),
     "more merges than are read": ("CLIPTokenizer", {"vocab.json": VOCAB, "merges.txt": b"a b\n" * 1000 + b"x y\n"}),

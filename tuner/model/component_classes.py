@@ -15,6 +15,7 @@ from tuner.errors import BadInput, did_you_mean
 from tuner.model import declared_choices, declared_settings, diffusers_source
 from tuner.model.diffusers_source import Parameter
 from tuner.model.json_file import shown
+from tuner.records.model import DENOISERS
 
 DIFFUSERS_FOLDERS = ("models", "schedulers", "pipelines", "guiders", "modular_pipelines")
 CONFIGURED = ("models", "schedulers")
@@ -166,6 +167,24 @@ def _root(package: str) -> Path:
     return Path(spec.origin).parent if spec is not None and spec.origin else Path("/nonexistent")
 
 
+def check_declared(file: Path, index: Mapping[str, Any], components: Mapping[str, tuple[str, str]]) -> None:
+    """Check that a pipeline's denoisers are of the classes that its constructor declares, and encoders that project.
+
+    Raises BadInput.
+    """
+    pipeline_class = str(index.get("_class_name"))
+    parameters = diffusers_source.parameters("pipelines", pipeline_class)
+    for name, (_, class_name) in components.items():
+        annotation = parameters[name].annotation if name in parameters else None
+        named = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)} if annotation else set()
+        of_models = (
+            diffusers_source.class_files("models").keys() if name in DENOISERS else {f"{class_name}WithProjection"}
+        )
+        known = named & of_models
+        if known and class_name != REMAPPED and class_name not in named:
+            raise BadInput(f"{file}: {name}: {class_name}: {pipeline_class} takes {' or '.join(sorted(known))} here")
+
+
 # ---- whether it is the class of the component's own configuration ---------------------------------------------------
 
 
@@ -197,12 +216,15 @@ def _are_exchangeable(*names: str) -> bool:
 
 def check_transformers_config(file: Path, class_name: str, config: Mapping[str, Any]) -> None:
     """Check the types and the activations of a configuration of transformers. Raises BadInput with the field."""
+    if "model_type" not in config and "architectures" not in config:
+        raise BadInput(f"{file}: model_type: it is missing: not a configuration of {class_name}; download it again")
     fields = configuration_fields(class_name, str(config.get("model_type")))
     declared_settings.check_fields(file, fields, config)
     source = _root("transformers") / "activations.py"
-    for prefix, settings in (("", config), ("text_config.", config.get("text_config"))):
+    for part in ("", "text_config", "vision_config"):
+        settings = config.get(part) if part else config
         if isinstance(settings, dict):
-            declared_choices.check_transformers_activations(file, source, settings, prefix)
+            declared_choices.check_transformers_activations(file, source, settings, f"{part}." if part else "")
 
 
 @cache

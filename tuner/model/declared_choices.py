@@ -15,11 +15,13 @@ from tuner.model.json_file import shown
 
 BLOCK_TYPES = re.compile(r"block_types$|^(?:mid|out)_block_type$")
 ACTIVATIONS = re.compile(r"(?:act_fns?|activation_fn|post_act)$")
+NORMS = re.compile(r"^qk_norm$|norm_types?$")
 TRANSFORMERS_ACTIVATIONS = ("hidden_act", "hidden_activation", "dense_act_fn", "feed_forward_proj")
 
 # Each begins with a plain text, which is found much faster than a class of characters.
 COMPARED_BLOCK = re.compile(r"block_types?(?:\[\w+\])?\s*(?:==|!=|in)\s*(\"\w+\"|\[[^\]]*\]|\([^)]*\))")
 COMPARED_ACTIVATION = re.compile(r"_fn\s*(?:==|!=|in)\s*(\"[\w-]+\"|\[[^\]]*\]|\([^)]*\))")
+COMPARED_NORM = re.compile(r"norm(?:_type)?\s*(?:==|!=|in)\s*(\"[\w-]+\"|\[[^\]]*\]|\([^)]*\))")
 ACTIVATION_TABLE = re.compile(r"ACT2CLS = \{(.*?)^\}", re.MULTILINE | re.DOTALL)
 WORD_BEFORE = re.compile(r"\w*$")
 TEXT = re.compile(r"\"([\w-]+)\"")
@@ -56,6 +58,8 @@ def _known(folder: str, class_name: str, field: str, config: Mapping[str, Any]) 
         return {name for variable, name in names if field.removesuffix("s").endswith(variable)}
     if ACTIVATIONS.search(field):
         return set(_activations(folder, class_name))
+    if NORMS.search(field):
+        return set(_norms(folder, class_name))
     return _compared(folder, class_name, field, config)
 
 
@@ -104,6 +108,12 @@ def _activations(folder: str, class_name: str) -> frozenset[str]:
     return frozenset(name for part in (*tables, *compared) for name in TEXT.findall(part))
 
 
+@cache
+def _norms(folder: str, class_name: str) -> frozenset[str]:
+    texts = diffusers_source.imported_sources(folder, class_name)
+    return frozenset(name for text in texts for names in COMPARED_NORM.findall(text) for name in TEXT.findall(names))
+
+
 # ---- what a class compares a setting with ---------------------------------------------------------------------------
 
 
@@ -143,12 +153,17 @@ def _tests(node: ast.If) -> list[ast.expr]:
     while len(node.orelse) == 1 and isinstance(node.orelse[0], ast.If):
         node = node.orelse[0]
         tests.append(node.test)
-    last = node.orelse or (node.body if _is_negative(node.test) and len(tests) == 1 else [])
+    is_rest = _is_negative(node.test) or (len(tests) > 1 and _is_not_none(node.test))
+    last = node.orelse or (node.body if is_rest else [])
     return tests if any(isinstance(each, ast.Raise) for each in last) else []
 
 
 def _is_negative(test: ast.expr) -> bool:
     return isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.NotIn | ast.NotEq)
+
+
+def _is_not_none(test: ast.expr) -> bool:
+    return ast.unparse(test).endswith(" is not None")
 
 
 def _comparisons(test: ast.expr) -> Iterator[tuple[str, list[str]]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,10 +48,24 @@ RANGES: Mapping[str, tuple[float, float, bool]] = {
     "resnet_norm_eps": (0, 1, True), "scale_factor_spatial": (1, 4096, True), "scale_factor_temporal": (1, 4096, True),
     "spatial_compression_ratio": (1, 4096, True), "temporal_compression_ratio": (1, 4096, True),
     "rope_theta": (0, math.inf, False), "theta": (0, math.inf, False), "boundary_ratio": (0, 1, True),
+    "dim_mult": (0, 256, False), "ch_mult": (0, 256, False),
 }  # fmt: skip
 """The least and the largest value of a setting, and whether the least itself will do."""
 
-NEEDED = {"num_train_timesteps", "scaling_factor", "block_out_channels", "latent_channels", "z_dim"}
+ANY = (-math.inf, math.inf, True)
+SHARES = re.compile(r"(?:^|_)(?:eps|epsilon)$|(?:^|_)dropout(?:_|$)")
+"""Settings of transformers from 0 to 1."""
+
+SINGLE = {
+    "in_channels", "num_layers", "num_single_layers", "num_attention_heads", "attention_head_dim", "latent_channels",
+    "z_dim", "joint_attention_dim", "layers_per_block",
+}  # fmt: skip
+"""Sizes that are no list unless their declaration says so."""
+
+NEEDED = {
+    "num_train_timesteps", "scaling_factor", "block_out_channels", "latent_channels", "z_dim", "in_channels",
+    "num_layers", "num_single_layers",
+}  # fmt: skip
 """Settings for which null will not do where their default is a value."""
 
 CHANNELS = ("z_dim", "latent_channels")
@@ -62,11 +77,15 @@ PER_CHANNEL = {
 
 
 class Accepted(NamedTuple):
-    """What a parameter takes: kinds of single values, kinds inside lists if those are known, and lists at all."""
+    """What a parameter takes: kinds of single values, kinds inside lists if those are known, lists at all.
+
+    `length` is that of every list, None if it is open.
+    """
 
     single: frozenset[str]
     listed: frozenset[str]
     lists: bool
+    length: int | None = None
 
 
 def check_settings(file: Path, folder: str, class_name: str, config: Mapping[str, Any]) -> None:
@@ -107,6 +126,9 @@ def check_fields(file: Path, declared: Mapping[str, Any], config: Mapping[str, A
         allowed = {"text": {"text"}, "number": {"number", "switch"}}.get(_kind(value))
         if accepted and single and allowed and not allowed & (single | accepted.listed):
             raise BadInput(f"{file}: {name}: {_shown(value)} is not {_title(accepted)}")
+        if "number" in single and SHARES.search(name):
+            for number in numbers(value):
+                _check_range(file, name, number, (0, 1, True))
 
 
 # ---- types ----------------------------------------------------------------------------------------------------------
@@ -116,13 +138,14 @@ def _accepted(parameter: diffusers_source.Parameter) -> Accepted | None:
     """Return what a parameter takes by its annotation and its default, None if that is not known for certain."""
     if parameter.annotation is None:
         return None
-    single, listed, lists = set(), set(), False
+    single, listed, lists, lengths = set[str](), set[str](), False, set[int | None]()
     for node in _alternatives(parameter.annotation):
         name = ast.unparse(node.value if isinstance(node, ast.Subscript) else node)
         if name == "Literal":
             single.add("text")
         elif name in LISTS:
             lists = True
+            lengths.add(_length(node))
             listed |= set(_names(node)) if isinstance(node, ast.Subscript) else {"unknown"}
         elif name in KINDS:
             single.add(KINDS[name])
@@ -133,7 +156,16 @@ def _accepted(parameter: diffusers_source.Parameter) -> Accepted | None:
         lists = True
     elif default is not None:
         single.add(_kind(default))
-    return Accepted(frozenset(single), frozenset(listed), lists)
+    return Accepted(frozenset(single), frozenset(listed), lists, lengths.pop() if len(lengths) == 1 else None)
+
+
+def _length(node: ast.expr) -> int | None:
+    """Return how many values a tuple has by its annotation. `tuple[int]` is often written for any number of them."""
+    match node:
+        case ast.Subscript(value=ast.Name(id="tuple" | "Tuple"), slice=ast.Tuple(elts=values)):
+            is_open = any(isinstance(value, ast.Constant) and value.value is Ellipsis for value in values)
+            return None if is_open or len(values) < 2 else len(values)
+    return None
 
 
 def _alternatives(node: ast.expr) -> Iterator[ast.expr]:
@@ -160,7 +192,7 @@ def _mismatch(name: str, value: Any, accepted: Accepted, folder: str) -> str | N
     """Return what a parameter takes instead of a value, None if the value will do."""
     kind = _kind(value)
     if kind == "list":
-        return _mismatch_of_list(value, accepted, folder == "models" and name not in RANGES)
+        return _mismatch_of_list(value, accepted, folder == "models" and name not in RANGES.keys() | SINGLE)
     if kind == "null" or kind in accepted.single or _is_switch(value, accepted.single):
         return None
     is_single_of_list = kind in accepted.listed and folder == "models" and not name.endswith(ALWAYS_LISTS)
@@ -173,6 +205,8 @@ def _mismatch_of_list(value: list[Any], accepted: Accepted, is_lenient: bool) ->
     if not accepted.lists:
         is_lenient = is_lenient and "number" in accepted.single
         return None if is_lenient and all(_kind(leaf) == "number" for leaf in _leaves(value)) else _title(accepted)
+    if accepted.length is not None and len(value) != accepted.length:
+        return f"a list of {accepted.length}"
     if "unknown" in accepted.listed or not accepted.listed:
         return None
     kinds = accepted.listed | accepted.single | {"null"}
@@ -235,11 +269,15 @@ def _check_numbers(file: Path, name: str, value: Any, parameter: diffusers_sourc
     may_be_infinite = parameter.default is not None and "inf" in ast.unparse(parameter.default)
     if not may_be_infinite:
         check_finite(file, {name: value})
-    least, largest, is_least_included = RANGES.get(name, (-math.inf, math.inf, True))
     for number in numbers(value):
-        if not least <= number <= largest or (number == least and not is_least_included):
-            above = "from" if is_least_included else "above"
-            raise BadInput(f"{file}: {name}: {_shown(number)} is not {above} {least:g} to {largest:g}")
+        _check_range(file, name, number, RANGES.get(name, ANY))
+
+
+def _check_range(file: Path, name: str, number: float, limits: tuple[float, float, bool]) -> None:
+    least, largest, is_least_included = limits
+    if not least <= number <= largest or (number == least and not is_least_included):
+        above = "from" if is_least_included else "above"
+        raise BadInput(f"{file}: {name}: {_shown(number)} is not {above} {least:g} to {largest:g}")
 
 
 def _check_per_channel(file: Path, class_name: str, config: Mapping[str, Any]) -> None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 from tuner.model import diffusers_source
 
 LAYERS = {"nn.Linear": (1, 0), "nn.Embedding": (0, 1), "nn.Conv2d": (1, 0), "nn.Conv3d": (1, 0)}
 """At which axis of the weight a layer's first and second argument stand."""
+
+DYNAMIC = {"setattr", "self.add_module", "self.register_module", "self.register_parameter"}
 
 MAX_DEPTH = 8
 """Steps from a size to the settings that it follows from."""
@@ -37,6 +40,30 @@ def declared_sizes(class_name: str, config: Mapping[str, Any]) -> list[Declared]
     tree = diffusers_source.class_tree("models", class_name)
     made = diffusers_source.constructor(tree)
     return list(_declared(tree, made, config)) if tree and made else []
+
+
+def default_of(class_name: str, field: str) -> Any:
+    """Return the default of a setting in the constructor of a model's class, None if it is not plainly stated."""
+    parameter = diffusers_source.parameters("models", class_name).get(field)
+    try:
+        return ast.literal_eval(parameter.default) if parameter and parameter.default else None
+    except ValueError:
+        return None
+
+
+@cache
+def attributes(class_name: str) -> frozenset[str]:
+    """Return the attributes that a model's class gives itself, none if others may be added elsewhere."""
+    tree = diffusers_source.class_tree("models", class_name)
+    bases = [ast.unparse(base) for base in tree.bases] if tree else []
+    is_alone = all(base.endswith("Mixin") or base == "nn.Module" for base in bases)
+    if tree is None or diffusers_source.constructor(tree) is None or not is_alone:
+        return frozenset()
+    nodes = list(ast.walk(tree))
+    if any(isinstance(node, ast.Call) and ast.unparse(node.func) in DYNAMIC for node in nodes):
+        return frozenset()
+    stored = (node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store))
+    return frozenset(node.attr for node in stored if ast.unparse(node.value) == "self")
 
 
 def _declared(tree: ast.ClassDef, made: ast.FunctionDef, config: Mapping[str, Any]) -> Iterator[Declared]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import BadInput
-from tuner.model import component_classes, declared_choices, declared_settings, shapes
+from tuner.model import agreeing_settings, component_classes, declared_choices, declared_settings, shapes
 from tuner.model.json_file import read_object
 from tuner.model.safetensors_file import Header, Tensor, check_samples, read_header
 from tuner.model.vocabulary import check_vocabulary
@@ -22,6 +22,8 @@ SAMPLING_S = 0.5
 
 WITHOUT_WEIGHTS = re.compile(r"Tokenizer|Processor|FeatureExtractor|Scheduler|CommonBackend")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+OTHER_NAME = "no loader reads a file of this name; it is diffusion_pytorch_model or model, with or without a variant"
 JSON_FILES = (
     "config.json", "scheduler_config.json", "preprocessor_config.json", "processor_config.json",
     "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "added_tokens.json",
@@ -43,6 +45,7 @@ def check_folder(folder: Path, variant: str | None = None, *, has_weights: bool 
     declared_settings.check_settings(
         file, "pipelines", str(index.get("_class_name")), {k: v for k, v in index.items() if not isinstance(v, list)}
     )
+    component_classes.check_declared(file, index, dict(components))
     sampling_s = SAMPLING_S / max(1, len(components))
     for component, (library, class_name) in components:
         component_classes.check_class(file, component, library, class_name)
@@ -66,6 +69,7 @@ def check_clip(folder: Path, option: str) -> None:
             f"{option} {folder}: config.json: model_type: {str(kind)[:80]}: not a CLIP model, which has clip"
         )
     shapes.check_sizes(folder / "config.json", config)
+    component_classes.check_transformers_config(folder / "config.json", "CLIPModel", config)
     tensors = _check_weights(folder, "CLIPModel", config, None, time.monotonic() + SAMPLING_S)
     for name in ("visual_projection.weight", "text_projection.weight"):
         if name not in tensors:
@@ -106,8 +110,9 @@ def _check_config(file: Path, class_name: str, config: Mapping[str, Any]) -> Non
     if part is not None:
         declared_settings.check_settings(file, part, class_name, config)
         declared_choices.check_choices(file, part, class_name, config)
-    elif config:
+    elif file.is_file() and not WITHOUT_WEIGHTS.search(class_name):
         component_classes.check_transformers_config(file, class_name, config)
+    agreeing_settings.check_agreeing(file, class_name, config)
 
 
 def _check_present(folder: Path, class_name: str, config_file: str, contents: Mapping[str, Any]) -> None:
@@ -160,7 +165,10 @@ def _headers(folder: Path, variant: str | None) -> Mapping[Path, Header]:
             for index in (f"{base}.safetensors.index{mark}.json", f"{base}{mark}.safetensors.index.json"):
                 if (folder / index).is_file():
                     return _shards(folder / index)
-    return {found[0]: read_header(found[0])}
+    what = (
+        "their index, such as model.safetensors.index.json, is missing" if SHARD.search(found[0].name) else OTHER_NAME
+    )
+    raise BadInput(f"{found[0]}: {what}")
 
 
 def _shards(index: Path) -> Mapping[Path, Header]:

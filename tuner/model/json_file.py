@@ -22,11 +22,11 @@ def read_object(file: Path) -> dict[str, Any]:
     """Read a file with one JSON object. Raises BadInput with the file, and the name that an object has twice."""
     data = read_whole(file)
     try:
-        content = json.loads(data, object_pairs_hook=_object)
+        content = json.loads(data.decode(), object_pairs_hook=_object)
     except _Repeated as error:
         raise BadInput(f"{file}: {error}: the name is there twice; remove the one that is not meant") from None
     except (ValueError, RecursionError):
-        raise BadInput(f"{file}: not JSON, empty or cut short; download it again") from None
+        raise BadInput(f"{file}: not JSON in UTF-8, empty or cut short; download it again") from None
     if not isinstance(content, dict):
         raise BadInput(f"{file}: not a JSON object; download it again")
     return content

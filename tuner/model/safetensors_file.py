@@ -13,7 +13,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tuner.errors import BadInput
 from tuner.files import open_regular
@@ -26,7 +26,9 @@ BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
     "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
-"""Bytes of an element. Types of less than a byte, and those of later versions, are not checked."""
+"""Bytes of an element. Types of less than a byte, and floats of later versions, are not checked."""
+
+NEWER = re.compile(r"F[4-8]_?\w*|C\d+")
 
 FLOATS = {"F32", "F16", "BF16"}
 """Types of weights that no quantization has packed, so that their shapes are those that a configuration gives."""
@@ -76,9 +78,18 @@ def read_header(file: Path) -> Header:
         raise BadInput(f"{file}: not a safetensors file, its header is not JSON; download it again") from None
     if not isinstance(content, dict):
         raise BadInput(f"{file}: not a safetensors file, its header is no JSON object; download it again")
+    if not all(isinstance(value, str) for value in _metadata(file, content).values()):
+        raise BadInput(f"{file}: __metadata__: it holds texts only; download the file again")
     tensors = {name: _tensor(file, name, entry) for name, entry in content.items() if name != "__metadata__"}
     _check_layout(file, tensors, size - 8 - len(rest))
     return Header(tensors, 8 + len(rest))
+
+
+def _metadata(file: Path, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    metadata = content.get("__metadata__")
+    if metadata is not None and not isinstance(metadata, dict):
+        raise BadInput(f"{file}: __metadata__: it is no object; download the file again")
+    return metadata or {}
 
 
 def _header_bytes(file: Path, start: bytes, size: int) -> int:
@@ -97,6 +108,7 @@ def _tensor(file: Path, name: str, entry: object) -> Tensor:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
             is_valid = all(type(length) is int and length >= 0 for length in shape) and 0 <= begin <= end
             bytes_each = BYTES.get(dtype)
+            is_valid = is_valid and (bytes_each is not None or NEWER.fullmatch(dtype) is not None)
             if is_valid and (bytes_each is None or math.prod(shape) * bytes_each == end - begin):
                 return Tensor(dtype, tuple(shape), begin, end)
     raise BadInput(f"{file}: {name[:80]}: its shape, type and place do not agree; download the file again")

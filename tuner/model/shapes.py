@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import BadInput
-from tuner.model.declared_shapes import declared_sizes
+from tuner.model.declared_shapes import attributes, declared_sizes, default_of
 from tuner.model.safetensors_file import FLOATS, Tensor
 
 MAX_SIZE = 1 << 22
@@ -40,22 +40,44 @@ NESTED = ("text_config", "vision_config")
 
 DIMENSIONS: Mapping[str, tuple[tuple[str, int, str], ...]] = {
     "SD3Transformer2DModel": (("pos_embed.proj.weight", 1, "in_channels"),),
-    "SanaTransformer2DModel": (("patch_embed.proj.weight", 1, "in_channels"),),
-    "PixArtTransformer2DModel": (("pos_embed.proj.weight", 1, "in_channels"),),
+    "SanaTransformer2DModel": (
+        ("patch_embed.proj.weight", 1, "in_channels"), ("caption_projection.linear_1.weight", 1, "caption_channels"),
+    ),
+    "PixArtTransformer2DModel": (
+        ("pos_embed.proj.weight", 1, "in_channels"), ("caption_projection.linear_1.weight", 1, "caption_channels"),
+    ),
+    "LTXVideoTransformer3DModel": (("caption_projection.linear_1.weight", 1, "caption_channels"),),
     "AutoencoderKL": (
         ("encoder.conv_in.weight", 1, "in_channels"), ("decoder.conv_in.weight", 1, "latent_channels"),
         ("encoder.conv_in.weight", 0, "block_out_channels"), ("decoder.conv_out.weight", 0, "out_channels"),
     ),
+    "CLIPTextModelWithProjection": (("text_projection.weight", 0, "projection_dim"),),
     "AutoencoderKLWan": (("decoder.conv_in.weight", 1, "z_dim"),),
     "AutoencoderKLQwenImage": (("decoder.conv_in.weight", 1, "z_dim"),),
     "AutoencoderDC": (("decoder.conv_in.conv.weight", 1, "latent_channels"),),
 }  # fmt: skip
 """Weights of layers inside other classes than the component's own: one of their dimensions, and its setting."""
 
+ESSENTIAL = {
+    "SD3Transformer2DModel": ("pos_embed.proj.weight", 4), "PixArtTransformer2DModel": ("pos_embed.proj.weight", 4),
+    "SanaTransformer2DModel": ("patch_embed.proj.weight", 4), "AutoencoderKL": ("decoder.conv_in.weight", 4),
+    "AutoencoderKLWan": ("decoder.conv_in.weight", 5), "AutoencoderKLQwenImage": ("decoder.conv_in.weight", 5),
+}  # fmt: skip
+"""A weight that a class always has, of a layer inside another class, and its number of dimensions."""
+
+SWITCHED = {
+    "FluxTransformer2DModel": ("guidance_embeds", "time_text_embed.guidance_embedder.linear_1.weight"),
+}
+"""A setting, and the weight that a class has if it is true."""
+
+WHOLE_TYPES = {"I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL"}
+
 TEXT_DIMENSIONS = (
     ("embeddings.token_embedding.weight", 0, "vocab_size"), ("embeddings.token_embedding.weight", 1, "hidden_size"),
     ("embeddings.position_embedding.weight", 0, "max_position_embeddings"),
     ("embed_tokens.weight", 0, "vocab_size"), ("embed_tokens.weight", 1, "hidden_size"),
+    ("mlp.fc1.weight", 0, "intermediate_size"), ("DenseReluDense.wo.weight", 1, "d_ff"),
+    ("relative_attention_bias.weight", 0, "relative_attention_num_buckets"),
     ("embed_tokens.weight", 1, "d_model"), ("shared.weight", 0, "vocab_size"), ("shared.weight", 1, "d_model"),
 )  # fmt: skip
 """What the names of text encoders' weights end with, one of their dimensions, and its setting."""
@@ -104,6 +126,7 @@ def check_sizes(file: Path, config: Mapping[str, Any], prefix: str = "") -> None
 
 def check_shapes(where: Path, class_name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Compare the weights of a component with its configuration. Raises BadInput with the tensor and the field."""
+    _check_essential(where, class_name, config, tensors)
     for declared in declared_sizes(class_name, config):
         stated = ", ".join(f"{field}: {config.get(field)}" for field in declared.settings)
         if declared.axis is None:
@@ -115,12 +138,26 @@ def check_shapes(where: Path, class_name: str, config: Mapping[str, Any], tensor
         elif declared.is_certain:
             raise BadInput(f"{where}: {declared.name}: {class_name} has this weight, it is missing; download it again")
     for name, axis, field in DIMENSIONS.get(class_name, ()):
+        size = config.get(field, default_of(class_name, field))
         if name in tensors:
-            _compare(where, name, tensors[name], axis, _first(config.get(field)), f"{field}: {config.get(field)}")
-    projection = PROJECTIONS.get(class_name)
-    if projection is not None and projection not in tensors:
-        raise BadInput(f"{where}: {projection}: {class_name} has this weight, it is missing; download it again")
+            _compare(where, name, tensors[name], axis, _first(size), f"{field}: {size}")
     _check_text(where, config.get("text_config") or config, tensors)
+
+
+def _check_essential(where: Path, class_name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Check weights that a class always has, or has by one of its settings."""
+    own = attributes(class_name)
+    first = next(iter(tensors))
+    if own and not any(name.partition(".")[0] in own for name in tensors):
+        raise BadInput(f"{where}: {first[:80]}: no weight of {class_name}: these are of another model or layout")
+    essential, rank = ESSENTIAL.get(class_name, (PROJECTIONS.get(class_name), 0))
+    setting, switched = SWITCHED.get(class_name, ("", None))
+    for name in (essential, switched if config.get(setting) in (True, "true") else None):
+        if name is not None and name not in tensors:
+            stated = f"; config.json: {setting}: {config.get(setting)}" if name == switched else ""
+            raise BadInput(f"{where}: {name}: {class_name} has this weight, it is missing{stated}; download it again")
+    if rank and tensors[str(essential)].dtype in FLOATS and len(tensors[str(essential)].shape) != rank:
+        raise BadInput(f"{where}: {essential}: {class_name} has {rank} dimensions here: this is of another model")
 
 
 def _check_text(where: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -151,6 +188,10 @@ def _check_text_weights(where: Path, config: Mapping[str, Any], tensors: Mapping
 
 def _compare(where: Path, name: str, tensor: Tensor, axis: int, size: object, stated: str) -> None:
     """Raise BadInput if a dimension of a tensor is not of this size. A size that is unknown is not compared."""
+    if tensor.dtype in WHOLE_TYPES:
+        raise BadInput(
+            f"{where}: {name[:80]}: {tensor.dtype}: whole numbers, and config.json has no quantization_config"
+        )
     is_known = isinstance(size, int) and tensor.dtype in FLOATS and len(tensor.shape) > axis
     if is_known and tensor.shape[axis] != size:
         shape = "x".join(map(str, tensor.shape))
@@ -162,7 +203,7 @@ def _matches(pattern: str | re.Pattern[str], names: Iterable[str]) -> Iterator[r
 
 
 def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, list) and value else value
+    return value[0] if isinstance(value, list | tuple) and value else value
 
 
 def _leaves(value: Any) -> Iterator[Any]:

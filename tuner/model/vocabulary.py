@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from tuner.errors import BadInput
-from tuner.model.json_file import read_whole, shown
+from tuner.model.json_file import read_object, read_whole, shown
 
 FILES = (
     "tokenizer.json", "vocab.*", "merges.txt", "*.model", "*.tiktoken", "*.bpe", "tokenizer.*", "tekken.json", "*vocab*"
@@ -34,8 +34,13 @@ SENTENCEPIECE = b"\x0a"
 TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+=* \d+\s")
 
 
+LARGE_BYTES = 16 << 20
+"""A tokenizer.json from this size on is read only as far as its vocabulary is there: all of it would take a second."""
+
+
 class _Model(msgspec.Struct):
     vocab: msgspec.Raw = msgspec.Raw(b"")
+    merges: msgspec.Raw = msgspec.Raw(b"[]")
     type: str | None = None
 
 
@@ -51,12 +56,20 @@ def check_vocabulary(folder: Path, class_name: str = "Tokenizer") -> None:
     names = {file.name for file in found}
     if PAIRED.match(class_name) and "vocab.json" in names and not names & {"merges.txt", "tokenizer.json"}:
         raise BadInput(f"{folder / 'merges.txt'}: {class_name} reads it beside vocab.json, it is missing; download it")
+    _check_longest(folder / "tokenizer_config.json")
     for file in sorted(found, reverse=True):  # vocab.json before the merges that are compared with it
         if file.is_file() and not file.stat().st_size:
             raise BadInput(f"{file}: the file is empty; download it again")
         check = next((check for pattern, check in CHECKS.items() if file.match(pattern)), None)
         if check is not None:
             check(file)
+
+
+def _check_longest(file: Path) -> None:
+    """Check the longest prompt of a tokenizer; without a limit it is a very large number."""
+    longest = read_object(file).get("model_max_length") if file.is_file() else None
+    if longest is not None and not (type(longest) in (int, float) and longest >= 1):
+        raise BadInput(f"{file}: model_max_length: {shown(str(longest), 40)} is not a number of tokens from 1")
 
 
 def _check_tokenizer(file: Path) -> None:
@@ -69,6 +82,29 @@ def _check_tokenizer(file: Path) -> None:
         raise BadInput(f"{file}: model.vocab: the vocabulary is missing or empty; download the file again")
     if model.type is not None and model.type not in MODELS:
         raise BadInput(f"{file}: model.type: {shown(model.type, 40)} is none of {', '.join(MODELS)}")
+    if len(data) < LARGE_BYTES:
+        _check_parts(file, model)
+
+
+def _check_parts(file: Path, model: _Model) -> None:
+    """Check that the vocabulary numbers tokens, or scores pieces, and that merges join two tokens of it."""
+    tokens = _decoded(file, "model.vocab", model.vocab, dict[str, int] | list[tuple[str, float]])
+    merges = _decoded(file, "model.merges", model.merges, list[str | tuple[str, str]] | None) or ()
+    for number, merge in enumerate(merges):
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if len(pair) != 2 or (isinstance(tokens, dict) and number < COMPARED_LINES and pair[0] not in tokens):
+            raise BadInput(
+                f"{file}: model.merges: {shown(str(merge), 40)} joins no two tokens; download the file again"
+            )
+
+
+def _decoded(file: Path, field: str, data: msgspec.Raw, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"{file}: {field}: {shown(str(error))}; download the file again") from None
+    except msgspec.MsgspecError:
+        return None  # text that only Python's reader takes
 
 
 def _model_of(file: Path, data: bytes) -> _Model:
@@ -80,7 +116,7 @@ def _model_of(file: Path, data: bytes) -> _Model:
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict):
         raise BadInput(f"{file}: model: the object with the vocabulary is missing; download the file again")
-    return _Model(msgspec.Raw(json.dumps(model.get("vocab")).encode()), str(model.get("type", MODELS[0])))
+    return _Model(msgspec.Raw(json.dumps(model.get("vocab")).encode()), type=str(model.get("type", MODELS[0])))
 
 
 def _check_tokens(file: Path) -> None:
