@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -53,6 +54,57 @@ def test_standard_streams(tmp_path: Path, command: str, code: int, lines: int) -
     )  # fmt: skip
     assert (done.returncode, len(done.stderr.splitlines())) == (code, lines), done.stderr
     assert "Traceback" not in done.stderr
+
+
+def listen(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path.name)  # relative, as a socket's path must be short
+
+
+ODD: dict[str, Callable[[Path], object]] = {
+    "a pipe": os.mkfifo,
+    "a socket": listen,
+    "a device": lambda path: path.symlink_to("/dev/full"),
+    "a link that leads nowhere": lambda path: path.symlink_to(path.name),
+}
+SPACE = "{pipelines: [any], workload: {prompts: [a]}, knobs: {steps: [2, 1]}, quality: {tolerance: 1}}"
+HERE = ("run", "model", "--space", "space.yaml", "--device", "cpu")
+ODD_PLACES = {
+    "--space": ("run", "model", "--space", "odd"),
+    "a model": ("run", "odd"),
+    "a model that may be a hub id": ("knobs", "folder/odd"),
+    "--scorer": (*HERE, "--scorer", "odd"),
+    "--metric fid": (*HERE, "--scorer", "demo", "--metric", "fid=odd"),
+    "--metric preference": (*HERE, "--scorer", "demo", "--metric", "preference=odd"),
+    "--metric cmmd": (*HERE, "--scorer", "demo", "--metric", "cmmd=odd"),
+    "prompts": (*HERE, "--scorer", "demo", "--set", "workload.prompts=odd"),
+    "--out": ("run", "--out", "odd"),
+    "a folder of studies": ("show", "--out", "odd"),
+    "a study": ("resume", "odd"),
+    "a board": ("board", "odd"),
+    "a list": ("list", "odd"),
+}
+
+
+@pytest.mark.parametrize("place", ODD_PLACES)
+@pytest.mark.parametrize("what", ODD)
+def test_what_stands_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str, what: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model_index.json").write_text(INDEX)
+    (tmp_path / "space.yaml").write_text(SPACE)
+    (tmp_path / "folder").symlink_to(".")
+    ODD[what](tmp_path / "odd")
+    monkeypatch.setattr("tuner.commands.checks.check_call", lambda *_: None)
+    monkeypatch.setattr("tuner.model.folder_check.check_folder", lambda *_, **__: None)
+    began = time.monotonic()
+    assert cli.main(ODD_PLACES[place]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ("odd" in line or "/dev/full" in line) and f"this is {what}" in line
+    assert time.monotonic() - began < 4
 
 
 def sparse(path: Path) -> None:

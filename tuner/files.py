@@ -253,6 +253,21 @@ def is_unicode(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
+def absent(path: str | Path, noun: str) -> str:
+    """Return that there is no such thing at a path or, if something else stands there, what that is."""
+    kind = kind_at(path)
+    return f"no such {noun}" if kind is None else f"a {noun} is expected here, and this is {kind}"
+
+
+def kind_at(path: str | Path) -> str | None:
+    """Return what stands at a path, in words; None if nothing does, or nothing can."""
+    with suppress(OSError, ValueError):
+        return kind_of(os.stat(path).st_mode)  # noqa: PTH116
+    with suppress(OSError, ValueError):
+        return "a link that leads nowhere" if os.path.lexists(path) else None
+    return None
+
+
 def kind_of(mode: int) -> str:
     """Return what a file is, in words."""
     return next((kind for is_kind, kind in KINDS if is_kind(mode)), "something else")

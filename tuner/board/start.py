@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from tuner.errors import BadInput, Unavailable, did_you_mean
 from tuner.execution import python
-from tuner.files import read_file, require_own_tree, require_regular, resolved
+from tuner.files import absent, kind_at, read_file, require_own_tree, require_regular, resolved
 
 PORTS = range(6006, 6026)
 """TensorBoard's usual port and those tried after it."""
@@ -46,11 +46,14 @@ def no_such_study(study: str, studies: Path) -> BadInput:
     """Make the error for a study that is not there, with those that are."""
     known = [folder.name for folder in studies_in(studies)]
     hint = did_you_mean(study, known, f"in {studies} there are: {', '.join(known) or 'none'}")
-    return BadInput(f"{study}: no such study; {hint}")
+    is_folder = kind_at(study) == "a folder"
+    return BadInput(f"{study}: {'this folder has no study.json' if is_folder else absent(study, 'study')}; {hint}")
 
 
 def newest(studies: Path) -> Path:
     """Return the folder of the study that ran last. Raises BadInput if there is none."""
+    if kind_at(studies) not in (None, "a folder"):
+        raise BadInput(f"{studies}: {absent(studies, 'folder')}")
     made = studies_in(studies)
     if not made:
         raise BadInput(f"{studies}: no study in there; `tune run` makes one")

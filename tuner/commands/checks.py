@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tuner.errors import BadInput
 from tuner.execution import python
+from tuner.files import absent
 
 if TYPE_CHECKING:
     from tuner.records.quality import QualityPolicy
@@ -77,6 +78,8 @@ def check_metric_path(name: str, path: Path, scorer: str, quality: QualityPolicy
     from tuner.model import folder_check, safetensors_file
     from tuner.quality.metrics import METRICS, MetricContext
 
+    if name in ("preference", "cmmd") and not path.is_dir():
+        raise BadInput(f"--metric {name}={path}: {absent(path, 'folder')}")
     if name == "preference":
         folder_check.check_clip(path, "--metric preference=FOLDER:")
     elif name in ("fid", "kid"):

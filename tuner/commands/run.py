@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tuner.commands.arguments import Subparsers, add_device, add_model, positive, price, seconds
 from tuner.errors import BadInput, Interrupted, Unavailable
-from tuner.files import resolved
+from tuner.files import absent, kind_at, resolved
 
 if TYPE_CHECKING:
     from tuner.records.outcome import Limits
@@ -132,6 +132,8 @@ def run(options: argparse.Namespace) -> int:
     from tuner.records.outcome import Limits
 
     request = make_request(options)
+    if kind_at(options.out) not in (None, "a folder"):
+        raise BadInput(f"--out {options.out}: {absent(options.out, 'folder')}")
     folder = resolved(options.out) / study_name(options.study, request.model.source, request.fingerprint())
     checks.check_call(request, options.space or request.space.name, space_settings(options))
     checks.check_models(request)
@@ -224,7 +226,7 @@ def _metric_path(text: str) -> tuple[str, str]:
     if not equals or name not in METRICS:
         raise BadInput(f"--metric {text}: use NAME=PATH with the name of a metric: {', '.join(METRICS)}")
     if not Path(path).exists():
-        raise BadInput(f"--metric {text}: no such file or folder")
+        raise BadInput(f"--metric {text}: {absent(path, 'file or folder')}")
     return name, str(resolved(path))
 
 

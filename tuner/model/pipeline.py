@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from tuner.demo import PIPELINE_DIR, SCORER_DIR
 from tuner.errors import BadInput
-from tuner.files import require_regular_files, resolved
+from tuner.files import absent, kind_at, require_regular_files, resolved
 from tuner.model import architecture, hub, hub_listing, names
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
@@ -78,11 +78,11 @@ def _find(given: str, given_revision: str | None, variant: str | None, base: str
         if not index.is_file():
             raise BadInput(f"{folder}: {names.no_pipeline_reason(folder)}")
         return Found(index, str(folder), None, names.choose_variant(folder, variant))
-    if HUB_ID.fullmatch(name) and not name.startswith("."):
+    if HUB_ID.fullmatch(name) and not name.startswith(".") and kind_at(name) is None:
         return _on_hub(name, revision, variant)
-    raise BadInput(
-        f"{name}: no such folder or file, and not a hub id (owner/name); `demo` is the pipeline that comes along"
-    )
+    is_nothing = kind_at(name) is None
+    hint = ", and not a hub id (owner/name); `demo` is the pipeline that comes along" if is_nothing else ""
+    raise BadInput(f"{name}: {absent(name, 'folder or file')}{hint}")
 
 
 def _on_hub(name: str, revision: str | None, variant: str | None) -> Found:
@@ -125,9 +125,10 @@ def _scorer(given: str) -> str:
             raise BadInput(f"--scorer {name}: not a model's folder, it has no config.json")
         require_regular_files(Path(name))
         return str(resolved(name))
-    if HUB_ID.fullmatch(name) and not name.startswith("."):
+    if HUB_ID.fullmatch(name) and not name.startswith(".") and kind_at(name) is None:
         return name
-    raise BadInput(f"--scorer {name}: no such folder, and not a hub id (owner/name)")
+    hint = ", and not a hub id (owner/name)" if kind_at(name) is None else ""
+    raise BadInput(f"--scorer {name}: {absent(name, 'folder')}{hint}")
 
 
 def settings_folder(model: Model) -> Path | None:

@@ -12,7 +12,7 @@ import msgspec
 
 from tuner.board.start import newest, no_such_study
 from tuner.errors import BadInput
-from tuner.files import StudyFolder, require_own_tree
+from tuner.files import StudyFolder, absent, require_own_tree
 from tuner.records.codec import Count, Estimate, Record, decode
 from tuner.records.database import select
 from tuner.records.outcome import Limits
@@ -69,7 +69,7 @@ def find_study(study: str | None, studies: Path) -> Path:
 def list_studies(folder: Path) -> StudyList:
     """Summarize all studies below a folder. Raises BadInput if there is no such folder."""
     if not folder.is_dir():
-        raise BadInput(f"{folder}: no such folder")
+        raise BadInput(f"{folder}: {absent(folder, 'folder')}")
     return StudyList(folder=str(folder), studies=tuple(map(summarize, find_all(folder))))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from tuner.errors import BadInput, did_you_mean
+from tuner.files import absent
 from tuner.quality.metrics import get_objective
 from tuner.records.codec import Value
 from tuner.records.gate import GatePolicy
@@ -34,7 +35,7 @@ def find(name: str | None, architecture: Architecture, is_demo: bool) -> Path:
         path = shipped.get(name, Path(name))
         if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises when a name is too long)
             hint = did_you_mean(name, shipped, f"the shipped ones are {', '.join(shipped)}")
-            raise BadInput(f"--space {format_value(name)}: no such space file; {hint}")
+            raise BadInput(f"--space {format_value(name)}: {absent(path, 'space file')}; {hint}")
         return path
     if is_demo:
         return shipped["demo"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import BadInput, did_you_mean
+from tuner.files import absent, kind_at
 from tuner.knobs import KNOBS, aliases
 from tuner.space import checks, yaml_file
 from tuner.space.candidates import format_value
@@ -89,8 +90,10 @@ def _fields(group: str) -> list[str]:
 def find_prompts(name: str, where: str) -> Path:
     """Return the path of a prompt file of the command line. Raises BadInput if there is none."""
     file = Path(name.replace("\0", "?"))
-    if os.path.exists(file):  # noqa: PTH110  (Path.exists raises when a name is too long)
+    if os.path.isfile(file):  # noqa: PTH113  (Path.is_file raises when a name is too long)
         return file
+    if kind_at(file) is not None:
+        raise BadInput(f"{where}: {absent(file, 'file')}; give {PROMPT_FILE}")
     hint = did_you_mean(file.name, _prompt_files(file.parent), f"or write prompts as a list, {PROMPTS_EXAMPLE}")
     raise BadInput(f"{where}: no such file; give {PROMPT_FILE}; {hint}")
 

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from tuner.files import absent
 from tuner.quality.clip import Clip
 from tuner.quality.images import Images
 from tuner.records.codec import Estimate
@@ -101,7 +102,7 @@ def missing_path(name: str, context: MetricContext, description: str) -> str | N
     path = context.metric_paths.get(name)
     if path is None:
         return f"it needs {description}: --metric {name}=PATH"
-    return None if Path(path).exists() else f"--metric {name}={path}: there is no such file or folder"
+    return None if Path(path).exists() else f"--metric {name}={path}: {absent(path, 'file or folder')}"
 
 
 def missing_package(package: str, because: str = "") -> str | None:
