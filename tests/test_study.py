@@ -722,7 +722,9 @@ def test_a_trial_has_one_latency_wherever_it_is_shown(
     monkeypatch.setattr(confirmation, "EARLY_SHARE", 0.0)
     monkeypatch.setattr("tuner.board.trial_events.write", write)
     monkeypatch.setattr(workers, "seconds", seconds)
-    monkeypatch.setattr(Told, "front", lambda _, points: shown.update({p.number: p.latency_s for p in points}), False)
+    monkeypatch.setattr(
+        Told, "front", lambda _, points, best: shown.update({p.number: p.latency_s for p in points}), False
+    )
     best = bench.run(trials=10)
     assert (best.chosen.trial, best.chosen.disturbed_processes) == (best.chosen.trial or 1, int(stalls))
     assert stalls == any("something else disturbed it, and it does not count" in note for note in bench.told.notes)

@@ -22,8 +22,14 @@ from tuner.search.request import Request
 
 def gain_text(gain: Estimate) -> str:
     """Format a speed-up with its interval."""
+    value, interval = short_gain_text(gain).split(" ", 1)
+    return f"{value} the baseline's throughput {interval}"
+
+
+def short_gain_text(gain: Estimate) -> str:
+    """Format a speed-up with its interval, without its unit."""
     value, low, high = map(format_ratio, (gain.value, gain.low, gain.high))
-    return f"{value}x the baseline's throughput [{low}, {high}]"
+    return f"{value}x [{low}, {high}]"
 
 
 def conclusion(request: Request, history: History, chosen: int, folder: Path) -> str:

@@ -24,25 +24,31 @@ class Display(Protocol):
         """Show the limits from here on: a budget was chosen."""
 
     def trial_started(self, number: int, purpose: str, values: Mapping[str, Value], points: int) -> None:
-        """Show that a build is tried: `values` differ from the baseline, `points` is its number of step counts."""
+        """Show that a trial is built or repeated, perhaps beside others.
+
+        `values` differ from the baseline, `points` is its number of step counts.
+        """
 
     def task(self, name: str, stage: str) -> None:
         """Show that work begins that is not a trial, and its only stage."""
 
-    def stage(self, name: str) -> None:
-        """Show that the trial enters a stage."""
+    def stage(self, number: int, name: str, steps: int | None) -> None:
+        """Show that a running trial enters a stage, of this step count if the trial has several."""
 
-    def expected(self, seconds: float) -> None:
-        """Show that the trial or task is expected to end in so many seconds."""
+    def expected(self, number: int, seconds: float) -> None:
+        """Show that a running trial is expected to end in so many seconds."""
 
     def trial_ended(self, outcome: Outcome, remark: str) -> None:
-        """Show a recorded trial."""
+        """Show a recorded trial. Its worker may go on with another step count."""
+
+    def worker_ended(self, number: int) -> None:
+        """Show that nothing more comes of a trial that was started."""
 
     def refused(self, values: Mapping[str, Value], reason: str) -> None:
         """Show a candidate that was refused before it cost anything."""
 
-    def front(self, points: Sequence[FrontPoint]) -> None:
-        """Show the front so far."""
+    def front(self, points: Sequence[FrontPoint], best: str) -> None:
+        """Show the front so far, and what is the best on it."""
 
     def note(self, text: str) -> None:
         """Show a note."""

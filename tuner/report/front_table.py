@@ -106,10 +106,13 @@ def _style(point: FrontPoint) -> str:
 
 
 def _name(point: FrontPoint) -> str:
+    return f"{_label(point)} (chosen)" if point.is_chosen else _label(point)
+
+
+def _label(point: FrontPoint) -> str:
     text = one_line(point.label)
-    if point.is_baseline and text != "baseline":
-        text = f"baseline {text}".strip()
-    return f"{text} (chosen)" if point.is_chosen else text
+    is_named = not point.is_baseline or text == "baseline"
+    return text if is_named else f"baseline {text}".strip()
 
 
 def _cells(points: Sequence[FrontPoint]) -> list[tuple[str, str, str, str, str, str]]:
@@ -154,7 +157,7 @@ class CompactFront:
         for point, (_, _, cost, speed, score, difference) in zip(shown, _cells(shown), strict=True):
             number = _marked_number(point, shown, glyphs, mark(point, glyphs))
             cells = _texts(number, cost, speed, *([score] if has_score else []), difference.split()[0])
-            table.add_row(*cells, OneLine(_name(point)), style=_style(point))
+            table.add_row(*cells, OneLine(_label(point)), style=_style(point))
         yield table
         if len(self.points) > len(shown):
             yield Text(f"and {len(self.points) - len(shown)} more", style=QUIET)

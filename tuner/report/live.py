@@ -19,13 +19,14 @@ from rich.text import Text
 from tuner.numbers import format_clock
 from tuner.records.codec import Value
 from tuner.records.outcome import Limits, Outcome
-from tuner.report.console import QUIET, glyphs_for, make_console
+from tuner.report.console import CHOSEN, QUIET, glyphs_for, make_console
 from tuner.report.display import Display
 from tuner.report.formatting import OneLine, changes, label, one_line, shorten
-from tuner.report.front_table import CompactFront
+from tuner.report.front_table import SCORE_FROM_WIDTH, CompactFront
 from tuner.report.plain import PlainDisplay
 from tuner.report.points import FrontPoint
-from tuner.report.trial_text import limits_text, result_text, trial_text
+from tuner.report.running import Running, RunningSet, who_goes_on
+from tuner.report.trial_text import limits_text, result_text
 
 STYLES = {"measured": "green", "rejected": "yellow", "failed": "red"}
 
@@ -52,12 +53,11 @@ class LiveDisplay(Display):
         self._now = now
         self._begin = now()
         self._limits = Limits(budget_s=0.0, max_trials=None)
-        self._task: tuple[str, str] | None = None
-        self._stage: tuple[str, float] | None = None
-        self._ends: float | None = None
+        self._running = RunningSet()
         self._counts: Counter[str] = Counter()
         self._reasons: set[str] = set()
         self._points: tuple[FrontPoint, ...] = ()
+        self._best = ""
         self._metric = "score"
         self._live: Live | None = None
 
@@ -83,19 +83,19 @@ class LiveDisplay(Display):
         self._limits = limits
 
     def trial_started(self, number: int, purpose: str, values: Mapping[str, Value], points: int) -> None:
-        several = f", {points} step counts" if points > 1 else ""
-        self._stage = self._ends = None
-        self._task = (trial_text(number, purpose) + several, label(values))
+        self._running.start(number, purpose, values, points, self._now())
 
     def task(self, name: str, stage: str) -> None:
-        self._task, self._ends = (name, ""), None
-        self.stage(stage)
+        self._running.task(name, stage, self._now())
 
-    def stage(self, name: str) -> None:
-        self._stage = (one_line(name), self._now())
+    def stage(self, number: int, name: str, steps: int | None) -> None:
+        self._running.enter(number, name, steps, self._now())
 
-    def expected(self, seconds: float) -> None:
-        self._ends = self._now() + seconds
+    def expected(self, number: int, seconds: float) -> None:
+        self._running.expect(number, self._now() + seconds)
+
+    def worker_ended(self, number: int) -> None:
+        self._running.end(number)
 
     def trial_ended(self, outcome: Outcome, remark: str) -> None:
         if outcome.purpose != "confirm":
@@ -117,8 +117,8 @@ class LiveDisplay(Display):
             text = Text(f"{shorten(one_line(reason), 200)}\n{shorten(label(values), 200)}", style=QUIET)
             self._print(_entry("", "refused", QUIET, text))
 
-    def front(self, points: Sequence[FrontPoint]) -> None:
-        self._points = tuple(points)
+    def front(self, points: Sequence[FrontPoint], best: str) -> None:
+        self._points, self._best = tuple(points), one_line(best)
 
     def note(self, text: str) -> None:
         self._print(_entry("", "note", "blue", Text(one_line(text))))
@@ -127,7 +127,7 @@ class LiveDisplay(Display):
         atexit.unregister(self.closed)
         live, self._live = self._live, None
         if live:
-            self._task = self._stage = None
+            self._running.clear()
             live.stop()
 
     def _print(self, line: RenderableType) -> None:
@@ -136,52 +136,54 @@ class LiveDisplay(Display):
     def _render(self) -> RenderableType:
         # Room for the terminal's echo of Ctrl-C: if that wrapped, rich would miscount its lines.
         width = max(20, self._console.width - 3)
+        running = list(self._running)[: max(1, self._console.height // 4)]
         parts: list[RenderableType] = [Text(self._glyphs.rule * width, style=QUIET)]
-        parts += [self._progress(), *self._current(), self._count_line()]
+        parts += [self._progress(), *self._current(running, width), self._count_line()]
         if self._points:
             # Lines that left the screen cannot be redrawn.
-            rows = max(2, self._console.height - 12)
-            parts += [Text(""), CompactFront(self._points, rows, self._metric)]
+            rows = max(2, self._console.height - 12 - 2 * len(running))
+            parts += [OneLine(self._best, CHOSEN), Text(""), CompactFront(self._points, rows, self._metric)]
         return Constrain(Group(*parts), width)
 
     def _progress(self) -> RenderableType:
         elapsed_s, trials = self._now() - self._begin, self._recorded()
         budget_s, max_trials = self._limits.budget_s, self._limits.max_trials
-        share, text = 0.0, f"{format_clock(elapsed_s)} so far"
-        if budget_s is not None:
-            share, text = elapsed_s / max(budget_s, 1e-9), self._time_left(budget_s - elapsed_s, budget_s)
+        share = elapsed_s / max(budget_s, 1e-9) if budget_s is not None else 0.0
+        text = self._time_left(elapsed_s, budget_s)
         if max_trials is not None:
             share = max(share, trials / max(1, max_trials))
             text += f", trial {trials} of {max_trials}"
         grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
         grid.add_column(ratio=1)
-        grid.add_column(no_wrap=True)
+        grid.add_column(no_wrap=True, overflow="crop")
         grid.add_row(
             ProgressBar(total=1.0, completed=min(1.0, share), complete_style="cyan", finished_style="cyan"), Text(text)
         )
         return grid
 
-    def _time_left(self, left_s: float, budget_s: float) -> str:
+    def _time_left(self, elapsed_s: float, budget_s: float | None) -> str:
         """Return how much of the budget is left; once it is used, what still runs and for how long."""
-        if left_s >= 0.5 or self._task is None:
-            return f"{format_clock(left_s)} left of {format_clock(budget_s)}"
-        ends, (name, _) = self._ends, self._task
-        rest_s = ends - self._now() if ends is not None else 0.0
-        until = f" for about {format_clock(rest_s)}" if rest_s >= 0.5 else ""
-        return f"{format_clock(budget_s)} used, {name.partition(', ')[0]} goes on{until}"
+        if budget_s is None:
+            return f"{format_clock(elapsed_s)} so far, no budget yet"
+        if budget_s - elapsed_s >= 0.5:
+            return f"{format_clock(budget_s - elapsed_s)} left of {format_clock(budget_s)}"
+        return ", ".join(filter(None, (f"{format_clock(budget_s)} used", who_goes_on(self._running, self._now()))))
 
-    def _current(self) -> list[RenderableType]:
-        task = self._task
-        if task is None:
-            return [Text("")]
-        lines: list[RenderableType] = [OneLine(": ".join(filter(None, task)), "bold")]
-        # Read once: another thread redraws the display.
-        stage = self._stage
-        if stage:
-            name, since = stage
-            spinner = self._glyphs.spinner[int(self._now() * 4) % len(self._glyphs.spinner)]
-            lines.append(OneLine(f"{spinner} {name} {int(self._now() - since)} s", "cyan"))
-        return lines
+    def _current(self, running: Sequence[Running], width: int) -> list[RenderableType]:
+        """Return a line for each trial that runs, with its configuration beside it, or below it if there is no room."""
+        spinner = self._glyphs.spinner[int(self._now() * 4) % len(self._glyphs.spinner)]
+        names, configurations = [f"{spinner} {each.name}" for each in running], [each.configuration for each in running]
+        doing = [each.text(self._now()) for each in running]
+        if width >= SCORE_FROM_WIDTH:
+            grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
+            for ratio in (None, None, 1):
+                grid.add_column(no_wrap=True, overflow="crop", ratio=ratio)
+            for name, what, values in zip(names, doing, configurations, strict=True):
+                grid.add_row(Text(name, "bold"), Text(what, "cyan"), OneLine(values, QUIET))
+            return [grid] if running else [Text("")]
+        lines = [(OneLine(f"{name}: {what}", "bold"), OneLine(f"  {values}", QUIET))
+                 for name, what, values in zip(names, doing, configurations, strict=True)]  # fmt: skip
+        return [line for pair in lines for line in pair] or [Text("")]
 
     def _count_line(self) -> Text:
         text = Text(no_wrap=True, overflow="crop")

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from tuner.numbers import format_clock, format_number, format_ratio, format_signed
+from tuner.numbers import format_number, format_ratio, format_signed
 from tuner.records.codec import Value
 from tuner.records.outcome import Limits, Outcome
 from tuner.report.display import Display
 from tuner.report.formatting import changes, label, one_line, pluralize, shorten
 from tuner.report.points import FrontPoint
+from tuner.report.running import Running, RunningSet
 from tuner.report.trial_text import limits_text, result_text, trial_text
 
 MAX_LINE = 300
@@ -37,9 +38,7 @@ class PlainDisplay(Display):
         self._heartbeat_s = heartbeat_s
         self._baseline = baseline
         self._begin = time.monotonic()
-        self._task = ""
-        self._stage: tuple[str, float] | None = None
-        self._ends: float | None = None
+        self._running = RunningSet()
         self._front = ""
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -60,25 +59,23 @@ class PlainDisplay(Display):
         """Write nothing: a note says which budget was chosen, and why."""
 
     def trial_started(self, number: int, purpose: str, values: Mapping[str, Value], points: int) -> None:
-        self._end_stage()
-        self._task, self._ends = f"trial {number}", None
+        self._running.start(number, purpose, values, points, time.monotonic())
         several = f" [{points} step counts]" if points > 1 else ""
         self._write(f"{trial_text(number, purpose)} started{several}: {label(values)}")
 
     def task(self, name: str, stage: str) -> None:
-        self._end_stage()
-        self._task, self._ends = name, None
-        self.stage(stage)
+        self._running.task(name, stage, time.monotonic())
 
-    def stage(self, name: str) -> None:
-        self._end_stage()
-        self._stage = (one_line(name), time.monotonic())
+    def stage(self, number: int, name: str, steps: int | None) -> None:
+        self._tell_end(self._running.enter(number, name, steps, time.monotonic()))
 
-    def expected(self, seconds: float) -> None:
-        self._ends = time.monotonic() + seconds
+    def expected(self, number: int, seconds: float) -> None:
+        self._running.expect(number, time.monotonic() + seconds)
+
+    def worker_ended(self, number: int) -> None:
+        self._tell_end(self._running.end(number))
 
     def trial_ended(self, outcome: Outcome, remark: str) -> None:
-        self._end_stage()
         tail = f" ({one_line(remark)})" if remark else ""
         name, result = label(changes(outcome.values, self._baseline)), result_text(outcome)
         room = MAX_LINE - 40 - len(result) - len(tail)
@@ -87,8 +84,8 @@ class PlainDisplay(Display):
     def refused(self, values: Mapping[str, Value], reason: str) -> None:
         self._write(f"refused: {shorten(one_line(reason), 120)} | {label(values)}")
 
-    def front(self, points: Sequence[FrontPoint]) -> None:
-        text = _front_text(points)
+    def front(self, points: Sequence[FrontPoint], best: str) -> None:
+        text = _front_text(points, best)
         if text != self._front:
             self._front = text
             self._write(text)
@@ -97,26 +94,25 @@ class PlainDisplay(Display):
         self._write(f"note: {text}")
 
     def closed(self) -> None:
-        self._end_stage()
+        for each in self._running:
+            self._tell_end(each)
+        self._running.clear()
         self._closing.set()
         if self._ticker:
             self._ticker.join(timeout=1.0)
             self._ticker = None
 
-    def _end_stage(self) -> None:
-        ended, self._stage = self._stage, None
-        if ended and (took := time.monotonic() - ended[1]) >= NOTABLE_S:
-            self._write(f"{self._task}: {ended[0]} took {took:.1f} s")
+    def _tell_end(self, ended: Running | None) -> None:
+        """Tell how long a stage took, if that is notable."""
+        if ended and (took := time.monotonic() - ended.since) >= NOTABLE_S:
+            self._write(f"{ended.name}: {ended.doing} took {took:.1f} s")
 
     def _tick(self) -> None:
         while not self._closing.wait(self._heartbeat_s):
-            stage = self._stage
-            if stage and (so_far := time.monotonic() - stage[1]) >= self._heartbeat_s / 2:
-                self._write(f"{self._task}: {stage[0]}, {so_far:.0f} s so far{self._rest()}")
-
-    def _rest(self) -> str:
-        rest_s = self._ends - time.monotonic() if self._ends else 0.0
-        return f"; the trial takes about {format_clock(rest_s)} more" if rest_s > 0 else ""
+            now = time.monotonic()
+            for each in self._running:
+                if now - each.since >= self._heartbeat_s / 2:
+                    self._write(f"{each.name}: {each.text(now)}")
 
     def _write(self, text: str) -> None:
         line = f"[{time.monotonic() - self._begin:7.1f} s] {one_line(text)}"
@@ -130,14 +126,12 @@ class PlainDisplay(Display):
                 return
 
 
-def _front_text(points: Sequence[FrontPoint]) -> str:
+def _front_text(points: Sequence[FrontPoint], best: str) -> str:
     if not points:
         return "front: empty"
     cheapest = min(points, key=lambda point: point.cost_usd_per_1000_images)
-    marked = next((point for point in points if point.is_chosen), cheapest)
-    word = "chosen" if marked.is_chosen else "cheapest"
-    cost = format_number(marked.cost_usd_per_1000_images)
+    count, cost = pluralize(len(points), "point"), format_number(cheapest.cost_usd_per_1000_images)
     return (
-        f"front: {pluralize(len(points), 'point')}, {word} trial {marked.number} at {cost} US$/1000 images, "
-        f"{format_ratio(marked.speed_up)}x, difference {format_signed(marked.difference, 4)} | {marked.label}"
+        f"{best}; front: {count}, cheapest trial {cheapest.number} at {cost} US$/1000 images, "
+        f"{format_ratio(cheapest.speed_up)}x, difference {format_signed(cheapest.difference, 4)} | {cheapest.label}"
     )

@@ -53,6 +53,12 @@ class PairedRuns:
             self.current_pair = None
 
 
+def best_so_far(history: History) -> Outcome:
+    """Return the cheapest trial whose gain is confirmed, the baseline if there is none."""
+    sure = (outcome.number for outcome in by_preference(history) if is_confirmed(history, outcome))
+    return history.outcomes[next(sure, history.baseline.number)]
+
+
 def lacks_pairs(history: History, runs: PairedRuns) -> bool:
     """Return whether a candidate has fewer pairs than a gain needs. One disturbed pair is always repeated."""
     target = history.outcomes[runs.candidate]
@@ -115,7 +121,7 @@ class Confirmation(Strategy):
 
     def choose(self, history: History) -> Outcome:
         """Return the cheapest trial whose gain is confirmed; the baseline if there is none."""
-        return history.outcomes[next(o.number for o in self.shortlist(history) if is_confirmed(history, o))]
+        return best_so_far(history)
 
     def can_start(self, history: History, first: Outcome) -> bool:
         """Return whether a trial may be confirmed: always if it is the first, else if there is time."""

@@ -123,7 +123,10 @@ class BuildAttempt:
         elif isinstance(message, StageStarted):
             self.index = message.index or 0
             self.began = self.began or time.monotonic()
-            yield StageEntered(message.stage)
+            is_of_point = message.index is not None and self.points > 1
+            yield StageEntered(
+                self.number, message.stage, int(self.sweep[self.index]["steps"]) if is_of_point else None
+            )
         elif isinstance(message, CallTimed):
             yield self._observed(message)
         elif isinstance(message, BuildDone):
@@ -282,7 +285,7 @@ class RepetitionAttempt:
         if isinstance(message, StoodStill):
             self.clock += message.seconds
         elif isinstance(message, StageStarted):
-            yield StageEntered(message.stage)
+            yield StageEntered(self.number, message.stage)
         elif isinstance(message, PointDone):
             cost = self.history.cost(message.timing)
             yield self._ended(

@@ -18,9 +18,11 @@ from tuner.report.conclusion import conclusion
 from tuner.report.display import Display
 from tuner.report.points import front_points
 from tuner.search.budget import Budget
-from tuner.search.gain import is_in_doubt
+from tuner.search.confirmation import best_so_far
+from tuner.search.gain import finalists, is_in_doubt
 from tuner.search.history import History
 from tuner.search.plan import Observed, Work
+from tuner.study import narration
 from tuner.study.store import Store
 
 
@@ -36,9 +38,11 @@ class TrialStarted:
 
 @dataclass(frozen=True)
 class StageEntered:
-    """A worker entered a stage."""
+    """A trial's worker entered a stage, of one step count if the trial has several."""
 
+    number: int
     stage: str
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,17 @@ class BudgetChosen:
 
 @dataclass(frozen=True)
 class EndExpected:
-    """The running trial or task will take so many more seconds."""
+    """A running trial will take so many more seconds."""
 
+    number: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class WorkerEnded:
+    """Nothing more comes of a trial that was started."""
+
+    number: int
 
 
 @dataclass(frozen=True)
@@ -120,6 +132,7 @@ Event = (
     | CallObserved
     | BudgetChosen
     | EndExpected
+    | WorkerEnded
     | TrialEnded
     | RepetitionEnded
     | NoiseFloorMeasured
@@ -153,7 +166,7 @@ class Publisher:
 
     @publish.register
     def _(self, event: StageEntered) -> None:
-        self.display.stage(event.stage)
+        self.display.stage(event.number, event.stage, event.steps)
 
     @publish.register
     def _(self, event: CallObserved) -> None:
@@ -167,7 +180,11 @@ class Publisher:
 
     @publish.register
     def _(self, event: EndExpected) -> None:
-        self.display.expected(event.seconds)
+        self.display.expected(event.number, event.seconds)
+
+    @publish.register
+    def _(self, event: WorkerEnded) -> None:
+        self.display.worker_ended(event.number)
 
     @publish.register
     def _(self, event: TaskStarted) -> None:
@@ -184,12 +201,11 @@ class Publisher:
         self.history.outcomes[outcome.number] = outcome
         self._keep_time()
         trial_events.write(self.store.paths.trial(outcome.number), outcome, self.history.space)
-        points = front_points(self.history, None)
-        is_on_front = any(point.number == outcome.number for point in points if not point.is_baseline)
+        is_on_front = any(point.number == outcome.number for point in finalists(self.history) if point.number)
         flags = outcome.quality.flags if outcome.quality else ()
         remarks = filter(None, (event.remark, "on the front" if is_on_front else "", *flags))
         self.display.trial_ended(outcome, "; ".join(remarks))
-        self.display.front(points)
+        self._show_front()
 
     @publish.register
     def _(self, event: RepetitionEnded) -> None:
@@ -200,7 +216,7 @@ class Publisher:
         self.store.correct(trial)
         trial_events.write(self.store.paths.trial(trial.number), trial, self.history.space)
         self.display.trial_ended(event.outcome, "repeated in a fresh process")
-        self.display.front(front_points(self.history, None))
+        self._show_front()
 
     @publish.register
     def _(self, event: NoiseFloorMeasured) -> None:
@@ -212,6 +228,10 @@ class Publisher:
         self.store.refuse(event.number, event.values, event.reason)
         self.history.refused.append(event.values)
         self.display.refused(self.history.space.changed(event.values), event.reason)
+
+    def _show_front(self) -> None:
+        best = best_so_far(self.history)
+        self.display.front(front_points(self.history, best.number), narration.best_text(self.history, best))
 
     def show_result(self, chosen: Outcome, finalists: Sequence[Outcome]) -> None:
         """Mark the chosen trial and the finalists in TensorBoard, and remove the marks of an earlier result."""

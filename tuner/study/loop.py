@@ -35,6 +35,7 @@ from tuner.study.events import (
     TaskStarted,
     TrialEnded,
     TrialStarted,
+    WorkerEnded,
 )
 from tuner.study.finalists import judge_finalists, read_panel
 from tuner.study.planner import Planner
@@ -186,7 +187,7 @@ class Study:
         """Run a worker to its end, publish its events, and return the outcomes among them."""
         self.publisher.publish(TrialStarted(attempt.number, proposal.purpose, proposal.values, attempt.points))
         if isinstance(attempt, RepetitionAttempt):
-            self.publisher.publish(EndExpected(self.repetition_s(attempt)))
+            self.publisher.publish(EndExpected(attempt.number, self.repetition_s(attempt)))
         outcomes: list[Outcome] = []
         handle: Handle | None = None
         try:
@@ -211,6 +212,7 @@ class Study:
             if handle is not None:
                 self.executor.cancel(handle)
             attempt.close()
+            self.publisher.publish(WorkerEnded(attempt.number))
 
     def stops_at(self, attempt: Attempt) -> float:
         """Return when a worker is stopped. A build may use the time reserved for pairs beyond the least number."""

@@ -7,13 +7,14 @@ from statistics import median
 
 from tuner.numbers import format_clock, format_duration, format_exact, format_latency, format_ratio
 from tuner.records.outcome import Outcome
-from tuner.report.conclusion import gain_text
+from tuner.report.conclusion import gain_text, short_gain_text
 from tuner.report.formatting import pluralize
 from tuner.result import front
 from tuner.result.records import TimingNoise
 from tuner.search.budget import quickest_build_s
+from tuner.search.confirmation import by_preference
 from tuner.search.gain import MIN_PAIRS, is_confirmed, prediction_checks, speed_up
-from tuner.search.history import History
+from tuner.search.history import BASELINE, History
 from tuner.search.plan import GOOD_BUILDS, Plan
 
 NOISY = 0.1
@@ -113,6 +114,17 @@ def confirmation_texts(history: History, candidate: Outcome) -> list[str]:
     else:
         texts.append(f"{trial}: a gain is confirmed, {gain}; best_config.json has the best one so far")
     return texts
+
+
+def best_text(history: History, best: Outcome) -> str:
+    """Report the best trial so far, and a cheaper one whose gain is not confirmed yet if that is all there is."""
+    first = next(iter(by_preference(history)), best)
+    if best.number != BASELINE:
+        return f"best so far: trial {best.number}, {short_gain_text(speed_up(history, best))}, confirmed"
+    if first.number == BASELINE:
+        return "best so far: the baseline"
+    gain = short_gain_text(speed_up(history, first))
+    return f"best so far: trial {first.number}, {gain}, not confirmed yet"
 
 
 def disturbance_text(history: History, run: Outcome) -> str:

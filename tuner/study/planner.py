@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tuner.numbers import format_duration
 from tuner.search.budget import QUICK_BUDGET_S, Budget
+from tuner.search.history import BASELINE
 from tuner.search.plan import Plan, enough_s, make_plan
 from tuner.study import narration
 from tuner.study.events import BudgetChosen, CallObserved, EndExpected, Note, Publisher
@@ -31,7 +32,7 @@ class Planner:
             if not self.is_budget_given:
                 self.publisher.publish(BudgetChosen(plan.budget_s))
             self.publisher.publish(Note(narration.plan_text(plan, enough, is_budget_given=self.is_budget_given)))
-        self.publisher.publish(EndExpected(plan.trial_s - observed.start_s - observed.call_s))
+        self.publisher.publish(EndExpected(BASELINE, plan.trial_s - observed.start_s - observed.call_s))
 
     def require_budget(self) -> None:
         """Choose a budget if there is none although the baseline is known: an earlier run measured it."""
