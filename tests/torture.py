@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import pipelines  # noqa: E402
 import test_cli  # noqa: E402
+from faults import hunting  # noqa: E402
 from faults.harness import DEMO, Tune, assert_one_line, is_whole, wait_until  # noqa: E402
 from faults.test_damaged_study import DAMAGES  # noqa: E402
 
@@ -33,6 +35,10 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     "no GPU": {"CUDA_VISIBLE_DEVICES": ""}, "a GPU that is none": {"CUDA_VISIBLE_DEVICES": "99"},
     "warnings are shown": {"PYTHONWARNINGS": "default"}, "optimized": {"PYTHONOPTIMIZE": "2"},
 }  # fmt: skip
+
+
+MAX_STUDIES = 60
+"""Of one row, in case that nothing is found to be killed."""
 
 
 @dataclass
@@ -92,21 +98,53 @@ def kill_parent(_: Tune, process: subprocess.Popen[str]) -> None:
     process.kill()
 
 
-def kill_worker(tune: Tune, process: subprocess.Popen[str]) -> None:
-    """Kill every worker that runs now, then stop the parent as Ctrl-C does."""
-    for child in tune.left():
-        if child.pid != process.pid:
-            child.kill()
-    time.sleep(0.3)
-    process.send_signal(2)
-
-
 def kills_of_parent(row: Row, scratch: Path, options: argparse.Namespace) -> None:
     kill(row, new(scratch, "parent"), options.kills, kill_parent)
 
 
 def kills_of_worker(row: Row, scratch: Path, options: argparse.Namespace) -> None:
-    kill(row, new(scratch, "worker"), options.kills, kill_worker)
+    """Kill workers, started afresh in one study and forked in the next: each is a failure by its signal."""
+    stages: Counter[str] = Counter()
+    for tune, struck in studies_with_kills(row, scratch, hunting.WORKERS, -(-options.kills // 3)):
+        for each in struck:
+            with row.attempt(f"worker of {each.job}"):
+                assert not hunting.lost(tune, each), hunting.lost(tune, each)
+                failed = hunting.record(tune, each)
+                stages[failed.failure.stage if failed and failed.failure else "done"] += 1
+                assert failed or (each.job.parent / "outcome.json").exists(), "not recorded"
+    row.what += f" ({', '.join(f'{stage} {count}' for stage, count in stages.most_common())})"
+
+
+def kills_of_template(row: Row, scratch: Path, options: argparse.Namespace) -> None:
+    """Kill templates as they import, read, fork and wait: nothing of the study is lost, whoever ran goes on."""
+    for tune, struck in studies_with_kills(row, scratch, hunting.TEMPLATES, -(-options.kills // 6)):
+        for each in struck:
+            with row.attempt(f"template at {each.job}"):
+                assert not hunting.lost(tune, each), hunting.lost(tune, each)
+        with row.attempt("failures"):
+            failed = [outcome.failure.message for outcome in tune.outcomes().values() if outcome.failure]
+            assert all("after the process that had forked it" in message for message in failed), failed
+
+
+def studies_with_kills(
+    row: Row, scratch: Path, prey: hunting.Prey, kills: int
+) -> Iterator[tuple[Tune, list[hunting.Kill]]]:
+    """Run studies with up to ten kills each, which go on to their end, and yield each with what was killed."""
+    chance, number = random.Random(1), 0
+    while kills > 0 and number < MAX_STUDIES:
+        tune, forked = new(scratch, f"{prey.find.__name__}-{number}"), prey is hunting.TEMPLATES or number % 2
+        environment = {"TUNER_STAGE_S": hunting.STAGE_S} | ({"TUNER_TEMPLATE": "1"} if forked else {})
+        process = tune.start("--trials", str(prey.trials), **environment)
+        struck = hunting.hunt(tune, process, prey, min(10, kills), chance)
+        _, errors = process.communicate(timeout=240)
+        with row.attempt(f"the end of study {number}"):
+            assert (process.returncode, errors) == (0, ""), errors
+            assert all(map(is_whole, tune.acknowledged())), "torn"
+            tune.check()
+        yield tune, struck
+        kills, number = kills - len(struck), number + 1
+    with row.attempt("as many kills as asked for"):
+        assert kills <= 0, f"{kills} are missing after {number} studies"
 
 
 def full_disks(row: Row, scratch: Path, options: argparse.Namespace) -> None:
@@ -172,7 +210,8 @@ def mistakes(row: Row, scratch: Path, options: argparse.Namespace) -> None:
 
 ROWS: dict[str, Callable[[Row, Path, argparse.Namespace], None]] = {
     "`kill -9` of the parent": kills_of_parent,
-    "`kill -9` of the worker, then Ctrl-C": kills_of_worker,
+    "`kill -9` of workers": kills_of_worker,
+    "`kill -9` of templates": kills_of_template,
     "disks of growing size": full_disks,
     "damaged databases, outcomes, requests": damages,
     "odd environments": environments,
@@ -183,7 +222,12 @@ ROWS: dict[str, Callable[[Row, Path, argparse.Namespace], None]] = {
 def main() -> int:
     """Print the table in Markdown, and what broke below it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="kills of the parent, and of the worker (default: 20)")
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=20,
+        help="kills of the parent; a third as many of workers, a sixth of templates (default: 20)",
+    )
     parser.add_argument("--sizes", type=int, default=5, help="sizes of disks (default: 5)")
     parser.add_argument("--every", type=int, default=1, help="take every Nth of the other cases (default: 1)")
     parser.add_argument("--only", nargs="*", type=int, help="numbers of the rows to make, from 0 on (default: all)")

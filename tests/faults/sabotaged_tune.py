@@ -16,13 +16,16 @@ EMPTY_PANEL = """
 import pathlib, sys
 pathlib.Path(sys.argv[2]).write_text('{"finalists": {}, "unavailable_reasons": {}}')
 """
+TEMPLATE = (sys.executable, str(Path(__file__).with_name("simulated_template.py")))
 WORKER = (sys.executable, str(Path(__file__).with_name("sabotaged_worker.py")))
 
 if __name__ == "__main__":
     assert baseline.MAX_BASELINES > 2
     baseline.MAX_BASELINES = 2  # simulated timings have no noise, and each worker takes half a second to start
     launch.WORKER = WORKER
-    template.make_launcher = lambda cache, _: launch.FreshLauncher(cache)  # the template would fork a sound worker
+    template.TEMPLATE = TEMPLATE
+    if "TUNER_TEMPLATE" not in os.environ:
+        template.make_launcher = lambda cache, _: launch.FreshLauncher(cache)  # quicker than to import the libraries
     finalists.EXAMINER = (sys.executable, "-c", EMPTY_PANEL)  # images that are made up say nothing
     process.DEADLINES_S.update(json.loads(os.environ.get("TUNER_DEADLINES", "{}")))
     sys.exit(cli.main(sys.argv[1:]))

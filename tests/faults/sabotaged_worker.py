@@ -25,7 +25,7 @@ from tuner.records.quality import Quality
 from tuner.worker import __main__
 from tuner.worker.channel import Channel
 
-STAGE_S = 0.02
+STAGE_S = float(os.environ.get("TUNER_STAGE_S", "0.02"))
 
 
 class Saboteur(Channel):
