@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn
 
 from tuner.commands import board, cost, doctor, knobs, resume, run, show, streams, trace
 from tuner.commands import list as list_
-from tuner.errors import BadInput, Interrupted, TunerError, did_you_mean
+from tuner.errors import BadInput, Interrupted, TunerError
 from tuner.files import is_unicode
 from tuner.records.text import visible
 
@@ -124,13 +124,20 @@ class Parser(argparse.ArgumentParser):
         owners = [name for name, parser in self.commands.items() if option in parser._option_string_actions]
         if owners and option.startswith("-"):
             return f"; it is an option of {' and '.join(f'tune {name}' for name in owners)}"
-        return suggestion(option, self._option_string_actions) if option.startswith("-") else ""
+        if not option.startswith("-"):
+            return ""
+        from tuner.commands import hints
+
+        known = self._option_string_actions
+        return after_semicolon(hints.of_option(option, known, takes_settings="--set" in known))
 
     def error(self, message: str) -> NoReturn:
         """Exit with a message of one line."""
         unknown = re.search(r"argument COMMAND: invalid choice: '(.*)' \(choose from (.*)\)", message)
         if unknown:
-            message += suggestion(unknown[1], re.findall(r"[\w-]+", unknown[2]))
+            from tuner.commands import hints
+
+            message += after_semicolon(hints.of_command(unknown[1], re.findall(r"[\w-]+", unknown[2])))
         self.exit(BadInput.exit_code, one_line(f"{self.prog}: {message} (see {self.prog} --help)") + "\n")
 
 
@@ -155,9 +162,8 @@ class Version(argparse.Action):
         parser.exit()
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """Suggest the known word that is most similar, if one is similar enough."""
-    hint = did_you_mean(word, known)
+def after_semicolon(hint: str) -> str:
+    """Return a hint as it follows a message, if there is one."""
     return f"; {hint}" if hint else ""
 
 

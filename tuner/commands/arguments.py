@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 from pathlib import Path
 from typing import TypeAlias
@@ -52,7 +53,7 @@ def add_study(parser: argparse.ArgumentParser) -> None:
         "study", nargs="?", metavar="STUDY", help="name or folder of a study (default: the newest study)"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("traces"), metavar="DIR", help="folder with the studies (default: traces)"
+        "--out", type=folder, default=Path("traces"), metavar="DIR", help="folder with the studies (default: traces)"
     )
 
 
@@ -106,6 +107,13 @@ def port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text) <= MAX_PORT:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port: use a whole number from 1 to {MAX_PORT}")
     return int(text)
+
+
+def folder(text: str) -> Path:
+    """Parse the path of a folder, which may be one that does not exist yet."""
+    if not text or os.path.isfile(text):  # noqa: PTH113  (any string, of any length)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a folder: name one, which may be new")
+    return Path(text)
 
 
 def price(text: str) -> float:

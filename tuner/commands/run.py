@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.commands.arguments import Subparsers, add_device, add_model, positive, price, seconds
-from tuner.errors import BadInput, Interrupted, Unavailable
+from tuner.commands.arguments import Subparsers, add_device, add_model, folder, positive, price, seconds
+from tuner.errors import BadInput, Interrupted, Unavailable, did_you_mean
 from tuner.files import absent, kind_at, resolved
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 def _add_study(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("study")
     group.add_argument(
-        "--out", type=Path, default=Path("traces"), metavar="DIR", help="folder for all studies (default: traces)"
+        "--out", type=folder, default=Path("traces"), metavar="DIR", help="folder for all studies (default: traces)"
     )
     group.add_argument(
         "--study", metavar="NAME", help="name of the study's folder (default: made from the model and the settings)"
@@ -177,19 +177,21 @@ def make_request(options: argparse.Namespace) -> Request:
     from tuner.model import pipeline
     from tuner.result.prices import price_for
     from tuner.search.request import Request
-    from tuner.space import reader
+    from tuner.space import reader, settings
 
+    settings.check_written(options.set)
     env = environment.detect(options.device)
     model, architecture = pipeline.resolve(
         options.model, options.revision, options.scorer, options.variant, options.base
     )
+    quality = quality_policy(options.quality, options.metric, model.scorer)
     space_file = reader.find(options.space, architecture, model.source == pipeline.DEMO)
     return Request(
         model=model,
         environment=env,
         space=reader.load(space_file, architecture, env, space_settings(options), options.quality),
         price=price_for(env.device_name, options.price),
-        quality=quality_policy(options.quality, options.metric, model.scorer),
+        quality=quality,
     )
 
 
@@ -224,7 +226,8 @@ def _metric_path(text: str) -> tuple[str, str]:
 
     name, equals, path = text.partition("=")
     if not equals or name not in METRICS:
-        raise BadInput(f"--metric {text}: use NAME=PATH with the name of a metric: {', '.join(METRICS)}")
+        hint = did_you_mean(name, METRICS if equals else (), f"the metrics are {', '.join(METRICS)}")
+        raise BadInput(f"--metric {text}: use NAME=PATH, the name of a metric and what it needs; {hint}")
     if not Path(path).exists():
         raise BadInput(f"--metric {text}: {absent(path, 'file or folder')}")
     return name, str(resolved(path))

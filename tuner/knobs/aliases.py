@@ -238,19 +238,20 @@ def canonical(knob: str, value: Value, choices: tuple[Value, ...]) -> Value:
 
 
 def meanings(knob: str, value: Value) -> str:
-    """Return what to write for a name that is no value of a knob, each with what it is for, or an empty text."""
+    """Return what to write for what is no value of a knob, each with what it is for, or an empty text."""
     found = MEANINGS.get(knob, {}).get(plain_word(str(value)), {})
     listed = ", ".join(f"{setting} ({purpose})" for setting, purpose in found.items())
-    return listed and f"write {'one of ' if len(found) > 1 else ''}{listed}"
+    problem = "is ambiguous; write one of" if len(found) > 1 else "is no value of this knob; write"
+    return listed and f"{str(value).lower()} {problem} {listed}"
 
 
-def knob_hint(name: str, value: Value = "") -> str:
+def knob_hint(name: str, *values: Value) -> str:
     """Ask whether the setting that a name of another program means is meant, or return an empty text."""
     meant = KNOB_NAMES.get(plain_word(name))
     if meant is None:
         return ""
-    several = meanings(meant, value)
-    return f"did you mean {meant}?{several and f' For {value}, {several}'}"
+    several = next(filter(None, (meanings(meant, value) for value in values)), "")
+    return f"did you mean {meant}?{several and f' There {several}'}"
 
 
 def _switch(choices: tuple[Value, ...]) -> Mapping[str, Value]:

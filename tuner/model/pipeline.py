@@ -80,8 +80,8 @@ def _find(given: str, given_revision: str | None, variant: str | None, base: str
         return Found(index, str(folder), None, names.choose_variant(folder, variant))
     if HUB_ID.fullmatch(name) and not name.startswith(".") and kind_at(name) is None:
         return _on_hub(name, revision, variant)
-    is_nothing = kind_at(name) is None
-    hint = ", and not a hub id (owner/name); `demo` is the pipeline that comes along" if is_nothing else ""
+    demo = "did you mean demo?" if name.lower().strip("./") == DEMO else "`demo` is the pipeline that comes along"
+    hint = f", and not a hub id (owner/name); {demo}" if kind_at(name) is None else ""
     raise BadInput(f"{name}: {absent(name, 'folder or file')}{hint}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from tuner.errors import BadInput, did_you_mean
@@ -13,6 +15,8 @@ from tuner.space.candidates import format_value
 from tuner.space.schema import Listed, SpaceFile
 
 DEVICES = ("cpu", "cuda")
+CUDA_NAMES = ("gpu", "nvidia", "cuda:0")
+NO_RANGE = "for the same values on both write them alone, one or a list such as [20, 28]"
 
 
 def check(written: SpaceFile, where: str) -> SpaceFile:
@@ -22,10 +26,13 @@ def check(written: SpaceFile, where: str) -> SpaceFile:
     """
     written = canonical(written)
     for name, values in written.knobs.items():
-        _check_knob(where, f"knobs.{name}", name)
+        _check_knob(where, f"knobs.{name}", name, values)
         for device, listed in values.items() if isinstance(values, dict) else (("", values),):
             if device and device not in DEVICES:
-                raise BadInput(f"{where}: knobs.{name}.{format_value(device)}: values are listed for cpu and cuda")
+                hint = "did you mean cuda?" if device.lower() in CUDA_NAMES else did_you_mean(device, DEVICES, NO_RANGE)
+                raise BadInput(
+                    f"{where}: knobs.{name}.{format_value(device)}: values are by device, cpu or cuda; {hint}"
+                )
             _check_listed(where, f"knobs.{name}", name, listed if isinstance(listed, list) else [listed])
     for name, value in written.baseline.items():
         _check_value(where, f"baseline.{name}", name, value)
@@ -34,7 +41,10 @@ def check(written: SpaceFile, where: str) -> SpaceFile:
     if isinstance(written.quality.tolerance, dict):
         for metric in written.quality.tolerance:
             _check_metric(where, f"quality.tolerance.{format_value(metric)}", metric)
+    names = [recipe.name for recipe in written.recipes]
     for recipe in written.recipes:
+        if names.count(recipe.name) > 1:
+            raise BadInput(f"{where}: recipes.{format_value(recipe.name)}: two recipes have this name; rename one")
         for name, value in recipe.values.items():
             _check_value(where, f"recipes.{format_value(recipe.name)}.{format_value(name)}", name, value)
     return written
@@ -82,9 +92,10 @@ def refuse_user_files(written: SpaceFile, where: str) -> None:
             raise BadInput(f"{where}: {name}: name your own weights on the command line: --set {name}=PATH")
 
 
-def _check_knob(where: str, field: str, name: str) -> None:
+def _check_knob(where: str, field: str, name: str, listed: Listed | dict[str, Listed] = "") -> None:
     if name not in KNOBS:
-        hint = aliases.knob_hint(name) or did_you_mean(name, KNOBS, "`tune knobs` lists them")
+        values = () if isinstance(listed, dict) else listed if isinstance(listed, list) else [listed]
+        hint = aliases.knob_hint(name, *values) or did_you_mean(name, KNOBS, "`tune knobs` lists them")
         raise BadInput(f"{where}: {format_value(field)}: unknown knob; {hint}")
 
 
@@ -109,6 +120,15 @@ def _check_value(where: str, field: str, name: str, value: Value) -> None:
     if invalid_reason:
         several = aliases.meanings(name, value)
         if several:
-            raise BadInput(f"{where}: {field}: {format_value(value)} is ambiguous or of another knob; {several}")
+            raise BadInput(f"{where}: {field}: {several}")
         hint = did_you_mean(str(value), [choice for choice in KNOBS[name].choices if isinstance(choice, str)])
+        hint = _text_hint(value) or hint
         raise BadInput(f"{where}: {field}: {format_value(value)} {invalid_reason}{hint and f'; {hint}'}")
+
+
+def _text_hint(value: Value) -> str:
+    """Return how to write the numbers that a text consists of, or an empty text."""
+    numbers = re.split(r"\s*[,;]\s*|\s+", value.strip()) if isinstance(value, str) else []
+    if not numbers or not all(re.fullmatch(r"[-+]?(0|[1-9]\d*)(\.\d+)?", number) for number in numbers):
+        return ""
+    return "it is text: write it without quotes" if len(numbers) == 1 else f"write a list: [{', '.join(numbers)}]"

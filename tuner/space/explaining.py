@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import msgspec
 
 from tuner.errors import did_you_mean
+from tuner.space import elsewhere
 
 WORDS = {
     "int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "array": "a list",
@@ -127,8 +128,7 @@ def _fits(value: Any, annotation: Any) -> bool:
 
 
 def _unknown_field(place: _Place, match: re.Match[str]) -> str:
-    fields = place.fields()
-    return f"{place.field(match[1])}: unknown field; {did_you_mean(match[1], fields, 'use ' + ', '.join(fields))}"
+    return f"{place.field(match[1])}: unknown field; {elsewhere.hint(match[1], place.fields())}"
 
 
 def _missing_field(place: _Place, match: re.Match[str]) -> str:
@@ -139,7 +139,8 @@ def _other_type(place: _Place, match: re.Match[str]) -> str:
     if place.value is None and not place.path:
         return "the file is empty; begin with `extends: any`, or list pipelines and knobs"
     if place.is_key:
-        return f"{place}a name must be text, not {_shown_type(match[2])}; put it in quotes"
+        remedy = "put it in quotes, or several values in brackets, as in [20, 28]"
+        return f"{place}a name must be text, not {_shown_type(match[2])}; {remedy}"
     return f"{place}must be {_expected(match[1].split(' | '), place)}, not {_shown(place.value, match[2])}"
 
 

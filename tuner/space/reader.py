@@ -34,7 +34,7 @@ def find(name: str | None, architecture: Architecture, is_demo: bool) -> Path:
     if name is not None:
         path = shipped.get(name, Path(name))
         if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises when a name is too long)
-            hint = did_you_mean(name, shipped, f"the shipped ones are {', '.join(shipped)}")
+            hint = did_you_mean(Path(name).stem, shipped, f"the shipped ones are {', '.join(shipped)}")
             raise BadInput(f"--space {format_value(name)}: {absent(path, 'space file')}; {hint}")
         return path
     if is_demo:
@@ -55,7 +55,8 @@ def load(
     written = read_extended(path)
     name = architecture.pipeline_class
     if "any" not in written.pipelines and name not in written.pipelines:
-        raise BadInput(f"{path}: pipelines: this space is for {', '.join(written.pipelines)}, not for {name}")
+        listed = ", ".join(written.pipelines)
+        raise BadInput(f"{path}: pipelines: this space is for {listed}, not for {name}; list {name} or any")
     written = apply_settings(written, settings)
     baseline = baseline_values(written.baseline, architecture, environment)
     knobs, left_out = usable_values(written, architecture, environment, baseline)

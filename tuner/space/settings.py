@@ -30,6 +30,14 @@ def apply_settings(written: SpaceFile, settings: Sequence[str]) -> SpaceFile:
     return written
 
 
+def check_written(settings: Sequence[str]) -> None:
+    """Check that each setting has a name and a value. Raises BadInput with the one that has not."""
+    for setting in settings:
+        if "=" not in setting:
+            example = f"KNOB=VALUE or workload.FIELD=VALUE, such as {EXAMPLE}"
+            raise BadInput(f"--set {format_value(setting)}: write it as {example}, in one word or in quotes")
+
+
 def origins(settings: Sequence[str]) -> dict[str, str]:
     """Map the name of each setting to how it was written, for error messages."""
     return {setting.partition("=")[0]: f"--set {format_value(setting)}" for setting in settings}
@@ -52,10 +60,12 @@ def _parse(text: str, written: SpaceFile) -> SpaceFile:
     where = f"--set {format_value(text)}"
     name, equals, value_text = (part.strip() for part in text.partition("="))
     if not equals:
-        raise BadInput(f"{where}: write it as KNOB=VALUE or workload.FIELD=VALUE, such as {EXAMPLE}")
+        check_written([text])
     group, _, field = name.partition(".")
     if group not in GROUPS and name not in KNOBS:
-        hint = aliases.knob_hint(name, value_text) or did_you_mean(name, settable_names(), OTHERWISE)
+        inner = name.partition(".")[2]
+        inside = f"did you mean {inner}?" if inner in KNOBS else ""
+        hint = inside or aliases.knob_hint(name, value_text) or did_you_mean(name, settable_names(), OTHERWISE)
         raise BadInput(f"{where}: {format_value(name)}: unknown knob; {hint}")
     if group in GROUPS and not field:
         raise BadInput(f"{where}: name a field of {group}: {', '.join(_fields(group))}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from tuner.errors import BadInput, did_you_mean
+from tuner.records.codec import Value
 from tuner.records.model import Architecture, Workload
 from tuner.space.candidates import format_value
 from tuner.space.schema import WorkloadFields
@@ -17,6 +19,9 @@ FIXED_ARGUMENTS = {
 }  # fmt: skip
 """Arguments of a pipeline's call that the tuner sets itself, or that the workload has a field for."""
 
+
+OBJECT_ARGUMENT = re.compile(r"^callback|_embeds$|_mask$|^(\w+_)?image$|_kwargs$|^latents$|_embeds_list$")
+"""Arguments that are tensors, images, functions or dictionaries in every pipeline of diffusers."""
 
 FIELD_OF_ARGUMENT = {
     "prompt": "workload.prompts", "num_inference_steps": "steps (or baseline.steps)", "num_images_per_prompt": "batch",
@@ -56,10 +61,21 @@ def _check_arguments(
     for name in (name for name in ARGUMENT_FIELDS if getattr(fields, name) is not None):
         if name not in architecture.arguments:
             raise _refused(origins.get(f"workload.{name}", path), f"workload.{name}", architecture)
-    for name in fields.arguments or {}:
+    for name, value in (fields.arguments or {}).items():
+        _check_type(origins.get(f"workload.arguments.{name}", path), name, value, architecture)
         if name not in architecture.arguments or name in FIXED_ARGUMENTS:
             where = origins.get(f"workload.arguments.{name}") or origins.get("workload.arguments") or path
             raise _refused(where, f"workload.arguments.{name}", architecture)
+
+
+def _check_type(where: str | Path, name: str, value: Value, architecture: Architecture) -> None:
+    """Refuse a text where the default is a number, and anything where the call takes an object of Python's."""
+    default = architecture.arguments.get(name)
+    if OBJECT_ARGUMENT.search(name) and name in architecture.arguments and name not in FIXED_ARGUMENTS:
+        raise BadInput(f"{where}: workload.arguments.{name}: it takes an object of Python's, which a space cannot hold")
+    if isinstance(default, int | float) and not isinstance(default, bool) and isinstance(value, str):
+        reason = f"must be a number such as {format_value(default)}, not the text {format_value(value)!r}"
+        raise BadInput(f"{where}: workload.arguments.{name}: {reason}")
 
 
 def _refused(where: str | Path, field: str, architecture: Architecture) -> BadInput:

@@ -42,10 +42,22 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+INT, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+NUMBERS = (
+    (INT, r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$"),
+    (
+        FLOAT,
+        r"[-+]?([0-9][0-9_]*\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$",
+    ),
 )
-"""YAML 1.2 has it, and people write it: 1e-3, which PyYAML takes for text."""
+"""As in YAML 1.2. For PyYAML 1e-3 and -.1 are texts, 4:30 is the number 270 and 010 is 8."""
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag not in (INT, FLOAT)]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in NUMBERS:
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list("-+.0123456789"))
 
 MAX_BYTES = 1 << 20
 MAX_NODES, MAX_DEPTH = 10_000, 50

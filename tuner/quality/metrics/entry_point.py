@@ -50,8 +50,9 @@ def spelling_hint(name: str) -> str:
         module, _, function = module.rpartition(".")
     elif file == module and not os.path.isfile(f"{module}.py"):  # noqa: PTH113  (any string, of any length)
         return ""
+    function = function if function.isidentifier() else "FUNCTION"
     start = f", and start tune in {folder}" if folder not in ("", ".") else ""
-    return f"write your own metric as {module}:{function or 'FUNCTION'}{start}"
+    return f"write your own metric as {module}:{function}{start}"
 
 
 def source(entry_point: str) -> tuple[str, ast.Module | None]:
