@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tuner.records.outcome import Limits
     from tuner.records.quality import QualityPolicy
     from tuner.search.request import Request
+    from tuner.space.candidates import SearchSpace
 
 SUMMARY = "go on with a study that was interrupted"
 DESCRIPTION = """\
@@ -58,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
     folder = resolved(find_study(options.study, options.out))
     request = read_request(folder / "study.json")
     check_code(folder / "study.json", request.quality)
+    check_space(folder / "study.json", request.space)
     check_machine(folder / "study.json", request.environment)
     check_model(folder / "study.json", request)
     checks.check_models(request)
@@ -83,6 +85,21 @@ def check_code(file: Path, quality: QualityPolicy) -> None:
     chosen += [f"--metric {name}={path}" for name, path in quality.metric_paths.items()]
     if chosen:
         raise BadInput(f"{file}: quality: your own code or files; name them again: tune run ... {' '.join(chosen)}")
+
+
+def check_space(file: Path, space: SearchSpace) -> None:
+    """Raise BadInput if the study's search space has a knob or a value that the catalogue does not have."""
+    from tuner.knobs import KNOBS
+
+    baseline = {name: (value,) for name, value in space.baseline.items()}
+    for where, choices in (("baseline", baseline), ("knobs", space.knobs)):
+        for name, values in choices.items():
+            if name not in KNOBS or not values:
+                raise BadInput(f"{file}: space.{where}.{name}: {'no value' if name in KNOBS else 'unknown knob'}")
+            for value in values:
+                reason = KNOBS[name].invalid_reason(value)
+                if reason:
+                    raise BadInput(f"{file}: space.{where}.{name}: {value} {reason}")
 
 
 def limits_of(folder: Path, options: argparse.Namespace) -> Limits:

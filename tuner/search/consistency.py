@@ -11,6 +11,7 @@ from tuner.records.outcome import Outcome
 from tuner.records.quality import Quality
 from tuner.result.prices import cost_of
 from tuner.search.request import Request
+from tuner.space.candidates import build_key
 from tuner.timing.intervals import MIN_SAMPLES, supports_percentile
 
 
@@ -67,6 +68,11 @@ def _baseline(recorded: Recorded) -> Iterator[str]:
         yield "values: not those of the untouched pipeline, although trial 0 is the baseline"
 
 
+def _values(recorded: Recorded) -> Iterator[str]:
+    if recorded.outcome.build_key != build_key(recorded.outcome.values):
+        yield f"build_key: {recorded.outcome.build_key}, although that of its values is another"
+
+
 def _scores(recorded: Recorded) -> Iterator[str]:
     quality, request = recorded.outcome.quality, recorded.request
     if quality is None:
@@ -99,4 +105,4 @@ def _reused(quality: Quality, trials: Mapping[int, Outcome]) -> Iterator[str]:
         yield f"quality.reused_from: {quality.reused_from}, a trial that does not have these scores"
 
 
-RULES: tuple[Rule[Recorded], ...] = (_cost, _percentile, _target, _baseline, _scores)
+RULES: tuple[Rule[Recorded], ...] = (_values, _cost, _percentile, _target, _baseline, _scores)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tuner.errors import BadInput
 from tuner.files import StudyFolder, numbered
 from tuner.knobs import KNOBS
-from tuner.records.codec import read
+from tuner.records.codec import Values, read
 from tuner.records.outcome import Outcome
 from tuner.search.consistency import Recorded, study_contradiction
 from tuner.search.request import Request
@@ -53,10 +53,14 @@ def read_repetitions(paths: StudyFolder, request: Request, outcomes: Mapping[int
 
 def _read(file: Path, request: Request) -> Outcome:
     outcome = read(file, Outcome)
-    values = outcome.values
-    if request.space.candidate(values) != values or any(KNOBS[name].invalid_reason(values[name]) for name in values):
+    if not _is_candidate(outcome.values, request):
         raise BadInput(f"{file}: values: not a candidate of this study's search space")
     return outcome
+
+
+def _is_candidate(values: Values, request: Request) -> bool:
+    is_whole = {"steps", "batch"} <= values.keys() and request.space.candidate(values) == values
+    return is_whole and not any(KNOBS[name].invalid_reason(value) for name, value in values.items())
 
 
 def _check(folder: Path, recorded: Recorded) -> None:

@@ -22,7 +22,8 @@ class Recipe(Record):
 class SearchSpace(Record):
     """The search space of a study: the candidates of one pipeline on this machine.
 
-    `knobs` holds the values to search, `baseline` the untouched pipeline's value of every knob. `left_out` maps the
+    `knobs` holds the values to search, `baseline` the untouched pipeline's value of every knob that the catalogue had
+    when the study began. `left_out` maps the
     values and recipes of the file that do not work here to the reason.
     """
 
@@ -40,7 +41,7 @@ class SearchSpace(Record):
         """Sample a candidate: a value for every active knob, by `suggest(name, choices)` if there are several."""
         values: Values = {}
         for name, knob in KNOBS.items():
-            if knob.is_active(values):
+            if name in self.baseline and knob.is_active(values):
                 choices = self.knobs.get(name, (self.baseline[name],))
                 values[name] = suggest(name, choices) if len(choices) > 1 else choices[0]
         return values
@@ -49,7 +50,7 @@ class SearchSpace(Record):
         """Return the candidate that differs from the baseline in these values, without knobs that are not active."""
         values: Values = {}
         for name, knob in KNOBS.items():
-            if knob.is_active(values):
+            if name in self.baseline and knob.is_active(values):
                 values[name] = different.get(name, self.baseline[name])
         return values
 
