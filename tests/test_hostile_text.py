@@ -131,11 +131,14 @@ def test_no_display_passes_it_on(recorded_study: Path, is_live: bool) -> None:
     display = LiveDisplay(make_console(stream, 80), {}) if is_live else PlainDisplay(stream, {})
     display.started(HOSTILE, Path(HOSTILE), Limits(budget_s=1.0, max_trials=None), [HOSTILE], 0.0, [])
     display.trial_started(1, HOSTILE, {"steps": HOSTILE}, 2)
-    display.stage(HOSTILE)
+    display.stage(1, HOSTILE, None)
     display.trial_ended(failed(recorded_study), HOSTILE)
+    display.front([], HOSTILE)
     display.refused({"steps": HOSTILE}, HOSTILE)
     display.note(HOSTILE)
     display.task(HOSTILE, HOSTILE)
+    if isinstance(display, LiveDisplay):
+        display._console.print(display._render())
     display.closed()
     assert not steering(stream.getvalue())
 

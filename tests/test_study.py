@@ -84,12 +84,16 @@ class Told:
         self.notes: list[str] = []
         self.outcomes: list[Outcome] = []
         self.limits: list[Limits] = []
+        self.best: list[str] = []
 
     def note(self, text: str) -> None:
         self.notes.append(text)
 
     def limited(self, limits: Limits) -> None:
         self.limits.append(limits)
+
+    def front(self, points: Any, best: str) -> None:
+        self.best.append(best)
 
     def trial_ended(self, outcome: Outcome, remark: str) -> None:
         self.outcomes.append(outcome)
@@ -453,6 +457,10 @@ def test_the_first_clear_gain_is_confirmed_at_once(bench: Bench, workers: Worker
     assert first.trials.measured < files[-1].trials.measured, "the search went on"
     costs = [best.chosen.cost_usd_per_1000_images for best in files]
     assert costs == sorted(costs, reverse=True), "it only gets better"
+    best = [text for index, text in enumerate(bench.told.best) if text not in bench.told.best[:index]]
+    assert best[0] == "best so far: the baseline"
+    assert best[1].startswith(f"best so far: the baseline; to confirm: trial {first.chosen.trial}, ")
+    assert any(re.fullmatch(rf"best so far: trial {first.chosen.trial}, .*, confirmed", text) for text in best[2:])
     (told,) = [note for note in bench.told.notes if f"trial {first.chosen.trial}: a gain is confirmed" in note]
     assert "best_config.json" in told
 

@@ -20,7 +20,7 @@ from tuner.report.points import front_points
 from tuner.search.budget import Budget
 from tuner.search.confirmation import best_so_far
 from tuner.search.gain import finalists, is_in_doubt
-from tuner.search.history import History
+from tuner.search.history import BASELINE, History
 from tuner.search.plan import Observed, Work
 from tuner.study import narration
 from tuner.study.store import Store
@@ -205,7 +205,7 @@ class Publisher:
         flags = outcome.quality.flags if outcome.quality else ()
         remarks = filter(None, (event.remark, "on the front" if is_on_front else "", *flags))
         self.display.trial_ended(outcome, "; ".join(remarks))
-        self._show_front()
+        self.show_front()
 
     @publish.register
     def _(self, event: RepetitionEnded) -> None:
@@ -216,7 +216,7 @@ class Publisher:
         self.store.correct(trial)
         trial_events.write(self.store.paths.trial(trial.number), trial, self.history.space)
         self.display.trial_ended(event.outcome, "repeated in a fresh process")
-        self._show_front()
+        self.show_front()
 
     @publish.register
     def _(self, event: NoiseFloorMeasured) -> None:
@@ -229,7 +229,10 @@ class Publisher:
         self.history.refused.append(event.values)
         self.display.refused(self.history.space.changed(event.values), event.reason)
 
-    def _show_front(self) -> None:
+    def show_front(self) -> None:
+        """Show what is known by now, if the baseline is."""
+        if BASELINE not in self.history.outcomes:
+            return
         best = best_so_far(self.history)
         self.display.front(front_points(self.history, best.number), narration.best_text(self.history, best))
 

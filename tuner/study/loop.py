@@ -71,6 +71,7 @@ class Study:
         """Do everything that is left to do. Raises StudyFailed if the baseline itself cannot be measured."""
         if self.history.outcomes:
             self.note(f"resumed, with {pluralize(len(self.history.outcomes), 'recorded trial')}")
+            self.publisher.show_front()
         finished = self.finished_result()
         if finished is not None:
             self.note("this study is finished: give a longer --budget, or more --trials, to go on")

@@ -117,14 +117,14 @@ def confirmation_texts(history: History, candidate: Outcome) -> list[str]:
 
 
 def best_text(history: History, best: Outcome) -> str:
-    """Report the best trial so far, and a cheaper one whose gain is not confirmed yet if that is all there is."""
-    first = next(iter(by_preference(history)), best)
+    """Report the best trial so far, and if that is the baseline, which gain is clear but not confirmed yet."""
     if best.number != BASELINE:
         return f"best so far: trial {best.number}, {short_gain_text(speed_up(history, best))}, confirmed"
-    if first.number == BASELINE:
-        return "best so far: the baseline"
-    gain = short_gain_text(speed_up(history, first))
-    return f"best so far: trial {first.number}, {gain}, not confirmed yet"
+    first = next(iter(by_preference(history)), best)
+    gain = speed_up(history, first)
+    is_clear = first.number != BASELINE and gain.low > 1.0
+    clear = f"; to confirm: trial {first.number}, {short_gain_text(gain)}" if is_clear else ""
+    return f"best so far: the baseline{clear}"
 
 
 def disturbance_text(history: History, run: Outcome) -> str:
