@@ -86,7 +86,7 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     (KL, {"scaling_factor": 1e30}, "scaling_factor: 1e.30 is not above 0"),
     (KL, {"scaling_factor": 10**400}, "scaling_factor: 1000"),
     (KL, {"shift_factor": -math.inf}, "shift_factor: -inf is not a finite number"),
-    (KL, {"block_out_channels": "128"}, "block_out_channels: 128 is not a whole number"),
+    (KL, {"block_out_channels": "128"}, "block_out_channels: '128' is not a whole number"),
     (KL, {"block_out_channels": 128}, "block_out_channels: 128: AutoencoderKL takes a list of numbers"),
     (KL, {"force_upcast": "yes"}, "force_upcast: 'yes': AutoencoderKL takes true or false"),
     (KL, {"force_upcast": 7}, "force_upcast: 7"),
@@ -347,6 +347,11 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "BRIA, axis without": ("FluxTransformer2DModel", {"axes_dims_rope": [0, 48, 48], "guidance_embeds": False}),
+    "LTX's upsampler, beside its pipeline": (
+        "LTXLatentUpsamplerModel",
+        {"in_channels": 128, "mid_channels": 512, "dims": 3, "spatial_upsample": True},
+    ),
+    "a safety checker": ("StableDiffusionSafetyChecker", {"model_type": "clip", "projection_dim": 768}),
     "SD3's list": ("SD3Transformer2DModel", {"dual_attention_layers": [], "qk_norm": None, "pos_embed_max_size": 192}),
     "CLIP": (
         "CLIPTextModel",
@@ -456,6 +461,8 @@ def test_a_configuration_of_another_class_is_refused(class_name: str, config: di
         ("CLIPTextModel", {"architectures": ["CLIPModel"]}),
         ("CLIPTextModel", {"architectures": ["CLIPTextModelWithProjection"]}),
         ("T5EncoderModel", {"architectures": ["T5ForConditionalGeneration"]}),
+        ("T5EncoderModel", {"architectures": ["MT5EncoderModel"]}),
+        ("EulerAncestralDiscreteScheduler", {"_class_name": EULER}),
         ("StableDiffusionSafetyChecker", {"architectures": ["StableDiffusionSafetyChecker"]}),
         ("ChatGLMModel", {"architectures": ["ChatGLMForConditionalGeneration"]}),
     ],
@@ -491,6 +498,7 @@ def test_what_diffusers_ignores_in_an_index_is_ignored() -> None:
     ("component", "entry", "expected"),
     [
         ("vae", ["diffusers", "AutoencoderKl"], "did you mean AutoencoderKL"),
+        ("text_encoder", ["transformers", "CLIPTextModl"], "no class CLIPTextModl; did you mean CLIPTextModel"),
         ("scheduler", ["diffusers", "EulerDiscretScheduler"], "did you mean EulerDiscreteScheduler"),
         ("text_encoder", ["transformers", "CLIPTokenizer"], "CLIPTokenizer is not a class of a text_encoder"),
         ("text_encoder_2", ["diffusers", KL], "is not a class of a text_encoder_2"),

@@ -41,7 +41,7 @@ def check_agreeing(file: Path, class_name: str, config: Mapping[str, Any]) -> No
     for check in (_check_blocks, _check_groups, _check_axes, _check_stages):
         check(file, class_name, config)
     width, heads = config.get("hidden_size"), config.get("num_attention_heads")
-    if config.get("model_type") in DIVIDED and isinstance(width, int) and isinstance(heads, int) and width % heads:
+    if str(config.get("model_type")) in DIVIDED and isinstance(width, int) and isinstance(heads, int) and width % heads:
         raise BadInput(f"{file}: num_attention_heads: {heads} does not divide hidden_size: {width}")
 
 

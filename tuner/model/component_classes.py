@@ -18,8 +18,11 @@ from tuner.model.json_file import shown
 from tuner.records.model import DENOISERS
 
 DIFFUSERS_FOLDERS = ("models", "schedulers", "pipelines", "guiders", "modular_pipelines")
-CONFIGURED = ("models", "schedulers")
-"""Where the classes are that are made from a configuration."""
+CONFIGURED = ("models", "schedulers", "pipelines")
+"""Where the classes are that are made from a configuration; some models are declared beside their pipeline."""
+
+SAME_FAMILY = {"mt5": "t5"}
+"""Models of transformers whose weights and configuration are those of another one."""
 
 FOLDERS = {
     "transformer": "models",
@@ -44,6 +47,9 @@ REMAPPED = "Transformer2DModel"
 
 UNLISTED = re.compile(r"FeatureExtractor$|^PreTrained")
 """Classes of transformers that are made at import or have been renamed."""
+
+GENERATORS = ("modular_", "convert_")
+"""What files of transformers begin with that others are made from, or that convert checkpoints."""
 
 PLAIN_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
@@ -104,7 +110,7 @@ def check_class(file: Path, component: str, library: str, class_name: str) -> No
     for name, other in OTHER_SORTS:
         if name.fullmatch(component) and other.search(class_name):
             raise BadInput(f"{file}: {component}: {shown(class_name)} is not a class of a {component}")
-    known: tuple[str, ...] = ()
+    known: Sequence[str] = ()
     if library == "transformers":
         is_known = _is_transformers_class(class_name)
     elif library == "diffusers" or (library.isidentifier() and (_root("diffusers") / "pipelines" / library).exists()):
@@ -118,6 +124,7 @@ def check_class(file: Path, component: str, library: str, class_name: str) -> No
             f"{file}: {component}: {shown(library)} is neither diffusers nor transformers: no other code is run"
         )
     if not is_known:
+        known = _transformers_names() if library == "transformers" else known
         instead = did_you_mean(class_name[:80], known, "is it too old?")
         raise BadInput(f"{file}: {component}: the installed {library} has no class {shown(class_name)}; {instead}")
 
@@ -136,7 +143,14 @@ def _is_transformers_class(name: str) -> bool:
     name = name.removesuffix("Fast")
     word = re.compile(rb"\b%s\b" % re.escape(name.encode(errors="replace")))
     folders = ((models / "auto").glob("*.py"), models.parent.glob("*.py"), models.rglob("*.py"))
-    return any(_has(file, name, word) for files in folders for file in sorted(files))
+    files = (file for found in folders for file in sorted(found) if not file.name.startswith(GENERATORS))
+    return any(_has(file, name, word) for file in files)
+
+
+def _transformers_names() -> list[str]:
+    """Return names of classes that transformers' automatic classes list."""
+    files = (_root("transformers") / "models" / "auto").glob("*.py")
+    return sorted({name.decode() for file in files for name in re.findall(rb'"([A-Z]\w+)"', file.read_bytes())})
 
 
 @cache
@@ -201,8 +215,8 @@ def check_agreement(index: Path, file: Path, component: str, class_name: str, co
     architectures = config.get("architectures")
     architecture = architectures[0] if isinstance(architectures, list) and architectures else None
     if isinstance(architecture, str) and architecture != class_name:
-        families = transformers_folder(architecture), transformers_folder(class_name)
-        if all(families) and families[0] != families[1]:
+        families = [transformers_folder(name) for name in (architecture, class_name)]
+        if all(families) and len({SAME_FAMILY.get(str(family), family) for family in families}) > 1:
             raise BadInput(f"{file}: architectures: {architecture}, but {index}: {component} names {class_name}")
 
 

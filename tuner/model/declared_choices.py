@@ -15,7 +15,7 @@ from tuner.model.json_file import shown
 
 BLOCK_TYPES = re.compile(r"block_types$|^(?:mid|out)_block_type$")
 ACTIVATIONS = re.compile(r"(?:act_fns?|activation_fn|post_act)$")
-NORMS = re.compile(r"^qk_norm$|norm_types?$")
+NORMS = re.compile(r"^qk_norm$|norm_types?$|^resnet_time_scale_shift$")
 TRANSFORMERS_ACTIVATIONS = ("hidden_act", "hidden_activation", "dense_act_fn", "feed_forward_proj")
 
 # Each begins with a plain text, which is found much faster than a class of characters.

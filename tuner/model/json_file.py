@@ -11,6 +11,7 @@ from tuner.errors import BadInput
 from tuner.files import read_file
 
 MAX_JSON_BYTES = 64 << 20
+MAX_DEPTH = 100
 LFS = b"version https://git-lfs"
 
 
@@ -29,6 +30,8 @@ def read_object(file: Path) -> dict[str, Any]:
         raise BadInput(f"{file}: not JSON in UTF-8, empty or cut short; download it again") from None
     if not isinstance(content, dict):
         raise BadInput(f"{file}: not a JSON object; download it again")
+    if _is_deep(content):
+        raise BadInput(f"{file}: nested more than {MAX_DEPTH} levels deep; download it again")
     return content
 
 
@@ -46,6 +49,15 @@ def loads(data: bytes) -> Any:
         return json.loads(data, object_pairs_hook=_object)
     except _Repeated as error:
         raise ValueError(f"{error} is there twice") from None
+
+
+def _is_deep(content: Any) -> bool:
+    """Return whether values are nested so deep that no model means it, and recursion might fail."""
+    level = [content]
+    for _ in range(MAX_DEPTH):
+        items = (value.values() if isinstance(value, dict) else value for value in level)
+        level = [child for values in items for child in values if isinstance(child, dict | list)]
+    return bool(level)
 
 
 def shown(text: str, length: int = 80) -> str:

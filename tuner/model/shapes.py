@@ -120,7 +120,7 @@ def check_sizes(file: Path, config: Mapping[str, Any], prefix: str = "") -> None
                 raise BadInput(f"{file}: {prefix}{name[:80]}: NaN is not a setting; download the file again")
             is_whole = type(number) is int or (name in WHOLE_FRACTIONS and number in range(MAX_SIZE))
             if name in COUNTS | SIZES and not (is_whole and least <= number <= largest):
-                shown = str(number)[:40]
+                shown = repr(number)[:40]
                 raise BadInput(f"{file}: {prefix}{name}: {shown} is not a whole number from {least} to {largest}")
 
 
