@@ -7,12 +7,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tuner import cli
 from tuner.commands import arguments, run
 from tuner.errors import BadInput, StorageFull, StudyFailed
+from tuner.records.outcome import Limits
 
 INDEX = '{"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}'
 SMALL = """
@@ -237,3 +240,14 @@ def test_a_latency_target_is_a_field_of_the_workload() -> None:
         "workload.latency_target_s=90.0"
     ]
     assert run.space_settings(cli.make_parser().parse_args(["run"])) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "budget_s", "expected_s"), [("demo", None, 330.0), ("demo", 60.0, 60.0), ("/other", None, None)]
+)
+def test_only_the_demo_has_a_budget_before_a_call_was_timed(
+    source: str, budget_s: float | None, expected_s: float | None
+) -> None:
+    request: Any = SimpleNamespace(model=SimpleNamespace(source=source))
+    limits = Limits(budget_s=budget_s, max_trials=7)
+    assert run.with_demo_budget(limits, request) == Limits(budget_s=expected_s, max_trials=7)

@@ -157,7 +157,7 @@ def run_study(folder: Path, request: Request, limits: Limits, model_name: str) -
         Store(folder, request) as store,
         LocalExecutor([device], make_launcher(store.paths.cache, store.paths.template_log)) as executor,
     ):
-        limits = store.with_last_budget(limits)
+        limits = with_demo_budget(store.with_last_budget(limits), request)
         study = Study(store, limits, display, executor)
         try:
             recorded = list(study.history.outcomes.values())
@@ -169,6 +169,17 @@ def run_study(folder: Path, request: Request, limits: Limits, model_name: str) -
             display.closed()
     report_study(folder)
     return 0
+
+
+def with_demo_budget(limits: Limits, request: Request) -> Limits:
+    """Return limits with the demo's budget, if it is the demo and they have none: however slow the machine."""
+    import msgspec
+
+    from tuner.model.pipeline import DEMO
+    from tuner.search.budget import QUICK_BUDGET_S
+
+    is_open = limits.budget_s is None and request.model.source == DEMO
+    return msgspec.structs.replace(limits, budget_s=QUICK_BUDGET_S) if is_open else limits
 
 
 def make_request(options: argparse.Namespace) -> Request:
