@@ -7,8 +7,10 @@ kept if its checks hold: nothing acknowledged is lost, no file is torn, no proce
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -133,7 +135,7 @@ def studies_with_kills(
     chance, number = random.Random(1), 0
     while kills > 0 and number < MAX_STUDIES:
         tune, forked = new(scratch, f"{prey.find.__name__}-{number}"), prey is hunting.TEMPLATES or number % 2
-        environment = {"TUNER_STAGE_S": hunting.STAGE_S} | ({"TUNER_TEMPLATE": "1"} if forked else {})
+        environment = {"TUNER_STAGE_S": prey.stage_s} | ({"TUNER_TEMPLATE": "1"} if forked else {})
         process = tune.start("--trials", str(prey.trials), **environment)
         struck = hunting.hunt(tune, process, prey, min(10, kills), chance)
         _, errors = process.communicate(timeout=240)
@@ -232,21 +234,33 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="take every Nth of the other cases (default: 1)")
     parser.add_argument("--only", nargs="*", type=int, help="numbers of the rows to make, from 0 on (default: all)")
     options = parser.parse_args()
-    rows = []
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    rows: list[Row] = []
+    with contextlib.suppress(KeyboardInterrupt):
+        make_rows(rows, options)
+    print_table(rows)
+    return int(any(row.broken for row in rows))
+
+
+def make_rows(rows: list[Row], options: argparse.Namespace) -> None:
     for index, (what, make) in enumerate(ROWS.items()):
         if options.only is not None and index not in options.only:
             continue
         row, started = Row(what), time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="torture-") as scratch:
-            make(row, Path(scratch), options)
-        row.seconds = time.monotonic() - started
         rows.append(row)
+        with tempfile.TemporaryDirectory(prefix="torture-") as scratch:
+            try:
+                make(row, Path(scratch), options)
+            finally:
+                row.seconds = time.monotonic() - started
         print(f"{what}: {row.kept} of {row.tried}, {row.seconds:.0f} s", file=sys.stderr, flush=True)
+
+
+def print_table(rows: list[Row]) -> None:
     print(f"| harm ({datetime.now(UTC):%Y-%m-%d}) | tried | kept all promises | seconds |\n| --- | --- | --- | --- |")
     for row in rows:
         print(f"| {row.what} | {row.tried} | {row.kept} | {row.seconds:.0f} |")
     print(*[f"\n- {row.what}: {broken}" for row in rows for broken in row.broken], sep="")
-    return int(any(row.broken for row in rows))
 
 
 if __name__ == "__main__":

@@ -30,13 +30,17 @@ class Kill:
 
 @dataclass(frozen=True)
 class Prey:
-    """Which processes are killed, when, how many of them are spared, and of how many trials a study is."""
+    """Which processes are killed, when, how many of them are spared, and of how many trials a study is.
+
+    `stage_s` is how long a simulated worker is in a stage: so long that kills at random moments meet every one.
+    """
 
     find: Callable[[psutil.Process], Sequence[psutil.Process]]
     moment_s: Callable[[psutil.Process, random.Random], float]
     spared: float
     after_baseline: bool
     trials: int
+    stage_s: str
 
 
 def workers(parent: psutil.Process) -> list[psutil.Process]:
@@ -50,26 +54,25 @@ def templates(parent: psutil.Process) -> list[psutil.Process]:
     return [child for child in parent.children() if SIMULATED[1] in _command(child)]
 
 
-STAGE_S = "0.15"
-"""So long that a kill at a random moment meets every stage of a worker."""
-
-
 def any_moment_s(_: psutil.Process, chance: random.Random) -> float:
     """A moment in the life of a worker, from its start to its last image."""
     return chance.uniform(0, 2.5)
 
 
 def mostly_serving_s(template: psutil.Process, chance: random.Random) -> float:
-    """A moment while a template imports and reads, or twice as often once it has forked a worker."""
-    if chance.random() < 1 / 3:
+    """A moment while a template imports and reads, or four times as often once it has forked a worker.
+
+    A template that never forked is not replaced, so that the first of these kills ends a study's hunt.
+    """
+    if chance.random() < 1 / 5:
         return chance.uniform(0, 8.0)
     while template.is_running() and not template.children():
         time.sleep(0.02)
-    return chance.uniform(0, 5.0)
+    return chance.uniform(0, 3.0)
 
 
-WORKERS = Prey(workers, any_moment_s, spared=0.3, after_baseline=True, trials=25)
-TEMPLATES = Prey(templates, mostly_serving_s, spared=0.0, after_baseline=False, trials=10)
+WORKERS = Prey(workers, any_moment_s, spared=0.3, after_baseline=True, trials=25, stage_s="0.15")
+TEMPLATES = Prey(templates, mostly_serving_s, spared=0.0, after_baseline=False, trials=14, stage_s="0.05")
 
 
 def hunt(tune: Tune, process: subprocess.Popen[str], prey: Prey, kills: int, chance: random.Random) -> list[Kill]:

@@ -13,4 +13,5 @@ from tuner.worker import template
 
 if __name__ == "__main__":
     template.worker.run, template.worker.Channel = simulate, Saboteur  # type: ignore[attr-defined, misc]
+    template.LIBRARIES = ("diffusers",)  # the others take half of the start, and nothing here needs them
     template.main(sys.argv[1:])
