@@ -137,6 +137,10 @@ ARGUMENTS = {
     ),
     "--set workload.arguments.callback_on_step_end=1": ("callback_on_step_end: it takes an object of Python's",),
     "--set workload.arguments.prompt_embeds=x": ("prompt_embeds: it takes an object of Python's",),
+    "--set quantization.scheme=int8-dynamic --set compile.scope=none": (
+        "--set compile.scope=none --set quantization.scheme=int8-dynamic: these cannot be had together: quantization.s",
+    ),
+    "--set cache.kind=teacache --set compile.scope=full": ("cannot be had together: cache.kind=teacache: it decides",),
     "--set steps 20": ("--set steps: write it as KNOB=VALUE", "in one word or in quotes"),
     "--metric ssmi=.": ("--metric ssmi=.", "did you mean ssim?"),
     "--metric fid": ("use NAME=PATH", "the metrics are clip_score"),
@@ -175,6 +179,7 @@ COMMANDS = {
     "start": "did you mean `tune run MODEL`?",
     "demo": "did you mean `tune run demo`?",
     "black-forest-labs/FLUX.1-dev": "did you mean `tune run black-forest-labs/FLUX.1-dev`?",
+    "show --format JSON": "did you mean json?",
     "apply": "tuner.load('STUDY/best_config.json')",
     "results": "did you mean `tune show`?",
     "RUN": "did you mean run?",
@@ -332,6 +337,11 @@ def test_every_meaning_is_a_setting_and_no_alias_has_several() -> None:
 def test_every_other_name_of_a_knob_is_that_of_a_setting() -> None:
     assert set(aliases.KNOB_NAMES.values()) <= set(settings.settable_names())
     assert all(word == errors.plain_word(word) for word in aliases.KNOB_NAMES)
+
+
+def test_settings_that_need_a_third_one_are_accepted() -> None:
+    accepted("--set", "quantization.scheme=int8-dynamic", "--set", "steps=4")
+    accepted("--set", "quantization.scheme=int8-dynamic", "--set", "compile.scope=[none, full]", "--set", "steps=4")
 
 
 def test_aliases_count_at_the_command_line_and_in_files(tmp_path: Path) -> None:

@@ -137,8 +137,11 @@ def studies_with_kills(
         tune, forked = new(scratch, f"{prey.find.__name__}-{number}"), prey is hunting.TEMPLATES or number % 2
         environment = {"TUNER_STAGE_S": prey.stage_s} | ({"TUNER_TEMPLATE": "1"} if forked else {})
         process = tune.start("--trials", str(prey.trials), **environment)
-        struck = hunting.hunt(tune, process, prey, min(10, kills), chance)
-        _, errors = process.communicate(timeout=240)
+        try:
+            struck = hunting.hunt(tune, process, prey, min(10, kills), chance)
+            _, errors = process.communicate(timeout=240)
+        finally:
+            process.kill()
         with row.attempt(f"the end of study {number}"):
             assert (process.returncode, errors) == (0, ""), errors
             assert all(map(is_whole, tune.acknowledged())), "torn"

@@ -133,11 +133,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with a message of one line."""
-        unknown = re.search(r"argument COMMAND: invalid choice: '(.*)' \(choose from (.*)\)", message)
+        unknown = re.search(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message)
         if unknown:
             from tuner.commands import hints
 
-            message += after_semicolon(hints.of_command(unknown[1], re.findall(r"[\w-]+", unknown[2])))
+            message += after_semicolon(hints.of_choice(unknown[1], unknown[2], re.findall(r"[\w-]+", unknown[3])))
         self.exit(BadInput.exit_code, one_line(f"{self.prog}: {message} (see {self.prog} --help)") + "\n")
 
 

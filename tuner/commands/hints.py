@@ -45,6 +45,11 @@ def _setting(word: str) -> str:
     return OPTIONS.get(word) or (f"set it with --set {names[word]}=VALUE" if word in names else "")
 
 
+def of_choice(argument: str, word: str, known: Iterable[str]) -> str:
+    """Return what an argument that is none of its choices may mean, or an empty text."""
+    return of_command(word, known) if argument == "COMMAND" else did_you_mean(word, known)
+
+
 def of_command(word: str, known: Iterable[str]) -> str:
     """Return what an unknown command may mean, or an empty text."""
     if plain_word(word) in ("export", "apply", "load", "best", "use"):

@@ -16,6 +16,7 @@ from tuner.records.gate import GatePolicy
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
 from tuner.space.candidates import Recipe, SearchSpace, format_value
+from tuner.space.combinations import check_combination
 from tuner.space.schema import SpaceFile
 from tuner.space.settings import apply_settings, check_available, origins
 from tuner.space.space_file import parse, read_extended, shipped_folder
@@ -63,7 +64,7 @@ def load(
     check_available(settings, left_out)
     pinned = {name: values[0] for name, values in knobs.items() if values != (baseline[name],) and len(values) == 1}
     recipes, unusable = _recipes(written, knobs, pinned, architecture, environment)
-    return SearchSpace(
+    space = SearchSpace(
         name=path.stem,
         architecture=architecture,
         workload=make_workload(path, written.workload, architecture, origins(settings)),
@@ -77,6 +78,8 @@ def load(
         recipes=recipes,
         left_out=left_out | unusable,
     )
+    check_combination(space, settings)
+    return space
 
 
 def _recipes(
