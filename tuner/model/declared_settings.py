@@ -276,8 +276,9 @@ def _check_numbers(file: Path, name: str, value: Any, parameter: diffusers_sourc
 def _check_range(file: Path, name: str, number: float, limits: tuple[float, float, bool]) -> None:
     least, largest, is_least_included = limits
     if not least <= number <= largest or (number == least and not is_least_included):
-        above = "from" if is_least_included else "above"
-        raise BadInput(f"{file}: {name}: {_shown(number)} is not {above} {least:g} to {largest:g}")
+        until = f"{'to' if is_least_included else 'and at most'} {largest:,.0f}"
+        above = f"{'from' if is_least_included else 'above'} {least:,.0f}"
+        raise BadInput(f"{file}: {name}: {_shown(number)} is not {above}{f' {until}' if largest < math.inf else ''}")
 
 
 def _check_per_channel(file: Path, class_name: str, config: Mapping[str, Any]) -> None:

@@ -34,30 +34,39 @@ ROOT_FILES = ("config.json", "scheduler_config.json", "tokenizer_config.json", "
 
 
 def check_folder(folder: Path, variant: str | None = None, *, has_weights: bool = True) -> None:
-    """Check the folder of a pipeline. Without `has_weights` only what is there is checked, and no weights.
+    """Check the folder of a pipeline, what takes longest last.
 
-    Raises BadInput with the file and the field of the first fault.
+    Without `has_weights` only what is there is checked, and no weights. Raises BadInput with the file and the field of
+    the first fault.
     """
     file = folder / "model_index.json"
+    classes = _check_index(file)
+    here = [name for name in classes if _is_checked(folder, name, has_weights)]
+    configs = {name: _check_component(file, name, classes[name], has_weights=has_weights) for name in here}
+    weighted = [name for name in here if has_weights and not WITHOUT_WEIGHTS.search(classes[name])]
+    headers = [_check_weights(folder / name, classes[name], configs[name], variant) for name in weighted]
+    for found in headers:
+        _check_samples(found, SAMPLING_S / len(headers))
+
+
+def _check_index(file: Path) -> dict[str, str]:
+    """Check the index of a pipeline, and return the class of each component."""
     index = read_object(file)
     component_classes.check_required(file, index)
-    components = list(component_classes.components(file, index))
+    components = dict(component_classes.components(file, index))
     declared_settings.check_settings(
         file, "pipelines", str(index.get("_class_name")), {k: v for k, v in index.items() if not isinstance(v, list)}
     )
-    component_classes.check_declared(file, index, dict(components))
-    sampling_s = SAMPLING_S / max(1, len(components))
-    for component, (library, class_name) in components:
+    component_classes.check_declared(file, index, components)
+    for component, (library, class_name) in components.items():
         component_classes.check_class(file, component, library, class_name)
-        is_here = (folder / component).is_dir()
-        if has_weights and not is_here and any((folder / name).is_file() for name in ROOT_FILES):
-            continue  # diffusers then loads the component from the pipeline's own folder
-        if has_weights or is_here:
-            config = check_component(
-                folder / component, class_name, variant, time.monotonic() + sampling_s, has_weights=has_weights
-            )
-            config_file = folder / component / config_name(class_name)
-            component_classes.check_agreement(file, config_file, component, class_name, config)
+    return {component: class_name for component, (_, class_name) in components.items()}
+
+
+def _is_checked(folder: Path, component: str, has_weights: bool) -> bool:
+    """Return whether a component's folder is checked. One that is missing may lie in the pipeline's own folder."""
+    is_elsewhere = any((folder / name).is_file() for name in ROOT_FILES)
+    return (folder / component).is_dir() or (has_weights and not is_elsewhere)
 
 
 def check_clip(folder: Path, option: str) -> None:
@@ -70,7 +79,8 @@ def check_clip(folder: Path, option: str) -> None:
         )
     shapes.check_sizes(folder / "config.json", config)
     component_classes.check_transformers_config(folder / "config.json", "CLIPModel", config)
-    tensors = _check_weights(folder, "CLIPModel", config, None, time.monotonic() + SAMPLING_S)
+    headers = _check_weights(folder, "CLIPModel", config, None)
+    tensors = {name for header in headers.values() for name in header.tensors}
     for name in ("visual_projection.weight", "text_projection.weight"):
         if name not in tensors:
             raise BadInput(f"{option} {folder}: {name}: this weight of a CLIP model is missing")
@@ -79,22 +89,21 @@ def check_clip(folder: Path, option: str) -> None:
         raise BadInput(f"{option} {folder}: {PROCESSOR_FILES[0]}: the image processor's settings are missing")
     read_object(settings[0])
     check_vocabulary(folder)
+    _check_samples(headers, SAMPLING_S)
 
 
-def check_component(
-    folder: Path, class_name: str, variant: str | None, until: float, *, has_weights: bool = True
-) -> Mapping[str, Any]:
-    """Check the folder of one component, and return its configuration."""
+def _check_component(index: Path, component: str, class_name: str, *, has_weights: bool) -> Mapping[str, Any]:
+    """Check the folder of one component but for its weights, and return its configuration."""
+    folder = index.parent / component
     if not folder.is_dir():
         raise BadInput(f"{folder}: model_index.json names this component, and its folder is missing")
     contents = {name: read_object(folder / name) for name in JSON_FILES if (folder / name).is_file()}
-    config_file = config_name(class_name)
+    file = folder / config_name(class_name)
+    config = contents.get(file.name, {})
+    component_classes.check_agreement(index, file, component, class_name, config)
     if has_weights:
-        _check_present(folder, class_name, config_file, contents)
-    config = contents.get(config_file, {})
-    _check_config(folder / config_file, class_name, config)
-    if has_weights and not WITHOUT_WEIGHTS.search(class_name):
-        _check_weights(folder, class_name, config, variant, until)
+        _check_present(folder, class_name, file.name, contents)
+    _check_config(file, class_name, config)
     return config
 
 
@@ -131,19 +140,25 @@ def _check_present(folder: Path, class_name: str, config_file: str, contents: Ma
 
 
 def _check_weights(
-    folder: Path, class_name: str, config: Mapping[str, Any], variant: str | None, until: float
-) -> Mapping[str, Tensor]:
-    """Check the files of a component's weights, and return its tensors by name."""
+    folder: Path, class_name: str, config: Mapping[str, Any], variant: str | None
+) -> Mapping[Path, Header]:
+    """Check the headers of a component's weights, and return them by file."""
     headers = _headers(folder, variant)
-    tensors = {name: tensor for header in headers.values() for name, tensor in header.tensors.items()}
+    tensors: dict[str, Tensor] = {
+        name: tensor for header in headers.values() for name, tensor in header.tensors.items()
+    }
     first = next(iter(headers))
     if not tensors:
         raise BadInput(f"{first}: the file holds no weights; download it again")
     if "quantization_config" not in config:
         shapes.check_shapes(first if len(headers) == 1 else folder, class_name, config, tensors)
+    return headers
+
+
+def _check_samples(headers: Mapping[Path, Header], sampling_s: float) -> None:
+    until = time.monotonic() + sampling_s
     for file, header in headers.items():
         check_samples(file, header, until)
-    return tensors
 
 
 def _headers(folder: Path, variant: str | None) -> Mapping[Path, Header]:
