@@ -16,6 +16,8 @@ from faults.sabotaged_tune import WORKER
 
 from tuner import cli
 from tuner.execution import launch
+from tuner.records.codec import read
+from tuner.records.outcome import Outcome
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,11 @@ DAMAGES = {
         ),
         "a distribution that is no JSON": sql("UPDATE trial_params SET distribution_json = '{'"),
         "an attribute that is no JSON": sql("UPDATE trial_user_attributes SET value_json = '{'"),
+        "a latency changed": sql("UPDATE trial_user_attributes SET value_json = '1e-9' WHERE key = 'latency_s'"),
+        "time that is text": sql("UPDATE study_user_attributes SET value_json = '\"x\"' WHERE key = 'spent_s'"),
+        "time below zero": sql("UPDATE study_user_attributes SET value_json = '-5' WHERE key = 'spent_s'"),
+        "time without end": sql("UPDATE study_user_attributes SET value_json = 'Infinity' WHERE key = 'spent_s'"),
+        "time that is no number": sql("UPDATE study_user_attributes SET value_json = 'NaN' WHERE key = 'spent_s'"),
         "a refusal that is none": sql(
             "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (1, 'refused', '\"x\"')"
         ),
@@ -169,9 +176,10 @@ def half_as_long(data: dict[str, Any]) -> None:
 
 
 def test_a_disagreement_about_an_acknowledged_outcome_names_the_database(copy: Tune) -> None:
-    file = copy.folder / "trials" / "0001" / "outcome.json"
-    edit(half_as_long)(file)
-    assert_one_line(copy.run("--trials", "12"), 2, "study.db", "trial 1", "outcome.json")
+    repeated = {read(file, Outcome).number for file in copy.folder.glob("repetitions/*/outcome.json")}
+    number = next(number for number in copy.outcomes() if number not in repeated)
+    edit(half_as_long)(copy.folder / "trials" / f"{number:04}" / "outcome.json")
+    assert_one_line(copy.run("--trials", "12"), 2, "study.db", f"trial {number}", "outcome.json")
 
 
 def test_a_file_in_the_place_of_a_folder(copy: Tune) -> None:

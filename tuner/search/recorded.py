@@ -44,7 +44,10 @@ def read_repetitions(paths: StudyFolder, request: Request, outcomes: Mapping[int
         if repetition.repetition != number:
             raise BadInput(f"{file}: repetition: it is that of another folder, {repetition.repetition}")
         original = outcomes.get(repetition.number)
-        if original is None or original.values != repetition.values:
+        if original is None:
+            lost = paths.trial(repetition.number) / "outcome.json"
+            raise BadInput(f"{lost}: missing, although {file} repeats trial {repetition.number}")
+        if original.values != repetition.values:
             raise BadInput(f"{file}: values: not those of trial {repetition.number}, which it repeats")
         _check(file.parent, Recorded(repetition, request, outcomes))
         repetitions.append(repetition)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -31,6 +31,9 @@ from tuner.study.compiled_code import own_cache
 from tuner.study.database import damage, open_study
 from tuner.study.reprice import reprice
 from tuner.timing.target import MIN_WITHIN, meets_latency_target
+
+MAX_SPENT_S = 1e8
+"""Three years."""
 
 
 class Store:
@@ -78,7 +81,10 @@ class Store:
     @property
     def spent_s(self) -> float:
         """Seconds of the budget that this study has used, over all its runs, up to what it recorded last."""
-        return float(self.study.user_attrs.get("spent_s", 0.0))
+        spent_s = self.study.user_attrs.get("spent_s", 0.0)
+        if not isinstance(spent_s, int | float) or not 0 <= spent_s <= MAX_SPENT_S:
+            raise BadInput(f"{self.paths.database}: spent_s: {str(spent_s)[:40]} is no time that a study took")
+        return float(spent_s)
 
     @spent_s.setter
     def spent_s(self, seconds: float) -> None:
@@ -241,7 +247,7 @@ class Store:
             trial = trials.get(number)
             if (
                 trial is None
-                or (trial.state.name, trial.values) not in _possibly_told(history, outcome)
+                or not any(_is_told(trial, known) for known in _possibly_known(history, outcome))
                 or not trial.params.items() <= outcome.values.items()
             ):
                 raise BadInput(f"{database}: trial {number} is not what its outcome.json says")
@@ -291,12 +297,19 @@ class Store:
         self.study.tell(number, values, state=TrialState.COMPLETE if values else TrialState.PRUNED)
 
 
-def _possibly_told(history: History, outcome: Outcome) -> list[tuple[str, list[float] | None]]:
-    """Return what Optuna may have been told of a trial: at its end, and after each of its repetitions."""
+def _possibly_known(history: History, outcome: Outcome) -> Iterator[Outcome]:
+    """Yield what Optuna may have been told of a trial: at its end, and after each of its repetitions."""
     own = [repetition for repetition in history.repetitions if repetition.number == outcome.number]
-    known = (dataclasses.replace(history, repetitions=own[:count]) for count in range(len(own) + 1))
-    values = [_values(history.settled(outcome)) for history in known]
-    return [("COMPLETE" if value else "PRUNED", value) for value in values]
+    for count in range(len(own) + 1):
+        yield dataclasses.replace(history, repetitions=own[:count]).settled(outcome)
+
+
+def _is_told(trial: Any, known: Outcome) -> bool:
+    """Return whether Optuna's trial has the state, the values and the figures of an outcome."""
+    values = _values(known)
+    figures = {name: value for name, value in attributes(known).items() if isinstance(value, int | float)}
+    has_state = (trial.state.name, trial.values) == ("COMPLETE" if values else "PRUNED", values)
+    return has_state and all(trial.user_attrs.get(name, value) == value for name, value in figures.items())
 
 
 def _excess(timing: Timing, target_s: float) -> float:
