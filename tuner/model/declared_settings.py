@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from tuner.errors import BadInput
 from tuner.model import diffusers_source
+from tuner.model.json_file import shown
 
 KINDS = {
     "int": "number", "float": "number", "bool": "switch", "str": "text", "None": "null",
@@ -112,7 +113,7 @@ def check_finite(file: Path, settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         for number in numbers(value):
             if isinstance(number, float) and not math.isfinite(number):
-                raise BadInput(f"{file}: {name[:80]}: {number} is not a finite number")
+                raise BadInput(f"{file}: {shown(name)}: {number} is not a finite number")
 
 
 def check_fields(file: Path, declared: Mapping[str, Any], config: Mapping[str, Any]) -> None:

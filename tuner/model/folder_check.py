@@ -13,7 +13,7 @@ from typing import Any
 
 from tuner.errors import BadInput
 from tuner.model import agreeing_settings, component_classes, declared_choices, declared_settings, shapes
-from tuner.model.json_file import read_object
+from tuner.model.json_file import read_object, shown
 from tuner.model.safetensors_file import Header, Tensor, check_samples, read_header
 from tuner.model.vocabulary import check_vocabulary
 
@@ -194,11 +194,11 @@ def _shards(index: Path) -> Mapping[Path, Header]:
     names = set(map(str, weight_map.values()))
     for name in sorted(names):
         if Path(name).name != name:
-            raise BadInput(f"{index}: weight_map: {name[:80]} is not a file beside it")
+            raise BadInput(f"{index}: weight_map: {shown(name)} is not a file beside it")
         if not (index.parent / name).is_file():
             raise BadInput(f"{index.parent / name}: {index.name} names this file, and it is missing")
     headers = {name: read_header(index.parent / name) for name in sorted(names)}
     for weight, name in sorted(weight_map.items()):
         if weight not in headers[str(name)].tensors:
-            raise BadInput(f"{index.parent / name}: {weight[:80]}: {index.name} names this weight, it is missing")
+            raise BadInput(f"{index.parent / name}: {shown(weight)}: {index.name} names this weight, it is missing")
     return {index.parent / name: header for name, header in headers.items()}

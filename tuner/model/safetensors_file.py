@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from tuner.errors import BadInput
 from tuner.files import open_regular
-from tuner.model.json_file import LFS, loads
+from tuner.model.json_file import LFS, loads, shown
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors library."""
@@ -111,7 +111,7 @@ def _tensor(file: Path, name: str, entry: object) -> Tensor:
             is_valid = is_valid and (bytes_each is not None or NEWER.fullmatch(dtype) is not None)
             if is_valid and (bytes_each is None or math.prod(shape) * bytes_each == end - begin):
                 return Tensor(dtype, tuple(shape), begin, end)
-    raise BadInput(f"{file}: {name[:80]}: its shape, type and place do not agree; download the file again")
+    raise BadInput(f"{file}: {shown(name)}: its shape, type and place do not agree; download the file again")
 
 
 def _check_layout(file: Path, tensors: Mapping[str, Tensor], size: int) -> None:
@@ -119,7 +119,7 @@ def _check_layout(file: Path, tensors: Mapping[str, Tensor], size: int) -> None:
     end = 0
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1][2:]):
         if tensor.begin != end:
-            raise BadInput(f"{file}: {name[:80]}: overlaps another tensor or leaves a gap; download the file again")
+            raise BadInput(f"{file}: {shown(name)}: overlaps another tensor or leaves a gap; download the file again")
         end = tensor.end
     if end != size:
         what = "cut short" if end > size else "longer than its header says"
@@ -139,7 +139,7 @@ def check_samples(file: Path, header: Header, until: float) -> None:
                     return
                 found = _not_finite(os.pread(opened.fileno(), count, header.offset + begin), tensor.dtype)
                 if found == "NaN" or (found and not MASKS.search(name)):
-                    raise BadInput(f"{file}: {name[:80]}: has weights that are {found}; download the file again")
+                    raise BadInput(f"{file}: {shown(name)}: has weights that are {found}; download the file again")
 
 
 def _places(tensor: Tensor) -> Iterator[tuple[int, int]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tuner.errors import BadInput
 from tuner.model.declared_shapes import attributes, declared_sizes, default_of
+from tuner.model.json_file import shown
 from tuner.model.safetensors_file import FLOATS, Tensor
 
 MAX_SIZE = 1 << 22
@@ -117,11 +118,11 @@ def check_sizes(file: Path, config: Mapping[str, Any], prefix: str = "") -> None
         least, largest = (0, MAX_LAYERS) if name in COUNTS else (int(name not in ZERO_TOO), MAX_SIZE)
         for number in _leaves(value):
             if isinstance(number, float) and math.isnan(number):
-                raise BadInput(f"{file}: {prefix}{name[:80]}: NaN is not a setting; download the file again")
+                raise BadInput(f"{file}: {prefix}{shown(name)}: NaN is not a setting; download the file again")
             is_whole = type(number) is int or (name in WHOLE_FRACTIONS and number in range(MAX_SIZE))
             if name in COUNTS | SIZES and not (is_whole and least <= number <= largest):
-                shown = repr(number)[:40]
-                raise BadInput(f"{file}: {prefix}{name}: {shown} is not a whole number from {least} to {largest}")
+                wanted = f"a whole number from {least} to {largest}"
+                raise BadInput(f"{file}: {prefix}{name}: {repr(number)[:40]} is not {wanted}")
 
 
 def check_shapes(where: Path, class_name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -149,7 +150,7 @@ def _check_essential(where: Path, class_name: str, config: Mapping[str, Any], te
     own = attributes(class_name)
     first = next(iter(tensors))
     if own and not any(name.partition(".")[0] in own for name in tensors):
-        raise BadInput(f"{where}: {first[:80]}: no weight of {class_name}: these are of another model or layout")
+        raise BadInput(f"{where}: {shown(first)}: no weight of {class_name}: these are of another model or layout")
     essential, rank = ESSENTIAL.get(class_name, (PROJECTIONS.get(class_name), 0))
     setting, switched = SWITCHED.get(class_name, ("", None))
     for name in (essential, switched if config.get(setting) in (True, "true") else None):
@@ -190,12 +191,12 @@ def _compare(where: Path, name: str, tensor: Tensor, axis: int, size: object, st
     """Raise BadInput if a dimension of a tensor is not of this size. A size that is unknown is not compared."""
     if tensor.dtype in WHOLE_TYPES:
         raise BadInput(
-            f"{where}: {name[:80]}: {tensor.dtype}: whole numbers, and config.json has no quantization_config"
+            f"{where}: {shown(name)}: {tensor.dtype}: whole numbers, and config.json has no quantization_config"
         )
     is_known = isinstance(size, int) and tensor.dtype in FLOATS and len(tensor.shape) > axis
     if is_known and tensor.shape[axis] != size:
         shape = "x".join(map(str, tensor.shape))
-        raise BadInput(f"{where}: {name[:80]}: its shape is {shape}; config.json: {stated}")
+        raise BadInput(f"{where}: {shown(name)}: its shape is {shape}; config.json: {stated}")
 
 
 def _matches(pattern: str | re.Pattern[str], names: Iterable[str]) -> Iterator[re.Match[str]]:
