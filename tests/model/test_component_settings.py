@@ -66,7 +66,9 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     (WAN, {"dim_mult": [1, 2, 4, 4], "temperal_downsample": [True]}, "is too short for dim_mult"),
     (WAN, {"dim_mult": [0, 2]}, "dim_mult: 0 is not above 0"),
     ("CLIPTextModel", {"model_type": "clip_text_model", "layer_norm_eps": -1}, "layer_norm_eps: -1 is not from 0 to 1"),
-    ("CLIPTextModel", {"model_type": "clip_text_model", "layer_norm_eps": math.inf}, "layer_norm_eps: inf is not from"),
+    ("CLIPTextModel", {"model_type": "clip_text_model", "layer_norm_eps": math.inf}, "layer_norm_eps: inf is not a fi"),
+    ("T5EncoderModel", {"model_type": "t5", "initializer_factor": -math.inf}, "initializer_factor: -inf is not a f"),
+    ("LlamaModel", {"model_type": "llama", "num_key_value_heads": 0}, "num_key_value_heads: 0 is not a whole number"),
     ("CLIPTextModel", {"model_type": "clip_text_model", "attention_dropout": 9}, "attention_dropout: 9 is not from 0"),
     (
         "CLIPTextModel",

@@ -127,8 +127,9 @@ def check_fields(file: Path, declared: Mapping[str, Any], config: Mapping[str, A
         allowed = {"text": {"text"}, "number": {"number", "switch"}}.get(_kind(value))
         if accepted and single and allowed and not allowed & (single | accepted.listed):
             raise BadInput(f"{file}: {name}: {_shown(value)} is not {_title(accepted)}")
-        if "number" in single and SHARES.search(name):
-            for number in numbers(value):
+        if "number" in single and not _may_be_infinite(parameter):
+            check_finite(file, {name: value})
+            for number in numbers(value) if SHARES.search(name) else ():
                 _check_range(file, name, number, (0, 1, True))
 
 
@@ -267,11 +268,14 @@ def numbers(value: Any) -> Iterator[float]:
 
 
 def _check_numbers(file: Path, name: str, value: Any, parameter: diffusers_source.Parameter) -> None:
-    may_be_infinite = parameter.default is not None and "inf" in ast.unparse(parameter.default)
-    if not may_be_infinite:
+    if not _may_be_infinite(parameter):
         check_finite(file, {name: value})
     for number in numbers(value):
         _check_range(file, name, number, RANGES.get(name, ANY))
+
+
+def _may_be_infinite(parameter: diffusers_source.Parameter) -> bool:
+    return parameter.default is not None and "inf" in ast.unparse(parameter.default)
 
 
 def _check_range(file: Path, name: str, number: float, limits: tuple[float, float, bool]) -> None:
