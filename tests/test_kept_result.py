@@ -89,7 +89,8 @@ def test_the_choice_is_written_before_the_run_ends(bench: Bench, workers: Worker
         found.measure_baseline()
         chosen = found.choose()
         assert result(bench).chosen.trial == chosen.number != 0
-    assert len(seen) > 3 and set(seen) == {0}
+    assert set(seen[:5]) == {0}, "the baseline, until a gain is confirmed"
+    assert seen[-1] != 0, "which is before the search ends"
 
 
 @pytest.mark.usefixtures("no_examiner")
