@@ -247,7 +247,7 @@ class Store:
             trial = trials.get(number)
             if (
                 trial is None
-                or not any(_is_told(trial, known) for known in _possibly_known(history, outcome))
+                or not _is_told(trial, _possibly_known(history, outcome))
                 or not trial.params.items() <= outcome.values.items()
             ):
                 raise BadInput(f"{database}: trial {number} is not what its outcome.json says")
@@ -304,12 +304,22 @@ def _possibly_known(history: History, outcome: Outcome) -> Iterator[Outcome]:
         yield dataclasses.replace(history, repetitions=own[:count]).settled(outcome)
 
 
-def _is_told(trial: Any, known: Outcome) -> bool:
-    """Return whether Optuna's trial has the state, the values and the figures of an outcome."""
-    values = _values(known)
-    figures = {name: value for name, value in attributes(known).items() if isinstance(value, int | float)}
-    has_state = (trial.state.name, trial.values) == ("COMPLETE" if values else "PRUNED", values)
-    return has_state and all(trial.user_attrs.get(name, value) == value for name, value in figures.items())
+def _is_told(trial: Any, possibly_known: Iterator[Outcome]) -> bool:
+    """Return whether Optuna's trial has the state, the values and the figures of what was known of a trial.
+
+    The two may be of different moments: another price first brings the values back to those at the trial's end.
+    """
+    known = list(possibly_known)
+    has_values = any(
+        (trial.state.name, trial.values) == ("COMPLETE" if values else "PRUNED", values)
+        for values in map(_values, known)
+    )
+    return has_values and any(_has_figures(trial, attributes(outcome)) for outcome in known)
+
+
+def _has_figures(trial: Any, known: Mapping[str, Any]) -> bool:
+    figures = {name: value for name, value in known.items() if isinstance(value, int | float)}
+    return all(trial.user_attrs.get(name, value) == value for name, value in figures.items())
 
 
 def _excess(timing: Timing, target_s: float) -> float:
