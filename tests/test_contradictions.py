@@ -187,6 +187,8 @@ STUDIES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a study of other prompts": (
         STUDY, edit(lambda d: d["space"]["workload"].update(prompts=["a", "b"])), "workload"),
     "a study of another tolerance": (STUDY, edit(lambda d: d["space"].update(tolerance=9.0)), "quality_tolerance"),
+    "a study without a knob that others need": (
+        STUDY, edit(lambda d: d["space"]["baseline"].pop("cache.kind")), "values"),
     "a study without a knob": (STUDY, edit(lambda d: d["space"]["baseline"].pop("vae.slicing")), "values"),
     "a study of another baseline": (STUDY, edit(lambda d: d["space"]["baseline"].update(steps=6)), "values"),
     "a choice of no trial": (
@@ -231,6 +233,7 @@ def test_nor_is_it_resumed(study_copy: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
+        (lambda space: space["baseline"].pop("cache.kind"), "space.baseline.cache.kind: missing"),
         (lambda space: space["baseline"].update(warp=9), "space.baseline.warp: unknown knob"),
         (lambda space: space["baseline"].update(steps=0), "space.baseline.steps: 0 must be"),
         (lambda space: space["knobs"].update(steps=["x"]), "space.knobs.steps: x must be"),

@@ -91,6 +91,9 @@ def check_space(file: Path, space: SearchSpace) -> None:
     """Raise BadInput if the study's search space has a knob or a value that the catalogue does not have."""
     from tuner.knobs import KNOBS
 
+    missing = [name for name in KNOBS if name not in space.baseline]
+    if missing:
+        raise BadInput(f"{file}: space.baseline.{missing[0]}: missing; begin another study with `tune run`")
     baseline = {name: (value,) for name, value in space.baseline.items()}
     for where, choices in (("baseline", baseline), ("knobs", space.knobs)):
         for name, values in choices.items():

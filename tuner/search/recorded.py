@@ -62,7 +62,10 @@ def _read(file: Path, request: Request) -> Outcome:
 
 
 def _is_candidate(values: Values, request: Request) -> bool:
-    is_whole = {"steps", "batch"} <= values.keys() and request.space.candidate(values) == values
+    try:
+        is_whole = {"steps", "batch"} <= values.keys() and request.space.candidate(values) == values
+    except KeyError:  # the space has no baseline of a knob on which others depend
+        return False
     return is_whole and not any(KNOBS[name].invalid_reason(value) for name, value in values.items())
 
 
