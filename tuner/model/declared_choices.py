@@ -70,7 +70,7 @@ def _check(file: Path, field: str, value: Any, known: Iterable[str]) -> None:
         if words and not {name.lower(), name.removeprefix(OLD_PREFIX).lower()} & words:
             listed = ", ".join(sorted(known)[:MAX_LISTED]) + (", ..." if len(words) > MAX_LISTED else "")
             instead = did_you_mean(name[:80], sorted(known), f"known are {listed}")
-            raise BadInput(f"{file}: {field}: {shown(name)} is unknown; {instead}")
+            raise BadInput(f"{file}: {field}: {shown(name) or 'an empty name'} is unknown; {instead}")
 
 
 def _declared(parameter: diffusers_source.Parameter) -> Iterator[str]:

@@ -65,7 +65,7 @@ SINGLE = {
 
 NEEDED = {
     "num_train_timesteps", "scaling_factor", "block_out_channels", "latent_channels", "z_dim", "in_channels",
-    "num_layers", "num_single_layers",
+    "num_layers", "num_single_layers", "act_fn",
 }  # fmt: skip
 """Settings for which null will not do where their default is a value."""
 
@@ -193,6 +193,8 @@ def _names(node: ast.Subscript) -> Iterator[str]:
 def _mismatch(name: str, value: Any, accepted: Accepted, folder: str) -> str | None:
     """Return what a parameter takes instead of a value, None if the value will do."""
     kind = _kind(value)
+    if kind == "list" and name.endswith(ALWAYS_LISTS) and any(isinstance(item, list) for item in value):
+        return _title(accepted)
     if kind == "list":
         return _mismatch_of_list(value, accepted, folder == "models" and name not in RANGES.keys() | SINGLE)
     if kind == "null" or kind in accepted.single or _is_switch(value, accepted.single):

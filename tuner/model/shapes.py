@@ -25,13 +25,13 @@ SIZES = {
     "z_dim", "base_dim", "block_out_channels", "joint_attention_dim", "pooled_projection_dim", "cross_attention_dim",
     "caption_channels", "norm_num_groups", "layers_per_block", "max_position_embeddings", "num_train_timesteps",
     "ffn_dim", "text_dim", "freq_dim", "dim", "n_heads", "cap_feat_dim", "pos_embed_max_size", "axes_dims_rope",
-    "num_key_value_heads", "head_dim", "relative_attention_num_buckets",
+    "num_key_value_heads", "head_dim", "relative_attention_num_buckets", "transformer_layers_per_block",
 }  # fmt: skip
 """Settings that are whole numbers above 0, lists of them, or null."""
 
 ZERO_TOO = {
     "cross_attention_dim", "pooled_projection_dim", "caption_channels", "layers_per_block", "text_dim",
-    "axes_dims_rope",
+    "axes_dims_rope", "transformer_layers_per_block",
 }  # fmt: skip
 """Sizes of parts that a model may leave out."""
 
