@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tuner.records.model import Workload
-from tuner.records.protocol import Alive, Message, TurnEnded, TurnWanted, decode_message
+from tuner.records.protocol import Alive, Message, Standing, TurnEnded, TurnWanted, decode_message
+from tuner.worker.blocks import Blocks
 from tuner.worker.channel import Channel
 
 
@@ -48,6 +49,22 @@ def test_an_error_ends_a_turn(channel: Channel) -> None:
 def test_without_a_parent_nothing_is_asked_for() -> None:
     with Channel(-1).turn():
         pass
+
+
+@pytest.mark.parametrize(("is_first", "call_s", "blocks"), [(True, 5.0, [1, 2, 2, 2]), (False, 0.2, [6, 6, 6])])
+def test_blocks_of_a_pair_lie_evenly_around_the_others(
+    channel: Channel, is_first: bool, call_s: float, blocks: list[int]
+) -> None:
+    warm_ups: list[int] = []
+    standing = Standing(pair="7 0", is_first=is_first)
+    pair = Blocks(channel, standing, lambda: warm_ups.append(1), call_s)
+    with channel.turn():
+        for _ in range(sum(blocks)):
+            assert pair.before_call() >= 0
+            channel.send(Alive())
+    told = "".join({TurnWanted: "w", TurnEnded: "e", Alive: "."}[type(message)] for message in read(channel))
+    assert told == "".join("w" + "." * block + "e" for block in blocks)
+    assert len(warm_ups) == (len(blocks) - 1 if call_s < 1 else 0)
 
 
 def compile_something() -> None:

@@ -36,7 +36,7 @@ class SlowCalls:
         channel = make_channel()
         job: Any = SimpleNamespace(
             environment=environment.detect("cpu"), reference=None, model=None, build=build,
-            workload=Workload(prompts=("a",), seeds=(0,)), allowance_s=0.0, points=(),
+            workload=Workload(prompts=("a",), seeds=(0,)), allowance_s=0.0, points=(), standing=None,
         )  # fmt: skip
         log = SimpleNamespace(read=lambda: SimpleNamespace(unique_graphs=0, recompiles=()))
         tracer: Any = SimpleNamespace(profiled=False, compile_log=log, graph_count=lambda: 0)

@@ -22,7 +22,7 @@ from tuner.numbers import format_duration
 from tuner.records.codec import Estimate, Values, read
 from tuner.records.machine import Memory
 from tuner.records.model import Model
-from tuner.records.outcome import Build, Failure, Limits, Outcome, Timing
+from tuner.records.outcome import Build, Device, Failure, Limits, Outcome, Timing
 from tuner.records.protocol import (
     BuildDone,
     CallTimed,
@@ -49,7 +49,7 @@ from tuner.search.confirmation import Confirmation, PairedRuns, by_preference
 from tuner.search.gain import MAX_PAIRS, MIN_PAIRS, is_confirmed, is_in_doubt, speed_up, timing_noise
 from tuner.search.history import History
 from tuner.search.request import Request
-from tuner.search.strategy import repetition
+from tuner.search.strategy import Proposal, repetition
 from tuner.space import reader
 from tuner.study import loop, narration
 from tuner.study.attempt import BuildAttempt
@@ -72,6 +72,7 @@ recipes:
   - {name: math, source: here, values: {attention.backend: _native_math, steps: 14}}
 """
 FIXED_S, PER_STEP_S = 0.5, 0.1
+DEVICE = Device(name="cpu")
 
 
 FINISHED = "this study is finished: give a longer --budget, or more --trials, to go on"
@@ -100,6 +101,19 @@ class Told:
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_, **__: None
+
+
+class Once:
+    """A strategy that proposes one thing."""
+
+    def __init__(self, proposal: Proposal) -> None:
+        self.proposals = [proposal]
+
+    def propose(self, history: History, device: Device) -> Proposal | None:
+        return self.proposals.pop() if self.proposals else None
+
+    def observe(self, outcome: Outcome) -> None:
+        pass
 
 
 class Workers:
@@ -161,6 +175,7 @@ class Bench:
         self.folder = folder
         self.work: Callable[[Job], Iterable[Message]] = workers
         self.price = Price(usd_per_hour=3.6, source="here")
+        self.slots = 1
         (folder / "space.yaml").write_text(SPACE)
 
     @contextmanager
@@ -174,7 +189,7 @@ class Bench:
         )
         with Store(self.folder / "study", request) as store:
             self.told: Any = Told()
-            self.executor = InlineExecutor(lambda job: self.work(job))
+            self.executor = InlineExecutor(lambda job: self.work(job), slots=self.slots)
             yield Study(store, Limits(budget_s=budget_s, max_trials=trials), self.told, self.executor)
 
     def run(self, *settings: str, **limits: Any) -> BestConfig:
@@ -396,7 +411,7 @@ def test_what_measuring_again_took_is_what_it_will_take_the_next_time(bench: Ben
         candidate = next(outcome for outcome in found.history.outcomes.values() if outcome.number)
         before_s = repetition_s(found.history, candidate)
         assert before_s > 0.2, "a share of its first call, which takes a second"
-        found.run_proposal(repetition(candidate))
+        found.exhaust(Once(repetition(candidate)))
         assert repetition_s(found.history, candidate) == found.history.repetitions[-1].wall_s < before_s
 
 
@@ -518,11 +533,11 @@ def test_a_build_that_runs_may_use_the_time_of_a_third_pair(bench: Bench, monkey
         found.measure_baseline()
         (first, *_) = by_preference(found.history)
         assert first.number
-        proposal = found.search.propose(found.history, found.device)
+        proposal = found.search.propose(found.history, DEVICE)
         assert proposal is not None and proposal.recipe == "math"
         search_ends_at, pair = found.confirmation.search_ends_at(found.history), pair_s(found.history, first)
         bench.executor.deadlines.clear()
-        found.run_proposal(proposal)
+        found.exhaust(Once(proposal))
         assert bench.executor.deadlines[0] - search_ends_at == pytest.approx(pair, rel=0.05)
 
 
@@ -940,9 +955,9 @@ def test_a_variation_that_was_drawn_late_counts_in_the_floor(bench: Bench, worke
         assert found.history.quality_floor == 0.3
     with bench.study() as again:
         assert again.history.quality_floor == 0.3
-        (proposal,) = [again.search.propose(again.history, again.device)]
+        (proposal,) = [again.search.propose(again.history, DEVICE)]
         assert proposal is not None
-        reference = again.build(proposal).job(again.budget).reference
+        reference = again.runner.build(proposal, DEVICE).job(again.budget).reference
         assert reference is not None and reference.floor == 0.3
 
 
@@ -950,7 +965,7 @@ def test_a_late_variation_that_cannot_be_drawn_is_told(bench: Bench, workers: Wo
     bench.run(trials=1)
     with bench.study() as found:
         values = found.history.space.candidate({})
-        attempt = BuildAttempt(found.store, found.history, found.device, 0, [values], "baseline")
+        attempt = BuildAttempt(found.store, found.history, DEVICE, 0, [values], "baseline")
         attempt.settled.add(0)
         failure = Failure(kind="timeout", stage="vary", message="took too long")
         (note,) = attempt.handle(WorkerFailed(failure=failure))

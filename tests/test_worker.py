@@ -273,7 +273,10 @@ def test_calls_that_most_take_twice_as_long_as_when_warmed_up_are_made_again_onc
     monkeypatch.setattr(timing, "time_components", lambda *_: None)
     monkeypatch.setattr("tuner.trace.findings.recompiles_between", lambda *_, **__: [])
     job = SimpleNamespace(
-        environment=SimpleNamespace(device="cpu"), allowance_s=0.0, workload=SimpleNamespace(latency_target_s=None)
+        environment=SimpleNamespace(device="cpu"),
+        allowance_s=0.0,
+        standing=None,
+        workload=SimpleNamespace(latency_target_s=None),
     )
     made: Any = SimpleNamespace(
         job=job,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 from faults.harness import wait_until
@@ -20,7 +21,7 @@ from tuner.execution.executor import Ended, Handle, StoodStill
 from tuner.execution.local import LocalExecutor
 from tuner.records.codec import encode
 from tuner.records.outcome import Device
-from tuner.records.protocol import Job, StageStarted, TurnEnded, TurnWanted, WorkerFailed
+from tuner.records.protocol import Job, StageStarted, Standing, TurnEnded, TurnWanted, WorkerFailed
 
 DEVICE = Device(name="cpu")
 TURN_S = 0.1
@@ -55,7 +56,9 @@ if '"ticks' in job:
         os.setsid()
         tick("child")
     tick("parent")
-for _ in range(3 if '"thrice' in job else 1):
+if '"late' in job:
+    time.sleep(0.3)
+for _ in range(3 if '"thrice' in job or '"is_first"' in job else 1):
     turn()
 send('{{"type":"failed","failure":{{"kind":"error","stage":"load","message":"planted"}}}}')
 """
@@ -156,6 +159,32 @@ def test_turns_are_granted_in_the_order_of_request(executor: LocalExecutor, subm
     assert len(handles) == len(wanted) == 3
     began = {name: times(tmp_path / name / "turns")[0] for name in wanted}
     assert sorted(began, key=began.__getitem__) == wanted
+
+
+def test_a_pair_begins_when_both_are_ready_and_takes_turns(
+    executor: LocalExecutor, make_job: Callable[..., Job], tmp_path: Path
+) -> None:
+    for name, is_first in (("early", False), ("late", True)):
+        job = msgspec.structs.replace(make_job(name), standing=Standing(pair="7 0", is_first=is_first))
+        executor.submit(job, DEVICE)
+    list(executor.wait(lambda: math.inf))
+    turns = [(began, name) for name in ("early", "late") for began, _ in times(tmp_path / name / "turns")]
+    assert [name for _, name in sorted(turns)] == ["late", "early"] * 3
+
+
+@pytest.mark.parametrize("victim", ["early", "late"])
+def test_one_of_a_pair_goes_on_alone_if_the_other_is_killed(
+    executor: LocalExecutor, make_job: Callable[..., Job], tmp_path: Path, victim: str
+) -> None:
+    job = msgspec.structs.replace(make_job("early"), standing=Standing(pair="7 0", is_first=True))
+    late = msgspec.structs.replace(make_job("late"), standing=Standing(pair="7 0", is_first=False))
+    handles = {"early": executor.submit(job, DEVICE), "late": executor.submit(late, DEVICE)}
+    read_until(executor, handles["early"], TurnWanted)
+    assert not executor.turns[DEVICE].holder, "the other one is not ready"
+    os.kill(pid_of(executor, handles[victim]), signal.SIGKILL)
+    list(executor.wait(lambda: math.inf))
+    (survivor,) = {"early", "late"} - {victim}
+    assert len(times(tmp_path / survivor / "turns")) == 3
 
 
 def test_nothing_starts_in_a_turn(executor: LocalExecutor, submit: Submit) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tuner import cli
 from tuner.execution import launch, process, template
 from tuner.search import baseline
-from tuner.study import finalists
+from tuner.study import finalists, slots
 
 EMPTY_PANEL = """
 import pathlib, sys
@@ -27,5 +27,6 @@ if __name__ == "__main__":
     if "TUNER_TEMPLATE" not in os.environ:
         template.make_launcher = lambda cache, _: launch.FreshLauncher(cache)  # quicker than to import the libraries
     finalists.EXAMINER = (sys.executable, "-c", EMPTY_PANEL)  # images that are made up say nothing
+    slots.MAX_SLOTS["cpu"] = int(os.environ.get("TUNER_SLOTS", "1"))  # faults are planted by the order of the workers
     process.DEADLINES_S.update(json.loads(os.environ.get("TUNER_DEADLINES", "{}")))
     sys.exit(cli.main(sys.argv[1:]))

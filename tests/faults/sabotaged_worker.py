@@ -26,6 +26,7 @@ from tuner.worker import __main__
 from tuner.worker.channel import Channel
 
 STAGE_S = float(os.environ.get("TUNER_STAGE_S", "0.02"))
+TURN_S = float(os.environ.get("TUNER_TURN_S", str(STAGE_S)))
 
 
 class Saboteur(Channel):
@@ -98,7 +99,8 @@ def simulate(job: Job, channel: Channel, _: object) -> None:
     reference = job.reference.scores[0] if job.reference else score(job, job.points[0])
     for point in job.points:
         channel.enter("time", point.index)
-        time.sleep(STAGE_S)
+        with channel.turn():
+            time.sleep(TURN_S)
         channel.enter("score", point.index)
         draw(job, point)
         channel.stage = "sent"

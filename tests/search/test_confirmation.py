@@ -79,7 +79,7 @@ def test_a_pair_is_measured_baseline_first() -> None:
     measured = []
     for repetition in range(4):
         proposal = paired.propose(known)
-        assert proposal.repeats is not None
+        assert proposal is not None and proposal.repeats is not None
         done = outcome(proposal.repeats, 1.0, proposal.pair, repetition)
         measured.append((proposal.repeats, proposal.pair.index if proposal.pair else None))
         known.repetitions.append(done)
@@ -90,6 +90,7 @@ def test_a_pair_is_measured_baseline_first() -> None:
 def test_a_pair_that_a_killed_run_left_incomplete_is_not_completed_later() -> None:
     known = history(*runs((BASELINE, 0)))
     proposal = PairedRuns(CANDIDATE).propose(known)
+    assert proposal is not None
     assert (proposal.repeats, proposal.pair) == (BASELINE, pair(1))
 
 

@@ -148,14 +148,15 @@ def run_study(folder: Path, request: Request, limits: Limits, model_name: str) -
     from tuner.report.conclusion import interruption
     from tuner.report.live import make_display
     from tuner.study.loop import Study
+    from tuner.study.slots import max_slots
     from tuner.study.store import Store
 
     title = f"{model_name} ({request.model.pipeline_class}) on {request.environment.device_name}"
     display = make_display(sys.stdout, request.space.baseline)
-    device = Device(name=request.environment.device)
+    device, places = Device(name=request.environment.device), max_slots(request.environment)
     with (
         Store(folder, request) as store,
-        LocalExecutor([device], make_launcher(store.paths.cache, store.paths.template_log)) as executor,
+        LocalExecutor([device], make_launcher(store.paths.cache, store.paths.template_log), slots=places) as executor,
     ):
         limits = with_demo_budget(store.with_last_budget(limits), request)
         study = Study(store, limits, display, executor)

@@ -74,6 +74,7 @@ class WorkerProcess:
             self.process = launcher.start(Start(folder / "job.json", writing, log.fileno(), self._mark))
         os.close(writing)
         self._enter("start")
+        self.had_turn = False
         self._waits = False
         self._still_since: float | None = None
         """Since when the worker has waited for its turn or stood still."""
@@ -134,7 +135,7 @@ class WorkerProcess:
 
     def grant(self) -> None:
         """Grant the worker the turn that it waits for."""
-        self._waits = False
+        self._waits, self.had_turn = False, True
         self.go_on()
         self.process.grant()
 

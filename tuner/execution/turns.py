@@ -1,4 +1,7 @@
-"""Who has a device to itself: one worker after the other in the order of request, while all others stand still."""
+"""Who has a device to itself: one worker after the other in the order of request, while all others stand still.
+
+The two workers of a pair begin when both are ready, so that their calls are timed in turn.
+"""
 
 from __future__ import annotations
 
@@ -59,14 +62,26 @@ class Turns:
         """Grant the next turn, if the last one has ended, or let all go on."""
         if self.holder is not None:
             return
-        if self.waiting:
-            self.holder = self.waiting.popleft()
+        self.holder = self._next()
+        if self.holder is not None:
+            self.waiting.remove(self.holder)
             self._stop_others(self.holder)
             self.holder.grant()
         else:
             for worker in self.workers:
                 worker.go_on()
             self.guard.watch([])
+
+    def _next(self) -> WorkerProcess | None:
+        """Return who is next: of a pair, neither before both wait for their first turn, and then its first."""
+        ready = [worker for worker in self.waiting if self._is_paired(worker)]
+        return min(ready, key=lambda worker: not starts_pair(worker), default=None)
+
+    def _is_paired(self, worker: WorkerProcess) -> bool:
+        """Return whether the others of a worker's pair, if it is one of a pair, have come as far."""
+        pair = worker.job.standing and worker.job.standing.pair
+        others = [other for other in self.workers if other.job.standing and other.job.standing.pair == pair]
+        return all(other in self.waiting or other.had_turn for other in others)
 
     def _stop_others(self, holder: WorkerProcess) -> None:
         others = [worker for worker in self.workers if worker is not holder]
@@ -76,3 +91,9 @@ class Turns:
             worker.stop()
         if is_busy:
             time.sleep(self.drain_s)
+
+
+def starts_pair(worker: WorkerProcess) -> bool:
+    """Return whether a worker is the first of its pair, and has not begun."""
+    standing = worker.job.standing
+    return standing is not None and standing.is_first and not worker.had_turn

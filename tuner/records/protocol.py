@@ -30,12 +30,20 @@ class Point(Record):
     whole: bool = False
 
 
+class Standing(Record):
+    """The place of a worker in a pair that is measured at the same time: their calls are timed in turn."""
+
+    pair: str
+    is_first: bool
+
+
 class Job(Record):
     """A worker's job: one build and the call points to measure on it, in order.
 
     `allowed` are the gate's findings that the untouched pipeline causes itself. The baseline is measured whatever the
     gate finds. With `probe` the worker also measures the roofline of this device. `tolerance` is how far a mean score
     may be below the baseline's and still count as good as it. `compile_limit_s` shortens the first call's deadline.
+    With `standing` the worker is timed in turn with the other one of its pair.
     `reference_s` is how long the baseline's images may take, of which as many are generated.
     """
 
@@ -55,6 +63,7 @@ class Job(Record):
     tolerance: NonNegative | None = None
     is_baseline: bool = False
     probe: bool = False
+    standing: Standing | None = None
 
 
 class StageStarted(Record, tag="stage"):

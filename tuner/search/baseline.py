@@ -23,6 +23,8 @@ class Baseline(Strategy):
         self.was_proposed = False
 
     def propose(self, history: History, device: Device) -> Proposal | None:
+        if history.running:
+            return None
         if 0 not in history.outcomes:
             if self.was_proposed:
                 return None

@@ -60,8 +60,8 @@ class Budget:
         return self.ends_at - time.monotonic()
 
     def trials_left(self, history: History) -> int:
-        """Return how many more trials may be recorded."""
-        return max(0, (self.limits.max_trials or sys.maxsize) - len(history.outcomes))
+        """Return how many more trials may be recorded, those to come of running builds not counted."""
+        return max(0, (self.limits.max_trials or sys.maxsize) - len(history.outcomes) - history.pending)
 
     @property
     def compile_limit_s(self) -> float:

@@ -10,7 +10,7 @@ from tuner.result import front
 from tuner.search.baseline import Failures
 from tuner.search.budget import Budget, pair_s, quickest_build_s, repetition_s
 from tuner.search.gain import MAX_PAIRS, MIN_PAIRS, is_confirmed, is_in_doubt, may_gain, speed_up
-from tuner.search.history import History
+from tuner.search.history import BASELINE, History
 from tuner.search.strategy import Proposal, Strategy, repetition
 
 RESERVED_PAIRS = MIN_PAIRS + 1
@@ -29,28 +29,41 @@ def by_preference(history: History) -> list[Outcome]:
 
 
 class PairedRuns:
-    """Proposes the repetitions of a candidate's pairs, the baseline of each pair first."""
+    """Proposes the repetitions of a candidate's pairs, the baseline of each pair first.
+
+    Where there is room for both, they run at the same time.
+    """
 
     def __init__(self, candidate: int) -> None:
         self.candidate = candidate
         self.failures = Failures()
         self.is_concluded = False
         self.current_pair: Pair | None = None
-        """The pair whose baseline was proposed and whose candidate was not measured yet."""
+        """The pair of which one was proposed and not both were measured yet."""
+        self.measured: set[int] = set()
+        """Which trials of it were measured."""
 
-    def propose(self, history: History) -> Proposal:
-        """Return the next repetition. A pair that another run left incomplete is not completed hours later."""
+    def propose(self, history: History) -> Proposal | None:
+        """Return the next repetition, None while both run. A pair that another run left incomplete is left so."""
         if self.current_pair is None:
             pairs = [run.pair.index for run in history.repetitions if run.pair and run.pair.candidate == self.candidate]
             self.current_pair = Pair(candidate=self.candidate, index=1 + max(pairs, default=-1))
-        measured = [run for run in history.repetitions_of(history.baseline) if run.pair == self.current_pair]
-        return repetition(history.outcomes[self.candidate] if measured else history.baseline, self.current_pair)
+        missing = [number for number in (BASELINE, self.candidate) if number not in self.measured]
+        waiting = [number for number in missing if not history.is_repeating(number)]
+        return repetition(history.outcomes[waiting[0]], self.current_pair) if waiting else None
+
+    def partner(self, history: History) -> Proposal | None:
+        """Return the repetition that belongs to one that runs now, or None."""
+        is_open = self.current_pair is not None and not self.failures.are_final
+        return self.propose(history) if is_open else None
 
     def observe(self, outcome: Outcome) -> None:
         """Take note of what came of a repetition."""
         self.failures.observe(outcome)
-        if outcome.number == self.candidate and outcome.status == "measured":
-            self.current_pair = None
+        if outcome.status == "measured":
+            self.measured.add(outcome.number)
+        if self.measured == {BASELINE, self.candidate}:
+            self.current_pair, self.measured = None, set()
 
 
 def best_so_far(history: History) -> Outcome:
@@ -92,6 +105,8 @@ class Confirmation(Strategy):
         self.runs: PairedRuns | None = None
 
     def propose(self, history: History, device: Device) -> Proposal | None:
+        if history.running:
+            return self.runs.partner(history) if self.runs else None
         while True:
             if self.runs is None:
                 first = self.shortlist(history)[0]
@@ -194,6 +209,8 @@ class EarlyConfirmation(Strategy):
         return is_cheap and speed_up(history, first).low > 1.0
 
     def propose(self, history: History, device: Device) -> Proposal | None:
+        if history.running:
+            return self.runs.partner(history) if self.runs else None
         if self.is_due(history):
             self.runs = PairedRuns(self.confirmation.shortlist(history)[0].number)
         if self.runs is None or self.runs.is_concluded:
@@ -220,6 +237,8 @@ class OpenDoubt(Strategy):
         self.runs: PairedRuns | None = None
 
     def propose(self, history: History, device: Device) -> Proposal | None:
+        if history.running:
+            return self.runs.partner(history) if self.runs else None
         if not self.has_started:
             doubtful, self.has_started = first_in_doubt(history), True
             self.runs = PairedRuns(doubtful.number) if doubtful else None

@@ -25,11 +25,20 @@ MAX_TRIES = 2
 """How often a candidate is measured while the GPU is held back by heat or its power supply."""
 
 
+@dataclass(frozen=True, eq=False)
+class Running:
+    """What a worker does now: the trial, and the step sweep of its build. A repetition has none."""
+
+    number: int
+    sweep: Sequence[Values] = ()
+
+
 @dataclass
 class History:
     """The trials of a study by number, its repetitions in the order in which they ended, and its refused candidates.
 
     `late_noise_floor` is the part of the quality noise floor that was measured after the baseline was acknowledged.
+    `running` is what workers do now.
     """
 
     space: SearchSpace
@@ -38,6 +47,7 @@ class History:
     repetitions: list[Outcome] = field(default_factory=list)
     refused: list[Values] = field(default_factory=list)
     late_noise_floor: NoiseFloor | None = None
+    running: list[Running] = field(default_factory=list)
 
     @property
     def baseline(self) -> Outcome:
@@ -66,16 +76,33 @@ class History:
         return matches[-1] if len(matches) >= MAX_TRIES or not all(map(was_throttled, matches)) else None
 
     def was_tried(self, values: Values) -> bool:
-        """Return whether a candidate needs no trial of its own: it had one, or its build is known to fail."""
+        """Return whether a candidate needs no trial of its own: it had one, its build runs, or is known to fail."""
         candidate = candidate_key(values)
         has_trial = any(candidate_key(outcome.values) == candidate for outcome in self.outcomes.values())
-        return has_trial or self.find(values) is not None
+        return has_trial or self.find(values) is not None or self.find_running(values) is not None
+
+    def find_running(self, values: Values) -> int | None:
+        """Return the trial that runs now and has the build of a candidate, of which it measures the other steps."""
+        wanted = (build_key(values), values["batch"])
+        builds = (running for running in self.running if running.sweep)
+        return next((r.number for r in builds if (build_key(r.sweep[0]), r.sweep[0]["batch"]) == wanted), None)
+
+    def is_repeating(self, number: int) -> bool:
+        """Return whether a trial is measured again now."""
+        return any(running.number == number and not running.sweep for running in self.running)
+
+    @property
+    def pending(self) -> int:
+        """How many trials are still to come of the builds that run."""
+        known = {candidate_key(outcome.values) for outcome in self.outcomes.values()}
+        return sum(candidate_key(values) not in known for running in self.running for values in running.sweep)
 
     def throttled_trial(self) -> Outcome | None:
         """Return a throttled trial to try again, once other builds gave the GPU time to recover."""
         last = max(self.outcomes.values(), key=lambda outcome: outcome.number)
         throttled = filter(was_throttled, self.outcomes.values())
-        return next((o for o in throttled if o.build_key != last.build_key and self.find(o.values) is None), None)
+        waiting = (o for o in throttled if o.build_key != last.build_key and self.find(o.values) is None)
+        return next((o for o in waiting if self.find_running(o.values) is None), None)
 
     def scored(self, values: Values) -> Outcome | None:
         """Return a trial whose own images were scored and have the same image key."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tuner.records.codec import Values
 from tuner.records.outcome import Device, Outcome
 from tuner.search.bounds import refusal_reason
 from tuner.search.history import History
@@ -26,7 +27,7 @@ class OptunaSampler(Strategy):
     def propose(self, history: History, device: Device) -> Proposal | None:
         while not self.context.is_over(history) and not self.is_exhausted:
             number, values = self.context.trials.ask()
-            known = history.find(values)
+            known = number_of(history, values)
             refusal = refusal_reason(history, values)
             if refusal is None and known is None:
                 self.known_in_a_row = 0
@@ -39,8 +40,14 @@ class OptunaSampler(Strategy):
             if refusal is not None:
                 return Proposal(values=values, purpose="search", number=number, refusal=refusal)
             assert known is not None
-            self.context.trials.duplicate(number, known.number)
+            self.context.trials.duplicate(number, known)
         return None
 
     def observe(self, outcome: Outcome) -> None:
         """Do nothing: the store tells Optuna what came of each trial."""
+
+
+def number_of(history: History, values: Values) -> int | None:
+    """Return the trial that answers for a candidate, or will when it ends; None if the candidate is new."""
+    known = history.find(values)
+    return known.number if known is not None else history.find_running(values)

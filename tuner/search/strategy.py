@@ -37,7 +37,7 @@ class Strategy(Protocol):
         ...
 
     def observe(self, outcome: Outcome) -> None:
-        """Take note of what came of a proposal of this strategy."""
+        """Take note of what came of a proposal; of several strategies, each is told of all."""
         ...
 
 
@@ -67,19 +67,17 @@ class FirstOf(Strategy):
 
     def __init__(self, strategies: Sequence[Strategy]) -> None:
         self.strategies = strategies
-        self.last: Strategy | None = None
 
     def propose(self, history: History, device: Device) -> Proposal | None:
         for strategy in self.strategies:
             proposal = strategy.propose(history, device)
             if proposal is not None:
-                self.last = strategy
                 return proposal
         return None
 
     def observe(self, outcome: Outcome) -> None:
-        if self.last is not None:
-            self.last.observe(outcome)
+        for strategy in self.strategies:
+            strategy.observe(outcome)
 
 
 def repetition(outcome: Outcome, pair: Pair | None = None) -> Proposal:

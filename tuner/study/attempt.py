@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from tuner.errors import StorageFull, StudyFailed
 from tuner.execution.executor import StoodStill
-from tuner.files import full_disk_message
 from tuner.knobs import uneven_steps
 from tuner.quality.reference import baseline_reference
 from tuner.records.codec import Values
-from tuner.records.outcome import Build, Device, Failure, Outcome, Pair, Purpose
+from tuner.records.outcome import Build, Device, Failure, Outcome, Purpose
 from tuner.records.protocol import (
     BuildDone,
     CallTimed,
@@ -33,12 +32,11 @@ from tuner.search.budget import Budget
 from tuner.search.history import History
 from tuner.search.plan import Observed, Work
 from tuner.space.candidates import build_key, build_values, image_key
-from tuner.study.events import CallObserved, Event, NoiseFloorMeasured, Note, RepetitionEnded, StageEntered, TrialEnded
+from tuner.study.events import CallObserved, Event, NoiseFloorMeasured, Note, StageEntered, TrialEnded
+from tuner.study.repetition import RepetitionAttempt
+from tuner.study.stops import stop_if_disk_full, stop_if_throttled
 from tuner.study.store import Store
 from tuner.timing import prediction
-
-MIN_FREE_BYTES = 1 << 20
-"""With less room than this a worker's failure is the disk's, whatever it looks like."""
 
 
 class BuildAttempt:
@@ -59,6 +57,9 @@ class BuildAttempt:
         self.purpose = purpose
         self.recipe = recipe
         self.build: Build | None = None
+        self.stage = "start"
+        self.stood_still_s: defaultdict[str, float] = defaultdict(float)
+        """By stage, the seconds in which the worker waited for its turn or stood still in another's."""
         self.index = 0
         self.settled: set[int] = set()
         self.reference_s = 0.0
@@ -120,7 +121,9 @@ class BuildAttempt:
         """Turn a message of the worker into events."""
         if isinstance(message, StoodStill):
             self.clock += message.seconds
+            self.stood_still_s[self.stage] += message.seconds
         elif isinstance(message, StageStarted):
+            self.stage = message.stage
             self.index = message.index or 0
             self.began = self.began or time.monotonic()
             is_of_point = message.index is not None and self.points > 1
@@ -130,8 +133,8 @@ class BuildAttempt:
         elif isinstance(message, CallTimed):
             yield self._observed(message)
         elif isinstance(message, BuildDone):
-            self.build = message.build
-            yield from self._judge(message.build)
+            self.build = without_standstill(message.build, self.stood_still_s)
+            yield from self._judge(self.build)
         elif isinstance(message, PointDone):
             yield from self._settle(message.index, self._measured(message))
         elif isinstance(message, NoiseFound):
@@ -236,86 +239,6 @@ class BuildAttempt:
         yield TrialEnded(outcome, remark, None if index == 0 else self.folder(index))
 
 
-class RepetitionAttempt:
-    """One more measurement of a trial's latency in a fresh process."""
-
-    can_be_stopped = False
-    points = 1
-
-    def __init__(
-        self, store: Store, history: History, device: Device, repetition: int, original: Outcome, pair: Pair | None
-    ) -> None:
-        self.store = store
-        self.history = history
-        self.device = device
-        self.repetition = repetition
-        self.original = original
-        self.number = original.number
-        self.pair = pair
-        self.has_outcome = False
-        self.clock = time.monotonic()
-
-    def job(self, budget: Budget) -> Job:
-        """Return what the worker is asked to do."""
-        request, values = self.store.request, self.original.values
-        folder = self.store.paths.repetition(self.repetition)
-        return Job(
-            model=request.model,
-            environment=request.environment,
-            workload=self.history.space.workload,
-            build=build_values(values),
-            points=(
-                Point(
-                    index=0,
-                    folder=str(folder),
-                    steps=int(values["steps"]),
-                    batch=int(values["batch"]),
-                    score=False,
-                    whole=True,
-                ),
-            ),
-            trace=False,
-            allowance_s=budget.timing_allowance_s,
-        )
-
-    def handle(self, message: Message | StoodStill) -> Iterator[Event]:
-        """Turn a message of the worker into events."""
-        if self.has_outcome:
-            return
-        if isinstance(message, StoodStill):
-            self.clock += message.seconds
-        elif isinstance(message, StageStarted):
-            yield StageEntered(self.number, message.stage)
-        elif isinstance(message, PointDone):
-            cost = self.history.cost(message.timing)
-            yield self._ended(
-                status="measured", timing=message.timing, memory=message.memory, cost_usd_per_1000_images=cost
-            )
-        elif isinstance(message, (PointFailed, WorkerFailed)):
-            stop_if_disk_full(message.failure, self.store.folder)
-            yield self._ended(status="failed", failure=message.failure)
-
-    def close(self) -> None:
-        """Do nothing: a repetition without an outcome leaves nothing that counts."""
-
-    def _ended(self, **result: object) -> RepetitionEnded:
-        self.has_outcome = True
-        original = self.original
-        outcome = Outcome(
-            number=original.number,
-            purpose="confirm",
-            repetition=self.repetition,
-            pair=self.pair,
-            device=self.device,
-            values=original.values,
-            build_key=original.build_key,
-            image_key=original.image_key,
-            wall_s=time.monotonic() - self.clock,
-            **result,  # type: ignore[arg-type]
-        )
-        return RepetitionEnded(outcome)
-
-
 Attempt = BuildAttempt | RepetitionAttempt
 
 
@@ -325,16 +248,13 @@ def in_measuring_order(sweep: Sequence[Values]) -> list[Values]:
     return sorted(sweep, key=lambda values: int(values["steps"]) not in spanning)
 
 
-def stop_if_throttled(failure: Failure) -> None:
-    """Raise StudyFailed if heat or the power supply held the GPU back: that says nothing of the baseline."""
-    if failure.kind == "throttled":
-        raise StudyFailed(
-            f"the untouched pipeline could not be timed, the GPU is held back: {failure.message}; "
-            "run the same command again when it has recovered"
-        )
-
-
-def stop_if_disk_full(failure: Failure, folder: Path) -> None:
-    """Raise StorageFull if a worker failed on a full disk: that says nothing of its configuration."""
-    if failure.kind == "disk full" or shutil.disk_usage(folder).free < MIN_FREE_BYTES:
-        raise StorageFull(full_disk_message(folder, failure.message))
+def without_standstill(build: Build, stood_still_s: Mapping[str, float]) -> Build:
+    """Return a build without the time in which its worker stood still, as others had the device to themselves."""
+    first_s = stood_still_s["compile"] + stood_still_s["first call"]
+    return msgspec.structs.replace(
+        build,
+        load_s=max(0.0, build.load_s - stood_still_s["load"]),
+        apply_s=max(0.0, build.apply_s - stood_still_s["apply"]),
+        first_call_s=max(0.0, build.first_call_s - first_s),
+        compile_s=None if build.compile_s is None else max(0.0, build.compile_s - first_s),
+    )

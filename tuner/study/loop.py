@@ -1,4 +1,4 @@
-"""The loop of a study: ask a strategy, run its proposal, publish what came of it, until nothing is left to do."""
+"""The course of a study: the baseline, search and confirmation, the result."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 from tuner.board import shown_traces
 from tuner.errors import BadInput, StudyFailed
-from tuner.execution.executor import Ended, Executor, Handle
+from tuner.execution.executor import Executor
 from tuner.files import atomic_write
 from tuner.records.codec import encode_pretty
 from tuner.records.outcome import Limits, Outcome
@@ -22,27 +22,27 @@ from tuner.search.confirmation import Confirmation, EarlyConfirmation, OpenDoubt
 from tuner.search.gain import MIN_PAIRS, finalists, timing_noise
 from tuner.search.history import History
 from tuner.search.strategies import STRATEGIES
-from tuner.search.strategy import FirstOf, Proposal, SearchContext, Strategy
+from tuner.search.strategy import FirstOf, SearchContext, Strategy
 from tuner.study import narration, summary
-from tuner.study.attempt import Attempt, BuildAttempt, RepetitionAttempt
+from tuner.study.attempt import Attempt
 from tuner.study.events import (
     CallObserved,
-    CandidateRefused,
     EndExpected,
+    Event,
     Note,
     Publisher,
     RepetitionEnded,
     TaskStarted,
     TrialEnded,
     TrialStarted,
-    WorkerEnded,
 )
 from tuner.study.finalists import judge_finalists, read_panel
 from tuner.study.planner import Planner
+from tuner.study.repetition import RepetitionAttempt
+from tuner.study.runner import NEVER, Runner
+from tuner.study.slots import slots
 from tuner.study.stage_log import LoggingExecutor, StageLog
 from tuner.study.store import Store
-
-NEVER = float("inf")
 
 
 class Study:
@@ -50,16 +50,16 @@ class Study:
 
     def __init__(self, store: Store, limits: Limits, display: Display, executor: Executor) -> None:
         self.store = store
-        self.device = executor.free()[0]
         self.history = load_history(store)
         self.known_panel = read_panel(store)
         self.budget = Budget(limits, store.spent_s)
         self.stages = StageLog(store.paths.stages, self.budget)
-        self.executor: Executor = LoggingExecutor(executor, self.stages)
         self.noted = [run for trial in self.history.outcomes.values() for run in self.history.disturbed(trial)]
         """The disturbed processes that the user knows of."""
         self.publisher = Publisher(store, self.history, self.budget, display)
         self.planner = Planner(self.budget, self.publisher)
+        logging = LoggingExecutor(executor, self.stages)
+        self.runner = Runner(self.publisher, logging, self.room, self.stops_at, self.follow)
         self.baseline = Baseline(self.budget)
         self.open_doubt = OpenDoubt(self.budget)
         self.confirmation = Confirmation(self.budget, self.note, self.report_confirmation)
@@ -152,68 +152,15 @@ class Study:
         self.publisher.show_result(chosen, [chosen, *finalists(self.history)])
         return self.write(summary.best_config(self.store.request, self.history, chosen, read_panel(self.store), share))
 
-    # ---- one proposal -----------------------------------------------------------------------------------------------
+    # ---- what is run -------------------------------------------------------------------------------------------------
 
     def exhaust(self, strategy: Strategy) -> None:
         """Run what a strategy proposes until it has nothing more to propose."""
-        while (proposal := strategy.propose(self.history, self.device)) is not None:
-            for outcome in self.run_proposal(proposal):
-                strategy.observe(outcome)
+        self.runner.exhaust(strategy)
 
-    def run_proposal(self, proposal: Proposal) -> list[Outcome]:
-        """Run one proposal and return what came of it: nothing for a refused candidate."""
-        if proposal.refusal is not None:
-            number = self.store.enter(proposal.values) if proposal.number is None else proposal.number
-            self.publisher.publish(CandidateRefused(number, proposal.values, proposal.refusal))
-            return []
-        attempt = self.repetition(proposal) if proposal.repeats is not None else self.build(proposal)
-        return self.run_attempt(attempt, proposal)
-
-    def repetition(self, proposal: Proposal) -> RepetitionAttempt:
-        """Prepare to measure a trial again in a fresh process."""
-        assert proposal.repeats is not None
-        original, repetition = self.history.outcomes[proposal.repeats], self.store.reserve_repetition()
-        return RepetitionAttempt(self.store, self.history, self.device, repetition, original, proposal.pair)
-
-    def build(self, proposal: Proposal) -> BuildAttempt:
-        """Prepare to build a candidate, with the other step counts of the same build."""
-        number = self.store.enter(proposal.values) if proposal.number is None else proposal.number
-        _, *others = self.history.space.step_sweep(proposal.values)
-        sweep = [proposal.values, *(values for values in others if self.history.find(values) is None)][
-            : self.budget.trials_left(self.history)
-        ]
-        return BuildAttempt(self.store, self.history, self.device, number, sweep, proposal.purpose, proposal.recipe)
-
-    def run_attempt(self, attempt: Attempt, proposal: Proposal) -> list[Outcome]:
-        """Run a worker to its end, publish its events, and return the outcomes among them."""
-        self.publisher.publish(TrialStarted(attempt.number, proposal.purpose, proposal.values, attempt.points))
-        if isinstance(attempt, RepetitionAttempt):
-            self.publisher.publish(EndExpected(attempt.number, self.repetition_s(attempt)))
-        outcomes: list[Outcome] = []
-        handle: Handle | None = None
-        try:
-            handle = self.executor.submit(attempt.job(self.budget), self.device)
-            while True:
-                for _, message in self.executor.wait(lambda: self.stops_at(attempt)):
-                    if isinstance(message, Ended):
-                        return outcomes
-                    for event in attempt.handle(message):
-                        self.publisher.publish(event)
-                        if isinstance(event, CallObserved):
-                            self.planner.observe(event)
-                        if isinstance(event, (TrialEnded, RepetitionEnded)):
-                            outcomes.append(event.outcome)
-                            self.export_so_far()
-                        if isinstance(event, RepetitionEnded):
-                            self.report_disturbances(self.history.outcomes[event.outcome.number])
-                if time.monotonic() >= self.stops_at(attempt):
-                    self.note(f"trial {attempt.number} was stopped: {self.stop_reason()}")
-                    return outcomes
-        finally:
-            if handle is not None:
-                self.executor.cancel(handle)
-            attempt.close()
-            self.publisher.publish(WorkerEnded(attempt.number))
+    def room(self) -> int:
+        """Return how many workers may live at once."""
+        return slots(self.store.request.environment, self.history.outcomes.get(0))
 
     def stops_at(self, attempt: Attempt) -> float:
         """Return when a worker is stopped. A build may use the time reserved for pairs beyond the least number."""
@@ -221,9 +168,16 @@ class Study:
             return NEVER
         return self.confirmation.search_ends_at(self.history, MIN_PAIRS)
 
-    def stop_reason(self) -> str:
-        """Say why a running build is stopped."""
-        return "the rest of the time is for the confirmation" if self.budget.seconds_left() > 1.0 else "the time is up"
+    def follow(self, attempt: Attempt, event: Event) -> None:
+        """Do what follows from an event of an attempt."""
+        if isinstance(event, TrialStarted) and isinstance(attempt, RepetitionAttempt):
+            self.publisher.publish(EndExpected(attempt.number, self.repetition_s(attempt)))
+        if isinstance(event, CallObserved):
+            self.planner.observe(event)
+        if isinstance(event, (TrialEnded, RepetitionEnded)):
+            self.export_so_far()
+        if isinstance(event, RepetitionEnded):
+            self.report_disturbances(self.history.outcomes[event.outcome.number])
 
     # ---- before and after -------------------------------------------------------------------------------------------
 

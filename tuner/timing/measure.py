@@ -168,13 +168,15 @@ def measure(
     allowance_s: float,
     monitor: CallMonitor | None = None,
     target_s: float | None = None,
+    before_call: Callable[[], float] = lambda: 0.0,
 ) -> Timing:
     """Time a warm call until the 95 % interval of the median is within 0.5 %, or until `allowance_s` is spent.
 
     Takes at least six samples, since fewer have no such interval, and of slow calls of a GPU three, whose mean has one
     by Student's t. A sample that `monitor` discards costs time but does
     not count, and a pause follows it. Nor does a call count that was stalled (tuner/timing/disturbance.py). `target_s`
-    is the latency target. Raises Throttled when the allowance is spent and as many calls were discarded before as many
+    is the latency target. `before_call` is called before each sample, and the seconds that it returns are not spent.
+    Raises Throttled when the allowance is spent and as many calls were discarded before as many
     could be kept.
     """
     import scipy.special  # noqa: F401  # takes a while: loaded before the first sample, not between two of them
@@ -182,6 +184,7 @@ def measure(
     samples, pause_s, discarded = _Samples(clock.is_device_clock), FIRST_PAUSE_S, 0
     started = time.perf_counter()
     while True:
+        started += before_call()
         host_s, device_s, reason = _time_monitored(call, clock, monitor)
         is_time_up = time.perf_counter() - started >= allowance_s
         if reason is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -79,7 +78,8 @@ class Bench:
 
         self.channel.enter("warm up")
         self.report_calls(short)
-        warmed_up = self.timer.warm_up(first)
+        with self.calls.turn_on_cpu():
+            warmed_up = self.timer.warm_up(first)
         assert warmed_up.last_call_s is not None
         compile_s = max(0.0, first_call_s - warmed_up.last_call_s) if is_compiled else 0.0
 
@@ -120,7 +120,7 @@ class Bench:
         """Measure latency and memory, then generate and score the images."""
         timing, memory = self.timer.known_timing(point) or self.timer.predict(point) or self.timer.time(point)
         self.channel.enter("score", point.index)
-        with nullcontext() if self.cuda else self.calls.turn():  # on a CPU generating takes all cores
+        with self.calls.turn_on_cpu():
             quality = self.score(point)
         timing, memory = self.timer.check_prediction(point, timing, memory)
         share = skipped_share(self.calls.pipe, self.job.build) if point.score else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from tuner.knobs import call_arguments
@@ -81,6 +81,13 @@ class PipelineCalls:
         channel = self.channel
         with channel.turn(), dynamo.calling_around_compiling(channel.end_turn, channel.take_turn):
             yield
+
+    def turn_on_cpu(self) -> AbstractContextManager[None]:
+        """Have the device alone meanwhile if it is a CPU: a call takes all cores, and two at once are far slower.
+
+        There only loading and compiling goes on beside others.
+        """
+        return self.turn() if self.job.environment.device == "cpu" else nullcontext()
 
     def report_alive(self) -> None:
         """Notify the parent that the worker makes progress."""

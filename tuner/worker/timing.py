@@ -16,6 +16,7 @@ from tuner.timing import disturbance, prediction
 from tuner.timing.components import time_components
 from tuner.timing.intervals import MIN_SAMPLES, median_interval
 from tuner.timing.measure import SLOW_CALL_S, measure, time_call, warm_up
+from tuner.worker.blocks import Blocks
 from tuner.worker.calls import PipelineCalls
 from tuner.worker.failures import CompiledWhileTimed
 from tuner.worker.host_memory import peak_memory_bytes
@@ -141,9 +142,9 @@ class Timer:
         warmed_up = self._warm_up_again(call)
         self._reset_peak_memory()
         before = self.tracer.compile_log.read()
-        timing = self._measure(call, point)
+        timing = self._measure(call, point, warmed_up)
         if warmed_up.last_call_s and disturbance.is_disturbed(timing.latency_s.value, warmed_up.last_call_s):
-            again = self._measure(call, point)
+            again = self._measure(call, point, warmed_up)
             timing = msgspec.structs.replace(again, stalled_calls=again.stalled_calls + timing.samples)
         late = recompiles_between(before, self.tracer.compile_log.read(), calls=timing.samples)
         if late:
@@ -162,9 +163,13 @@ class Timer:
         seconds, _ = time_call(call, self.calls.clock)
         return WarmUp(calls=1, settled=True, last_call_s=seconds)
 
-    def _measure(self, call: Callable[[], object], point: Point) -> Timing:
-        target_s = self.job.workload.latency_target_s
-        return measure(call, self.calls.clock, point.batch, self.job.allowance_s, self._monitor(), target_s)
+    def _measure(self, call: Callable[[], object], point: Point, warmed_up: WarmUp) -> Timing:
+        job, target_s = self.job, self.job.workload.latency_target_s
+        arguments = (call, self.calls.clock, point.batch, job.allowance_s, self._monitor(), target_s)
+        if job.standing is None:
+            return measure(*arguments)
+        blocks = Blocks(self.calls.channel, job.standing, call, warmed_up.last_call_s or 0.0)
+        return measure(*arguments, blocks.before_call)
 
     def check_prediction(self, point: Point, timing: Timing, memory: Memory) -> tuple[Timing, Memory]:
         """Compare a prediction with the calls that generated the images, and measure the point if they contradict it.

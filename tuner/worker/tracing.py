@@ -40,7 +40,12 @@ class Tracer:
         """
         from tuner.trace import dynamo
 
-        call = self.calls.user_call(point)
+        user_call = self.calls.user_call(point)
+
+        def call() -> object:
+            with self.calls.turn_on_cpu():
+                return user_call()
+
         if not rejects_graph_breaks(self.job):
             call()
             return None
@@ -68,7 +73,8 @@ class Tracer:
 
         with dynamo.without_inductor() as self.compile_log:
             try:
-                warm_up(run, self.calls.clock, self.graph_count)
+                with self.calls.turn_on_cpu():
+                    warm_up(run, self.calls.clock, self.graph_count)
             except Exception as error:
                 traceback.print_exception(error)
                 return None

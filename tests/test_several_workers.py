@@ -1,0 +1,163 @@
+"""The loop with several attempts in flight, whose workers are made up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from test_study import Bench, Workers, bench, workers
+
+from tuner.hardware import environment
+from tuner.records.machine import Memory
+from tuner.records.outcome import Failure, Outcome
+from tuner.records.protocol import Job, Message, WorkerFailed
+from tuner.space.candidates import candidate_key
+from tuner.study import slots
+from tuner.study.attempt import BuildAttempt
+from tuner.study.loop import Study
+
+__all__ = ["bench", "workers"]
+
+CPU = msgspec.structs.replace(environment.detect("cpu"), cpu_count=8)
+
+
+@pytest.fixture
+def several(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Studies with two workers at a time."""
+    monkeypatch.setattr(slots, "max_slots", lambda _: 2)
+    bench.slots = 2
+    return bench
+
+
+@pytest.fixture
+def in_flight(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What ran at each submission, that one included."""
+    seen: list[list[str]] = []
+    make = BuildAttempt.job
+
+    def job(attempt: BuildAttempt, budget: Any) -> Job:
+        running = [str(running.number) for running in attempt.history.running]
+        seen.append([*running, str(attempt.number)])
+        return make(attempt, budget)
+
+    monkeypatch.setattr(BuildAttempt, "job", job)
+    return seen
+
+
+@pytest.mark.parametrize("trials", [7, 18])
+def test_nothing_is_proposed_twice_and_no_limit_is_passed(
+    several: Bench, workers: Workers, in_flight: list[list[str]], trials: int
+) -> None:
+    best = several.run(trials=trials)
+    built = Counter(candidate_key(outcome.values) for outcome in several.outcomes())
+    assert max(built.values()) == 1
+    builds = Counter(str(sorted(job.build.items())) for job in workers.jobs if job.points[0].score)
+    assert max(builds.values()) <= 2, "a build whose sweep was cut short by the limit may come twice"
+    assert len(several.outcomes()) <= trials
+    assert in_flight[0] == ["0"], "the baseline runs alone"
+    assert trials < 12 or max(map(len, in_flight)) == 2
+    assert best.chosen.trial in built or best.speed_up_confirmed
+
+
+def test_the_baselines_repetitions_run_alone_and_pairs_together(
+    several: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int | None, int]] = []
+    observe = Study.follow
+
+    def follow(study: Study, attempt: Any, event: Any) -> None:
+        if type(event).__name__ == "RepetitionEnded":
+            outcome: Outcome = event.outcome
+            seen.append((outcome.number, outcome.pair.index if outcome.pair else None, len(study.history.running)))
+        observe(study, attempt, event)
+
+    monkeypatch.setattr(Study, "follow", follow)
+    best = several.run(trials=12)
+    assert {count for _, pair, count in seen if pair is None} == {1}
+    paired = [(number, pair, count) for number, pair, count in seen if pair is not None]
+    assert paired[0] == (0, 0, 2), "its candidate runs, too"
+    assert {count for _, _, count in paired} <= {1, 2}
+    assert best.speed_up_confirmed
+
+
+def test_what_ran_out_of_memory_beside_another_is_tried_once_more_alone(
+    several: Bench, workers: Workers, in_flight: list[list[str]]
+) -> None:
+    failed: list[Job] = []
+
+    def greedy(job: Job) -> Iterator[Message]:
+        if job.build["attention.backend"] == "_native_math" and len(failed) < 1:
+            failed.append(job)
+            yield WorkerFailed(failure=Failure(kind="out of memory", stage="load", message="CUDA out of memory"))
+        else:
+            yield from workers(job)
+
+    several.work = greedy
+    several.run(trials=20)
+    number = Path(failed[0].points[0].folder).name.lstrip("0")
+    assert not [outcome for outcome in several.outcomes() if outcome.failure]
+    assert [number] in in_flight, "the second time alone"
+    assert any("it is run again alone" in note for note in several.told.notes)
+
+
+def test_what_runs_out_of_memory_alone_has_failed(several: Bench, workers: Workers) -> None:
+    def greedy(job: Job) -> Iterator[Message]:
+        if job.build["attention.backend"] == "_native_math":
+            yield WorkerFailed(failure=Failure(kind="out of memory", stage="load", message="CUDA out of memory"))
+        else:
+            yield from workers(job)
+
+    several.work = greedy
+    several.run(trials=20)
+    failures = [outcome.failure.kind for outcome in several.outcomes() if outcome.failure]
+    assert failures and set(failures) == {"out of memory"}
+
+
+def test_an_interruption_ends_all_of_them(several: Bench, workers: Workers) -> None:
+    def interrupted(job: Job) -> Iterator[Message]:
+        if not job.is_baseline and job.points[0].score:
+            raise KeyboardInterrupt
+        yield from workers(job)
+
+    several.work = interrupted
+    with several.study(trials=12) as study:
+        with pytest.raises(KeyboardInterrupt):
+            study.run()
+        assert study.history.running == []
+        assert several.executor.running == {}
+        states = [trial.state.name for trial in study.store.study.get_trials()]
+        assert "RUNNING" not in states
+    several.work = workers
+    assert several.run(trials=12).baseline.trial == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "memory_gb", "peak_gb", "expected"),
+    [("cpu", 2, 16, 2, 2), ("cpu", 1, 16, 2, 1), ("cpu", 8, 3, 2, 1), ("cuda", 16, 80, 30, 1)],
+)
+def test_as_many_workers_live_as_fit(
+    monkeypatch: pytest.MonkeyPatch, device: Any, cores: int, memory_gb: int, peak_gb: int, expected: int
+) -> None:
+    monkeypatch.setattr(slots, "memory_bytes", lambda _: memory_gb << 30)
+    monkeypatch.setitem(slots.MAX_SLOTS, "cpu", 2)
+    here = msgspec.structs.replace(CPU, device=device, cpu_count=cores)
+    baseline = Outcome(
+        number=0, purpose="baseline", values={}, build_key="", image_key="", status="measured",
+        memory=Memory(peak_bytes=peak_gb << 30, reserved_bytes=None),
+    )  # fmt: skip
+    assert slots.slots(here, baseline) == expected
+    assert slots.slots(here, None) == 1
+
+
+def test_four_workers_are_meant_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(slots.MAX_SLOTS, "cuda", 4)
+    baseline = Outcome(
+        number=0, purpose="baseline", values={}, build_key="", image_key="", status="measured",
+        memory=Memory(peak_bytes=20 << 30, reserved_bytes=None),
+    )  # fmt: skip
+    gpu = msgspec.structs.replace(CPU, device="cuda", cpu_count=16, device_memory_bytes=80 << 30)
+    assert slots.slots(gpu, baseline) == 3

@@ -1,0 +1,117 @@
+"""The job of a worker that measures a trial again, and the events that its messages become."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from tuner.execution.executor import StoodStill
+from tuner.records.outcome import Device, Outcome, Pair
+from tuner.records.protocol import (
+    Job,
+    Message,
+    Point,
+    PointDone,
+    PointFailed,
+    StageStarted,
+    Standing,
+    WorkerFailed,
+)
+from tuner.search.budget import Budget
+from tuner.search.history import History
+from tuner.space.candidates import build_values
+from tuner.study.events import Event, RepetitionEnded, StageEntered
+from tuner.study.stops import stop_if_disk_full
+from tuner.study.store import Store
+
+
+class RepetitionAttempt:
+    """One more measurement of a trial's latency in a fresh process."""
+
+    can_be_stopped = False
+    points = 1
+
+    def __init__(
+        self, store: Store, history: History, device: Device, repetition: int, original: Outcome, pair: Pair | None,
+        *, is_standing: bool = False,
+    ) -> None:  # fmt: skip
+        self.store = store
+        self.history = history
+        self.device = device
+        self.repetition = repetition
+        self.original = original
+        self.number = original.number
+        self.pair = pair
+        self.is_standing = is_standing
+        """Whether the other one of its pair runs at the same time."""
+        self.has_outcome = False
+        self.clock = time.monotonic()
+
+    def job(self, budget: Budget) -> Job:
+        """Return what the worker is asked to do."""
+        request, values = self.store.request, self.original.values
+        folder = self.store.paths.repetition(self.repetition)
+        return Job(
+            model=request.model,
+            environment=request.environment,
+            workload=self.history.space.workload,
+            build=build_values(values),
+            points=(
+                Point(
+                    index=0,
+                    folder=str(folder),
+                    steps=int(values["steps"]),
+                    batch=int(values["batch"]),
+                    score=False,
+                    whole=True,
+                ),
+            ),
+            trace=False,
+            allowance_s=budget.timing_allowance_s,
+            standing=self._standing(),
+        )
+
+    def _standing(self) -> Standing | None:
+        """Return the place in the pair. In every second pair the candidate is the first."""
+        if self.pair is None or not self.is_standing:
+            return None
+        is_baseline_first = self.pair.index % 2 == 0
+        name = f"{self.pair.candidate} {self.pair.index}"
+        return Standing(pair=name, is_first=(self.number == self.history.baseline.number) == is_baseline_first)
+
+    def handle(self, message: Message | StoodStill) -> Iterator[Event]:
+        """Turn a message of the worker into events."""
+        if self.has_outcome:
+            return
+        if isinstance(message, StoodStill):
+            self.clock += message.seconds
+        elif isinstance(message, StageStarted):
+            yield StageEntered(self.number, message.stage)
+        elif isinstance(message, PointDone):
+            cost = self.history.cost(message.timing)
+            yield self._ended(
+                status="measured", timing=message.timing, memory=message.memory, cost_usd_per_1000_images=cost
+            )
+        elif isinstance(message, (PointFailed, WorkerFailed)):
+            stop_if_disk_full(message.failure, self.store.folder)
+            yield self._ended(status="failed", failure=message.failure)
+
+    def close(self) -> None:
+        """Do nothing: a repetition without an outcome leaves nothing that counts."""
+
+    def _ended(self, **result: object) -> RepetitionEnded:
+        self.has_outcome = True
+        original = self.original
+        outcome = Outcome(
+            number=original.number,
+            purpose="confirm",
+            repetition=self.repetition,
+            pair=self.pair,
+            device=self.device,
+            values=original.values,
+            build_key=original.build_key,
+            image_key=original.image_key,
+            wall_s=time.monotonic() - self.clock,
+            **result,  # type: ignore[arg-type]
+        )
+        return RepetitionEnded(outcome)

@@ -1,0 +1,207 @@
+"""Run what strategies propose: several attempts at once, as many as there is room for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from tuner.execution.executor import Ended, Executor, Handle, StoodStill
+from tuner.records.outcome import Device, Failure, Outcome
+from tuner.records.protocol import Message, TurnEnded
+from tuner.search.history import Running
+from tuner.search.strategy import Proposal, Strategy
+from tuner.study.attempt import Attempt, BuildAttempt
+from tuner.study.events import (
+    CandidateRefused,
+    Event,
+    Note,
+    Publisher,
+    RepetitionEnded,
+    TrialEnded,
+    TrialStarted,
+    WorkerEnded,
+)
+from tuner.study.repetition import RepetitionAttempt
+
+NEVER = float("inf")
+
+
+@dataclass
+class Flight:
+    """An attempt that runs. It is `crowded` if another ran beside it, and runs `again` if that made it fail."""
+
+    proposal: Proposal
+    attempt: Attempt
+    handle: Handle
+    running: Running
+    is_alone: bool
+    is_crowded: bool = False
+    runs_again: bool = False
+    outcomes: list[Outcome] = field(default_factory=list)
+
+
+class Runner:
+    """Runs attempts and publishes their events.
+
+    `room` returns how many may run at once, `stops_at` when an attempt is stopped, `follow` is called with each event
+    after it was published.
+    """
+
+    def __init__(
+        self, publisher: Publisher, executor: Executor, room: Callable[[], int], stops_at: Callable[[Attempt], float],
+        follow: Callable[[Attempt, Event], None],
+    ) -> None:  # fmt: skip
+        self.store = publisher.store
+        self.history = publisher.history
+        self.budget = publisher.budget
+        self.publisher = publisher
+        self.executor = executor
+        self.room = room
+        self.stops_at = stops_at
+        self.follow = follow
+        self.flights: dict[str, Flight] = {}
+        self.alone: list[Proposal] = []
+        """What failed because of a neighbour, to be run again without one."""
+
+    def exhaust(self, strategy: Strategy) -> None:
+        """Run what a strategy proposes until it has nothing more to propose."""
+        try:
+            self.fill(strategy)
+            while self.flights:
+                for handle, message in self.executor.wait(self.next_stop):
+                    self.take(handle, message, strategy)
+                    if isinstance(message, (TurnEnded, Ended)):
+                        self.fill(strategy)
+                self.stop_late(strategy)
+                self.fill(strategy)
+        finally:
+            for flight in list(self.flights.values()):
+                self.end(flight)
+
+    def fill(self, strategy: Strategy) -> None:
+        """Start what is proposed while there is room."""
+        while (device := self.free_device()) is not None:
+            if self.alone:
+                self.start(self.alone.pop(0), device, is_alone=True)
+                continue
+            proposal = strategy.propose(self.history, device)
+            if proposal is None:
+                return
+            if proposal.refusal is None:
+                self.start(proposal, device)
+            else:
+                number = self.store.enter(proposal.values) if proposal.number is None else proposal.number
+                self.publisher.publish(CandidateRefused(number, proposal.values, proposal.refusal))
+
+    def free_device(self) -> Device | None:
+        """Return where another attempt may start, or None. What runs alone gets no neighbour."""
+        is_one_alone = bool(self.alone) or any(flight.is_alone for flight in self.flights.values())
+        if len(self.flights) >= (1 if is_one_alone else self.room()):
+            return None
+        return next(iter(self.executor.free()), None)
+
+    def start(self, proposal: Proposal, device: Device, *, is_alone: bool = False) -> None:
+        """Start an attempt."""
+        is_standing = proposal.pair is not None and not is_alone and self.room() > 1
+        attempt: Attempt = (
+            self.build(proposal, device)
+            if proposal.repeats is None
+            else self.repetition(proposal, device, is_standing=is_standing)
+        )
+        started = TrialStarted(attempt.number, proposal.purpose, proposal.values, attempt.points)
+        self.publisher.publish(started)
+        self.follow(attempt, started)
+        try:
+            handle = self.executor.submit(attempt.job(self.budget), device)
+        except BaseException:
+            attempt.close()
+            raise
+        running = Running(attempt.number, attempt.sweep if isinstance(attempt, BuildAttempt) else ())
+        flight = Flight(proposal, attempt, handle, running, is_alone)
+        self.flights[handle.id] = flight
+        self.history.running.append(running)
+        for each in self.flights.values():
+            each.is_crowded = each.is_crowded or len(self.flights) > 1
+
+    def repetition(self, proposal: Proposal, device: Device, *, is_standing: bool = False) -> RepetitionAttempt:
+        """Prepare to measure a trial again in a fresh process."""
+        assert proposal.repeats is not None
+        original, repetition = self.history.outcomes[proposal.repeats], self.store.reserve_repetition()
+        return RepetitionAttempt(
+            self.store, self.history, device, repetition, original, proposal.pair, is_standing=is_standing
+        )
+
+    def build(self, proposal: Proposal, device: Device) -> BuildAttempt:
+        """Prepare to build a candidate, with the other step counts of the same build."""
+        number = self.store.enter(proposal.values) if proposal.number is None else proposal.number
+        _, *others = self.history.space.step_sweep(proposal.values)
+        sweep = [proposal.values, *(values for values in others if self.history.find(values) is None)][
+            : self.budget.trials_left(self.history)
+        ]
+        return BuildAttempt(self.store, self.history, device, number, sweep, proposal.purpose, proposal.recipe)
+
+    def take(self, handle: Handle, message: Message | StoodStill | Ended, strategy: Strategy) -> None:
+        """Publish what follows from a message of an attempt."""
+        flight = self.flights.get(handle.id)
+        if flight is None:
+            return
+        if isinstance(message, Ended):
+            self.end(flight, strategy)
+            return
+        for event in flight.attempt.handle(message):
+            for kept in self.without_a_neighbours_fault(flight, event):
+                self.publisher.publish(kept)
+                self.follow(flight.attempt, kept)
+                if isinstance(kept, (TrialEnded, RepetitionEnded)):
+                    flight.outcomes.append(kept.outcome)
+
+    def without_a_neighbours_fault(self, flight: Flight, event: Event) -> Iterator[Event]:
+        """Yield an event, but not that memory ran out where others took some: the attempt is made again alone.
+
+        Another step count than the candidate's is left out: it counts as not tried.
+        """
+        if not (flight.is_crowded and isinstance(event, (TrialEnded, RepetitionEnded)) and ran_out(event.outcome)):
+            yield event
+            return
+        flight.runs_again = isinstance(event, RepetitionEnded) or event.folder is None
+        yield Note(f"trial {flight.attempt.number} ran out of memory beside others: it is run again alone")
+
+    def end(self, flight: Flight, strategy: Strategy | None = None) -> None:
+        """End an attempt, whether or not it has come to its end, and tell the strategy what came of it."""
+        del self.flights[flight.handle.id]
+        self.history.running.remove(flight.running)
+        self.executor.cancel(flight.handle)
+        if strategy is not None and flight.runs_again:
+            self.alone.append(replace(flight.proposal, number=flight.attempt.number))
+        flight.attempt.close()
+        self.publisher.publish(WorkerEnded(flight.attempt.number))
+        if strategy is not None:
+            for outcome in flight.outcomes:
+                strategy.observe(outcome)
+
+    def next_stop(self) -> float:
+        """Return when the first of the attempts is stopped."""
+        return min((self.stops_at(flight.attempt) for flight in self.flights.values()), default=NEVER)
+
+    def stop_late(self, strategy: Strategy) -> None:
+        """Stop the attempts whose time is up."""
+        for flight in list(self.flights.values()):
+            if time.monotonic() >= self.stops_at(flight.attempt):
+                self.publisher.publish(Note(f"trial {flight.attempt.number} was stopped: {self.stop_reason()}"))
+                self.end(flight, strategy)
+
+    def stop_reason(self) -> str:
+        """Say why a running build is stopped."""
+        return "the rest of the time is for the confirmation" if self.budget.seconds_left() > 1.0 else "the time is up"
+
+
+def ran_out(outcome: Outcome) -> bool:
+    """Return whether an attempt may have failed because there was too little memory."""
+    failure = outcome.failure
+    return failure is not None and (failure.kind == "out of memory" or was_killed(failure))
+
+
+def was_killed(failure: Failure) -> bool:
+    """Return whether the worker was killed, as the system does when the host's memory runs out."""
+    return failure.kind == "crash" and "SIGKILL" in failure.message

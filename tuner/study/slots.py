@@ -1,0 +1,36 @@
+"""How many workers live on a device at a time."""
+
+from __future__ import annotations
+
+import psutil
+
+from tuner.records.machine import Environment
+from tuner.records.outcome import Outcome
+
+MAX_SLOTS = {"cpu": 1, "cuda": 1}
+"""The largest number of workers. On a CPU all share the cores, and two keep them busy. For "cuda" turns work as on a
+CPU, but more than one worker has not been measured on a GPU yet; four are meant."""
+
+CORES_EACH = {"cpu": 1, "cuda": 4}
+"""Cores that a worker needs to build while others do."""
+
+FREE_SHARE = 0.9
+"""The share of a memory that workers may fill."""
+
+
+def max_slots(environment: Environment) -> int:
+    """Return how many workers a device may have at most."""
+    return max(1, min(MAX_SLOTS[environment.device], environment.cpu_count // CORES_EACH[environment.device]))
+
+
+def slots(environment: Environment, baseline: Outcome | None) -> int:
+    """Return how many workers like the baseline's fit: one until its peak memory is known."""
+    if baseline is None or baseline.memory is None:
+        return 1
+    fitting = int(FREE_SHARE * memory_bytes(environment) / max(1, baseline.memory.peak_bytes))
+    return max(1, min(max_slots(environment), fitting))
+
+
+def memory_bytes(environment: Environment) -> int:
+    """Return the size of the memory that workers share: the GPU's, or the host's."""
+    return environment.device_memory_bytes or psutil.virtual_memory().total
