@@ -98,7 +98,7 @@ def test_two_calls_of_the_baseline_tell_what_of_it_is_fixed(
     sent: list[Any] = []
     bench = worker.Bench(job, cast(Any, SimpleNamespace(send=sent.append)), weights_of(None))
     bench.calls = PipelineCalls(None, job, bench.channel, bench.clock)
-    bench.report_calls(msgspec.structs.replace(POINT, steps=steps))
+    assert bench.report_calls(msgspec.structs.replace(POINT, steps=steps)) == pytest.approx(fixed_s)
     assert called == made
     (message,) = sent
     assert (message.steps, message.seconds) == (steps, pytest.approx(0.5 + 0.1 * steps))

@@ -77,10 +77,11 @@ class Bench:
             )  # fmt: skip
 
         self.channel.enter("warm up")
-        self.report_calls(short)
+        fixed_s = self.report_calls(short)
         with self.calls.turn_on_cpu():
             warmed_up = self.timer.warm_up(first)
         assert warmed_up.last_call_s is not None
+        self.report_call(short, warmed_up.last_call_s, min(fixed_s, warmed_up.last_call_s))
         compile_s = max(0.0, first_call_s - warmed_up.last_call_s) if is_compiled else 0.0
 
         trace, verdict = None, None
@@ -101,15 +102,17 @@ class Bench:
             trace=trace, verdict=verdict, roofline=limits,
         )  # fmt: skip
 
-    def report_calls(self, point: Point) -> None:
-        """Time a call of the baseline and report it. One of half the steps tells what part of it is fixed."""
+    def report_calls(self, point: Point) -> float:
+        """Time a call of the baseline, report it, and return what part of it is fixed, by one of half the steps."""
         half = point.steps // 2
         if not self.job.is_baseline:
-            return
+            return 0.0
         seconds, _ = time_call(self.calls.user_call(point), self.clock)
         half_s = time_call(self.calls.user_call(with_steps(point, half)), self.clock)[0] if half else 0.0
         step_s = (seconds - half_s) / (point.steps - half)
-        self.report_call(point, seconds, max(0.0, seconds - point.steps * step_s) if step_s > 0 else 0.0)
+        fixed_s = max(0.0, seconds - point.steps * step_s) if step_s > 0 else 0.0
+        self.report_call(point, seconds, fixed_s)
+        return fixed_s
 
     def report_call(self, point: Point, seconds: float, fixed_s: float = 0.0) -> None:
         """Report how long a call of the baseline took, from which the parent plans the study."""
