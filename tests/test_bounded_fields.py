@@ -15,8 +15,9 @@ from tuner.records.quality import NoiseFloor, Panel, PanelJob
 from tuner.records.stages import StageEntry
 from tuner.result.records import BestConfig
 from tuner.search.request import Refusal, Request
+from tuner.space.schema import SpaceFile
 
-ROOTS = (Outcome, BestConfig, Panel, PanelJob, Request, Refusal, NoiseFloor, Limits, StageEntry)
+ROOTS = (Outcome, BestConfig, Panel, PanelJob, Request, Refusal, NoiseFloor, Limits, StageEntry, SpaceFile)
 
 SIGNED = {
     "Estimate": "differences of scores, and intervals of a prediction that reach below zero; latencies are checked",
@@ -30,6 +31,7 @@ SIGNED = {
     "GpuUse.temperature_c": "degrees Celsius",
     "PredictionCheck.error": "too low a prediction",
     "Workload.guidance_scale": "some pipelines take a negative one",
+    "WorkloadFields.guidance_scale": "as in Workload",
 }
 FREE = {
     "Outcome.values": "a knob's values, which the catalogue checks",
@@ -40,6 +42,9 @@ FREE = {
     "SearchSpace.baseline": "a knob's values, which the catalogue checks",
     "SearchSpace.knobs": "a knob's values, which the catalogue checks",
     "Workload.arguments": "arguments of the pipeline's call, which its own code checks",
+    "WorkloadFields.arguments": "as in Workload",
+    "SpaceFile.baseline": "a knob's values, which the catalogue checks",
+    "SpaceFile.knobs": "a knob's values, which the catalogue checks",
     "Architecture.arguments": "defaults of the pipeline's call",
     "Architecture.settings": "settings of the pipeline's components",
 }

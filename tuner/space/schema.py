@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from tuner.records.codec import NonNegative, PositiveCount, Record, Value, Values
+from tuner.records.codec import NonNegative, Number, PositiveCount, Record, Value, Values
 from tuner.records.gate import FindingKind
 from tuner.records.model import Pixels, Prompts, Seed, TargetSeconds, require_finite
 from tuner.space.candidates import Recipe
@@ -25,7 +25,7 @@ class WorkloadFields(Record):
     height: Pixels | None = None
     width: Pixels | None = None
     num_frames: PositiveCount | None = None
-    guidance_scale: float | None = None
+    guidance_scale: Number | None = None
     max_sequence_length: PositiveCount | None = None
     negative_prompt: str | None = None
     arguments: Values | None = None
