@@ -88,7 +88,7 @@ def hunt(tune: Tune, process: subprocess.Popen[str], prey: Prey, kills: int, cha
                 continue
             kill = _strike(tune, victim, prey, chance)
             done += [kill] if kill else []
-        time.sleep(0.005)
+        time.sleep(0.02)
     return done
 
 
