@@ -51,6 +51,9 @@ class Row:
     tried: int = 0
     kept: int = 0
     seconds: float = 0.0
+    kills: int = 0
+    """Of processes of studies that went on."""
+
     broken: list[str] = field(default_factory=list)
 
     @contextmanager
@@ -146,6 +149,7 @@ def studies_with_kills(
             assert (process.returncode, errors) == (0, ""), errors
             assert all(map(is_whole, tune.acknowledged())), "torn"
             tune.check()
+        row.kills += len(struck)
         yield tune, struck
         kills, number = kills - len(struck), number + 1
     with row.attempt("as many kills as asked for"):
@@ -262,7 +266,8 @@ def make_rows(rows: list[Row], options: argparse.Namespace) -> None:
 def print_table(rows: list[Row]) -> None:
     print(f"| harm ({datetime.now(UTC):%Y-%m-%d}) | tried | kept all promises | seconds |\n| --- | --- | --- | --- |")
     for row in rows:
-        print(f"| {row.what} | {row.tried} | {row.kept} | {row.seconds:.0f} |")
+        kills = f": {row.kills}" if row.kills else ""
+        print(f"| {row.what}{kills} | {row.tried} | {row.kept} | {row.seconds:.0f} |")
     print(*[f"\n- {row.what}: {broken}" for row in rows for broken in row.broken], sep="")
 
 
