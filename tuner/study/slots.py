@@ -7,7 +7,7 @@ import psutil
 from tuner.records.machine import Environment
 from tuner.records.outcome import Outcome
 
-MAX_SLOTS = {"cpu": 1, "cuda": 1}
+MAX_SLOTS = {"cpu": 2, "cuda": 1}
 """The largest number of workers. On a CPU all share the cores, and two keep them busy. For "cuda" turns work as on a
 CPU, but more than one worker has not been measured on a GPU yet; four are meant."""
 
