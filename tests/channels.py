@@ -11,5 +11,5 @@ def make_channel(**replaced: Any) -> Any:
     def ignore(*_: Any) -> None:
         pass
 
-    return SimpleNamespace(**{"enter": ignore, "send": ignore, "turn": nullcontext, "take_turn": ignore,
+    return SimpleNamespace(**{"enter": ignore, "send": ignore, "turn": lambda **_: nullcontext(), "take_turn": ignore,
                               "end_turn": ignore} | replaced)  # fmt: skip

@@ -58,7 +58,7 @@ def test_blocks_of_a_pair_lie_evenly_around_the_others(
     warm_ups: list[int] = []
     standing = Standing(pair="7 0", is_first=is_first)
     pair = Blocks(channel, standing, lambda: warm_ups.append(1), call_s)
-    with channel.turn():
+    with channel.turn(in_pair=True):
         for _ in range(sum(blocks)):
             assert pair.before_call() >= 0
             channel.send(Alive())

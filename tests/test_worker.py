@@ -284,7 +284,7 @@ def test_calls_that_most_take_twice_as_long_as_when_warmed_up_are_made_again_onc
         clock=None,
         user_call=lambda _: None,
         channel=make_channel(),
-        turn=nullcontext,
+        turn=lambda **_: nullcontext(),
     )
     tracer: Any = SimpleNamespace(graph_count=lambda: 0, compile_log=log)
     found, _ = Timer(made, tracer, None, weights_of(None)).time(Point(index=0, folder="", steps=28, batch=1))

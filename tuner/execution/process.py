@@ -74,7 +74,9 @@ class WorkerProcess:
             self.process = launcher.start(Start(folder / "job.json", writing, log.fileno(), self._mark))
         os.close(writing)
         self._enter("start")
-        self.had_turn = False
+        self.waits_in_pair = False
+        self.has_begun_pair = False
+        """Whether it had a turn in its pair."""
         self._waits = False
         self._still_since: float | None = None
         """Since when the worker has waited for its turn or stood still."""
@@ -135,7 +137,8 @@ class WorkerProcess:
 
     def grant(self) -> None:
         """Grant the worker the turn that it waits for."""
-        self._waits, self.had_turn = False, True
+        self._waits = False
+        self.has_begun_pair |= self.waits_in_pair
         self.go_on()
         self.process.grant()
 
@@ -175,7 +178,7 @@ class WorkerProcess:
         elif isinstance(message, (Alive, TurnEnded)):
             self.entered = time.monotonic()
         elif isinstance(message, TurnWanted):
-            self._waits = True
+            self._waits, self.waits_in_pair = True, message.in_pair
             self._be_still()
         elif isinstance(message, (PointDone, PointFailed)):
             self.awaited.discard(message.index)

@@ -79,9 +79,11 @@ class Turns:
 
     def _is_paired(self, worker: WorkerProcess) -> bool:
         """Return whether the others of a worker's pair, if it is one of a pair, have come as far."""
+        if not worker.waits_in_pair:
+            return True
         pair = worker.job.standing and worker.job.standing.pair
         others = [other for other in self.workers if other.job.standing and other.job.standing.pair == pair]
-        return all(other in self.waiting or other.had_turn for other in others)
+        return all(other.has_begun_pair or (other in self.waiting and other.waits_in_pair) for other in others)
 
     def _stop_others(self, holder: WorkerProcess) -> None:
         others = [worker for worker in self.workers if worker is not holder]
@@ -96,4 +98,4 @@ class Turns:
 def starts_pair(worker: WorkerProcess) -> bool:
     """Return whether a worker is the first of its pair, and has not begun."""
     standing = worker.job.standing
-    return standing is not None and standing.is_first and not worker.had_turn
+    return standing is not None and standing.is_first and worker.waits_in_pair and not worker.has_begun_pair

@@ -122,7 +122,12 @@ class Alive(Record, tag="alive"):
 
 
 class TurnWanted(Record, tag="turn_wanted"):
-    """A worker's message: it waits until it has the device to itself, for what must not be disturbed."""
+    """A worker's message: it waits until it has the device to itself, for what must not be disturbed.
+
+    With `in_pair` it waits, the first time, until the other one of its pair does as well.
+    """
+
+    in_pair: bool = False
 
 
 class TurnEnded(Record, tag="turn_ended"):

@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from tuner.execution.executor import Ended, Executor, Handle, StoodStill
 from tuner.records.outcome import Device, Failure, Outcome
-from tuner.records.protocol import Message, TurnEnded
+from tuner.records.protocol import Job, Message, TurnEnded
 from tuner.search.history import Running
 from tuner.search.strategy import Proposal, Strategy
 from tuner.study.attempt import Attempt, BuildAttempt
@@ -113,7 +115,7 @@ class Runner:
         self.publisher.publish(started)
         self.follow(attempt, started)
         try:
-            handle = self.executor.submit(attempt.job(self.budget), device)
+            handle = self.executor.submit(self.job(attempt), device)
         except BaseException:
             attempt.close()
             raise
@@ -123,6 +125,12 @@ class Runner:
         self.history.running.append(running)
         for each in self.flights.values():
             each.is_crowded = each.is_crowded or len(self.flights) > 1
+
+    def job(self, attempt: Attempt) -> Job:
+        """Return the job of an attempt. Those that compile at once share the cores, and each may take longer."""
+        job = attempt.job(self.budget)
+        limit_s = job.compile_limit_s
+        return job if limit_s is None else msgspec.structs.replace(job, compile_limit_s=limit_s * self.room())
 
     def repetition(self, proposal: Proposal, device: Device, *, is_standing: bool = False) -> RepetitionAttempt:
         """Prepare to measure a trial again in a fresh process."""

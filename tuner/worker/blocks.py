@@ -36,7 +36,7 @@ class Blocks:
         started = time.perf_counter()
         if self.left == 0:
             self.channel.end_turn()
-            self.channel.take_turn()
+            self.channel.take_turn(in_pair=True)
             if self.needs_warm_up:
                 self.call()
             self.left = self.size

@@ -71,7 +71,7 @@ class PipelineCalls:
         return [(start + offset) % len(self.job.workload.prompts) for offset in range(point.batch)]
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self, *, in_pair: bool = False) -> Iterator[None]:
         """Have the device alone meanwhile, for what must not be disturbed, but not while something is compiled.
 
         A worker that stands still may hold a compiler's lock.
@@ -79,7 +79,7 @@ class PipelineCalls:
         from tuner.trace import dynamo
 
         channel = self.channel
-        with channel.turn(), dynamo.calling_around_compiling(channel.end_turn, channel.take_turn):
+        with channel.turn(in_pair=in_pair), dynamo.calling_around_compiling(channel.end_turn, channel.take_turn):
             yield
 
     def turn_on_cpu(self) -> AbstractContextManager[None]:

@@ -46,20 +46,20 @@ class Channel:
         self.send(StageStarted(stage=stage, index=index))
 
     @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self, *, in_pair: bool = False) -> Iterator[None]:
         """Have the device alone meanwhile, for what must not be disturbed. A turn within a turn is the same."""
         had_turn = self._has_turn
-        self.take_turn()
+        self.take_turn(in_pair=in_pair)
         try:
             yield
         finally:
             if not had_turn:
                 self.end_turn()
 
-    def take_turn(self) -> None:
+    def take_turn(self, *, in_pair: bool = False) -> None:
         """Wait until the parent grants a turn, unless this worker has one."""
         if self.granted is not None and not self._has_turn:
-            self.send(TurnWanted())
+            self.send(TurnWanted(in_pair=in_pair))
             self.granted.acquire()
             self._has_turn = True
 

@@ -126,7 +126,7 @@ class Timer:
     def _time(self, point: Point) -> tuple[Timing, Memory]:
         """Measure a point in a turn."""
         self.calls.channel.enter("time", point.index)
-        with self.calls.turn():
+        with self.calls.turn(in_pair=self.job.standing is not None):
             return self._time_undisturbed(point)
 
     def _time_undisturbed(self, point: Point) -> tuple[Timing, Memory]:
