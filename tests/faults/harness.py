@@ -38,8 +38,8 @@ def marked(mark: str) -> list[psutil.Process]:
     return found
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """What the condition gives as soon as it is true; fails after so many seconds."""
+def wait_until(condition: Callable[[], Any], seconds: float = 240.0) -> Any:
+    """What the condition gives as soon as it is true; fails after so many seconds, a limit for what hangs."""
     end = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < end, f"still waiting after {seconds:.0f} s"
@@ -84,7 +84,7 @@ class Tune:
     def command(self, *arguments: str, **environment: Any) -> subprocess.CompletedProcess[str]:
         """Run any command of `tune` to its end."""
         process = self.start_command(*arguments, **environment)
-        out, error = process.communicate(timeout=240)
+        out, error = process.communicate(timeout=480)
         return subprocess.CompletedProcess(process.args, process.returncode, out, error)
 
     def outcomes(self) -> dict[int, Outcome]:
