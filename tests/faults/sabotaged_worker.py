@@ -1,8 +1,8 @@
 """`python -m tuner.worker` with a fault planted in it, and with the pipeline or without.
 
-TUNER_FAULTS is JSON: which worker of the study, counted from 1, or "*" for all, to FAULT@STAGE; the fault strikes when
-the worker enters the stage. With TUNER_SIMULATED no pipeline is built: figures and images are made up, all the rest
-is real.
+TUNER_FAULTS is JSON: which build of the study, counted from 1 ("3"), which repetition ("repetition 1"), or "*" for all
+workers, to FAULT@STAGE; the fault strikes when the worker enters the stage. With TUNER_SIMULATED no pipeline is built:
+figures and images are made up, all the rest is real.
 """
 
 from __future__ import annotations
@@ -154,10 +154,15 @@ def done(job: Job, point: Point, reference: float) -> PointDone:
     )
 
 
+def which(folder: Path) -> str:
+    """Which build or repetition of the study a worker is, by its folder."""
+    count = sum(job.parent.name <= folder.name for job in folder.parent.glob("*/job.json"))
+    return str(count) if folder.parent.name == "trials" else f"repetition {count}"
+
+
 def main(arguments: list[str]) -> int:
     faults = json.loads(os.environ.get("TUNER_FAULTS", "{}"))
-    study = Path(arguments[0]).parent.parent.parent
-    planted = faults.get(str(len(list(study.glob("*/*/job.json"))))) or faults.get("*")
+    planted = faults.get(which(Path(arguments[0]).parent)) or faults.get("*")
     if planted:
         Saboteur.fault, Saboteur.stage_of_fault = planted.split("@")
     __main__.Channel = Saboteur  # type: ignore[misc]

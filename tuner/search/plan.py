@@ -32,7 +32,7 @@ seed, and one that records the denoiser."""
 VARIED_SLOW_CALLS = 7
 """The same of slow calls: four prompts by another kernel, two from another seed, and one that records the denoiser."""
 
-PROBE_S = {"cpu": 20.0, "cuda": 5.0}
+PROBE_S = {"cpu": 5.0, "cuda": 5.0}
 """Seconds in which the baseline measures how fast the device is."""
 
 COMPILE_S = {"cpu": 15.0, "cuda": 45.0}

@@ -8,6 +8,7 @@ the figure of its data sheet.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from statistics import median
@@ -29,7 +30,7 @@ FLOAT8_CAPABILITY = 8.9
 TYPES = {"cuda": ("bfloat16", "float16", "float32", FLOAT8), "cpu": ("float32", "bfloat16")}
 """The types of the matrix products whose rate is measured."""
 
-SIDE = {"cuda": 8192, "cpu": 1024}
+SIDE = {"cuda": 8192, "cpu": 512}
 """Rows and columns of the multiplied matrices."""
 
 COPIED_BYTES = 1 << 30
@@ -39,6 +40,10 @@ CALLS = {"cuda": 10, "cpu": 1}
 """Products or copies in one sample: enough that a GPU does not wait for the next launch."""
 
 WARM_UP, SAMPLES = 2, 7
+
+LIMIT_S = 2.0
+"""How long the samples of a rate may take. A CPU without instructions for a type multiplies a hundred times slower."""
+
 COUNTED_STEPS = 2
 
 PRODUCTS: Mapping[str, str | None] = {
@@ -162,12 +167,21 @@ def _seconds(work: Callable[[], object], device: str, clock: Clock) -> float:
 
     try:
         with torch.inference_mode():
-            samples = [time_call(several, clock)[1] for _ in range(WARM_UP + SAMPLES)][WARM_UP:]
+            samples = _samples(several, clock)
     finally:
         if device == "cuda":
             with contextlib.suppress(RuntimeError):
                 torch.cuda.empty_cache()
     return median(samples) / CALLS[device]
+
+
+def _samples(work: Callable[[], object], clock: Clock) -> list[float]:
+    """Return the seconds of several calls after the warm-up, at least those of a second call."""
+    until = time.monotonic() + LIMIT_S
+    samples: list[float] = []
+    while len(samples) < 2 or (len(samples) < WARM_UP + SAMPLES and time.monotonic() < until):
+        samples.append(time_call(work, clock)[1])
+    return samples[min(WARM_UP, len(samples) - 1) :]
 
 
 # ---- anywhere -------------------------------------------------------------------------------------------------------
