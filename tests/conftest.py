@@ -44,6 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         family = chosen.params.get("family") if chosen is not None else None
         if isinstance(family, str) and family not in CORE and item.path.name != "test_pipelines.py":
             item.add_marker("exhaustive")
+        if item.path.name == "test_families.py" and chosen and str(chosen.params.get("name")).startswith("inductor."):
+            item.add_marker("exhaustive")  # test_inductor.py has each of them once
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

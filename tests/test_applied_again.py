@@ -47,9 +47,10 @@ def candidate(different: Values) -> Values:
 
 def written(folder: Path, different: Values, **changes: Any) -> Path:
     """A best_config.json that chooses these values."""
-    best, values = example(), candidate(different)
+    best = example()
+    values = {**candidate(different), "batch": best.chosen.batch}
     changed = {name: value for name, value in values.items() if value != candidate({}).get(name)}
-    chosen = msgspec.structs.replace(best.chosen, values=values, changed=changed, batch=int(values["batch"]))
+    chosen = msgspec.structs.replace(best.chosen, values=values, changed=changed)
     file = folder / f"best-{len(list(folder.iterdir()))}.json"
     file.write_bytes(encode_pretty(msgspec.structs.replace(best, chosen=chosen, **changes)))
     return file

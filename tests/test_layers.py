@@ -36,7 +36,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
 
 STATIONS = {
     "files": {"errors"},
-    "records": {"errors", "files"},
+    "records": {"errors", "files", "numbers"},
     "model": {"records", "errors", "files", "demo"},
     "timing": {"records", "errors", "numbers"},
     "hardware": {"records", "errors", "timing"},

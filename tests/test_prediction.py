@@ -199,7 +199,7 @@ def test_a_worker_measures_what_its_images_contradict(monkeypatch: pytest.Monkey
         predicted = prediction.predicted_timing(prediction.fit({2: estimate(0.5), 12: estimate(3.0)}), 4, 1)
         memory: Any = Memory(peak_bytes=1, reserved_bytes=None)
         measured = msgspec.structs.replace(predicted, stopped="interval within target", predicted_from=None)
-        calls = PipelineCalls(None, job, channel, bench.clock)
+        calls = bench.calls = PipelineCalls(None, job, channel, bench.clock)
         tracer: Any = SimpleNamespace(profiled=False)
         bench.timer = Timer(calls, tracer, None, bench.weights)
         monkeypatch.setattr(bench.timer, "predict", lambda _: (predicted, memory))

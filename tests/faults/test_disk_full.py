@@ -38,8 +38,8 @@ def assert_goes_on(tune: Tune, kept: dict[Path, bytes]) -> None:
         pytest.param("1", "load", id="baseline, early"),
         pytest.param("1", "sent", id="baseline, the parent writes"),
         pytest.param("repetition 1", "score", id="repetition, the worker writes"),
-        pytest.param("2", "score", id="recipe, the worker writes"),
-        pytest.param("4", "load", id="search, early"),
+        pytest.param("2", "score", id="recipe, the worker writes", marks=pytest.mark.exhaustive),
+        pytest.param("4", "load", id="search, early", marks=pytest.mark.exhaustive),
         pytest.param("4", "sent", id="search, the parent writes"),
     ],
 )
@@ -60,6 +60,7 @@ def test_it_is_full_from_the_start(tune_there: Tune, monkeypatch: pytest.MonkeyP
     assert_goes_on(tune_there, {})
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_it_fills_up_at_random_instants(tune_there: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNER_DISK", str(tune_there.out))

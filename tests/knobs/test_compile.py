@@ -148,7 +148,7 @@ def test_encoders_of_prompts_that_are_not_padded_are_not_compiled() -> None:
 
 
 @pytest.mark.usefixtures("only_dynamo")
-@pytest.mark.parametrize(("dynamic", "most"), [(False, 8), (True, 1)])
+@pytest.mark.parametrize(("dynamic", "most"), [pytest.param(False, 8, marks=pytest.mark.exhaustive), (True, 1)])
 def test_the_reason_why_is_true(
     pipeline_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, dynamic: bool, most: int
 ) -> None:

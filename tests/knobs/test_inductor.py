@@ -201,6 +201,7 @@ def test_convolutions_of_one_pixel_are_counted_where_they_are_compiled() -> None
     assert "2 convolutions" in knob.apply(SimpleNamespace(vae=with_shortcut()), chosen)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_convolutions_of_one_pixel_become_products_and_decode_the_same() -> None:
     import torch

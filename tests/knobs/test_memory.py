@@ -40,7 +40,7 @@ def test_casting_stores_eight_bits_and_draws_almost_the_same(family: str, pipeli
     assert CASTING.may_change_image
 
 
-@pytest.mark.parametrize("scope", ["regional", "full"])
+@pytest.mark.parametrize("scope", ["regional", pytest.param("full", marks=pytest.mark.exhaustive)])
 def test_casting_breaks_compiled_graphs_and_is_refused_beside_them(
     scope: str, pipeline_folder: Folder, only_dynamo: None, process_state: None
 ) -> None:

@@ -339,6 +339,7 @@ print(counters["inductor"]["woq_matcher_count"])
 """
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_inductor_is_kept_from_the_int8_product_without_tensor_cores() -> None:
     def matched(how: str) -> int:

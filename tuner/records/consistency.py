@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from tuner.numbers import format_number
 from tuner.records.outcome import MAX_LATENCY_S, Components, Outcome, Timing
 from tuner.records.quality import Quality
 
@@ -99,7 +100,7 @@ def _build(outcome: Outcome) -> Iterator[str]:
         waits = (trace.host_wait_share, trace.kernel_wait_share, trace.other_wait_share)
         total = (trace.gpu_busy_share or 0) + sum(share or 0 for share in waits)
         if total > 1 + CLOCKS:
-            yield f"build.trace.gpu_busy_share: with the waits {total:.3g} times the traced time"
+            yield f"build.trace.gpu_busy_share: with the waits {format_number(total)} times the traced time"
 
 
 def _latency(outcome: Outcome) -> Iterator[str]:
@@ -132,7 +133,7 @@ def _components(parts: Components) -> Iterator[str]:
     known = (parts.text_encoders_s, parts.denoiser_s, parts.vae_s, parts.rest_s)
     total_s = sum(seconds or 0 for seconds in known)
     if abs(total_s - parts.total_s) > CLOCKS * max(total_s, parts.total_s):
-        yield f"timing.components.total_s: {parts.total_s}, although its parts add up to {total_s:.6g}"
+        yield f"timing.components.total_s: {parts.total_s}, although its parts add up to {format_number(total_s, 6)}"
 
 
 def _memory(outcome: Outcome) -> Iterator[str]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from datetime import datetime
 
+from tuner.numbers import format_number
 from tuner.records.consistency import Rule, differ, first_broken
 from tuner.result.economics import economics, goodput, usd_per_1000_images
 from tuner.result.records import BestConfig, MeasuredPoint
@@ -123,7 +124,7 @@ def _gain(best: BestConfig) -> Iterator[str]:
     if gain.low <= 0:
         yield f"speed_up.low: {gain.low}, which no ratio of throughputs is"
     elif abs(math.log(gain.value / ratio)) > (1e-4 if is_baseline else math.log(UNLIKELY_RATIO)):
-        yield f"speed_up: {gain.value}, although the throughputs differ by a factor of {ratio:.6g}"
+        yield f"speed_up: {gain.value}, although the throughputs differ by a factor of {format_number(ratio, 6)}"
     if best.speed_up_confirmed != best.chosen.confirmed:
         yield f"speed_up_confirmed: {str(best.speed_up_confirmed).lower()}, although chosen.confirmed is not"
     if best.speed_up_confirmed and not is_baseline and gain.low <= 1:
