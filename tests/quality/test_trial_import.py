@@ -9,7 +9,7 @@ import pytest
 
 from tuner.commands import checks, run
 from tuner.errors import BadInput
-from tuner.quality.metrics import trial_import
+from tuner.quality.metrics import entry_point, trial_import
 
 BAD = {
     "a name that is not there": ("import torch\nfrom math import nope", "line 2: the module math has no nope"),
@@ -43,6 +43,7 @@ GOOD = {
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    entry_point.problem.cache_clear()
     monkeypatch.setattr(sys, "modules", {**sys.modules})
     (tmp_path / "helper.py").write_text("")
     (tmp_path / "torn.py").write_text("\ndef (")
