@@ -53,7 +53,7 @@ median_s = sorted(times)[{CALLS // 2}]
 print(json.dumps({{"s_per_image": median_s / batch, "count": len(images[-1]), "size": images[-1][0].size}}))
 """
 
-BUDGETS_S = (160, 220, 330, 480, 660)
+BUDGETS_S = (240, 330, 480, 660)
 
 MAX_OVERTIME_S = 70
 """What a run may take beyond its budget: it starts, judges the finalists and writes the report."""
