@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from drawing import own_process_state
+from inline_study import Bench, Workers
 from machine import Machine
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -30,6 +31,7 @@ FIRST = (
     "test_damaged_study.py", "test_knobs.py", "test_schedule.py", "test_bench_knobs.py", "test_real_worker.py",
     "test_quantization.py", "test_viewer_in_browser.py", "test_matrix.py", "test_pipelines.py", "test_lora.py",
     "test_worker.py", "test_gate.py", "test_vae.py", "test_attention.py", "test_shipped.py", "test_study.py",
+    "test_study_confirmation.py",
 )  # fmt: skip
 """Files that start first: those with tests that have the machine to themselves, which would otherwise wait for a test
 of the other process, and then the longest, so that neither process is left with a long one at the end."""
@@ -129,11 +131,24 @@ def tiny_scorer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
+    """The work of an inline executor."""
+    monkeypatch.setattr("tuner.search.optuna_sampler.MAX_KNOWN_PROPOSALS", 10)
+    monkeypatch.setattr("tuner.board.trial_events.write", lambda *_: None)
+    return Workers()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, workers: Workers) -> Bench:
+    """Studies in one folder, with that executor."""
+    return Bench(tmp_path, workers)
+
+
 @pytest.fixture(scope="session")
 def recorded_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished study with made-up workers and a refused candidate: copy it to change it."""
     from faults.sabotaged_tune import EMPTY_PANEL
-    from test_study import Bench, Workers
 
     bench = Bench(tmp_path_factory.mktemp("recorded"), Workers())
     with pytest.MonkeyPatch.context() as patch:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from inline_study import Bench
 from test_board import outcome, rejected
-from test_study import Bench, bench, workers  # noqa: F401  (fixtures)
 
 from tuner.records.codec import Estimate
 from tuner.records.machine import Memory
@@ -45,7 +45,7 @@ def test_only_what_was_measured_is_there() -> None:
     assert measured.items() >= {"latency_s": 0.15, "latency_low_s": 0.14, "peak_memory_bytes": 7}.items()
 
 
-def test_pandas_has_a_column_for_each(bench: Bench) -> None:  # noqa: F811
+def test_pandas_has_a_column_for_each(bench: Bench) -> None:
     pytest.importorskip("pandas")
     import optuna
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from test_study import Bench, Workers, bench, workers  # noqa: F401  (fixtures)
+from inline_study import Bench, Workers
 
 from tuner import files
 from tuner.errors import BadInput
@@ -28,7 +28,7 @@ from tuner.study import reprice
 from tuner.study.store import Store
 
 
-def result(bench: Bench) -> BestConfig:  # noqa: F811
+def result(bench: Bench) -> BestConfig:
     return read_config(bench.folder / "study" / "best_config.json")
 
 
@@ -40,7 +40,7 @@ def no_examiner(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- while it goes on -----------------------------------------------------------------------------------------------
 
 
-def interrupt_at(workers: Workers, job_number: int) -> Callable[[Job], Iterator[Message]]:  # noqa: F811
+def interrupt_at(workers: Workers, job_number: int) -> Callable[[Job], Iterator[Message]]:
     """Workers of which the last is interrupted by Ctrl-C."""
     last = len(workers.jobs) + job_number
 
@@ -54,7 +54,7 @@ def interrupt_at(workers: Workers, job_number: int) -> Callable[[Job], Iterator[
 
 @pytest.mark.usefixtures("no_examiner")
 def test_ctrl_c_at_any_time_leaves_a_result_that_claims_no_more_than_is_confirmed(
-    bench: Bench, workers: Workers  # noqa: F811
+    bench: Bench, workers: Workers
 ) -> None:  # fmt: skip
     gains: list[float] = []
     folder = bench.folder / "study"
@@ -76,7 +76,7 @@ def test_ctrl_c_at_any_time_leaves_a_result_that_claims_no_more_than_is_confirme
 
 
 @pytest.mark.usefixtures("no_examiner")
-def test_the_choice_is_written_before_the_run_ends(bench: Bench, workers: Workers) -> None:  # noqa: F811
+def test_the_choice_is_written_before_the_run_ends(bench: Bench, workers: Workers) -> None:
     seen: list[int] = []
 
     def look(job: Job) -> Iterator[Message]:
@@ -94,7 +94,7 @@ def test_the_choice_is_written_before_the_run_ends(bench: Bench, workers: Worker
 
 
 @pytest.mark.usefixtures("no_examiner")
-def test_a_resumed_study_keeps_the_finalists_metrics(bench: Bench) -> None:  # noqa: F811
+def test_a_resumed_study_keeps_the_finalists_metrics(bench: Bench) -> None:
     bench.run(trials=6)
     reasons = {"fid": "no file"}
     panel = encode_pretty(Panel(finalists={}, unavailable_reasons=reasons))
@@ -104,7 +104,7 @@ def test_a_resumed_study_keeps_the_finalists_metrics(bench: Bench) -> None:  # n
     assert result(bench).quality_unavailable_reasons == reasons
 
 
-def test_a_damaged_panel_is_named(bench: Bench) -> None:  # noqa: F811
+def test_a_damaged_panel_is_named(bench: Bench) -> None:
     (bench.folder / "study").mkdir()
     (bench.folder / "study" / "panel.json").write_text('{"finalists": {}, "unavailable_reasons": 3}')
     with pytest.raises(BadInput, match=r"panel\.json: .*unavailable_reasons"), bench.study():
@@ -114,7 +114,7 @@ def test_a_damaged_panel_is_named(bench: Bench) -> None:  # noqa: F811
 # ---- another price --------------------------------------------------------------------------------------------------
 
 
-def at(bench: Bench, usd_per_hour: float) -> None:  # noqa: F811
+def at(bench: Bench, usd_per_hour: float) -> None:
     """Have the bench's studies cost so much an hour."""
     bench.price = Price(usd_per_hour=usd_per_hour, source="--price")
 
@@ -126,7 +126,7 @@ def told(folder: Path) -> dict[int, float]:
         return dict(database.execute(query))
 
 
-def check_costs(bench: Bench, usd_per_hour: float) -> None:  # noqa: F811
+def check_costs(bench: Bench, usd_per_hour: float) -> None:
     folder = bench.folder / "study"
     outcomes = [read(file, Outcome) for file in folder.glob("*/*/outcome.json")]
     for outcome in outcomes:
@@ -140,7 +140,7 @@ def check_costs(bench: Bench, usd_per_hour: float) -> None:  # noqa: F811
 
 @pytest.mark.usefixtures("no_examiner")
 def test_another_price_rescales_a_finished_study_without_measuring_anything(
-    bench: Bench, workers: Workers  # noqa: F811
+    bench: Bench, workers: Workers
 ) -> None:  # fmt: skip
     before = bench.run(trials=12)
     jobs, count = len(workers.jobs), len(bench.outcomes())
@@ -156,7 +156,7 @@ def test_another_price_rescales_a_finished_study_without_measuring_anything(
 
 
 @pytest.mark.usefixtures("no_examiner")
-def test_a_longer_run_at_another_price_goes_on(bench: Bench, workers: Workers) -> None:  # noqa: F811
+def test_a_longer_run_at_another_price_goes_on(bench: Bench, workers: Workers) -> None:
     bench.run(trials=6)
     known, at_first = len(bench.outcomes()), len(workers.jobs)
     at(bench, 0.5)
@@ -168,7 +168,7 @@ def test_a_longer_run_at_another_price_goes_on(bench: Bench, workers: Workers) -
 @pytest.mark.usefixtures("no_examiner")
 @pytest.mark.parametrize("writes", range(0, 12, 2))
 def test_a_crash_while_costs_are_rescaled_is_made_good(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, writes: int  # noqa: F811
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:  # fmt: skip
     bench.run(trials=6)
     left = writes
@@ -192,7 +192,7 @@ def test_a_crash_while_costs_are_rescaled_is_made_good(
 
 
 @pytest.mark.usefixtures("no_examiner")
-def test_what_is_only_words_keeps_the_study(bench: Bench, workers: Workers) -> None:  # noqa: F811
+def test_what_is_only_words_keeps_the_study(bench: Bench, workers: Workers) -> None:
     bench.run(trials=6)
     jobs = len(workers.jobs)
     space = bench.folder / "space.yaml"
@@ -210,13 +210,13 @@ def test_what_is_only_words_keeps_the_study(bench: Bench, workers: Workers) -> N
 @pytest.mark.parametrize(
     "setting", ["steps=20", "quality.tolerance=0.5", "workload.height=64", "workload.seeds=[5, 6]"]
 )
-def test_what_trials_depend_on_makes_another_study(bench: Bench, setting: str) -> None:  # noqa: F811
+def test_what_trials_depend_on_makes_another_study(bench: Bench, setting: str) -> None:
     bench.run(trials=3)
     with pytest.raises(BadInput, match="something else"), bench.study(setting):
         pass
 
 
-def test_a_price_is_not_part_of_the_name(bench: Bench) -> None:  # noqa: F811
+def test_a_price_is_not_part_of_the_name(bench: Bench) -> None:
     fingerprints: set[Any] = set()
     for usd in (1.0, 2.5):
         at(bench, usd)

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from test_study import Bench, Workers, bench, workers
+from inline_study import Bench, Workers
 
 from tuner.hardware import environment
 from tuner.records.machine import Memory
@@ -19,8 +19,6 @@ from tuner.space.candidates import candidate_key
 from tuner.study import slots
 from tuner.study.attempt import BuildAttempt
 from tuner.study.loop import Study
-
-__all__ = ["bench", "workers"]
 
 CPU = msgspec.structs.replace(environment.detect("cpu"), cpu_count=8)
 

@@ -26,7 +26,7 @@ MAX_TRIES = 2
 
 
 @dataclass(frozen=True, eq=False)
-class Running:
+class InFlight:
     """What a worker does now: the trial, and the step sweep of its build. A repetition has none."""
 
     number: int
@@ -47,7 +47,7 @@ class History:
     repetitions: list[Outcome] = field(default_factory=list)
     refused: list[Values] = field(default_factory=list)
     late_noise_floor: NoiseFloor | None = None
-    running: list[Running] = field(default_factory=list)
+    running: list[InFlight] = field(default_factory=list)
 
     @property
     def baseline(self) -> Outcome:

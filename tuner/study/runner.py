@@ -11,7 +11,7 @@ import msgspec
 from tuner.execution.executor import Ended, Executor, Handle, StoodStill
 from tuner.records.outcome import Device, Failure, Outcome
 from tuner.records.protocol import Job, Message, TurnEnded
-from tuner.search.history import Running
+from tuner.search.history import InFlight
 from tuner.search.strategy import Proposal, Strategy
 from tuner.study.attempt import Attempt, BuildAttempt
 from tuner.study.events import (
@@ -36,7 +36,7 @@ class Flight:
     proposal: Proposal
     attempt: Attempt
     handle: Handle
-    running: Running
+    running: InFlight
     is_alone: bool
     is_crowded: bool = False
     runs_again: bool = False
@@ -119,7 +119,7 @@ class Runner:
         except BaseException:
             attempt.close()
             raise
-        running = Running(attempt.number, attempt.sweep if isinstance(attempt, BuildAttempt) else ())
+        running = InFlight(attempt.number, attempt.sweep if isinstance(attempt, BuildAttempt) else ())
         flight = Flight(proposal, attempt, handle, running, is_alone)
         self.flights[handle.id] = flight
         self.history.running.append(running)

@@ -1,0 +1,151 @@
+"""Whole studies without processes: an inline executor whose worker is made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kinds import kind
+
+from tuner.execution.inline import InlineExecutor
+from tuner.hardware import environment
+from tuner.records.codec import Estimate, read
+from tuner.records.machine import Memory
+from tuner.records.model import Model
+from tuner.records.outcome import Build, Device, Failure, Limits, Outcome, Timing
+from tuner.records.protocol import (
+    BuildDone,
+    CallTimed,
+    Job,
+    Message,
+    Point,
+    PointDone,
+    PointFailed,
+)
+from tuner.records.quality import Quality
+from tuner.result.prices import Price
+from tuner.result.records import BestConfig
+from tuner.search.request import Request
+from tuner.space import reader
+from tuner.study.loop import Study
+from tuner.study.store import Store
+
+SPACE = """
+pipelines: [FluxPipeline]
+workload: {prompts: [a red circle, a blue square], height: 32, width: 32}
+quality: {tolerance: 1.0}
+baseline: {steps: 28, batch: 1}
+knobs:
+  attention.backend: [native, _native_math]
+  cache.kind: [none, first-block]
+  cache.threshold: [0.1]
+  steps: [28, 20, 14, 10, 6]
+recipes:
+  - {name: math, source: here, values: {attention.backend: _native_math, steps: 14}}
+"""
+FIXED_S, PER_STEP_S = 0.5, 0.1
+DEVICE = Device(name="cpu")
+
+
+class Told:
+    """A display that only remembers what was noted and recorded."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.outcomes: list[Outcome] = []
+        self.limits: list[Limits] = []
+        self.best: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def limited(self, limits: Limits) -> None:
+        self.limits.append(limits)
+
+    def front(self, points: Any, best: str) -> None:
+        self.best.append(best)
+
+    def trial_ended(self, outcome: Outcome, remark: str) -> None:
+        self.outcomes.append(outcome)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
+class Workers:
+    """The work of an inline executor: answers each job from `seconds` and `quality`, and remembers it."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.throttled: Callable[[Job, Point], bool] = lambda *_: False
+        self.bad_steps: set[int] = set()
+        self.first_call_s = 0.01
+
+    def __call__(self, job: Job) -> Iterator[Message]:
+        self.jobs.append(job)
+        if job.is_baseline:
+            yield CallTimed(steps=4, seconds=self.first_call_s)
+        yield BuildDone(build=Build(changes={}, load_s=1.0, apply_s=0.0, first_call_s=1.0, trace=None, verdict=None))
+        for point in job.points:
+            if self.throttled(job, point):
+                failure = Failure(kind="throttled", stage="time", message="6 of 6 calls were discarded")
+                yield PointFailed(index=point.index, failure=failure)
+            else:
+                quality = self.quality(job, point) if point.score else None
+                timing, memory = self.timing(job, point), Memory(peak_bytes=1 << 30, reserved_bytes=None)
+                yield PointDone(index=point.index, timing=timing, memory=memory, quality=quality)
+
+    def seconds(self, job: Job, point: Point) -> float:
+        slower = 1.0 if job.build.get("attention.backend") == "native" else 0.8
+        return slower * point.batch * (FIXED_S + PER_STEP_S * point.steps)
+
+    def timing(self, job: Job, point: Point) -> Timing:
+        target_s, seconds = job.workload.latency_target_s, self.seconds(job, point)
+        latency = Estimate(value=seconds, low=seconds * 0.999, high=seconds * 1.001)
+        return Timing(
+            latency_s=latency, samples=0 if point.predict else 6, images_per_s=point.batch / seconds,
+            stopped="predicted" if point.predict else "interval within target",
+            predicted_from=(6, 28) if point.predict else None,
+            within_target=None if target_s is None else float(seconds <= target_s),
+        )  # fmt: skip
+
+    def quality(self, job: Job, point: Point) -> Quality:
+        mean = 30.0 - 0.01 * (28 - point.steps) - 5.0 * (point.steps in self.bad_steps)
+        return Quality(
+            metric="clip_score", scores=(mean, mean), mean=mean, psnr_db=None, ssim=None,
+            difference=Estimate(value=mean - 30, low=mean - 30 - 0.05, high=mean - 30 + 0.05),
+        )  # fmt: skip
+
+
+class Bench:
+    """Studies in one folder."""
+
+    def __init__(self, folder: Path, workers: Workers) -> None:
+        self.folder = folder
+        self.work: Callable[[Job], Iterable[Message]] = workers
+        self.price = Price(usd_per_hour=3.6, source="here")
+        self.slots = 1
+        (folder / "space.yaml").write_text(SPACE)
+
+    @contextmanager
+    def study(self, *settings: str, trials: int | None = 12, budget_s: float | None = 600.0) -> Iterator[Study]:
+        here = environment.detect("cpu")
+        request = Request(
+            model=Model(source="/model", revision=None, pipeline_class="FluxPipeline", scorer="/scorer"),
+            environment=here,
+            space=reader.load(self.folder / "space.yaml", kind(), here, settings),
+            price=self.price,
+        )
+        with Store(self.folder / "study", request) as store:
+            self.told: Any = Told()
+            self.executor = InlineExecutor(lambda job: self.work(job), slots=self.slots)
+            yield Study(store, Limits(budget_s=budget_s, max_trials=trials), self.told, self.executor)
+
+    def run(self, *settings: str, **limits: Any) -> BestConfig:
+        with self.study(*settings, **limits) as found:
+            return found.run()
+
+    def outcomes(self) -> list[Outcome]:
+        return [read(file, Outcome) for file in sorted((self.folder / "study").glob("trials/*/outcome.json"))]
