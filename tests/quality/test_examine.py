@@ -75,7 +75,12 @@ def test_the_verdict_is_stated_against_the_noise_floor(panel: tuple[Panel, Path]
 
 
 def test_a_finalist_that_was_scored_on_fewer_prompts_is_compared_on_those(panel: tuple[Panel, Path]) -> None:
-    assert panel[0].finalists[7]["psnr"].value.value < 15
+    finalists = panel[0].finalists
+    assert finalists[7]["psnr"].value.value < 15
+    few, all_of_baseline = finalists[7]["clip_score"], finalists[0]["clip_score"]
+    assert few.difference is not None
+    assert few.value.value == pytest.approx(all_of_baseline.value.value + few.difference.value, abs=1e-4)
+    assert few.value.low < few.value.value < few.value.high
 
 
 def test_a_strip_has_three_rows_the_last_grey_where_nothing_changed(panel: tuple[Panel, Path]) -> None:

@@ -14,13 +14,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 
 from tuner.errors import TunerError
 from tuner.quality import strips
 from tuner.quality.clip import free_memory
 from tuner.quality.images import Images
 from tuner.quality.metrics import METRICS, Metric, MetricContext, get_metric
-from tuner.quality.panel import compare, noise_floor
+from tuner.quality.panel import compare, noise_floor, on_all_prompts
 from tuner.quality.statistics import verdict
 from tuner.records.codec import encode_pretty, read
 from tuner.records.quality import MetricResult, Panel, PanelJob
@@ -98,6 +99,8 @@ def measure(
     """Measure one metric of a set of images against the baseline's. The verdict counts more as better."""
     started = time.monotonic()
     value, difference, judged = compare(asked, images, baseline.first(len(images.prompts)), context)
+    if difference is not None and len(images.prompts) < len(baseline.prompts):
+        value = on_all_prompts(value, difference, fmean(asked.scores(baseline, baseline, context)))
     spent_s = time.monotonic() - started
     return MetricResult(
         title=asked.title,

@@ -141,6 +141,14 @@ def compare(
     return value, difference, _shifted(difference, 0.0, sign)
 
 
+def on_all_prompts(value: Estimate, difference: Estimate, baseline_mean: float) -> Estimate:
+    """Shift a mean over the first prompts to the baseline's over all prompts plus the paired difference.
+
+    Only so are trials comparable that were scored on different numbers of prompts. `Quality.mean` is the same.
+    """
+    return _shifted(value, value.value - (baseline_mean + difference.value), 1.0)
+
+
 def noise_floor(asked: Metric, baseline: Images, variations: Sequence[Images], context: MetricContext) -> float | None:
     """Return the largest end of the 95 % intervals by which variations of rounding move a metric, or None."""
     ends = []
