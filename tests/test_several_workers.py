@@ -135,7 +135,7 @@ def test_an_interruption_ends_all_of_them(several: Bench, workers: Workers) -> N
 
 @pytest.mark.parametrize(
     ("device", "cores", "memory_gb", "peak_gb", "expected"),
-    [("cpu", 2, 16, 2, 2), ("cpu", 1, 16, 2, 1), ("cpu", 8, 3, 2, 1), ("cuda", 16, 80, 30, 1)],
+    [("cpu", 2, 16, 2, 2), ("cpu", 1, 16, 2, 1), ("cpu", 8, 3, 2, 1), ("cuda", 16, 80, 30, 2), ("cuda", 32, 141, 30, 4)],
 )
 def test_as_many_workers_live_as_fit(
     monkeypatch: pytest.MonkeyPatch, device: Any, cores: int, memory_gb: int, peak_gb: int, expected: int
@@ -149,13 +149,3 @@ def test_as_many_workers_live_as_fit(
     )  # fmt: skip
     assert slots.slots(here, baseline) == expected
     assert slots.slots(here, None) == 1
-
-
-def test_four_workers_are_meant_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(slots.MAX_SLOTS, "cuda", 4)
-    baseline = Outcome(
-        number=0, purpose="baseline", values={}, build_key="", image_key="", status="measured",
-        memory=Memory(peak_bytes=20 << 30, reserved_bytes=None),
-    )  # fmt: skip
-    gpu = msgspec.structs.replace(CPU, device="cuda", cpu_count=16, device_memory_bytes=80 << 30)
-    assert slots.slots(gpu, baseline) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from itertools import count
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from tuner.hardware import nvml as nvml_module
 from tuner.hardware import telemetry
-from tuner.hardware.telemetry import GpuMonitor, Nvml, UnavailableMonitor, other_users_warning
+from tuner.hardware.telemetry import GpuMonitor, Nvml, OwnUse, UnavailableMonitor, other_users_warning
 from tuner.records.codec import decode, encode
 from tuner.records.machine import GpuUse
 from tuner.timing.measure import Clock, Throttled, measure
@@ -335,6 +336,22 @@ def test_others_on_the_gpu(nvml: FakeNvml) -> None:
     nvml.processes[1].usedGpuMemory = None
     use = seen(nvml)
     assert (use.other_processes, use.other_memory_bytes) == (2, None)
+
+
+def test_processes_of_the_same_study_are_no_others(nvml: FakeNvml) -> None:
+    with subprocess.Popen(["sleep", "60"]) as neighbour:
+        nvml.processes += [SimpleNamespace(pid=neighbour.pid, usedGpuMemory=5 << 30)]
+        nvml.processes += [SimpleNamespace(pid=-2, usedGpuMemory=1 << 30)]
+        use = Nvml(UUID, BUS_ID, nvml, OwnUse(os.getpid(), is_shared=True)).monitor().report()
+        neighbour.kill()
+    assert (use.other_processes, use.other_memory_bytes, use.unavailable_reasons) == (1, 1 << 30, ())
+
+
+def test_memory_of_a_hidden_neighbour_is_not_guessed(nvml: FakeNvml) -> None:
+    nvml.processes, nvml.used = [], 40 << 30
+    use = Nvml(UUID, BUS_ID, nvml, OwnUse(os.getpid(), is_shared=True)).monitor().report()
+    assert use.other_memory_bytes is None
+    assert use.unavailable_reasons == ("processes: none shown, not even this one", telemetry.SHARED)
 
 
 def hidden(nvml: FakeNvml, taken: int, before: int, after: int, held: int) -> int | None:

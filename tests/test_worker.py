@@ -13,6 +13,7 @@ import pytest
 from channels import make_channel
 
 from tuner.hardware.environment import detect
+from tuner.hardware.telemetry import OwnUse
 from tuner.knobs import NoEffect
 from tuner.records.codec import Estimate
 from tuner.records.gate import Allowance, Finding, FindingKind, GatePolicy, Verdict
@@ -37,7 +38,7 @@ def _pipelines_that_take_no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def weights_of(pipe: Any) -> Any:
     """Weights of which a worker loads this pipeline."""
-    return SimpleNamespace(load=lambda _: pipe, holder=None, held_bytes=0, lent_bytes=lambda _: 0)
+    return SimpleNamespace(load=lambda _: pipe, own_use=lambda _: OwnUse(), lent_bytes=lambda _: 0)
 
 
 WORKLOAD = Workload(prompts=("a",), seeds=(0,))

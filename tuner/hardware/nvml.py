@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 REASONS = {
@@ -70,8 +71,6 @@ class NvmlDevice:
         self.handle = handle
         self.unavailable_reasons: dict[str, str] = {}
         self.reasons_function = "nvmlDeviceGetCurrentClocksEventReasons"
-        self.holder: int | None = None
-        """A process that lends its memory to this one, and is no other user."""
 
     def query(self, quantity: str, function: str, *arguments: Any) -> Any:
         """Call an NVML function on this GPU. Returns None if it fails, from then on without calling it again."""
@@ -130,15 +129,15 @@ class NvmlDevice:
         memory = self.query("memory in use", "nvmlDeviceGetMemoryInfo")
         return None if memory is None else int(memory.used)
 
-    def others(self) -> OtherProcesses:
-        """Return the other processes that compute on this GPU now."""
+    def others(self, ours: Collection[int] = ()) -> OtherProcesses:
+        """Return the other processes that compute on this GPU now. The processes `ours` are not counted."""
         processes = self.query("processes", "nvmlDeviceGetComputeRunningProcesses")
         if processes is None:  # `unavailable_reasons` says so already
             return OtherProcesses(None, None)
         others = [process for process in processes if process.pid != os.getpid()]
         if len(others) == len(processes):  # this process computes too, so a container hides it or its number
             return OtherProcesses(None, None, _hidden_reason(len(processes)))
-        held = [process.usedGpuMemory for process in others if process.pid != self.holder]
+        held = [process.usedGpuMemory for process in others if process.pid not in ours]
         return OtherProcesses(len(held), None if None in held else sum(held))
 
     def is_mig(self) -> bool:

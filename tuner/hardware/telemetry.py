@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
+
+import psutil
 
 from tuner.hardware.nvml import GpuSample, NvmlDevice, error_text, open_device, reason_names
 from tuner.records.machine import GpuUse
@@ -31,16 +33,46 @@ UNSEEN_BYTES = 1 << 30
 """Memory in use that no process explains, from which on it is attributed to other users."""
 
 
+SHARED = "memory of other users: it cannot be told from that of this study's other workers"
+
+
+class OwnUse(NamedTuple):
+    """What a study takes of a GPU beside this process.
+
+    Its processes descend from `root`. One of them lends `lent_bytes` of weights. `is_shared` means that other workers
+    use the GPU too.
+    """
+
+    root: int | None = None
+    lent_bytes: int = 0
+    is_shared: bool = False
+
+    def processes(self) -> frozenset[int]:
+        """Return the processes of the study."""
+        try:
+            return frozenset(child.pid for child in psutil.Process(self.root).children(recursive=True))
+        except psutil.Error:
+            return frozenset()
+
+
+ALONE = OwnUse()
+"""A process that is no study's."""
+
+
 class GpuMonitor:
     """Reads a GPU before and after each timed call, and decides whether the call counts."""
 
-    def __init__(self, gpu: NvmlDevice, taken_bytes: int | None = None, held: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self, gpu: NvmlDevice, taken_bytes: int | None = None, held: Callable[[], int] = lambda: 0,
+        own: OwnUse = ALONE,
+    ) -> None:  # fmt: skip
         """Start to monitor `gpu`.
 
         `taken_bytes` is the memory in use before this process used the GPU. `held()` returns the bytes that this
-        process holds now.
+        process holds now, and `own` is what its study takes beside it.
         """
         self.gpu = gpu
+        self.own = own
         self.taken_bytes = taken_bytes
         self.held = held
         self.unexplained = self._unexplained_bytes()
@@ -73,7 +105,8 @@ class GpuMonitor:
 
     def report(self) -> GpuUse:
         """Summarize the readings of all calls so far."""
-        others, joules = self.gpu.others(), self._joules()
+        others, joules = self.gpu.others(self.own.processes()), self._joules()
+        shared = SHARED if self.own.is_shared and others.memory_bytes is None else None
         constant = "energy: the counter stood still" if joules and not any(joules) else None
         reasons = self.gpu.unavailable_reasons
         return GpuUse(
@@ -88,7 +121,7 @@ class GpuMonitor:
             discarded=dict(self.discarded),
             other_processes=others.processes,
             other_memory_bytes=self._others_bytes() if others.memory_bytes is None else others.memory_bytes,
-            unavailable_reasons=(*reasons.values(), *filter(None, (others.unavailable_reason, constant))),
+            unavailable_reasons=(*reasons.values(), *filter(None, (others.unavailable_reason, shared, constant))),
         )
 
     def _unexplained_bytes(self) -> int | None:
@@ -100,10 +133,11 @@ class GpuMonitor:
         """Estimate the memory of other processes when NVML does not list them.
 
         It is what was in use before this process started, and what has been added since and is not held by this
-        process. Returns None below 1 GiB, which the driver itself may take.
+        process. Returns None below 1 GiB, which the driver itself may take, and if workers of the same study come and
+        go.
         """
         now = self._unexplained_bytes()
-        if now is None or self.unexplained is None or self.taken_bytes is None:
+        if self.own.is_shared or now is None or self.unexplained is None or self.taken_bytes is None:
             return None
         others = self.taken_bytes + max(0, now - self.unexplained)
         return others if others >= UNSEEN_BYTES else None
@@ -146,43 +180,38 @@ class UnavailableMonitor:
 class Nvml:
     """NVML, opened once per process and before the process uses the GPU. Makes a monitor for each measurement."""
 
-    def __init__(
-        self, uuid: str, bus_id: str | None, nvml: Any = None, holder: int | None = None, held_bytes: int = 0
-    ) -> None:
-        """Open the GPU with this UUID or `bus_id`; see `nvml.open_device`.
-
-        `holder` is a process that lends weights to this one, and `held_bytes` its memory there: no other user.
-        """
+    def __init__(self, uuid: str, bus_id: str | None, nvml: Any = None, own: OwnUse = ALONE) -> None:
+        """Open the GPU with this UUID or `bus_id`; see `nvml.open_device`. What is `own` counts as no other user."""
         if nvml is None:
             import pynvml
 
             nvml = pynvml
         self.gpu: NvmlDevice | None = None
+        self.own = own
         self.taken_bytes: int | None = None
         self.unavailable_reason = ""
         try:
             self.gpu = open_device(nvml, uuid, bus_id)
-            self.gpu.holder = holder
             taken_bytes = self.gpu.memory_bytes()
-            self.taken_bytes = None if taken_bytes is None else max(0, taken_bytes - held_bytes)
+            self.taken_bytes = None if taken_bytes is None else max(0, taken_bytes - own.lent_bytes)
         except nvml.NVMLError as error:
             self.unavailable_reason = f"NVML: {error_text(error)}"
 
     @classmethod
-    def for_torch(cls, holder: int | None = None, held_bytes: int = 0) -> Nvml:
-        """Open the GPU that torch calls cuda:0. For `holder` and `held_bytes` see the class."""
+    def for_torch(cls, own: OwnUse = ALONE) -> Nvml:
+        """Open the GPU that torch calls cuda:0. What is `own` counts as no other user."""
         import torch
 
         gpu = torch.cuda.get_device_properties(0)
         bus: list[Any] = [getattr(gpu, f"pci_{name}_id", None) for name in ("domain", "bus", "device")]
         bus_id = None if None in bus else "{:08X}:{:02X}:{:02X}.0".format(*bus)
-        return cls(f"GPU-{gpu.uuid}", bus_id, holder=holder, held_bytes=held_bytes)
+        return cls(f"GPU-{gpu.uuid}", bus_id, own=own)
 
     def monitor(self, held: Callable[[], int] = lambda: 0) -> GpuMonitor | UnavailableMonitor:
         """Make a monitor for one measurement. `held()` returns the bytes that this process holds now."""
         if self.gpu is None:
             return UnavailableMonitor(self.unavailable_reason)
-        return GpuMonitor(self.gpu, self.taken_bytes, held)
+        return GpuMonitor(self.gpu, self.taken_bytes, held, self.own)
 
 
 def other_users_warning(use: tuple[int, int] | None) -> str | None:

@@ -44,7 +44,8 @@ class Job(Record):
     gate finds. With `probe` the worker also measures the roofline of this device. `tolerance` is how far a mean score
     may be below the baseline's and still count as good as it. `compile_limit_s` shortens the first call's deadline.
     With `standing` the worker is timed in turn with the other one of its pair.
-    `reference_s` is how long the baseline's images may take, of which as many are generated.
+    `reference_s` is how long the baseline's images may take, of which as many are generated. All processes of the study
+    descend from `study_pid`. With `shares_device` its other workers use the device too, outside this worker's turns.
     """
 
     model: Model
@@ -64,6 +65,8 @@ class Job(Record):
     is_baseline: bool = False
     probe: bool = False
     standing: Standing | None = None
+    study_pid: int | None = None
+    shares_device: bool = False
 
 
 class StageStarted(Record, tag="stage"):

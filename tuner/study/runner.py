@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -128,9 +129,9 @@ class Runner:
 
     def job(self, attempt: Attempt) -> Job:
         """Return the job of an attempt. Those that compile at once share the cores, and each may take longer."""
-        job = attempt.job(self.budget)
-        limit_s = job.compile_limit_s
-        return job if limit_s is None else msgspec.structs.replace(job, compile_limit_s=limit_s * self.room())
+        job, room = attempt.job(self.budget), self.room()
+        limit_s = None if job.compile_limit_s is None else job.compile_limit_s * room
+        return msgspec.structs.replace(job, compile_limit_s=limit_s, study_pid=os.getpid(), shares_device=room > 1)
 
     def repetition(self, proposal: Proposal, device: Device, *, is_standing: bool = False) -> RepetitionAttempt:
         """Prepare to measure a trial again in a fresh process."""

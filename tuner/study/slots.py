@@ -7,9 +7,8 @@ import psutil
 from tuner.records.machine import Environment
 from tuner.records.outcome import Outcome
 
-MAX_SLOTS = {"cpu": 2, "cuda": 1}
-"""The largest number of workers. On a CPU all share the cores, and two keep them busy. For "cuda" turns work as on a
-CPU, but more than one worker has not been measured on a GPU yet; four are meant."""
+MAX_SLOTS = {"cpu": 2, "cuda": 4}
+"""The largest number of workers. On a CPU all share the cores, and two keep them busy."""
 
 CORES_EACH = {"cpu": 1, "cuda": 4}
 """Cores that a worker needs to build while others do."""

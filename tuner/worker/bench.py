@@ -51,7 +51,7 @@ class Bench:
         job, first, stopwatch = self.job, self.job.points[0], Stopwatch()
 
         self.channel.enter("load")
-        nvml = telemetry.Nvml.for_torch(self.weights.holder, self.weights.held_bytes) if self.cuda else None
+        nvml = telemetry.Nvml.for_torch(self.weights.own_use(job)) if self.cuda else None
         pipe = self.weights.load(job)
         load_s = stopwatch.lap()
 

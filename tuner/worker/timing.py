@@ -201,7 +201,7 @@ class Timer:
             return None
         import torch
 
-        self.nvml = self.nvml or telemetry.Nvml.for_torch(self.weights.holder, self.weights.held_bytes)
+        self.nvml = self.nvml or telemetry.Nvml.for_torch(self.weights.own_use(self.job))
         return self.nvml.monitor(torch.cuda.memory_reserved)
 
     def _peak_memory(self) -> Memory:

@@ -8,6 +8,7 @@ from typing import Any
 
 import psutil
 
+from tuner.hardware.telemetry import OwnUse
 from tuner.knobs import baseline
 from tuner.model import pipeline
 from tuner.records.machine import Environment
@@ -47,10 +48,9 @@ class Weights:
         """The process that holds the weights on the GPU."""
         return self.lender.pid if self.lender else None
 
-    @property
-    def held_bytes(self) -> int:
-        """The GPU memory that the holder takes."""
-        return self.lender.device_bytes if self.lender else 0
+    def own_use(self, job: Job) -> OwnUse:
+        """Return what a study takes of the GPU beside the worker of this job."""
+        return OwnUse(job.study_pid, self.lender.device_bytes if self.lender else 0, job.shares_device)
 
     def lend(self) -> None:
         """Move the weights to the GPU in a process that lends them. Without success workers copy them there."""
