@@ -135,7 +135,13 @@ def test_an_interruption_ends_all_of_them(several: Bench, workers: Workers) -> N
 
 @pytest.mark.parametrize(
     ("device", "cores", "memory_gb", "peak_gb", "expected"),
-    [("cpu", 2, 16, 2, 2), ("cpu", 1, 16, 2, 1), ("cpu", 8, 3, 2, 1), ("cuda", 16, 80, 30, 2), ("cuda", 32, 141, 30, 4)],
+    [
+        ("cpu", 2, 16, 2, 2),
+        ("cpu", 1, 16, 2, 1),
+        ("cpu", 8, 3, 2, 1),
+        ("cuda", 16, 80, 30, 2),
+        ("cuda", 32, 141, 30, 4),
+    ],
 )
 def test_as_many_workers_live_as_fit(
     monkeypatch: pytest.MonkeyPatch, device: Any, cores: int, memory_gb: int, peak_gb: int, expected: int
