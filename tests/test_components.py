@@ -73,7 +73,9 @@ def test_each_part_is_told_and_the_rest() -> None:
         parts["vae"].decode()
 
     found = time_components(call, pipe, hand)
-    assert found == Components(total_s=19.75, text_encoders_s=4.0, denoiser_s=10.0, vae_s=5.0, rest_s=0.75)
+    assert found == Components(
+        total_s=19.75, text_encoders_s=4.0, denoiser_s=10.0, vae_s=5.0, rest_s=0.75, denoiser_calls=3
+    )
     assert decode(encode(found), Components, "test") == found
 
 
@@ -81,7 +83,9 @@ def test_a_part_that_is_not_there_is_absent_and_one_that_is_not_called_is_zero()
     hand = Hand()
     unet = Worker(hand, 3.0)
     found = time_components(unet, SimpleNamespace(components={"unet": unet, "vae": Worker(hand, 1.0)}), hand)
-    assert found == Components(total_s=3.0, text_encoders_s=None, denoiser_s=3.0, vae_s=0.0, rest_s=0.0)
+    assert found == Components(
+        total_s=3.0, text_encoders_s=None, denoiser_s=3.0, vae_s=0.0, rest_s=0.0, denoiser_calls=1
+    )
 
 
 def test_nothing_is_left_behind_even_by_a_call_that_fails() -> None:

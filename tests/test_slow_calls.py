@@ -31,6 +31,7 @@ class SlowCalls:
 
     def __init__(self) -> None:
         self.made: list[int] = []
+        self.prior_steps = 0
 
     def timer(self, monkeypatch: pytest.MonkeyPatch, **build: Any) -> Timer:
         channel = make_channel()
@@ -61,7 +62,8 @@ class SlowCalls:
     def components(self, *_: Any) -> Components:
         denoiser_s = 0.1 * self.made[-1]
         return Components(
-            total_s=1 + denoiser_s, text_encoders_s=0.2, denoiser_s=denoiser_s, vae_s=0.5, rest_s=0.3
+            total_s=1 + denoiser_s, text_encoders_s=0.2, denoiser_s=denoiser_s, vae_s=0.5, rest_s=0.3,
+            denoiser_calls=self.made[-1] + self.prior_steps,
         )  # fmt: skip
 
 
@@ -77,9 +79,9 @@ def test_a_slow_call_is_composed_of_calls_with_few_steps(monkeypatch: pytest.Mon
     slow.made.clear()
     timing, _ = timer.time(a_point(28))
     assert timing.latency_s.value == pytest.approx(3.8)
-    assert timing.predicted_from == (4, 12)
-    assert set(slow.made) == {4, 12}
-    assert len(slow.made) <= 10, "one call to warm up, three that are timed, one for the components, twice"
+    assert timing.predicted_from == (12,)
+    assert set(slow.made) == {12}
+    assert len(slow.made) <= 5, "one call to warm up, three that are timed, one for the components"
     assert timing.components is not None
     assert (timing.components.denoiser_s, timing.components.vae_s) == (pytest.approx(2.8), 0.5)
     assert timing.components.total_s == pytest.approx(3.8)
@@ -114,6 +116,15 @@ def test_slow_calls_take_few_samples(monkeypatch: pytest.MonkeyPatch, durations:
     timing = measure.measure(lambda: None, DeviceClock(), batch=1, allowance_s=1e9 if samples == 5 else 0.0)
     assert timing.samples >= samples
     assert timing.latency_s.low <= min(durations[:3], key=lambda taken: abs(taken - timing.latency_s.value))
+
+
+def test_a_cascade_is_timed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = SlowCalls()
+    slow.prior_steps = 20
+    timer = slow.timer(monkeypatch)
+    timer.warm_up(a_point(28))
+    timing, _ = timer.time(a_point(28))
+    assert (timing.predicted_from, timing.samples) == (None, 3)
 
 
 def test_quick_calls_are_made_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,7 +225,7 @@ def test_a_composed_baseline_is_compared_before_a_repetition_measures_it_whole()
     known = history([5.0], {CANDIDATE: 2.5})
     timing = known.baseline.timing
     assert timing is not None
-    composed = msgspec.structs.replace(timing, samples=0, stopped="predicted", predicted_from=(4, 12))
+    composed = msgspec.structs.replace(timing, samples=0, stopped="predicted", predicted_from=(12,))
     known.outcomes[BASELINE] = msgspec.structs.replace(known.baseline, timing=composed)
     assert front_points(known, None)
     assert speed_up(known, known.outcomes[CANDIDATE]).value == pytest.approx(2.0)

@@ -27,6 +27,7 @@ from tuner.records.protocol import (
     Message,
     PointDone,
     PointFailed,
+    PointLeftOut,
     StageStarted,
     TurnEnded,
     TurnWanted,
@@ -180,7 +181,7 @@ class WorkerProcess:
         elif isinstance(message, TurnWanted):
             self._waits, self.waits_in_pair = True, message.in_pair
             self._be_still()
-        elif isinstance(message, (PointDone, PointFailed)):
+        elif isinstance(message, (PointDone, PointFailed, PointLeftOut)):
             self.awaited.discard(message.index)
         elif isinstance(message, WorkerFailed) or (
             isinstance(message, BuildDone) and not continues(self.job, message.build)

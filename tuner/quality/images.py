@@ -80,11 +80,11 @@ class Images:
         """The prompt of every still."""
         return [prompt for prompt in self.prompts for _ in range(self.stills_per_prompt)]
 
-    def save(self, folder: Path) -> None:
-        """Write the stills as 0000.png, 0001.png, ... Each file is moved into place once it is complete."""
+    def save(self, folder: Path, first: int = 0) -> None:
+        """Write the stills from `first` on as 0000.png, 0001.png, ... Each file is moved into place when complete."""
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / ".still.part"
-        for index, image in enumerate(self.pil_images):
+        for index, image in enumerate(self.pil_images[first:], first):
             image.save(part, "PNG")
             part.replace(folder / still_name(index))
 

@@ -33,14 +33,15 @@ class Judge:
 
     def judge(
         self, images: Any, reference: Reference | None, folder: Path, draws_same_noise: bool = True,
-        count: int | None = None, confidence: float = 0.95,
+        count: int | None = None, confidence: float = 0.95, saved: int = 0,
     ) -> Quality:  # fmt: skip
         """Score the images of the workload's first `count` prompts (default: all; float array (count, height, width,
         3) in 0..1) and save them to `folder`.
 
         Videos (count, frames, height, width, 3) are judged by pairs of neighbouring frames. Without a reference the
         images are the baseline's, and compare equal to themselves. `draws_same_noise` is false where the seeds mean
-        other noise than the baseline's. `confidence` is that of the difference's interval. Raises InvalidImage, and
+        other noise than the baseline's. `confidence` is that of the difference's interval, and `saved` how many
+        prompts' images are in the folder already. Raises InvalidImage, and
         Unavailable naming what the metric lacks.
         """
         started = time.monotonic()
@@ -56,14 +57,14 @@ class Judge:
         scores = self.scores(ours, baseline)
         if baseline is not None:
             self.check_prompts(ours, baseline)
-        ours.save(folder)
+        ours.save(folder, saved * ours.stills_per_prompt)
         ours.save_features(folder)
         if reference is None or baseline is None:
             mean = sum(scores) / len(scores)
             same = Estimate(value=0.0, low=0.0, high=0.0)
             return Quality(metric=self.metric.name, scores=scores, mean=mean, difference=same, psnr_db=None, ssim=None,
                            spent_s=time.monotonic() - started)  # fmt: skip
-        psnr, ssim = similarity.psnr_and_ssim(ours.stills, baseline.stills)
+        psnr, ssim = similarity.psnr_and_ssim(ours.stills, baseline.stills, self.context.device)
         difference = paired_difference(scores, reference.scores[:count], confidence=confidence)
         return Quality(
             metric=self.metric.name,

@@ -121,8 +121,8 @@ def _samples(timing: Timing) -> Iterator[str]:
     counts = timing.predicted_from
     if (timing.stopped == "predicted") != (counts is not None):
         yield f"timing.predicted_from: contradicts timing.stopped, which is {timing.stopped}"
-    if counts is not None and len(set(counts)) < 2:
-        yield "timing.predicted_from: a prediction needs two step counts"
+    if counts is not None and len(set(counts)) < (1 if timing.components else 2):
+        yield "timing.predicted_from: a prediction needs two step counts, or one and the components of its call"
     if (timing.samples == 0) != (counts is not None):
         yield f"timing.samples: {timing.samples}, although the latency was {'' if counts else 'not '}predicted"
     if timing.samples * timing.latency_s.value > MAX_LATENCY_S:

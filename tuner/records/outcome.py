@@ -94,7 +94,8 @@ class WarmUp(Record):
 class Components(Record):
     """How the time of one call divides between components, by the device's clock, in a call apart from the timed ones.
 
-    A component that the pipeline does not have is None. `rest_s` is the time outside all components.
+    A component that the pipeline does not have is None. `rest_s` is the time outside all components. `denoiser_calls`
+    is how often the denoiser was called.
     """
 
     total_s: Seconds
@@ -102,6 +103,7 @@ class Components(Record):
     denoiser_s: Seconds | None
     vae_s: Seconds | None
     rest_s: Seconds
+    denoiser_calls: PositiveCount | None = None
 
 
 class Timing(Record):

@@ -44,8 +44,10 @@ class Job(Record):
     gate finds. With `probe` the worker also measures the roofline of this device. `tolerance` is how far a mean score
     may be below the baseline's and still count as good as it. `compile_limit_s` shortens the first call's deadline.
     With `standing` the worker is timed in turn with the other one of its pair.
-    `reference_s` is how long the baseline's images may take, of which as many are generated. All processes of the study
-    descend from `study_pid`. With `shares_device` its other workers use the device too, outside this worker's turns.
+    `reference_s` is how long the baseline's images may take, of which as many are generated. Of slow calls, the images
+    of other step counts than the first may take `sweep_s`: points that would take longer are left out. All processes of
+    the study descend from `study_pid`. With `shares_device` its other workers use the device too, outside this worker's
+    turns.
     """
 
     model: Model
@@ -56,6 +58,7 @@ class Job(Record):
     allowance_s: NonNegative
     compile_limit_s: NonNegative | None = None
     reference_s: NonNegative | None = None
+    sweep_s: NonNegative | None = None
     reference: Reference | None = None
     trace: bool = True
     gate: GatePolicy = GatePolicy()
@@ -107,6 +110,12 @@ class PointDone(Record, tag="point"):
     skipped_share: Share | None = None
 
 
+class PointLeftOut(Record, tag="left out"):
+    """A worker's message: a call point is not measured, since judging its images would take too long."""
+
+    index: Count
+
+
 class PointFailed(Record, tag="point_failed"):
     """A worker's message: one call point failed, the build still works."""
 
@@ -150,6 +159,7 @@ Message = (
     | BuildDone
     | PointDone
     | PointFailed
+    | PointLeftOut
     | NoiseFound
     | TurnWanted
     | TurnEnded

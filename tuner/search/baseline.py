@@ -36,7 +36,8 @@ class Baseline(Strategy):
         timing = history.baseline.timing
         is_composed = timing is not None and bool(timing.predicted_from)  # slow calls: one repetition is dear enough
         has_two = len(history.undisturbed(history.baseline)) + is_composed > 1
-        return repetition(history.baseline) if not has_two or self.is_affordable(walls_s) else None
+        is_wanted = not has_two or (not is_composed and self.is_affordable(walls_s))
+        return repetition(history.baseline) if is_wanted else None
 
     def is_affordable(self, walls_s: list[float]) -> bool:
         """Return whether one more repetition would still be a small part of the budget."""

@@ -21,6 +21,10 @@ REFERENCE_SHARE = 0.12
 """The share of the budget that generating the baseline's images may take. Of the 64 images of the default prompts that
 is all where a call takes 0.6 s and the budget is 330 s, and 16 where a call takes 5 s and the budget is 20 minutes."""
 
+SWEEP_SHARE = 0.01
+"""The share of the budget that judging the other step counts of one build may take if its calls are slow. In 20 minutes
+that lets images be compared with known ones, not judged: only the best builds' other step counts are worth more."""
+
 QUICK_BUDGET_S = 330.0
 """The budget that suits quick calls, such as the demo's."""
 
@@ -72,6 +76,11 @@ class Budget:
     def reference_s(self) -> float:
         """Seconds that generating the baseline's images may take: they gain nothing by themselves."""
         return REFERENCE_SHARE * (self.limits.budget_s or SLOW_BUDGET_S)
+
+    @property
+    def sweep_s(self) -> float:
+        """Seconds that judging the other step counts of one build with slow calls may take."""
+        return SWEEP_SHARE * (self.limits.budget_s or SLOW_BUDGET_S)
 
     @property
     def timing_allowance_s(self) -> float:

@@ -190,7 +190,8 @@ class Confirmation(Strategy):
 class EarlyConfirmation(Strategy):
     """Confirms the first gain that is clear, once in a study, so that there is a result before the search ends.
 
-    It takes the least number of pairs. A gain that they leave in doubt is looked at again at the end.
+    Where there is room, other candidates are built meanwhile. It takes the least number of pairs. A gain that they
+    leave in doubt is looked at again at the end.
     """
 
     def __init__(self, confirmation: Confirmation) -> None:
@@ -209,8 +210,6 @@ class EarlyConfirmation(Strategy):
         return is_cheap and speed_up(history, first).low > 1.0
 
     def propose(self, history: History, device: Device) -> Proposal | None:
-        if history.running:
-            return self.runs.partner(history) if self.runs else None
         if self.is_due(history):
             self.runs = PairedRuns(self.confirmation.shortlist(history)[0].number)
         if self.runs is None or self.runs.is_concluded:

@@ -14,7 +14,7 @@ from tuner.quality import race
 from tuner.quality.panel import SPOT_CHECKED
 from tuner.search.budget import CACHED_SHARE, QUICK_BUDGET_S, timing_allowance_s
 from tuner.timing.measure import MIN_SLOW_SAMPLES, SLOW_CALL_S
-from tuner.timing.prediction import SHORT_STEPS, step_counts_to_measure
+from tuner.timing.prediction import COMPOSED_STEPS, WARM_UP_STEPS, step_counts_to_measure
 
 WARM_UP_CALLS = 3
 """Calls until a warm-up has settled, on the untouched pipeline."""
@@ -29,8 +29,8 @@ VARIED_CALLS = 17
 """Calls that the baseline alone makes: four prompts each by another kernel, at another place, compiled and from another
 seed, and one that records the denoiser."""
 
-VARIED_SLOW_CALLS = 7
-"""The same of slow calls: four prompts by another kernel, two from another seed, and one that records the denoiser."""
+VARIED_SLOW_CALLS = 5
+"""The same of slow calls: two prompts by another kernel, two from another seed, and one that records the denoiser."""
 
 PROBE_S = {"cpu": 5.0, "cuda": 5.0}
 """Seconds in which the baseline measures how fast the device is."""
@@ -73,7 +73,7 @@ class Observed:
 class Work:
     """What a build is measured at: its step counts, the one asked for first, how many prompts at which batch, where.
 
-    The images of the baseline may take `reference_s`.
+    The images of the baseline may take `reference_s`. Up to `slots` builds run at once.
     """
 
     steps: Sequence[int]
@@ -81,6 +81,7 @@ class Work:
     batch: int
     device: str
     reference_s: float
+    slots: int = 1
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class Plan:
     """What a study of a budget will take, in seconds.
 
     The baseline's first step count and its repetition are measured whatever they take (`least_s`), its other step
-    counts (`sweep_s`) while there is time. `once_s` and `confirm_s` are what comes before it and after the search.
+    counts (`sweep_s`) while there is time. `once_s` and `confirm_s` are what comes before it and after the search. A
+    build takes `build_s`; since several run at once, one ends every `pace_s`.
     """
 
     budget_s: float
@@ -98,6 +100,7 @@ class Plan:
     sweep_s: float
     repetition_s: float
     build_s: float
+    pace_s: float
     confirm_s: float
 
     @property
@@ -114,27 +117,30 @@ class Plan:
     def builds(self) -> int:
         """How many builds fit into the budget besides the baseline and the confirmation."""
         taken_s = self.once_s + self.least_s + self.sweep_s + self.confirm_s
-        return max(0, math.floor((self.budget_s - taken_s) / self.build_s))
+        return max(0, math.floor((self.budget_s - taken_s) / self.pace_s))
 
 
 def make_plan(observed: Observed, work: Work, budget_s: float) -> Plan:
     """Return the plan that follows from an observed call for a budget."""
     first, *others = work.steps
     calls = math.ceil(judged_prompts(observed, work) / work.batch)
-    ready_s = observed.start_s + observed.call_s + observed.calls_s(min(first, *SHORT_STEPS), WARM_UP_CALLS)
+    ready_s = observed.start_s + observed.call_s + observed.calls_s(min(first, WARM_UP_STEPS), WARM_UP_CALLS)
     repetition_s = ready_s + whole_timing_s(observed, work, budget_s)
     built_s = ready_s + observed.calls_s(TRACED_STEPS) + timing_s(observed, work, budget_s)
     is_slow = observed.calls_s(first) >= SLOW_CALL_S
     alone_s = PROBE_S[work.device] + observed.calls_s(first, VARIED_SLOW_CALLS if is_slow else VARIED_CALLS)
     compile_s = COMPILE_S[work.device]
+    busy_s = built_s - observed.start_s + images_s(observed, work, calls)
+    build_s = observed.start_s + compile_s + busy_s
     return Plan(
         budget_s=budget_s,
         call_s=observed.calls_s(first),
         once_s=observed.once_s,
         least_s=built_s + alone_s + observed.calls_s(first, calls) + repetition_s,
-        sweep_s=sum(observed.calls_s(steps, calls) for steps in others),
+        sweep_s=0.0 if is_composed(observed, work) else sum(observed.calls_s(steps, calls) for steps in others),
         repetition_s=repetition_s,
-        build_s=built_s + compile_s + sum(observed.calls_s(steps, usual_calls(calls)) for steps in work.steps),
+        build_s=build_s,
+        pace_s=max(busy_s, build_s / work.slots),
         confirm_s=RESERVED_PAIRS * (2 * repetition_s + CACHED_SHARE * compile_s),
     )
 
@@ -152,6 +158,12 @@ def judged_prompts(observed: Observed, work: Work) -> int:
     return max((prompts for prompts in looks if prompts <= affordable), default=looks[0])
 
 
+def images_s(observed: Observed, work: Work, calls: int) -> float:
+    """Return the seconds of a build's images. Of slow calls only those of the first step count are judged."""
+    judged = work.steps[:1] if is_composed(observed, work) else work.steps
+    return sum(observed.calls_s(steps, usual_calls(calls)) for steps in judged)
+
+
 def usual_calls(calls: int) -> float:
     """Return how many calls judge a point of a build. Half of the builds draw known images, the others race."""
     return (SPOT_CHECKED + min(calls, race.MIN_PROMPTS_WITHIN)) / 2
@@ -160,7 +172,7 @@ def usual_calls(calls: int) -> float:
 def timing_s(observed: Observed, work: Work, budget_s: float) -> float:
     """Return the seconds to time a build. Slow calls of a GPU are composed from a few short ones."""
     if is_composed(observed, work):
-        return sum(observed.calls_s(steps, MIN_SLOW_SAMPLES + 2) for steps in SHORT_STEPS)
+        return observed.calls_s(COMPOSED_STEPS, MIN_SLOW_SAMPLES + 2)
     counts = step_counts_to_measure(list(work.steps))
     return sum(quick_timing_s(observed, work, steps, budget_s) for steps in counts)
 
@@ -182,4 +194,4 @@ def is_composed(observed: Observed, work: Work) -> bool:
     """Return whether the latency of a call is composed from calls with fewer steps."""
     first = work.steps[0]
     is_slow = work.device == "cuda" and observed.calls_s(first) >= SLOW_CALL_S
-    return is_slow and first > max(SHORT_STEPS)
+    return is_slow and first > COMPOSED_STEPS

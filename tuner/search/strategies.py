@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tuner.search.optuna_sampler import OptunaSampler
-from tuner.search.recipes import Recipes, ThrottledAgain
+from tuner.search.recipes import Recipes, StepSweep, ThrottledAgain
 from tuner.search.strategy import SearchContext, Strategy
 
-STRATEGIES: tuple[Callable[[SearchContext], Strategy], ...] = (Recipes, ThrottledAgain, OptunaSampler)
+STRATEGIES: tuple[Callable[[SearchContext], Strategy], ...] = (Recipes, StepSweep, ThrottledAgain, OptunaSampler)
 """The strategies that search, in the order in which they are asked for a proposal."""

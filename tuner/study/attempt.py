@@ -24,6 +24,7 @@ from tuner.records.protocol import (
     Point,
     PointDone,
     PointFailed,
+    PointLeftOut,
     StageStarted,
     WorkerFailed,
 )
@@ -35,6 +36,7 @@ from tuner.space.candidates import build_key, build_values, image_key
 from tuner.study.events import CallObserved, Event, NoiseFloorMeasured, Note, StageEntered, TrialEnded
 from tuner.study.repetition import RepetitionAttempt
 from tuner.study.stops import stop_if_disk_full, stop_if_throttled
+from tuner.study.slots import max_slots
 from tuner.study.store import Store
 from tuner.timing import prediction
 
@@ -88,6 +90,7 @@ class BuildAttempt:
             allowance_s=budget.timing_allowance_s,
             compile_limit_s=None if is_baseline else budget.compile_limit_s,
             reference_s=self.reference_s if is_baseline else None,
+            sweep_s=budget.sweep_s,
         )
 
     def _point(self, index: int, values: Values) -> Point:
@@ -137,6 +140,8 @@ class BuildAttempt:
             yield from self._judge(self.build)
         elif isinstance(message, PointDone):
             yield from self._settle(message.index, self._measured(message))
+        elif isinstance(message, PointLeftOut):
+            self.settled.add(message.index)
         elif isinstance(message, NoiseFound):
             yield NoiseFloorMeasured(message.noise)
         elif isinstance(message, PointFailed):
@@ -162,6 +167,7 @@ class BuildAttempt:
                 batch=int(self.sweep[0]["batch"]),
                 device=self.store.request.environment.device,
                 reference_s=self.reference_s,
+                slots=max_slots(self.store.request.environment),
             ),
         )
 

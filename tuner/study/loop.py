@@ -64,8 +64,8 @@ class Study:
         self.open_doubt = OpenDoubt(self.budget)
         self.confirmation = Confirmation(self.budget, self.note, self.report_confirmation)
         self.early = EarlyConfirmation(self.confirmation)
-        context = SearchContext(store, self.is_search_over, self.note)
-        self.search = FirstOf([strategy(context) for strategy in STRATEGIES])
+        context = SearchContext(store, self.confirmation.is_search_over, self.note)
+        self.search = FirstOf([self.early, *(strategy(context) for strategy in STRATEGIES)])
 
     def run(self) -> BestConfig:
         """Do everything that is left to do. Raises StudyFailed if the baseline itself cannot be measured."""
@@ -99,9 +99,6 @@ class Study:
         self.exhaust(self.open_doubt)
         while True:
             self.exhaust(self.search)
-            if self.early.is_due(self.history):
-                self.exhaust(self.early)
-                continue
             has_nothing_new = not self.confirmation.is_search_over(self.history)
             self.exhaust(self.confirmation)
             if has_nothing_new or self.confirmation.is_search_over(self.history):
@@ -110,10 +107,6 @@ class Study:
             left_s = self.confirmation.search_ends_at(self.history) - time.monotonic()
             self.note(narration.end_text(self.history, self.budget.trials_left(self.history), left_s))
         return self.confirmation.choose(self.history)
-
-    def is_search_over(self, history: History) -> bool:
-        """Return whether nothing more is searched: a limit is reached, or a gain is to be confirmed first."""
-        return self.confirmation.is_search_over(history) or self.early.is_due(history)
 
     def finish(self, chosen: Outcome) -> BestConfig:
         """Write best_config.json, first without the finalists' other metrics, and tidy the folder."""

@@ -66,6 +66,8 @@ class Runner:
         self.flights: dict[str, Flight] = {}
         self.alone: list[Proposal] = []
         """What failed because of a neighbour, to be run again without one."""
+        self.postponed: Proposal | None = None
+        """The first of a pair, until there is room for both."""
 
     def exhaust(self, strategy: Strategy) -> None:
         """Run what a strategy proposes until it has nothing more to propose."""
@@ -79,6 +81,7 @@ class Runner:
                 self.stop_late(strategy)
                 self.fill(strategy)
         finally:
+            self.postponed = None
             for flight in list(self.flights.values()):
                 self.end(flight)
 
@@ -88,8 +91,11 @@ class Runner:
             if self.alone:
                 self.start(self.alone.pop(0), device, is_alone=True)
                 continue
-            proposal = strategy.propose(self.history, device)
+            proposal, self.postponed = self.postponed or strategy.propose(self.history, device), None
             if proposal is None:
+                return
+            if self.lacks_room_for_pair(proposal):
+                self.postponed = proposal
                 return
             if proposal.refusal is None:
                 self.start(proposal, device)
@@ -103,6 +109,11 @@ class Runner:
         if len(self.flights) >= (1 if is_one_alone else self.room()):
             return None
         return next(iter(self.executor.free()), None)
+
+    def lacks_room_for_pair(self, proposal: Proposal) -> bool:
+        """Return whether a proposal is the first of a pair whose two would run at once if fewer others ran."""
+        is_first = proposal.pair is not None and all(f.proposal.pair != proposal.pair for f in self.flights.values())
+        return is_first and bool(self.flights) and self.room() - len(self.flights) < 2
 
     def start(self, proposal: Proposal, device: Device, *, is_alone: bool = False) -> None:
         """Start an attempt."""

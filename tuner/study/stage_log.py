@@ -20,13 +20,14 @@ from tuner.records.protocol import (
     NoiseFound,
     PointDone,
     PointFailed,
+    PointLeftOut,
     StageStarted,
     WorkerFailed,
 )
 from tuner.records.stages import DONE, END, STILL, StageEntry, Who, read_stages
 from tuner.search.budget import Budget
 
-ANSWERS = (BuildDone, PointDone, PointFailed, NoiseFound, WorkerFailed)
+ANSWERS = (BuildDone, PointDone, PointFailed, PointLeftOut, NoiseFound, WorkerFailed)
 """The messages that end a stage. A worker that goes on enters the next one at once."""
 
 MIN_STILL_S = 0.01

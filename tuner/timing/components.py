@@ -41,6 +41,7 @@ def time_components(call: Callable[[], object], pipe: Any, clock: Clock) -> Comp
         denoiser_s=seconds.get("denoiser"),
         vae_s=seconds.get("vae"),
         rest_s=max(total - sum(seconds.values()), 0.0),
+        denoiser_calls=len(parts.spans.get("denoiser", ())) or None,
     )
 
 

@@ -14,8 +14,12 @@ from tuner.timing.intervals import Z_95
 MAX_ERROR = 0.01
 """The relative error, against the calls that generated the images, up to which a prediction still stands."""
 
-SHORT_STEPS = (12, 4)
-"""The step counts at which slow calls are timed, the longer first: it brings the GPU to the state of a long run."""
+COMPOSED_STEPS = 12
+"""The steps of the calls that the latency of slow calls is composed from: enough for the GPU to reach the clock of a
+long run."""
+
+WARM_UP_STEPS = 4
+"""The steps of the calls that warm up a pipeline whose calls have more."""
 
 MIN_RELATIVE_ERROR = 1e-4
 """The smallest relative standard error that a fitted timing is given."""
@@ -73,29 +77,51 @@ def predicted_timing(cost: StepCost, steps: int, batch: int, target_s: float | N
     )
 
 
-def composed_timing(parts: Mapping[int, Timing], steps: int, batch: int, target_s: float | None = None) -> Timing:
-    """Return the Timing of a slow call from those of calls with fewer steps: latency, energy and components."""
-    timing = predicted_timing(fit({count: part.latency_s for count, part in parts.items()}), steps, batch, target_s)
-    longest = max(parts)
-    gpu, components = parts[longest].gpu, parts[longest].components
-    energies = {count: part.gpu.energy_j for count, part in parts.items() if part.gpu and part.gpu.energy_j}
-    if gpu is not None:
-        energy_j = predict(fit(energies), steps) if len(energies) == len(parts) else None
-        gpu = msgspec.structs.replace(gpu, energy_j=energy_j)
-    if components is not None:
-        components = with_steps(components, steps / longest)
-    warm_up = parts[longest].warm_up
-    return msgspec.structs.replace(timing, gpu=gpu, components=components, warm_up=warm_up)
+def can_compose(components: Components | None, steps: int) -> bool:
+    """Return whether all that a call's number of steps changes are the calls of its denoiser.
+
+    A cascade calls one of its denoisers as often whatever the steps.
+    """
+    calls = components.denoiser_calls if components else None
+    return calls is not None and calls % steps == 0
 
 
-def with_steps(components: Components, ratio: float) -> Components:
-    """Return the components of a call with `ratio` times the steps: only the denoiser takes longer."""
-    denoiser_s = components.denoiser_s or 0.0
-    more_s = denoiser_s * (ratio - 1)
+def composed_timing(short: Timing, short_steps: int, steps: int, batch: int, target_s: float | None = None) -> Timing:
+    """Return the Timing of a slow call from that of one with fewer steps, of which only the denoiser takes longer."""
+    assert short.components is not None
+    components = with_steps(short.components, steps, short_steps)
+    ratio = components.total_s / short.components.total_s
+    latency = scaled(short.latency_s, ratio)
+    gpu = short.gpu
+    if gpu is not None and gpu.energy_j is not None:
+        gpu = msgspec.structs.replace(gpu, energy_j=scaled(gpu.energy_j, ratio))
+    return Timing(
+        latency_s=latency,
+        samples=0,
+        images_per_s=batch / latency.value,
+        stopped="predicted",
+        predicted_from=(short_steps,),
+        within_target=None if target_s is None else float(latency.value <= target_s),
+        gpu=gpu,
+        components=components,
+        warm_up=short.warm_up,
+    )
+
+
+def scaled(estimate: Estimate, ratio: float) -> Estimate:
+    """Return an estimate times a positive number."""
+    return Estimate(value=ratio * estimate.value, low=ratio * estimate.low, high=ratio * estimate.high)
+
+
+def with_steps(components: Components, steps: int, measured_steps: int) -> Components:
+    """Return the components of a call with other steps than were measured: only the denoiser's time changes."""
+    assert components.denoiser_s is not None and components.denoiser_calls is not None
+    more_s = components.denoiser_s * (steps / measured_steps - 1)
     return msgspec.structs.replace(
         components,
         total_s=components.total_s + more_s,
-        denoiser_s=None if components.denoiser_s is None else denoiser_s + more_s,
+        denoiser_s=components.denoiser_s + more_s,
+        denoiser_calls=components.denoiser_calls * steps // measured_steps,
     )
 
 

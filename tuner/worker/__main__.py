@@ -21,7 +21,7 @@ import psutil
 from tuner.knobs import NoEffect
 from tuner.quality.guards import InvalidImage
 from tuner.records.codec import read
-from tuner.records.protocol import BuildDone, Job, NoiseFound, PointFailed, WorkerFailed, continues
+from tuner.records.protocol import BuildDone, Job, NoiseFound, PointFailed, PointLeftOut, WorkerFailed, continues
 from tuner.timing.measure import Throttled
 from tuner.worker.bench import Bench
 from tuner.worker.channel import Channel
@@ -64,6 +64,9 @@ def run(job: Job, channel: Channel, weights: Weights) -> None:
     if not continues(job, build):
         return
     for point in job.points:
+        if bench.leaves_out(point):
+            channel.send(PointLeftOut(index=point.index))
+            continue
         try:
             channel.send(bench.measure(point))
         except (InvalidImage, NoEffect, CompiledWhileTimed, Throttled) as error:

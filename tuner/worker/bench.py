@@ -10,6 +10,8 @@ from tuner.knobs import apply_knobs, require_effects, watch
 from tuner.knobs.cache import skipped_share
 from tuner.knobs.compile import compiles
 from tuner.knobs.graphs import replays_cuda_graphs
+from tuner.quality.panel import SPOT_CHECKED
+from tuner.quality.race import MIN_PROMPTS_WITHIN
 from tuner.quality.similarity import MAX_PSNR_DB
 from tuner.records.outcome import Build
 from tuner.records.protocol import CallTimed, Job, Point, PointDone
@@ -41,6 +43,8 @@ class Bench:
         self.cuda = job.environment.device == "cuda"
         self.clock = CudaClock() if self.cuda else Clock()
         self.scoring: Scoring | None = None
+        self.sweep_s = 0.0
+        """Seconds that the images of other step counts than the first take."""
 
     def build(self, folder: Path) -> Build:
         """Load the pipeline, apply the knobs, make the first call (which compiles, if anything is compiled), warm up,
@@ -118,6 +122,19 @@ class Bench:
         """Report how long a call of the baseline took, from which the parent plans the study."""
         if self.job.is_baseline:
             self.channel.send(CallTimed(steps=point.steps, seconds=seconds, fixed_s=fixed_s))
+
+    def leaves_out(self, point: Point) -> bool:
+        """Return whether a point is left out: another step count of slow calls whose images take too long."""
+        limit_s = self.job.sweep_s
+        if point.index == 0 or limit_s is None or not self.timer.is_slow or not point.score:
+            return False
+        composed = self.timer.predict(point)
+        if composed is None:
+            return True
+        prompts = len(self.job.workload.prompts)
+        wanted = SPOT_CHECKED if point.spot_check else prompts if self.job.is_baseline else MIN_PROMPTS_WITHIN
+        self.sweep_s += -(-min(wanted, prompts) // point.batch) * composed[0].latency_s.value
+        return self.sweep_s > limit_s
 
     def measure(self, point: Point) -> PointDone:
         """Measure latency and memory, then generate and score the images."""

@@ -27,6 +27,9 @@ from tuner.timing.measure import SLOW_CALL_S
 VARIED = 4
 """So many prompts are generated again with other rounding and from other seeds."""
 
+VARIED_SLOW = 2
+"""The same where a call is slow."""
+
 
 class Scoring:
     """Scores the points of one build.
@@ -88,7 +91,7 @@ class Scoring:
         for prompts in race.looks(count, point.batch):
             parts.append(self.draw(point, before, prompts))
             confidence = race.confidence(before, prompts, count)
-            quality = self.judge.judge(np.concatenate(parts), known, folder, same_noise, prompts, confidence)
+            quality = self.judge.judge(np.concatenate(parts), known, folder, same_noise, prompts, confidence, before)
             decision, before = race.decision(quality.difference, tolerance, prompts), prompts
             if decision is not None and prompts < count:
                 text = f"scored on {prompts} of {count} prompts: {decision}"
@@ -120,9 +123,14 @@ class Scoring:
         """Whether a call takes so long that the noise floor is measured with fewer of them."""
         return self.call_s >= SLOW_CALL_S
 
+    @property
+    def varied(self) -> int:
+        """How many prompts the noise floor is measured with."""
+        return VARIED_SLOW if self.is_slow else VARIED
+
     def prepare(self, point: Point, quality: Quality) -> Quality:
         """Prepare what else candidates are judged against: other rounding, other seeds, the denoiser's calls."""
-        folder, prompts = Path(point.folder), self.workload.prompts[:VARIED]
+        folder, prompts = Path(point.folder), self.workload.prompts
         noise = self.noise(point, {"another attention kernel": self.other_kernel, "another batch position": self.moved})
         seeds = self.other_seeds(point)
         Images.from_pipeline(seeds, prompts[: len(seeds)]).save(folder / OTHER_SEEDS)
@@ -132,7 +140,7 @@ class Scoring:
     def noise(self, point: Point, variations: Mapping[str, Callable[[Point], Any]]) -> NoiseFloor:
         """Measure how far the first images move when rounding varies. What cannot be generated is left out."""
         started = time.monotonic()
-        folder, prompts = Path(point.folder), self.workload.prompts[:VARIED]
+        folder, prompts = Path(point.folder), self.workload.prompts[: self.varied]
         baseline = Images.load(folder / "images", self.workload.prompts).first(len(prompts))
         drawn: dict[str, Images] = {}
         unavailable_reasons: list[str] = []
@@ -163,7 +171,7 @@ class Scoring:
 
         on_gpu = self.job.environment.device == "cuda"
         others = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH] if on_gpu else [SDPBackend.MATH]
-        return self.generate_some(point, range(VARIED), around=lambda: sdpa_kernel(others))
+        return self.generate_some(point, range(self.varied), around=lambda: sdpa_kernel(others))
 
     def moved(self, point: Point) -> Any:
         """Generate the first images in batches of two, each at the other's position."""
@@ -171,7 +179,7 @@ class Scoring:
 
         if self.is_slow:
             raise Unavailable(f"a call takes {self.call_s:.1f} s, and other kernels move images as far")
-        count = min(VARIED, len(self.workload.prompts))
+        count = min(self.varied, len(self.workload.prompts))
         pairs = [[(start + 1) % count, start] for start in range(0, count, 2)]
         drawn = [self.generate_some(point, pair, batch=2)[::-1] for pair in pairs]
         return np.concatenate(drawn)[:count]
@@ -186,7 +194,7 @@ class Scoring:
         if reason:
             raise Unavailable(reason)
         with compiled_blocks(self.pipe):
-            return self.generate_some(point, range(VARIED))
+            return self.generate_some(point, range(self.varied))
 
     def other_seeds(self, point: Point) -> Any:
         """Generate the first prompts' images from each other's seeds."""
@@ -194,8 +202,7 @@ class Scoring:
         seeds = workload.seeds[1:] + workload.seeds[:1]
         if seeds == workload.seeds:
             seeds = tuple(seed + 1 if seed < 2**63 - 1 else 0 for seed in seeds)
-        count = VARIED // 2 if self.is_slow else VARIED
-        return self.generate_some(point, range(count), workload=msgspec.structs.replace(workload, seeds=seeds))
+        return self.generate_some(point, range(self.varied), workload=msgspec.structs.replace(workload, seeds=seeds))
 
     def generate_some(
         self, point: Point, indices: Sequence[int], *, batch: int | None = None, workload: Workload | None = None,

@@ -57,15 +57,19 @@ class Timer:
 
     def short(self, point: Point) -> Point:
         """Return the point with few steps, to warm up with; the same point if its steps differ or are few."""
-        return with_steps(point, min(prediction.SHORT_STEPS)) if self.has_equal_steps(point) else point
+        return with_steps(point, prediction.WARM_UP_STEPS) if self.has_equal_steps(point) else point
 
     def has_equal_steps(self, point: Point) -> bool:
         """Return whether a call of the point is long enough, and its steps alike enough, to be composed."""
-        return point.steps > max(prediction.SHORT_STEPS) and not uneven_steps(self.job.build)
+        return point.steps > prediction.COMPOSED_STEPS and not uneven_steps(self.job.build)
 
     def is_composed(self, point: Point) -> bool:
         """Return whether a point's latency is composed from calls with fewer steps."""
         return self.is_slow and not point.whole and self.has_equal_steps(point)
+
+    def is_left_out(self, point: Point) -> bool:
+        """Return whether a point is not worth its time: another step count of slow calls that cannot be composed."""
+        return point.index > 0 and self.is_slow and self.job.sweep_s is not None and not self.is_composed(point)
 
     def time_before_trace(self) -> None:
         """Time every point that cannot be predicted, before the profiler runs.
@@ -75,7 +79,7 @@ class Timer:
         """
         with self.calls.turn():
             for point in self.job.points:
-                if self.predict(point) is None:
+                if self.predict(point) is None and not self.is_left_out(point):
                     try:
                         self.time(point)
                     except Exception as error:  # the other step counts may still work
@@ -101,26 +105,24 @@ class Timer:
         return prediction.predicted_timing(cost, point.steps, point.batch, target_s), self.memories[point.batch]
 
     def _compose(self, point: Point) -> tuple[Timing, Memory] | None:
-        """Compose a slow point from calls of fewer steps, or return None if these must be measured."""
-        parts = {steps: self.timings.get((steps, point.batch)) for steps in prediction.SHORT_STEPS}
-        known = {steps: timing for steps, timing in parts.items() if timing is not None}
-        if len(known) < len(parts):
+        """Compose a slow point from calls of fewer steps, or return None if these must be measured or cannot tell."""
+        steps, target_s = prediction.COMPOSED_STEPS, self.job.workload.latency_target_s
+        short = self.timings.get((steps, point.batch))
+        if short is None or not prediction.can_compose(short.components, steps):
             return None
-        target_s = self.job.workload.latency_target_s
-        return prediction.composed_timing(known, point.steps, point.batch, target_s), self.memories[point.batch]
+        timing = prediction.composed_timing(short, steps, point.steps, point.batch, target_s)
+        return timing, self.memories[point.batch]
 
     def time(self, point: Point) -> tuple[Timing, Memory]:
         """Measure a point, or of a slow call those of fewer steps that its latency is composed from."""
         if not self.is_composed(point):
             return self._time(point)
-        for steps in prediction.SHORT_STEPS:
-            if (steps, point.batch) not in self.timings:
-                self._time(with_steps(point, steps))
+        if (prediction.COMPOSED_STEPS, point.batch) not in self.timings:
+            self._time(with_steps(point, prediction.COMPOSED_STEPS))
         composed = self._compose(point)
-        assert composed is not None
-        if composed[0].latency_s.value >= SLOW_CALL_S:
+        if composed is not None and composed[0].latency_s.value >= SLOW_CALL_S:
             return composed
-        self.is_slow = False  # its fixed part made a short call look like a part of a slow one
+        self.is_slow = False  # a call's fixed part made it look slow, or its steps are not all that changes
         return self._time(point)
 
     def _time(self, point: Point) -> tuple[Timing, Memory]:

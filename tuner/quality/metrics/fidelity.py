@@ -45,7 +45,7 @@ class Ssim(Metric):
     identity_score = 1.0
 
     def scores(self, images: Images, baseline: Images, context: MetricContext) -> tuple[float, ...]:
-        return images.mean_by_prompt(ssim(images.stills, baseline.stills))
+        return images.mean_by_prompt(ssim(images.stills, baseline.stills, context.device))
 
 
 class MsSsim(Metric):
