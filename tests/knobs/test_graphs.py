@@ -16,6 +16,7 @@ from drawing import CPU, GPU, draw, is_valid, load, values
 from kinds import kind
 
 from tuner.knobs import KNOBS, NoEffect, apply_knobs
+from tuner.knobs.compile import compile_options
 from tuner.knobs.graphs import MAX_GRAPHS, CapturedCall, DenoiserWithStep, replays_cuda_graphs
 from tuner.records.codec import Value, Values
 from tuner.trace import dynamo
@@ -97,7 +98,7 @@ def test_the_arithmetic_is_the_schedulers_to_the_last_bit(dtype: str, config: di
     plain = scheduler(**config)
     expected = denoised(Denoiser()._call_impl, plain, latents)
     stepped = scheduler(**config)
-    call = DenoiserWithStep(Denoiser(), stepped, values(STEPPED))
+    call = DenoiserWithStep(Denoiser(), stepped, compile_options(values(STEPPED)))
     stepped.step = call.step
     with torch.no_grad():
         assert torch.equal(denoised(call, stepped, latents), expected)
@@ -114,7 +115,7 @@ def test_the_arithmetic_survives_inductor(tiny_pipeline: Path, untouched: Any) -
 
 
 def stepped(by: Any) -> DenoiserWithStep:
-    call = DenoiserWithStep(Denoiser(), by, values(STEPPED))
+    call = DenoiserWithStep(Denoiser(), by, compile_options(values(STEPPED)))
     by.step = call.step
     return call
 

@@ -298,9 +298,9 @@ def test_torchao_leaves_inductors_flags_alone(tiny: Callable[[], Any]) -> None:
 def test_torchao_takes_every_configuration(scheme: str) -> None:
     from torchao.core.config import AOBaseConfig
 
-    from tuner.knobs.quantization import torchao_config
+    from tuner.knobs.torchao_configs import CONFIGS
 
-    config = torchao_config(scheme)
+    config = CONFIGS[scheme]()
     assert isinstance(config, AOBaseConfig)
     assert getattr(config, "set_inductor_config", False) is False
 
@@ -311,9 +311,9 @@ def test_zeros_are_numbers_in_fp8(scheme: str) -> None:
     import torch
     from torchao.quantization import Float8Tensor
 
-    from tuner.knobs.quantization import torchao_config
+    from tuner.knobs.torchao_configs import CONFIGS
 
-    config = torchao_config(scheme)
+    config = CONFIGS[scheme]()
     granularity = config.granularity[0] if isinstance(config.granularity, (list, tuple)) else config.granularity
     packed = Float8Tensor.from_hp(
         torch.zeros(32, 64, dtype=torch.bfloat16), granularity=granularity, hp_value_lb=config.activation_value_lb

@@ -102,6 +102,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def trial_number(text: str) -> int:
+    """Parse the number of a trial, from 0 on."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a trial: use a whole number from 0 on")
+    return int(text)
+
+
 def port(text: str) -> int:
     """Parse a TCP port."""
     if not text.isascii() or not text.isdigit() or not 0 < int(text) <= MAX_PORT:

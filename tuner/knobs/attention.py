@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tuner.knobs.base import Knob, NoEffect, denoisers
+from tuner.knobs.base import Knob, NoEffect, denoisers, for_each_denoiser
+from tuner.knobs.code import Code
 from tuner.knobs.conditions import missing_capability, missing_package
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
@@ -161,6 +162,11 @@ class AttentionBackend(Knob):
             raise NoEffect(f"no attention processor took the backend {backend}")
         return f"{changed} attention processors use {backend}"
 
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        package = BACKENDS[str(values[self.name])].package
+        needs = (package[0],) if package else ()
+        return for_each_denoiser(f"denoiser.set_attention_backend({values[self.name]!r})", needs=needs)
+
 
 IMPLEMENTATIONS: Mapping[str, tuple[tuple[str, str], str, tuple[int, ...]]] = {
     "FA3": (FLASH_3, BUILD_FLASH_3, (9,)),
@@ -197,3 +203,8 @@ class FlashImplementation(Knob):
         if active != wanted:
             raise NoEffect(f"torch's flash attention is still {active or 'its own'}")
         return f"torch's flash attention is {wanted}"
+
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        (package, _), _, _ = IMPLEMENTATIONS[str(values[self.name])]
+        line = f"attention.activate_flash_attention_impl({values[self.name]!r})"
+        return Code((line,), ("from torch.nn import attention",), needs=(package,))

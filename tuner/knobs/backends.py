@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuner.knobs.base import Knob, set_flag
+from tuner.knobs.code import Code
 from tuner.knobs.compile import DenoiserCompileKnob
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
@@ -66,6 +67,9 @@ class CudnnBenchmark(Knob):
 
         return set_flag(cudnn, "benchmark", True, "torch.backends.cudnn.benchmark")
 
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        return Code(("torch.backends.cudnn.benchmark = True",))
+
 
 class MatmulTf32(Knob):
     """Whether float32 products are computed in TF32, with 10 bits of mantissa instead of 23, on tensor cores."""
@@ -97,3 +101,6 @@ class MatmulTf32(Knob):
 
         # Setting the newer fp32_precision would make every later read of this flag raise, and torch itself reads it.
         return set_flag(matmul, "allow_tf32", True, "torch.backends.cuda.matmul.allow_tf32")
+
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        return Code(("torch.backends.cuda.matmul.allow_tf32 = True",))

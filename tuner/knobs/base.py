@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from tuner.knobs import aliases
+from tuner.knobs.code import NOTHING, Code
 from tuner.records.codec import Value
 from tuner.records.gate import Allowance
 from tuner.records.machine import Environment
@@ -101,6 +102,10 @@ class Knob(ABC):
         """
         raise TypeError(f"{self.name} acts on a call, not on a pipeline")
 
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        """Return what `apply` does in plain Python, for `tune export`, or None if that cannot be written."""
+        return NOTHING if self.acts == "call" else None
+
     def watch(self, pipe: Any) -> None:
         """Begin to watch anew whether this knob acts in calls of the pipeline."""
         return None
@@ -114,6 +119,14 @@ def denoisers(pipe: Any) -> list[Any]:
     """Return the components of a pipeline that run once a step: one, or two as in Wan 2.2."""
     components = (getattr(pipe, name, None) for name in DENOISERS)
     return [component for component in components if component is not None]
+
+
+def for_each_denoiser(
+    *lines: str, imports: tuple[str, ...] = (), carried: tuple[Any, ...] = (), needs: tuple[str, ...] = ()
+) -> Code:
+    """Return code that runs these lines for each `denoiser` of the pipeline."""
+    loop = ("for denoiser in denoisers(pipe):", *(f"    {line}" for line in lines))
+    return Code(loop, imports, (denoisers, *carried), needs)
 
 
 def set_flag(holder: Any, flag: str, value: Value, name: str) -> str:

@@ -8,7 +8,9 @@ from typing import Any
 from tuner.knobs.base import Knob
 from tuner.knobs.caches import broadcast, dbcache, deepcache, hooks, teacache
 from tuner.knobs.caches.clock import Clock
+from tuner.knobs.caches.code import CODES
 from tuner.knobs.caches.method import CacheMethod
+from tuner.knobs.code import NOTHING, Code
 from tuner.records.codec import Value
 from tuner.records.gate import Allowance
 from tuner.records.machine import Environment
@@ -79,6 +81,10 @@ class CacheKind(Knob):
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         return METHODS[str(values[self.name])].enable(pipe, values)
 
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        write = CODES.get(str(values[self.name]))
+        return write(values) if write else None
+
     def watch(self, pipe: Any) -> None:
         clock = Clock.of(pipe)
         if clock is not None:
@@ -111,6 +117,9 @@ class CacheParameter(Knob):
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         return f"{self.name.partition('.')[2]} {values[self.name]}"
+
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        return NOTHING
 
 
 class CacheThreshold(CacheParameter):

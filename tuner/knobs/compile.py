@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from tuner.knobs.base import Knob, NoEffect, denoisers
+from tuner.knobs.base import Knob, NoEffect, denoisers, for_each_denoiser
+from tuner.knobs.code import NOTHING, Code, assign
 from tuner.knobs.text import denoises_unpadded, encodes_unpadded
 from tuner.model.diffusers_source import class_source
 from tuner.records.codec import Value
@@ -148,6 +149,19 @@ class CompileScope(Knob):
             done.append(f"{len(blocks)} blocks compiled, {options_text}")
         return "; ".join(done)
 
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        options = compile_options(values)
+        is_tensorrt = options.get("backend") == "tensorrt"
+        imports, needs = ("import torch_tensorrt  # noqa: F401",) * is_tensorrt, ("torch-tensorrt",) * is_tensorrt
+        if values[self.name] == "full":
+            is_replayed = options.get("mode") in CUDA_GRAPH_MODES
+            lines = [*assign("options", options), "denoiser.compile(**options)"]
+            lines += ["denoiser._compiled_call_impl = clone_outputs(denoiser._compiled_call_impl)"] * is_replayed
+            return for_each_denoiser(*lines, imports=imports, needs=needs, carried=(clone_outputs,) * is_replayed)
+        lines = [*assign("options", options), "for block in repeated_blocks(denoiser):"]
+        lines += ["    block.forward = torch.compile(block.forward, **options)"]
+        return for_each_denoiser(*lines, imports=imports, needs=needs, carried=(repeated_blocks,))
+
 
 def repeated_blocks(denoiser: Any) -> list[Any]:
     """Return the blocks that a denoiser's class names as repeated.
@@ -168,6 +182,9 @@ class DenoiserCompileKnob(Knob):
 
     def is_active(self, values: Mapping[str, Value]) -> bool:
         return values["compile.scope"] != "none"
+
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        return NOTHING
 
 
 class CompileMode(DenoiserCompileKnob):
@@ -243,7 +260,7 @@ class CompileTextEncoders(CompiledComponent):
         return None
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
-        encoders = [encoder for name in TEXT_ENCODERS if (encoder := getattr(pipe, name, None)) is not None]
+        encoders = text_encoders(pipe)
         if not encoders:
             raise NoEffect("the pipeline has no text encoder")
         for encoder in encoders:
@@ -251,6 +268,15 @@ class CompileTextEncoders(CompiledComponent):
             if encoder._compiled_call_impl is None:
                 raise NoEffect(f"{type(encoder).__name__} was not compiled")
         return f"{', '.join(type(encoder).__name__ for encoder in encoders)} compiled"
+
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        lines = ("for encoder in text_encoders(pipe):", "    encoder.compile(dynamic=False)")
+        return Code(lines, carried=(text_encoders,))
+
+
+def text_encoders(pipe: Any) -> list[Any]:
+    """Return the text encoders of a pipeline."""
+    return [encoder for name in TEXT_ENCODERS if (encoder := getattr(pipe, name, None)) is not None]
 
 
 class CompileVae(CompiledComponent):
@@ -277,3 +303,6 @@ class CompileVae(CompiledComponent):
             raise NoEffect("the pipeline has no VAE")
         vae.decode = torch.compile(vae.decode, dynamic=False)
         return f"{type(vae).__name__}.decode compiled"
+
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        return Code(("pipe.vae.decode = torch.compile(pipe.vae.decode, dynamic=False)",))

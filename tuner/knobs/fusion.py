@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuner.errors import Unavailable
-from tuner.knobs.base import Knob, NoEffect, denoisers
+from tuner.knobs.base import Knob, NoEffect, denoisers, for_each_denoiser
+from tuner.knobs.code import Code
 from tuner.model.diffusers_source import class_source
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
@@ -53,6 +54,9 @@ class FuseQkv(Knob):
         if not fused:
             raise NoEffect("no attention layer fused its projections")
         return f"{fused} attention layers fused" + (f", {unfused} others unchanged" if unfused else "")
+
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        return for_each_denoiser("denoiser.fuse_qkv_projections()")
 
 
 def can_fuse(class_name: str) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tuner.knobs.base import Knob, NoEffect, denoisers
+from tuner.knobs.base import Knob, NoEffect, denoisers, for_each_denoiser
+from tuner.knobs.code import Code, assign
 from tuner.knobs.compile import CUDA_GRAPH_MODES, clone_outputs, compile_options, cuda_graph_conflict
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
@@ -54,15 +55,23 @@ class SchedulerStep(Knob):
         if type(scheduler).__name__ != EULER or scheduler.config.stochastic_sampling:
             raise NoEffect(f"the scheduler is not a deterministic {EULER}")
         denoiser = denoisers(pipe)[0]
-        denoiser._compiled_call_impl = DenoiserWithStep(denoiser, scheduler, values)
+        denoiser._compiled_call_impl = DenoiserWithStep(denoiser, scheduler, compile_options(values))
         scheduler.step = denoiser._compiled_call_impl.step
         return f"{type(scheduler).__name__}.step compiled with the denoiser"
+
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        lines = (
+            *assign("options", compile_options(values)),
+            "denoiser._compiled_call_impl = DenoiserWithStep(denoiser, pipe.scheduler, options)",
+            "pipe.scheduler.step = denoiser._compiled_call_impl.step",
+        )
+        return for_each_denoiser(*lines, carried=(DenoiserWithStep,))
 
 
 class DenoiserWithStep:
     """A denoiser's call that also computes the scheduler's step, which `step` then returns."""
 
-    def __init__(self, denoiser: Any, scheduler: Any, values: Mapping[str, Value]) -> None:
+    def __init__(self, denoiser: Any, scheduler: Any, options: dict[str, Any]) -> None:
         import torch
 
         def denoise_and_step(change: Any, **named: Any) -> tuple[Any, Any]:
@@ -71,7 +80,6 @@ class DenoiserWithStep:
             sample = named["hidden_states"].to(torch.float32)
             return output, (sample + change * velocity).to(velocity.dtype)
 
-        options = compile_options(values)
         self.call = torch.compile(denoise_and_step, **options)
         if options["mode"] in CUDA_GRAPH_MODES:
             self.call = clone_outputs(self.call)
@@ -146,6 +154,13 @@ class DenoiserGraph(Knob):
         if not names:
             raise NoEffect("the pipeline has no denoiser")
         return f"{', '.join(names)}: one CUDA graph for each shape of the inputs"
+
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        lines = ["call = denoiser._compiled_call_impl or denoiser._call_impl"]
+        lines += ["denoiser._compiled_call_impl = CapturedCall(call, denoiser.device)"]
+        if values.get("graphs.scheduler_step"):
+            lines = ["step = denoiser._compiled_call_impl", "step.call = CapturedCall(step.call, denoiser.device)"]
+        return for_each_denoiser(*lines, carried=(CapturedCall,))
 
 
 class CapturedCall:

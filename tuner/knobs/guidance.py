@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from tuner.knobs.base import Knob
+from tuner.knobs.code import NOTHING, Code
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
@@ -34,6 +35,9 @@ class GuidanceInterval(Knob):
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         return f"guidance ends at {values[self.name]} of the denoising"
+
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        return NOTHING
 
 
 class GuidanceStop(GuidanceInterval):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from tuner.knobs.base import Knob, NoEffect, denoisers, set_flag
+from tuner.knobs.code import Code
 from tuner.knobs.compile import AUTOTUNED_MODES, inductor_compiles
 from tuner.knobs.conditions import missing_capability
 from tuner.records.codec import Value
@@ -54,6 +55,9 @@ class InductorFlag(Knob):
         group, _, flag = self.flag.rpartition(".")
         holder = getattr(config, group) if group else config
         return set_flag(holder, flag, values[self.name], f"{INDUCTOR}.{self.flag}")
+
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        return Code((f"{INDUCTOR}.{self.flag} = {values[self.name]!r}",), (f"import {INDUCTOR}",))
 
 
 class TritonFlag(InductorFlag):

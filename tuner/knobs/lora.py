@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuner.knobs.base import Knob, NoEffect, denoisers
+from tuner.knobs.code import NOTHING, Code, call
 from tuner.knobs.conditions import missing_package
 from tuner.knobs.user_weights import UserWeights, load_arguments, load_error
 from tuner.model.diffusers_source import class_source
@@ -55,6 +56,12 @@ class LoraFile(UserWeights):
             raise NoEffect(f"{source} changed no weight of the denoiser")
         return f"{changed} weights changed at scale {values['lora.scale']}"
 
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        location, keywords = load_arguments(str(values[self.name]))
+        load = call("pipe.load_lora_weights", location, use_safetensors=True, **keywords)
+        fuse = call("pipe.fuse_lora", lora_scale=float(values["lora.scale"]))
+        return Code((load, fuse, "pipe.unload_lora_weights()"), needs=("peft",))
+
 
 def loads_lora(pipeline_class: str) -> bool:
     """Return whether a pipeline class inherits one of diffusers' LoRA loaders."""
@@ -95,3 +102,6 @@ class LoraScale(Knob):
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         return f"scale {values[self.name]}"
+
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        return NOTHING

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.knobs.base import Knob, NoEffect, denoisers
+from tuner.knobs.base import Knob, NoEffect, denoisers, for_each_denoiser
+from tuner.knobs.code import Code
 from tuner.records.codec import Value
 from tuner.records.gate import Allowance
 from tuner.records.machine import Environment
@@ -42,16 +43,7 @@ class GroupOffload(Knob):
         return (Allowance(kind="device sync", count_per_step=10_000, knob=self.name),)
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
-        import torch
-        from diffusers.hooks import apply_group_offloading
-
-        device = denoisers(pipe)[0].device
-        settings = {"onload_device": device, "offload_device": torch.device("cpu"), "use_stream": device.type == "cuda"}
-        encoders = [part for name, part in pipe.components.items() if name.startswith("text_encoder")]
-        for encoder in filter(None, encoders):
-            apply_group_offloading(encoder, offload_type="leaf_level", **settings)
-        for denoiser in denoisers(pipe):
-            denoiser.enable_group_offload(offload_type="block_level", num_blocks_per_group=1, **settings)
+        offload_groups(pipe)
         groups = sum(map(count_offloaded, denoisers(pipe)))
         if not groups:
             raise NoEffect("no block of the denoiser is offloaded")
@@ -60,6 +52,23 @@ class GroupOffload(Knob):
         if not waiting:
             raise NoEffect("the denoiser's weights stayed where they were")
         return f"{groups} blocks of the denoiser, {waiting / 1e9:.2f} GB, are kept in host memory"
+
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        return Code(("offload_groups(pipe)",), carried=(offload_groups,))
+
+
+def offload_groups(pipe: Any) -> None:
+    """Offload the denoisers block by block, and the text encoders layer by layer."""
+    import torch
+    from diffusers.hooks import apply_group_offloading
+
+    device = denoisers(pipe)[0].device
+    settings = {"onload_device": device, "offload_device": torch.device("cpu"), "use_stream": device.type == "cuda"}
+    encoders = [part for name, part in pipe.components.items() if name.startswith("text_encoder")]
+    for encoder in filter(None, encoders):
+        apply_group_offloading(encoder, offload_type="leaf_level", **settings)
+    for denoiser in denoisers(pipe):
+        denoiser.enable_group_offload(offload_type="block_level", num_blocks_per_group=1, **settings)
 
 
 def count_offloaded(model: Any) -> int:
@@ -105,3 +114,8 @@ class LayerwiseCasting(Knob):
         if not stored:
             raise NoEffect("no weight is stored in 8 bits")
         return f"{stored / total:.0%} of the denoiser's weights are stored in 8 bits"
+
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        return for_each_denoiser(
+            "denoiser.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=denoiser.dtype)"
+        )

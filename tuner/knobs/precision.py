@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuner.knobs.base import Knob, NoEffect, denoisers
+from tuner.knobs.code import NOTHING, Code
 from tuner.knobs.conditions import capability
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
@@ -57,6 +58,9 @@ class Dtype(Knob):
         if stayed:
             raise NoEffect(f"the denoiser stayed {stayed[0]}")
         return f"pipeline in {values[self.name]}"
+
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        return NOTHING  # an argument of from_pretrained
 
 
 def has_bfloat16(environment: Environment) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import re
 import tempfile
@@ -14,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import Unavailable
-from tuner.knobs.base import Knob, NoEffect, denoisers, invalid_choice_reason
+from tuner.knobs.base import Knob, NoEffect, denoisers, for_each_denoiser, invalid_choice_reason
+from tuner.knobs.code import Code
 from tuner.knobs.conditions import capability, missing_capability, missing_package
+from tuner.knobs.torchao_configs import CONFIGS, INT4_GROUP
 from tuner.knobs.user_weights import unreadable_reason
 from tuner.model.diffusers_source import class_source
 from tuner.records.codec import Value
@@ -65,7 +66,7 @@ SCHEMES: Mapping[str, Scheme] = {
     "fp8-weight-only": Scheme(TORCHAO, min_capability=8.9),
     "fp8-dynamic-row": Scheme(TORCHAO, min_capability=8.9, dtypes=BFLOAT16, dynamic=True),
     "fp8-dynamic-tensor": Scheme(TORCHAO, min_capability=8.9, dtypes=HALVES, dynamic=True),
-    "int4-weight-only": Scheme(TORCHAO, min_capability=8.0, dtypes=BFLOAT16, group=64),
+    "int4-weight-only": Scheme(TORCHAO, min_capability=8.0, dtypes=BFLOAT16, group=INT4_GROUP),
     "mxfp8": Scheme(TORCHAO, min_capability=10.0, dtypes=BFLOAT16, dynamic=True, group=32),
     "nvfp4": Scheme(TORCHAO, min_capability=10.0, dtypes=BFLOAT16, dynamic=True),
     "bnb-nf4": Scheme(("bitsandbytes", "0.46"), min_capability=6.0, group=64, tensor_package="bitsandbytes"),
@@ -135,6 +136,27 @@ class QuantizationScheme(Knob):
             raise NoEffect("no linear layer was quantized")
         return f"{changed} of {total} linear layers in {name}"
 
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        name = str(values[self.name])
+        suits = f"has_kernels(module, name, group={SCHEMES[name].group})"
+        carried: list[Any] = [has_kernels]
+        if name == "int8-dynamic":
+            suits = f"{suits} and not sees_short_text(type(denoiser).__name__, name)"
+            carried.append(sees_short_text)
+        lines = ["layers = [", "    name for name, module in denoiser.named_modules()", f"    if {suits}", "]"]
+        needs = (SCHEMES[name].package[0],)
+        if name in OTHER_LIBRARIES:
+            library = OTHER_LIBRARIES[name]
+            lines.append(f"{library.__name__}(denoiser, layers)")
+            return for_each_denoiser(*lines, carried=(*carried, library), needs=needs)
+        if name == "int8-weight-only":
+            lines += ['if denoiser.device.type == "cuda":', "    avoid_int8pack()"]
+            carried.append(avoid_int8pack)
+        lines.append(f"config = {CONFIGS[name].__name__}()")
+        lines.append("quantize_(denoiser, config, filter_fn=lambda _, name: name in layers)")
+        imports = ("from torchao.quantization import quantize_",)
+        return for_each_denoiser(*lines, imports=imports, carried=(*carried, CONFIGS[name]), needs=needs)
+
 
 def linear_layers(model: Any) -> list[tuple[str, Any]]:
     """Return the linear layers of a model with their names."""
@@ -149,29 +171,38 @@ def quantizable(module: Any, name: str, scheme: str = "int8-dynamic", denoiser: 
     It must be a linear layer of the denoiser's blocks that is not quantized yet, multiplies many rows, and has sides
     that the kernels support.
     """
+    if scheme == "int8-dynamic" and sees_short_text(denoiser, name):
+        return False
+    return has_kernels(module, name, SCHEMES[scheme].group)
+
+
+def sees_short_text(denoiser: str, name: str) -> bool:
+    """Return whether a layer of a denoiser of this class may multiply too few rows for int8 kernels."""
+    return denoiser in UNPADDED_TEXT and SHORT_TEXT.search(name) is not None
+
+
+def has_kernels(module: Any, name: str, group: int) -> bool:
+    """Return whether a module is a plain linear layer of a block, with many rows and sides that the kernels support."""
     import torch
 
     if type(module) is not torch.nn.Linear or type(module.weight) is not torch.nn.Parameter:
         return False
     if not BLOCK.search(name) or KEPT.search(name):
         return False
-    if scheme == "int8-dynamic" and denoiser in UNPADDED_TEXT and SHORT_TEXT.search(name):
-        return False
-    return bool(module.out_features % 16 == 0 and module.in_features % SCHEMES[scheme].group == 0)
+    return bool(module.out_features % 16 == 0 and module.in_features % group == 0)
 
 
 def convert(denoiser: Any, scheme: str, layers: list[str]) -> None:
     """Quantize the linear layers of these names in place, on the device that they are on."""
-    other = {"bnb-nf4": convert_to_nf4, "quanto-int8": convert_with_quanto}.get(scheme)
-    if other:
-        other(denoiser, layers)
+    if scheme in OTHER_LIBRARIES:
+        OTHER_LIBRARIES[scheme](denoiser, layers)
         return
     from torchao.quantization import quantize_
 
     if scheme == "int8-weight-only" and denoiser.device.type == "cuda":
         avoid_int8pack()
     names = set(layers)
-    quantize_(denoiser, torchao_config(scheme), filter_fn=lambda _, name: name in names)
+    quantize_(denoiser, CONFIGS[scheme](), filter_fn=lambda _, name: name in names)
 
 
 def convert_to_nf4(denoiser: Any, layers: list[str]) -> None:
@@ -200,6 +231,12 @@ def convert_with_quanto(denoiser: Any, layers: list[str]) -> None:
     quanto.freeze(denoiser)
 
 
+OTHER_LIBRARIES: Mapping[str, Callable[[Any, list[str]], None]] = {
+    "bnb-nf4": convert_to_nf4,
+    "quanto-int8": convert_with_quanto,
+}
+
+
 def avoid_int8pack() -> None:
     """Make inductor widen int8 weights for the usual product, if it has compiled nothing in this process yet.
 
@@ -210,46 +247,6 @@ def avoid_int8pack() -> None:
 
     for patterns in (quantization, mkldnn_fusion):
         patterns._register_woq_lowerings = lambda: None
-
-
-MIN_ACTIVATION = 1e-12
-"""The minimal scale of fp8 activations. SDXL encodes an empty negative prompt as zeros, and 0/0 is NaN."""
-
-
-def torchao_config(scheme: str) -> Any:
-    """Return torchao's configuration for a scheme, such that it leaves inductor's flags alone."""
-    from torchao import quantization as ao
-
-    fp8: Callable[..., Any] = partial(ao.Float8DynamicActivationFloat8WeightConfig, activation_value_lb=MIN_ACTIVATION)
-    table: dict[str, Callable[[], Any]] = {
-        "int8-weight-only": lambda: ao.Int8WeightOnlyConfig(set_inductor_config=False),
-        "int8-dynamic": lambda: ao.Int8DynamicActivationInt8WeightConfig(set_inductor_config=False),
-        "fp8-weight-only": lambda: ao.Float8WeightOnlyConfig(set_inductor_config=False),
-        "fp8-dynamic-row": lambda: fp8(granularity=ao.PerRow(), set_inductor_config=False),
-        "fp8-dynamic-tensor": lambda: fp8(granularity=ao.PerTensor(), set_inductor_config=False),
-        # The default packing needs the package mslk.
-        "int4-weight-only": lambda: ao.Int4WeightOnlyConfig(
-            group_size=SCHEMES[scheme].group, int4_packing_format="tile_packed_to_4d", set_inductor_config=False
-        ),
-        "mxfp8": mxfp8_config,
-        "nvfp4": nvfp4_config,
-    }
-    return table[scheme]()
-
-
-def mxfp8_config() -> Any:
-    """Return torchao's configuration for MXFP8."""
-    from torchao.prototype.mx_formats import MXDynamicActivationMXWeightConfig
-
-    return MXDynamicActivationMXWeightConfig()
-
-
-def nvfp4_config() -> Any:
-    """Return torchao's configuration for NVFP4."""
-    from torchao.prototype.mx_formats import NVFP4DynamicActivationNVFP4WeightConfig
-
-    # The Triton kernel is the package mslk's.
-    return NVFP4DynamicActivationNVFP4WeightConfig(use_triton_kernel=importlib.util.find_spec("mslk") is not None)
 
 
 UNPACKED_ONLY: tuple[tuple[str, Value, str], ...] = (
@@ -301,28 +298,37 @@ class GgufFile(Knob):
         return next(reasons, None)
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
-        from diffusers import GGUFQuantizationConfig
-
         file = str(values[self.name])
         problem = invalid_gguf_reason(file)
         if problem:
             raise Unavailable(problem)
-        (old,) = denoisers(pipe)
-        dtype, device = old.dtype, old.device
-        with tempfile.TemporaryDirectory() as folder:
-            old.save_config(folder)  # without it diffusers guesses the configuration, and asks the Hub for it
-            new = type(old).from_single_file(
-                file, config=folder, dtype=dtype, local_files_only=True,
-                quantization_config=GGUFQuantizationConfig(compute_dtype=dtype),
-            )  # fmt: skip
-        component = next(name for name, part in pipe.components.items() if part is old)
-        setattr(pipe, component, new)
-        del old  # one of the two on the GPU is enough
-        new.to(device).eval()
+        load_gguf(pipe, file)
+        (new,) = denoisers(pipe)
         packed = sum(hasattr(parameter, "quant_type") for parameter in new.parameters())
         if not packed:
             raise NoEffect(f"{file} holds no quantized weights")
         return f"{packed} packed weights from {Path(file).name}"
+
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        return Code((f"load_gguf(pipe, {values[self.name]!r})",), carried=(load_gguf,), needs=("gguf",))
+
+
+def load_gguf(pipe: Any, file: str) -> None:
+    """Load the pipeline's denoiser anew, from a .gguf file."""
+    from diffusers import GGUFQuantizationConfig
+
+    (old,) = denoisers(pipe)
+    dtype, device = old.dtype, old.device
+    with tempfile.TemporaryDirectory() as folder:
+        old.save_config(folder)  # without it diffusers guesses the configuration, and asks the Hub for it
+        new = type(old).from_single_file(
+            file, config=folder, dtype=dtype, local_files_only=True,
+            quantization_config=GGUFQuantizationConfig(compute_dtype=dtype),
+        )  # fmt: skip
+    component = next(name for name, part in pipe.components.items() if part is old)
+    setattr(pipe, component, new)
+    del old  # one of the two on the GPU is enough
+    new.to(device).eval()
 
 
 def invalid_gguf_reason(file: str) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tuner.errors import Unavailable
 from tuner.knobs.base import Knob, NoEffect, invalid_count_reason
+from tuner.knobs.code import Code
 from tuner.model.diffusers_source import class_source
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
@@ -110,6 +111,16 @@ class SchedulerKind(Knob):
         pipe.scheduler = scheduler
         return f"{type(pipe.scheduler).__name__} in place of {type(own).__name__}"
 
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        name = str(values[self.name])
+        lines = (
+            "own = pipe.scheduler",
+            "is_flow = solves_flow(type(own).__name__, own.config)",
+            f"settings = flow_settings(own.config, {name!r}) if is_flow else {{}}",
+            f"pipe.scheduler = {name}.from_config(own.config, **settings)",
+        )
+        return Code(lines, (f"from diffusers import {name}",), (solves_flow, flow_settings))
+
 
 def solves_flow(scheduler_class: str, settings: Mapping[str, Any]) -> bool:
     """Return whether a scheduler solves the flow that a denoiser predicts, rather than removing predicted noise."""
@@ -190,15 +201,23 @@ class BeginIndex(Knob):
         scheduler = pipe.scheduler
         if not hasattr(scheduler, "set_begin_index"):
             raise NoEffect(f"{type(scheduler).__name__} has no begin index to set")
-        set_timesteps = scheduler.set_timesteps
-
-        @functools.wraps(set_timesteps)  # pipelines read its signature
-        def from_the_start(*arguments: Any, **named: Any) -> None:
-            set_timesteps(*arguments, **named)
-            scheduler.set_begin_index(0)
-
-        scheduler.set_timesteps = from_the_start
+        begin_at_step_0(scheduler)
         scheduler.set_timesteps(**example_schedule(type(pipe).__name__, type(scheduler).__name__))
         if scheduler.begin_index != 0:
             raise NoEffect(f"{type(scheduler).__name__} forgot its begin index")
         return f"{type(scheduler).__name__} begins at step 0 without a look-up"
+
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        return Code(("begin_at_step_0(pipe.scheduler)",), carried=(begin_at_step_0,))
+
+
+def begin_at_step_0(scheduler: Any) -> None:
+    """Set the scheduler's begin index whenever a call of the pipeline begins."""
+    set_timesteps = scheduler.set_timesteps
+
+    @functools.wraps(set_timesteps)  # pipelines read its signature
+    def from_the_start(*arguments: Any, **named: Any) -> None:
+        set_timesteps(*arguments, **named)
+        scheduler.set_begin_index(0)
+
+    scheduler.set_timesteps = from_the_start

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from tuner.knobs.base import Knob, invalid_count_reason
+from tuner.knobs.code import NOTHING, Code
 from tuner.model.diffusers_source import class_source
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
@@ -72,3 +73,6 @@ class SequenceLength(Knob):
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         return f"prompts of {values[self.name]} tokens"
+
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        return NOTHING

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from tuner.errors import Unavailable
 from tuner.knobs.base import Knob, NoEffect
+from tuner.knobs.code import Code, call
 from tuner.knobs.user_weights import UserWeights, load_arguments, load_error
 from tuner.model.diffusers_source import class_source
 from tuner.records.codec import Value
@@ -54,6 +55,14 @@ class TinyVae(UserWeights):
             raise Unavailable(f"{source} makes {makes} pixels of a latent's side, this pipeline's own makes {needs}")
         return f"{parameter_count(pipe.vae):,} parameters decode instead of {parameter_count(own):,}"
 
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        location, keywords = load_arguments(str(values[self.name]))
+        lines = (
+            f"tiny = {call('AutoencoderTiny.from_pretrained', location, use_safetensors=True, **keywords)}",
+            "pipe.vae = tiny.to(device=pipe.vae.device, dtype=pipe.vae.dtype).eval()",
+        )
+        return Code(lines, ("from diffusers import AutoencoderTiny",))
+
 
 def parameter_count(model: Any) -> int:
     """Count the parameters of a model."""
@@ -91,18 +100,27 @@ class ChannelsLast(Knob):
         )
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
-        import torch
-
-        formats = {torch.nn.Conv2d: torch.channels_last, torch.nn.Conv3d: torch.channels_last_3d}
-        changed = 0
-        for module in pipe.vae.modules():
-            for layer_type, memory_format in formats.items():
-                if isinstance(module, layer_type) and not module.weight.is_contiguous(memory_format=memory_format):
-                    module.to(memory_format=memory_format)
-                    changed += module.weight.is_contiguous(memory_format=memory_format)
+        changed = to_channels_last(pipe.vae)
         if not changed:
             raise NoEffect("no convolution of the autoencoder changed its layout")
         return f"{changed} convolutions of the autoencoder are channels last"
+
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        return Code(("to_channels_last(pipe.vae)",), carried=(to_channels_last,))
+
+
+def to_channels_last(model: Any) -> int:
+    """Store the convolution weights of a model channels last, and count those that changed."""
+    import torch
+
+    formats = {torch.nn.Conv2d: torch.channels_last, torch.nn.Conv3d: torch.channels_last_3d}
+    changed = 0
+    for module in model.modules():
+        for layer_type, memory_format in formats.items():
+            if isinstance(module, layer_type) and not module.weight.is_contiguous(memory_format=memory_format):
+                module.to(memory_format=memory_format)
+                changed += module.weight.is_contiguous(memory_format=memory_format)
+    return changed
 
 
 class VaeSplitting(Knob):
@@ -126,6 +144,9 @@ class VaeSplitting(Knob):
         if not getattr(pipe.vae, f"use_{self.switch}"):
             raise NoEffect(f"{type(pipe.vae).__name__} did not switch {self.switch} on")
         return f"{type(pipe.vae).__name__} decodes with {self.switch}"
+
+    def code(self, values: Mapping[str, Value]) -> Code | None:
+        return Code((f"pipe.vae.enable_{self.switch}()",))
 
 
 class Tiling(VaeSplitting):

@@ -29,8 +29,16 @@ def unavailable_reason(environment: Environment, architecture: Architecture) -> 
 
 def enable(pipe: Any, values: Mapping[str, Value]) -> str:
     """Enable the cache and describe it. Raises NoEffect if the denoiser has no attention layer to skip."""
-    clock, interval = Clock(pipe), int(values["cache.interval"])
-    layers = 0
+    interval = int(values["cache.interval"])
+    layers = broadcast_attention(pipe, interval)
+    if not layers:
+        raise NoEffect("the denoiser's blocks have no attention layer to skip")
+    return f"attention of {layers} layers computed every {interval} steps"
+
+
+def broadcast_attention(pipe: Any, interval: int) -> int:
+    """Let the attention layers reuse their output between every so many steps, and count the layers."""
+    clock, layers = Clock(pipe), 0
     for denoiser in denoisers(pipe):
         plan = Plan(clock, interval)
         denoiser.register_forward_pre_hook(plan.decide)
@@ -38,9 +46,7 @@ def enable(pipe: Any, values: Mapping[str, Value]) -> str:
             attention.__class__ = _broadcasting(attention.__class__)
             attention.plan = plan
             layers += 1
-    if not layers:
-        raise NoEffect("the denoiser's blocks have no attention layer to skip")
-    return f"attention of {layers} layers computed every {interval} steps"
+    return layers
 
 
 class Plan:

@@ -39,22 +39,27 @@ def unavailable_reason(environment: Environment, architecture: Architecture) -> 
 def enable(pipe: Any, values: Mapping[str, Value]) -> str:
     """Enable the cache and describe it. Raises NoEffect if cache-dit did not wrap the denoiser."""
     cache_dit = importlib.import_module("cache_dit")
-    lengths = [len(blocks) for denoiser in denoisers(pipe) for blocks in _block_lists(denoiser)]
-    deciding = max(1, min(DECIDING_BLOCKS, min(lengths, default=0) // 2))
-    config = cache_dit.DBCacheConfig(
-        Fn_compute_blocks=deciding,
-        max_warmup_steps=WARM_UP_STEPS,
-        max_continuous_cached_steps=int(values["cache.max_skip_steps"]),
-        residual_diff_threshold=float(values["cache.threshold"]),
-        enable_separate_cfg=_calls_twice(pipe),
-    )
+    config = cache_config(pipe, float(values["cache.threshold"]), int(values["cache.max_skip_steps"]))
     cache_dit.enable_cache(pipe, cache_config=config)
     if not all(getattr(denoiser, "_is_cached", False) for denoiser in denoisers(pipe)):
         raise NoEffect("cache-dit did not wrap the denoiser")
     clock = Clock(pipe)
     for denoiser in denoisers(pipe):
         Witnesses(denoiser, clock, modules=[blocks[-1] for blocks in _block_lists(denoiser)])
-    return f"DBCache, threshold {config.residual_diff_threshold}, decided after {deciding} blocks"
+    return f"DBCache, threshold {config.residual_diff_threshold}, decided after {config.Fn_compute_blocks} blocks"
+
+
+def cache_config(pipe: Any, threshold: float, max_skip_steps: int) -> Any:
+    """Return cache-dit's configuration of DBCache for a pipeline."""
+    cache_dit = importlib.import_module("cache_dit")
+    lengths = [len(blocks) for denoiser in denoisers(pipe) for blocks in _block_lists(denoiser)]
+    return cache_dit.DBCacheConfig(
+        Fn_compute_blocks=max(1, min(DECIDING_BLOCKS, min(lengths, default=0) // 2)),
+        max_warmup_steps=WARM_UP_STEPS,
+        max_continuous_cached_steps=max_skip_steps,
+        residual_diff_threshold=threshold,
+        enable_separate_cfg=_calls_twice(pipe),
+    )
 
 
 @cache

@@ -25,7 +25,7 @@ def unavailable_reason(environment: Environment, architecture: Architecture) -> 
 def enable(pipe: Any, values: Mapping[str, Value]) -> str:
     """Enable the cache and describe it. Raises NoEffect if the UNet was not wrapped."""
     interval, clock, unwrapped = int(values["cache.interval"]), Clock(pipe), pipe.unet.forward
-    helper = _counting(importlib.import_module("DeepCache").DeepCacheSDHelper, clock)(pipe=pipe)
+    helper = counting(importlib.import_module("DeepCache").DeepCacheSDHelper, clock)(pipe=pipe)
     helper.set_params(cache_interval=interval, cache_branch_id=0)
     helper.enable()
     if pipe.unet.forward is unwrapped:
@@ -33,7 +33,7 @@ def enable(pipe: Any, values: Mapping[str, Value]) -> str:
     return f"DeepCache, all layers every {interval} steps"
 
 
-def _counting(helper: Any, clock: Clock) -> Any:
+def counting(helper: Any, clock: Clock) -> Any:
     """Derive a helper from DeepCache's that reads the step from the clock.
 
     DeepCache searches for the timestep on the GPU and waits for it many times.

@@ -76,7 +76,7 @@ def mag(pipe: Any, values: Mapping[str, Value]) -> str:
     The hooks share one config, which is adapted to each call's number of steps.
     """
     from diffusers import MagCacheConfig
-    from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS, nearest_interp
+    from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS
 
     config = MagCacheConfig(
         threshold=float(values["cache.threshold"]),
@@ -85,12 +85,16 @@ def mag(pipe: Any, values: Mapping[str, Value]) -> str:
     )
     hooks, clock = _enable(pipe, config, "mag_cache_leader_block_hook", "mag_cache_block_hook")
 
-    def stretch() -> None:
-        config.num_inference_steps = clock.steps
-        config.mag_ratios = nearest_interp(FLUX_MAG_RATIOS, clock.steps).tolist()
-
-    clock.on_begin(stretch)
+    clock.on_begin(lambda: stretch(config, clock.steps))
     return f"MagCache, threshold {config.threshold}, at most {config.max_skip_steps} steps, on {hooks} blocks"
+
+
+def stretch(config: Any, steps: int) -> None:
+    """Adapt the ratios of MagCache to a call's number of steps."""
+    from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS, nearest_interp
+
+    config.num_inference_steps = steps
+    config.mag_ratios = nearest_interp(FLUX_MAG_RATIOS, steps).tolist()
 
 
 def taylorseer(pipe: Any, values: Mapping[str, Value]) -> str:
@@ -106,20 +110,24 @@ def taylorseer(pipe: Any, values: Mapping[str, Value]) -> str:
 
 def faster(pipe: Any, values: Mapping[str, Value]) -> str:
     """Enable FasterCache and describe it."""
+    clock, interval = Clock(pipe), int(values["cache.interval"])
+    config = faster_config(type(pipe.transformer).__name__, interval, clock)
+    hooks, _ = _enable(pipe, config, "faster_cache_block", clock=clock)
+    return f"FasterCache, interval {interval}, on {hooks} attention layers"
+
+
+def faster_config(denoiser: str, interval: int, clock: Clock) -> Any:
+    """Return diffusers' configuration of FasterCache for a denoiser of this class."""
     from diffusers import FasterCacheConfig
 
-    clock = Clock(pipe)
-    interval = int(values["cache.interval"])
-    form = FASTER_FORMATS[type(pipe.transformer).__name__]
-    config = FasterCacheConfig(
+    form = FASTER_FORMATS[denoiser]
+    return FasterCacheConfig(
         spatial_attention_block_skip_range=interval,
         current_timestep_callback=lambda: clock.timestep,
         attention_weight_callback=lambda _: 0.5,
         is_guidance_distilled=form is None,
         tensor_format=form or "BCHW",
     )
-    hooks, _ = _enable(pipe, config, "faster_cache_block", clock=clock)
-    return f"FasterCache, interval {interval}, on {hooks} attention layers"
 
 
 def _enable(

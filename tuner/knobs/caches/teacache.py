@@ -36,10 +36,7 @@ def enable(pipe: Any, values: Mapping[str, Value]) -> str:
     if len(blocks) < 2 or not len(denoiser.transformer_blocks):
         raise NoEffect("the denoiser has no blocks to skip")
     cache = TeaCache(float(values["cache.threshold"]), Clock(pipe))
-    for block in blocks:
-        block.forward = cache.skippable(block.forward)
-    blocks[0].forward = cache.first(blocks[0].norm1, blocks[0].forward)
-    blocks[-1].forward = cache.last(blocks[-1].forward)
+    cache.wrap(blocks)
     return f"TeaCache, threshold {cache.threshold}, on {len(blocks)} blocks"
 
 
@@ -62,6 +59,13 @@ class TeaCache:
         self._entered: Any = None
         self._memories: dict[int, Memory] = {}
         clock.on_begin(self._memories.clear)
+
+    def wrap(self, blocks: list[Any]) -> None:
+        """Wrap the forward of all blocks of a denoiser, in their order."""
+        for block in blocks:
+            block.forward = self.skippable(block.forward)
+        blocks[0].forward = self.first(blocks[0].norm1, blocks[0].forward)
+        blocks[-1].forward = self.last(blocks[-1].forward)
 
     def skippable(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap a block's forward so that it returns its inputs while blocks are skipped."""

@@ -1,0 +1,270 @@
+"""The exported Python file: it needs nothing of this package, and generates the images of tuner.load."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import hashlib
+import json
+import os
+import runpy
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from drawing import kind
+from exports import candidate, choosing, written
+from test_export import CPU, example
+
+import tuner
+from tuner.errors import BadInput
+from tuner.export.base import build_settings, read_tuned
+from tuner.export.python import Python
+from tuner.knobs import KNOBS
+from tuner.records.codec import Estimate, Value, Values
+from tuner.records.model import Model
+
+BESIDE: dict[str, Values] = {
+    "compile": {"compile.scope": "full"}, "inductor": {"compile.scope": "full", "compile.mode": "max-autotune"},
+    "graphs.scheduler_step": {"compile.scope": "full"}, "cache.threshold": {"cache.kind": "dbcache"},
+    "cache.interval": {"cache.kind": "pab"}, "cache.max_skip_steps": {"cache.kind": "mag"},
+    "inductor.coordinate_descent_check_all_directions": {
+        "compile.scope": "regional", "inductor.coordinate_descent_tuning": True
+    },
+    "inductor.conv_1x1_as_mm": {"compile.vae": True}, "attention.flash_impl": {"attention.backend": "_native_flash"},
+    "lora.scale": {"lora.file": "/weights/lora.safetensors"},
+}  # fmt: skip
+"""What a knob needs to be active."""
+
+OWN_FILES: dict[str, tuple[Value, ...]] = {
+    "quantization.gguf_file": ("/weights/model.gguf",), "vae.tiny": ("/weights/taesd", "madebyollin/taef1@main"),
+    "lora.file": ("/weights/lora", "a/b/c.safetensors@v1"),
+}  # fmt: skip
+
+
+def beside(name: str, value: Value) -> Values:
+    return {**BESIDE.get(name.partition(".")[0], {}), **BESIDE.get(name, {}), name: value}
+
+
+def undefined(text: str) -> set[str]:
+    """The names that a file reads, annotations included, and nothing in it binds."""
+    nodes = list(ast.walk(ast.parse(text)))
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    bound = {node.id for node in names if not isinstance(node.ctx, ast.Load)} | {"__name__"}
+    bound |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    bound |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    for node in nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            bound |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+    return {node.id for node in names if not hasattr(builtins, node.id)} - bound
+
+
+def imported(text: str) -> set[str]:
+    nodes = list(ast.walk(ast.parse(text)))
+    froms = {str(node.module).partition(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
+    plain = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    return froms | {name.partition(".")[0] for name in plain}
+
+
+# ---- every knob -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", KNOBS)
+def test_every_value_is_written_in_plain_python(name: str, tmp_path: Path) -> None:
+    knob = KNOBS[name]
+    for value in (*knob.choices, *OWN_FILES.get(name, ())):
+        best = choosing(beside(name, value))
+        if value == knob.baseline(CPU) or value == "nunchaku":
+            continue
+        assert best.chosen.values[name] == value, "the knob is active"
+        text = Python().render(read_tuned(written(tmp_path, best)))
+        assert undefined(text) == set()
+        assert not imported(text) & {"tuner", "msgspec", "optuna"}
+        assert max(map(len, text.splitlines())) <= 120
+
+
+def test_a_knob_that_cannot_be_written_is_named_and_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(KNOBS["fuse_qkv"]), "code", lambda *_: None)
+    best = read_tuned(written(tmp_path, choosing({"fuse_qkv": True, "vae.channels_last": True})))
+    with pytest.raises(BadInput, match=r"^trial 5: fuse_qkv=true cannot be written in plain Python; use tuner\.load$"):
+        Python().render(best)
+
+
+# ---- the same images ------------------------------------------------------------------------------------------------
+
+CONFIGURATIONS: list[tuple[str, Values]] = [
+    ("flux", {"fuse_qkv": True, "attention.backend": "_native_math", "batch": 2, "steps": 3}),
+    ("flux", {"precision.dtype": "bfloat16", "quantization.scheme": "int8-weight-only", "vae.channels_last": True}),
+    ("flux", {"cache.kind": "first-block", "cache.threshold": 0.2, "steps": 6}),
+    ("flux", {"cache.kind": "mag", "cache.threshold": 0.2, "cache.max_skip_steps": 2, "steps": 8}),
+    ("flux", {"cache.kind": "teacache", "cache.threshold": 0.6, "steps": 6}),
+    ("flux", {"cache.kind": "pab", "cache.interval": 2, "steps": 6}),
+    ("flux", {"cache.kind": "taylorseer", "cache.interval": 3, "steps": 6}),
+    ("flux", {"cache.kind": "faster", "cache.interval": 2, "steps": 6}),
+    ("flux", {"scheduler.kind": "UniPCMultistepScheduler", "text.sequence_length": 64}),
+    ("flux", {"memory.layerwise_casting": True, "vae.tiling": True, "vae.slicing": True, "batch": 2}),
+    ("sd15", {"scheduler.kind": "DPMSolverMultistepScheduler", "scheduler.begin_index": True, "batch": 2}),
+]
+
+RUNNER = """
+import builtins, hashlib, json, runpy, sys
+real = builtins.__import__
+def guarded(name, *others, **named):
+    if name.partition(".")[0] == "tuner":
+        raise ModuleNotFoundError("this package is not installed")
+    return real(name, *others, **named)
+builtins.__import__ = guarded
+import numpy, torch
+for file in sys.argv[1:]:
+    found = runpy.run_path(file)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(found["BATCH"])]
+    drawn = found["load"]()(found["PROMPTS"], generator=generators, output_type="np", **found["ARGUMENTS"]).images
+    print(hashlib.sha256(numpy.ascontiguousarray(drawn).tobytes()).hexdigest(), json.dumps(found["ARGUMENTS"]))
+assert not [name for name in sys.modules if name.partition(".")[0] == "tuner"]
+"""
+
+
+@pytest.fixture(scope="module")
+def load() -> Callable[[Path], Any]:
+    def quietly(file: Path) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return tuner.load(file)
+
+    return quietly
+
+
+def drawn(tuned: Any, prompts: list[str]) -> str:
+    import numpy as np
+    import torch
+
+    generators = [torch.Generator().manual_seed(seed) for seed in range(tuned.call.batch)]
+    images = tuned.pipe(prompts, generator=generators, output_type="np", **tuned.call.arguments).images
+    return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
+
+
+def of_tiny(folder: Path, different: Values) -> Any:
+    name, workload = kind(folder).pipeline_class, example().workload
+    if name != "FluxPipeline":
+        workload = msgspec.structs.replace(workload, max_sequence_length=None, negative_prompt="grey")
+    model = Model(source=str(folder), revision=None, pipeline_class=name, scorer="demo")
+    return choosing(different, model=model, workload=workload)
+
+
+@pytest.mark.usefixtures("process_state")
+def test_without_this_package_it_generates_the_same_images(
+    pipeline_folder: Callable[[str], Path], tmp_path: Path, load: Callable[[Path], Any]
+) -> None:
+    files, expected = [], []
+    for index, (family, different) in enumerate(CONFIGURATIONS):
+        config = written(tmp_path, of_tiny(pipeline_folder(family), different))
+        file = tmp_path / f"tuned{index}.py"
+        file.write_text(Python().render(read_tuned(config)))
+        files.append(str(file))
+        tuned = load(config)
+        best = read_tuned(config)
+        expected.append((drawn(tuned, list(best.workload.prompts[: best.chosen.batch])), tuned.call.arguments))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", RUNNER, *files], cwd=tmp_path, env=environment, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = [line.split(" ", 1) for line in done.stdout.splitlines()]
+    for (_, different), (digest, arguments), wanted in zip(CONFIGURATIONS, found, expected, strict=True):
+        assert (digest, json.loads(arguments)) == wanted, different
+    assert len({digest for digest, _ in found}) == len(found), "the settings change the images"
+
+
+@pytest.mark.usefixtures("process_state", "only_dynamo")
+@pytest.mark.parametrize(
+    "different",
+    [
+        {"compile.scope": "regional", "cache.kind": "first-block", "cache.threshold": 0.2},
+        {"compile.scope": "full", "graphs.scheduler_step": True, "compile.vae": True, "compile.text_encoders": True},
+    ],
+)
+def test_compiled_it_generates_the_same_images(
+    different: Values, tiny_pipeline: Path, tmp_path: Path, load: Callable[[Path], Any]
+) -> None:
+    from types import SimpleNamespace
+
+    config = written(tmp_path, of_tiny(tiny_pipeline, different))
+    best = read_tuned(config)
+    (tmp_path / "tuned.py").write_text(Python().render(best))
+    found = runpy.run_path(str(tmp_path / "tuned.py"))
+    call = SimpleNamespace(batch=found["BATCH"], arguments=found["ARGUMENTS"])
+    exported = drawn(SimpleNamespace(pipe=found["load"](), call=call), found["PROMPTS"])
+    assert exported == drawn(load(config), found["PROMPTS"])
+
+
+# ---- what it says ---------------------------------------------------------------------------------------------------
+
+
+def test_the_head_says_what_was_measured_and_what_was_not(tmp_path: Path) -> None:
+    text = Python().render(read_tuned(written(tmp_path, example())))
+    head = text.partition("from __future__")[0]
+    assert all(line.startswith("#") for line in head.splitlines() if line)
+    for words in (CPU.device_name, "diffusers ", "1.00 s [990 ms, 1.01 s]", "4.00x [3.90, 4.10]", "confirmed in pairs",
+                  "clip_score 30.5", "fuse_qkv=true", "pip install torch==", "this file"):  # fmt: skip
+        assert words in head, words
+    best = example()
+    other = msgspec.structs.replace(best.chosen, trial=7, predicted_from=(6, 28), latency_samples=0, confirmed=False)
+    file = written(tmp_path, msgspec.structs.replace(best, front=(best.chosen, other)))
+    head = Python().render(read_tuned(file, 7)).partition("from __future__")[0]
+    assert "4.00x [3.92, 4.08] the untouched pipeline's throughput, computed from the two latencies" in head
+    assert "not measured side by side" in head and "predicted from calls of 6, 28 steps" in head
+
+
+def test_what_a_file_holds_stays_data(tmp_path: Path) -> None:
+    evil = '"""\n\rimport os; os.abort()\x85\u2028x = """\\'
+    best = choosing({"fuse_qkv": True})
+    machine = msgspec.structs.replace(best.environment, device_name=evil)
+    workload = msgspec.structs.replace(best.workload, prompts=(evil, evil), negative_prompt=evil)
+    model = msgspec.structs.replace(best.model, source=f"/{evil}", revision=evil)
+    best = msgspec.structs.replace(
+        best, environment=machine, workload=workload, model=model, tuner_version=evil, quality_metric=evil
+    )
+    text = Python().render(read_tuned(written(tmp_path, best)))
+    assert imported(text) <= {"__future__", "typing", "sys", "torch", "diffusers"}
+    found = {node.id: node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+    assert "os" not in found
+    assert runpy_constants(text)["MODEL"] == f"/{evil}"
+
+
+def runpy_constants(text: str) -> dict[str, Any]:
+    assigned = [node for node in ast.parse(text).body if isinstance(node, ast.Assign)]
+    return {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in assigned
+        if isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper() and "DENOISERS" not in ast.dump(node)
+    }
+
+
+EVEN = Estimate(value=1.0, low=1.0, high=1.0)
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"chosen": example().baseline, "speed_up": EVEN}, r"trial 0 is the untouched pipeline"),
+    ({"model": msgspec.structs.replace(example().model, pipeline_class="x; import os")}, r"no pipeline class x; "),
+    ({"model": msgspec.structs.replace(example().model, pipeline_class="class")}, r"no pipeline class class"),
+    ({"model": msgspec.structs.replace(example().model, pipeline_class="AutoencoderKL")}, r"no pipeline class Auto"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "words"), REFUSED, ids=[words for _, words in REFUSED])
+def test_what_cannot_be_exported_is_refused_in_one_line(tmp_path: Path, fields: dict[str, Any], words: str) -> None:
+    file = written(tmp_path, msgspec.structs.replace(example(), **fields))
+    with pytest.raises(BadInput, match=words) as refusal:
+        read_tuned(file)
+    assert str(refusal.value).startswith(str(file)) and "\n" not in str(refusal.value)
+
+
+def test_steps_alone_are_a_configuration(tmp_path: Path) -> None:
+    best = read_tuned(written(tmp_path, choosing({"steps": 2})))
+    assert build_settings(best) == {}
+    assert "'num_inference_steps': 2" in Python().render(best)
+    assert candidate({})["steps"] == 4

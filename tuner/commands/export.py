@@ -1,0 +1,47 @@
+"""`tune export`: write a tuned configuration for other programs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tuner.commands.arguments import Subparsers, trial_number
+
+FORMATS = ("python",)
+SUMMARY = "write a tuned configuration for other programs: plain Python, diffusers, servers"
+DESCRIPTION = """\
+Write the chosen configuration of a best_config.json in the words of another
+program. The file says what was measured and what was not, and lists each
+setting that the program cannot have.
+"""
+EXAMPLES = """\
+examples:
+  tune export traces/demo-9ec7c40c --to python > tuned.py
+  tune export best_config.json --to python --trial 12 > tuned.py
+
+targets:
+  python      a Python file that needs only torch, diffusers and what the
+              settings themselves need, and not this package
+"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the arguments of `tune export`."""
+    parser = subparsers.add_parser("export", help=SUMMARY, description=DESCRIPTION, epilog=EXAMPLES)
+    parser.add_argument("file", type=Path, metavar="FILE", help="a best_config.json or a study folder")
+    parser.add_argument("--to", required=True, choices=FORMATS, help="program to write it for")
+    parser.add_argument(
+        "--trial", type=trial_number, metavar="N", help="point of the front to take (default: the chosen one)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a configuration in the words of another program."""
+    from tuner.export.base import read_tuned
+    from tuner.export.targets import TARGETS
+
+    sys.stdout.write(TARGETS[options.to]().render(read_tuned(options.file, options.trial)))
+    sys.stdout.flush()
+    return 0

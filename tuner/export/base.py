@@ -1,0 +1,96 @@
+"""What every target of an export has in common."""
+
+from __future__ import annotations
+
+import keyword
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+
+from tuner.errors import BadInput
+from tuner.files import require_own_tree
+from tuner.knobs import KNOBS, changed
+from tuner.model.diffusers_source import class_source
+from tuner.records.codec import Estimate, Values
+from tuner.result.config import read_config
+from tuner.result.records import BestConfig, MeasuredPoint
+
+RESULT = "best_config.json"
+
+
+class Target(ABC):
+    """A program in whose words a configuration is written.
+
+    The first line of its docstring is its description.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def render(self, best: BestConfig) -> str:
+        """Return the file. Raises BadInput if the target cannot have this configuration."""
+
+
+def read_tuned(path: Path, trial: int | None = None) -> BestConfig:
+    """Read the chosen configuration, or that of a trial, from a best_config.json or a study folder.
+
+    Raises BadInput if it is not valid, if diffusers has no such pipeline, or if it is the untouched pipeline.
+    """
+    file = result_file(path)
+    best = _of_trial(read_config(file), read_config(file, trial))
+    name = best.model.pipeline_class
+    if not name.isidentifier() or keyword.iskeyword(name) or not class_source("pipelines", name):
+        raise BadInput(f"{file}: model.pipeline_class: diffusers has no pipeline class {name}")
+    if not differing(best):
+        raise BadInput(
+            f"{file}: trial {best.chosen.trial} is the untouched pipeline, as diffusers loads it: there is nothing to "
+            "export; --trial N takes another point of the front"
+        )
+    return best
+
+
+def _of_trial(recorded: BestConfig, best: BestConfig) -> BestConfig:
+    """Return the result with the speed-up of its point. Only the chosen one's is known from pairs."""
+    if best.chosen.trial == recorded.chosen.trial:
+        return best
+    before, after = _seconds_per_image(best.baseline), _seconds_per_image(best.chosen)
+    speed_up = Estimate(
+        value=before.value / after.value, low=before.low / after.high, high=before.high / max(after.low, 1e-9)
+    )
+    return msgspec.structs.replace(best, speed_up=speed_up, speed_up_confirmed=False)
+
+
+def _seconds_per_image(point: MeasuredPoint) -> Estimate:
+    latency, batch = point.latency_s, point.batch
+    return Estimate(value=latency.value / batch, low=latency.low / batch, high=latency.high / batch)
+
+
+def result_file(path: Path) -> Path:
+    """Return the result of a study folder, or the file itself. Raises BadInput if the folder has none."""
+    if not path.is_dir():
+        return path
+    if not (path / RESULT).exists():
+        raise BadInput(f"{path}: this folder has no {RESULT}; a study has one once `tune run` has a result")
+    require_own_tree(path)
+    return path / RESULT
+
+
+def differing(best: BestConfig) -> Values:
+    """Return the chosen values that are not the untouched pipeline's, in the order in which they are applied.
+
+    Steps and batch count where they are not the baseline's of the study.
+    """
+    chosen, baseline = best.chosen.values, best.baseline.values
+    values = {
+        name: value
+        for name, value in changed(chosen, best.environment).items()
+        if name not in ("steps", "batch") or value != baseline.get(name)
+    }
+    return {name: values[name] for name in sorted(values, key=lambda name: KNOBS[name].order)}
+
+
+def build_settings(best: BestConfig) -> Values:
+    """Return the values that are applied to the pipeline, not to its calls."""
+    return {name: value for name, value in differing(best).items() if KNOBS[name].acts == "build"}
