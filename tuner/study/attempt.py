@@ -35,8 +35,8 @@ from tuner.search.plan import Observed, Work
 from tuner.space.candidates import build_key, build_values, image_key
 from tuner.study.events import CallObserved, Event, NoiseFloorMeasured, Note, StageEntered, TrialEnded
 from tuner.study.repetition import RepetitionAttempt
-from tuner.study.stops import stop_if_disk_full, stop_if_throttled
 from tuner.study.slots import max_slots
+from tuner.study.stops import stop_if_disk_full, stop_if_throttled
 from tuner.study.store import Store
 from tuner.timing import prediction
 
