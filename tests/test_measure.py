@@ -19,7 +19,7 @@ from tuner.records.codec import Estimate
 from tuner.records.machine import GpuUse
 from tuner.timing import intervals, measure
 from tuner.timing.intervals import MIN_SAMPLES, median_interval
-from tuner.timing.measure import Clock, Throttled, time_call, warm_up
+from tuner.timing.measure import Clock, StoppingRule, Throttled, time_call, warm_up
 
 HOST = Clock()
 
@@ -126,7 +126,7 @@ def test_the_median_is_the_middle_whatever_the_order() -> None:
 
 def test_it_stops_when_the_interval_is_narrow(clocked: Start) -> None:
     clock = clocked(cycle([1.0, 1.001, 0.999]))
-    timing = measure.measure(clock, HOST, batch=4, allowance_s=1000)
+    timing = measure.measure(clock, HOST, batch=4, rule=StoppingRule(1000))
     assert timing.stopped == "interval within target"
     assert timing.samples == clock.calls == MIN_SAMPLES
     assert timing.latency_s.value == pytest.approx(1.0, rel=1e-3)
@@ -135,7 +135,7 @@ def test_it_stops_when_the_interval_is_narrow(clocked: Start) -> None:
 
 def test_it_stops_when_the_allowance_is_spent(clocked: Start) -> None:
     clock = clocked(cycle([1.0, 1.9]))
-    timing = measure.measure(clock, HOST, batch=1, allowance_s=30)
+    timing = measure.measure(clock, HOST, batch=1, rule=StoppingRule(30))
     assert timing.stopped == "time allowance spent"
     assert timing.samples == clock.calls == 21  # 20 take 29 s
     assert timing.latency_s.low == 1.0
@@ -145,7 +145,7 @@ def test_it_stops_when_the_allowance_is_spent(clocked: Start) -> None:
 def test_six_samples_are_taken_even_when_the_first_spends_the_allowance(
     clocked: Start,
 ) -> None:
-    timing = measure.measure(clocked(cycle([5.0, 9.0])), HOST, batch=1, allowance_s=0.0)
+    timing = measure.measure(clocked(cycle([5.0, 9.0])), HOST, batch=1, rule=StoppingRule(0.0))
     assert timing.samples == MIN_SAMPLES
     assert timing.stopped == "time allowance spent"
 
@@ -153,7 +153,7 @@ def test_six_samples_are_taken_even_when_the_first_spends_the_allowance(
 def test_noise_costs_samples_until_the_interval_is_narrow(clocked: Start) -> None:
     random = np.random.default_rng(0)
     clock = clocked(float(value) for value in random.normal(1.0, 0.01, size=100_000))
-    timing = measure.measure(clock, HOST, batch=1, allowance_s=10_000)
+    timing = measure.measure(clock, HOST, batch=1, rule=StoppingRule(10_000))
     assert timing.stopped == "interval within target"
     assert timing.samples > MIN_SAMPLES
     assert (timing.latency_s.high - timing.latency_s.low) / 2 <= 0.005 * timing.latency_s.value
@@ -167,7 +167,7 @@ def test_it_looks_ever_more_seldom(clocked: Start, monkeypatch: pytest.MonkeyPat
         return median_interval(samples)
 
     monkeypatch.setattr(measure, "latency_interval", look)
-    measure.measure(clocked(cycle([1.0, 1.9])), HOST, batch=1, allowance_s=60)
+    measure.measure(clocked(cycle([1.0, 1.9])), HOST, batch=1, rule=StoppingRule(60))
     assert looks == [6, 9, 14, 21, 32, 42], "the last when the time was spent"
 
 
@@ -176,7 +176,7 @@ def test_the_95th_percentile_is_told_where_the_samples_are_enough(
     clocked: Start, allowance_s: float, samples: int, p95: float | None
 ) -> None:
     durations = chain([2.0] * 3, cycle([0.9, 1.0]))
-    timing = measure.measure(clocked(durations), HOST, batch=1, allowance_s=allowance_s)
+    timing = measure.measure(clocked(durations), HOST, batch=1, rule=StoppingRule(allowance_s))
     assert (timing.samples, timing.latency_p95_s) == (samples, p95)
 
 
@@ -199,13 +199,13 @@ def test_a_call_is_timed_with_the_device_idle_at_both_ends(clocked: Start) -> No
 
 def test_the_devices_own_clock_is_told_where_there_is_one(clocked: Start) -> None:
     call = clocked(cycle([1.0, 1.001, 0.999]))
-    timing = measure.measure(call, Device(call), batch=1, allowance_s=1000)
+    timing = measure.measure(call, Device(call), batch=1, rule=StoppingRule(1000))
     assert timing.device_s is not None
     assert timing.device_s.value == pytest.approx(0.99 * timing.latency_s.value)
 
 
 def test_on_a_cpu_what_needs_a_gpu_is_absent(clocked: Start) -> None:
-    timing = measure.measure(clocked(repeat(1.0)), HOST, batch=1, allowance_s=1000)
+    timing = measure.measure(clocked(repeat(1.0)), HOST, batch=1, rule=StoppingRule(1000))
     assert timing.device_s is None
     assert timing.gpu is None
 
@@ -257,7 +257,7 @@ def test_short_calls_warm_up_for_as_long_as_is_allowed(clocked: Start) -> None:
 def test_a_discarded_sample_counts_for_nothing_and_is_followed_by_a_pause(clocked: Start) -> None:
     call = clocked(chain([5.0, 5.0, 5.0], repeat(1.0)))
     watch = Watcher(chain(["HW power brake"] * 3, repeat(None)))
-    timing = measure.measure(call, HOST, batch=1, allowance_s=1000, monitor=watch)
+    timing = measure.measure(call, HOST, batch=1, rule=StoppingRule(1000), monitor=watch)
     assert timing.samples == MIN_SAMPLES
     assert timing.latency_s.high == 1.0
     assert watch.begun == call.calls == MIN_SAMPLES + 3
@@ -277,7 +277,7 @@ def test_a_discarded_sample_counts_for_nothing_and_is_followed_by_a_pause(clocke
 )
 def test_a_stalled_call_does_not_count_and_is_made_again(clocked: Start, durations: list[float], stalled: int) -> None:
     call = clocked(chain(durations, repeat(0.2)))
-    timing = measure.measure(call, HOST, batch=1, allowance_s=0.0)
+    timing = measure.measure(call, HOST, batch=1, rule=StoppingRule(0.0))
     assert (timing.stalled_calls, timing.samples) == (stalled, MIN_SAMPLES)
     assert call.calls == MIN_SAMPLES + stalled
     if stalled:
@@ -287,26 +287,26 @@ def test_a_stalled_call_does_not_count_and_is_made_again(clocked: Start, duratio
 def test_pauses_do_not_grow_for_ever(clocked: Start) -> None:
     call = clocked(repeat(1.0))
     watch = Watcher(chain(["HW slowdown"] * 9, repeat(None)))
-    measure.measure(call, HOST, batch=1, allowance_s=1000, monitor=watch)
+    measure.measure(call, HOST, batch=1, rule=StoppingRule(1000), monitor=watch)
     assert call.slept[-1] == call.slept[-2] == measure.MAX_PAUSE_S
 
 
 def test_no_accepted_sample_is_a_failure_by_name(clocked: Start) -> None:
     call = clocked(repeat(1.0))
     with pytest.raises(Throttled, match="6 of 6 calls were discarded, the last: SW thermal"):
-        measure.measure(call, HOST, batch=1, allowance_s=4.0, monitor=Watcher(repeat("SW thermal slowdown")))
+        measure.measure(call, HOST, batch=1, rule=StoppingRule(4.0), monitor=Watcher(repeat("SW thermal slowdown")))
 
 
 def test_too_few_accepted_samples_have_no_interval_and_fail_too(clocked: Start) -> None:
     watch = Watcher(chain([None] * (MIN_SAMPLES - 1), repeat("HW slowdown")))
     with pytest.raises(Throttled, match="6 of 11 calls"):
-        measure.measure(clocked(repeat(1.0)), HOST, batch=1, allowance_s=0.0, monitor=watch)
+        measure.measure(clocked(repeat(1.0)), HOST, batch=1, rule=StoppingRule(0.0), monitor=watch)
 
 
 def test_a_brake_after_enough_samples_ends_the_timing(clocked: Start) -> None:
     call = clocked(cycle([1.0, 1.1]))
     watch = Watcher(chain([None] * 7, repeat("HW slowdown")))
-    timing = measure.measure(call, HOST, batch=1, allowance_s=20.0, monitor=watch)
+    timing = measure.measure(call, HOST, batch=1, rule=StoppingRule(20.0), monitor=watch)
     assert timing.samples == 7
     assert timing.stopped == "time allowance spent"
 

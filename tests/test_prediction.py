@@ -24,7 +24,7 @@ from tuner.records.protocol import Job, Point, PointDone
 from tuner.space import reader
 from tuner.space.candidates import build_values
 from tuner.timing import prediction
-from tuner.timing.measure import Clock, measure, warm_up
+from tuner.timing.measure import Clock, StoppingRule, measure, warm_up
 from tuner.worker.bench import Bench
 from tuner.worker.calls import PipelineCalls
 from tuner.worker.timing import Timer
@@ -137,7 +137,7 @@ def test_real_calls_are_predicted() -> None:
             time.sleep(0.01)
 
         warm_up(call, Clock(), lambda: 0)
-        return measure(call, Clock(), batch=1, allowance_s=0.3).latency_s
+        return measure(call, Clock(), batch=1, rule=StoppingRule(0.3)).latency_s
 
     cost = prediction.fit({2: timed(2), 16: timed(16)})
     assert prediction.predict(cost, 8).value == pytest.approx(timed(8).value, rel=0.25)

@@ -14,7 +14,8 @@ from tuner.records.model import Workload
 from tuner.records.outcome import Components
 from tuner.records.protocol import Point
 from tuner.timing import measure
-from tuner.timing.measure import Clock
+from tuner.timing.measure import Clock, StoppingRule
+from tuner.worker.bench import Bench
 from tuner.worker.calls import PipelineCalls
 from tuner.worker.timing import Timer
 from tuner.worker.weights import no_weights
@@ -37,7 +38,7 @@ class SlowCalls:
         channel = make_channel()
         job: Any = SimpleNamespace(
             environment=environment.detect("cpu"), reference=None, model=None, build=build,
-            workload=Workload(prompts=("a",), seeds=(0,)), allowance_s=0.0, points=(), standing=None,
+            workload=Workload(prompts=("a",), seeds=(0,)), allowance_s=0.0, points=(), standing=None, sweep_s=None,
         )  # fmt: skip
         log = SimpleNamespace(read=lambda: SimpleNamespace(unique_graphs=0, recompiles=()))
         tracer: Any = SimpleNamespace(profiled=False, compile_log=log, graph_count=lambda: 0)
@@ -113,7 +114,7 @@ def test_other_calls_are_made_whole(monkeypatch: pytest.MonkeyPatch, point: Poin
 def test_slow_calls_take_few_samples(monkeypatch: pytest.MonkeyPatch, durations: list[float], samples: int) -> None:
     seconds = iter(durations * 3)
     monkeypatch.setattr(measure, "time_call", lambda *_: (taken := next(seconds), taken))
-    timing = measure.measure(lambda: None, DeviceClock(), batch=1, allowance_s=1e9 if samples == 5 else 0.0)
+    timing = measure.measure(lambda: None, DeviceClock(), batch=1, rule=StoppingRule(1e9 if samples == 5 else 0.0))
     assert timing.samples >= samples
     assert timing.latency_s.low <= min(durations[:3], key=lambda taken: abs(taken - timing.latency_s.value))
 
@@ -147,3 +148,50 @@ def test_calls_of_a_cpu_are_made_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     timing, _ = timer.time(a_point(28))
     assert (timing.predicted_from, timing.samples) == (None, 6)
     assert set(slow.made) == {28}
+
+
+@pytest.mark.parametrize(("worth_s", "is_dominated"), [(3.0, True), (4.0, False), (None, False)])
+def test_slow_calls_are_not_judged_where_a_quicker_one_is_as_good(
+    monkeypatch: pytest.MonkeyPatch, worth_s: float | None, is_dominated: bool
+) -> None:
+    """A call takes 3.8 s."""
+    bench, point = a_bench(monkeypatch, a_point(28, worth_s=worth_s))
+    assert bench.measure(point).is_dominated is is_dominated
+    assert bench.judged == ([] if is_dominated else [point])
+    bench.timer.is_slow = False
+    assert not bench.is_dominated(point, bench.timer.timings[12, 1]), "quick ones are judged all"
+
+
+@pytest.mark.parametrize(
+    ("sweep_s", "points", "left_out"),
+    [
+        pytest.param(
+            50.0, [a_point(28), a_point(20), a_point(14)], [False, False, True], id="16 calls of 3 s, of 2.4 s"
+        ),
+        pytest.param(2.0, [a_point(28), a_point(20)], [False, True], id="little time"),
+        pytest.param(None, [a_point(28), a_point(20)], [False, False], id="all the time"),
+    ],
+)
+def test_other_step_counts_of_slow_calls_are_left_out_if_their_images_take_long(
+    monkeypatch: pytest.MonkeyPatch, sweep_s: float | None, points: list[Point], left_out: list[bool]
+) -> None:
+    points = [Point(index=index, folder="", steps=point.steps, batch=1) for index, point in enumerate(points)]
+    bench, _ = a_bench(monkeypatch, points[0])
+    bench.job = SimpleNamespace(**vars(bench.job) | {"sweep_s": sweep_s, "is_baseline": False})
+    bench.timer.job = bench.job
+    bench.timer.time(points[0])
+    assert [bench.leaves_out(point) for point in points] == left_out
+
+
+def a_bench(monkeypatch: pytest.MonkeyPatch, point: Point) -> tuple[Any, Point]:
+    """A bench whose pipeline is slow, and which remembers what it judges."""
+    timer = SlowCalls().timer(monkeypatch)
+    timer.job.workload = Workload(prompts=("a",) * 64, seeds=tuple(range(64)))
+    timer.warm_up(point)
+    bench = Bench(timer.job, timer.calls.channel, no_weights(timer.job))
+    bench.calls, bench.timer = timer.calls, timer
+    judged: list[Point] = []
+    monkeypatch.setattr(bench, "score", lambda point: judged.append(point))
+    monkeypatch.setattr("tuner.worker.bench.skipped_share", lambda *_: None)
+    bench.judged = judged  # type: ignore[attr-defined]
+    return bench, point

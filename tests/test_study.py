@@ -23,6 +23,7 @@ from tuner.records.protocol import (
     Point,
     PointDone,
     PointFailed,
+    PointLeftOut,
     StageStarted,
     WorkerFailed,
 )
@@ -95,6 +96,46 @@ def test_a_prediction_that_did_not_hold_is_said_to_have_not(bench: Bench, worker
     assert worst.error == pytest.approx(-0.1)
     assert not worst.held
     assert any("-10.00%" in note and "more than" in note for note in bench.told.notes)
+
+
+# ---- slow calls -----------------------------------------------------------------------------------------------------
+
+
+def test_a_candidate_need_not_be_judged_if_a_quicker_one_is_as_good(bench: Bench, workers: Workers) -> None:
+    def work(job: Job) -> Iterator[Message]:
+        for message in workers(job):
+            worth_s = job.points[message.index].worth_s if isinstance(message, PointDone) else None
+            if isinstance(message, PointDone) and worth_s is not None and message.timing.latency_s.low > worth_s:
+                message = msgspec.structs.replace(message, quality=None, is_dominated=True)
+            yield message
+
+    honest, bench.work = workers.seconds, work
+    workers.seconds = lambda job, point: honest(job, point) * (2.0 if point.steps == 20 else 1.0)  # type: ignore[method-assign]
+    best = bench.run(trials=14)
+    unjudged = [outcome for outcome in bench.outcomes() if outcome.quality is None]
+    assert unjudged
+    assert all(outcome.status == "measured" for outcome in unjudged)
+    quickest_s = min(
+        outcome.timing.latency_s.high for outcome in bench.outcomes() if outcome.quality and outcome.timing
+    )
+    assert all(outcome.timing and outcome.timing.latency_s.low > quickest_s for outcome in unjudged)
+    assert best.chosen.trial not in {outcome.number for outcome in unjudged}
+    assert bench.run(trials=14) == best, "a finished study of them is opened again"
+
+
+def test_step_counts_that_were_left_out_are_tried_on_the_best_build(bench: Bench, workers: Workers) -> None:
+    def work(job: Job) -> Iterator[Message]:
+        for message in workers(job):
+            if isinstance(message, PointDone) and message.index > 0:
+                yield PointLeftOut(index=message.index)
+            else:
+                yield message
+
+    bench.work = work
+    bench.run(trials=12)
+    kept = [outcome for outcome in bench.outcomes() if outcome.purpose != "confirm"]
+    assert [outcome.values["steps"] for outcome in kept if outcome.purpose == "baseline"] == [28]
+    assert {outcome.values["steps"] for outcome in kept} == {28, 20, 14, 10, 6}
 
 
 # ---- the latency target ---------------------------------------------------------------------------------------------

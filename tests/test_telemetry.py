@@ -17,7 +17,7 @@ from tuner.hardware import telemetry
 from tuner.hardware.telemetry import GpuMonitor, Nvml, OwnUse, UnavailableMonitor, other_users_warning
 from tuner.records.codec import decode, encode
 from tuner.records.machine import GpuUse
-from tuner.timing.measure import Clock, Throttled, measure
+from tuner.timing.measure import Clock, StoppingRule, Throttled, measure
 
 IDLE, LOCKED, CAP, HW, SW_HEAT, HW_HEAT, BRAKE = 0x001, 0x002, 0x004, 0x008, 0x020, 0x040, 0x080
 SOURCE = "".join(Path(str(module.__file__)).read_text() for module in (nvml_module, telemetry))
@@ -158,7 +158,7 @@ def test_without_nvml_every_call_counts_and_it_is_said_why(nvml: FakeNvml) -> No
     nvml.missing = {"nvmlInit"}
     blind = Nvml(UUID, None, nvml).monitor()
     assert isinstance(blind, UnavailableMonitor)
-    timing = measure(lambda: None, Clock(), batch=1, allowance_s=0.0, monitor=blind)
+    timing = measure(lambda: None, Clock(), batch=1, rule=StoppingRule(0.0), monitor=blind)
     assert timing.gpu == GpuUse(unavailable_reasons=("NVML: Not Supported",))
 
 
@@ -290,7 +290,7 @@ def test_a_gpu_under_a_brake_all_the_time_fails_the_timing_by_name(nvml: FakeNvm
     monkeypatch.setattr("tuner.timing.measure.FIRST_PAUSE_S", 0.0)
     nvml.reasons = HW_HEAT
     with pytest.raises(Throttled, match="HW thermal slowdown"):
-        measure(lambda: None, Clock(), batch=1, allowance_s=0.0, monitor=monitor_of(nvml))
+        measure(lambda: None, Clock(), batch=1, rule=StoppingRule(0.0), monitor=monitor_of(nvml))
 
 
 def test_energy_is_that_of_the_calls_that_count(nvml: FakeNvml) -> None:
@@ -462,7 +462,7 @@ def test_a_real_gpu_is_watched_while_it_works() -> None:
     warm_up(call, CudaClock(), lambda: 0)
     monitor = Nvml.for_torch().monitor()
     assert isinstance(monitor, GpuMonitor)
-    timing = measure(call, CudaClock(), batch=1, allowance_s=5.0, monitor=monitor)
+    timing = measure(call, CudaClock(), batch=1, rule=StoppingRule(5.0), monitor=monitor)
     assert timing.device_s is not None
     assert timing.device_s.value == pytest.approx(timing.latency_s.value, rel=0.02)
     use = timing.gpu

@@ -148,12 +148,12 @@ def run_study(folder: Path, request: Request, limits: Limits, model_name: str) -
     from tuner.report.conclusion import interruption
     from tuner.report.live import make_display
     from tuner.study.loop import Study
-    from tuner.study.slots import max_slots
+    from tuner.study.slots import PARTNER, max_slots
     from tuner.study.store import Store
 
     title = f"{model_name} ({request.model.pipeline_class}) on {request.environment.device_name}"
     display = make_display(sys.stdout, request.space.baseline)
-    device, places = Device(name=request.environment.device), max_slots(request.environment)
+    device, places = Device(name=request.environment.device), max_slots(request.environment) + PARTNER
     with (
         Store(folder, request) as store,
         LocalExecutor([device], make_launcher(store.paths.cache, store.paths.template_log), slots=places) as executor,

@@ -17,7 +17,8 @@ class Point(Record):
 
     With `score` its images are scored. With `spot_check` a few are compared with those of another build, and scored
     only if they differ. With `predict` its latency is computed from two or more earlier points of the job, if that is
-    possible. With `whole` its calls are made with all their steps, however slow they are.
+    possible. With `whole` its calls are made with all their steps, however slow they are. Images of slow calls are not
+    scored if a call takes longer than `worth_s`.
     """
 
     index: Count
@@ -28,6 +29,7 @@ class Point(Record):
     spot_check: SpotCheck | None = None
     predict: bool = False
     whole: bool = False
+    worth_s: NonNegative | None = None
 
 
 class Standing(Record):
@@ -99,8 +101,8 @@ class BuildDone(Record, tag="build"):
 class PointDone(Record, tag="point"):
     """A worker's message: one call point is measured.
 
-    `quality` is None if the images passed the spot check or were not asked for. `skipped_share` is the share of their
-    steps in which a cache skipped work, None without a cache.
+    `quality` is None if the images passed the spot check, were not asked for, or are not worth it (`is_dominated`).
+    `skipped_share` is the share of their steps in which a cache skipped work, None without a cache.
     """
 
     index: Count
@@ -108,6 +110,7 @@ class PointDone(Record, tag="point"):
     memory: Memory
     quality: Quality | None
     skipped_share: Share | None = None
+    is_dominated: bool = False
 
 
 class PointLeftOut(Record, tag="left out"):

@@ -39,8 +39,8 @@ COMPILE_S = {"cpu": 15.0, "cuda": 45.0}
 """Seconds to compile, over builds that compile all, some or nothing. On an H200 a first call took 43 s (FLUX.1-dev,
 regional), 20 s (Wan 2.1 1.3B, regional) and 146 s (SDXL, whole); later builds find some of the code in the cache."""
 
-GOOD_BUILDS = 3
-"""Builds, of several step counts each, that a budget must have room for to be called enough."""
+GOOD_BUILDS = 8
+"""Builds that a budget must have room for to be called enough: the recipes, and a few that are searched."""
 
 RESERVED_PAIRS = 3
 """Pairs of baseline and candidate that confirm the result."""

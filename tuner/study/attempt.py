@@ -32,6 +32,7 @@ from tuner.records.quality import Quality, Reference, SpotCheck
 from tuner.search.budget import Budget
 from tuner.search.history import History
 from tuner.search.plan import Observed, Work
+from tuner.search.pruning import latency_to_beat_s
 from tuner.space.candidates import build_key, build_values, image_key
 from tuner.study.events import CallObserved, Event, NoiseFloorMeasured, Note, StageEntered, TrialEnded
 from tuner.study.repetition import RepetitionAttempt
@@ -39,6 +40,9 @@ from tuner.study.slots import max_slots
 from tuner.study.stops import stop_if_disk_full, stop_if_throttled
 from tuner.study.store import Store
 from tuner.timing import prediction
+
+DOMINATED = "a quicker one is as good as the untouched pipeline"
+"""Why the images of a trial were not judged."""
 
 
 class BuildAttempt:
@@ -101,8 +105,13 @@ class BuildAttempt:
             steps=int(values["steps"]),
             batch=int(values["batch"]),
             spot_check=self._spot_check(values),
+            worth_s=self._worth_s(int(values["batch"])),
             predict=int(values["steps"]) not in prediction.step_counts_to_measure(steps) and not uneven_steps(values),
         )
+
+    def _worth_s(self, batch: int) -> float | None:
+        to_beat_s = latency_to_beat_s(self.history) if 0 in self.history.outcomes else None
+        return None if to_beat_s is None else batch * to_beat_s
 
     def _reference(self) -> Reference | None:
         baseline = self.history.outcomes.get(0)
@@ -139,7 +148,7 @@ class BuildAttempt:
             self.build = without_standstill(message.build, self.stood_still_s)
             yield from self._judge(self.build)
         elif isinstance(message, PointDone):
-            yield from self._settle(message.index, self._measured(message))
+            yield from self._settle(message.index, self._measured(message), DOMINATED if message.is_dominated else "")
         elif isinstance(message, PointLeftOut):
             self.settled.add(message.index)
         elif isinstance(message, NoiseFound):
@@ -203,7 +212,7 @@ class BuildAttempt:
             status="measured",
             timing=message.timing,
             memory=message.memory,
-            quality=message.quality or self._reused(message.index),
+            quality=None if message.is_dominated else message.quality or self._reused(message.index),
             cost_usd_per_1000_images=self.history.cost(message.timing),
             skipped_share=message.skipped_share,
         )
@@ -235,13 +244,13 @@ class BuildAttempt:
             **result,  # type: ignore[arg-type]
         )
 
-    def _settle(self, index: int, outcome: Outcome) -> Iterator[Event]:
+    def _settle(self, index: int, outcome: Outcome, remark: str = "") -> Iterator[Event]:
         """End a point, once."""
         if index in self.settled:
             return
         self.settled.add(index)
         reused = outcome.quality.reused_from if outcome.quality else None
-        remark = f"images of trial {reused}" if reused is not None else ""
+        remark = f"images of trial {reused}" if reused is not None else remark
         yield TrialEnded(outcome, remark, None if index == 0 else self.folder(index))
 
 

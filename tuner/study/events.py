@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import singledispatchmethod
 from pathlib import Path
@@ -153,6 +154,8 @@ class Publisher:
         self.history = history
         self.budget = budget
         self.display = display
+        self.writer = ThreadPoolExecutor(max_workers=1)
+        self.written: Future[None] | None = None
 
     @singledispatchmethod
     def publish(self, event: Event) -> None:
@@ -200,7 +203,7 @@ class Publisher:
         self.store.acknowledge(outcome)
         self.history.outcomes[outcome.number] = outcome
         self._keep_time()
-        trial_events.write(self.store.paths.trial(outcome.number), outcome, self.history.space)
+        self._write_board(outcome)
         is_on_front = any(point.number == outcome.number for point in finalists(self.history) if point.number)
         flags = outcome.quality.flags if outcome.quality else ()
         remarks = filter(None, (event.remark, "on the front" if is_on_front else "", *flags))
@@ -214,7 +217,7 @@ class Publisher:
         self._keep_time()
         trial = self.history.settled(self.history.outcomes[event.outcome.number])
         self.store.correct(trial)
-        trial_events.write(self.store.paths.trial(trial.number), trial, self.history.space)
+        self._write_board(trial)
         self.display.trial_ended(event.outcome, "repeated in a fresh process")
         self.show_front()
 
@@ -242,6 +245,7 @@ class Publisher:
             outcome.number: "doubtful" if is_in_doubt(self.history, outcome) else "front" for outcome in finalists
         }
         places[chosen.number] = "chosen"
+        self._await_board()
         settled = self.history.all_settled()
         for outcome in settled:
             folder, place = self.store.paths.trial(outcome.number), places.get(outcome.number)
@@ -252,6 +256,23 @@ class Publisher:
         text = conclusion(request, self.history, chosen.number, self.store.folder)
         study_events.write(self.store.paths.trials, settled, places, get_metric(request.quality.metric).title, text)
         self._keep_time()
+
+    def close(self) -> None:
+        """Finish what is being written."""
+        self._await_board()
+        self.writer.shutdown()
+
+    def _write_board(self, outcome: Outcome) -> None:
+        """Write a trial's events for TensorBoard in another thread: to read and shrink large images takes seconds."""
+        self._await_board()
+        folder = self.store.paths.trial(outcome.number)
+        self.written = self.writer.submit(trial_events.write, folder, outcome, self.history.space)
+
+    def _await_board(self) -> None:
+        """Wait until nothing is being written. Raises the exception of the last write, once."""
+        written, self.written = self.written, None
+        if written is not None:
+            written.result()
 
     def _as_trial(self, outcome: Outcome, folder: Path) -> Outcome:
         number = self.store.enter(outcome.values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 
 from tuner.board import shown_traces
 from tuner.errors import BadInput, StudyFailed
@@ -77,7 +78,7 @@ class Study:
             self.note("this study is finished: give a longer --budget, or more --trials, to go on")
             return finished if finished.price == self.store.request.price else self.reprice(finished)
         self.store.begin(self.budget.limits)
-        with self.stages.run():
+        with self.stages.run(), closing(self.publisher):
             self.export_so_far()
             self.measure_baseline()
             return self.finish(self.choose())

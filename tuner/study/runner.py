@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from tuner.execution.executor import Ended, Executor, Handle, StoodStill
-from tuner.records.outcome import Device, Failure, Outcome
+from tuner.records.outcome import Device, Failure, Outcome, Pair
 from tuner.records.protocol import Job, Message, TurnEnded
 from tuner.search.history import InFlight
 from tuner.search.strategy import Proposal, Strategy
@@ -32,13 +32,17 @@ NEVER = float("inf")
 
 @dataclass
 class Flight:
-    """An attempt that runs. It is `crowded` if another ran beside it, and runs `again` if that made it fail."""
+    """An attempt that runs. It is `crowded` if another ran beside it, and runs `again` if that made it fail.
+
+    `standing_pair` is its pair if both of that run at the same time.
+    """
 
     proposal: Proposal
     attempt: Attempt
     handle: Handle
     running: InFlight
     is_alone: bool
+    standing_pair: Pair | None = None
     is_crowded: bool = False
     runs_again: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
@@ -66,8 +70,6 @@ class Runner:
         self.flights: dict[str, Flight] = {}
         self.alone: list[Proposal] = []
         """What failed because of a neighbour, to be run again without one."""
-        self.postponed: Proposal | None = None
-        """The first of a pair, until there is room for both."""
 
     def exhaust(self, strategy: Strategy) -> None:
         """Run what a strategy proposes until it has nothing more to propose."""
@@ -81,7 +83,6 @@ class Runner:
                 self.stop_late(strategy)
                 self.fill(strategy)
         finally:
-            self.postponed = None
             for flight in list(self.flights.values()):
                 self.end(flight)
 
@@ -91,33 +92,45 @@ class Runner:
             if self.alone:
                 self.start(self.alone.pop(0), device, is_alone=True)
                 continue
-            proposal, self.postponed = self.postponed or strategy.propose(self.history, device), None
+            proposal = strategy.propose(self.history, device)
             if proposal is None:
                 return
-            if self.lacks_room_for_pair(proposal):
-                self.postponed = proposal
-                return
-            if proposal.refusal is None:
-                self.start(proposal, device)
-            else:
-                number = self.store.enter(proposal.values) if proposal.number is None else proposal.number
-                self.publisher.publish(CandidateRefused(number, proposal.values, proposal.refusal))
+            is_first = self.is_standing(proposal) and proposal.pair not in self.standing_pairs()
+            self.begin(proposal, device)
+            partner = strategy.propose(self.history, device) if is_first and device in self.executor.free() else None
+            if partner is not None:
+                self.begin(partner, device)
+
+    def begin(self, proposal: Proposal, device: Device) -> None:
+        """Start an attempt, or record why it is refused."""
+        if proposal.refusal is None:
+            self.start(proposal, device)
+            return
+        number = self.store.enter(proposal.values) if proposal.number is None else proposal.number
+        self.publisher.publish(CandidateRefused(number, proposal.values, proposal.refusal))
+
+    def is_standing(self, proposal: Proposal) -> bool:
+        """Return whether the two of a pair run at the same time."""
+        return proposal.pair is not None and self.room() > 1
+
+    def standing_pairs(self) -> set[Pair | None]:
+        """Return the pairs that run now."""
+        return {flight.standing_pair for flight in self.flights.values()}
 
     def free_device(self) -> Device | None:
-        """Return where another attempt may start, or None. What runs alone gets no neighbour."""
+        """Return where another attempt may start, or None. What runs alone gets no neighbour.
+
+        The two of a pair take the room of one, since their calls alternate.
+        """
         is_one_alone = bool(self.alone) or any(flight.is_alone for flight in self.flights.values())
-        if len(self.flights) >= (1 if is_one_alone else self.room()):
+        taken = {flight.standing_pair or flight.handle.id for flight in self.flights.values()}
+        if len(taken) >= (1 if is_one_alone else self.room()):
             return None
         return next(iter(self.executor.free()), None)
 
-    def lacks_room_for_pair(self, proposal: Proposal) -> bool:
-        """Return whether a proposal is the first of a pair whose two would run at once if fewer others ran."""
-        is_first = proposal.pair is not None and all(f.proposal.pair != proposal.pair for f in self.flights.values())
-        return is_first and bool(self.flights) and self.room() - len(self.flights) < 2
-
     def start(self, proposal: Proposal, device: Device, *, is_alone: bool = False) -> None:
         """Start an attempt."""
-        is_standing = proposal.pair is not None and not is_alone and self.room() > 1
+        is_standing = self.is_standing(proposal) and not is_alone
         attempt: Attempt = (
             self.build(proposal, device)
             if proposal.repeats is None
@@ -132,7 +145,7 @@ class Runner:
             attempt.close()
             raise
         running = InFlight(attempt.number, attempt.sweep if isinstance(attempt, BuildAttempt) else ())
-        flight = Flight(proposal, attempt, handle, running, is_alone)
+        flight = Flight(proposal, attempt, handle, running, is_alone, proposal.pair if is_standing else None)
         self.flights[handle.id] = flight
         self.history.running.append(running)
         for each in self.flights.values():

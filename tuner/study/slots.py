@@ -13,6 +13,9 @@ MAX_SLOTS = {"cpu": 2, "cuda": 4}
 CORES_EACH = {"cpu": 1, "cuda": 4}
 """Cores that a worker needs to build while others do."""
 
+PARTNER = 1
+"""The second of a pair takes no room of its own: either of them stands still while the other is timed."""
+
 FREE_SHARE = 0.9
 """The share of a memory that workers may fill."""
 

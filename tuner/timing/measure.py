@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import compress
 from typing import Any, Protocol
 
@@ -23,6 +24,9 @@ SETTLED_RATIO = 0.995
 
 SLOW_CALL_S = 1.0
 """From this latency on a call of a GPU is slow, and fewer samples are taken: the longer a call, the less it varies."""
+
+SEARCH_HALF_WIDTH = 0.01
+"""The same for slow calls during the search: what is chosen is timed again, in pairs."""
 
 MIN_SLOW_SAMPLES = 3
 """Samples of a slow call. Of six calls of FLUX.1-dev on an H200 (5 s each) the latencies spread by 0.05 %."""
@@ -75,6 +79,17 @@ class CudaClock(Clock):
         return float(start.elapsed_time(end)) / 1e3
 
 
+@dataclass(frozen=True)
+class StoppingRule:
+    """How many seconds timing may take, and half the width of the interval of the median that is narrow enough.
+
+    The width is a share of the median.
+    """
+
+    allowance_s: float
+    half_width: float = TARGET_HALF_WIDTH
+
+
 class CallMonitor(Protocol):
     """Checks the device before and after each timed call."""
 
@@ -101,7 +116,7 @@ def time_call(call: Callable[[], object], clock: Clock) -> tuple[float, float]:
 
 
 def warm_up(call: Callable[[], object], clock: Clock, compiled: Callable[[], int], allowance_s: float = 0.0) -> WarmUp:
-    """Call until nothing more is compiled and the time no longer falls.
+    """Call until nothing more is compiled and the time no longer falls: one slow call of a GPU is enough.
 
     `compiled` returns how many graphs have been compiled so far. Gives up after eight calls or after `allowance_s`
     seconds, whichever is later; `settled` is then False.
@@ -115,7 +130,8 @@ def warm_up(call: Callable[[], object], clock: Clock, compiled: Callable[[], int
         if compiled() != before:
             latest.clear()
             continue
-        if seconds >= SETTLED_RATIO * min(latest, default=math.inf):
+        is_slow = clock.is_device_clock and seconds >= SLOW_CALL_S
+        if is_slow or seconds >= SETTLED_RATIO * min(latest, default=math.inf):
             return WarmUp(calls=calls, settled=True, last_call_s=seconds)
         latest.append(seconds)
     return WarmUp(calls=calls, settled=False, last_call_s=seconds)
@@ -165,12 +181,12 @@ def measure(
     call: Callable[[], object],
     clock: Clock,
     batch: int,
-    allowance_s: float,
+    rule: StoppingRule,
     monitor: CallMonitor | None = None,
     target_s: float | None = None,
     before_call: Callable[[], float] = lambda: 0.0,
 ) -> Timing:
-    """Time a warm call until the 95 % interval of the median is within 0.5 %, or until `allowance_s` is spent.
+    """Time a warm call until the 95 % interval of its median is narrow enough, or until the allowance is spent.
 
     Takes at least six samples, since fewer have no such interval, and of slow calls of a GPU three, whose mean has one
     by Student's t. A sample that `monitor` discards costs time but does
@@ -186,7 +202,7 @@ def measure(
     while True:
         started += before_call()
         host_s, device_s, reason = _time_monitored(call, clock, monitor)
-        is_time_up = time.perf_counter() - started >= allowance_s
+        is_time_up = time.perf_counter() - started >= rule.allowance_s
         if reason is None:
             samples.host_s.append(host_s)
             samples.device_s.append(device_s)
@@ -204,7 +220,7 @@ def measure(
         if not samples.are_enough:
             continue
         latency = latency_interval(samples.host_s)
-        has_converged = relative_half_width(latency) <= TARGET_HALF_WIDTH
+        has_converged = relative_half_width(latency) <= rule.half_width
         if has_converged or is_time_up:
             return Timing(
                 latency_s=latency,

@@ -13,7 +13,7 @@ from tuner.knobs.graphs import replays_cuda_graphs
 from tuner.quality.panel import SPOT_CHECKED
 from tuner.quality.race import MIN_PROMPTS_WITHIN
 from tuner.quality.similarity import MAX_PSNR_DB
-from tuner.records.outcome import Build
+from tuner.records.outcome import Build, Timing
 from tuner.records.protocol import CallTimed, Job, Point, PointDone
 from tuner.records.quality import Quality
 from tuner.timing import roofline
@@ -139,12 +139,18 @@ class Bench:
     def measure(self, point: Point) -> PointDone:
         """Measure latency and memory, then generate and score the images."""
         timing, memory = self.timer.known_timing(point) or self.timer.predict(point) or self.timer.time(point)
+        if self.is_dominated(point, timing):
+            return PointDone(index=point.index, timing=timing, memory=memory, quality=None, is_dominated=True)
         self.channel.enter("score", point.index)
         with self.calls.turn_on_cpu():
             quality = self.score(point)
         timing, memory = self.timer.check_prediction(point, timing, memory)
         share = skipped_share(self.calls.pipe, self.job.build) if point.score else None
         return PointDone(index=point.index, timing=timing, memory=memory, quality=quality, skipped_share=share)
+
+    def is_dominated(self, point: Point, timing: Timing) -> bool:
+        """Return whether a quicker configuration loses no quality, so that judging this one would tell nothing."""
+        return self.timer.is_slow and point.worth_s is not None and timing.latency_s.low > point.worth_s
 
     def score(self, point: Point) -> Quality | None:
         """Score a point's images, or return None if none were requested or they passed the spot check.

@@ -15,7 +15,15 @@ from tuner.records.protocol import Point
 from tuner.timing import disturbance, prediction
 from tuner.timing.components import time_components
 from tuner.timing.intervals import MIN_SAMPLES, median_interval
-from tuner.timing.measure import SLOW_CALL_S, measure, time_call, warm_up
+from tuner.timing.measure import (
+    SEARCH_HALF_WIDTH,
+    SLOW_CALL_S,
+    TARGET_HALF_WIDTH,
+    StoppingRule,
+    measure,
+    time_call,
+    warm_up,
+)
 from tuner.worker.blocks import Blocks
 from tuner.worker.calls import PipelineCalls
 from tuner.worker.failures import CompiledWhileTimed
@@ -167,7 +175,9 @@ class Timer:
 
     def _measure(self, call: Callable[[], object], point: Point, warmed_up: WarmUp) -> Timing:
         job, target_s = self.job, self.job.workload.latency_target_s
-        arguments = (call, self.calls.clock, point.batch, job.allowance_s, self._monitor(), target_s)
+        is_rough = self.is_slow and not point.whole
+        rule = StoppingRule(job.allowance_s, SEARCH_HALF_WIDTH if is_rough else TARGET_HALF_WIDTH)
+        arguments = (call, self.calls.clock, point.batch, rule, self._monitor(), target_s)
         if job.standing is None:
             return measure(*arguments)
         blocks = Blocks(self.calls.channel, job.standing, call, warmed_up.last_call_s or 0.0)
