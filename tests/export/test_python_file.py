@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import builtins
-import hashlib
 import json
 import os
 import runpy
@@ -17,8 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from drawing import kind
-from exports import candidate, choosing, written
+from exports import OWN_FILES, beside, candidate, choosing, drawn, of_tiny, undefined, written
 from test_export import CPU, example
 
 import tuner
@@ -26,42 +23,7 @@ from tuner.errors import BadInput
 from tuner.export.base import build_settings, read_tuned
 from tuner.export.python import Python
 from tuner.knobs import KNOBS
-from tuner.records.codec import Estimate, Value, Values
-from tuner.records.model import Model
-
-BESIDE: dict[str, Values] = {
-    "compile": {"compile.scope": "full"}, "inductor": {"compile.scope": "full", "compile.mode": "max-autotune"},
-    "graphs.scheduler_step": {"compile.scope": "full"}, "cache.threshold": {"cache.kind": "dbcache"},
-    "cache.interval": {"cache.kind": "pab"}, "cache.max_skip_steps": {"cache.kind": "mag"},
-    "inductor.coordinate_descent_check_all_directions": {
-        "compile.scope": "regional", "inductor.coordinate_descent_tuning": True
-    },
-    "inductor.conv_1x1_as_mm": {"compile.vae": True}, "attention.flash_impl": {"attention.backend": "_native_flash"},
-    "lora.scale": {"lora.file": "/weights/lora.safetensors"},
-}  # fmt: skip
-"""What a knob needs to be active."""
-
-OWN_FILES: dict[str, tuple[Value, ...]] = {
-    "quantization.gguf_file": ("/weights/model.gguf",), "vae.tiny": ("/weights/taesd", "madebyollin/taef1@main"),
-    "lora.file": ("/weights/lora", "a/b/c.safetensors@v1"),
-}  # fmt: skip
-
-
-def beside(name: str, value: Value) -> Values:
-    return {**BESIDE.get(name.partition(".")[0], {}), **BESIDE.get(name, {}), name: value}
-
-
-def undefined(text: str) -> set[str]:
-    """The names that a file reads, annotations included, and nothing in it binds."""
-    nodes = list(ast.walk(ast.parse(text)))
-    names = [node for node in nodes if isinstance(node, ast.Name)]
-    bound = {node.id for node in names if not isinstance(node.ctx, ast.Load)} | {"__name__"}
-    bound |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    bound |= {node.arg for node in nodes if isinstance(node, ast.arg)}
-    for node in nodes:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            bound |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-    return {node.id for node in names if not hasattr(builtins, node.id)} - bound
+from tuner.records.codec import Estimate, Values
 
 
 def imported(text: str) -> set[str]:
@@ -137,23 +99,6 @@ def load() -> Callable[[Path], Any]:
             return tuner.load(file)
 
     return quietly
-
-
-def drawn(tuned: Any, prompts: list[str]) -> str:
-    import numpy as np
-    import torch
-
-    generators = [torch.Generator().manual_seed(seed) for seed in range(tuned.call.batch)]
-    images = tuned.pipe(prompts, generator=generators, output_type="np", **tuned.call.arguments).images
-    return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
-
-
-def of_tiny(folder: Path, different: Values) -> Any:
-    name, workload = kind(folder).pipeline_class, example().workload
-    if name != "FluxPipeline":
-        workload = msgspec.structs.replace(workload, max_sequence_length=None, negative_prompt="grey")
-    model = Model(source=str(folder), revision=None, pipeline_class=name, scorer="demo")
-    return choosing(different, model=model, workload=workload)
 
 
 @pytest.mark.usefixtures("process_state")

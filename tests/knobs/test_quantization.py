@@ -326,7 +326,7 @@ import sys
 import torch
 from torch._dynamo.utils import counters
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
-from tuner.knobs.quantization import avoid_int8pack
+from tuner.knobs.torchao_configs import avoid_int8pack
 
 if sys.argv[1] == "kept":
     avoid_int8pack()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tuner.commands.arguments import Subparsers, trial_number
 
-FORMATS = ("python",)
+FORMATS = ("python", "diffusers", "cache-dit", "sglang", "vllm-omni")
 SUMMARY = "write a tuned configuration for other programs: plain Python, diffusers, servers"
 DESCRIPTION = """\
 Write the chosen configuration of a best_config.json in the words of another
@@ -22,7 +22,11 @@ examples:
 
 targets:
   python      a Python file that needs only torch, diffusers and what the
-              settings themselves need, and not this package
+              settings themselves need, and not this package; every setting
+  diffusers   Python in diffusers' own terms: PipelineQuantizationConfig, caches
+  cache-dit   a YAML file for cache_dit.load_configs
+  sglang      the command of SGLang Diffusion, with its diffusers backend
+  vllm-omni   the command of vLLM-Omni
 """
 
 

@@ -16,7 +16,7 @@ from tuner.errors import Unavailable
 from tuner.knobs.base import Knob, NoEffect, denoisers, for_each_denoiser, invalid_choice_reason
 from tuner.knobs.code import Code
 from tuner.knobs.conditions import capability, missing_capability, missing_package
-from tuner.knobs.torchao_configs import CONFIGS, INT4_GROUP
+from tuner.knobs.torchao_configs import CONFIGS, INT4_GROUP, avoid_int8pack
 from tuner.knobs.user_weights import unreadable_reason
 from tuner.model.diffusers_source import class_source
 from tuner.records.codec import Value
@@ -187,9 +187,13 @@ def has_kernels(module: Any, name: str, group: int) -> bool:
 
     if type(module) is not torch.nn.Linear or type(module.weight) is not torch.nn.Parameter:
         return False
-    if not BLOCK.search(name) or KEPT.search(name):
-        return False
-    return bool(module.out_features % 16 == 0 and module.in_features % group == 0)
+    return suits(name, module.out_features, module.in_features, group)
+
+
+def suits(name: str, outputs: int, inputs: int, group: int) -> bool:
+    """Return whether a linear layer of this name and these sides has many rows and sides that the kernels support."""
+    in_block = BLOCK.search(name) is not None and KEPT.search(name) is None
+    return in_block and outputs % 16 == 0 and inputs % group == 0
 
 
 def convert(denoiser: Any, scheme: str, layers: list[str]) -> None:
@@ -235,18 +239,6 @@ OTHER_LIBRARIES: Mapping[str, Callable[[Any, list[str]], None]] = {
     "bnb-nf4": convert_to_nf4,
     "quanto-int8": convert_with_quanto,
 }
-
-
-def avoid_int8pack() -> None:
-    """Make inductor widen int8 weights for the usual product, if it has compiled nothing in this process yet.
-
-    In bfloat16 it takes aten._weight_int8pack_mm instead, which on a GPU uses no tensor cores: a step of SDXL took
-    9.4 s on an H200, and 39 ms without quantization.
-    """
-    from torch._inductor.fx_passes import mkldnn_fusion, quantization
-
-    for patterns in (quantization, mkldnn_fusion):
-        patterns._register_woq_lowerings = lambda: None
 
 
 UNPACKED_ONLY: tuple[tuple[str, Value, str], ...] = (
