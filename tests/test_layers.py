@@ -22,7 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
             {"model", "timing"},
             {"hardware", "knobs", "quality", "trace"},
             {"space", "execution", "worker"},
-            {"result", "board"},
+            {"result", "board", "advisor"},
             {"search", "tuner"},
             {"report", "export"},
             {"study"},
@@ -49,7 +49,7 @@ STATIONS = {
 }
 """The only folders that each of these may import."""
 
-PARENT = ("study", "search", "execution", "report", "board", "result", "space", "export", "commands", "cli")
+PARENT = ("study", "search", "advisor", "execution", "report", "board", "result", "space", "export", "commands", "cli")
 """What runs in the parent process alone. The worker must not reach any of it, not even indirectly."""
 
 NEEDS_TORCH = {"trace/capture.py", "trace/dynamo.py", "trace/sync_lines.py"}

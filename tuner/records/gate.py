@@ -78,7 +78,7 @@ class TraceSummary(Record):
 
     The GPU waits for the host ("host wait") while its next work is not launched yet, and for itself ("kernel wait")
     between two launched kernels. Times by class, component, operator and kernel are the GPU's, or the CPU's if the
-    trace has no GPU work.
+    trace has no GPU work. `kernels_per_step` counts the GPU's kernels by class.
     """
 
     steps: Count
@@ -97,3 +97,4 @@ class TraceSummary(Record):
     copies: tuple[Copies, ...] = ()
     graph_launches_per_step: NonNegative | None = None
     graph_kernel_share: TraceShare | None = None
+    kernels_per_step: dict[str, NonNegative] = msgspec.field(default_factory=dict)

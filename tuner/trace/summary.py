@@ -44,6 +44,7 @@ def _gpu_fields(trace: Trace, times: Times, wall_us: float) -> dict[str, Any]:
     idle = {reason: time / wall_us for reason, time in idle_us(trace).items()}
     busy = covered_us(spans_of(trace.gpu_busy), *trace.window) / wall_us
     kernels = Counter(trace.host[trace.call_indices[kernel.correlation]].name for kernel in trace.kernels)
+    of_class = Counter(classes.classify_kernel(kernel.name) for kernel in trace.kernels)
     replayed = sum(count for name, count in kernels.items() if is_graph_launch(name))
     names = {event.name for event in trace.gpu_busy if event.cat == "kernel"}
     return {
@@ -55,6 +56,7 @@ def _gpu_fields(trace: Trace, times: Times, wall_us: float) -> dict[str, Any]:
         "top_kernels": times.shares(lambda part: part.name if part.name in names else None)[:_TOP],
         "copies": tuple(_copies(trace.gpu_work, steps)),
         "graph_launches_per_step": replays / steps,
+        "kernels_per_step": {name: count / steps for name, count in of_class.items()},
         "graph_kernel_share": replayed / len(trace.kernels) if trace.kernels else None,
     }
 

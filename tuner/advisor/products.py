@@ -1,0 +1,204 @@
+"""Effects on matrix products: their type, how many bits weights have, and how near they come to the device's rate."""
+
+from __future__ import annotations
+
+from tuner.advisor.call import (
+    ATTENTION,
+    CONVOLUTIONS,
+    COPIES,
+    ELEMENTWISE,
+    HOST,
+    IDLE,
+    PRODUCTS,
+    STEP_PARTS,
+    Change,
+    product_flop_per_s,
+)
+from tuner.advisor.effects import MARGIN, Effect, EffectOf, Facts, change, of_each
+from tuner.numbers import format_number, rounded
+from tuner.records.codec import Value
+
+FLOAT8, INT8, FLOAT8_ROW = "float8_e4m3fn", "int8", "float8_e4m3fn per row"
+"""Names of the rates that the roofline's probe measures."""
+
+QUANTIZED = 0.97
+"""The share of the products' time in layers that are quantized (see `quantizable`)."""
+
+RATES = {"fp8-dynamic-row": (FLOAT8_ROW, FLOAT8), "fp8-dynamic-tensor": (FLOAT8,), "int8-dynamic": (INT8,)}
+"""The rates that tell of a scheme's products, the better one first."""
+
+SCALING = {"fp8-dynamic-row": 0.03, "fp8-dynamic-tensor": 0.17, "int8-dynamic": 0.6}
+"""What quantizing activations adds to fused element-wise work: a scale of the whole tensor takes one more pass, int8
+products leave 32 bits to be scaled."""
+
+WRAPPER_S = {"fp8-weight-only": 22e-6, "int8-weight-only": 22e-6}
+WRAPPED_S = 57e-6
+"""Seconds that torchao's tensors cost the host for each product, measured on SDXL in regional compile on an H200."""
+
+WEIGHT_ONLY = {
+    "fp8-weight-only": (1.08, 0.98, 1.3, 0.5), "int8-weight-only": (1.06, 0.98, 1.3, 0.5),
+    "int4-weight-only": (25.0, 2.0, 40.0, 0.25), "bnb-nf4": (1.4, 1.05, 3.0, 0.25), "quanto-int8": (1.3, 1.0, 3.0, 0.5),
+}  # fmt: skip
+"""Schemes whose products stay in the pipeline's type: what remains of their time, and the weights' bytes. int4's kernel
+is for few rows, and a denoiser multiplies thousands."""
+
+UNMEASURED = {"mxfp8": (0.6, 0.45, 1.0, 0.4), "nvfp4": (0.4, 0.25, 1.0, 0.2)}
+"""Schemes of Blackwell, whose products are up to two and four times as fast as bfloat16's by its data sheet."""
+
+
+def rate_of(facts: Facts, dtype: str) -> float | None:
+    """Return the rate of large products of a type on this device; TF32's is about half of bfloat16's."""
+    rates = facts.roofline.flop_per_s
+    if dtype == "tf32":
+        return rates["bfloat16"] / 2 if "bfloat16" in rates else None
+    return rates.get(dtype)
+
+
+def reached(facts: Facts) -> float | None:
+    """Return the FLOP per second that the products of the call without the value reach, or None if unknown."""
+    values = facts.without
+    return product_flop_per_s(facts.call, facts.roofline, int(values["steps"]), int(values["batch"]))
+
+
+def to_peak(facts: Facts, factor: float, low: float, high: float) -> Change:
+    """Return the change of products that better kernels may bring to the device's rate, but not beyond."""
+    rate, peak = reached(facts), rate_of(facts, str(facts.without["precision.dtype"]))
+    least = 0.3 if rate is None or peak is None else min(1.0, rate / (peak * MARGIN))
+    low = max(low, least)
+    return change(PRODUCTS, max(factor, low), low, max(high, low), least)
+
+
+def tera(flop_per_s: float) -> str:
+    """Format a rate in TFLOP/s."""
+    return format_number(rounded(flop_per_s / 1e12, 3))
+
+
+def scheme(value: Value, facts: Facts) -> Effect:
+    """Products in 8 bits, or weights in fewer bits than their products."""
+    name, also = str(value), "less memory"
+    if name in WEIGHT_ONLY:
+        return _weight_only(name, facts)
+    if name in UNMEASURED:
+        factor, low, high, least = UNMEASURED[name]
+        return Effect("its products were not measured here", (change(PRODUCTS, factor, low, high, least),), also)
+    if name not in RATES:
+        return Effect("it is never offered")
+    known = [rate for rate in RATES[name] if rate in facts.roofline.flop_per_s]
+    now = reached(facts) or rate_of(facts, str(facts.without["precision.dtype"]))
+    overhead = (change(ELEMENTWISE, 1 + SCALING[name], 1.0, 1 + 2 * SCALING[name] + 0.1), _wrapped(name, facts))
+    if not known or not now:
+        changes = (change(PRODUCTS, 1.4, 0.6, 2.2, least=0.4), *overhead)
+        return Effect("the rate of its products is not known here", changes, also)
+    rate = facts.roofline.flop_per_s[known[0]]
+    factor, low, high, least = (1 - QUANTIZED + QUANTIZED * now / (rate * scale) for scale in (1.0, 1.06, 0.85, MARGIN))
+    changes = (change(PRODUCTS, factor, low, high, least), *overhead)
+    type_name = str(facts.without["precision.dtype"])
+    return Effect(f"they reach {tera(now)} TFLOP/s in {type_name} and {tera(rate)} in {known[0]} here", changes, also)
+
+
+def _wrapped(name: str, facts: Facts) -> Change:
+    """Return the change of the host's time: torchao's tensors take part in Python at each product."""
+    added_s = WRAPPER_S.get(name, WRAPPED_S) * facts.call.product_calls
+    if not facts.on_gpu or not facts.call.host_s:
+        return change(HOST, 1.0, 1.0, 1.0)
+    factor, low, high = (1 + added_s * scale / facts.call.host_s for scale in (1.0, 0.4, 1.8))
+    return change(HOST, factor, low, high, 1.0)
+
+
+def _weight_only(name: str, facts: Facts) -> Effect:
+    """Smaller weights are read faster, and are widened before each product."""
+    factor, low, high, bytes_left = WEIGHT_ONLY[name]
+    copies, size = facts.roofline.copy_bytes_per_s, facts.roofline.weight_bytes
+    # A copy reads and writes: reading alone is as fast.
+    reading_s = size / copies * int(facts.without["steps"]) if copies and size else 0.0
+    share = min(1.0, reading_s / max(facts.call.parts[PRODUCTS], 1e-12)) if facts.on_gpu else 1.0
+    least = 1 - share * (1 - bytes_left)
+    changes = (change(PRODUCTS, factor, min(1.0, max(low, least)), high, least), _wrapped(name, facts))
+    return Effect(
+        f"weights are widened before each product, and reading them is {share:.0%} of the products' time", changes,
+        "less memory",
+    )  # fmt: skip
+
+
+def dtype(value: Value, facts: Facts) -> Effect:
+    """Products at another type's rate, and other bytes for everything else."""
+    name, own = str(value), str(facts.without["precision.dtype"])
+    new, now = rate_of(facts, name), rate_of(facts, own)
+    wider = (4 if name == "float32" else 2) / (4 if own == "float32" else 2)
+    if new is None or now is None:
+        return Effect("the rates of these types are not known", (change(PRODUCTS, wider, wider / 4, wider * 8),))
+    slower = now / new
+    if wider == 1:  # both have 16 bits: the probe's clock differs more than the kernels
+        products = change(
+            PRODUCTS, 1 + (slower - 1) / 3, 0.97, max(1.0, slower) + 0.05, least=min(1.0, slower) / MARGIN
+        )
+        other = [change(part, 1.0, 0.97, 1.05, 0.95) for part in (ELEMENTWISE, ATTENTION, CONVOLUTIONS)]
+    else:
+        spread = (slower, slower / 1.6, slower * 1.4)
+        products = change(PRODUCTS, *spread, least=slower / 2)
+        other = [change(part, wider, wider / 1.5, wider * 1.5, wider / 2) for part in (ELEMENTWISE, COPIES)]
+        other += [change(part, *spread, least=slower / 4) for part in (ATTENTION, CONVOLUTIONS)]
+    text = f"large products reach {tera(now)} TFLOP/s in {own} and {tera(new)} in {name}"
+    return Effect(text, (products, *other), "other rounding" if wider == 1 else "")
+
+
+def tf32(value: Value, facts: Facts) -> Effect:
+    """float32 products on tensor cores."""
+    now, new = rate_of(facts, "float32"), rate_of(facts, "tf32")
+    if not now or not new:
+        return Effect("tensor cores multiply TF32", (change(PRODUCTS, 0.25, 0.1, 0.6, least=0.06),))
+    factor = now / new
+    changes = (
+        change(PRODUCTS, factor, factor / 2, factor * 2, least=factor / 2.5),
+        change(CONVOLUTIONS, 1.0, factor, 1.0, least=factor / 2),  # cuDNN uses TF32 without it
+    )
+    return Effect(f"float32 products reach {tera(now)} TFLOP/s, in TF32 about {tera(new)}", changes)
+
+
+def fuse_qkv(value: Value, facts: Facts) -> Effect:
+    """One product instead of three has fewer launches; uncompiled, its result is copied apart."""
+    compiled = facts.values.get("compile.scope", "none") != "none"
+    copies = (1.0, 0.95, 1.03) if compiled else (1.04, 0.95, 1.18)
+    changes = (
+        to_peak(facts, 0.985, 0.95, 1.02), change(ELEMENTWISE, *copies, least=0.95), change(IDLE, 0.97, 0.8, 1.05, 0.7),
+        change(HOST, 0.95, 0.85, 1.0, least=0.7),
+    )  # fmt: skip
+    return Effect("one product of three has fewer launches, its result is split again", changes)
+
+
+def layerwise_casting(value: Value, facts: Facts) -> Effect:
+    """Weights are widened at every step by kernels of their own."""
+    size, rate, call = facts.roofline.weight_bytes, facts.roofline.copy_bytes_per_s, facts.call
+    widening_s = 3.4 * 1.5 * size / rate * int(facts.without["steps"]) if size and rate else 0.2 * call.seconds
+    added = widening_s / max(call.parts[ELEMENTWISE], 1e-9)
+    grown = of_each(lambda scale: 1 + scale * added, (1.0, 0.3, 2.0))
+    changes = (change(ELEMENTWISE, *grown, least=1.0), change(HOST, 1.8, 1.2, 2.5, least=1.0))
+    return Effect("each layer's weights are widened before it runs, in every step", changes, "less memory")
+
+
+HOST_LINK = 46e9
+"""Bytes per second from the host's memory to an H200."""
+
+
+def group_offload(value: Value, facts: Facts) -> Effect:
+    """All weights cross from the host's memory in every step."""
+    size, call = facts.roofline.weight_bytes or 0, facts.call
+    copying_s = size / HOST_LINK * int(facts.without["steps"])
+    times = copying_s / max(call.steps_s, 1e-9)
+    factors = of_each(lambda scale: max(1.02, scale * times), (1.0, 0.5, 4.0))
+    changes = tuple(change(part, *factors, least=1.0) for part in (*STEP_PARTS, HOST))
+    return Effect(f"{size / 1e9:.1f} GB of weights cross from the host's memory in every step", changes, "less memory")
+
+
+PRODUCT_EFFECTS: dict[str, EffectOf] = {
+    "precision.dtype": dtype,
+    "matmul.tf32": tf32,
+    "quantization.scheme": scheme,
+    "quantization.gguf_file": lambda value, facts: Effect(
+        "packed weights are unpacked before each product", (change(PRODUCTS, 1.3, 1.0, 3.0, least=1.0),), "less memory"
+    ),
+    "fuse_qkv": fuse_qkv,
+    "memory.layerwise_casting": layerwise_casting,
+    "memory.group_offload": group_offload,
+}
+"""The effects of the knobs that change products or weights."""
