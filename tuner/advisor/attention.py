@@ -78,7 +78,7 @@ def _is_hopper(facts: Facts) -> bool:
 
 
 def implementation(value: Value, facts: Facts) -> Effect:
-    """FA3 and FA4 instead of torch's FlashAttention 2."""
+    """Return the effect of FA3 or FA4 instead of torch's FlashAttention 2."""
     least = _least(facts, approximate=False)
     factor = max(least, 0.52)
     why = "FA3 reaches 632 TFLOP/s on an H100 where FlashAttention 2 reaches 329 (pytorch#142132)"

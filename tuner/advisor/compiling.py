@@ -26,7 +26,7 @@ def covered(call: Call) -> float:
 
 
 def scope(value: Value, facts: Facts) -> Effect:
-    """Compiling fuses element-wise work, and launches fewer kernels."""
+    """Return the effect of compiling the denoiser: fused element-wise work, and fewer launches."""
     fused = FUSED[str(value)] if facts.on_gpu else FUSED_ON_CPU
     share = covered(facts.call) if value == "regional" else 1.0
 
@@ -48,7 +48,7 @@ def scope(value: Value, facts: Facts) -> Effect:
 
 
 def backend(value: Value, facts: Facts) -> Effect:
-    """TensorRT fuses further and chooses its own kernels."""
+    """Return the effect of TensorRT, which fuses further and chooses its own kernels."""
     changes = (
         to_peak(facts, 0.97, 0.85, 1.05), change(ELEMENTWISE, 0.9, 0.6, 1.4, least=0.2),
         change(IDLE, 0.7, 0.2, 1.2, least=0.0), change(HOST, 0.4, 0.05, 1.0, least=0.0),
@@ -61,7 +61,7 @@ GRAPHS = (change(IDLE, 0.75, 0.2, 1.4, least=0.0), change(HOST, 0.03, 0.0, 0.1, 
 
 
 def mode(value: Value, facts: Facts) -> Effect:
-    """CUDA graphs take out launches, autotuning picks among kernels for products."""
+    """Return the effect of CUDA graphs, which take out launches, and of autotuning, which times kernels for products."""
     autotuned = (to_peak(facts, 0.995, 0.94, 1.02), change(ELEMENTWISE, 0.98, 0.92, 1.02, least=0.7))
     table = {
         "reduce-overhead": Effect("a replayed graph has one launch a step and copies its outputs", GRAPHS),
@@ -72,14 +72,14 @@ def mode(value: Value, facts: Facts) -> Effect:
 
 
 def compile_vae(value: Value, facts: Facts) -> Effect:
-    """Fusing leaves less than half of an image VAE's decoding on a GPU."""
+    """Return the effect of compiling the VAE: on a GPU less than half of an image's decoding remains."""
     if not facts.on_gpu or facts.workload.num_frames is not None:
         return Effect("fusing saves some of decoding", (change(VAE, 0.75, 0.4, 1.1, least=0.25),))
     return Effect("fusing left 41 % of decoding on an H200", (change(VAE, 0.41, 0.36, 0.75, least=0.25),))
 
 
 def conv_1x1(value: Value, facts: Facts) -> Effect:
-    """1x1 convolutions of the VAE, and of a compiled denoiser, become products."""
+    """Return the effect of 1x1 convolutions as products, in the VAE and in a compiled denoiser."""
     changes = [change(VAE, 0.99, 0.93, 1.06, least=0.85)]
     if facts.values.get("compile.scope", "none") != "none":
         changes.append(change(CONVOLUTIONS, 0.99, 0.93, 1.06, least=0.85))
@@ -92,7 +92,7 @@ def autotuned_products(why: str, factor: float, low: float, high: float) -> Effe
 
 
 def gemm_backends(value: Value, facts: Facts) -> Effect:
-    """Fewer kernels to choose from are never faster, but for an unlucky choice."""
+    """Return the effect of fewer kernels to choose from: never faster, but for an unlucky choice."""
     whose, numbers = ("cuBLAS", (1.0, 0.97, 1.04)) if value == "ATEN" else ("Triton", (1.18, 1.0, 1.3))
     return Effect(f"only {whose}'s kernels for products are tried", (change(PRODUCTS, *numbers, least=0.96),))
 

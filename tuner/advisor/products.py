@@ -74,7 +74,7 @@ def tera(flop_per_s: float) -> str:
 
 
 def scheme(value: Value, facts: Facts) -> Effect:
-    """Products in 8 bits, or weights in fewer bits than their products."""
+    """Return the effect of products in 8 bits, or of smaller weights."""
     name, also = str(value), "less memory"
     if name in WEIGHT_ONLY:
         return _weight_only(name, facts)
@@ -106,7 +106,7 @@ def _wrapped(name: str, facts: Facts) -> Change:
 
 
 def _weight_only(name: str, facts: Facts) -> Effect:
-    """Smaller weights are read faster, and are widened before each product."""
+    """Return the effect of smaller weights, which are read faster and widened before each product."""
     factor, low, high, bytes_left = WEIGHT_ONLY[name]
     copies, size = facts.roofline.copy_bytes_per_s, facts.roofline.weight_bytes
     # A copy reads and writes: reading alone is as fast.
@@ -121,7 +121,7 @@ def _weight_only(name: str, facts: Facts) -> Effect:
 
 
 def dtype(value: Value, facts: Facts) -> Effect:
-    """Products at another type's rate, and other bytes for everything else."""
+    """Return the effect of another type: products at its rate, other bytes everywhere else."""
     name, own = str(value), str(facts.without["precision.dtype"])
     new, now = rate_of(facts, name), rate_of(facts, own)
     wider = (4 if name == "float32" else 2) / (4 if own == "float32" else 2)
@@ -143,7 +143,7 @@ def dtype(value: Value, facts: Facts) -> Effect:
 
 
 def tf32(value: Value, facts: Facts) -> Effect:
-    """float32 products on tensor cores."""
+    """Return the effect of float32 products on tensor cores."""
     now, new = rate_of(facts, "float32"), rate_of(facts, "tf32")
     if not now or not new:
         return Effect("tensor cores multiply TF32", (change(PRODUCTS, 0.25, 0.1, 0.6, least=0.06),))
@@ -156,7 +156,7 @@ def tf32(value: Value, facts: Facts) -> Effect:
 
 
 def fuse_qkv(value: Value, facts: Facts) -> Effect:
-    """One product instead of three has fewer launches; uncompiled, its result is copied apart."""
+    """Return the effect of one product instead of three; uncompiled, its result is copied apart."""
     compiled = facts.values.get("compile.scope", "none") != "none"
     copies = (1.0, 0.95, 1.03) if compiled else (1.04, 0.95, 1.18)
     changes = (
@@ -167,7 +167,7 @@ def fuse_qkv(value: Value, facts: Facts) -> Effect:
 
 
 def layerwise_casting(value: Value, facts: Facts) -> Effect:
-    """Weights are widened at every step by kernels of their own."""
+    """Return the effect of weights that kernels of their own widen in every step."""
     size, rate, call = facts.roofline.weight_bytes, facts.roofline.copy_bytes_per_s, facts.call
     widening_s = 3.4 * 1.5 * size / rate * int(facts.without["steps"]) if size and rate else 0.2 * call.seconds
     added = widening_s / max(call.parts[ELEMENTWISE], 1e-9)
@@ -181,7 +181,7 @@ HOST_LINK = 46e9
 
 
 def group_offload(value: Value, facts: Facts) -> Effect:
-    """All weights cross from the host's memory in every step."""
+    """Return the effect of copying all weights from the host's memory in every step."""
     size, call = facts.roofline.weight_bytes or 0, facts.call
     copying_s = size / HOST_LINK * int(facts.without["steps"])
     times = copying_s / max(call.steps_s, 1e-9)

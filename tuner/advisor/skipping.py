@@ -56,7 +56,7 @@ def step_change(factor: float, low: float, high: float, least: float) -> tuple[C
 
 
 def steps(value: Value, facts: Facts) -> Effect:
-    """Fewer steps take a proportional part of the steps' time."""
+    """Return the effect of fewer steps, which take a proportional part of the steps' time."""
     factor = int(value) / int(facts.without["steps"])
     changes = (
         *step_change(factor, factor * 0.985, factor * 1.02, factor * 0.97),
@@ -66,7 +66,7 @@ def steps(value: Value, facts: Facts) -> Effect:
 
 
 def batch(value: Value, facts: Facts) -> Effect:
-    """Many images share launches and gaps, and fill the device better."""
+    """Return the effect of a batch, which shares launches and gaps and fills the device better."""
     share = int(facts.without["batch"]) / int(value)
     peak = to_peak(facts, 1.0, 0.9, 1.03)
     half_way = max(peak.least, 0.5 + peak.least / 2 if peak.least < 0.9 else 1.0)
@@ -80,7 +80,7 @@ def batch(value: Value, facts: Facts) -> Effect:
 
 
 def cache_kind(value: Value, facts: Facts) -> Effect:
-    """Skip steps, or parts of them."""
+    """Return the effect of a cache, which skips steps or parts of them."""
     name = str(value)
     if name in ("pab", "faster"):
         products, elementwise = (0.85, 1.15) if name == "pab" else (0.8, 1.1)
@@ -126,7 +126,7 @@ def interpolated(points: tuple[tuple[float, float], ...], at: float) -> float:
 
 
 def cache_parameter(value: Value, facts: Facts) -> Effect:
-    """Another threshold or interval of a cache skips more or fewer steps than the one without it."""
+    """Return the effect of another threshold or interval of a cache, against the one without it."""
     name = str(facts.values.get("cache.kind", "none"))
     if name in ("none", "pab", "faster"):
         return Effect("of this cache it was not measured", step_change(1.0, 0.7, 1.3, 0.3))
@@ -144,7 +144,7 @@ def _with(facts: Facts, values: Mapping[str, Value]) -> Facts:
 
 
 def guidance(value: Value, facts: Facts) -> Effect:
-    """Run the denoiser for one image instead of two once guidance has ended."""
+    """Return the effect of steps without guidance, which run the denoiser once instead of twice."""
     share = float(value)
     factor = (1 + share) / 2
     return Effect(
@@ -154,7 +154,7 @@ def guidance(value: Value, facts: Facts) -> Effect:
 
 
 def scheduler(value: Value, facts: Facts) -> Effect:
-    """Heun's solvers run the denoiser twice a step; others take as long, and need fewer steps."""
+    """Return the effect of a solver: Heun's run the denoiser twice a step, others take as long."""
     if "Heun" in str(value):
         return Effect("it runs the denoiser twice a step", step_change(1.96, 1.85, 2.05, 1.8), "other images")
     changes = (change(IDLE, 1.1, 0.8, 1.6, 0.6), change(HOST, 1.02, 0.95, 1.15, 0.95), change(REST, 1.1, 0.8, 2.0, 0.6))
@@ -162,7 +162,7 @@ def scheduler(value: Value, facts: Facts) -> Effect:
 
 
 def sequence_length(value: Value, facts: Facts) -> Effect:
-    """Fewer text tokens are less work where text and image tokens are denoised together."""
+    """Return the effect of fewer text tokens: less work where text and image are denoised together."""
     own = facts.workload.max_sequence_length or facts.architecture.arguments.get("max_sequence_length")
     image = image_tokens(facts)
     if not isinstance(own, int) or image is None:
