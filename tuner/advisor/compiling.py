@@ -61,7 +61,7 @@ GRAPHS = (change(IDLE, 0.75, 0.2, 1.4, least=0.0), change(HOST, 0.03, 0.0, 0.1, 
 
 
 def mode(value: Value, facts: Facts) -> Effect:
-    """Return the effect of CUDA graphs, which take out launches, and of autotuning, which times kernels for products."""
+    """Return the effect of CUDA graphs, and of autotuning, which times kernels for products."""
     autotuned = (to_peak(facts, 0.995, 0.94, 1.02), change(ELEMENTWISE, 0.98, 0.92, 1.02, least=0.7))
     table = {
         "reduce-overhead": Effect("a replayed graph has one launch a step and copies its outputs", GRAPHS),
