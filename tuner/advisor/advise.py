@@ -41,7 +41,12 @@ def advise(space: SearchSpace, environment: Environment, baseline: Outcome, nois
     expectations = tuple(expect(space, environment, baseline, name, value) for name, value in settings_of(space))
     if call is None:
         return Advice(seconds_by_part={}, noise=noise, expectations=expectations)
-    ruled_out = (each for each in expectations if is_idle(each, expectations, call, noise))
+    trusted = {item for recipe in space.recipes for item in recipe.values.items()}
+    ruled_out = (
+        each
+        for each in expectations
+        if (each.knob, each.value) not in trusted and is_idle(each, expectations, call, noise)
+    )
     return Advice(seconds_by_part=call.shown(), noise=noise, expectations=expectations, ruled_out=tuple(ruled_out))
 
 
@@ -158,3 +163,15 @@ def is_idle(found: Expectation, all_found: Sequence[Expectation], call: Call, no
     fastest_s = call.seconds / math.prod(best.values())
     saved_s = call.seconds * (1 - 1 / found.bound)
     return saved_s <= noise * max(fastest_s, 1e-9)
+
+
+# ---- what is worth most ---------------------------------------------------------------------------------------------
+
+
+def best_of_knobs(advice: Advice) -> list[Expectation]:
+    """Return the best value of each knob that is expected to gain, the best first."""
+    best: dict[str, Expectation] = {}
+    for found in advice.expectations:
+        if found.ratio > best.get(found.knob, found).ratio or found.knob not in best:
+            best[found.knob] = found
+    return sorted((found for found in best.values() if found.ratio > 1.0), key=lambda found: -found.ratio)

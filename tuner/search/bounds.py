@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tuner.records.codec import Values
 from tuner.search.history import History
+from tuner.space.candidates import format_value
 
 MIN_RATE_SHARE = 0.05
 """A dtype whose large matrix products reach less than this share of the baseline's rate has no instructions here."""
@@ -11,7 +12,7 @@ MIN_RATE_SHARE = 0.05
 
 def refusal_reason(history: History, values: Values) -> str | None:
     """Return why a candidate is not worth a process, or None."""
-    return history.space.conflict_reason(values) or ruled_out_reason(history, values)
+    return history.space.conflict_reason(values) or ruled_out_reason(history, values) or no_gain_reason(history, values)
 
 
 def ruled_out_reason(history: History, values: Values) -> str | None:
@@ -32,6 +33,15 @@ def ruled_out_reason(history: History, values: Values) -> str | None:
         f"precision.dtype={dtype}: large products reach {rate / 1e9:,.0f} GFLOP/s on this device, "
         f"{baseline_rate / 1e9:,.0f} in {untouched}"
     )
+
+
+def no_gain_reason(history: History, values: Values) -> str | None:
+    """Return why a value of a candidate cannot gain more than the timing noise, by the advisor's bounds, or None."""
+    for found in history.advice.ruled_out if history.advice else ():
+        value = values.get(found.knob)
+        if value == found.value and type(value) is type(found.value):
+            return f"{found.knob}={format_value(value)} cannot gain more than the timing noise: {found.reason}"
+    return None
 
 
 def has_other_products(values: Values) -> bool:

@@ -8,6 +8,7 @@ from itertools import compress
 
 import msgspec
 
+from tuner.records.advice import Advice
 from tuner.records.codec import Values
 from tuner.records.gate import Allowance
 from tuner.records.model import Workload
@@ -38,7 +39,7 @@ class History:
     """The trials of a study by number, its repetitions in the order in which they ended, and its refused candidates.
 
     `late_noise_floor` is the part of the quality noise floor that was measured after the baseline was acknowledged.
-    `running` is what workers do now.
+    `running` is what workers do now. `advice` is what the baseline's measurements let one expect, once it is measured.
     """
 
     space: SearchSpace
@@ -48,6 +49,7 @@ class History:
     refused: list[Values] = field(default_factory=list)
     late_noise_floor: NoiseFloor | None = None
     running: list[InFlight] = field(default_factory=list)
+    advice: Advice | None = None
 
     @property
     def baseline(self) -> Outcome:

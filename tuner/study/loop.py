@@ -25,6 +25,7 @@ from tuner.search.history import History
 from tuner.search.strategies import STRATEGIES
 from tuner.search.strategy import FirstOf, SearchContext, Strategy
 from tuner.study import narration, summary
+from tuner.study.advising import take_advice
 from tuner.study.attempt import Attempt
 from tuner.study.events import (
     CallObserved,
@@ -94,6 +95,8 @@ class Study:
         for text in (narration.noise_floor_text(self.history), *narration.allowance_texts(self.history)):
             if text is not None:
                 self.note(text)
+        for text in take_advice(self.store, self.history):
+            self.note(text)
 
     def choose(self) -> Outcome:
         """Search and confirm until a limit is reached. Time that a confirmation leaves over is searched, too."""

@@ -1,0 +1,75 @@
+"""What a study does with advice: told once after the baseline, kept, and what cannot gain costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from inline_study import Bench, Workers
+
+from tuner.errors import BadInput
+from tuner.records.advice import Advice
+from tuner.records.codec import read
+from tuner.records.outcome import Outcome
+from tuner.records.protocol import BuildDone, Job, Message, PointDone
+
+FLUX = read(Path(__file__).resolve().parent / "data" / "advisor" / "flux_h200.json", Outcome)
+SPACE = """
+pipelines: [FluxPipeline]
+workload: {prompts: [a red circle, a blue square], height: 32, width: 32}
+quality: {tolerance: 1.0}
+baseline: {steps: 28, batch: 1}
+knobs:
+  attention.backend: [native, _native_math]
+  cache.kind: [none, taylorseer]
+  vae.tiling: [false, true]
+  steps: [28, 14]
+"""
+
+
+class Traced(Workers):
+    """Workers whose baseline has the trace and the components of FLUX.1-dev on an H200."""
+
+    def __call__(self, job: Job) -> Iterator[Message]:
+        for message in super().__call__(job):
+            if isinstance(message, BuildDone) and job.is_baseline and FLUX.build:
+                yield BuildDone(build=FLUX.build)
+            elif isinstance(message, PointDone) and job.is_baseline and FLUX.timing:
+                parts = FLUX.timing.components
+                yield msgspec.structs.replace(message, timing=msgspec.structs.replace(message.timing, components=parts))
+            else:
+                yield message
+
+
+@pytest.fixture
+def advised(tmp_path: Path) -> Bench:
+    bench = Bench(tmp_path, Traced())
+    (tmp_path / "space.yaml").write_text(SPACE)
+    return bench
+
+
+def test_a_study_tells_keeps_and_follows_its_advice(advised: Bench) -> None:
+    advised.run(trials=12)
+    told = [note for note in advised.told.notes if "expected to gain most" in note or "not tried" in note]
+    assert len(told) == 2
+    assert told[0].startswith("expected to gain most: cache.kind=taylorseer 1.76x, at most 1.87x")
+    assert told[1].endswith("the timing noise here: 1 value (attention.backend=_native_math)")
+    file = advised.folder / "study" / "advice.json"
+    kept = read(file, Advice)
+    assert [(each.knob, each.value) for each in kept.ruled_out] == [("attention.backend", "_native_math")]
+    tried = {(o.values["attention.backend"], o.values["vae.tiling"]) for o in advised.outcomes()}
+    assert tried == {("native", False), ("native", True)}, "what saves memory is kept"
+
+
+def test_a_resumed_study_keeps_the_advice_that_it_was_given(advised: Bench) -> None:
+    advised.run(trials=4)
+    file = advised.folder / "study" / "advice.json"
+    before = file.read_bytes()
+    advised.run(trials=6)
+    assert file.read_bytes() == before
+    assert not [note for note in advised.told.notes if "expected to gain most" in note]
+    file.write_text('{"noise": 0}')
+    with pytest.raises(BadInput, match=r"advice\.json"):
+        advised.run(trials=8)
