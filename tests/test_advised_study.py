@@ -14,6 +14,8 @@ from tuner.records.advice import Advice
 from tuner.records.codec import read
 from tuner.records.outcome import Outcome
 from tuner.records.protocol import BuildDone, Job, Message, PointDone
+from tuner.search.bounds import refusal_reason
+from tuner.study.advising import take_advice
 
 FLUX = read(Path(__file__).resolve().parent / "data" / "advisor" / "flux_h200.json", Outcome)
 SPACE = """
@@ -51,7 +53,7 @@ def advised(tmp_path: Path) -> Bench:
 
 
 def test_a_study_tells_keeps_and_follows_its_advice(advised: Bench) -> None:
-    advised.run(trials=12)
+    advised.run(trials=4)
     told = [note for note in advised.told.notes if "expected to gain most" in note or "not tried" in note]
     assert len(told) == 2
     assert told[0].startswith("expected to gain most: cache.kind=taylorseer 1.76x, at most 1.87x")
@@ -59,8 +61,12 @@ def test_a_study_tells_keeps_and_follows_its_advice(advised: Bench) -> None:
     file = advised.folder / "study" / "advice.json"
     kept = read(file, Advice)
     assert [(each.knob, each.value) for each in kept.ruled_out] == [("attention.backend", "_native_math")]
-    tried = {(o.values["attention.backend"], o.values["vae.tiling"]) for o in advised.outcomes()}
-    assert tried == {("native", False), ("native", True)}, "what saves memory is kept"
+    with advised.study() as study:
+        assert list(take_advice(study.store, study.history)) == []
+        values = study.history.space.candidate({"attention.backend": "_native_math", "vae.tiling": True})
+        reason = refusal_reason(study.history, values)
+        assert reason is not None and reason.startswith("attention.backend=_native_math cannot gain more than the")
+        assert refusal_reason(study.history, {**values, "attention.backend": "native"}) is None
 
 
 def test_a_resumed_study_keeps_the_advice_that_it_was_given(advised: Bench) -> None:

@@ -69,11 +69,6 @@ class StudyFolder:
         return self.trial(0) / "noise_floor.json"
 
     @property
-    def advice(self) -> Path:
-        """What each value was expected to gain once the baseline was measured."""
-        return self.root / "advice.json"
-
-    @property
     def cache(self) -> Path:
         """Compiled code: see `tuner/study/compiled_code.py` for whose."""
         return self.root / "cache"

@@ -6,6 +6,9 @@ import msgspec
 
 from tuner.records.codec import NonNegative, Positive, Record, Value, Values
 
+FILE = "advice.json"
+"""Where a study folder keeps its advice."""
+
 
 class Expectation(Record):
     """What one value of a knob is expected to do to the latency per image of a whole call, all else as in the baseline.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tuner.advisor.advise import advise, best_of_knobs
 from tuner.files import atomic_write
 from tuner.numbers import format_ratio
-from tuner.records.advice import Advice, Expectation
+from tuner.records.advice import FILE, Advice, Expectation
 from tuner.records.codec import encode_pretty, read
 from tuner.report.formatting import label, pluralize
 from tuner.search.gain import timing_noise
@@ -26,7 +26,7 @@ NOISES = 2.0
 
 def take_advice(store: Store, history: History) -> Iterator[str]:
     """Give the history the study's advice, made of the baseline when there is none yet, and yield what to tell."""
-    file = store.paths.advice
+    file = store.folder / FILE
     if file.exists():
         history.advice = read(file, Advice)
         return
