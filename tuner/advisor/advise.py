@@ -9,11 +9,11 @@ from itertools import chain
 from tuner.advisor.attention import ATTENTION_EFFECTS
 from tuner.advisor.call import HOST, IDLE, PARTS, STEP_PARTS, Call, Change, call_of
 from tuner.advisor.compiling import COMPILING
-from tuner.advisor.effects import Effect, EffectOf, Facts
+from tuner.advisor.effects import Effect, EffectOf, Facts, percent
 from tuner.advisor.products import PRODUCT_EFFECTS
 from tuner.advisor.skipping import SKIPPING
 from tuner.knobs import KNOBS
-from tuner.numbers import format_number, format_ratio
+from tuner.numbers import format_ratio
 from tuner.records.advice import Advice, Expectation
 from tuner.records.codec import Value, Values
 from tuner.records.machine import Environment, Roofline
@@ -135,11 +135,6 @@ def _shares(call: Call, changes: Sequence[Change]) -> Iterator[str]:
         yield f"steps {percent(call.steps_s / call.seconds)}"
         changed -= set(STEP_PARTS)
     yield from (f"{part} {percent(call.share(part))}" for part in PARTS if part in changed and call.share(part) > 0)
-
-
-def percent(share: float) -> str:
-    """Format a share with two digits."""
-    return f"{format_number(share * 100, 2)} %"
 
 
 # ---- what is not worth a trial --------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tuner.advisor.call import ATTENTION, COPIES
 from tuner.advisor.effects import MARGIN, Effect, EffectOf, Facts, change
-from tuner.advisor.products import FLOAT8, tera
+from tuner.advisor.products import FLOAT8, flops
 from tuner.knobs.attention import BACKENDS
 from tuner.records.codec import Value
 
@@ -83,7 +83,7 @@ def implementation(value: Value, facts: Facts) -> Effect:
     factor = max(least, 0.52)
     why = "FA3 reaches 632 TFLOP/s on an H100 where FlashAttention 2 reaches 329 (pytorch#142132)"
     rate = facts.roofline.flop_per_s.get(str(facts.without["precision.dtype"]))
-    limit = f"; the device's limit is {tera(rate)}" if rate else ""
+    limit = f"; the device's limit is {flops(rate)}" if rate else ""
     return Effect(why + limit, (change(ATTENTION, factor, max(least, 0.42), max(factor, 0.75), least),))
 
 

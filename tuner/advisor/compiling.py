@@ -6,7 +6,7 @@ What remains of a part was measured on FLUX.1-dev and SDXL at their real size on
 from __future__ import annotations
 
 from tuner.advisor.call import ATTENTION, CONVOLUTIONS, COPIES, ELEMENTWISE, HOST, IDLE, PRODUCTS, REST, TEXT, VAE, Call
-from tuner.advisor.effects import Effect, EffectOf, Facts, change, fixed, of_each
+from tuner.advisor.effects import Effect, EffectOf, Facts, change, fixed, of_each, percent
 from tuner.advisor.products import to_peak
 from tuner.records.codec import Value
 
@@ -43,7 +43,7 @@ def scope(value: Value, facts: Facts) -> Effect:
         changes.append(change(CONVOLUTIONS, 0.9, 0.75, 1.05, least=0.6))
     where = "in the blocks " if value == "regional" and share < 0.98 else ""
     return Effect(
-        f"fusing leaves about {fused[0]:.0%} of the element-wise work {where}and fewer launches", tuple(changes)
+        f"fusing leaves about {percent(fused[0])} of the element-wise work {where}and fewer launches", tuple(changes)
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tuner.advisor.call import Call, Change
+from tuner.numbers import format_number
 from tuner.records.codec import Value, Values
 from tuner.records.machine import Environment, Roofline
 from tuner.records.model import Architecture, Workload
@@ -50,6 +51,11 @@ def change(part: str, factor: float, low: float, high: float, least: float | Non
     """Make a change. Without `least` the part can be no smaller than at the fast end of the interval."""
     low, high = min(low, factor), max(high, factor)
     return Change(part, factor, low, high, min(low, low if least is None else least))
+
+
+def percent(share: float) -> str:
+    """Format a share with two digits."""
+    return f"{format_number(share * 100, 2)} %"
 
 
 def of_each(function: Callable[[float], float], factors: Factors) -> Factors:

@@ -14,12 +14,14 @@ from tuner.advisor.call import (
     Change,
     product_flop_per_s,
 )
-from tuner.advisor.effects import MARGIN, Effect, EffectOf, Facts, change, of_each
+from tuner.advisor.effects import MARGIN, Effect, EffectOf, Facts, change, of_each, percent
 from tuner.numbers import format_number, rounded
 from tuner.records.codec import Value
 
 FLOAT8, INT8, FLOAT8_ROW = "float8_e4m3fn", "int8", "float8_e4m3fn per row"
 """Names of the rates that the roofline's probe measures."""
+
+NAMES = {FLOAT8: "fp8", INT8: "int8", FLOAT8_ROW: "fp8 with a scale for each row"}
 
 QUANTIZED = 0.97
 """The share of the products' time in layers that are quantized (see `quantizable`)."""
@@ -68,9 +70,10 @@ def to_peak(facts: Facts, factor: float, low: float, high: float) -> Change:
     return change(PRODUCTS, max(factor, low), low, max(high, low), least)
 
 
-def tera(flop_per_s: float) -> str:
-    """Format a rate in TFLOP/s."""
-    return format_number(rounded(flop_per_s / 1e12, 3))
+def flops(flop_per_s: float) -> str:
+    """Format a rate in TFLOP/s, or in GFLOP/s below one."""
+    scale, unit = (1e12, "TFLOP/s") if flop_per_s >= 1e12 else (1e9, "GFLOP/s")
+    return f"{format_number(rounded(flop_per_s / scale, 3))} {unit}"
 
 
 def scheme(value: Value, facts: Facts) -> Effect:
@@ -93,7 +96,9 @@ def scheme(value: Value, facts: Facts) -> Effect:
     factor, low, high, least = (1 - QUANTIZED + QUANTIZED * now / (rate * scale) for scale in (1.0, 1.06, 0.85, MARGIN))
     changes = (change(PRODUCTS, factor, low, high, least), *overhead)
     type_name = str(facts.without["precision.dtype"])
-    return Effect(f"they reach {tera(now)} TFLOP/s in {type_name} and {tera(rate)} in {known[0]} here", changes, also)
+    return Effect(
+        f"they run at {flops(now)} in {type_name}, and {NAMES[known[0]]} reaches {flops(rate)} here", changes, also
+    )
 
 
 def _wrapped(name: str, facts: Facts) -> Change:
@@ -115,7 +120,7 @@ def _weight_only(name: str, facts: Facts) -> Effect:
     least = 1 - share * (1 - bytes_left)
     changes = (change(PRODUCTS, factor, min(1.0, max(low, least)), high, least), _wrapped(name, facts))
     return Effect(
-        f"weights are widened before each product, and reading them is {share:.0%} of the products' time", changes,
+        f"weights are widened before each product, and reading them is {percent(share)} of the products' time", changes,
         "less memory",
     )  # fmt: skip
 
@@ -138,7 +143,7 @@ def dtype(value: Value, facts: Facts) -> Effect:
         products = change(PRODUCTS, *spread, least=slower / 2)
         other = [change(part, wider, wider / 1.5, wider * 1.5, wider / 2) for part in (ELEMENTWISE, COPIES)]
         other += [change(part, *spread, least=slower / 4) for part in (ATTENTION, CONVOLUTIONS)]
-    text = f"large products reach {tera(now)} TFLOP/s in {own} and {tera(new)} in {name}"
+    text = f"large products reach {flops(now)} in {own} and {flops(new)} in {name}"
     return Effect(text, (products, *other), "other rounding" if wider == 1 else "")
 
 
@@ -152,7 +157,7 @@ def tf32(value: Value, facts: Facts) -> Effect:
         change(PRODUCTS, factor, factor / 2, factor * 2, least=factor / 2.5),
         change(CONVOLUTIONS, 1.0, factor, 1.0, least=factor / 2),  # cuDNN uses TF32 without it
     )
-    return Effect(f"float32 products reach {tera(now)} TFLOP/s, in TF32 about {tera(new)}", changes)
+    return Effect(f"float32 products reach {flops(now)}, in TF32 about {flops(new)}", changes)
 
 
 def fuse_qkv(value: Value, facts: Facts) -> Effect:

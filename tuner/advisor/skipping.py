@@ -19,7 +19,7 @@ from tuner.advisor.call import (
     VAE,
     Change,
 )
-from tuner.advisor.effects import Effect, EffectOf, Facts, change, fixed, nothing
+from tuner.advisor.effects import Effect, EffectOf, Facts, change, fixed, nothing, percent
 from tuner.advisor.products import to_peak
 from tuner.records.codec import Value
 
@@ -91,7 +91,7 @@ def cache_kind(value: Value, facts: Facts) -> Effect:
         return Effect("attention is reused in some steps, at the price of copies", changes)
     skipped, low, high, most = _skipped(name, facts)
     factors = (1 - share * (1 - SKIPPED_COST) for share in (skipped, high, low, most))
-    return Effect(f"about {skipped:.0%} of the steps' work is skipped, as published", step_change(*factors))
+    return Effect(f"about {percent(skipped)} of the steps' work is skipped, as published", step_change(*factors))
 
 
 def _skipped(name: str, facts: Facts) -> tuple[float, float, float, float]:
@@ -134,7 +134,9 @@ def cache_parameter(value: Value, facts: Facts) -> Effect:
     after = _skipped(name, facts)
     kept = 1 - before[0] * (1 - SKIPPED_COST)
     factors = ((1 - share * (1 - SKIPPED_COST)) / kept for share in (after[0], after[2], after[1], after[3]))
-    return Effect(f"it skips about {after[0]:.0%} of the steps' work instead of {before[0]:.0%}", step_change(*factors))
+    return Effect(
+        f"it skips about {percent(after[0])} of the steps' work instead of {percent(before[0])}", step_change(*factors)
+    )
 
 
 def _with(facts: Facts, values: Mapping[str, Value]) -> Facts:
@@ -148,7 +150,7 @@ def guidance(value: Value, facts: Facts) -> Effect:
     share = float(value)
     factor = (1 + share) / 2
     return Effect(
-        f"guidance, half of a step's work, is off after {share:.0%}",
+        f"guidance, half of a step's work, is off after {percent(share)}",
         step_change(factor, factor * 0.93, 1.0, factor * 0.9),
     )
 

@@ -47,6 +47,20 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_space(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the search space, and what overrides it."""
+    parser.add_argument(
+        "--space", metavar="NAME|FILE",
+        help="search space: the name of a shipped one or a YAML file (default: the one for the pipeline's class)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE",
+        help="override the search space: fix a knob (compile.mode=default), or set the workload (workload.height=512, "
+        "workload.negative_prompt=blurry, workload.arguments.true_cfg_scale=4) or the tolerated loss of quality "
+        "(quality.tolerance=0.5); repeatable",
+    )  # fmt: skip
+
+
 def add_study(parser: argparse.ArgumentParser) -> None:
     """Add a study that exists, and the folder of studies."""
     parser.add_argument(

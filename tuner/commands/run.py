@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.commands.arguments import Subparsers, add_device, add_model, folder, positive, price, seconds
+from tuner.commands.arguments import Subparsers, add_device, add_model, add_space, folder, positive, price, seconds
 from tuner.errors import BadInput, Interrupted, Unavailable, did_you_mean
 from tuner.files import absent, kind_at, resolved
 
@@ -66,16 +66,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("search")
-    group.add_argument(
-        "--space", metavar="NAME|FILE",
-        help="search space: the name of a shipped one or a YAML file (default: the one for the pipeline's class)",
-    )  # fmt: skip
-    group.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE",
-        help="override the search space: fix a knob (compile.mode=default), or set the workload (workload.height=512, "
-        "workload.negative_prompt=blurry, workload.arguments.true_cfg_scale=4) or the tolerated loss of quality "
-        "(quality.tolerance=0.5); repeatable",
-    )  # fmt: skip
+    add_space(group)
     group.add_argument("--price", type=price, metavar="USD", help="price of one machine hour (default: list price)")
     group.add_argument(
         "--latency-target", type=seconds, metavar="TIME",

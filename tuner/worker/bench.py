@@ -157,6 +157,8 @@ class Bench:
 
         Raises NoEffect if a knob never acted while they were generated. A spot check's few images do not tell.
         """
+        if not point.score:
+            return None
         pipe, job = self.calls.pipe, self.job
         self.calls.generation_s.clear()
         watch(pipe, job.build, job.environment)
