@@ -12,7 +12,7 @@ from tuner.hardware import environment
 from tuner.records.machine import Memory
 from tuner.records.model import Workload
 from tuner.records.outcome import Components
-from tuner.records.protocol import Point
+from tuner.records.protocol import Point, Standing
 from tuner.timing import measure
 from tuner.timing.measure import Clock, StoppingRule
 from tuner.worker.bench import Bench
@@ -195,3 +195,18 @@ def a_bench(monkeypatch: pytest.MonkeyPatch, point: Point) -> tuple[Any, Point]:
     monkeypatch.setattr("tuner.worker.bench.skipped_share", lambda *_: None)
     bench.judged = judged  # type: ignore[attr-defined]
     return bench, point
+
+
+def test_a_slow_call_of_a_pair_takes_two_samples_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = SlowCalls()
+    timer = slow.timer(monkeypatch)
+    timer.job.standing = Standing(pair="1 0", is_first=True)
+    timer.warm_up(a_point(28))
+    slow.made.clear()
+    places: list[int] = []
+    channel = timer.calls.channel
+    monkeypatch.setattr(channel, "take_turn", lambda **_: None)
+    monkeypatch.setattr(channel, "end_turn", lambda: places.append(len(slow.made)))
+    timing, _ = timer.time(a_point(28, whole=True))
+    assert (slow.made, timing.samples) == ([28, 28], 2)
+    assert places == [1], "the other's two calls lie between them"

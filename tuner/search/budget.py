@@ -89,10 +89,13 @@ class Budget:
 
 
 def repetition_s(history: History, outcome: Outcome) -> float:
-    """Estimate the seconds of a repetition: those of an earlier one, or the baseline's and what the trial adds."""
+    """Estimate the seconds of a repetition: those of an earlier one, or the baseline's and what the trial adds.
+
+    One of a pair tells more: its calls are fewer where they are slow.
+    """
     assert outcome.build is not None and outcome.timing is not None
-    baseline = history.baseline
-    walls = [repetition.wall_s for repetition in history.repetitions_of(outcome)]
+    baseline, earlier = history.baseline, history.repetitions_of(outcome)
+    walls = [run.wall_s for run in earlier if run.pair] or [run.wall_s for run in earlier]
     if walls or outcome.number == baseline.number:
         return max(walls, default=0.0)
     assert baseline.timing is not None

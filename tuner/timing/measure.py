@@ -31,6 +31,9 @@ SEARCH_HALF_WIDTH = 0.01
 MIN_SLOW_SAMPLES = 3
 """Samples of a slow call. Of six calls of FLUX.1-dev on an H200 (5 s each) the latencies spread by 0.05 %."""
 
+MIN_PAIRED_SAMPLES = 2
+"""The same in a pair, where the calls of baseline and candidate alternate: A B B A."""
+
 WARM_UP_CALLS = 8
 FIRST_PAUSE_S = 0.05
 MAX_PAUSE_S = 1.0
@@ -83,11 +86,12 @@ class CudaClock(Clock):
 class StoppingRule:
     """How many seconds timing may take, and half the width of the interval of the median that is narrow enough.
 
-    The width is a share of the median.
+    The width is a share of the median. Of slow calls at least `min_slow_samples` are timed.
     """
 
     allowance_s: float
     half_width: float = TARGET_HALF_WIDTH
+    min_slow_samples: int = MIN_SLOW_SAMPLES
 
 
 class CallMonitor(Protocol):
@@ -140,8 +144,9 @@ def warm_up(call: Callable[[], object], clock: Clock, compiled: Callable[[], int
 class _Samples:
     """The times of the calls kept so far, and the sample count at which to check the interval next."""
 
-    def __init__(self, is_device_clock: bool) -> None:
+    def __init__(self, is_device_clock: bool, min_slow: int) -> None:
         self.is_device_clock = is_device_clock
+        self.min_slow = min_slow
         self.host_s: list[float] = []
         self.device_s: list[float] = []
         self.stalled = 0
@@ -151,7 +156,7 @@ class _Samples:
     def min_count(self) -> int:
         """The fewest samples that have a useful interval."""
         is_slow = self.is_device_clock and min(self.host_s, default=0.0) >= SLOW_CALL_S
-        return MIN_SLOW_SAMPLES if is_slow else MIN_SAMPLES
+        return self.min_slow if is_slow else MIN_SAMPLES
 
     @property
     def are_enough(self) -> bool:
@@ -197,7 +202,7 @@ def measure(
     """
     import scipy.special  # noqa: F401  # takes a while: loaded before the first sample, not between two of them
 
-    samples, pause_s, discarded = _Samples(clock.is_device_clock), FIRST_PAUSE_S, 0
+    samples, pause_s, discarded = _Samples(clock.is_device_clock, rule.min_slow_samples), FIRST_PAUSE_S, 0
     started = time.perf_counter()
     while True:
         started += before_call()

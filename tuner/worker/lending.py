@@ -91,17 +91,21 @@ def borrow(pipe: Any, weights: LentWeights) -> set[int]:
 
 
 def checksum(pipe: Any) -> tuple[int, ...]:
-    """Return the sum of the words of every storage. Nearly every change of a weight gives another one."""
+    """Return the sum of the words of every storage. Nearly every change of a weight gives another one.
+
+    The host waits for the GPU once: where other processes use it, each wait takes milliseconds.
+    """
     import torch
 
     sums = []
     for storage in storages(pipe).values():
         words = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
         words = words.view(torch.int32) if storage.nbytes() % 4 == 0 else words
-        sums.append(sum(int(part.sum(dtype=torch.int64)) for part in words.split(WORDS)))
+        sums.append(torch.stack([part.sum(dtype=torch.int64) for part in words.split(WORDS)]).sum())
+    found = tuple(torch.stack(sums).tolist()) if sums else ()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-    return tuple(sums)
+    return found
 
 
 def _parts(storage: LentStorage) -> list[Any]:

@@ -16,6 +16,7 @@ from tuner.timing import disturbance, prediction
 from tuner.timing.components import time_components
 from tuner.timing.intervals import MIN_SAMPLES, median_interval
 from tuner.timing.measure import (
+    MIN_PAIRED_SAMPLES,
     SEARCH_HALF_WIDTH,
     SLOW_CALL_S,
     TARGET_HALF_WIDTH,
@@ -167,21 +168,32 @@ class Timer:
         return timing, memory
 
     def _warm_up_again(self, call: Callable[[], object]) -> WarmUp:
-        """Warm up for a point. A slow call needs no more than one: shorter ones have settled everything but heat."""
+        """Warm up for a point. A slow call needs no more than one: shorter ones have settled everything but heat.
+
+        In a pair it needs none: the calls of the other one keep the GPU warm.
+        """
         if not self.is_slow:
             return warm_up(call, self.calls.clock, self.tracer.graph_count, self.job.allowance_s)
+        if self.job.standing is not None:
+            return WarmUp(calls=0, settled=True)
         seconds, _ = time_call(call, self.calls.clock)
         return WarmUp(calls=1, settled=True, last_call_s=seconds)
 
     def _measure(self, call: Callable[[], object], point: Point, warmed_up: WarmUp) -> Timing:
         job, target_s = self.job, self.job.workload.latency_target_s
-        is_rough = self.is_slow and not point.whole
-        rule = StoppingRule(job.allowance_s, SEARCH_HALF_WIDTH if is_rough else TARGET_HALF_WIDTH)
-        arguments = (call, self.calls.clock, point.batch, rule, self._monitor(), target_s)
+        arguments = (call, self.calls.clock, point.batch, self._stopping_rule(point), self._monitor(), target_s)
         if job.standing is None:
             return measure(*arguments)
-        blocks = Blocks(self.calls.channel, job.standing, call, warmed_up.last_call_s or 0.0)
+        call_s = warmed_up.last_call_s or (SLOW_CALL_S if self.is_slow else 0.0)
+        blocks = Blocks(self.calls.channel, job.standing, call, call_s)
         return measure(*arguments, blocks.before_call)
+
+    def _stopping_rule(self, point: Point) -> StoppingRule:
+        """Return how precisely to time a point. Slow calls of pairs need less each: it is their ratio that counts."""
+        if self.is_slow and self.job.standing is not None:
+            return StoppingRule(self.job.allowance_s, SEARCH_HALF_WIDTH, MIN_PAIRED_SAMPLES)
+        is_rough = self.is_slow and not point.whole
+        return StoppingRule(self.job.allowance_s, SEARCH_HALF_WIDTH if is_rough else TARGET_HALF_WIDTH)
 
     def check_prediction(self, point: Point, timing: Timing, memory: Memory) -> tuple[Timing, Memory]:
         """Compare a prediction with the calls that generated the images, and measure the point if they contradict it.
