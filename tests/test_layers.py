@@ -26,6 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
             {"search", "tuner"},
             {"report", "export"},
             {"study"},
+            {"verify"},
             {"commands"},
             {"cli"},
             {"__main__"},
@@ -49,7 +50,10 @@ STATIONS = {
 }
 """The only folders that each of these may import."""
 
-PARENT = ("study", "search", "advisor", "execution", "report", "board", "result", "space", "export", "commands", "cli")
+PARENT = (
+    "study", "search", "advisor", "execution", "report", "board", "result", "space", "export", "verify", "commands",
+    "cli",
+)  # fmt: skip
 """What runs in the parent process alone. The worker must not reach any of it, not even indirectly."""
 
 NEEDS_TORCH = {"trace/capture.py", "trace/dynamo.py", "trace/sync_lines.py"}

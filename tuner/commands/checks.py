@@ -15,6 +15,7 @@ from tuner.execution import python
 from tuner.files import absent
 
 if TYPE_CHECKING:
+    from tuner.records.model import Model
     from tuner.records.quality import QualityPolicy
     from tuner.search.request import Request
 
@@ -56,14 +57,25 @@ def trial_import(name: str) -> str | None:
 
 def check_models(request: Request) -> None:
     """Check the folders of the pipeline and of the CLIP model that scores. Raises BadInput or Unavailable."""
-    from tuner.model import folder_check, hub, pipeline
-    from tuner.quality.metrics import get_metric
+    check_pipeline(request.model)
+    check_scorer(request.model, request.quality)
 
-    model, quality = request.model, request.quality
+
+def check_pipeline(model: Model) -> None:
+    """Check the pipeline's folder, if it is on this machine. Raises BadInput."""
+    from tuner.model import folder_check, hub, pipeline
+
     folder = pipeline.settings_folder(model)
     if folder is not None:
         is_whole = model.base is None and (Path(model.source).is_dir() or not hub.incomplete_reason(folder))
         folder_check.check_folder(folder, model.variant, has_weights=is_whole)
+
+
+def check_scorer(model: Model, quality: QualityPolicy) -> None:
+    """Check the CLIP model that scores, and what other metrics read. Raises BadInput or Unavailable."""
+    from tuner.model import folder_check, hub, pipeline
+    from tuner.quality.metrics import get_metric
+
     if "--scorer" in get_metric(quality.metric).needs and model.scorer != pipeline.DEMO:
         scorer = Path(model.scorer)
         kept = scorer if scorer.is_dir() else hub.require(model.scorer, "--scorer FOLDER")

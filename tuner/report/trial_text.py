@@ -20,7 +20,7 @@ def result_text(outcome: Outcome, plus_minus: str = "+-") -> str:
     if outcome.status == "measured":
         return _measured_text(outcome, plus_minus)
     if outcome.status == "rejected":
-        return _findings_text(undeclared_findings(outcome))
+        return findings_text(undeclared_findings(outcome))
     if outcome.failure is None:
         return "failed without a reason"
     failure = outcome.failure
@@ -64,7 +64,8 @@ def _qualifiers(timing: Timing) -> str:
     return text if meets_latency_target(timing.within_target) else f"{text} (misses the latency target)"
 
 
-def _findings_text(findings: Sequence[Finding]) -> str:
+def findings_text(findings: Sequence[Finding]) -> str:
+    """Format the findings that rejected a build: kind, count and source line of the first two."""
     text = "; ".join(map(_finding_text, findings[:2])) or "rejected by the gate"
     return text + (f"; and {len(findings) - 2} more" if len(findings) > 2 else "")
 

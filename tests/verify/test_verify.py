@@ -1,0 +1,413 @@
+"""Whether a configuration is still clean, as fast and as good: answers from workers that are made up."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from inline_study import Workers
+
+from tuner.cli import main
+from tuner.commands import verify as command
+from tuner.errors import StudyFailed
+from tuner.execution.inline import InlineExecutor
+from tuner.hardware.environment import detect
+from tuner.records.codec import Estimate, decode, encode_pretty
+from tuner.records.gate import Finding, Verdict
+from tuner.records.outcome import Failure
+from tuner.records.protocol import BuildDone, Job, Message, Point, PointFailed, WorkerFailed
+from tuner.records.quality import Quality
+from tuner.result.config import read_best
+from tuner.result.records import BestConfig
+from tuner.verify import changes as changes_module
+from tuner.verify.bench import SCORE, Bench
+from tuner.verify.course import PAIRS, Course
+from tuner.verify.recorded import Recorded, read_recorded
+from tuner.verify.records import Change, Verification
+
+SYNC = Finding(
+    kind="device sync", count=3, count_per_step=1.0, idle_ms_per_step=2.0, operator="aten::item", reason="",
+    source="pipeline.py:7",
+)  # fmt: skip
+
+
+class Now(Workers):
+    """Workers of today. The candidate is the build with the math kernel; `rejected` says whose trace has a sync."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slower = {"candidate": 1.0, "baseline": 1.0}
+        self.loss = 0.0
+        self.psnr_db = 100.0
+        self.rejected: set[str] = set()
+        self.broken: set[str] = set()
+        self.blind = False
+
+    def who(self, job: Job) -> str:
+        return "baseline" if job.build["attention.backend"] == "native" else "candidate"
+
+    def seconds(self, job: Job, point: Point) -> float:
+        return super().seconds(job, point) * self.slower[self.who(job)]
+
+    def quality(self, job: Job, point: Point) -> Quality:
+        quality = super().quality(job, point)
+        if self.who(job) == "baseline":
+            return msgspec.structs.replace(quality, psnr_db=self.psnr_db)
+        low, high = -0.05 - self.loss, 0.05 - self.loss
+        return msgspec.structs.replace(quality, difference=Estimate(value=-self.loss, low=low, high=high))
+
+    def __call__(self, job: Job) -> Iterator[Message]:
+        who = self.who(job)
+        if who in self.broken:
+            self.jobs.append(job)
+            failure = Failure(kind="error", stage="apply", message="no kernel\nand a second line")
+            yield WorkerFailed(failure=failure)
+            return
+        for message in super().__call__(job):
+            if isinstance(message, BuildDone) and job.trace:
+                verdict = self.verdict(job, who)
+                yield BuildDone(build=msgspec.structs.replace(message.build, verdict=verdict))
+                if verdict.status == "rejected" and not job.is_baseline:
+                    return
+            elif self.blind and getattr(message, "index", None) == SCORE and who == "candidate":
+                yield PointFailed(
+                    index=SCORE, failure=Failure(kind="invalid image", stage="score", message="all are black")
+                )
+            else:
+                yield message
+
+    def verdict(self, job: Job, who: str) -> Verdict:
+        if who not in self.rejected:
+            return Verdict(status="clean")
+        allowed = next((allowance.knob for allowance in job.allowed if allowance.kind == SYNC.kind), None)
+        finding = msgspec.structs.replace(SYNC, allowed_by=allowed)
+        return Verdict(status="clean" if allowed else "rejected", findings=(finding,))
+
+
+@pytest.fixture(scope="module")
+def study(recorded_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study whose choice is the math kernel, with a folder for the reference images."""
+    folder = tmp_path_factory.mktemp("verify") / "study"
+    shutil.copytree(recorded_study, folder, ignore=shutil.ignore_patterns("cache"))
+    (folder / "trials" / "0000" / "images").mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def same_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes_module, "model_changes", lambda *_: ())
+
+
+@pytest.fixture
+def verified(study: Path, tmp_path: Path) -> Callable[..., Verification]:
+    def run(
+        now: Now, *, quick: bool = False, edit: Callable[[BestConfig], BestConfig] = lambda best: best,
+        recorded: Recorded | None = None,
+    ) -> Verification:  # fmt: skip
+        best = edit(read_best(study / "best_config.json"))
+        known = recorded or read_recorded(study / "best_config.json", best)
+        bench = Bench(InlineExecutor(now), best, detect("cpu"), known, tmp_path, 1.0)
+        return Course("best_config.json", bench, lambda _: None, quick=quick).verify()
+
+    return run
+
+
+def answers(verification: Verification) -> dict[str, str]:
+    return {check.question: check.status for check in verification.checks}
+
+
+def text(verification: Verification, question: str) -> str:
+    (found,) = [check.text for check in verification.checks if check.question == question]
+    assert "\n" not in found
+    return found
+
+
+def scaled(factor: float) -> Callable[[BestConfig], BestConfig]:
+    """Edit the recorded latency of the chosen configuration."""
+
+    def edit(best: BestConfig) -> BestConfig:
+        latency = best.chosen.latency_s
+        edited = Estimate(value=latency.value * factor, low=latency.low * factor, high=latency.high * factor)
+        return msgspec.structs.replace(best, chosen=msgspec.structs.replace(best.chosen, latency_s=edited))
+
+    return edit
+
+
+CLEAN, FAST, GOOD = "clean", "as fast", "as good"
+
+
+# ---- the answers ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_what_did_not_change_passes(verified: Callable[..., Verification], quick: bool) -> None:
+    now = Now()
+    verification = verified(now, quick=quick)
+    assert answers(verification) == {CLEAN: "pass", FAST: "pass", GOOD: "pass"}
+    assert verification.passed and verification.changes == () and verification.repair is None
+    assert verification.speed_up and verification.speed_up.low > 1.0
+    assert [now.who(job) for job in now.jobs] == (
+        ["baseline", "candidate"]
+        if quick
+        else ["baseline", "candidate", "candidate", "baseline", "baseline", "candidate"]
+    )
+    assert [job.trace for job in now.jobs] == [False, True, *[False] * (2 * PAIRS - 2)][: len(now.jobs)]
+    assert [len(job.points) for job in now.jobs] == [2, 2, *[1] * (2 * PAIRS - 2)][: len(now.jobs)]
+    assert not any(job.is_baseline for job in now.jobs)
+
+
+@pytest.mark.parametrize(("factor", "status"), [(0.95, "fail"), (1.0, "pass"), (1.05, "pass"), (0.995, "pass")])
+def test_a_recorded_latency_that_was_edited(verified: Callable[..., Verification], factor: float, status: str) -> None:
+    verification = verified(Now(), edit=scaled(factor))
+    assert answers(verification) == {CLEAN: "pass", FAST: status, GOOD: "pass"}
+    if status == "fail":
+        assert "1.05x [" in text(verification, FAST)
+        assert text(verification, FAST).endswith("the untouched pipeline is as recorded")
+
+
+def test_a_machine_that_is_slower_as_a_whole_is_told(verified: Callable[..., Verification]) -> None:
+    now = Now()
+    now.slower = {"candidate": 1.2, "baseline": 1.2}
+    verification = verified(now)
+    assert answers(verification)[FAST] == "fail"
+    assert "the untouched pipeline is slower too, 1.20x" in text(verification, FAST)
+
+
+def test_another_model_in_the_folder_is_seen_by_its_images(verified: Callable[..., Verification]) -> None:
+    now = Now()
+    now.psnr_db = 11.0
+    verification = verified(now)
+    assert answers(verification) == {CLEAN: "pass", FAST: "pass", GOOD: "fail"}
+    assert "generates other images than in the study (PSNR 11 dB)" in text(verification, GOOD)
+    assert verification.repair is None and verification.tried == {}, "the front is of another model"
+
+
+def test_images_that_moved_by_rounding_pass_and_are_told(verified: Callable[..., Verification]) -> None:
+    now = Now()
+    now.psnr_db = 33.0
+    verification = verified(now)
+    assert answers(verification)[GOOD] == "pass"
+    assert "moved by rounding, PSNR 33 dB" in text(verification, GOOD)
+
+
+def test_other_versions_are_listed_and_fail_nothing(verified: Callable[..., Verification]) -> None:
+    def edit(best: BestConfig) -> BestConfig:
+        there = best.environment
+        libraries = {**there.libraries, "diffusers": "0.41.0"}
+        return msgspec.structs.replace(
+            best, environment=msgspec.structs.replace(there, libraries=libraries, driver="535.1"), tuner_version="0.0.1"
+        )
+
+    verification = verified(Now(), quick=True, edit=edit)
+    assert verification.passed
+    assert {change.name for change in verification.changes} == {"diffusers", "driver", "diffusion-tuner"}
+    (found,) = [change for change in verification.changes if change.name == "diffusers"]
+    assert found == Change(name="diffusers", recorded="0.41.0", now=str(detect("cpu").libraries["diffusers"]))
+
+
+def test_worse_images_fail(verified: Callable[..., Verification]) -> None:
+    now = Now()
+    now.loss = 2.0
+    verification = verified(now, quick=True)
+    assert answers(verification) == {CLEAN: "pass", FAST: "pass", GOOD: "fail"}
+    assert "clip_score -2.000 [-2.050, -1.950]" in text(verification, GOOD)
+
+
+def test_images_that_are_none_fail(verified: Callable[..., Verification]) -> None:
+    now = Now()
+    now.blind = True
+    verification = verified(now, quick=True)
+    assert answers(verification) == {CLEAN: "pass", FAST: "pass", GOOD: "fail"}
+    assert text(verification, GOOD) == "invalid image in score: all are black"
+
+
+def test_a_rejected_trace_fails_unless_the_untouched_pipeline_does_the_same(
+    verified: Callable[..., Verification],
+) -> None:
+    now = Now()
+    now.rejected = {"candidate"}
+    verification = verified(now, quick=True)
+    assert answers(verification) == {CLEAN: "fail", FAST: "unavailable", GOOD: "unavailable"}
+    assert text(verification, CLEAN) == "device sync x3 at pipeline.py:7 (2.0 ms idle a step)"
+    assert [job.is_baseline for job in now.jobs] == [False, False, True]
+    now = Now()
+    now.rejected = {"candidate", "baseline"}
+    verification = verified(now, quick=True)
+    assert answers(verification) == {CLEAN: "pass", FAST: "pass", GOOD: "pass"}
+    assert len(now.jobs) == 4, "it was measured again, with what the untouched pipeline does allowed"
+
+
+def test_what_does_not_run_any_more_fails(verified: Callable[..., Verification]) -> None:
+    now = Now()
+    now.broken = {"candidate"}
+    verification = verified(now, quick=True)
+    assert answers(verification) == {CLEAN: "fail", FAST: "unavailable", GOOD: "unavailable"}
+    assert text(verification, CLEAN) == "it does not run: error in apply: no kernel"
+
+
+def test_an_untouched_pipeline_that_does_not_run_is_an_error(verified: Callable[..., Verification]) -> None:
+    now = Now()
+    now.broken = {"baseline"}
+    with pytest.raises(StudyFailed, match=r"^best_config\.json: the untouched pipeline cannot be measured here: error"):
+        verified(now)
+
+
+# ---- the repair -----------------------------------------------------------------------------------------------------
+
+
+def only_native_is_whole(now: Now) -> None:
+    """Break every build of the math kernel, but not those of fewer steps with the other one."""
+    now.broken = {"candidate"}
+
+
+def test_a_quick_verification_names_the_next_point_without_measuring_it(
+    verified: Callable[..., Verification],
+) -> None:
+    now = Now()
+    only_native_is_whole(now)
+    verification = verified(now, quick=True)
+    assert verification.repair is not None and not verification.repair.measured
+    assert "not measured now" in verification.repair.text
+    assert len(now.jobs) == 2
+
+
+def test_the_next_point_that_passes_is_measured(study: Path, verified: Callable[..., Verification]) -> None:
+    best = read_best(study / "best_config.json")
+    others = [point.trial for point in best.front if point.trial not in (best.chosen.trial, best.baseline.trial)]
+    assert len(others) >= 2
+
+    class Picky(Now):
+        """Images of the chosen step count, and of the next one, are bad now."""
+
+        def quality(self, job: Job, point: Point) -> Quality:
+            bad = {best.chosen.values["steps"], by_cost[0].values["steps"]}
+            self.loss = 3.0 if point.steps in bad else 0.0
+            return super().quality(job, point)
+
+    by_cost = sorted(
+        (point for point in best.front if point.trial in others), key=lambda point: point.cost_usd_per_1000_images
+    )
+    verification = verified(Picky())
+    assert not verification.passed
+    assert list(verification.tried) == [by_cost[0].trial]
+    assert verification.repair is not None
+    assert (verification.repair.trial, verification.repair.measured) == (by_cost[1].trial, True)
+    assert verification.repair.text.startswith("passes, ")
+
+
+def test_a_point_that_is_slower_than_the_choice_is_no_repair_of_its_speed(
+    verified: Callable[..., Verification],
+) -> None:
+    verification = verified(Now(), edit=scaled(0.9))
+    assert verification.repair is None
+    assert verification.tried and all("is quicker even so" in reason for reason in verification.tried.values())
+
+
+# ---- what the study has ---------------------------------------------------------------------------------------------
+
+
+def test_the_study_beside_the_file_has_the_reference(study: Path) -> None:
+    found = read_recorded(study / "best_config.json", read_best(study / "best_config.json"))
+    assert found.reference is not None and found.unavailable_reason is None
+    assert found.reference.images == str(study / "trials" / "0000" / "images")
+    assert found.folder == str(study)
+
+
+@pytest.mark.parametrize("case", ["no study", "no images", "another model", "damaged"])
+def test_without_the_reference_the_answer_is_unavailable_with_the_reason(
+    case: str, study: Path, tmp_path: Path, verified: Callable[..., Verification]
+) -> None:
+    best = read_best(study / "best_config.json")
+    copy = tmp_path / "copy"
+    shutil.copytree(study, copy, ignore=shutil.ignore_patterns("cache"))
+    if case == "no study":
+        (copy / "study.json").unlink()
+    elif case == "no images":
+        shutil.rmtree(copy / "trials" / "0000" / "images")
+    elif case == "another model":
+        best = msgspec.structs.replace(best, model=msgspec.structs.replace(best.model, source="/other"))
+    else:
+        (copy / "trials" / "0000" / "outcome.json").write_text("{}")
+    found = read_recorded(copy / "best_config.json", best)
+    assert found.reference is None and found.unavailable_reason
+    now = Now()
+    verification = verified(now, quick=True, recorded=found)
+    assert answers(verification) == {CLEAN: "pass", FAST: "pass", GOOD: "unavailable"}
+    assert text(verification, GOOD) == found.unavailable_reason
+    assert verification.passed, "nothing here could tell"
+    assert all(len(job.points) == 1 for job in now.jobs), "no image is generated for nothing"
+
+
+def test_code_of_the_study_is_not_run(study: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(study, copy, ignore=shutil.ignore_patterns("cache"))
+    data = json.loads((copy / "study.json").read_text())
+    data["quality"]["metric"] = "evil:function"
+    (copy / "study.json").write_text(json.dumps(data))
+    found = read_recorded(copy / "best_config.json", read_best(copy / "best_config.json"))
+    assert found.reference is None
+    assert "evil:function" in str(found.unavailable_reason) or "quality" in str(found.unavailable_reason)
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_command(study: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    def run(now: Now, *options: str) -> int:
+        monkeypatch.setattr(command, "make_executor", lambda *_: InlineExecutor(now))
+        monkeypatch.setattr(command, "check_model", lambda *_: None)
+        monkeypatch.setattr(command, "with_scorer", lambda recorded, _: recorded)
+        return main(["verify", str(study), *options])
+
+    return run
+
+
+def test_the_command_prints_answers_and_ends_with_their_code(
+    run_command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(Now(), "--quick") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "is it still because" in shown and shown.endswith("verified") and "NOT" not in shown
+    bad = Now()
+    bad.psnr_db = 9.0
+    assert run_command(bad, "--quick") == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "as good fail" in shown and "tune again with `tune run`" in shown and shown.endswith("NOT verified")
+
+
+def test_the_command_prints_json(run_command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(Now(), "--quick", "--json") == 0
+    printed = capsys.readouterr().out
+    found = decode(printed.encode(), Verification, "here")
+    assert found.quick and answers(found) == {CLEAN: "pass", FAST: "pass", GOOD: "pass"}
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda _: b"{}", "best_config.json"),
+        (lambda _: b"\x00", "best_config.json"),
+        (lambda best: encode_pretty(best), "model.source: /model: "),
+        (lambda best: encode_pretty(untouched(best)), "is the untouched pipeline"),
+    ],
+)
+def test_bad_input_is_one_line(
+    edit: Callable[[BestConfig], bytes], words: str, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "best_config.json"
+    file.write_bytes(edit(read_best(study / "best_config.json")))
+    assert main(["verify", str(file)]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+    assert words in printed.err
+
+
+def untouched(best: BestConfig) -> BestConfig:
+    even: Any = Estimate(value=1.0, low=1.0, high=1.0)
+    return msgspec.structs.replace(best, chosen=best.baseline, speed_up=even, speed_up_confirmed=True)

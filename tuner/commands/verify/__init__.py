@@ -1,0 +1,126 @@
+"""`tune verify`: say whether a configuration is still clean, as fast and as good as recorded."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tuner.commands.arguments import Subparsers, add_json
+from tuner.commands.output import print_result
+from tuner.errors import BadInput, TunerError
+
+if TYPE_CHECKING:
+    from tuner.execution.executor import Executor
+    from tuner.result.records import BestConfig
+    from tuner.verify.recorded import Recorded
+    from tuner.verify.records import Verification
+
+SUMMARY = "say whether a configuration is still clean, as fast and as good as recorded"
+DESCRIPTION = """\
+Measure the chosen configuration of a best_config.json again, after an upgrade of
+the driver, torch, diffusers or the model: does the gate still pass it, is its
+latency the recorded one, are its images as good against the study's reference?
+The reference is in the study's folder, which is where the file lies.
+"""
+EXAMPLES = """\
+examples:
+  tune verify traces/demo-9ec7c40c
+  tune verify best_config.json --quick
+
+The exit code is 0 if no answer is no, 1 if one is, and 2 for bad input. An answer
+that nothing here could give, as without the study's folder, is no failure.
+Full: three pairs of fresh processes beside the untouched pipeline; if an answer is
+no, the other points of the front are measured for one that passes.
+"""
+ALLOWANCE_S = {True: 5.0, False: 20.0}
+"""Seconds that timing may take in each process, of a quick verification and of a full one."""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the arguments of `tune verify`."""
+    parser = subparsers.add_parser("verify", help=SUMMARY, description=DESCRIPTION, epilog=EXAMPLES)
+    parser.add_argument("file", type=Path, metavar="FILE", help="a best_config.json or a study folder")
+    parser.add_argument(
+        "--quick", action="store_true", help="one pair of processes, and name a repair without measuring it"
+    )
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Verify a configuration and print the answers."""
+    from tuner.commands.verify.table import VerifyTable
+    from tuner.export.base import read_tuned, result_file
+    from tuner.verify.recorded import read_recorded
+
+    best, file = read_tuned(options.file), result_file(options.file)
+    check_model(file, best)
+    recorded = with_scorer(read_recorded(file, best), best)
+    with (
+        tempfile.TemporaryDirectory(prefix="tune-verify-") as folder,
+        make_executor(best, recorded, Path(folder)) as executor,
+    ):
+        verification = verify(file, best, recorded, executor, Path(folder), quick=options.quick)
+    print_result(verification, VerifyTable(verification), options.json)
+    return 0 if verification.passed else 1
+
+
+def check_model(file: Path, best: BestConfig) -> None:
+    """Raise BadInput, naming the file and the field, unless the model is on this machine or on the hub."""
+    from tuner.commands import checks
+    from tuner.model import pipeline
+
+    model = best.model
+    try:
+        pipeline.resolve(model.source, model.revision, None, model.variant, model.base)
+        checks.check_pipeline(model)
+    except BadInput as error:
+        raise BadInput(f"{file}: model.source: {error}") from None
+
+
+def with_scorer(recorded: Recorded, best: BestConfig) -> Recorded:
+    """Return what the study has, without its reference if the model that scores is not here."""
+    import msgspec
+
+    from tuner.commands import checks
+
+    if recorded.reference is None:
+        return recorded
+    try:
+        checks.check_scorer(best.model, recorded.quality)
+    except TunerError as error:
+        return msgspec.structs.replace(recorded, reference=None, unavailable_reason=str(error))
+    return recorded
+
+
+def make_executor(best: BestConfig, recorded: Recorded, folder: Path) -> Executor:
+    """Return the executor of this machine. Compiled code of the study is used if it was made where it lies."""
+    from tuner.execution.local import LocalExecutor
+    from tuner.execution.template import make_launcher
+    from tuner.records.outcome import Device
+    from tuner.study.compiled_code import is_sealed
+
+    kept = Path(recorded.folder) / "cache" if recorded.folder else folder / "cache"
+    cache = kept if is_sealed(kept) else folder / "cache"
+    cache.mkdir(exist_ok=True)
+    return LocalExecutor([Device(name=best.environment.device)], make_launcher(cache, folder / "template.log"))
+
+
+def verify(
+    file: Path, best: BestConfig, recorded: Recorded, executor: Executor, folder: Path, *, quick: bool
+) -> Verification:
+    """Verify a result with an executor."""
+    from tuner.hardware.environment import detect
+    from tuner.verify.bench import Bench
+    from tuner.verify.course import Course
+
+    bench = Bench(executor, best, detect(best.environment.device), recorded, folder, ALLOWANCE_S[quick])
+    return Course(str(file), bench, note, quick=quick).verify()
+
+
+def note(text: str) -> None:
+    """Tell on standard error what is measured next."""
+    print(f"tune: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""Whether a configuration still is what its study measured: clean, as fast, as good."""

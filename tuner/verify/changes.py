@@ -1,0 +1,52 @@
+"""What differs between the machine and model of a record and those of today."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from tuner.model import pipeline
+from tuner.records.machine import Environment
+from tuner.records.model import Architecture, Model
+from tuner.result.config import package_version
+from tuner.result.records import BestConfig
+from tuner.search.request import Request
+from tuner.verify.records import Change
+
+LEFT_OUT = ("cpp_compiler", "platform")
+"""Fields of the environment whose text changes often and says little."""
+
+
+def changes(best: BestConfig, here: Environment, request: Request | None) -> list[Change]:
+    """Return what is not as it was recorded: versions, driver, machine, and the model's configuration."""
+    recorded = {"diffusion-tuner": best.tuner_version, **_flat(best.environment)}
+    now = {"diffusion-tuner": package_version(), **_flat(here)}
+    names = [name for name in {**recorded, **now} if recorded.get(name) != now.get(name)]
+    found = [Change(name=name, recorded=str(recorded.get(name)), now=str(now.get(name))) for name in names]
+    return [*found, *(model_changes(best.model, request.space.architecture) if request else ())]
+
+
+def _flat(environment: Environment) -> dict[str, Any]:
+    fields = msgspec.to_builtins(environment)
+    libraries = fields.pop("libraries")
+    return {name: value for name, value in {**fields, **libraries}.items() if name not in LEFT_OUT}
+
+
+def model_changes(model: Model, recorded: Architecture) -> Iterator[Change]:
+    """Yield what the model's configuration files say now and did not when the study was made."""
+    _, now = pipeline.resolve(model.source, model.revision, None, model.variant, model.base)
+    yield from _differences("model", msgspec.to_builtins(recorded), msgspec.to_builtins(now))
+
+
+def _differences(name: str, recorded: Any, now: Any) -> Iterator[Change]:
+    """Yield the leaves in which two trees of plain data differ."""
+    if isinstance(recorded, dict) and isinstance(now, dict):
+        for key in {**recorded, **now}:
+            yield from _differences(f"{name}.{key}", recorded.get(key), now.get(key))
+    elif isinstance(recorded, list) and isinstance(now, list) and len(recorded) == len(now):
+        for before, after in zip(recorded, now, strict=True):
+            yield from _differences(name, before, after)
+    elif recorded != now:
+        yield Change(name=name, recorded=str(recorded), now=str(now))

@@ -1,0 +1,88 @@
+"""What the study beside a best_config.json still has: the reference images, the gate's policy and allowances."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from tuner.errors import BadInput
+from tuner.files import StudyFolder, require_own_tree
+from tuner.quality.metrics import METRICS
+from tuner.quality.reference import baseline_reference
+from tuner.records.codec import Record
+from tuner.records.gate import Allowance, GatePolicy
+from tuner.records.model import Workload
+from tuner.records.quality import QualityPolicy, Reference
+from tuner.report.study_report import read_history
+from tuner.result.records import BestConfig
+from tuner.search.history import History
+from tuner.search.request import Request, read_request
+
+
+class Recorded(Record):
+    """What a verification takes from the study. Without a study the gate is the default one.
+
+    `reference` is what images are judged against, or None with the `unavailable_reason`. `folder` is the study's.
+    """
+
+    workload: Workload
+    gate: GatePolicy = GatePolicy()
+    allowed: tuple[Allowance, ...] = ()
+    quality: QualityPolicy = QualityPolicy()
+    reference: Reference | None = None
+    unavailable_reason: str | None = None
+    request: Request | None = None
+    folder: str | None = None
+
+
+def read_recorded(file: Path, best: BestConfig) -> Recorded:
+    """Read the study of a best_config.json from its folder, as far as it is there and is this result's."""
+    paths = StudyFolder(file.resolve().parent)
+    reason = f"no study is in {paths.root}, whose images are the reference"
+    if not paths.request.exists():
+        return Recorded(workload=best.workload, unavailable_reason=reason)
+    try:
+        require_own_tree(paths.root)
+        request = read_request(paths.request)
+        history = read_history(paths, request)
+    except BadInput as error:
+        return Recorded(workload=best.workload, unavailable_reason=str(error))
+    if (request.model, request.space.workload) != (best.model, best.workload):
+        reason = f"the study in {paths.root} is of another model or workload"
+        return Recorded(workload=best.workload, unavailable_reason=reason)
+    return _recorded(paths, request, history)
+
+
+def _recorded(paths: StudyFolder, request: Request, history: History) -> Recorded:
+    reason = _no_reference_reason(paths, request, history)
+    reference = None
+    if reason is None:
+        quality = history.baseline.quality
+        assert quality is not None
+        reference = msgspec.structs.replace(
+            baseline_reference(paths.trial(0), quality), floor=history.quality_floor, denoiser=None
+        )
+    return Recorded(
+        workload=history.judged_workload,
+        gate=request.space.gate,
+        allowed=history.allowances(),
+        quality=request.quality,
+        reference=reference,
+        unavailable_reason=reason,
+        request=request,
+        folder=str(paths.root),
+    )
+
+
+def _no_reference_reason(paths: StudyFolder, request: Request, history: History) -> str | None:
+    """Return why the images cannot be judged as in the study, or None."""
+    quality = request.quality
+    if quality.metric not in METRICS or quality.metric_paths:
+        return f"the study's metric {quality.metric} is your own code or files, which a file must not choose"
+    baseline = history.outcomes.get(0)
+    if baseline is None or baseline.quality is None:
+        return "the study has no scores of the untouched pipeline"
+    if not paths.images(0).is_dir():
+        return f"{paths.images(0)}: the untouched pipeline's images are not there any more"
+    return None
