@@ -10,12 +10,15 @@ import msgspec
 from tuner.errors import BadInput
 from tuner.files import StudyFolder
 from tuner.quality.metrics import get_metric
+from tuner.records.advice import FILE as ADVICE
+from tuner.records.advice import Advice
 from tuner.records.codec import Record, decode, read
 from tuner.records.database import select
 from tuner.records.outcome import Outcome
 from tuner.records.quality import NoiseFloor
 from tuner.records.stages import read_stages
 from tuner.report.conclusion import conclusion
+from tuner.report.explanation import Explanation, explain
 from tuner.report.points import FrontPoint, front_points
 from tuner.report.result_check import result_problem
 from tuner.report.studies import State, read_state
@@ -30,7 +33,7 @@ from tuner.search.request import Refusal, Request, read_request
 class StudyReport(Record):
     """A study so far. `refused` counts the refused candidates by reason, `conclusion` has a few lines of text.
 
-    `time` is None of a study that an earlier version made.
+    `explanation` says why this configuration was chosen. `time` is None of a study that an earlier version made.
     """
 
     folder: str
@@ -43,6 +46,7 @@ class StudyReport(Record):
     conclusion: str
     state: State = "finished"
     time: TimeAccount | None = None
+    explanation: Explanation | None = None
 
 
 def read_report(folder: Path) -> StudyReport:
@@ -71,6 +75,7 @@ def read_report(folder: Path) -> StudyReport:
         conclusion=conclusion(request, history, best.chosen.trial, folder),
         state=read_state(paths),
         time=make_account(read_stages(paths.stages), history),
+        explanation=explain(history, best.chosen.trial),
     )
 
 
@@ -84,12 +89,13 @@ def state_note(report: StudyReport) -> str | None:
 
 def read_history(paths: StudyFolder, request: Request) -> History:
     """Read the outcomes, repetitions and noise floor of a study."""
-    outcomes = read_outcomes(paths, request)
+    outcomes, advice = read_outcomes(paths, request), paths.root / ADVICE
     return History(
         space=request.space,
         price=request.price,
         outcomes=outcomes,
         repetitions=read_repetitions(paths, request, outcomes),
+        advice=read(advice, Advice) if advice.exists() else None,
         late_noise_floor=read(paths.noise_floor, NoiseFloor) if paths.noise_floor.exists() else None,
     )
 

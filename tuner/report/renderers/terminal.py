@@ -9,6 +9,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from tuner.report.console import make_console
+from tuner.report.explanation_text import ExplanationText
 from tuner.report.figures import figures_table
 from tuner.report.front_plot import front_plot
 from tuner.report.front_table import front_table
@@ -21,7 +22,7 @@ from tuner.report.trial_counts import trial_counts
 
 def parts(report: StudyReport) -> Iterator[RenderableType]:
     """Yield the front, the figures of the chosen configuration, all metrics, the counts of trials, where the time went,
-    and the conclusion.
+    why this one was chosen, and the conclusion.
     """
     yield front_table(report.points, report.metric_title)
     yield front_plot(report.points, metric=report.metric_title)
@@ -30,6 +31,8 @@ def parts(report: StudyReport) -> Iterator[RenderableType]:
     yield trial_counts(report.outcomes, report.refused)
     if report.time is not None:
         yield TimeTable(report.time, report.request.environment.device)
+    if report.explanation is not None:
+        yield ExplanationText(report.explanation)
     yield Text("\n".join(filter(None, (report.conclusion, state_note(report)))))
 
 

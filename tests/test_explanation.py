@@ -1,0 +1,151 @@
+"""The explanation of a choice: what each setting is worth, what was expected, what was not tried, in twenty lines."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from kinds import kind
+
+from tuner.advisor.advise import advise
+from tuner.hardware import environment
+from tuner.records.codec import Estimate, Value, decode, encode, read
+from tuner.records.outcome import Failure, Outcome, Timing
+from tuner.report.console import make_console
+from tuner.report.explanation import Explanation, Worth, explain
+from tuner.report.explanation_text import ExplanationText
+from tuner.result.prices import Price
+from tuner.search.history import History
+from tuner.space import reader
+from tuner.space.candidates import build_key, image_key
+
+FLUX = read(Path(__file__).resolve().parent / "data" / "advisor" / "flux_h200.json", Outcome)
+H200 = msgspec.structs.replace(
+    environment.detect("cpu"),
+    device="cuda",
+    compute_capability="9.0",
+    libraries={"torchao": "0.18.0", "triton": "3.6.0"},
+)
+SPACE = """
+pipelines: [FluxPipeline]
+workload: {prompts: [a red circle], height: 1024, width: 1024}
+quality: {tolerance: 1.0}
+baseline: {steps: 28, batch: 1}
+knobs:
+  compile.scope: [none, regional, full]
+  compile.vae: [false, true]
+  attention.backend: [native, _native_math, _native_cudnn]
+  quantization.scheme: [none, fp8-dynamic-row]
+  vae.tiling: [false, true]
+  fuse_qkv: [false, true]
+  steps: [28, 20, 14]
+"""
+CHOSEN: dict[str, Value] = {
+    "compile.scope": "regional", "quantization.scheme": "fp8-dynamic-row", "vae.tiling": True, "steps": 14,
+}  # fmt: skip
+
+
+def timing(seconds: float) -> Timing:
+    latency = Estimate(value=seconds, low=seconds * 0.999, high=seconds * 1.001)
+    return Timing(latency_s=latency, samples=6, images_per_s=1 / seconds, stopped="interval within target")
+
+
+class Recorded:
+    """A study's history, made trial by trial."""
+
+    def __init__(self, folder: Path, noise: float = 0.0) -> None:
+        (folder / "space.yaml").write_text(SPACE)
+        self.history = History(reader.load(folder / "space.yaml", kind(), H200), Price(usd_per_hour=1.0, source="here"))
+        self.add({}, 5.0)
+        baseline = msgspec.structs.replace(FLUX, values=self.history.outcomes[0].values)
+        self.history.advice = advise(self.history.space, H200, baseline, noise)
+
+    def add(self, changed: dict[str, Value], seconds: float | None, **result: Any) -> int:
+        values, number = self.history.space.candidate(changed), len(self.history.outcomes)
+        self.history.outcomes[number] = Outcome(
+            number=number, purpose="search", values=values, build_key=build_key(values), image_key=image_key(values),
+            status="measured" if seconds else "failed", timing=timing(seconds) if seconds else None, **result,
+        )  # fmt: skip
+        return number
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Recorded:
+    """A study that tried the chosen configuration, two of it without one setting, and one that failed."""
+    made = Recorded(tmp_path)
+    made.add({"compile.scope": "regional"}, 3.9)
+    made.add({name: value for name, value in CHOSEN.items() if name != "steps"}, 3.0)
+    made.add({name: value for name, value in CHOSEN.items() if name != "vae.tiling"}, 1.5)
+    made.add({"fuse_qkv": True}, None, failure=Failure(kind="error", stage="apply", message="no such layer\nat line 1"))
+    made.add(CHOSEN, 1.51)
+    return made
+
+
+def worth(found: Explanation, name: str) -> Worth:
+    (one,) = [each for each in found.settings if each.knob == name]
+    return one
+
+
+def test_what_a_setting_is_worth_is_measured_where_a_trial_tells(recorded: Recorded) -> None:
+    found = explain(recorded.history, 5)
+    steps, tiling = worth(found, "steps"), worth(found, "vae.tiling")
+    assert (steps.source, steps.trial_without) == ("measured", 2)
+    assert steps.ratio and steps.ratio.value == pytest.approx(3.0 / 1.51)
+    assert tiling.ratio and tiling.ratio.high < 1.0, "a setting that costs time is seen to"
+    scheme = worth(found, "quantization.scheme")
+    assert (scheme.source, scheme.trial_without) == ("expected", None)
+    assert worth(found, "compile.scope").needed_by == {"quantization.scheme": "fp8-dynamic-row"}
+    assert found.settings[0].knob == "steps", "the largest first"
+    assert decode(encode(found), Explanation, "here") == found
+
+
+def test_forecasts_stand_beside_what_was_measured(recorded: Recorded) -> None:
+    forecasts = {(each.knob, each.value): each for each in explain(recorded.history, 5).forecasts}
+    compiled = forecasts["compile.scope", "regional"]
+    assert (compiled.trial, compiled.trial_without, compiled.beside) == (1, 0, {})
+    assert compiled.measured.value == pytest.approx(5.0 / 3.9)
+    assert compiled.held and compiled.expected.low < compiled.measured.value < compiled.expected.high
+    recorded.add({"compile.scope": "full"}, 10.0)
+    forecasts = {(each.knob, each.value): each for each in explain(recorded.history, 5).forecasts}
+    assert not forecasts["compile.scope", "full"].held
+
+
+def test_what_was_not_tried_has_its_reason_and_what_is_next_goes_with_the_choice(recorded: Recorded) -> None:
+    found = explain(recorded.history, 5)
+    reasons = {(each.knob, each.value): each.reason for each in found.untried}
+    assert reasons["fuse_qkv", True] == "trial 4 failed: no such layer"
+    assert reasons["attention.backend", "_native_math"] == "it cannot gain more than the timing noise"
+    assert reasons["steps", 20] == "the search ended before it"
+    assert ("compile.scope", "regional") not in reasons and ("compile.scope", "none") not in reasons
+    assert [(each.knob, each.value) for each in found.next] == [("compile.scope", "full")], (
+        "tiling forbids compile.vae, and 20 steps are slower than the chosen 14"
+    )
+
+
+def test_without_advice_it_says_what_was_measured(recorded: Recorded) -> None:
+    recorded.history.advice = None
+    found = explain(recorded.history, 5)
+    assert worth(found, "steps").source == "measured"
+    assert worth(found, "quantization.scheme").source == "unknown"
+    assert found.forecasts == () and found.next == ()
+    assert all(each.reason for each in found.untried)
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_terminal_has_at_most_twenty_lines(recorded: Recorded, width: int) -> None:
+    for scope in ("regional", "full"):
+        for vae in (False, True):
+            recorded.add({"compile.scope": scope, "compile.vae": vae, "steps": 20}, 2.0)
+    console = make_console(io.StringIO(), width)
+    with console.capture() as captured:
+        console.print(ExplanationText(explain(recorded.history, 5)))
+    lines = captured.get().splitlines()
+    assert 8 < len(lines) <= 20 and max(map(len, lines)) <= width
+    assert "measured (trial 2)" in captured.get() or width < 80
+
+
+def test_a_chosen_baseline_needs_no_worth(recorded: Recorded) -> None:
+    assert explain(recorded.history, 0).settings == ()

@@ -1,0 +1,259 @@
+"""Why this configuration: what each setting is worth, what was expected of those tried, and what was not tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import msgspec
+
+from tuner.records.advice import Expectation
+from tuner.records.codec import Count, Estimate, Record, Value, Values
+from tuner.records.outcome import Outcome
+from tuner.report.formatting import first_line, label
+from tuner.result import front
+from tuner.search.bounds import refusal_reason
+from tuner.search.gain import timing_noise
+from tuner.search.history import History
+from tuner.space.candidates import candidate_key
+
+Setting = tuple[str, Value]
+
+MAX_NEXT = 4
+"""Settings named as worth trying next."""
+
+WORTH_TRYING = 1.003
+"""An expectation below this ratio is not worth a build."""
+
+
+class Worth(Record):
+    """What one setting of the chosen configuration is worth: the latency per image without it over that with it.
+
+    It is `measured` if a trial differs from the chosen one in this setting alone, `expected` by the advisor if not, and
+    `unknown` without either. `needed_by` are the chosen settings that cannot be had without it.
+    """
+
+    knob: str
+    value: Value
+    source: Literal["measured", "expected", "unknown"]
+    ratio: Estimate | None = None
+    trial_without: Count | None = None
+    needed_by: Values = msgspec.field(default_factory=dict)
+
+
+class Forecast(Record):
+    """What was expected of a setting beside what two trials that differ in it alone measured.
+
+    `beside` are the other settings that both trials have. It `held` if the two intervals meet, widened by the noise.
+    """
+
+    knob: str
+    value: Value
+    expected: Estimate
+    bound: float | None
+    measured: Estimate
+    trial: Count
+    trial_without: Count
+    beside: Values
+    held: bool
+
+
+class Untried(Record):
+    """A searched setting of which no trial was measured, why, and what was expected of it."""
+
+    knob: str
+    value: Value
+    reason: str
+    expected: Estimate | None = None
+    bound: float | None = None
+
+
+class Explanation(Record):
+    """Why a configuration was chosen. `next` are the settings to try with more budget, the most promising first."""
+
+    trial: Count
+    settings: tuple[Worth, ...]
+    forecasts: tuple[Forecast, ...]
+    untried: tuple[Untried, ...]
+    next: tuple[Untried, ...] = ()
+
+
+def explain(history: History, chosen: int) -> Explanation:
+    """Explain a choice from what a study recorded."""
+    known = Trials(history)
+    untried = tuple(_untried(history, known))
+    return Explanation(
+        trial=chosen,
+        settings=tuple(_worths(history, known, history.outcomes[chosen])),
+        forecasts=tuple(_forecasts(history, known)),
+        untried=untried,
+        next=tuple(_next(history, history.outcomes[chosen], untried)),
+    )
+
+
+class Trials:
+    """The measured trials of a study by their values."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        measured = [o for o in history.outcomes.values() if o.status == "measured" and o.timing is not None]
+        self.by_key = {candidate_key(outcome.values): outcome for outcome in measured}
+        self.expected = expectations(history)
+
+    def without(self, outcome: Outcome, name: str) -> Outcome | None:
+        """Return the measured trial that differs from another one in this setting alone, or None."""
+        values = without(self.history, outcome.values, name)
+        return self.by_key.get(candidate_key(values))
+
+    def ratio(self, slower: Outcome, faster: Outcome) -> Estimate:
+        """Return the latency per image of one trial over that of another, with its interval."""
+        runs = [self.history.undisturbed(trial) or [trial] for trial in (slower, faster)]
+        return front.widen(front.speed_up(*runs), noise_of(self.history))
+
+
+def without(history: History, values: Values, name: str) -> Values:
+    """Return a candidate without one of its settings."""
+    changed = history.space.changed(values)
+    return history.space.candidate({other: value for other, value in changed.items() if other != name})
+
+
+def expectations(history: History) -> Mapping[Setting, Expectation]:
+    """Return what the advisor expected of each setting."""
+    found = history.advice.expectations if history.advice else ()
+    return {(each.knob, each.value): each for each in found}
+
+
+def noise_of(history: History) -> float:
+    """Return the coefficient of variation of the baseline's processes, 0 if it is not known."""
+    noise = timing_noise(history)
+    return noise.coefficient_of_variation if noise else 0.0
+
+
+def estimate_of(found: Expectation) -> Estimate:
+    """Return an expected ratio with its interval."""
+    return Estimate(value=found.ratio, low=found.low, high=found.high)
+
+
+# ---- what each setting is worth -------------------------------------------------------------------------------------
+
+
+def _worths(history: History, known: Trials, chosen: Outcome) -> Iterator[Worth]:
+    """Yield the worth of each chosen setting, the largest first."""
+    changed = history.space.changed(chosen.values)
+    worths = [_worth(history, known, chosen, name, value) for name, value in changed.items()]
+    yield from sorted(worths, key=lambda worth: -(worth.ratio.value if worth.ratio else 0.0))
+
+
+def _worth(history: History, known: Trials, chosen: Outcome, name: str, value: Value) -> Worth:
+    other, expected = known.without(chosen, name), known.expected.get((name, value))
+    needed_by = {} if other is not None else _needed_by(history, chosen, name)
+    if other is not None:
+        return Worth(
+            knob=name, value=value, source="measured", ratio=known.ratio(other, chosen), trial_without=other.number
+        )
+    if expected is not None:
+        return Worth(knob=name, value=value, source="expected", ratio=estimate_of(expected), needed_by=needed_by)
+    return Worth(knob=name, value=value, source="unknown", needed_by=needed_by)
+
+
+def _needed_by(history: History, chosen: Outcome, name: str) -> Values:
+    """Return the chosen settings that go, or conflict, without one of them."""
+    left = without(history, chosen.values, name)
+    changed = {other: value for other, value in history.space.changed(chosen.values).items() if other != name}
+    gone = {other: value for other, value in changed.items() if left.get(other) != value}
+    for other, value in changed.items():
+        alone = history.space.candidate({**changed, name: history.space.baseline[name]})
+        fixed = history.space.candidate({k: v for k, v in changed.items() if k != other})
+        if history.space.conflict_reason(alone) and not history.space.conflict_reason(fixed):
+            gone[other] = value
+    return gone
+
+
+# ---- expected against measured --------------------------------------------------------------------------------------
+
+
+def _forecasts(history: History, known: Trials) -> Iterator[Forecast]:
+    """Yield what was expected of each setting that two trials tell of."""
+    for (name, value), expected in known.expected.items():
+        pair = _pair(history, known, name, value)
+        if pair is not None:
+            trial, other = pair
+            measured, noise = known.ratio(other, trial), 1 + noise_of(history)
+            yield Forecast(
+                knob=name, value=value, expected=estimate_of(expected), bound=expected.bound, measured=measured,
+                trial=trial.number, trial_without=other.number, beside=history.space.changed(other.values),
+                held=expected.low <= measured.high * noise and measured.low <= expected.high * noise,
+            )  # fmt: skip
+
+
+def _pair(history: History, known: Trials, name: str, value: Value) -> tuple[Outcome, Outcome] | None:
+    """Return the trials with and without a setting that have the fewest other settings, or None."""
+    pairs = []
+    for outcome in known.by_key.values():
+        if outcome.values.get(name) == value:
+            other = known.without(outcome, name)
+            if other is not None:
+                pairs.append((len(history.space.changed(outcome.values)), outcome.number, outcome, other))
+    return min(pairs, key=lambda pair: pair[:2])[2:] if pairs else None
+
+
+# ---- what was not tried ---------------------------------------------------------------------------------------------
+
+
+def _untried(history: History, known: Trials) -> Iterator[Untried]:
+    """Yield each searched setting that no measured trial has, the most promising first."""
+    tried = {item for outcome in known.by_key.values() for item in outcome.values.items()}
+    settings = [(name, value) for name, values in history.space.knobs.items() for value in values]
+    left = [item for item in settings if item not in tried and item[1] != history.space.baseline[item[0]]]
+    found = [_untried_setting(history, known.expected.get(item), item) for item in left]
+    yield from sorted(found, key=lambda each: -(each.expected.value if each.expected else 0.0))
+
+
+def _untried_setting(history: History, expected: Expectation | None, setting: Setting) -> Untried:
+    return Untried(
+        knob=setting[0],
+        value=setting[1],
+        reason=_untried_reason(history, setting),
+        expected=estimate_of(expected) if expected else None,
+        bound=expected.bound if expected else None,
+    )
+
+
+def _untried_reason(history: History, setting: Setting) -> str:
+    """Return why no trial of a setting was measured."""
+    name, value = setting
+    ruled_out = {(each.knob, each.value) for each in history.advice.ruled_out} if history.advice else set()
+    if setting in ruled_out:
+        return "it cannot gain more than the timing noise"
+    ended = [o for o in history.outcomes.values() if o.values.get(name) == value and o.status != "measured"]
+    if ended:
+        return _end_text(ended[-1])
+    return "the search ended before it"
+
+
+def _end_text(outcome: Outcome) -> str:
+    """Return how a trial without a result ended."""
+    if outcome.failure is not None:
+        return f"trial {outcome.number} failed: {first_line(outcome.failure.message)[:120]}"
+    return f"trial {outcome.number} was {outcome.status} by the gate"
+
+
+def _next(history: History, chosen: Outcome, untried: tuple[Untried, ...]) -> Iterator[Untried]:
+    """Yield the untried settings that the chosen configuration can have and that are expected to make it faster."""
+    changed, known, count = history.space.changed(chosen.values), expectations(history), 0
+    for each in untried:
+        candidate = history.space.candidate({**changed, each.knob: each.value})
+        is_possible = candidate.get(each.knob) == each.value and refusal_reason(history, candidate) is None
+        is_new = each.reason == "the search ended before it"
+        own = known.get((each.knob, changed.get(each.knob, "")))
+        gain = each.expected.value / (own.ratio if own else 1.0) if each.expected else 0.0
+        if is_new and is_possible and gain >= WORTH_TRYING:
+            yield each
+            count += 1
+        if count == MAX_NEXT:
+            return
+
+
+def setting_text(found: Worth | Forecast | Untried) -> str:
+    """Format a setting."""
+    return label({found.knob: found.value})

@@ -1,0 +1,96 @@
+"""The explanation of a choice in the terminal: at most twenty lines, each of one row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from tuner.numbers import format_ratio
+from tuner.records.codec import Estimate
+from tuner.report.console import BASELINE, QUIET
+from tuner.report.explanation import Explanation, Forecast, Untried, Worth, setting_text
+from tuner.report.formatting import label, pluralize, shorten
+
+MAX_SETTINGS, MAX_FORECASTS, MAX_UNTRIED = 7, 5, 3
+"""Rows of each part; the report in full has the rest. With the headings they are 20 at most."""
+
+
+@dataclass(frozen=True)
+class ExplanationText:
+    """What each setting is worth, what was expected, what was not tried, and what to try next."""
+
+    explanation: Explanation
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line, style in lines(self.explanation):
+            yield Text(shorten(line, options.max_width), style=style, no_wrap=True)
+
+
+def lines(found: Explanation) -> Iterator[tuple[str, str]]:
+    """Yield the lines, each with its style."""
+    if found.settings:
+        yield f"Worth    of each setting of trial {found.trial}, if it alone is left out", BASELINE
+        yield from _rows([worth_text(worth) for worth in found.settings], MAX_SETTINGS, "setting")
+    if found.forecasts:
+        held = sum(forecast.held for forecast in found.forecasts)
+        of = f"{held} of {pluralize(len(found.forecasts), 'setting')} tried"
+        yield f"Expected gains were met by {of}; the furthest off:", BASELINE
+        yield from _rows([forecast_text(each) for each in furthest_off(found.forecasts)], MAX_FORECASTS)
+    if found.untried:
+        yield f"Untried  {pluralize(len(found.untried), 'value')}", BASELINE
+        yield from _rows([untried_text(each) for each in found.untried], MAX_UNTRIED)
+    if found.next:
+        names = "; ".join(f"{setting_text(each)} {_expected(each)}" for each in found.next)
+        yield f"Next     with a longer --budget: {names}", ""
+
+
+def _rows(rows: Sequence[str], most: int, noun: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the first rows, and in the last one how many more there are where `noun` is given."""
+    is_cut = bool(noun) and len(rows) > most
+    yield from ((f"  {row}", QUIET) for row in rows[: most - is_cut])
+    if is_cut:
+        yield f"  and {pluralize(len(rows) - most + 1, f'other {noun}')}", QUIET
+
+
+def ratio_text(ratio: Estimate) -> str:
+    """Format a ratio with its interval."""
+    value, low, high = map(format_ratio, (ratio.value, ratio.low, ratio.high))
+    return f"{value}x [{low}, {high}]"
+
+
+def worth_text(worth: Worth) -> str:
+    """Format what a setting is worth and how that is known."""
+    ratio = f"{ratio_text(worth.ratio)}, " if worth.ratio else ""
+    source = f"measured (trial {worth.trial_without})" if worth.trial_without is not None else worth.source
+    needed = f"; needed by {label(worth.needed_by)}" if worth.needed_by else ""
+    return f"{setting_text(worth)}  {ratio}{source}{needed}"
+
+
+def furthest_off(forecasts: Sequence[Forecast]) -> list[Forecast]:
+    """Return forecasts, those that did not hold first, then by how far they are off."""
+    return sorted(forecasts, key=lambda each: (each.held, -abs(each.measured.value / each.expected.value - 1)))
+
+
+def forecast_text(forecast: Forecast) -> str:
+    """Format what was expected of a setting and what was measured."""
+    beside = f", beside {label(forecast.beside)}" if forecast.beside else ""
+    return (
+        f"{setting_text(forecast)}  expected {ratio_text(forecast.expected)}, "
+        f"measured {format_ratio(forecast.measured.value)}x{beside}"
+    )
+
+
+def untried_text(found: Untried) -> str:
+    """Format what was not tried and why."""
+    expected = f"{_expected(found)}; " if found.expected else ""
+    return f"{setting_text(found)}  {expected}{found.reason}"
+
+
+def _expected(found: Untried) -> str:
+    if found.expected is None:
+        return "(nothing is known of it)"
+    most = f", at most {format_ratio(found.bound)}x" if found.bound is not None else ""
+    return f"(expected {format_ratio(found.expected.value)}x{most})"
