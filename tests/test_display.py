@@ -30,6 +30,7 @@ from tuner.report.display import Display
 from tuner.report.live import LiveDisplay, make_display
 from tuner.report.plain import MAX_LINE, PlainDisplay
 from tuner.report.points import FrontPoint
+from tuner.report.running import RunningSet
 from tuner.report.trial_text import result_text
 
 BASELINE: dict[str, Any] = {"compile.scope": "none", "steps": 28}
@@ -485,3 +486,14 @@ def test_when_the_time_is_up_and_nothing_runs_no_time_is_left(quiet: LiveDisplay
         quiet.trial_started(number, "search", {}, 1)
         quiet.expected(number, 10.0 * number)
     assert any("5:00 used, 2 trials go on for about 0:50" in line for line in frame(quiet, 100))
+
+
+def test_the_time_in_which_a_trial_stood_still_is_not_its_stages() -> None:
+    running = RunningSet()
+    running.start(3, "search", {}, 1, 0.0)
+    running.enter(3, "score", None, 10.0)
+    running.expect(3, 50.0)
+    running.shift(3, 25.0)
+    running.shift(4, 1.0)  # it has ended
+    (trial,) = running
+    assert trial.text(60.0) == "judging images 0:25, about 0:15 to go"

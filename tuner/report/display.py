@@ -38,6 +38,9 @@ class Display(Protocol):
     def expected(self, number: int, seconds: float) -> None:
         """Show that a running trial is expected to end in so many seconds."""
 
+    def stood_still(self, number: int, seconds: float) -> None:
+        """Show that a running trial could do nothing for so many seconds, until now: another was timed."""
+
     def trial_ended(self, outcome: Outcome, remark: str) -> None:
         """Show a recorded trial. Its worker may go on with another step count."""
 

@@ -97,6 +97,9 @@ class LiveDisplay(Display):
     def worker_ended(self, number: int) -> None:
         self._running.end(number)
 
+    def stood_still(self, number: int, seconds: float) -> None:
+        self._running.shift(number, seconds)
+
     def trial_ended(self, outcome: Outcome, remark: str) -> None:
         if outcome.purpose != "confirm":
             self._counts[outcome.status] += 1

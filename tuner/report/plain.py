@@ -75,6 +75,9 @@ class PlainDisplay(Display):
     def worker_ended(self, number: int) -> None:
         self._tell_end(self._running.end(number))
 
+    def stood_still(self, number: int, seconds: float) -> None:
+        self._running.shift(number, seconds)
+
     def trial_ended(self, outcome: Outcome, remark: str) -> None:
         tail = f" ({one_line(remark)})" if remark else ""
         name, result = label(changes(outcome.values, self._baseline)), result_text(outcome)

@@ -95,6 +95,13 @@ class RunningSet:
         if known is not None:
             self._running[number] = replace(known, ends=ends)
 
+    def shift(self, number: int, seconds: float) -> None:
+        """Leave out of a trial's stage so many seconds in which it stood still."""
+        known = self._running.get(number)
+        if known is not None:
+            ends = None if known.ends is None else known.ends + seconds
+            self._running[number] = replace(known, since=known.since + seconds, ends=ends)
+
     def end(self, number: int | None) -> Running | None:
         """End a trial or the task, and return what it was."""
         return self._running.pop(number, None)

@@ -77,6 +77,14 @@ class WorkerEnded:
 
 
 @dataclass(frozen=True)
+class WorkerStoodStill:
+    """A worker could do nothing for so many seconds, until now: another had the device to itself."""
+
+    number: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class TrialEnded:
     """A trial has its outcome.
 
@@ -134,6 +142,7 @@ Event = (
     | BudgetChosen
     | EndExpected
     | WorkerEnded
+    | WorkerStoodStill
     | TrialEnded
     | RepetitionEnded
     | NoiseFloorMeasured
@@ -188,6 +197,10 @@ class Publisher:
     @publish.register
     def _(self, event: WorkerEnded) -> None:
         self.display.worker_ended(event.number)
+
+    @publish.register
+    def _(self, event: WorkerStoodStill) -> None:
+        self.display.stood_still(event.number, event.seconds)
 
     @publish.register
     def _(self, event: TaskStarted) -> None:

@@ -24,6 +24,7 @@ from tuner.study.events import (
     TrialEnded,
     TrialStarted,
     WorkerEnded,
+    WorkerStoodStill,
 )
 from tuner.study.repetition import RepetitionAttempt
 
@@ -182,6 +183,8 @@ class Runner:
         if isinstance(message, Ended):
             self.end(flight, strategy)
             return
+        if isinstance(message, StoodStill):
+            self.publisher.publish(WorkerStoodStill(flight.attempt.number, message.seconds))
         for event in flight.attempt.handle(message):
             for kept in self.without_a_neighbours_fault(flight, event):
                 self.publisher.publish(kept)
