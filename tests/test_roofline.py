@@ -15,7 +15,9 @@ from tuner.model import pipeline
 from tuner.records.codec import Values, decode, encode
 from tuner.records.machine import Environment, LimitShare, Roofline
 from tuner.records.outcome import Components
-from tuner.timing import roofline
+from tuner.timing import rates, roofline
+from tuner.timing.measure import Clock
+from tuner.timing.shapes import Attention, Product, ShapeRecorder
 
 CPU = environment.detect("cpu")
 FOUND = Roofline(
@@ -105,7 +107,7 @@ def test_a_small_share_is_not_rounded_to_none() -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(roofline.SIDE, "cpu", 128)
+    monkeypatch.setitem(rates.SIDE, "cpu", 128)
 
 
 class Pipe:
@@ -142,7 +144,9 @@ def test_the_probe_counts_the_products_of_a_step_and_measures_rates(small: None)
     linear, attention = 2 * 16 * 32 * 32, 2 * 2 * 16 * 16 * 32
     assert found.flop_per_step == linear + attention, "of one image"
     assert found.weight_bytes == 4 * (32 * 32 + 32)
-    assert set(found.flop_per_s) == {"float32", "bfloat16"}
+    assert set(found.flop_per_s) == {"float32", "bfloat16", "int8"}
+    assert found.flop_by_class == {"GEMM": linear, "attention": attention}
+    assert set(found.step_flop_per_s) == {"float32"}, "of the denoiser's own product"
     assert all(1e8 < rate < 1e14 for rate in found.flop_per_s.values())
     assert decode(encode(found), Roofline, "here") == found
 
@@ -181,14 +185,58 @@ def test_a_real_denoiser_is_counted(small: None, tiny_pipeline: Path) -> None:
 def test_a_gpu_without_fp8_is_not_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     gpu: Environment = msgspec.structs.replace(CPU, device="cuda", compute_capability="8.0")
-    monkeypatch.setattr(roofline, "_product_rate", lambda kind, *_: asked.append(kind) or 1e12)
-    monkeypatch.setattr(roofline, "_copy_rate", lambda *_: 1e12)
+    monkeypatch.setattr(rates, "product_rate", lambda kind, *_: asked.append(kind) or 1e12)
+    monkeypatch.setattr(rates, "copy_rate", lambda *_: 1e12)
     pipe: Any = SimpleNamespace(components={})
     assert roofline.measure_roofline(lambda _: None, pipe, gpu, 1).copy_bytes_per_s == 1e12
-    assert asked == ["bfloat16", "float16", "float32"]
+    assert asked == ["bfloat16", "float16", "float32", "int8"]
     asked.clear()
     roofline.measure_roofline(lambda _: None, pipe, msgspec.structs.replace(gpu, compute_capability="9.0"), 1)
-    assert roofline.FLOAT8 in asked
+    assert {rates.FLOAT8, rates.FLOAT8_ROW} <= set(asked)
+
+
+def test_the_shapes_of_a_step_are_those_of_its_denoiser() -> None:
+    import torch
+
+    class Denoiser(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.small, self.large = torch.nn.Linear(32, 32), torch.nn.Linear(32, 128)
+
+        def forward(self, x: Any) -> Any:
+            mask = torch.ones(17, 17, dtype=torch.bool)
+            attend = torch.nn.functional.scaled_dot_product_attention
+            x = self.small(self.small(x)) + self.small(x[:, :1])
+            heads = x.reshape(1, 17, 2, 16).transpose(1, 2)
+            attend(heads.repeat(1, 2, 1, 1), heads.repeat(1, 2, 1, 1), heads.repeat(1, 2, 1, 1), attn_mask=mask)
+            return attend(heads, heads, value=heads), self.large(x)
+
+    recorder, denoiser = ShapeRecorder(), Denoiser()
+    recorder.around(denoiser)(torch.ones(1, 17, 32))
+    found = recorder.shapes()
+    assert found.products == (Product(17, 32, 128), Product(17, 32, 32, count=2)), "one row is left out"
+    assert found.attention == Attention((1, 2, 17, 16), (1, 2, 17, 16), "float32"), "a masked one is left out"
+    assert found.attention.flop == 4 * 2 * 17 * 17 * 16
+
+
+@pytest.mark.parametrize("dtype", [*roofline.TYPES["cpu"], rates.FLOAT8, rates.FLOAT8_ROW])
+def test_products_of_every_type_have_their_shape(dtype: str) -> None:
+    try:
+        product: Any = rates.multiplication(dtype, Product(32, 64, 48), "cpu")()
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        pytest.skip(f"this CPU's torch has no such product: {error}")
+    assert tuple(product.shape) == (32, 48)
+    assert str(product.dtype) == {"int8": "torch.int32"}.get(
+        dtype, "torch.bfloat16" if "8" in dtype else f"torch.{dtype}"
+    )
+
+
+@pytest.mark.parametrize("backend", ["native", "_native_flash"])
+def test_attention_is_timed_by_the_kernel_that_is_named(backend: str) -> None:
+    shape = Attention((1, 2, 64, 16), (1, 2, 32, 16), "float32")
+    assert 0 < rates.attention_s(backend, shape, "cpu", Clock()) < 1
+    with pytest.raises(RuntimeError):
+        rates.attention_s("_native_cudnn", shape, "cpu", Clock())
 
 
 def test_the_pipeline_that_is_bound_by_arithmetic_can_be_tuned(small: None, tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from tuner.advisor.call import ATTENTION, COPIES
 from tuner.advisor.effects import MARGIN, Effect, EffectOf, Facts, change
-from tuner.advisor.products import FLOAT8, flops
+from tuner.advisor.products import flops
 from tuner.knobs.attention import BACKENDS
 from tuner.records.codec import Value
+from tuner.timing.rates import FLOAT8
 
 HOPPER = 9
 

@@ -17,9 +17,7 @@ from tuner.advisor.call import (
 from tuner.advisor.effects import MARGIN, Effect, EffectOf, Facts, change, of_each, percent
 from tuner.numbers import format_number, rounded
 from tuner.records.codec import Value
-
-FLOAT8, INT8, FLOAT8_ROW = "float8_e4m3fn", "int8", "float8_e4m3fn per row"
-"""Names of the rates that the roofline's probe measures."""
+from tuner.timing.rates import FLOAT8, FLOAT8_ROW, INT8
 
 NAMES = {FLOAT8: "fp8", INT8: "int8", FLOAT8_ROW: "fp8 with a scale for each row"}
 
@@ -49,11 +47,14 @@ UNMEASURED = {"mxfp8": (0.6, 0.45, 1.0, 0.4), "nvfp4": (0.4, 0.25, 1.0, 0.2)}
 
 
 def rate_of(facts: Facts, dtype: str) -> float | None:
-    """Return the rate of large products of a type on this device; TF32's is about half of bfloat16's."""
-    rates = facts.roofline.flop_per_s
+    """Return the rate of a type's products on this device: of the step's own, if measured, else of large ones.
+
+    TF32's is about half of bfloat16's.
+    """
     if dtype == "tf32":
-        return rates["bfloat16"] / 2 if "bfloat16" in rates else None
-    return rates.get(dtype)
+        half = rate_of(facts, "bfloat16")
+        return half / 2 if half else None
+    return facts.roofline.step_flop_per_s.get(dtype, facts.roofline.flop_per_s.get(dtype))
 
 
 def reached(facts: Facts) -> float | None:
@@ -64,8 +65,9 @@ def reached(facts: Facts) -> float | None:
 
 def to_peak(facts: Facts, factor: float, low: float, high: float) -> Change:
     """Return the change of products that better kernels may bring to the device's rate, but not beyond."""
-    rate, peak = reached(facts), rate_of(facts, str(facts.without["precision.dtype"]))
-    least = 0.3 if rate is None or peak is None else min(1.0, rate / (peak * MARGIN))
+    rate, dtype = reached(facts), str(facts.without["precision.dtype"])
+    peaks = [rates[dtype] for rates in (facts.roofline.flop_per_s, facts.roofline.step_flop_per_s) if dtype in rates]
+    least = 0.3 if rate is None or not peaks else min(1.0, rate / (max(peaks) * MARGIN))
     low = max(low, least)
     return change(PRODUCTS, max(factor, low), low, max(high, low), least)
 
@@ -86,13 +88,13 @@ def scheme(value: Value, facts: Facts) -> Effect:
         return Effect("its products were not measured here", (change(PRODUCTS, factor, low, high, least),), also)
     if name not in RATES:
         return Effect("it is never offered")
-    known = [rate for rate in RATES[name] if rate in facts.roofline.flop_per_s]
+    known = [rate for rate in RATES[name] if rate_of(facts, rate)]
     now = reached(facts) or rate_of(facts, str(facts.without["precision.dtype"]))
     overhead = (change(ELEMENTWISE, 1 + SCALING[name], 1.0, 1 + 2 * SCALING[name] + 0.1), _wrapped(name, facts))
     if not known or not now:
         changes = (change(PRODUCTS, 1.4, 0.6, 2.2, least=0.4), *overhead)
         return Effect("the rate of its products is not known here", changes, also)
-    rate = facts.roofline.flop_per_s[known[0]]
+    rate = rate_of(facts, known[0]) or now
     factor, low, high, least = (1 - QUANTIZED + QUANTIZED * now / (rate * scale) for scale in (1.0, 1.06, 0.85, MARGIN))
     changes = (change(PRODUCTS, factor, low, high, least), *overhead)
     type_name = str(facts.without["precision.dtype"])

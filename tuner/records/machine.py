@@ -34,8 +34,9 @@ class Roofline(Record):
     `flop_per_step` is the arithmetic of one step for one image (a multiply-add counts as two) and `weight_bytes` the
     size of the denoiser's weights, both of the untouched pipeline. `flop_per_s` is the rate that a large matrix product
     of each type reaches, `copy_bytes_per_s` the rate at which a large copy reads and writes. `flop_by_class` divides
-    `flop_per_step` as traces class kernels. `attention_s` has the seconds that each attention kernel takes for the
-    largest attention of a step. `unavailable_reasons` says what could not be measured, and why.
+    `flop_per_step` as traces class kernels. `step_flop_per_s` is the rate of the products that a step has most of.
+    `attention_s` has the seconds that each attention kernel takes for the largest attention of a step.
+    `unavailable_reasons` says what could not be measured, and why.
     """
 
     flop_per_step: NonNegative | None = None
@@ -43,6 +44,7 @@ class Roofline(Record):
     flop_per_s: dict[str, NonNegative] = msgspec.field(default_factory=dict)
     copy_bytes_per_s: NonNegative | None = None
     flop_by_class: dict[str, NonNegative] = msgspec.field(default_factory=dict)
+    step_flop_per_s: dict[str, NonNegative] = msgspec.field(default_factory=dict)
     attention_s: dict[str, NonNegative] = msgspec.field(default_factory=dict)
     unavailable_reasons: tuple[str, ...] = ()
 

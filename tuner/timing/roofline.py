@@ -7,42 +7,36 @@ the figure of its data sheet.
 
 from __future__ import annotations
 
-import contextlib
-import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
-from statistics import median
 from typing import Any, TypeVar
 
 from tuner.numbers import format_number
 from tuner.records.codec import Value, Values
 from tuner.records.machine import Environment, LimitShare, Roofline
 from tuner.records.outcome import Components
+from tuner.timing import rates
 from tuner.timing.components import denoisers, patch_calls
-from tuner.timing.measure import Clock, CudaClock, time_call
+from tuner.timing.measure import Clock, CudaClock
+from tuner.timing.rates import FLOAT8, FLOAT8_ROW, INT8
+from tuner.timing.shapes import ShapeRecorder, Shapes
 
 T = TypeVar("T")
 
 COPY = "copy"
-FLOAT8 = "float8_e4m3fn"
-FLOAT8_CAPABILITY = 8.9
 
-TYPES = {"cuda": ("bfloat16", "float16", "float32", FLOAT8), "cpu": ("float32", "bfloat16")}
+TYPES = {
+    "cuda": ("bfloat16", "float16", "float32", FLOAT8, FLOAT8_ROW, INT8),
+    "cpu": ("float32", "bfloat16", INT8),
+}
 """The types of the matrix products whose rate is measured."""
 
-SIDE = {"cuda": 8192, "cpu": 512}
-"""Rows and columns of the multiplied matrices."""
+OWN_TYPES: Mapping[str, tuple[str, ...]] = {"cuda": (FLOAT8, FLOAT8_ROW, INT8), "cpu": ()}
+"""The types, besides the pipeline's own, whose rate is measured for the products of a step, too."""
 
-COPIED_BYTES = 1 << 30
-"""Far more than the cache of a GPU holds. A CPU times no copy, which would count as memory of the pipeline."""
-
-CALLS = {"cuda": 10, "cpu": 1}
-"""Products or copies in one sample: enough that a GPU does not wait for the next launch."""
-
-WARM_UP, SAMPLES = 2, 7
-
-LIMIT_S = 2.0
-"""How long the samples of a rate may take. A CPU without instructions for a type multiplies a hundred times slower."""
+MIN_CAPABILITY = {FLOAT8: 8.9, FLOAT8_ROW: 9.0, INT8: 7.5}
+"""The compute capability that a GPU needs for products of a type."""
 
 COUNTED_STEPS = 2
 
@@ -55,7 +49,10 @@ PRODUCTS: Mapping[str, str | None] = {
 }
 """Quantization schemes that multiply in another type than `precision.dtype`. None: its rate is not measured."""
 
-NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", FLOAT8: "fp8", COPY: "copy"}
+NAMES = {
+    "bfloat16": "bf16", "float16": "fp16", "float32": "fp32", FLOAT8: "fp8", FLOAT8_ROW: "fp8 per row", INT8: "int8",
+    COPY: "copy",
+}  # fmt: skip
 
 
 # ---- in the worker --------------------------------------------------------------------------------------------------
@@ -69,24 +66,45 @@ def measure_roofline(generate: Callable[[int], object], pipe: Any, environment: 
     """
     device, unavailable_reasons = environment.device, list[str]()
     clock = CudaClock() if device == "cuda" else Clock()
-    flop = _attempt("FLOP of a step", unavailable_reasons, partial(_flop_per_step, generate, pipe))
-    rates: dict[str, float] = {}
-    for dtype in TYPES[device]:
-        if dtype == FLOAT8 and float(environment.compute_capability or 0) < FLOAT8_CAPABILITY:
-            continue
-        rate = _attempt(f"rate of {NAMES[dtype]}", unavailable_reasons, partial(_product_rate, dtype, device, clock))
-        if rate is not None:
-            rates[dtype] = rate
-    copy_rate = (
-        _attempt("rate of copies", unavailable_reasons, partial(_copy_rate, clock)) if device == "cuda" else None
-    )
+
+    def attempt(quantity: str, function: Callable[[], T]) -> T | None:
+        return _attempt(quantity, unavailable_reasons, function)
+
+    flop = attempt("FLOP of a step", partial(_flop_per_step, generate, pipe)) or {}
+    shapes = attempt("shapes of a step", partial(_shapes, generate, pipe)) if flop else None
+    own = (_dtype(pipe), *OWN_TYPES[device]) if shapes is not None and shapes.products else ()
+    large = {dtype: partial(rates.product_rate, dtype, device, clock) for dtype in TYPES[device]}
+    products = shapes.products if shapes is not None else ()
+    of_step = {dtype: partial(rates.product_rate, dtype, device, clock, products) for dtype in own}
+    kernels: dict[str, Callable[[], float]] = {}
+    if shapes is not None and shapes.attention is not None and device == "cuda":
+        kernels = {name: partial(rates.attention_s, name, shapes.attention, device, clock) for name in rates.KERNELS}
+    copy_rate = attempt("rate of copies", partial(rates.copy_rate, clock)) if device == "cuda" else None
     return Roofline(
-        flop_per_step=flop / batch if flop else None,
+        flop_per_step=sum(flop.values()) / batch if flop else None,
+        flop_by_class={name: count / batch for name, count in flop.items()},
         weight_bytes=_weight_bytes(pipe) or None,
-        flop_per_s=rates,
+        flop_per_s=_known(attempt, "rate of", large, environment),
+        step_flop_per_s=_known(attempt, "rate of the step's products in", of_step, environment),
+        attention_s=_known(attempt, "attention by", kernels, environment),
         copy_bytes_per_s=copy_rate,
         unavailable_reasons=tuple(unavailable_reasons),
     )
+
+
+def _known(
+    attempt: Callable[[str, Callable[[], float]], float | None], quantity: str,
+    measurements: Mapping[str, Callable[[], float]], environment: Environment,
+) -> dict[str, float]:  # fmt: skip
+    """Measure what this device can do, and return what was measured by name."""
+    capability = float(environment.compute_capability or 0)
+    possible = {
+        name: measure
+        for name, measure in measurements.items()
+        if environment.device == "cpu" or capability >= MIN_CAPABILITY.get(name, 0.0)
+    }
+    found = {name: attempt(f"{quantity} {NAMES.get(name, name)}", measure) for name, measure in possible.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _attempt(quantity: str, unavailable_reasons: list[str], function: Callable[[], T]) -> T | None:
@@ -98,31 +116,50 @@ def _attempt(quantity: str, unavailable_reasons: list[str], function: Callable[[
         return None
 
 
-def _flop_per_step(generate: Callable[[int], object], pipe: Any) -> float:
-    """Count the denoiser's FLOP per step with torch.utils.flop_counter. Attention counts as its two products."""
+def _flop_per_step(generate: Callable[[int], object], pipe: Any) -> dict[str, float]:
+    """Count the denoiser's FLOP per step by class with torch.utils.flop_counter. Attention counts as two products."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-    counted = 0
+    counted: Counter[str] = Counter()
 
     def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
         return int(sdpa_flop_count(query, key, value))
 
     def counting(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
-            nonlocal counted
             # torch has no formula for the attention of a CPU.
             formulas = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
             with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
                 result = original(*arguments, **named)
-            counted += counter.get_total_flops()
+            for operator, flop in counter.get_flop_counts().get("Global", {}).items():
+                counted[_class_of(str(operator))] += flop
             return result
 
         return call
 
     with patch_calls(denoisers(pipe), counting):
         generate(COUNTED_STEPS)
-    return counted / COUNTED_STEPS
+    return {name: flop / COUNTED_STEPS for name, flop in counted.items()}
+
+
+def _class_of(operator: str) -> str:
+    """Return the class of an operator that computes FLOP, as traces class kernels."""
+    known = {"attention": "attention", "conv": "convolution"}
+    return next((name for part, name in known.items() if part in operator), "GEMM")
+
+
+def _shapes(generate: Callable[[int], object], pipe: Any) -> Shapes:
+    """Return the shapes of the denoiser's products and attention."""
+    recorder = ShapeRecorder()
+    with patch_calls(denoisers(pipe), recorder.around):
+        generate(COUNTED_STEPS)
+    return recorder.shapes()
+
+
+def _dtype(pipe: Any) -> str:
+    """Return the type of the denoiser's weights."""
+    return str(next(iter(denoisers(pipe)[0].parameters())).dtype).removeprefix("torch.")
 
 
 def _weight_bytes(pipe: Any) -> int:
@@ -130,58 +167,6 @@ def _weight_bytes(pipe: Any) -> int:
     weights = [list(denoiser.parameters()) for denoiser in denoisers(pipe)]
     sizes = [sum(weight.numel() * weight.element_size() for weight in of_one) for of_one in weights]
     return max(sizes, default=0)
-
-
-def _product_rate(dtype: str, device: str, clock: Clock) -> float:
-    """Measure the FLOP per second of a large matrix product of a type."""
-    import torch
-
-    side = SIDE[device]
-    left = torch.randn(side, side, device=device).to(getattr(torch, dtype))
-    right = torch.randn(side, side, device=device).to(getattr(torch, dtype))
-    if dtype == FLOAT8:
-        one = torch.ones((), device=device)
-        product = partial(
-            torch._scaled_mm, left, right.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16, use_fast_accum=True
-        )
-    else:
-        product = partial(torch.mm, left, right, out=torch.empty_like(left))
-    return 2.0 * side**3 / _seconds(product, device, clock)
-
-
-def _copy_rate(clock: Clock) -> float:
-    """Measure the bytes per second that a large copy within the GPU's memory reads and writes."""
-    import torch
-
-    source = torch.ones(COPIED_BYTES, dtype=torch.uint8, device="cuda")
-    return 2.0 * COPIED_BYTES / _seconds(partial(torch.empty_like(source).copy_, source), "cuda", clock)
-
-
-def _seconds(work: Callable[[], object], device: str, clock: Clock) -> float:
-    """Return the seconds that work takes on the device when it is warm, and release the memory it held."""
-    import torch
-
-    def several() -> None:
-        for _ in range(CALLS[device]):
-            work()
-
-    try:
-        with torch.inference_mode():
-            samples = _samples(several, clock)
-    finally:
-        if device == "cuda":
-            with contextlib.suppress(RuntimeError):
-                torch.cuda.empty_cache()
-    return median(samples) / CALLS[device]
-
-
-def _samples(work: Callable[[], object], clock: Clock) -> list[float]:
-    """Return the seconds of several calls after the warm-up, at least those of a second call."""
-    until = time.monotonic() + LIMIT_S
-    samples: list[float] = []
-    while len(samples) < 2 or (len(samples) < WARM_UP + SAMPLES and time.monotonic() < until):
-        samples.append(time_call(work, clock)[1])
-    return samples[min(WARM_UP, len(samples) - 1) :]
 
 
 # ---- anywhere -------------------------------------------------------------------------------------------------------
