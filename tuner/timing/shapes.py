@@ -11,7 +11,7 @@ from typing import Any
 MIN_ROWS = 17
 """int8 kernels multiply no fewer rows."""
 
-MOST_WORK = 3
+MAX_PRODUCTS = 3
 """Shapes of products that are kept: those with the most FLOP in a step."""
 
 
@@ -95,7 +95,7 @@ class ShapeRecorder:
     def shapes(self) -> Shapes:
         """Return the shapes that most of the work has."""
         known = [replace(product, count=count) for product, count in self.products.items() if product.rows >= MIN_ROWS]
-        largest = sorted(known, key=lambda product: -product.count * product.flop)[:MOST_WORK]
+        largest = sorted(known, key=lambda product: -product.count * product.flop)[:MAX_PRODUCTS]
         return Shapes(tuple(largest), max(self.attentions, key=lambda attention: attention.flop, default=None))
 
 
