@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -187,23 +189,49 @@ def test_another_model_in_the_folder_is_seen_by_its_images(verified: Callable[..
     assert verification.repair is None and verification.tried == {}, "the front is of another model"
 
 
-def test_images_that_moved_by_rounding_pass_and_are_told(verified: Callable[..., Verification]) -> None:
+def other_versions(best: BestConfig) -> BestConfig:
+    there = best.environment
+    libraries = {**there.libraries, "diffusers": "0.41.0"}
+    return msgspec.structs.replace(
+        best, environment=msgspec.structs.replace(there, libraries=libraries, driver="535.1"), tuner_version="0.0.1"
+    )
+
+
+def test_images_that_moved_by_rounding_pass_if_a_version_changed(verified: Callable[..., Verification]) -> None:
     now = Now()
     now.psnr_db = 33.0
-    verification = verified(now)
+    verification = verified(now, quick=True, edit=other_versions)
     assert answers(verification)[GOOD] == "pass"
     assert "moved by rounding, PSNR 33 dB" in text(verification, GOOD)
+    assert answers(verified(now, quick=True))[GOOD] == "fail", "no version changed, so the model did"
+
+
+@pytest.mark.parametrize(("age_s", "status"), [(-60, "pass"), (60, "fail")])
+def test_files_of_the_model_that_are_newer_than_the_record_are_told(
+    age_s: int, status: str, tmp_path: Path, verified: Callable[..., Verification], study: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    weights = tmp_path / "model" / "weights.safetensors"
+    weights.write_bytes(b"")
+    best = read_best(study / "best_config.json")
+    recorded_s = datetime.fromisoformat(best.created_at).timestamp()
+    os.utime(weights, (recorded_s + age_s, recorded_s + age_s))
+
+    def edit(best: BestConfig) -> BestConfig:
+        model = msgspec.structs.replace(best.model, source=str(tmp_path / "model"))
+        return other_versions(msgspec.structs.replace(best, model=model))
+
+    now = Now()
+    now.psnr_db = 33.0
+    known = read_recorded(study / "best_config.json", best)
+    verification = verified(now, quick=True, edit=edit, recorded=known)
+    assert answers(verification)[GOOD] == status
+    told = [change.now for change in verification.changes if change.name == "model files"]
+    assert told == (["1 of 1 files are newer, such as model/weights.safetensors"] if status == "fail" else [])
 
 
 def test_other_versions_are_listed_and_fail_nothing(verified: Callable[..., Verification]) -> None:
-    def edit(best: BestConfig) -> BestConfig:
-        there = best.environment
-        libraries = {**there.libraries, "diffusers": "0.41.0"}
-        return msgspec.structs.replace(
-            best, environment=msgspec.structs.replace(there, libraries=libraries, driver="535.1"), tuner_version="0.0.1"
-        )
-
-    verification = verified(Now(), quick=True, edit=edit)
+    verification = verified(Now(), quick=True, edit=other_versions)
     assert verification.passed
     assert {change.name for change in verification.changes} == {"diffusers", "driver", "diffusion-tuner"}
     (found,) = [change for change in verification.changes if change.name == "diffusers"]

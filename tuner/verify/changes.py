@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,6 +17,8 @@ from tuner.result.records import BestConfig
 from tuner.search.request import Request
 from tuner.verify.records import Change
 
+MODEL = "model"
+WEIGHTS = (".safetensors", ".json", ".gguf")
 LEFT_OUT = ("cpp_compiler", "platform")
 """Fields of the environment whose text changes often and says little."""
 
@@ -25,7 +29,27 @@ def changes(best: BestConfig, here: Environment, request: Request | None) -> lis
     now = {"diffusion-tuner": package_version(), **_flat(here)}
     names = [name for name in {**recorded, **now} if recorded.get(name) != now.get(name)]
     found = [Change(name=name, recorded=str(recorded.get(name)), now=str(now.get(name))) for name in names]
-    return [*found, *(model_changes(best.model, request.space.architecture) if request else ())]
+    settings = model_changes(best.model, request.space.architecture) if request else ()
+    return [*found, *settings, *newer_files(best)]
+
+
+def may_be_another_model(found: Sequence[Change]) -> bool:
+    """Return whether other images are the model's doing: its files changed, or nothing else did."""
+    of_model = [change for change in found if change.name.startswith(MODEL)]
+    return bool(of_model) or not found
+
+
+def newer_files(best: BestConfig) -> Iterator[Change]:
+    """Yield that files of the model's folder were written after the record."""
+    source, recorded_s = Path(best.model.source), datetime.fromisoformat(best.created_at).timestamp()
+    if not source.is_absolute():
+        return
+    files = [source] if source.is_file() else [file for file in source.rglob("*") if file.suffix in WEIGHTS]
+    newer = [file for file in files if file.stat().st_mtime > recorded_s]
+    if newer:
+        newest = max(newer, key=lambda file: file.stat().st_mtime)
+        now = f"{len(newer)} of {len(files)} files are newer, such as {newest.relative_to(source.parent)}"
+        yield Change(name=f"{MODEL} files", recorded=best.created_at, now=now)
 
 
 def _flat(environment: Environment) -> dict[str, Any]:
@@ -37,7 +61,7 @@ def _flat(environment: Environment) -> dict[str, Any]:
 def model_changes(model: Model, recorded: Architecture) -> Iterator[Change]:
     """Yield what the model's configuration files say now and did not when the study was made."""
     _, now = pipeline.resolve(model.source, model.revision, None, model.variant, model.base)
-    yield from _differences("model", msgspec.to_builtins(recorded), msgspec.to_builtins(now))
+    yield from _differences(MODEL, msgspec.to_builtins(recorded), msgspec.to_builtins(now))
 
 
 def _differences(name: str, recorded: Any, now: Any) -> Iterator[Change]:

@@ -10,7 +10,7 @@ from tuner.errors import StudyFailed
 from tuner.result.records import BestConfig, MeasuredPoint
 from tuner.verify import judge
 from tuner.verify.bench import Bench, Run
-from tuner.verify.changes import changes
+from tuner.verify.changes import changes, may_be_another_model
 from tuner.verify.records import Check, Repair, Verification
 
 PAIRS = 3
@@ -27,12 +27,15 @@ class Course:
         self.note = note
         self.quick = quick
         self.baselines: list[Run] = []
+        self.same_db = judge.SAME_IMAGES_DB
         self.has_traced_baseline = False
 
     def verify(self) -> Verification:
         """Measure and answer. Raises StudyFailed if the untouched pipeline itself cannot be measured."""
         best, point = self.best, self.best.chosen
         found = changes(best, self.bench.here, self.bench.recorded.request)
+        if may_be_another_model(found):
+            self.same_db = judge.ROUNDED_DB
         runs = self.measure(point)
         checks = self.answer(point, runs)
         verification = Verification(
@@ -90,14 +93,14 @@ class Course:
         return (
             judge.clean(first),
             judge.as_fast(self.best, point, runs, self.baselines),
-            judge.as_good(self.best, recorded, first, self.baselines[0]),
+            judge.as_good(self.best, recorded, first, self.baselines[0], self.same_db),
         )
 
     # ---- repair ------------------------------------------------------------------------------------------------------
 
     def repaired(self, verification: Verification) -> Verification:
         """Add the cheapest other point of the front that passes; a quick verification names the next one only."""
-        if judge.other_images_text(self.baselines[0]) is not None:
+        if judge.other_images_text(self.baselines[0], self.same_db) is not None:
             return verification  # the front is of another model
         tried: dict[int, str] = {}
         for point in self.others():
