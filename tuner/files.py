@@ -215,6 +215,7 @@ FILES = (
     "study.db-shm",
     "lock",
     "best_config.json",
+    "report.html",
     "stages.jsonl",
     "template.log",
     "panel.json",

@@ -297,9 +297,12 @@ def left_out_notes(request: Request) -> Iterator[str]:
 
 
 def report_study(folder: Path) -> None:
-    """Print the result of a study."""
+    """Print the result of a study, and write its page."""
     from tuner.report.renderers.terminal import Terminal
     from tuner.report.study_report import read_report
+    from tuner.report.written import page_line
 
-    sys.stdout.write(Terminal().render(read_report(folder)))
+    report = read_report(folder)
+    sys.stdout.write(Terminal().render(report))
+    sys.stdout.write(f"{page_line(report)}\n")
     sys.stdout.flush()

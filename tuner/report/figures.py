@@ -5,7 +5,7 @@ A figure that was not measured has no row. One that only one of the two points h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -41,7 +41,7 @@ class _Figures:
             yield self._table({"": best.baseline}, show_header=False)
         else:
             yield self._table({"baseline": best.baseline, f"trial {best.chosen.trial}": best.chosen})
-        for note in _notes(best):
+        for note in notes(best):
             yield from wrap_text("", note, options.max_width, QUIET, INDENT)
 
     def _table(self, points: Mapping[str, MeasuredPoint], show_header: bool = True) -> Table:
@@ -51,11 +51,17 @@ class _Figures:
         for heading, point in points.items():
             style = "" if point is self.best.baseline else CHOSEN
             table.add_column(Text(heading), justify="right", overflow="fold", style=style)
-        for name, read in ROWS:
-            cells = [read(point, self.best) for point in points.values()]
-            if any(cells):
-                table.add_row(" " * INDENT + name, *(Text(cell or UNKNOWN) for cell in cells))
+        for name, *cells in figure_rows(self.best, tuple(points.values())):
+            table.add_row(" " * INDENT + name, *map(Text, cells))
         return table
+
+
+def figure_rows(best: BestConfig, points: Sequence[MeasuredPoint]) -> Iterator[tuple[str, ...]]:
+    """Yield the name of each figure that is known of one of the points, and its text for each point."""
+    for name, read in ROWS:
+        cells = [read(point, best) for point in points]
+        if any(cells):
+            yield (name, *(cell or UNKNOWN for cell in cells))
 
 
 # ---- rows -----------------------------------------------------------------------------------------------------------
@@ -162,7 +168,7 @@ ROWS: tuple[tuple[str, Cell], ...] = (
 """Each figure with its unit and the function that reads it from a point; None where it is not known."""
 
 
-def _notes(best: BestConfig) -> Iterator[str]:
+def notes(best: BestConfig) -> Iterator[str]:
     """Yield how close the chosen denoiser is to its limit, the uncertainty of times, and what is not known."""
     if best.chosen.limit is not None:
         yield f"The chosen denoiser runs at {roofline.describe(best.chosen.limit, best.environment.device)}"

@@ -90,19 +90,50 @@ class TimeLine:
     verdict: Verdict
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        if not self.trace.steps:
-            return
-        longest = max(self.trace.steps, key=lambda step: step.dur)
-        yield from _time_line(self.trace, longest, self.verdict, options.max_width)
+        step = longest_step(self.trace)
+        if step is not None:
+            yield from _time_line(self.trace, step, self.verdict, options.max_width)
 
 
-def _time_line(trace: Trace, step: Event, verdict: Verdict, width: int) -> Iterator[Text]:
+@dataclass(frozen=True)
+class StepLanes:
+    """The lanes of a step: its name, how long it took on the CPU, and how long what it started took in all."""
+
+    name: str
+    step_ms: float
+    length_ms: float
+    lanes: tuple[Lane, ...]
+
+
+def longest_step(trace: Trace) -> Event | None:
+    """Return the longest of the marked steps, if there are any."""
+    return max(trace.steps, key=lambda step: step.dur, default=None)
+
+
+def step_lanes(trace: Trace, verdict: Verdict, columns: int) -> StepLanes | None:
+    """Return the lanes of the longest step in so many columns; None if the trace has no step."""
+    step = longest_step(trace)
+    if step is None:
+        return None
+    inside, streams, _, end = _content(trace, step)
+    scale = _Scale(step.ts, end, columns)
+    lanes = (*_host_lanes(trace, inside, scale, verdict), *_stream_lanes(streams, scale))
+    return StepLanes(step.name, step.dur / 1000, scale.length / 1000, lanes)
+
+
+def _content(trace: Trace, step: Event) -> tuple[list[int], dict[str, list[Event]], int, float]:
+    """Return a step's host events, the busiest streams while it ran, the number of the others, and its end."""
     inside = [index for index in trace.step_indices if step.ts <= trace.host[index].ts < step.end]
     called = set(inside)
     work = [event for event in trace.gpu_work if trace.call_indices[event.correlation] in called]
     end = max([step.end, *(event.end for event in work)])
     # Also what was launched before the step and runs in it.
     streams, more = _streams(event for event in trace.device if event.ts < end and event.end > step.ts)
+    return inside, streams, more, end
+
+
+def _time_line(trace: Trace, step: Event, verdict: Verdict, width: int) -> Iterator[Text]:
+    inside, streams, more, end = _content(trace, step)
     margin = max(map(len, ["graph replay", *streams])) + 1
     scale = _Scale(step.ts, end, max(MIN_COLUMNS, min(MAX_COLUMNS, width - margin)))
     lanes = [*_host_lanes(trace, inside, scale, verdict), *_stream_lanes(streams, scale)]
@@ -262,7 +293,7 @@ def _round_up(value: float) -> float:
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= value)
 
 
-_MEANINGS = {
+MEANINGS = {
     "CPU": ((BUSY, "busy"), (PARTLY, "less than half of the column"), (IDLE, "idle, or Python between operators")),
     "compiled": ((COMPILED, "in a compiled region"), (NESTED, "in one inside another: a graph break")),
     "compiling": ((COMPILING, "torch.compile at work"),),
@@ -274,7 +305,7 @@ _MEANINGS = {
 def _legend(lanes: Sequence[Lane], width: int) -> Iterator[str]:
     """Yield lines with the meanings of the characters that occur."""
     parts = [
-        f"{char} {meaning}" for lane in lanes for char, meaning in _MEANINGS.get(lane.name, ()) if char in lane.cells
+        f"{char} {meaning}" for lane in lanes for char, meaning in MEANINGS.get(lane.name, ()) if char in lane.cells
     ]
     drawn = {cell.upper() for lane in lanes if lane.name.startswith("GPU") for cell in lane.cells}
     gpu = [f"{letter} {name}" for name, letter in LETTERS.items() if letter in drawn]

@@ -1,23 +1,14 @@
-"""A study's report as a page of preformatted text."""
+"""A study's report as one HTML file, made to be looked at."""
 
 from __future__ import annotations
 
-import io
-
-from tuner.report.console import make_console
+from tuner.report.page.page import page
 from tuner.report.renderers.base import Renderer
-from tuner.report.renderers.terminal import parts
 from tuner.report.study_report import StudyReport
-
-WIDTH = 160
 
 
 class Html(Renderer):
-    """The terminal's report with its colours, in one HTML file."""
+    """The page with its plots, images and tables; it needs no network."""
 
     def render(self, report: StudyReport) -> str:
-        console = make_console(io.StringIO(), WIDTH)
-        console.record = True
-        for part in parts(report):
-            console.print(part)
-        return console.export_html()
+        return page(report)

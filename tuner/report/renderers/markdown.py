@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tuner.numbers import format_clock, format_latency, format_number, format_signed
+from tuner.numbers import format_clock, format_difference, format_latency, format_number
 from tuner.records.text import visible
 from tuner.report.formatting import one_line, pluralize
 from tuner.report.points import FrontPoint, gain_cell, in_order
@@ -26,7 +26,7 @@ class Markdown(Renderer):
         lines += [_row(_cells(point)) for point in in_order(report.points)]
         if any(point.is_doubtful for point in report.points):
             lines += ["", "`?`: in doubt: measured again, a gain is not certain"]
-        lines += ["", _counts(report)]
+        lines += ["", _counts(report), "", _machine(report)]
         if report.time is not None:
             lines += ["", *_time(report.time, request.environment.device)]
         lines += ["", "```", report.conclusion, *filter(None, [state_note(report)]), "```", ""]
@@ -44,9 +44,14 @@ def _cells(point: FrontPoint) -> list[str]:
         f"{'~' if point.is_predicted else ''}{format_latency(point.latency_s)}{'!' if point.misses_target else ''}",
         format_number(point.cost_usd_per_1000_images),
         gain_cell(point),
-        "reference" if point.is_baseline else format_signed(point.difference, 4),
+        "reference" if point.is_baseline else _difference(point),
         f"`{one_line(point.label).replace('|', '/')}`",
     ]
+
+
+def _difference(point: FrontPoint) -> str:
+    shift = point.difference - point.quality
+    return format_difference(point.difference, point.quality_low + shift, point.quality_high + shift)
 
 
 def _counts(report: StudyReport) -> str:
@@ -58,7 +63,16 @@ def _counts(report: StudyReport) -> str:
 
 
 def _time(account: TimeAccount, device: str) -> list[str]:
-    """Return a table of where the time went, and what was done in it."""
-    rows = [[name, format_clock(spent.seconds), f"{spent.share:.0%}"] for name, spent in account.activities.items()]
-    table = map(_row, [("activity", "time", "share"), ["---"] * 3, *rows])
-    return [" ".join(headline(account, device).split()), "", *table, "", *figures(account)]
+    """Return where the time went, most of it first, and what was done in it."""
+    spent = sorted(account.activities.items(), key=lambda item: -item[1].seconds)
+    named = [f"{name} {format_clock(each.seconds)}" for name, each in spent if each.seconds > 0]
+    return [f"{' '.join(headline(account, device).split())}: {', '.join(named)}", "", *figures(account)]
+
+
+def _machine(report: StudyReport) -> str:
+    """Return what the figures depend on."""
+    here, best = report.request.environment, report.best
+    versions = [f"{name} {here.libraries[name]}" for name in ("torch", "diffusers") if here.libraries.get(name)]
+    noise = best.timing_noise
+    spread = [f"timing noise {noise.coefficient_of_variation:.1%}"] if noise else []
+    return ", ".join(map(one_line, [here.device_name, *versions, f"diffusion-tuner {best.tuner_version}", *spread]))

@@ -1,0 +1,135 @@
+"""The finalists' images beside the baseline's, small enough to lie in the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuner.errors import BadInput
+from tuner.files import StudyFolder, read_file
+from tuner.quality.images import still_name
+from tuner.records.outcome import Outcome
+from tuner.report.points import FrontPoint
+from tuner.report.study_report import StudyReport
+
+MAX_PROMPTS = 4
+MAX_STRIPS = 4
+MAX_FILE_BYTES = 64 << 20
+MAX_PIXELS = 1 << 26
+MAX_BYTES = 3_600_000
+"""Of all images in the page, before base64 makes them a third larger."""
+
+SIDES = (512, 384, 256, 192, 128)
+"""Pixels of the longer side; the first with which all images have room is taken. Images are never enlarged."""
+
+QUALITY = 88
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One prompt and seed: the baseline's image and the candidate's, as addresses that hold the image itself."""
+
+    prompt: str
+    seed: int
+    before: str
+    after: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The images of a finalist."""
+
+    point: FrontPoint
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An image as WebP."""
+
+    data: bytes
+    width: int
+    height: int
+
+    @property
+    def address(self) -> str:
+        """The image as the source of an element."""
+        return f"data:image/webp;base64,{base64.b64encode(self.data).decode()}"
+
+
+def strips(report: StudyReport) -> list[Strip]:
+    """Return the strips of the chosen configuration and of further finalists; none if there are no images.
+
+    Raises BadInput with the path if an image is damaged.
+    """
+    files = {point: found for point in _finalists(report) if (found := _files(report, point.number))}
+    baseline = _files(report, report.best.baseline.trial)
+    points = list(files)[:MAX_STRIPS]
+    if not baseline or not points:
+        return []
+    images = _fitting({file for each in (baseline, *(files[point] for point in points)) for file in each})
+    return [Strip(point, tuple(_cells(report, baseline, files[point], images))) for point in points]
+
+
+def _finalists(report: StudyReport) -> list[FrontPoint]:
+    """Return the finalists but the baseline, the chosen one first, then those with the best images."""
+    others = [point for point in report.points if not point.is_baseline]
+    return sorted(others, key=lambda point: (not point.is_chosen, -point.quality))
+
+
+def _files(report: StudyReport, number: int) -> tuple[Path, ...]:
+    """Return the first images of a trial, one per prompt; those that it shares with another trial if it has none."""
+    outcome = next((outcome for outcome in report.outcomes if outcome.number == number), None)
+    if outcome is None or outcome.quality is None:
+        return ()
+    source = number if outcome.quality.reused_from is None else outcome.quality.reused_from
+    folder = StudyFolder(Path(report.folder)).images(source)
+    count, each = len(outcome.quality.scores), _stills_per_prompt(folder, outcome)
+    files = [folder / still_name(index * each) for index in range(min(count, MAX_PROMPTS))]
+    return tuple(file for file in files if file.is_file())
+
+
+def _stills_per_prompt(folder: Path, outcome: Outcome) -> int:
+    assert outcome.quality is not None
+    found = sum(1 for _ in folder.glob("*.png")) if folder.is_dir() else 0
+    return max(1, found // len(outcome.quality.scores))
+
+
+def _cells(
+    report: StudyReport, before: Sequence[Path], after: Sequence[Path], images: Mapping[Path, Encoded]
+) -> Iterator[Cell]:
+    workload = report.request.space.workload
+    for prompt, seed, theirs, ours in zip(workload.prompts, workload.seeds, before, after, strict=False):
+        first = images[theirs]
+        yield Cell(prompt, seed, first.address, images[ours].address, first.width, first.height)
+
+
+def _fitting(files: set[Path]) -> dict[Path, Encoded]:
+    """Return all images at the largest size with which they have room in the page."""
+    for side in SIDES:
+        images = {file: encode(file, side) for file in files}
+        if sum(len(image.data) for image in images.values()) <= MAX_BYTES:
+            break
+    return images
+
+
+def encode(file: Path, side: int) -> Encoded:
+    """Return an image as WebP, its longer side at most `side` pixels. Raises BadInput if it is damaged."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(read_file(file, MAX_FILE_BYTES)), formats=("PNG",)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise BadInput(f"{file}: {image.width}x{image.height} pixels are too many")
+            still = image.convert("RGB")
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadInput(f"{file}: not an image: {error}") from None
+    still.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    still.save(buffer, "WEBP", quality=QUALITY, method=4)
+    return Encoded(buffer.getvalue(), *still.size)
