@@ -13,6 +13,7 @@ from kinds import kind
 from tuner.advisor import call as calls
 from tuner.advisor.advise import EFFECTS, advise, settings_of
 from tuner.advisor.call import Call, call_of
+from tuner.advisor.skipping import taylorseer_steps
 from tuner.hardware import environment
 from tuner.knobs import KNOBS
 from tuner.records.advice import Advice, Expectation
@@ -107,15 +108,17 @@ STEP: tuple[tuple[str, Value, float], ...] = (
     ("attention.backend", "_native_cudnn", 0.97), ("attention.backend", "_native_efficient", 0.74),
     ("attention.backend", "_native_math", 0.23), ("attention.backend", "flex", 0.94),
     ("precision.dtype", "float16", 0.98),
-    ("precision.dtype", "float32", 0.11), ("matmul.tf32", True, 2.86), ("quantization.scheme", "fp8-weight-only", 0.95),
+    ("precision.dtype", "float32", 0.11), ("matmul.tf32", True, 2.86),
+    ("quantization.scheme", "fp8-weight-only", 0.963),
     ("quantization.scheme", "fp8-dynamic-row", 1.33), ("quantization.scheme", "fp8-dynamic-tensor", 1.27),
-    ("quantization.scheme", "int8-weight-only", 0.96), ("quantization.scheme", "int8-dynamic", 0.75),
+    ("quantization.scheme", "int8-weight-only", 0.972), ("quantization.scheme", "int8-dynamic", 0.75),
     ("quantization.scheme", "int4-weight-only", 0.06), ("cache.kind", "mag", 2.19), ("cache.kind", "taylorseer", 1.84),
-    ("cache.interval", 3, 1.20), ("cache.interval", 5, 1.52), ("fuse_qkv", True, 0.95),
-    ("memory.layerwise_casting", True, 0.86), ("memory.group_offload", True, 0.34), ("text.sequence_length", 256, 1.04),
+    ("fuse_qkv", True, 0.95), ("memory.layerwise_casting", True, 0.86), ("memory.group_offload", True, 0.34),
+    ("text.sequence_length", 256, 1.04),
     ("text.sequence_length", 128, 1.09), ("text.sequence_length", 64, 1.10), ("steps", 14, 1.95), ("batch", 4, 0.98),
 )  # fmt: skip
-"""By how much a denoising step of FLUX.1-dev became faster (docs/knobs_h200.md, 2026-11-22). Steps: the whole call."""
+"""By how much a denoising step of FLUX.1-dev became faster (docs/knobs_h200.md, 2026-11-22). Steps: the whole
+call. Weight-only schemes were measured in regional compile: the seconds they added are added to the untouched step."""
 
 VAE: tuple[tuple[str, Value, float], ...] = (("compile.vae", True, 2.46), ("vae.channels_last", True, 0.66))
 TEXT: tuple[tuple[str, Value, float], ...] = (("compile.text_encoders", True, 2.34),)
@@ -155,6 +158,13 @@ MEASURED = [
 ]
 
 
+@pytest.mark.parametrize(("interval", "measured_ms"), [(2, 96.4), (3, 80.6), (5, 63.8)])
+def test_taylorseer_computes_the_steps_that_were_measured(interval: int, measured_ms: float) -> None:
+    """Mean over 11 of 12 steps, without the first; 176.9 ms without a cache."""
+    computed = len(taylorseer_steps(12, interval)) - 1
+    assert computed / 11 == pytest.approx(measured_ms / 176.9, abs=0.005)
+
+
 @pytest.mark.parametrize(("name", "value", "measured"), MEASURED)
 def test_no_bound_was_exceeded(name: str, value: Value, measured: float) -> None:
     bound = of(name, value).bound
@@ -169,6 +179,9 @@ def is_met(found: Expectation, measured: float) -> bool:
 
 
 def test_expectations_meet_what_was_measured() -> None:
+    large = [(n, v, m) for n, v, m in MEASURED if abs(math.log(m)) > 0.03]
+    met = [abs(math.log(of(n, v).ratio / m)) <= 0.25 * abs(math.log(m)) for n, v, m in large]
+    assert sum(met) >= 0.8 * len(met), "of those that do something"
     missed = [f"{n}={v}: {of(n, v).ratio:.3f}, measured {m:.3f}" for n, v, m in MEASURED if not is_met(of(n, v), m)]
     assert len(missed) <= 0.2 * len(MEASURED), "\n".join(missed)
     inside = [of(n, v).low * (1 - MEASUREMENT) <= m <= of(n, v).high * (1 + MEASUREMENT) for n, v, m in MEASURED]

@@ -165,7 +165,7 @@ def tf32(value: Value, facts: Facts) -> Effect:
 def fuse_qkv(value: Value, facts: Facts) -> Effect:
     """Return the effect of one product instead of three; uncompiled, its result is copied apart."""
     compiled = facts.values.get("compile.scope", "none") != "none"
-    copies = (1.0, 0.95, 1.03) if compiled else (1.04, 0.95, 1.18)
+    copies = (1.0, 0.95, 1.03) if compiled else (1.1, 0.95, 1.2)
     changes = (
         to_peak(facts, 0.985, 0.95, 1.02), change(ELEMENTWISE, *copies, least=0.95), change(IDLE, 0.97, 0.8, 1.05, 0.7),
         change(HOST, 0.95, 0.85, 1.0, least=0.7),

@@ -40,7 +40,7 @@ MAG_SKIPPED = 0.54
 SPREAD = (0.2, 0.25)
 """What may be skipped more and less than published: it depends on the model and the prompts."""
 
-FULL_STEPS = 2
+FULL_STEPS = 3
 """Steps that TaylorSeer computes before it extrapolates."""
 
 OUTER_LAYERS = 0.35
@@ -105,14 +105,20 @@ def _skipped(name: str, facts: Facts) -> tuple[float, float, float, float]:
         share, most = min(MAG_SKIPPED, in_a_row / (in_a_row + 1)), in_a_row / (in_a_row + 1)
     else:
         interval = int(facts.values["cache.interval"])
-        full = min(count, FULL_STEPS) if name == "taylorseer" else 0
-        computed = (full + (count - full) / interval) / count
+        computed = (
+            len(taylorseer_steps(count, interval)) / count if name == "taylorseer" else -(-count // interval) / count
+        )
         cost = 1 - OUTER_LAYERS if name == "deepcache" else 1.0
         share = (1 - computed) * cost
         most = (1 - 1 / interval) * (0.85 if name == "deepcache" else 1.0)
         return share, max(0.0, share - 0.08), min(most, share + 0.06), most
     share = min(share, most)
     return share, max(0.0, share - SPREAD[1]), min(most, share + SPREAD[0]), most
+
+
+def taylorseer_steps(count: int, interval: int) -> list[int]:
+    """Return the steps that diffusers' TaylorSeer computes, as its hook counts them."""
+    return [step for step in range(count) if step < FULL_STEPS or (step - FULL_STEPS - 1) % interval == 0]
 
 
 def interpolated(points: tuple[tuple[float, float], ...], at: float) -> float:
