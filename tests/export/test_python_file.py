@@ -37,14 +37,14 @@ def imported(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", KNOBS)
-def test_every_value_is_written_in_plain_python(name: str, tmp_path: Path) -> None:
+def test_every_value_is_written_in_plain_python(name: str) -> None:
     knob = KNOBS[name]
     for value in (*knob.choices, *OWN_FILES.get(name, ())):
         best = choosing(beside(name, value))
         if value == knob.baseline(CPU) or value == "nunchaku":
             continue
         assert best.chosen.values[name] == value, "the knob is active"
-        text = Python().render(read_tuned(written(tmp_path, best)))
+        text = Python().render(best)
         assert undefined(text) == set()
         assert not imported(text) & {"tuner", "msgspec", "optuna"}
         assert max(map(len, text.splitlines())) <= 120
@@ -195,6 +195,8 @@ EVEN = Estimate(value=1.0, low=1.0, high=1.0)
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"chosen": example().baseline, "speed_up": EVEN}, r"trial 0 is the untouched pipeline"),
     ({"model": msgspec.structs.replace(example().model, pipeline_class="x; import os")}, r"no pipeline class x; "),
+    ({"model": msgspec.structs.replace(example().model, source="../here")}, r"model\.source: \.\./here is not an abs"),
+    ({"model": msgspec.structs.replace(example().model, base="x;y")}, r"model\.base: x;y is not an absolute path"),
     ({"model": msgspec.structs.replace(example().model, pipeline_class="class")}, r"no pipeline class class"),
     ({"model": msgspec.structs.replace(example().model, pipeline_class="AutoencoderKL")}, r"no pipeline class Auto"),
 ]  # fmt: skip
@@ -208,8 +210,60 @@ def test_what_cannot_be_exported_is_refused_in_one_line(tmp_path: Path, fields: 
     assert str(refusal.value).startswith(str(file)) and "\n" not in str(refusal.value)
 
 
+def test_code_from_the_hub_is_not_exported(tmp_path: Path) -> None:
+    best = choosing({"attention.backend": "flash_hub", "precision.dtype": "bfloat16"})
+    with pytest.raises(BadInput, match=r"chosen\.values\.attention\.backend: flash_hub: .*no remote code"):
+        read_tuned(written(tmp_path, best))
+
+
+@pytest.mark.parametrize(
+    ("different", "words"),
+    [
+        (
+            {"compile.scope": "regional", "compile.mode": "reduce-overhead"},
+            r"compile\.mode: reduce-overhead: .*CPU|over",
+        ),
+        ({"cache.kind": "mag", "compile.scope": "full"}, r"cache\.kind: mag: it decides between the blocks"),
+        ({"vae.slicing": True}, r"vae\.slicing: True: it splits a batch"),
+        ({"cudnn.benchmark": True}, r"cudnn\.benchmark: True: cuDNN is a library for NVIDIA GPUs"),
+    ],
+)
+def test_settings_that_could_not_be_measured_are_refused(
+    different: Values, words: str, tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match=words):
+        read_tuned(written(tmp_path, of_tiny(tiny_pipeline, different)))
+
+
 def test_steps_alone_are_a_configuration(tmp_path: Path) -> None:
     best = read_tuned(written(tmp_path, choosing({"steps": 2})))
     assert build_settings(best) == {}
     assert "'num_inference_steps': 2" in Python().render(best)
     assert candidate({})["steps"] == 4
+
+
+# ---- checkpoint files -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("process_state")
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_checkpoint_file_is_loaded_as_it_is_tuned(
+    whole: bool, pipeline_folder: Callable[[str], Path], tmp_path: Path, load: Callable[[Path], Any]
+) -> None:
+    import original_layout
+    from diffusers import DiffusionPipeline
+
+    base = pipeline_folder("sd15")
+    pipe = DiffusionPipeline.from_pretrained(base)
+    parts = (original_layout.unet, original_layout.vae, original_layout.text_encoder)[: 3 if whole else 1]
+    state = {name: value for part in parts for name, value in part(pipe).items()}
+    file = original_layout.save(state, tmp_path / "model.safetensors")
+    best = of_tiny(base, {"vae.channels_last": True, "steps": 2})
+    model = msgspec.structs.replace(best.model, source=str(file), base=str(base))
+    config = written(tmp_path, msgspec.structs.replace(best, model=model))
+    (tmp_path / "tuned.py").write_text(Python().render(read_tuned(config)))
+    found, tuned = runpy.run_path(str(tmp_path / "tuned.py")), load(config)
+    assert drawn(tuned._replace(pipe=found["load"]()), found["PROMPTS"]) == drawn(tuned, found["PROMPTS"])
+    file.unlink()
+    with pytest.raises(BadInput, match=r"^model\.source: no file .*model\.safetensors here"):
+        Python().render(read_tuned(config))

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tuner.commands.arguments import Subparsers, trial_number
+from tuner.errors import BadInput
 
 FORMATS = ("python", "diffusers", "cache-dit", "sglang", "vllm-omni")
 SUMMARY = "write a tuned configuration for other programs: plain Python, diffusers, servers"
@@ -43,9 +44,14 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print a configuration in the words of another program."""
-    from tuner.export.base import read_tuned
+    from tuner.export.base import read_tuned, result_file
     from tuner.export.targets import TARGETS
 
-    sys.stdout.write(TARGETS[options.to]().render(read_tuned(options.file, options.trial)))
+    best = read_tuned(options.file, options.trial)
+    try:
+        text = TARGETS[options.to]().render(best)
+    except BadInput as error:
+        raise BadInput(f"{result_file(options.file)}: {error}") from None
+    sys.stdout.write(text)
     sys.stdout.flush()
     return 0

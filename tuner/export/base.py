@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +13,8 @@ import msgspec
 from tuner.errors import BadInput
 from tuner.files import require_own_tree
 from tuner.knobs import KNOBS, changed
+from tuner.knobs.attention import BACKENDS
+from tuner.model import architecture, pipeline
 from tuner.model.diffusers_source import class_source
 from tuner.records.codec import Estimate, Values
 from tuner.result.config import read_config
@@ -43,12 +46,39 @@ def read_tuned(path: Path, trial: int | None = None) -> BestConfig:
     name = best.model.pipeline_class
     if not name.isidentifier() or keyword.iskeyword(name) or not class_source("pipelines", name):
         raise BadInput(f"{file}: model.pipeline_class: diffusers has no pipeline class {name}")
+    for field, source in (("source", best.model.source), ("base", best.model.base)):
+        is_known = source is None or source == pipeline.DEMO or pipeline.HUB_ID.fullmatch(source)
+        if not (is_known or Path(str(source)).is_absolute()):
+            raise BadInput(f"{file}: model.{field}: {source} is not an absolute path, a hub id or `demo`")
+    for name, reason in refusals(best):
+        raise BadInput(f"{file}: chosen.values.{name}: {best.chosen.values[name]}: {reason}")
     if not differing(best):
         raise BadInput(
             f"{file}: trial {best.chosen.trial} is the untouched pipeline, as diffusers loads it: there is nothing to "
             "export; --trial N takes another point of the front"
         )
     return best
+
+
+def refusals(best: BestConfig) -> Iterator[tuple[str, str]]:
+    """Yield the settings that the pipeline could not have had where it was measured, and why.
+
+    If the pipeline's configuration is not on this machine, only attention backends that are never used are known.
+    """
+    values, folder = best.chosen.values, pipeline.settings_folder(best.model)
+    backend = BACKENDS[str(values.get("attention.backend", "native"))]
+    if backend.refused:
+        yield "attention.backend", backend.refused
+    if folder is None:
+        return
+    known = architecture.read(folder / "model_index.json")
+    for name, value in differing(best).items():
+        knob = KNOBS[name]
+        reason = knob.conflict_reason(values, known)
+        if reason is None and not knob.user_supplied:
+            reason = knob.unavailable_reason(value, best.environment, known)
+        if reason:
+            yield name, reason
 
 
 def _of_trial(recorded: BestConfig, best: BestConfig) -> BestConfig:
