@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def make_job(model: Path, scorer: Path, device: str, folder: Path, **build: Any)
         points=(Point(index=0, folder=str(folder), steps=2, batch=1),),
         allowance_s=0.1,
         trace=False,
+        study_pid=os.getpid(),
     )
 
 

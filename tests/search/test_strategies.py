@@ -73,7 +73,15 @@ def record(known: History, values: Values) -> Outcome:
 
 
 def make(strategy: Callable[[SearchContext], Strategy], known: History, *, is_over: bool = False) -> Strategy:
-    return strategy(SearchContext(InOrder(candidates(known)), lambda _: is_over, lambda _: None))
+    return strategy(
+        SearchContext(
+            trials=InOrder(candidates(known)),
+            is_over=lambda _: is_over,
+            is_ending=lambda _: True,
+            best=lambda history: list(history.outcomes.values())[-1],
+            note=lambda _: None,
+        )
+    )
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

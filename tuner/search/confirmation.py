@@ -11,21 +11,29 @@ from tuner.search.baseline import Failures
 from tuner.search.budget import Budget, pair_s, quickest_build_s, repetition_s
 from tuner.search.gain import MAX_PAIRS, MIN_PAIRS, is_confirmed, is_in_doubt, may_gain, speed_up
 from tuner.search.history import BASELINE, History
+from tuner.search.simplicity import simplest_first
 from tuner.search.strategy import Proposal, Strategy, repetition
 
 RESERVED_PAIRS = MIN_PAIRS + 1
 """Pairs for which the search leaves time. Two left gains of 1.4x to 2.2x in doubt on a noisy machine; the time of a
 third that is not needed is searched afterwards."""
 
+LAST_SHARE = 0.25
+"""The share of the budget, or of the trials, in which settings are taken out of the best configuration."""
+
 EARLY_SHARE = 0.1
 """A clear gain is confirmed at once if a repetition takes less than this share of the time that is left."""
 
 
 def by_preference(history: History) -> list[Outcome]:
-    """Return the trials that are as good as the baseline and may be cheaper, the cheapest first, then the baseline."""
+    """Return the trials that are as good as the baseline and may be cheaper, then the baseline.
+
+    The cheapest comes first, or of those that noise cannot tell from it the simplest.
+    """
     trials = front.eligible(history.all_settled(), history.space.tolerance)
     baseline = [trial for trial in trials if trial.number == history.baseline.number]
-    return [trial for trial in trials if trial not in baseline and may_gain(history, trial)] + baseline
+    gaining = [trial for trial in trials if trial not in baseline and may_gain(history, trial)]
+    return simplest_first(history, gaining) + baseline
 
 
 class PairedRuns:
@@ -185,6 +193,14 @@ class Confirmation(Strategy):
         if not self.budget.trials_left(history):
             return True
         return self.search_ends_at(history) - time.monotonic() < 0.7 * quickest_build_s(history)
+
+    def is_search_ending(self, history: History) -> bool:
+        """Return whether the last part of the search has begun, by its time or its trials."""
+        limits = self.budget.limits
+        left_s = self.search_ends_at(history) - time.monotonic()
+        is_late = limits.budget_s is not None and left_s < LAST_SHARE * limits.budget_s
+        trials_left = self.budget.trials_left(history)
+        return is_late or (limits.max_trials is not None and trials_left < LAST_SHARE * limits.max_trials)
 
 
 class EarlyConfirmation(Strategy):

@@ -55,10 +55,16 @@ class TrialSource(Protocol):
 
 @dataclass(frozen=True)
 class SearchContext:
-    """What a strategy that searches works with: Optuna's trials, when the search is over, and notes to the user."""
+    """What a strategy that searches works with.
+
+    It has Optuna's trials, when the search is over, when its last part begins, what would be chosen, and notes to the
+    user.
+    """
 
     trials: TrialSource
     is_over: Callable[[History], bool]
+    is_ending: Callable[[History], bool]
+    best: Callable[[History], Outcome]
     note: Callable[[str], None]
 
 

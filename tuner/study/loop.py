@@ -66,7 +66,14 @@ class Study:
         self.open_doubt = OpenDoubt(self.budget)
         self.confirmation = Confirmation(self.budget, self.note, self.report_confirmation)
         self.early = EarlyConfirmation(self.confirmation)
-        context = SearchContext(store, self.confirmation.is_search_over, self.note)
+        confirmation = self.confirmation
+        context = SearchContext(
+            trials=store,
+            is_over=confirmation.is_search_over,
+            is_ending=confirmation.is_search_ending,
+            best=lambda history: confirmation.shortlist(history)[0],
+            note=self.note,
+        )
         self.search = FirstOf([self.early, *(strategy(context) for strategy in STRATEGIES)])
 
     def run(self) -> BestConfig:

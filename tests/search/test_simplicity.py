@@ -1,0 +1,103 @@
+"""Settings that gain nothing are taken out of the choice."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import msgspec
+import pytest
+from inline_study import Bench, Workers
+
+from tuner.records.advice import Advice, Expectation
+from tuner.records.protocol import Job, Point
+from tuner.search.simplicity import MAX_MARGIN, MIN_MARGIN, margin, questionable, simplest_first
+
+SPACE = """
+pipelines: [FluxPipeline]
+workload: {prompts: [a red circle, a blue square], height: 32, width: 32}
+quality: {tolerance: 1.0}
+baseline: {steps: 28, batch: 1}
+knobs:
+  attention.backend: [native, _native_math]
+  fuse_qkv: [false, true]
+  vae.channels_last: [false, true]
+  steps: [28]
+recipes:
+  - name: all
+    source: here
+    values: {attention.backend: _native_math, fuse_qkv: true, vae.channels_last: true}
+"""
+IDLE = {"fuse_qkv", "vae.channels_last"}
+"""Settings without an effect."""
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    made = Bench(tmp_path, Workers())
+    (tmp_path / "space.yaml").write_text(SPACE)
+    return made
+
+
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.exhaustive) for seed in range(2, 20))])
+def test_settings_without_an_effect_are_taken_out(bench: Bench, seed: int) -> None:
+    workers, noise = Workers(), random.Random(seed)
+    honest = workers.seconds
+
+    def noisy(job: Job, point: Point) -> float:
+        return honest(job, point) * (1 + noise.gauss(0, 0.001))
+
+    workers.seconds = noisy  # type: ignore[method-assign]
+    bench.work = workers
+    best = bench.run(trials=6)
+    assert best.chosen.changed == {"attention.backend": "_native_math"}
+    assert best.speed_up_confirmed
+
+
+def test_they_stay_where_each_gains_something(bench: Bench) -> None:
+    workers = Workers()
+    honest = workers.seconds
+    workers.seconds = lambda job, point: honest(job, point) * 0.9 ** sum(job.build[name] is True for name in IDLE)  # type: ignore[method-assign]
+    bench.work = workers
+    assert set(bench.run(trials=8).chosen.changed) >= IDLE
+
+
+def test_what_the_advisor_is_sure_of_is_not_taken_out_and_the_least_goes_first(bench: Bench) -> None:
+    bench.work = Workers()
+    with bench.study(trials=2) as study:
+        study.run()
+        history = study.history
+        best = history.outcomes[1]
+        assert list(questionable(history, best)) == ["attention.backend", "fuse_qkv", "vae.channels_last"]
+        history.advice = Advice(
+            seconds_by_part={}, noise=0.0,
+            expectations=(
+                expected("attention.backend", "_native_math", 1.2), expected("fuse_qkv", True, 1.01),
+                expected("vae.channels_last", True, 0.99),
+            ),
+        )  # fmt: skip
+        assert list(questionable(history, best)) == ["vae.channels_last", "fuse_qkv"]
+
+
+def test_of_what_costs_the_same_the_simpler_comes_first_and_then_the_smaller(bench: Bench) -> None:
+    bench.work = Workers()
+    with bench.study(trials=2) as study:
+        study.run()
+        history, trial = study.history, study.history.outcomes[1]
+        assert margin(history) == MIN_MARGIN
+        assert MIN_MARGIN < MAX_MARGIN
+        assert trial.memory is not None
+        cost = trial.cost_usd_per_1000_images or 1.0
+        simple = history.space.candidate({"fuse_qkv": True})
+        cheapest = msgspec.structs.replace(trial, number=5, cost_usd_per_1000_images=cost)
+        smaller = msgspec.structs.replace(
+            cheapest, number=6, memory=msgspec.structs.replace(trial.memory, peak_bytes=1)
+        )
+        simpler = msgspec.structs.replace(cheapest, number=7, values=simple, cost_usd_per_1000_images=cost * 1.004)
+        dearer = msgspec.structs.replace(simpler, number=8, cost_usd_per_1000_images=cost * 1.006)
+        ordered = simplest_first(history, [dearer, cheapest, smaller, simpler])
+        assert [each.number for each in ordered] == [7, 6, 5, 8]
+
+
+def expected(knob: str, value: str | bool, ratio: float) -> Expectation:
+    return Expectation(knob=knob, value=value, ratio=ratio, low=ratio - 0.015, high=ratio + 0.015, reason="planted")

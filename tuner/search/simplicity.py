@@ -1,0 +1,88 @@
+"""Prefer fewer settings where the timing noise cannot tell two configurations apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from tuner.records.codec import Value
+from tuner.records.outcome import Device, Outcome
+from tuner.result import front
+from tuner.search.bounds import refusal_reason
+from tuner.search.gain import timing_noise
+from tuner.search.history import BASELINE, History
+from tuner.search.strategy import Proposal, SearchContext, Strategy
+from tuner.timing.intervals import Z_95
+
+MIN_MARGIN, MAX_MARGIN = 0.005, 0.03
+"""Shares of the cost. Fresh processes of one configuration differ by up to half a percent on a quiet GPU. On a noisy
+machine three percent may be noise, but are worth a setting."""
+
+CALL_KNOBS = ("steps", "batch")
+"""They trade something else than settings that nobody needs."""
+
+LAST = (math.inf, math.inf, math.inf)
+"""More complex than any trial."""
+
+
+def margin(history: History) -> float:
+    """Return the share by which two costs may differ by noise."""
+    noise = timing_noise(history)
+    spread = Z_95 * math.sqrt(2) * noise.coefficient_of_variation if noise else 0.0
+    return min(max(spread, MIN_MARGIN), MAX_MARGIN)
+
+
+def simplest_first(history: History, trials: Sequence[Outcome]) -> list[Outcome]:
+    """Order trials by cost, but those that cost as little as the cheapest, up to noise, by how simple they are."""
+    by_cost = sorted(trials, key=front.cost)
+    if not by_cost:
+        return []
+    most = front.cost(by_cost[0]) * (1 + margin(history))
+    return sorted(by_cost, key=lambda trial: complexity(history, trial) if front.cost(trial) <= most else LAST)
+
+
+def complexity(history: History, trial: Outcome) -> tuple[float, float, float]:
+    """Return how many settings a trial has, then its memory in bytes, then the seconds of its first call."""
+    memory_bytes = trial.memory.peak_bytes if trial.memory else 0
+    return len(history.space.changed(trial.values)), memory_bytes, trial.build.first_call_s if trial.build else 0.0
+
+
+class Simplify(Strategy):
+    """Takes settings out of the best configuration, one at a time, in the last part of the search.
+
+    What is then as cheap is preferred, and simplified further. A setting that the advisor is sure of is not taken out.
+    """
+
+    def __init__(self, context: SearchContext) -> None:
+        self.context = context
+
+    def propose(self, history: History, device: Device) -> Proposal | None:
+        best = self.context.best(history)
+        if best.number == BASELINE or self.context.is_over(history) or not self.context.is_ending(history):
+            return None
+        for name in questionable(history, best):
+            kept = {other: value for other, value in history.space.changed(best.values).items() if other != name}
+            values = history.space.candidate(kept)
+            if not history.was_tried(values) and refusal_reason(history, values) is None:
+                return Proposal(values=values, purpose="search")
+        return None
+
+    def observe(self, outcome: Outcome) -> None:
+        """Do nothing: the history says what was tried."""
+
+
+def questionable(history: History, trial: Outcome) -> Iterator[str]:
+    """Yield the settings of a trial that may gain nothing, that of the least expected gain first."""
+    settings = {name: value for name, value in history.space.changed(trial.values).items() if name not in CALL_KNOBS}
+    expected = {name: expected_gain(history, name, value) for name, value in settings.items()}
+    for name in sorted(expected, key=lambda name: expected[name][1]):
+        if expected[name][0] <= 1 + margin(history):
+            yield name
+
+
+def expected_gain(history: History, name: str, value: Value) -> tuple[float, float]:
+    """Return the low end and the middle of what the advisor expects of a setting; 1 where it knows nothing."""
+    for found in history.advice.expectations if history.advice else ():
+        if found.knob == name and found.value == value:
+            return found.low, found.ratio
+    return 1.0, 1.0
