@@ -19,7 +19,7 @@ from tuner.space.candidates import candidate_key
 
 Setting = tuple[str, Value]
 
-MAX_NEXT = 4
+MAX_NEXT = 3
 """Settings named as worth trying next."""
 
 WORTH_TRYING = 1.003
@@ -59,11 +59,12 @@ class Forecast(Record):
 
 
 class Untried(Record):
-    """A searched setting of which no trial was measured, why, and what was expected of it."""
+    """A searched setting of which no trial was measured, why, and what was expected of it, beside what it needs."""
 
     knob: str
     value: Value
     reason: str
+    beside: Values = msgspec.field(default_factory=dict)
     expected: Estimate | None = None
     bound: float | None = None
 
@@ -214,6 +215,7 @@ def _untried_setting(history: History, expected: Expectation | None, setting: Se
         knob=setting[0],
         value=setting[1],
         reason=_untried_reason(history, setting),
+        beside=expected.beside if expected else {},
         expected=estimate_of(expected) if expected else None,
         bound=expected.bound if expected else None,
     )

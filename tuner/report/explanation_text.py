@@ -11,10 +11,10 @@ from rich.text import Text
 from tuner.numbers import format_ratio
 from tuner.records.codec import Estimate
 from tuner.report.console import BASELINE, QUIET
-from tuner.report.explanation import Explanation, Forecast, Untried, Worth, setting_text
+from tuner.report.explanation import MAX_NEXT, Explanation, Forecast, Untried, Worth, setting_text
 from tuner.report.formatting import label, pluralize, shorten
 
-MAX_SETTINGS, MAX_FORECASTS, MAX_UNTRIED = 7, 5, 3
+MAX_SETTINGS, MAX_FORECASTS, MAX_UNTRIED = 6, 4, 3
 """Rows of each part; the report in full has the rest. With the headings they are 20 at most."""
 
 
@@ -43,8 +43,8 @@ def lines(found: Explanation) -> Iterator[tuple[str, str]]:
         yield f"Untried  {pluralize(len(found.untried), 'value')}", BASELINE
         yield from _rows([untried_text(each) for each in found.untried], MAX_UNTRIED)
     if found.next:
-        names = "; ".join(f"{setting_text(each)} {_expected(each)}" for each in found.next)
-        yield f"Next     with a longer --budget: {names}", ""
+        yield "Next     to try with a longer --budget", BASELINE
+        yield from _rows([f"{setting_text(each)}  {_expected(each)}" for each in found.next], MAX_NEXT)
 
 
 def _rows(rows: Sequence[str], most: int, noun: str = "") -> Iterator[tuple[str, str]]:
@@ -91,6 +91,7 @@ def untried_text(found: Untried) -> str:
 
 def _expected(found: Untried) -> str:
     if found.expected is None:
-        return "(nothing is known of it)"
+        return "nothing is known of it"
     most = f", at most {format_ratio(found.bound)}x" if found.bound is not None else ""
-    return f"(expected {format_ratio(found.expected.value)}x{most})"
+    beside = f" beside {label(found.beside)}" if found.beside else ""
+    return f"expected {format_ratio(found.expected.value)}x{most}{beside}"

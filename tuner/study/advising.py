@@ -54,6 +54,7 @@ def texts(advice: Advice) -> Iterator[str]:
 
 
 def expected_text(found: Expectation) -> str:
-    """Format an expectation: the setting, what is expected of it, and the most that it can gain."""
+    """Format an expectation: the setting, what it is compared beside, what is expected of it, and the most."""
     most = f", at most {format_ratio(found.bound)}x" if found.bound is not None else ""
-    return f"{label({found.knob: found.value})} {format_ratio(found.ratio)}x{most}"
+    beside = f" with {label(found.beside)}" if found.beside else ""
+    return f"{label({found.knob: found.value})}{beside} {format_ratio(found.ratio)}x{most}"
