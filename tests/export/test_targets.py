@@ -159,6 +159,11 @@ def test_diffusers_own_terms_generate_the_same_images(different: Values, tiny_pi
     assert drawn(tuned._replace(pipe=found["pipe"]), prompts) == drawn(tuned, prompts)
 
 
+def test_a_cache_inside_compiled_blocks_is_noted() -> None:
+    best = choosing({"compile.scope": "regional", "cache.kind": "first-block", "cache.threshold": 0.1})
+    assert "--to python keeps them outside" in " ".join(TARGETS["diffusers"]().render(best).replace("#", " ").split())
+
+
 def test_the_layers_left_alone_are_unknown_without_the_weights() -> None:
     best = choosing({"quantization.scheme": "int8-weight-only"})
     denoiser = Denoiser(component="transformer", class_name="FluxTransformer2DModel")

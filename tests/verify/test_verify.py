@@ -180,6 +180,21 @@ def test_a_machine_that_is_slower_as_a_whole_is_told(verified: Callable[..., Ver
     assert "the untouched pipeline is slower too, 1.20x" in text(verification, FAST)
 
 
+def test_another_machine_has_no_recorded_latency(verified: Callable[..., Verification]) -> None:
+    def edit(best: BestConfig) -> BestConfig:
+        elsewhere = msgspec.structs.replace(best.environment, device_name="Another CPU")
+        return msgspec.structs.replace(scaled(0.5)(best), environment=elsewhere)
+
+    verification = verified(Now(), quick=True, edit=edit)
+    assert answers(verification) == {CLEAN: "pass", FAST: "unavailable", GOOD: "pass"}
+    assert text(verification, FAST).startswith("recorded on Another CPU, this is ")
+    now = Now()
+    now.slower = {"candidate": 9.0, "baseline": 1.0}
+    verification = verified(now, quick=True, edit=edit)
+    assert answers(verification)[FAST] == "fail"
+    assert text(verification, FAST).startswith("it is slower than the untouched pipeline: 0.")
+
+
 def test_another_model_in_the_folder_is_seen_by_its_images(verified: Callable[..., Verification]) -> None:
     now = Now()
     now.psnr_db = 11.0

@@ -21,6 +21,9 @@ from tuner.result.records import BestConfig
 
 ALL_LAYERS = "the weights are not on this machine, so that every linear layer is quantized; export where they are"
 
+HOOKS_INSIDE = (
+    "diffusers compiles the cache's hooks into the blocks, which breaks graphs; --to python keeps them outside"
+)
 INT8PACK = "compiled on a GPU, torch takes a kernel without tensor cores, which --to python avoids"
 
 
@@ -125,12 +128,14 @@ class Diffusers(WordingTarget):
 
     def say(self, best: BestConfig) -> Said:
         """Write every setting, and the quantization for the layers of this model."""
-        said = super().say(best)
+        said, values = super().say(best), best.chosen.values
+        if {"compile.scope", "cache.kind"} <= said.data.keys():
+            said.notes.append(f"compile.scope={values['compile.scope']}: {HOOKS_INSIDE}")
         if "quantization.scheme" in said.data:
-            written, is_exact = quantization(best, str(best.chosen.values["quantization.scheme"]))
+            written, is_exact = quantization(best, str(values["quantization.scheme"]))
             said.data["quantization.scheme"] = written
             said.notes += [] if is_exact else [f"quantization.scheme: {ALL_LAYERS}"]
-            if best.environment.device == "cuda" and best.chosen.values["quantization.scheme"] == "int8-weight-only":
+            if best.environment.device == "cuda" and values["quantization.scheme"] == "int8-weight-only":
                 said.notes.append(f"quantization.scheme=int8-weight-only: {INT8PACK}")
         return said
 

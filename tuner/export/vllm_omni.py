@@ -10,6 +10,7 @@ from tuner.export.loading import folder
 from tuner.export.sglang import command
 from tuner.export.wording import Said, WordingTarget, Words, always, by_value
 from tuner.knobs import call_arguments
+from tuner.knobs.user_weights import load_arguments
 from tuner.model import pipeline
 from tuner.records.codec import Values
 from tuner.result.records import BestConfig
@@ -56,8 +57,10 @@ def compiled(values: Values) -> Words | None:
 
 
 def lora(values: Values) -> Words | None:
-    """Write a LoRA that is merged when the server starts."""
-    return Words({"--lora-path": values["lora.file"], "--lora-scale": values["lora.scale"]})
+    """Write a LoRA that is loaded when the server starts; a file or a revision on the hub has no flag."""
+    location, keywords = load_arguments(str(values["lora.file"]))
+    note = "it is an adapter beside the weights, where a LoRA that is fused into them was measured"
+    return None if keywords else Words({"--lora-path": location, "--lora-scale": values["lora.scale"]}, note)
 
 
 class VllmOmni(WordingTarget):

@@ -92,7 +92,7 @@ class Course:
         first, recorded = runs[0], self.bench.recorded
         return (
             judge.clean(first),
-            judge.as_fast(self.best, point, runs, self.baselines),
+            judge.as_fast(self.best, self.bench.here, point, runs, self.baselines),
             judge.as_good(self.best, recorded, first, self.baselines[0], self.same_db),
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tuner.numbers import format_difference, format_latency, format_ratio
 from tuner.records.codec import Estimate
+from tuner.records.machine import Environment
 from tuner.records.outcome import Failure, Timing
 from tuner.report.formatting import first_line, one_line, shorten
 from tuner.report.trial_text import findings_text
@@ -49,8 +50,17 @@ def clean(run: Run) -> Check:
     return Check(question="clean", status="pass", text="the gate found nothing that no setting declares")
 
 
-def as_fast(best: BestConfig, point: MeasuredPoint, runs: Sequence[Run], baselines: Sequence[Run]) -> Check:
-    """Answer whether the latency is not surely above the recorded one."""
+def as_fast(
+    best: BestConfig, here: Environment, point: MeasuredPoint, runs: Sequence[Run], baselines: Sequence[Run]
+) -> Check:
+    """Answer whether the latency is not surely above the recorded one; on another machine nothing can tell."""
+    gain = speed_up(point, runs, best.baseline, baselines)
+    if gain is not None and gain.high < 1.0:
+        text = f"it is slower than the untouched pipeline: {ratio_text(gain)} its throughput"
+        return Check(question="as fast", status="fail", text=text)
+    if here.device_name != best.environment.device_name:
+        text = f"recorded on {best.environment.device_name}, this is {here.device_name}: latencies do not compare"
+        return Check(question="as fast", status="unavailable", text=text)
     now = latency(runs)
     if now is None:
         failure = next((run.failure for run in runs if run.failure), None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tuner.commands.arguments import Subparsers, add_json
 from tuner.commands.output import print_result
-from tuner.errors import BadInput, TunerError
+from tuner.errors import BadInput, TunerError, Unavailable
 
 if TYPE_CHECKING:
     from tuner.execution.executor import Executor
@@ -57,6 +57,7 @@ def run(options: argparse.Namespace) -> int:
     from tuner.verify.recorded import read_recorded
 
     best, file = read_tuned(options.file), result_file(options.file)
+    check_device(file, best)
     check_model(file, best)
     recorded = with_scorer(read_recorded(file, best), best)
     with (
@@ -66,6 +67,16 @@ def run(options: argparse.Namespace) -> int:
         verification = verify(file, best, recorded, executor, Path(folder), quick=options.quick)
     print_result(verification, VerifyTable(verification), options.json)
     return 0 if verification.passed else 1
+
+
+def check_device(file: Path, best: BestConfig) -> None:
+    """Raise Unavailable, naming the file and the field, if the device that it was measured on is not here."""
+    from tuner.hardware.environment import detect
+
+    try:
+        detect(best.environment.device)
+    except Unavailable as error:
+        raise Unavailable(f"{file}: environment.device: {error}") from None
 
 
 def check_model(file: Path, best: BestConfig) -> None:
