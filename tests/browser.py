@@ -22,12 +22,13 @@ WITHIN_S = 180
 
 
 class Page:
-    """One tab: what it runs, what it shows, and what it asked of other hosts."""
+    """One tab: what it runs, what it shows, what it asked of other hosts, and the errors in its console."""
 
     def __init__(self, socket: Any) -> None:
         self._socket = socket
         self._calls = 0
         self.failed: list[str] = []
+        self.errors: list[str] = []
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
 
@@ -45,11 +46,13 @@ class Page:
     def _note(self, message: dict[str, Any]) -> None:
         if message.get("method") == "Network.requestWillBeSent":
             url = message["params"]["request"]["url"]
-            if not url.startswith(("http://127.0.0.1:", "data:", "blob:", "about:")):
+            if not url.startswith(("http://127.0.0.1:", "data:", "blob:", "about:", "file:")):
                 self.failed.append(f"asked for {url}")
         elif message.get("method") == "Runtime.exceptionThrown":
             details = message["params"]["exceptionDetails"]
             self.failed.append(details.get("exception", {}).get("description") or details["text"])
+        elif message.get("method") == "Log.entryAdded" and message["params"]["entry"]["level"] == "error":
+            self.errors.append(message["params"]["entry"]["text"])
 
     def open(self, url: str) -> None:
         # Of two addresses that differ only behind the #, the browser would not load the second.

@@ -34,12 +34,16 @@ class Worth:
 
 @dataclass(frozen=True)
 class Setting:
-    """A knob that the chosen configuration changes, what changing it did to the pipeline, and what it is worth."""
+    """A knob that the chosen configuration changes, what changing it did to the pipeline, and what it is worth.
+
+    One that `is_part` of another setting, as a cache's threshold, does not exist in the untouched pipeline.
+    """
 
     knob: str
     before: str
     after: str
     effect: str
+    is_part: bool
     worth: Worth | None
     expected: Expectation | None
 
@@ -56,6 +60,7 @@ def settings(report: StudyReport) -> list[Setting]:
             before=format_value(space.baseline[knob]) if knob in space.baseline else "",
             after=format_value(value),
             effect=one_line(effects.get(knob, "")),
+            is_part=knob not in report.best.baseline.values,
             worth=worth(space, report.outcomes, outcome, knob),
             expected=expectations.get((knob, value)),
         )

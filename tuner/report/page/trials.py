@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from tuner.numbers import format_difference, format_exact
+from tuner.numbers import format_exact, format_signed
 from tuner.records.codec import Estimate
 from tuner.records.outcome import Outcome
 from tuner.report.formatting import label, one_line
@@ -123,13 +123,12 @@ def _why_not(report: StudyReport, outcome: Outcome, point: FrontPoint | None) ->
         return "not scored"
     chosen, before, tolerance = report.best.chosen, report.best.baseline, report.best.quality_tolerance
     shift = outcome.quality.difference
-    interval = format_difference(shift.value, shift.low, shift.high)
     usd = point.cost_usd_per_1000_images if point else outcome.cost_usd_per_1000_images or math.inf
     reasons = (
         (not meets_latency_target(outcome.timing.within_target), "misses the latency target"),
         (
             not front.is_as_good(outcome, tolerance),
-            f"not certainly as good: {interval}, tolerated {format_exact(-tolerance)}",
+            f"not certainly as good: down to {format_signed(shift.low, 2)}, tolerated {format_exact(-tolerance)}",
         ),
         (point is not None and point.is_doubtful, "gain in doubt: pairs of fresh processes did not decide it"),
         (usd >= before.cost_usd_per_1000_images, "as good, but not cheaper than the baseline"),

@@ -83,7 +83,7 @@
 
   const dataset = (kind, position, shown) => ({
     label: kind,
-    data: shown.has(kind) ? marks.filter((mark) => mark.kind === kind).map((mark) => position(mark)).filter(Boolean) : [],
+    data: shown.has(kind) ? marks.filter((mark) => mark.kind === kind).map(position).filter(Boolean) : [],
     pointStyle: SHAPES[kind] ?? star(SIZES[kind], colour(kind)),
     pointRadius: SIZES[kind],
     pointHoverRadius: SIZES[kind] + 2,
@@ -91,10 +91,12 @@
     backgroundColor: kind === "measured" ? "transparent" : colour(kind),
     borderColor: colour(kind),
     borderWidth: kind === "rejected" ? 2.5 : 1.5,
+    clip: false,
     order: -KINDS.indexOf(kind),
   });
 
   const onFront = (mark) => mark.cost && mark.difference && { x: mark.cost[0], y: mark.difference[0], mark };
+  const inside = ({ x, y }) => (point) => point && point.x >= x[0] && point.x <= x[1] && point.y >= y[0] && point.y <= y[1];
   const inOrder = (mark) => ({ x: mark.number, y: mark.speed_up ?? 0, mark });
   const isFinalist = (mark) => ["front", "chosen", "baseline"].includes(mark.kind);
 
@@ -139,13 +141,28 @@
       }
       ctx.restore();
     },
+    afterDatasetsDraw({ ctx, data, scales: { x, y } }) {
+      ctx.save();
+      ctx.font = "600 12px system-ui, sans-serif";
+      ctx.textAlign = "right";
+      ctx.lineWidth = 3;
+      ctx.lineJoin = "round";
+      ctx.strokeStyle = colour("card");
+      for (const { mark } of data.datasets.flatMap((set) => set.data).filter((point) => point.mark && isFinalist(point.mark))) {
+        ctx.fillStyle = colour(mark.kind);
+        const place = [mark.number, x.getPixelForValue(mark.cost[0]) - 8, y.getPixelForValue(mark.difference[0]) - 8];
+        ctx.strokeText(...place);
+        ctx.fillText(...place);
+      }
+      ctx.restore();
+    },
   };
 
   const axis = (text, more = {}) => ({
     title: { display: true, text, color: colour("quiet") },
     grid: { color: colour("grid") },
     border: { color: colour("line") },
-    ticks: { color: colour("quiet"), maxRotation: 0, autoSkipPadding: 16 },
+    ticks: { color: colour("quiet"), maxRotation: 0, autoSkipPadding: 16, includeBounds: false },
     ...more,
   });
 
@@ -208,9 +225,11 @@
     const shown = kinds();
     const whole = element("whole").checked;
     const { x, y } = limits(whole);
+    const isInside = inside({ x, y });
+    const visible = (mark) => (isInside(onFront(mark)) ? onFront(mark) : null);
     const front = new Chart(element("front-plot"), {
       type: "scatter",
-      data: { datasets: [stairs(shown), ...KINDS.map((kind) => dataset(kind, onFront, shown))] },
+      data: { datasets: [stairs(shown), ...KINDS.map((kind) => dataset(kind, visible, shown))] },
       options: options({
         x: axis("US$ per 1000 images", { min: x[0], max: x[1] }),
         y: axis(`${metric}, difference from the baseline`, { min: y[0], max: y[1] }),
@@ -225,11 +244,12 @@
           ticks: { color: colour("quiet"), maxRotation: 0, autoSkipPadding: 16, precision: 0,
             callback: (value) => (Number.isInteger(value) ? value : "") } }),
         y: axis("speed-up", { min: 0, grace: "8%",
-          ticks: { color: colour("quiet"), callback: (value) => (value === 0 ? "no result" : `${number(value)}x`) } }),
+          ticks: { color: colour("quiet"), includeBounds: false,
+            callback: (value) => (value === 0 ? "no result" : `${number(value)}x`) } }),
       }, pick),
     });
     charts.push(front, order);
-    const outside = marks.map(onFront).filter((p) => p && (p.x < x[0] || p.x > x[1] || p.y < y[0] || p.y > y[1])).length;
+    const outside = marks.map(onFront).filter((point) => point && !isInside(point)).length;
     element("outside").hidden = outside === 0;
     element("outside").textContent = `${outside} measured ${outside === 1 ? "trial lies" : "trials lie"} outside: tick “whole range”.`;
   };

@@ -1,0 +1,193 @@
+"""report.html in a browser that can reach nothing: quick, without an error, and usable, whatever its texts are.
+
+With TUNE_SCREENSHOTS set to a folder, screenshots are kept there to be looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import browser
+import large_report
+import pytest
+from browser import Page
+from msgspec.structs import replace
+
+from tuner.commands import report as command
+from tuner.errors import BadInput
+from tuner.report import written
+from tuner.report.page import images
+from tuner.report.page.page import page
+from tuner.report.page.settings import settings
+from tuner.report.renderers import RENDERERS
+from tuner.report.study_report import StudyReport, read_report
+
+in_browser = pytest.mark.skipif(browser.found() is None, reason="Chromium is not installed (Debian's package chromium)")
+MAX_BYTES = 6_000_000
+MAX_MS = 2000
+SHAPES = [(1400, "light"), (1400, "dark"), (400, "light"), (400, "dark")]
+SHOWN = "[...document.querySelectorAll('#table tbody tr')].filter((row) => !row.hidden)"
+
+
+@pytest.fixture(scope="module")
+def large(recorded_study: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyReport:
+    return large_report.make(read_report(recorded_study), tmp_path_factory.mktemp("large"))
+
+
+@pytest.fixture(scope="module")
+def file(large: StudyReport) -> Path:
+    return written.write_page(large)
+
+
+@pytest.fixture(scope="module")
+def tab() -> Iterator[Page]:
+    with browser.opened(1400, 1000) as page:
+        yield page
+
+
+def opened(tab: Page, file: Path, width: int = 1400, scheme: str = "light") -> Page:
+    tab.call(
+        "Emulation.setDeviceMetricsOverride", width=width, height=1000, deviceScaleFactor=1, mobile=False
+    )  # fmt: skip
+    tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    tab.open(file.as_uri())
+    tab.until("document.readyState === 'complete' && Boolean(document.getElementById('picked'))")
+    return tab
+
+
+# ---- in the browser -------------------------------------------------------------------------------------------------
+
+
+@in_browser
+@pytest.mark.parametrize(("width", "scheme"), SHAPES)
+def test_300_trials_open_at_once_and_without_an_error(
+    tab: Page, file: Path, tmp_path: Path, width: int, scheme: str
+) -> None:
+    opened(tab, file, width, scheme)
+    assert tab.ask("performance.getEntriesByType('navigation')[0].loadEventEnd") < MAX_MS
+    assert tab.ask("document.querySelectorAll('#table tbody tr').length") == large_report.COUNT
+    assert tab.ask("document.documentElement.scrollWidth <= window.innerWidth"), "nothing is wider than the window"
+    assert tab.ask("getComputedStyle(document.body).backgroundColor === 'rgb(17, 21, 27)'") == (scheme == "dark")
+    tab.screenshot(Path(os.environ.get("TUNE_SCREENSHOTS") or tmp_path) / f"report-{width}-{scheme}.png")
+    assert tab.failed == tab.errors == []
+
+
+@in_browser
+def test_text_stays_text(tab: Page, file: Path) -> None:
+    opened(tab, file)
+    assert tab.ask("[window.broken ?? 0, document.querySelectorAll('img:not([src^=\"data:image/\"])').length]") == [
+        0,
+        0,
+    ]
+    seen = large_report.HOSTILE.replace("\u202e ", "")
+    assert tab.ask("document.querySelector('h1').textContent") == seen
+    assert seen in tab.ask("document.querySelector('#images figcaption').textContent")
+    assert tab.failed == tab.errors == []
+
+
+@in_browser
+def test_trials_are_filtered_and_sorted(tab: Page, file: Path) -> None:
+    opened(tab, file)
+    assert tab.ask("document.querySelector('input[value=rejected]').click(), " + SHOWN + ".length") < large_report.COUNT
+    assert not tab.ask(SHOWN + ".some((row) => row.dataset.kind === 'rejected')")
+    search = "(() => { const box = document.getElementById('search'); box.value = 'FAILED load'; "
+    found = f"box.dispatchEvent(new Event('input')); return {SHOWN}.map((row) => row.dataset.kind); }})()"
+    assert set(tab.ask(search + found)) == {"failed"}
+    click = "document.querySelectorAll('#table thead button')[3].click()"
+    speeds = "[...document.querySelectorAll('#table tbody tr')].map((row) => row.cells[3].dataset.value)"
+    for sign in (1, -1):
+        values = tab.ask(f"{click}, {speeds}")
+        known = [sign * float(value) for value in values if value]
+        assert known == sorted(known)
+        assert values[len(known) :] == [""] * (large_report.COUNT - len(known)), "what is unknown comes last"
+
+
+@in_browser
+@pytest.mark.parametrize("plot", ["front-plot", "order-plot"])
+def test_the_plots_are_walked_with_the_keyboard(tab: Page, file: Path, plot: str) -> None:
+    opened(tab, file)
+    tab.ask(f"document.getElementById('{plot}').focus()")
+    told = []
+    for key in ("ArrowRight", "ArrowRight", "Enter"):
+        tab.call("Input.dispatchKeyEvent", type="keyDown", key=key)
+        told.append(tab.ask("document.getElementById('picked').textContent"))
+    assert told[0].startswith("Trial ")
+    assert told[0] != told[1] == told[2]
+    assert tab.ask("document.activeElement.id").startswith("trial-")
+
+
+@in_browser
+def test_the_slider_and_the_views_show_one_image_or_the_other(tab: Page, file: Path) -> None:
+    opened(tab, file)
+    slide = "(() => { const slider = document.querySelector('.compare input'); slider.value = 20; "
+    moved = "slider.dispatchEvent(new Event('input')); "
+    clipped = "return getComputedStyle(document.querySelector('.after')).clipPath; })()"
+    assert "20%" in tab.ask(slide + moved + clipped)
+    assert tab.ask("document.querySelector('input[value=before]').click(), "
+                   "getComputedStyle(document.querySelector('.compare .after')).display") == "none"  # fmt: skip
+    assert tab.ask("document.querySelector('input[value=blink]').click(), "
+                   "getComputedStyle(document.querySelector('.compare .after')).animationName") == "blink"  # fmt: skip
+
+
+# ---- without one ----------------------------------------------------------------------------------------------------
+
+
+def test_the_page_is_small_and_loads_nothing(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert len(text.encode()) < MAX_BYTES
+    assert "GPU stream 7" in text, "the time line of a step"
+    assert 'http-equiv="Content-Security-Policy" content="default-src \'none\'' in text
+
+
+def test_a_page_without_images_and_traces_leaves_them_out(recorded_study: Path) -> None:
+    text = page(read_report(recorded_study))
+    assert 'id="images"' not in text
+    assert 'id="trials"' in text
+
+
+def test_images_become_smaller_until_they_have_room(large: StudyReport, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {cell.width for strip in images.strips(large) for cell in strip.cells} == {large_report.SIDE}
+    monkeypatch.setattr(images, "MAX_BYTES", 200_000)
+    assert max(cell.width for strip in images.strips(large) for cell in strip.cells) < large_report.SIDE
+
+
+def test_a_damaged_image_is_left_out_with_its_name(large: StudyReport, tmp_path: Path) -> None:
+    report = large_report.make(large, tmp_path)
+    damaged = tmp_path / "trials" / "0000" / "images" / "0000.png"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    with pytest.raises(BadInput, match=r"0000\.png"):
+        images.strips(report)
+    assert "0000.png" in page(report)
+
+
+def test_a_setting_is_worth_what_two_trials_show_that_differ_in_it_alone(recorded_study: Path) -> None:
+    report = read_report(recorded_study)
+    found = {setting.knob: setting for setting in settings(report)}
+    worth = found["steps"].worth
+    assert worth is not None
+    assert worth.beside == report.best.chosen.trial
+    trials = {outcome.number: outcome for outcome in report.outcomes}
+    before, after = trials[worth.without], trials[worth.beside]
+    assert {name for name in after.values if after.values[name] != before.values[name]} == {"steps"}
+    assert worth.ratio.value == pytest.approx(before.timing.latency_s.value / after.timing.latency_s.value)
+
+
+def test_what_is_wrong_with_the_page_is_a_note(recorded_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> str:
+        raise RuntimeError("no\nway")
+
+    monkeypatch.setattr(RENDERERS["html"], "render", fails)
+    assert written.page_line(read_report(recorded_study)) == "note: report.html was not written: no way"
+
+
+@pytest.mark.parametrize("name", ["", "missing/report.html"])
+def test_a_file_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadInput, match="--output"):
+        command.check_output(tmp_path / name)
+
+
+def test_a_hostile_study_is_rendered_in_every_format(large: StudyReport) -> None:
+    for renderer in RENDERERS.values():
+        assert "\u202e" not in renderer().render(replace(large, points=large.points))
