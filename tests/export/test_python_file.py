@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -21,7 +22,9 @@ from test_export import CPU, example
 import tuner
 from tuner.errors import BadInput
 from tuner.export.base import build_settings, read_tuned
+from tuner.export.facts import setting
 from tuner.export.python import Python
+from tuner.export.source import Carried
 from tuner.knobs import KNOBS
 from tuner.records.codec import Estimate, Values
 
@@ -37,17 +40,32 @@ def imported(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", KNOBS)
-def test_every_value_is_written_in_plain_python(name: str) -> None:
+def test_every_value_is_written_in_plain_python_or_refused_by_name(name: str) -> None:
     knob = KNOBS[name]
     for value in (*knob.choices, *OWN_FILES.get(name, ())):
         best = choosing(beside(name, value))
         if value == knob.baseline(CPU) or value == "nunchaku":
             continue
         assert best.chosen.values[name] == value, "the knob is active"
+        if knob.code(best.chosen.values) is None:
+            with pytest.raises(BadInput, match=rf"{re.escape(setting(name, value))}\b.* cannot be written"):
+                Python().render(best)
+            continue
         text = Python().render(best)
         assert undefined(text) == set()
         assert not imported(text) & {"tuner", "msgspec", "optuna"}
         assert max(map(len, text.splitlines())) <= 120
+
+
+def test_no_two_copied_definitions_have_one_name() -> None:
+    carried = Carried()
+    for name, knob in KNOBS.items():
+        for value in (*knob.choices, *OWN_FILES.get(name, ())):
+            if value != knob.baseline(CPU) and value != "nunchaku":
+                code = knob.code(choosing(beside(name, value)).chosen.values)
+                carried.add(code.carried if code else ())
+    assert len(carried.definitions) > 30
+    assert undefined("\n".join([*carried.imports, carried.text()])) == set()
 
 
 def test_a_knob_that_cannot_be_written_is_named_and_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

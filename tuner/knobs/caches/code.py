@@ -26,13 +26,13 @@ def first_block(values: Mapping[str, Value]) -> Code:
 def mag(values: Mapping[str, Value]) -> Code:
     """Write MagCache."""
     threshold, max_skip_steps = float(values["cache.threshold"]), int(values["cache.max_skip_steps"])
-    each = for_each_denoiser("denoiser.enable_cache(config)")
+    each = for_each_denoiser("denoiser.enable_cache(mag)")
     lines = (
         f"numbers = {{'threshold': {threshold}, 'max_skip_steps': {max_skip_steps}}}",
-        "config = MagCacheConfig(**numbers, mag_ratios=FLUX_MAG_RATIOS)",
+        "mag = MagCacheConfig(**numbers, mag_ratios=FLUX_MAG_RATIOS)",
         *each.lines,
         "clock = Clock(pipe)",
-        "clock.on_begin(lambda: stretch(config, clock.steps))",
+        "clock.on_begin(lambda: stretch(mag, clock.steps))",
     )
     imports = ("from diffusers import MagCacheConfig", "from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS")
     return Code(lines, imports, (*each.carried, Clock, stretch))
