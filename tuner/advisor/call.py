@@ -67,6 +67,8 @@ class Call:
     host_s: float
     product_calls: float = 0.0
     """Matrix products in all steps."""
+    host_slowness: float = 1.0
+    """How much longer this host takes for a launch than the one on which `LAUNCH_S` was measured, if that shows."""
 
     @property
     def steps_s(self) -> float:
@@ -133,6 +135,7 @@ def call_of(baseline: Outcome) -> Call | None:
         parts=parts | {part: seconds or 0.0 for part, seconds in other.items()},
         host_s=host_s * steps,
         product_calls=_products(trace) * steps,
+        host_slowness=_slowness(trace, step_s, host_s),
     )
 
 
@@ -145,6 +148,12 @@ def _waiting(trace: TraceSummary, step_s: float, busy_s: float) -> tuple[float, 
     if idle_s > HOST_BOUND * step_s and (trace.host_wait_share or 0.0) > HOST_BOUND:
         return min(idle_s, kernel_s), step_s
     return idle_s, min(step_s, trace.launches_per_step * LAUNCH_S)
+
+
+def _slowness(trace: TraceSummary, step_s: float, host_s: float) -> float:
+    """Return how much slower this host launches, which only shows in steps that wait for it."""
+    launching_s = (trace.launches_per_step or 0.0) * LAUNCH_S
+    return max(1.0, host_s / launching_s) if launching_s and host_s >= step_s else 1.0
 
 
 def _products(trace: TraceSummary) -> float:

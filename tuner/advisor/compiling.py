@@ -5,7 +5,21 @@ What remains of a part was measured on FLUX.1-dev and SDXL at their real size on
 
 from __future__ import annotations
 
-from tuner.advisor.call import ATTENTION, CONVOLUTIONS, COPIES, ELEMENTWISE, HOST, IDLE, PRODUCTS, REST, TEXT, VAE, Call
+from tuner.advisor.call import (
+    ATTENTION,
+    CONVOLUTIONS,
+    COPIES,
+    ELEMENTWISE,
+    HOST,
+    IDLE,
+    PRODUCTS,
+    REST,
+    TEXT,
+    VAE,
+    WORK,
+    Call,
+    Change,
+)
 from tuner.advisor.effects import Effect, EffectOf, Facts, change, fixed, of_each, percent
 from tuner.advisor.products import to_peak
 from tuner.records.codec import Value
@@ -15,7 +29,7 @@ FUSED_ON_CPU = (0.6, 0.4, 1.1)
 """What fusing leaves of element-wise work: the factor and its interval."""
 
 
-LAUNCHES = {"regional": (0.45, 0.25, 0.7), "full": (0.15, 0.05, 0.35)}
+LAUNCHES = {"regional": (0.6, 0.3, 0.8), "full": (0.15, 0.05, 0.35)}
 """What remains of the host's time: around compiled blocks Python still runs."""
 
 
@@ -57,16 +71,30 @@ def backend(value: Value, facts: Facts) -> Effect:
     return Effect("TensorRT fuses further; it was not measured on these models", changes)
 
 
-GRAPHS = (change(IDLE, 0.75, 0.2, 1.4, least=0.0), change(HOST, 0.03, 0.0, 0.1, least=0.0))
+HOST_IS_NEAR = 0.8
+"""Where launching takes this share of the device's work, most gaps are waits for the host, which graphs take out."""
+
+
+def graphs(facts: Facts) -> tuple[Change, ...]:
+    """Return the changes that replaying a CUDA graph makes: one launch a step."""
+    call = facts.call
+    is_near = call.host_s >= HOST_IS_NEAR * sum(call.parts[part] for part in WORK)
+    idle = (0.15, 0.0, 1.0) if is_near else (0.6, 0.2, 1.4)
+    return change(IDLE, *idle, least=0.0), change(HOST, 0.03, 0.0, 0.1, least=0.0)
+
+
+def denoiser_graph(value: Value, facts: Facts) -> Effect:
+    """Return the effect of capturing the denoiser in a CUDA graph."""
+    return Effect("a replayed graph has one launch a step and copies its outputs", graphs(facts))
 
 
 def mode(value: Value, facts: Facts) -> Effect:
     """Return the effect of CUDA graphs, and of autotuning, which times kernels for products."""
     autotuned = (to_peak(facts, 0.995, 0.94, 1.02), change(ELEMENTWISE, 0.98, 0.92, 1.02, least=0.7))
     table = {
-        "reduce-overhead": Effect("a replayed graph has one launch a step and copies its outputs", GRAPHS),
+        "reduce-overhead": Effect("a replayed graph has one launch a step and copies its outputs", graphs(facts)),
         "max-autotune-no-cudagraphs": Effect("Triton's kernels seldom beat cuBLAS's", autotuned),
-        "max-autotune": Effect("one launch a step, kernels picked by timing", GRAPHS + autotuned),
+        "max-autotune": Effect("one launch a step, kernels picked by timing", graphs(facts) + autotuned),
     }
     return table[str(value)]
 
@@ -115,7 +143,7 @@ COMPILING: dict[str, EffectOf] = {
     "graphs.scheduler_step": fixed({
         True: Effect("the scheduler's arithmetic joins the graph", (change(REST, 0.97, 0.8, 1.02, least=0.5),)),
     }),
-    "graphs.denoiser": fixed({True: Effect("a replayed graph has one launch a step and copies its outputs", GRAPHS)}),
+    "graphs.denoiser": denoiser_graph,
     "inductor.epilogue_fusion": fixed({
         False: Effect("what follows a product gets its own kernel", (change(ELEMENTWISE, 1.04, 1.0, 1.15, least=1.0),)),
     }),

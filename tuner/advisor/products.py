@@ -21,6 +21,9 @@ from tuner.timing.rates import FLOAT8, FLOAT8_ROW, INT8
 
 NAMES = {FLOAT8: "fp8", INT8: "int8", FLOAT8_ROW: "fp8 with a scale for each row"}
 
+JOINT = ("Flux", "SD3", "StableDiffusion3", "Qwen", "Hunyuan", "ZImage", "CogVideo", "Chroma", "Lumina", "Ideogram")
+"""Pipelines whose denoisers attend to text and image tokens together, and multiply both by their weights."""
+
 QUANTIZED = 0.97
 """The share of the products' time in layers that are quantized (see `quantizable`)."""
 
@@ -31,8 +34,10 @@ SCALING = {"fp8-dynamic-row": 0.03, "fp8-dynamic-tensor": 0.17, "int8-dynamic": 
 """What quantizing activations adds to fused element-wise work: a scale of the whole tensor takes one more pass, int8
 products leave 32 bits to be scaled."""
 
-WRAPPER_S = {"fp8-weight-only": 22e-6, "int8-weight-only": 22e-6}
-WRAPPED_S = 57e-6
+WRAPPED_S = {
+    "fp8-weight-only": 30e-6, "int8-weight-only": 18e-6, "fp8-dynamic-row": 19e-6, "fp8-dynamic-tensor": 57e-6,
+    "int8-dynamic": 65e-6,
+}  # fmt: skip
 """Seconds that torchao's tensors cost the host for each product, measured on SDXL in regional compile on an H200."""
 
 WEIGHT_ONLY = {
@@ -105,7 +110,7 @@ def scheme(value: Value, facts: Facts) -> Effect:
 
 def _wrapped(name: str, facts: Facts) -> Change:
     """Return the change of the host's time: torchao's tensors take part in Python at each product."""
-    added_s = WRAPPER_S.get(name, WRAPPED_S) * facts.call.product_calls
+    added_s = WRAPPED_S.get(name, 40e-6) * facts.call.product_calls * facts.call.host_slowness
     if not facts.on_gpu or not facts.call.host_s:
         return change(HOST, 1.0, 1.0, 1.0)
     factor, low, high = (1 + added_s * scale / facts.call.host_s for scale in (1.0, 0.4, 1.8))
@@ -144,7 +149,8 @@ def dtype(value: Value, facts: Facts) -> Effect:
         spread = (slower, slower / 1.6, slower * 1.4)
         products = change(PRODUCTS, *spread, least=slower / 2)
         other = [change(part, wider, wider / 1.5, wider * 1.5, wider / 2) for part in (ELEMENTWISE, COPIES)]
-        other += [change(part, *spread, least=slower / 4) for part in (ATTENTION, CONVOLUTIONS)]
+        other.append(change(ATTENTION, *spread, least=slower / 4))
+        other.append(change(CONVOLUTIONS, wider * 1.1, min(wider, slower) / 1.5, max(wider, slower), wider / 4))  # TF32
     text = f"large products reach {flops(now)} in {own} and {flops(new)} in {name}"
     return Effect(text, (products, *other), "other rounding" if wider == 1 else "")
 
@@ -165,12 +171,14 @@ def tf32(value: Value, facts: Facts) -> Effect:
 def fuse_qkv(value: Value, facts: Facts) -> Effect:
     """Return the effect of one product instead of three; uncompiled, its result is copied apart."""
     compiled = facts.values.get("compile.scope", "none") != "none"
-    copies = (1.0, 0.95, 1.03) if compiled else (1.1, 0.95, 1.2)
+    is_copied = not compiled and facts.architecture.pipeline_class.startswith(JOINT)
+    copies = (1.1, 0.95, 1.2) if is_copied else (1.0, 0.95, 1.05)
     changes = (
         to_peak(facts, 0.985, 0.95, 1.02), change(ELEMENTWISE, *copies, least=0.95), change(IDLE, 0.97, 0.8, 1.05, 0.7),
         change(HOST, 0.95, 0.85, 1.0, least=0.7),
     )  # fmt: skip
-    return Effect("one product of three has fewer launches, its result is split again", changes)
+    copied = ", which is copied" if is_copied else ""
+    return Effect(f"one product of three has fewer launches, its result is split again{copied}", changes)
 
 
 def layerwise_casting(value: Value, facts: Facts) -> Effect:
@@ -183,14 +191,14 @@ def layerwise_casting(value: Value, facts: Facts) -> Effect:
     return Effect("each layer's weights are widened before it runs, in every step", changes, "less memory")
 
 
-HOST_LINK = 46e9
-"""Bytes per second from the host's memory to an H200."""
+HOST_LINK, COPY_S = 46e9, 0.25e-3
+"""Bytes per second from the host's memory to an H200, and seconds of each layer besides."""
 
 
 def group_offload(value: Value, facts: Facts) -> Effect:
     """Return the effect of copying all weights from the host's memory in every step."""
     size, call = facts.roofline.weight_bytes or 0, facts.call
-    copying_s = size / HOST_LINK * int(facts.without["steps"])
+    copying_s = size / HOST_LINK * int(facts.without["steps"]) + COPY_S * call.product_calls
     times = copying_s / max(call.steps_s, 1e-9)
     factors = of_each(lambda scale: max(1.02, scale * times), (1.0, 0.5, 4.0))
     changes = tuple(change(part, *factors, least=1.0) for part in (*STEP_PARTS, HOST))

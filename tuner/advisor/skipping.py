@@ -19,8 +19,8 @@ from tuner.advisor.call import (
     VAE,
     Change,
 )
-from tuner.advisor.effects import Effect, EffectOf, Facts, change, fixed, nothing, percent
-from tuner.advisor.products import to_peak
+from tuner.advisor.effects import Effect, EffectOf, Facts, change, fixed, nothing, of_each, percent
+from tuner.advisor.products import JOINT, to_peak
 from tuner.records.codec import Value
 
 WHOLE_STEP = (*STEP_PARTS, HOST)
@@ -43,11 +43,11 @@ SPREAD = (0.2, 0.25)
 FULL_STEPS = 3
 """Steps that TaylorSeer computes before it extrapolates."""
 
+UNIPC_S = 4e-3
+"""Seconds that UniPC's many small operations add to a step on the GPU (FLUX.1-dev and SDXL, H200)."""
+
 OUTER_LAYERS = 0.35
 """What a step takes of a whole one in which DeepCache skips a UNet's inner layers."""
-
-JOINT = ("Flux", "SD3", "StableDiffusion3", "Qwen", "Hunyuan", "ZImage", "CogVideo", "Chroma", "Lumina", "Ideogram")
-"""Pipelines whose denoisers attend to text and image tokens together, and multiply both by their weights."""
 
 
 def step_change(factor: float, low: float, high: float, least: float) -> tuple[Change, ...]:
@@ -165,7 +165,9 @@ def scheduler(value: Value, facts: Facts) -> Effect:
     """Return the effect of a solver: Heun's run the denoiser twice a step, others take as long."""
     if "Heun" in str(value):
         return Effect("it runs the denoiser twice a step", step_change(1.96, 1.85, 2.05, 1.8), "other images")
-    changes = (change(IDLE, 1.1, 0.8, 1.6, 0.6), change(HOST, 1.02, 0.95, 1.15, 0.95), change(REST, 1.1, 0.8, 2.0, 0.6))
+    added_s = UNIPC_S * int(facts.without["steps"]) * facts.call.host_slowness if "UniPC" in str(value) else 0.0
+    rest = of_each(lambda scale: 1 + scale * added_s / max(facts.call.parts[REST], 1e-9), (1.0, 0.3, 2.0))
+    changes = (change(IDLE, 1.0, 0.8, 1.4, 0.3), change(REST, rest[0], min(0.8, rest[1]), rest[2] + 0.5, 0.6))
     return Effect("a step's arithmetic is tiny beside the denoiser's", changes, "as good images in fewer steps")
 
 
