@@ -149,7 +149,7 @@ def test_a_page_without_images_and_traces_leaves_them_out(recorded_study: Path) 
 
 def test_images_become_smaller_until_they_have_room(large: StudyReport, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {cell.width for strip in images.strips(large) for cell in strip.cells} == {large_report.SIDE}
-    monkeypatch.setattr(images, "MAX_BYTES", 200_000)
+    monkeypatch.setattr(images, "MAX_BYTES", 100_000)
     assert max(cell.width for strip in images.strips(large) for cell in strip.cells) < large_report.SIDE
 
 
