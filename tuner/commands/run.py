@@ -17,6 +17,7 @@ from tuner.files import absent, kind_at, resolved
 if TYPE_CHECKING:
     from tuner.records.outcome import Limits
     from tuner.records.quality import QualityPolicy
+    from tuner.report.display import Display
     from tuner.search.request import Request
 
 MAX_REASONS = 3
@@ -119,8 +120,13 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run or resume a study and report its result."""
+    folder, request = prepare(options)
+    return run_study(folder, request, limits_of(options), options.model)
+
+
+def prepare(options: argparse.Namespace) -> tuple[Path, Request]:
+    """Return the folder and the request of the study that options ask for. Raises BadInput or Unavailable."""
     from tuner.commands import checks
-    from tuner.records.outcome import Limits
 
     request = make_request(options)
     if kind_at(options.out) not in (None, "a folder"):
@@ -128,22 +134,36 @@ def run(options: argparse.Namespace) -> int:
     folder = resolved(options.out) / study_name(options.study, request.model.source, request.fingerprint())
     checks.check_call(request, options.space or request.space.name, space_settings(options))
     checks.check_models(request)
-    return run_study(folder, request, Limits(budget_s=options.budget, max_trials=options.trials), options.model)
+    return folder, request
+
+
+def limits_of(options: argparse.Namespace) -> Limits:
+    """Return the limits that options set."""
+    from tuner.records.outcome import Limits
+
+    return Limits(budget_s=options.budget, max_trials=options.trials)
 
 
 def run_study(folder: Path, request: Request, limits: Limits, model_name: str) -> int:
     """Run a study in a folder until it ends within its limits, and report its result."""
+    from tuner.report.live import make_display
+
+    conduct(folder, request, limits, model_name, make_display(sys.stdout, request.space.baseline))
+    report_study(folder)
+    return 0
+
+
+def conduct(folder: Path, request: Request, limits: Limits, model_name: str, display: Display) -> None:
+    """Run a study in a folder until it ends within its limits. Raises Interrupted after Ctrl-C."""
     from tuner.execution.local import LocalExecutor
     from tuner.execution.template import make_launcher
     from tuner.records.outcome import Device
     from tuner.report.conclusion import interruption
-    from tuner.report.live import make_display
     from tuner.study.loop import Study
     from tuner.study.slots import PARTNER, max_slots
     from tuner.study.store import Store
 
     title = f"{model_name} ({request.model.pipeline_class}) on {request.environment.device_name}"
-    display = make_display(sys.stdout, request.space.baseline)
     device, places = Device(name=request.environment.device), max_slots(request.environment) + PARTNER
     with (
         Store(folder, request) as store,
@@ -159,8 +179,6 @@ def run_study(folder: Path, request: Request, limits: Limits, model_name: str) -
             raise Interrupted(interruption(folder)) from None
         finally:
             display.closed()
-    report_study(folder)
-    return 0
 
 
 def with_demo_budget(limits: Limits, request: Request) -> Limits:

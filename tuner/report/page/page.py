@@ -17,6 +17,7 @@ from tuner.report import time_table
 from tuner.report.figures import figure_rows, notes
 from tuner.report.formatting import format_value, label, one_line, pluralize
 from tuner.report.page import facts, images, settings, shares, steps, trials
+from tuner.report.points import in_order
 from tuner.report.study_report import StudyReport, state_note
 
 if TYPE_CHECKING:
@@ -38,6 +39,12 @@ T = TypeVar("T")
 def page(report: StudyReport) -> str:
     """Return the whole page."""
     return _environment().get_template("report.html.j2").render(context(report))
+
+
+def notebook_cell(report: StudyReport) -> str:
+    """Return the front and the conclusion as a notebook shows them."""
+    template = _environment().get_template("notebook.html.j2")
+    return template.render(points=in_order(report.points), conclusion=report.conclusion)
 
 
 @cache

@@ -1,0 +1,1 @@
+"""What `tune run` and `tune show` do, as functions for scripts and notebooks."""
