@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from kinds import kind
+from PIL import Image
 from viewed_study import image
 
-from tuner.board import trial_events
+from tuner.board import events_file, trial_events
+from tuner.files import thumbnail_path
+from tuner.quality.images import Images
 from tuner.records.codec import Estimate, Values
 from tuner.records.gate import Finding, FindingKind, GatePolicy, Verdict
 from tuner.records.model import Workload
@@ -141,3 +145,23 @@ def test_an_image_is_there_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(KeyboardInterrupt):
         images.save(tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.glob("*.png")} == {"0000.png": whole}
+
+
+def test_pages_are_made_of_small_copies_of_large_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    large = Images(rng.random((2, 520, 600, 3), dtype=np.float32), ["a", "b"])
+    large.save(tmp_path / "large")
+    Images(large.stills[:1], ["a"]).save(tmp_path / "one")
+    file = tmp_path / "large" / "0001.png"
+    with Image.open(thumbnail_path(file)) as small:
+        assert small.size == (512, 444)
+    file.write_bytes(b"")
+    shown = events_file.ShownImage(file, "images/0001", "b", "", baseline=tmp_path / "one" / "0000.png")
+    sheet = events_file._side_by_side(shown)
+    assert sheet is not None
+    assert sheet.size == (512 + 32 + 512, 444)
+    large.save(tmp_path / "large", first=1)
+    with Image.open(file) as again:
+        assert again.size == (600, 520), "the image itself stays as large"
+    Images(large.stills[:, :64, :64], ["a", "b"]).save(tmp_path / "small")
+    assert not thumbnail_path(tmp_path / "small" / "0000.png").exists()

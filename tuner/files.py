@@ -104,6 +104,11 @@ class StudyFolder:
         return self.root / f"panel.{suffix}"
 
 
+def thumbnail_path(image: Path) -> Path:
+    """Return where the small copy of a large image lies."""
+    return image.parent / "thumbnails" / f"{image.stem}.jpg"
+
+
 def numbered(folder: Path) -> dict[int, Path]:
     """Return the folders of trials, or of repetitions, in a folder by number.
 

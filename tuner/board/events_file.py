@@ -23,6 +23,8 @@ from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
+from tuner.files import thumbnail_path
+
 COST, QUALITY, RESULT, STATUS = "Cost US$/1000", "Quality", "Result", "Status"
 """Columns beside the knobs. TensorBoard first shows those five that differ between trials and come first by name, and
 capitals sort before the knobs' small letters. Its metrics stand at the far right: the two main ones are columns."""
@@ -120,8 +122,9 @@ def _side_by_side(image: ShownImage) -> Any | None:
 
     shown = []
     for file in filter(None, (image.baseline, image.file)):
+        small = thumbnail_path(file)
         try:
-            with Image.open(file) as opened:
+            with Image.open(small if image.longest_side <= _LONGEST_SIDE and small.is_file() else file) as opened:
                 shown.append(opened.convert("RGB"))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # truncated, another format, too large
             return None

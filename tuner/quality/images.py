@@ -7,8 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tuner.files import thumbnail_path
+
 FRAME_PAIRS = 4
 """Pairs of neighbouring frames that are scored per video, evenly spaced."""
+
+THUMBNAIL_SIDE = 512
+"""Pixels of the longer side of small copies, which TensorBoard's pages are made of."""
 
 EMBEDDINGS = "embeddings.safetensors"
 """File beside the stills: the embeddings, by the name of the network that computed them."""
@@ -81,12 +86,22 @@ class Images:
         return [prompt for prompt in self.prompts for _ in range(self.stills_per_prompt)]
 
     def save(self, folder: Path, first: int = 0) -> None:
-        """Write the stills from `first` on as 0000.png, 0001.png, ... Each file is moved into place when complete."""
+        """Write the stills from `first` on as 0000.png, 0001.png, ..., and small copies of large ones.
+
+        Each file is moved into place when it is complete.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / ".still.part"
         for index, image in enumerate(self.pil_images[first:], first):
+            file = folder / still_name(index)
             image.save(part, "PNG")
-            part.replace(folder / still_name(index))
+            part.replace(file)
+            if max(image.size) > THUMBNAIL_SIDE:
+                thumbnail_path(file).parent.mkdir(exist_ok=True)
+                small = image.copy()
+                small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+                small.save(part, "JPEG", quality=90)
+                part.replace(thumbnail_path(file))
 
     def save_features(self, folder: Path) -> None:
         """Write the embeddings beside the stills, so that no other process computes them again."""
