@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import shutil
 from pathlib import Path
@@ -44,10 +45,14 @@ def test_every_renderer_shows_the_chosen_configuration(finished: Path, name: str
     assert report.best.chosen.changed
     assert all(knob in text for knob in report.best.chosen.changed)
     assert "tune board" in text or name not in ("terminal", "markdown")
-    assert "load and build" in text or name == "markdown"
-    assert "Time" in text or name in ("json", "html")
+    assert "load and build" in text or name in ("markdown", "csv")
+    assert "Time" in text or name in ("json", "html", "csv")
     if name == "json":
         assert msgspec.json.decode(text, type=StudyReport) == report
+    if name == "csv":
+        rows = list(csv.DictReader(io.StringIO(text)))
+        assert [int(row["trial"]) for row in rows] == [outcome.number for outcome in report.outcomes]
+        assert rows[0]["steps"] == str(report.outcomes[0].values["steps"])
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from tuner.report.points import FrontPoint, in_order
 from tuner.report.renderers import RENDERERS
 from tuner.report.studies import find_study
 from tuner.report.study_report import StudyReport, read_report
+from tuner.report.trial_rows import trial_rows
 from tuner.result.records import BestConfig
 
 if TYPE_CHECKING:
@@ -93,23 +94,8 @@ class Trials(Sequence[Outcome]):
         return len(self.outcomes)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield a row for each trial: its status and reason, its figures, and the value of each knob."""
-        for outcome in self.outcomes:
-            quality, timing = outcome.quality, outcome.timing
-            yield {
-                "trial": outcome.number,
-                "status": outcome.status,
-                "purpose": outcome.purpose,
-                "recipe": outcome.recipe,
-                "latency_s": timing.latency_s.value if timing else None,
-                "images_per_s": timing.images_per_s if timing else None,
-                "cost_usd_per_1000_images": outcome.cost_usd_per_1000_images,
-                "quality": quality.mean if quality else None,
-                "quality_difference": quality.difference.value if quality else None,
-                "peak_memory_bytes": outcome.memory.peak_bytes if outcome.memory else None,
-                "failure": outcome.failure.message if outcome.failure else None,
-                **outcome.values,
-            }
+        """Return a row for each trial: its status and reason, its figures, and the value of each knob."""
+        return trial_rows(self.outcomes)
 
     def to_pandas(self) -> Any:
         """Return the rows as a DataFrame, indexed by trial. Raises Unavailable without pandas."""

@@ -7,7 +7,7 @@ import sys
 
 from tuner.commands.arguments import Subparsers, add_study
 
-FORMATS = ("terminal", "markdown", "json", "html")
+FORMATS = ("terminal", "markdown", "json", "html", "csv")
 SUMMARY = "show the report of a finished or running study"
 DESCRIPTION = """\
 Show the report of a study from its folder alone, on any machine: the front,
@@ -20,6 +20,7 @@ examples:
   tune show                                      the newest study
   tune show demo-9ec7c40c --format markdown      for an issue or a README
   tune show demo-9ec7c40c --format html > report.html
+  tune show --format csv > trials.csv            a row for each trial
 """
 
 

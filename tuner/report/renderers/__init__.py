@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tuner.report.renderers.base import Renderer
+from tuner.report.renderers.csv import Csv
 from tuner.report.renderers.html import Html
 from tuner.report.renderers.json import Json
 from tuner.report.renderers.markdown import Markdown
@@ -13,4 +14,5 @@ RENDERERS: dict[str, type[Renderer]] = {
     "markdown": Markdown,
     "json": Json,
     "html": Html,
+    "csv": Csv,
 }
