@@ -167,6 +167,7 @@ def test_what_did_not_change_passes(verified: Callable[..., Verification], quick
 def test_a_recorded_latency_that_was_edited(verified: Callable[..., Verification], factor: float, status: str) -> None:
     verification = verified(Now(), edit=scaled(factor))
     assert answers(verification) == {CLEAN: "pass", FAST: status, GOOD: "pass"}
+    assert [change.name for change in verification.changes] == (["best_config.json"] if factor != 1.0 else [])
     if status == "fail":
         assert "1.05x [" in text(verification, FAST)
         assert text(verification, FAST).endswith("the untouched pipeline is as recorded")
@@ -376,6 +377,7 @@ def test_without_the_reference_the_answer_is_unavailable_with_the_reason(
         best = msgspec.structs.replace(best, model=msgspec.structs.replace(best.model, source="/other"))
     else:
         (copy / "trials" / "0000" / "outcome.json").write_text("{}")
+        (copy / "trials" / "0001" / "outcome.json").write_text("{}")
     found = read_recorded(copy / "best_config.json", best)
     assert found.reference is None and found.unavailable_reason
     now = Now()
@@ -422,6 +424,20 @@ def test_the_command_prints_answers_and_ends_with_their_code(
     assert run_command(bad, "--quick") == 1
     shown = " ".join(capsys.readouterr().out.split())
     assert "as good fail" in shown and "tune again with `tune run`" in shown and shown.endswith("NOT verified")
+
+
+def test_a_file_whose_latency_alone_was_edited_is_verified(
+    run_command: Callable[..., int], study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = study / "best_config.json"
+    kept = file.read_bytes()
+    try:
+        file.write_bytes(encode_pretty(scaled(0.95)(read_best(file))))
+        assert run_command(Now(), "--quick") == 1
+    finally:
+        file.write_bytes(kept)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "as fast fail" in shown and "1.05x [" in shown and "edited: chosen.images_per_s" in shown
 
 
 def test_the_command_prints_json(run_command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

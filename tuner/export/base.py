@@ -36,13 +36,15 @@ class Target(ABC):
         """Return the file. Raises BadInput if the target cannot have this configuration."""
 
 
-def read_tuned(path: Path, trial: int | None = None) -> BestConfig:
+def read_tuned(path: Path, trial: int | None = None, *, may_contradict: bool = False) -> BestConfig:
     """Read the chosen configuration, or that of a trial, from a best_config.json or a study folder.
 
-    Raises BadInput if it is not valid, if diffusers has no such pipeline, or if it is the untouched pipeline.
+    With `may_contradict` its figures need not agree. Raises BadInput if it is not valid, if diffusers has no such
+    pipeline, if a setting could not have been measured, or if it is the untouched pipeline.
     """
     file = result_file(path)
-    best = _of_trial(read_config(file), read_config(file, trial))
+    recorded = read_config(file, may_contradict=may_contradict)
+    best = recorded if trial is None else _of_trial(recorded, read_config(file, trial))
     name = best.model.pipeline_class
     if not name.isidentifier() or keyword.iskeyword(name) or not class_source("pipelines", name):
         raise BadInput(f"{file}: model.pipeline_class: diffusers has no pipeline class {name}")

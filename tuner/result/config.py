@@ -49,11 +49,13 @@ def _require_consistent(best: BestConfig, config: str | os.PathLike[str]) -> Non
         raise BadInput(f"{config}: {reason}")
 
 
-def read_config(config: str | os.PathLike[str], trial: int | None = None) -> BestConfig:
+def read_config(
+    config: str | os.PathLike[str], trial: int | None = None, *, may_contradict: bool = False
+) -> BestConfig:
     """Read a best_config.json and check its chosen values against the catalogue of knobs.
 
     With `trial`, that point of the front, or the baseline, replaces the chosen one. Raises BadInput with the file and
-    the field for anything that is not valid.
+    the field for anything that is not valid, and for figures that contradict one another unless they may.
     """
     recorded = best = read_versioned(Path(config), BestConfig, _OldConfig)
     if trial is not None:
@@ -66,7 +68,8 @@ def read_config(config: str | os.PathLike[str], trial: int | None = None) -> Bes
             raise BadInput(f"{config}: chosen.changed.{name}: {value} contradicts chosen.values")
     if best.chosen.batch != values["batch"]:
         raise BadInput(f"{config}: chosen.batch: {best.chosen.batch} contradicts chosen.values")
-    _require_consistent(recorded, config)
+    if not may_contradict:
+        _require_consistent(recorded, config)
     return msgspec.structs.replace(best, chosen=msgspec.structs.replace(best.chosen, values=values))
 
 

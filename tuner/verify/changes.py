@@ -13,11 +13,13 @@ from tuner.model import pipeline
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture, Model
 from tuner.result.config import package_version
+from tuner.result.consistency import config_contradiction
 from tuner.result.records import BestConfig
 from tuner.search.request import Request
 from tuner.verify.records import Change
 
 MODEL = "model"
+RECORD = "best_config.json"
 WEIGHTS = (".safetensors", ".json", ".gguf")
 LEFT_OUT = ("cpp_compiler", "platform")
 """Fields of the environment whose text changes often and says little."""
@@ -30,13 +32,20 @@ def changes(best: BestConfig, here: Environment, request: Request | None) -> lis
     names = [name for name in {**recorded, **now} if recorded.get(name) != now.get(name)]
     found = [Change(name=name, recorded=str(recorded.get(name)), now=str(now.get(name))) for name in names]
     settings = model_changes(best.model, request.space.architecture) if request else ()
-    return [*found, *settings, *newer_files(best)]
+    return [*found, *settings, *newer_files(best), *edits(best)]
+
+
+def edits(best: BestConfig) -> Iterator[Change]:
+    """Yield that figures of the file contradict one another, so that it is not as `tune run` wrote it."""
+    reason = config_contradiction(best)
+    if reason is not None:
+        yield Change(name=RECORD, recorded="as tune run wrote it", now=f"edited: {reason}")
 
 
 def may_be_another_model(found: Sequence[Change]) -> bool:
     """Return whether other images are the model's doing: its files changed, or nothing else did."""
     of_model = [change for change in found if change.name.startswith(MODEL)]
-    return bool(of_model) or not found
+    return bool(of_model) or all(change.name == RECORD for change in found)
 
 
 def newer_files(best: BestConfig) -> Iterator[Change]:

@@ -10,11 +10,11 @@ from tuner.errors import BadInput
 from tuner.files import StudyFolder, require_own_tree
 from tuner.quality.metrics import METRICS
 from tuner.quality.reference import baseline_reference
-from tuner.records.codec import Record
+from tuner.records.codec import Record, read
 from tuner.records.gate import Allowance, GatePolicy
 from tuner.records.model import Workload
-from tuner.records.quality import QualityPolicy, Reference
-from tuner.report.study_report import read_history
+from tuner.records.outcome import Outcome
+from tuner.records.quality import NoiseFloor, QualityPolicy, Reference
 from tuner.result.records import BestConfig
 from tuner.search.history import History
 from tuner.search.request import Request, read_request
@@ -45,13 +45,20 @@ def read_recorded(file: Path, best: BestConfig) -> Recorded:
     try:
         require_own_tree(paths.root)
         request = read_request(paths.request)
-        history = read_history(paths, request)
+        history = read_baseline(paths, request)
     except BadInput as error:
         return Recorded(workload=best.workload, unavailable_reason=str(error))
     if (request.model, request.space.workload) != (best.model, best.workload):
         reason = f"the study in {paths.root} is of another model or workload"
         return Recorded(workload=best.workload, unavailable_reason=reason)
     return _recorded(paths, request, history)
+
+
+def read_baseline(paths: StudyFolder, request: Request) -> History:
+    """Read of the trials the untouched pipeline's only, and its noise floor: a damaged other trial matters nothing."""
+    baseline = read(paths.trial(0) / "outcome.json", Outcome)
+    late = read(paths.noise_floor, NoiseFloor) if paths.noise_floor.exists() else None
+    return History(space=request.space, price=request.price, outcomes={0: baseline}, late_noise_floor=late)
 
 
 def _recorded(paths: StudyFolder, request: Request, history: History) -> Recorded:

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     from tuner.export.base import read_tuned, result_file
     from tuner.verify.recorded import read_recorded
 
-    best, file = read_tuned(options.file), result_file(options.file)
+    best, file = read_tuned(options.file, may_contradict=True), result_file(options.file)
     check_device(file, best)
     check_model(file, best)
     recorded = with_scorer(read_recorded(file, best), best)

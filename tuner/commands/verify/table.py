@@ -71,5 +71,5 @@ def conclusion(shown: Verification) -> Iterator[RenderableType]:
         settings = " ".join(setting(name, value) for name, value in repair.changed.items())
         yield Text(f"Repair: trial {repair.trial} ({settings}): {repair.text}; tuner.load(path, trial={repair.trial})")
     elif not shown.passed:
-        yield Text("Repair: no other point of the front; tune again with `tune run`")
+        yield Text("Repair: no other point of the front passes; tune again with `tune run`")
     yield Text("verified" if shown.passed else "NOT verified", style=STYLES["pass" if shown.passed else "fail"])
