@@ -14,6 +14,7 @@ from tuner.records.advice import Advice
 from tuner.records.codec import read
 from tuner.records.outcome import Outcome
 from tuner.records.protocol import BuildDone, Job, Message, PointDone
+from tuner.report.study_report import read_report
 from tuner.search.bounds import refusal_reason
 from tuner.study.advising import take_advice
 
@@ -79,3 +80,7 @@ def test_a_resumed_study_keeps_the_advice_that_it_was_given(advised: Bench) -> N
     file.write_text('{"noise": 0}')
     with pytest.raises(BadInput, match=r"advice\.json"):
         advised.run(trials=8)
+    with pytest.raises(BadInput, match=r"advice\.json"):
+        read_report(advised.folder / "study")
+    file.unlink()
+    assert read_report(advised.folder / "study").explanation is not None

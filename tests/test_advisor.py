@@ -230,6 +230,21 @@ def test_an_attention_that_was_measured_decides() -> None:
     assert of("attention.backend", "_native_efficient", advice).bound == pytest.approx(0.85, abs=0.1)
 
 
+FEW = ("compile.scope", "quantization.scheme", "cache.kind", "vae.tiny", "memory.group_offload", "precision.dtype")
+
+
+@pytest.mark.parametrize("name", ["GEMM", "elementwise and norm", "around operators"])
+@pytest.mark.parametrize("share", [0.0, 1e30])
+def test_whatever_a_trace_says_the_advice_is_a_record(name: str, share: float) -> None:
+    assert FLUX.build and FLUX.build.trace and FLUX.timing
+    trace = msgspec.structs.replace(FLUX.build.trace, classes={name: share}, launches_per_step=None)
+    build = msgspec.structs.replace(FLUX.build, trace=trace, roofline=None)
+    timing = msgspec.structs.replace(FLUX.timing, components=None)
+    space = msgspec.structs.replace(ALL, knobs={name: ALL.knobs[name] for name in FEW})
+    advice = advise(space, H200, msgspec.structs.replace(FLUX, build=build, timing=timing), NOISE)
+    assert decode(encode(advice), Advice, "here") == advice
+
+
 # ---- what is ruled out ----------------------------------------------------------------------------------------------
 
 

@@ -29,6 +29,9 @@ UNKNOWN = (0.2, 5.0)
 FALLBACK_SPREAD = 0.003
 """No expectation is surer than this."""
 
+LARGEST = 1e4
+"""The largest ratio that is told: a call of which everything can be saved has none."""
+
 Setting = tuple[str, Value]
 
 
@@ -109,7 +112,7 @@ def companions(space: SearchSpace, name: str, value: Value) -> Values:
 def _expectation(name: str, value: Value, beside: Values, call: Call, effect: Effect) -> Expectation:
     """Return the expectation that follows from an effect on a call."""
     ratio, low, high, bound = (
-        call.seconds / call.after(effect.changes, which).seconds for which in ("factor", "high", "low", "least")
+        speed_up(call, call.after(effect.changes, which)) for which in ("factor", "high", "low", "least")
     )
     spread = FALLBACK_SPREAD if effect.changes else 0.0
     bound = max(bound, ratio)
@@ -118,6 +121,11 @@ def _expectation(name: str, value: Value, beside: Values, call: Call, effect: Ef
         high=min(bound, max(high, ratio * (1 + spread))), bound=bound, beside=beside,
         reason=reason(call, effect, bound), also=effect.also,
     )  # fmt: skip
+
+
+def speed_up(before: Call, after: Call) -> float:
+    """Return how many times as fast one call is as another, within what a record can hold."""
+    return before.seconds / min(max(after.seconds, before.seconds / LARGEST), before.seconds * LARGEST)
 
 
 def reason(call: Call, effect: Effect, bound: float) -> str:
