@@ -213,8 +213,8 @@ OWN_NAME = re.compile("[0-9]{4}|[1-9][0-9]{4,5}")
 """The name of a trial's or a repetition's folder. No study comes to a million of them."""
 PLACES = tuple((name,) for name in (*NUMBERED, "strips", "cache"))
 FILES = (
-    "study.json", "study.db", "study.db-journal", "study.db-wal", "study.db-shm", "lock", "best_config.json",
-    "report.html", "stages.jsonl", "template.log", "panel.json", "panel.job.json", "panel.log",
+    "study.json", "study.db", "study.db-journal", "study.db-wal", "study.db-shm", "lock", "advice.json",
+    "best_config.json", "report.html", "stages.jsonl", "template.log", "panel.json", "panel.job.json", "panel.log",
 )  # fmt: skip
 
 
