@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner.commands.arguments import Subparsers, add_device, add_model, add_space, folder, positive, price, seconds
+from tuner.commands.output import print_result
 from tuner.errors import BadInput, Interrupted, Unavailable, did_you_mean
-from tuner.files import absent, kind_at, resolved
+from tuner.files import StudyFolder, absent, kind_at, resolved
 
 if TYPE_CHECKING:
     from tuner.records.outcome import Limits
@@ -35,6 +36,7 @@ examples:
   tune run black-forest-labs/FLUX.1-dev --budget 2h --price 2.49
   tune run ./my-pipeline --set workload.height=768 --set workload.width=768
   tune run ./my-pipeline --set compile.mode=default --latency-target 2s
+  tune run ./my-pipeline --dry-run  say what would be tried
 
 The budget is wall-clock time, summed over all runs of the study. It includes
 loading, compiling, measuring and confirming the result. The study says after
@@ -113,6 +115,11 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--study", metavar="NAME", help="name of the study's folder (default: made from the model and the settings)"
     )
+    group.add_argument(
+        "--dry-run", action="store_true",
+        help="say what would be tried, what is left out and why, and how long it takes; run and write nothing",
+    )  # fmt: skip
+    group.add_argument("--json", action="store_true", help="with --dry-run: print it as JSON")
 
 
 # ---- the study ------------------------------------------------------------------------------------------------------
@@ -121,6 +128,8 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run or resume a study and report its result."""
     folder, request = prepare(options)
+    if options.dry_run:
+        return show_plan(folder, request, options)
     return run_study(folder, request, limits_of(options), options.model)
 
 
@@ -135,6 +144,31 @@ def prepare(options: argparse.Namespace) -> tuple[Path, Request]:
     checks.check_call(request, options.space or request.space.name, space_settings(options))
     checks.check_models(request)
     return folder, request
+
+
+def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> int:
+    """Print what a study would do."""
+    from tuner.report.dry_run import DryRun, DryRunText, PlannedRecipe, combinations
+    from tuner.search.recorded import outcome_files
+
+    space, limits = request.space, with_demo_budget(limits_of(options), request)
+    plan = DryRun(
+        model=options.model,
+        pipeline_class=request.model.pipeline_class,
+        device_name=request.environment.device_name,
+        folder=str(folder),
+        recorded_trials=sum(1 for _ in outcome_files(StudyFolder(folder).trials)),
+        budget_s=limits.budget_s,
+        max_trials=limits.max_trials,
+        prompts=len(space.workload.prompts),
+        baseline=space.baseline,
+        knobs=space.knobs,
+        combinations=combinations(space),
+        recipes=tuple(PlannedRecipe(name=recipe.name, values=recipe.values) for recipe in space.recipes),
+        left_out=space.left_out,
+    )
+    print_result(plan, DryRunText(plan), options.json)
+    return 0
 
 
 def limits_of(options: argparse.Namespace) -> Limits:

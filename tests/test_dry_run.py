@@ -1,0 +1,51 @@
+"""What a study would try is said without running or writing anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from inline_study import Bench, Workers
+
+from tuner.cli import main
+from tuner.report.dry_run import DryRun
+
+ARGUMENTS = ("run", "demo", "--device", "cpu", "--dry-run", "--trials", "7")
+
+
+def told(out: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    assert main([*ARGUMENTS, "--out", str(out), *more]) == 0
+    return capsys.readouterr().out
+
+
+def test_it_names_what_is_tried_and_left_out_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = " ".join(told(tmp_path, capsys).split())
+    assert "new; nothing was run or written" in text
+    assert "time: 5 min 30 s, then judging the finalists, at most 15 min, or 7 trials" in text
+    assert "steps 28, 20, 14, 10, 8, 6" in text
+    assert "1. whole-model compile in half precision: compile.scope=full precision.dtype=bfloat16" in text
+    assert "left out: graphs.denoiser=true" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_as_json_it_is_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = msgspec.json.decode(
+        told(tmp_path, capsys, "--json", "--set", "steps=[28, 14]", "--set", "batch=1"), type=DryRun
+    )
+    assert (plan.knobs["steps"], plan.max_trials, plan.budget_s) == ((28, 14), 7, 330.0)
+    whole = msgspec.json.decode(told(tmp_path, capsys, "--json"), type=DryRun)
+    assert whole.combinations == 6 * plan.combinations, "three times the steps, twice the batches"
+
+
+def test_a_study_that_was_begun_is_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Bench(tmp_path, Workers()).run(trials=3)
+    plan = msgspec.json.decode(told(tmp_path, capsys, "--json", "--study", "study"), type=DryRun)
+    assert (plan.folder, plan.recorded_trials) == (str(tmp_path / "study"), 3)
+
+
+def test_bad_input_is_refused_as_ever(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*ARGUMENTS, "--out", str(tmp_path), "--set", "stepz=3"]) == 2
+    assert "stepz" in capsys.readouterr().err

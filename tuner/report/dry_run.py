@@ -1,0 +1,112 @@
+"""What a study would try, before it runs."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from tuner.numbers import format_duration
+from tuner.records.codec import Record, Value, Values
+from tuner.report.console import BASELINE
+from tuner.report.formatting import format_value, label, one_line, pluralize, wrap_text
+from tuner.report.tables import make_table
+from tuner.space.candidates import SearchSpace
+
+JUDGED_S = 900.0
+"""Judging the finalists takes no longer than this, after the budget."""
+
+
+class PlannedRecipe(Record):
+    """A recipe that is tried first, with the values that it changes."""
+
+    name: str
+    values: Values
+
+
+class DryRun(Record):
+    """What a study would do. `combinations` counts those of all values, some of which do not go together.
+
+    `recorded_trials` are those of a study that was begun. Without a budget the study chooses one after its first calls.
+    """
+
+    model: str
+    pipeline_class: str
+    device_name: str
+    folder: str
+    recorded_trials: int
+    budget_s: float | None
+    max_trials: int | None
+    prompts: int
+    baseline: Values
+    knobs: dict[str, tuple[Value, ...]]
+    combinations: int
+    recipes: tuple[PlannedRecipe, ...]
+    left_out: dict[str, str]
+
+
+def combinations(space: SearchSpace) -> int:
+    """Return the number of combinations of all values that are searched."""
+    return math.prod(len(values) for values in space.knobs.values())
+
+
+@dataclass(frozen=True)
+class DryRunText:
+    """The knobs and their values, the recipes, what is left out, and how long it takes."""
+
+    plan: DryRun
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        plan, width = self.plan, options.max_width
+        title = f"{one_line(plan.model)} ({plan.pipeline_class}) on {one_line(plan.device_name)}"
+        yield from wrap_text("", title, width, BASELINE)
+        for text in self._facts():
+            yield from wrap_text("", text, width)
+        yield Text("")
+        table = make_table(options, BASELINE)
+        table.add_column("knob", style=BASELINE, no_wrap=True)
+        table.add_column("values, the untouched pipeline's first", overflow="fold")
+        for name, values in plan.knobs.items():
+            if len(values) > 1:
+                table.add_row(name, ", ".join(map(format_value, self._ordered(name, values))))
+        yield table
+        yield Text("")
+        yield from self._recipes(width)
+        yield from self._left_out(width)
+
+    def _facts(self) -> Iterator[str]:
+        plan = self.plan
+        begun = f"begun, with {pluralize(plan.recorded_trials, 'recorded trial')}" if plan.recorded_trials else "new"
+        yield f"study folder {one_line(plan.folder)}: {begun}; nothing was run or written"
+        varied = sum(len(values) > 1 for values in plan.knobs.values())
+        prompts = pluralize(plan.prompts, "prompt")
+        yield f"{pluralize(varied, 'knob')}, up to {plan.combinations:,} combinations, {prompts}"
+        if plan.budget_s is None:
+            budget = "what suits the size of its calls, at most 8 h, told after the first of them"
+        else:
+            judged = format_duration(JUDGED_S)
+            budget = f"{format_duration(plan.budget_s)}, then judging the finalists, at most {judged}"
+        limit = f", or {pluralize(plan.max_trials, 'trial')}" if plan.max_trials is not None else ""
+        yield f"time: {budget}{limit}"
+
+    def _ordered(self, name: str, values: tuple[Value, ...]) -> list[Value]:
+        return sorted(values, key=lambda value: value != self.plan.baseline.get(name))
+
+    def _recipes(self, width: int) -> Iterator[Text]:
+        for index, recipe in enumerate(self.plan.recipes, 1):
+            yield from wrap_text("", f"{index}. {one_line(recipe.name)}: {label(recipe.values)}", width)
+        if not self.plan.recipes:
+            yield Text("no recipe applies here")
+
+    def _left_out(self, width: int) -> Iterator[Text]:
+        names: defaultdict[str, list[str]] = defaultdict(list)
+        for name, reason in self.plan.left_out.items():
+            names[reason].append(name)
+        if names:
+            yield Text("")
+        for reason, left_out in names.items():
+            yield from wrap_text("", f"left out: {', '.join(left_out)}: {one_line(reason)}", width)
