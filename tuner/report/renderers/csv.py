@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
+from tuner.records.text import visible
 from tuner.report.renderers.base import Renderer
 from tuner.report.study_report import StudyReport
 from tuner.report.trial_rows import trial_rows
@@ -20,4 +21,4 @@ class Csv(Renderer):
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        return text.getvalue()
+        return visible(text.getvalue())
