@@ -264,6 +264,13 @@ def test_noise_rules_out_what_gains_less_than_it() -> None:
     assert names == [set(), {"compile.text_encoders"}]
 
 
+def test_what_the_user_fixed_is_not_ruled_out() -> None:
+    knobs: dict[str, tuple[Value, ...]] = {"attention.backend": ("_native_math",), "steps": (28, 14)}
+    assert advise(msgspec.structs.replace(ALL, knobs=knobs), H200, FLUX, NOISE).ruled_out == ()
+    knobs["attention.backend"] = ("native", "_native_math")
+    assert len(advise(msgspec.structs.replace(ALL, knobs=knobs), H200, FLUX, NOISE).ruled_out) == 1
+
+
 def test_nothing_is_ruled_out_where_nothing_is_known() -> None:
     untraced = msgspec.structs.replace(FLUX, build=None)
     assert advise(ALL, H200, untraced, NOISE).ruled_out == ()

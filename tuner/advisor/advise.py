@@ -44,11 +44,11 @@ def advise(space: SearchSpace, environment: Environment, baseline: Outcome, nois
     expectations = tuple(expect(space, environment, baseline, name, value) for name, value in settings_of(space))
     if call is None:
         return Advice(seconds_by_part={}, noise=noise, expectations=expectations)
-    trusted = {item for recipe in space.recipes for item in recipe.values.items()}
+    wanted = wanted_settings(space)
     ruled_out = (
         each
         for each in expectations
-        if (each.knob, each.value) not in trusted and is_idle(each, expectations, call, noise)
+        if (each.knob, each.value) not in wanted and is_idle(each, expectations, call, noise)
     )
     return Advice(seconds_by_part=call.shown(), noise=noise, expectations=expectations, ruled_out=tuple(ruled_out))
 
@@ -146,6 +146,13 @@ def _shares(call: Call, changes: Sequence[Change]) -> Iterator[str]:
 
 
 # ---- what is not worth a trial --------------------------------------------------------------------------------------
+
+
+def wanted_settings(space: SearchSpace) -> set[Setting]:
+    """Return the settings that are tried whatever they gain: a recipe's, and those of a knob without its baseline."""
+    pinned = {name: values for name, values in space.knobs.items() if space.baseline[name] not in values}
+    recommended = {item for recipe in space.recipes for item in recipe.values.items()}
+    return recommended | {(name, value) for name, values in pinned.items() for value in values}
 
 
 def is_idle(found: Expectation, all_found: Sequence[Expectation], call: Call, noise: float) -> bool:

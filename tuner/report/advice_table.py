@@ -49,7 +49,8 @@ class AdviceTable:
             add_number_column(table, heading)
         for each in found:
             table.add_row(each.knob, format_value(each.value), *figures(each))
-        yield from draw_with_details(table, [_details(each, width) for each in found], console, options)
+        below = [_details(each, width, is_idle=each in report.advice.ruled_out) for each in found]
+        yield from draw_with_details(table, below, console, options)
         for reason in report.unavailable_reasons:
             yield from wrap_text("", f"not measured: {one_line(reason)}", width, "yellow")
         yield from wrap_text("", "Times as fast as the untouched pipeline, or as it is with the settings named.", width)
@@ -69,8 +70,9 @@ def call_text(report: AdviceReport) -> str:
     return f"a call takes {format_latency(report.call_s)}: {text or 'of what is not known'}"
 
 
-def _details(found: Expectation, width: int) -> Iterator[Text]:
-    """Yield what stands below a value: what it needs, why so much, and what else it is for."""
+def _details(found: Expectation, width: int, *, is_idle: bool) -> Iterator[Text]:
+    """Yield what stands below a value: what it needs, why so much, what else it is for, and if it is not tried."""
     beside = f"with {label(found.beside)}: " if found.beside else ""
     also = f"; also for: {found.also}" if found.also else ""
-    yield from wrap_text("", f"{beside}{found.reason}{also}", width, QUIET, INDENT)
+    idle = "; tune run does not try it" if is_idle else ""
+    yield from wrap_text("", f"{beside}{found.reason}{also}{idle}", width, QUIET, INDENT)
