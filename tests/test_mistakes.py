@@ -364,7 +364,7 @@ def test_one_argument_of_the_call_is_set_without_losing_the_others(tmp_path: Pat
 
 
 def test_a_negative_prompt_is_recorded_makes_another_study_and_reaches_every_prompt_of_a_call() -> None:
-    from tuner.commands.run import negative_prompt_notes
+    from tuner.commands.notes import negative_prompt_notes
     from tuner.model.pipeline import call_arguments
 
     request = accepted("--set", "workload.negative_prompt=blurry")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
     from tuner.records.quality import QualityPolicy
     from tuner.report.display import Display
     from tuner.search.request import Request
-
-MAX_REASONS = 3
-"""More reasons why values are left out are not listed one by one."""
 
 SUMMARY = "search for the cheapest configuration of a pipeline on this machine"
 DESCRIPTION = """\
@@ -189,6 +185,7 @@ def run_study(folder: Path, request: Request, limits: Limits, model_name: str) -
 
 def conduct(folder: Path, request: Request, limits: Limits, model_name: str, display: Display) -> None:
     """Run a study in a folder until it ends within its limits. Raises Interrupted after Ctrl-C."""
+    from tuner.commands.notes import start_notes
     from tuner.execution.local import LocalExecutor
     from tuner.execution.template import make_launcher
     from tuner.records.outcome import Device
@@ -300,52 +297,7 @@ def study_name(name: str | None, model: str, fingerprint: str) -> str:
     return name
 
 
-# ---- notes and report -----------------------------------------------------------------------------------------------
-
-
-def start_notes(request: Request) -> Iterator[str]:
-    """Yield what the user should know before the study starts: the price, other GPU users, what is left out."""
-    from tuner.hardware import environment, telemetry
-    from tuner.numbers import format_latency
-
-    yield f"cost at US$ {request.price.usd_per_hour:.2f} per hour ({request.price.source})"
-    target_s = request.space.workload.latency_target_s
-    if target_s is not None:
-        limit = format_latency(target_s)
-        yield f"latency target {limit}: slower calls do not count, slower configurations are not chosen"
-    yield from negative_prompt_notes(request)
-    neighbours = (
-        telemetry.other_users_warning(environment.gpu_usage()) if request.environment.device == "cuda" else None
-    )
-    if neighbours:
-        yield neighbours
-    yield from left_out_notes(request)
-
-
-def negative_prompt_notes(request: Request) -> Iterator[str]:
-    """Yield that a negative prompt has no effect, where the pipeline uses it only with another argument."""
-    workload, arguments = request.space.workload, request.space.architecture.arguments
-    scale = workload.arguments.get("true_cfg_scale", arguments.get("true_cfg_scale"))
-    if workload.negative_prompt is not None and isinstance(scale, int | float) and scale <= 1:
-        yield (
-            f"workload.negative_prompt has no effect: {request.model.pipeline_class} uses it only with "
-            "--set workload.arguments.true_cfg_scale=N above 1"
-        )
-
-
-def left_out_notes(request: Request) -> Iterator[str]:
-    """Yield which values and recipes of the search space cannot be used here, with the reasons if they are few."""
-    left_out = request.space.left_out
-    names_by_reason: defaultdict[str, list[str]] = defaultdict(list)
-    for name, reason in left_out.items():
-        names_by_reason[reason].append(name)
-    if len(names_by_reason) <= MAX_REASONS:
-        yield from (f"left out: {', '.join(names)}: {reason}" for reason, names in names_by_reason.items())
-    else:
-        yield (
-            f"left out: {len(left_out)} values or recipes that cannot be used here (`tune knobs "
-            f"{request.model.source}` lists the reasons): {', '.join(left_out)}"
-        )
+# ---- the report ------------------------------------------------------------------------------------------------------
 
 
 def report_study(folder: Path) -> None:
