@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from drawing import own_process_state
+from forked import ForkedWorkers
 from inline_study import Bench, Workers
 from machine import Machine
 
@@ -26,15 +27,15 @@ CORE = ("flux", "sdxl")
 
 FIRST = (
     "test_end_to_end.py", "test_prediction.py", "test_quality.py",
-    "test_families.py", "test_compile.py", "test_disk_full.py", "test_compiled.py", "test_cache.py",
-    "test_inductor.py", "test_memory.py", "test_parent_dies.py", "test_graphs.py", "test_worker_dies.py",
-    "test_damaged_study.py", "test_knobs.py", "test_schedule.py", "test_bench_knobs.py", "test_real_worker.py",
-    "test_quantization.py", "test_viewer_in_browser.py", "test_matrix.py", "test_pipelines.py", "test_lora.py",
+    "test_families.py", "test_compile.py", "test_compiled.py", "test_cache.py", "test_inductor.py", "test_memory.py",
+    "test_graphs.py", "test_knobs.py", "test_schedule.py", "test_quantization.py", "test_disk_full.py",
+    "test_parent_dies.py", "test_worker_dies.py", "test_damaged_study.py", "test_bench_knobs.py", "test_real_worker.py",
+    "test_viewer_in_browser.py", "test_matrix.py", "test_pipelines.py", "test_lora.py",
     "test_worker.py", "test_gate.py", "test_vae.py", "test_attention.py", "test_shipped.py", "test_study.py",
     "test_study_confirmation.py",
 )  # fmt: skip
-"""Files that start first: those with tests that have the machine to themselves, which would otherwise wait for a test
-of the other process, and then the longest, so that neither process is left with a long one at the end."""
+"""Files that start first: the study that has a core of its own, and beside it those with tests that want the machine to
+themselves and those whose tests are one process; then the longest, so that none is left at the end."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -74,14 +75,10 @@ def machine(shared_folder: Path) -> Machine:
 @pytest.fixture(autouse=True)
 def turn(request: pytest.FixtureRequest, machine: Machine) -> Iterator[None]:
     """Tests share the machine, but for those that measure it."""
-    alone = request.node.get_closest_marker("alone")
-    if alone is None:
-        with machine.shared():
-            yield
-    elif alone.kwargs.get("as_a_module"):
+    if request.node.get_closest_marker("own_core"):
         yield
     else:
-        with machine.alone():
+        with machine.alone() if request.node.get_closest_marker("alone") else machine.shared():
             yield
 
 
@@ -129,6 +126,14 @@ def tiny_scorer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "clip"
     write_tiny_clip(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedWorkers]:
+    """Workers that need not import the libraries. Their environment is that of the first test that uses them."""
+    workers = ForkedWorkers(tmp_path_factory.mktemp("forked"))
+    yield workers
+    workers.close()
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 import pytest
 from channels import make_channel
+from forked import ForkedWorkers
 
-from tuner.execution.local import run_job
 from tuner.hardware import environment
 from tuner.model import pipeline
 from tuner.records.codec import Estimate, Value, decode, encode
@@ -145,7 +145,7 @@ def test_real_calls_are_predicted() -> None:
 
 
 @pytest.fixture
-def measured(tmp_path: Path, tiny_pipeline: Path) -> Callable[..., list[PointDone]]:
+def measured(tmp_path: Path, tiny_pipeline: Path, forked: ForkedWorkers) -> Callable[..., list[PointDone]]:
     """What a real worker says of the tiny pipeline at 2, 12 and 6 steps, the last of which it may predict."""
 
     def run(**build: Value) -> list[PointDone]:
@@ -161,7 +161,7 @@ def measured(tmp_path: Path, tiny_pipeline: Path) -> Callable[..., list[PointDon
             model=model, environment=here, workload=space.workload, build=build_values(space.candidate(different)),
             points=tuple(points), allowance_s=0.3, trace=False,
         )  # fmt: skip
-        received = run_job(job, tmp_path / "cache", tmp_path / "trial")
+        received = forked.run(job, tmp_path / "trial")
         done = [message for message in received if isinstance(message, PointDone)]
         assert len(done) == 3, received[-1]
         return done

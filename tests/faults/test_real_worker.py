@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from faults.harness import MARK, SPACE, end, marked, wait_until
 from faults.sabotaged_tune import WORKER
+from forked import ForkedWorkers
 
 from tuner.execution import launch
 from tuner.execution.local import run_job
@@ -100,44 +101,46 @@ def compiler(file: Path, does: str) -> str:
 
 
 @pytest.mark.slow
-def test_out_of_memory_and_then_a_healthy_worker(mark: str, make_job: Callable[..., Job], tmp_path: Path) -> None:
+def test_out_of_memory_and_then_a_healthy_worker(
+    forked: ForkedWorkers, make_job: Callable[..., Job], tmp_path: Path
+) -> None:
     job = make_job()
     workload = msgspec.structs.replace(job.workload, arguments={"num_images_per_prompt": 1 << 40})
-    found = failure(run(msgspec.structs.replace(job, workload=workload), tmp_path))
+    found = failure(forked.run(msgspec.structs.replace(job, workload=workload), tmp_path / "trial"))
     assert (found.kind, found.stage) == ("out of memory", "first call")
     assert "memory" in found.message
-    received = run(make_job(), tmp_path)
+    received = forked.run(make_job(), tmp_path / "trial")
     assert isinstance(received[-1], PointDone), received
 
 
 def test_nan_weights_are_an_invalid_image(
-    mark: str, make_job: Callable[..., Job], tmp_path: Path, tiny_pipeline: Path
+    forked: ForkedWorkers, make_job: Callable[..., Job], tmp_path: Path, tiny_pipeline: Path
 ) -> None:
     def nan(name: str, tensor: object) -> object:
         return tensor * float("nan") if name.startswith("decoder.conv_out") else tensor  # type: ignore[operator]
 
-    found = failure(run(make_job(spoil(tiny_pipeline, tmp_path / "nan", nan)), tmp_path))
+    found = failure(forked.run(make_job(spoil(tiny_pipeline, tmp_path / "nan", nan)), tmp_path / "trial"))
     assert (found.kind, found.stage) == ("invalid image", "score")
 
 
 @pytest.mark.slow
 def test_a_cache_that_skips_nothing_has_no_effect_and_one_that_skips_says_how_much(
-    mark: str, make_job: Callable[..., Job], tmp_path: Path
+    forked: ForkedWorkers, make_job: Callable[..., Job], tmp_path: Path
 ) -> None:
-    found = failure(run(make_job(cache__kind="first-block", cache__threshold=1e-9), tmp_path))
+    found = failure(forked.run(make_job(cache__kind="first-block", cache__threshold=1e-9), tmp_path / "trial"))
     assert (found.kind, found.stage) == ("no effect", "score")
     assert re.fullmatch(r"cache.kind=first-block: it never skipped anything in \d+ steps", found.message)
-    done = run(make_job(cache__kind="first-block", cache__threshold=1.9), tmp_path / "skips")[-1]
+    done = forked.run(make_job(cache__kind="first-block", cache__threshold=1.9), tmp_path / "skips")[-1]
     assert isinstance(done, PointDone) and done.skipped_share == 0.5, "the second of two steps"
 
 
 def test_constant_images_are_invalid(
-    mark: str, make_job: Callable[..., Job], tmp_path: Path, tiny_pipeline: Path
+    forked: ForkedWorkers, make_job: Callable[..., Job], tmp_path: Path, tiny_pipeline: Path
 ) -> None:
     def zero(name: str, tensor: object) -> object:
         return tensor * 0 if name.startswith("decoder.conv_out") else tensor  # type: ignore[operator]
 
-    found = failure(run(make_job(spoil(tiny_pipeline, tmp_path / "zero", zero)), tmp_path))
+    found = failure(forked.run(make_job(spoil(tiny_pipeline, tmp_path / "zero", zero)), tmp_path / "trial"))
     assert (found.kind, found.stage) == ("invalid image", "score")
     assert "constant" in found.message
 
@@ -190,14 +193,14 @@ def test_worker_and_compilers_end_with_their_parent(mark: str, make_job: Callabl
 
 
 def test_a_graph_that_breaks_is_rejected_at_its_line_and_inductor_is_not_asked(
-    make_job: Callable[..., Job], tmp_path: Path, mark: str
+    make_job: Callable[..., Job], tmp_path: Path, forked: ForkedWorkers
 ) -> None:
     job = make_job(trace=True, compile__scope="full", cache__kind="first-block", cache__threshold=0.1)
-    (done,) = [message for message in run(job, tmp_path) if isinstance(message, BuildDone)]
+    (done,) = [message for message in forked.run(job, tmp_path / "trial") if isinstance(message, BuildDone)]
     assert done.build.verdict is not None
     assert done.build.verdict.status == "rejected"
     (finding,) = done.build.verdict.undeclared()
     assert (finding.kind, finding.source.partition(":")[0]) == ("graph break", "diffusers/hooks/first_block_cache.py")
     assert finding.count == finding.count_per_step * 3 > 0
     assert len(list((tmp_path / "trial").glob("denoise.*.pt.trace.json.gz"))) == 1
-    assert not list((tmp_path / "cache").rglob("*.so")), "compiled"
+    assert not list(forked.cache.rglob("*.so")), "compiled"

@@ -97,9 +97,10 @@ class LocalExecutor(Executor):
         self.selector.close()
 
 
-def run_job(job: Job, cache: Path, folder: Path | None = None) -> list[Message]:
+def run_job(job: Job, cache: Path, folder: Path | None = None, launcher: Launcher | None = None) -> list[Message]:
     """Run one job to its end and return its messages. `folder` is that of LocalExecutor."""
-    with LocalExecutor([Device(name=job.environment.device)], FreshLauncher(cache), folder) as executor:
+    launcher = launcher or FreshLauncher(cache)
+    with LocalExecutor([Device(name=job.environment.device)], launcher, folder) as executor:
         executor.submit(job, executor.devices[0])
         events = [event for _, event in executor.wait(lambda: math.inf)]
         return [event for event in events if not isinstance(event, (StoodStill, Ended))]
