@@ -5,14 +5,14 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from statistics import median
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent / "tuner"
-FILES = sorted(ROOT.rglob("*.py"))
-TREES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
 MAX_LINES = 350
 MAX_TOP_LEVEL_FILES = 6
@@ -56,18 +56,21 @@ def is_public(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return not function.name.startswith("_") and not is_property
 
 
-CLASSES = {
-    node.name: node
-    for path in ROOT.rglob("*.py")
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    if isinstance(node, ast.ClassDef)
-}
+@cache
+def parsed(file: str) -> ast.Module:
+    return ast.parse((ROOT / file).read_text(encoding="utf-8"))
+
+
+@cache
+def classes() -> dict[str, ast.ClassDef]:
+    """The package's classes by name."""
+    return {node.name: node for file in FILES for node in ast.walk(parsed(file)) if isinstance(node, ast.ClassDef)}
 
 
 def documented_above(node: ast.ClassDef, name: str) -> bool:
     """Whether a base class of the package documents the method that this class overrides."""
     for base in node.bases:
-        above = CLASSES.get(ast.unparse(base).partition("[")[0].rpartition(".")[2])
+        above = classes().get(ast.unparse(base).partition("[")[0].rpartition(".")[2])
         if above is None or above is node:
             continue
         own = [f for f in above.body if isinstance(f, ast.FunctionDef) and f.name == name]
@@ -76,7 +79,7 @@ def documented_above(node: ast.ClassDef, name: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("file", sorted(TREES))
+@pytest.mark.parametrize("file", FILES)
 def test_no_file_is_too_long(file: str) -> None:
     lines = len((ROOT / file).read_text(encoding="utf-8").splitlines())
     assert lines <= MAX_LINES, f"{file} has {lines} lines"
@@ -87,32 +90,32 @@ def test_few_files_lie_at_the_top() -> None:
 
 
 def test_functions_are_short() -> None:
-    assert median(body_lines(f) for tree in TREES.values() for f in functions(tree)) <= MAX_MEDIAN_FUNCTION_LINES
+    assert median(body_lines(f) for file in FILES for f in functions(parsed(file))) <= MAX_MEDIAN_FUNCTION_LINES
 
 
-@pytest.mark.parametrize("file", sorted(TREES))
+@pytest.mark.parametrize("file", FILES)
 def test_docstrings_are_imperative(file: str) -> None:
     found = [
         f"line {f.lineno}: {f.name}: {(ast.get_docstring(f) or '').splitlines()[0]}"
-        for f in functions(TREES[file])
+        for f in functions(parsed(file))
         if ast.get_docstring(f) and NOT_IMPERATIVE.match(ast.get_docstring(f) or "")
         and not any(ast.unparse(d).endswith(("property", "setter")) for d in f.decorator_list)
     ]  # fmt: skip
     assert not found, "\n".join([file, *found])
 
 
-@pytest.mark.parametrize("file", sorted(TREES))
+@pytest.mark.parametrize("file", FILES)
 def test_public_functions_have_a_docstring(file: str) -> None:
-    found = [f"line {f.lineno}: {f.name}" for f in public_functions(TREES[file]) if not ast.get_docstring(f)]
+    found = [f"line {f.lineno}: {f.name}" for f in public_functions(parsed(file)) if not ast.get_docstring(f)]
     assert not found, "\n".join([file, *found])
 
 
-@pytest.mark.parametrize("file", sorted(file for file in TREES if not file.startswith("demo/")))
+@pytest.mark.parametrize("file", [file for file in FILES if not file.startswith("demo/")])
 def test_names_are_the_fields_own(file: str) -> None:
-    names = {node.id for node in ast.walk(TREES[file]) if isinstance(node, ast.Name)}
-    names |= {node.attr for node in ast.walk(TREES[file]) if isinstance(node, ast.Attribute)}
-    names |= {node.arg for node in ast.walk(TREES[file]) if isinstance(node, ast.arg)}
+    names = {node.id for node in ast.walk(parsed(file)) if isinstance(node, ast.Name)}
+    names |= {node.attr for node in ast.walk(parsed(file)) if isinstance(node, ast.Attribute)}
+    names |= {node.arg for node in ast.walk(parsed(file)) if isinstance(node, ast.arg)}
     defined = (ast.FunctionDef, ast.ClassDef)
-    names |= {node.name for node in ast.walk(TREES[file]) if isinstance(node, defined)}
+    names |= {node.name for node in ast.walk(parsed(file)) if isinstance(node, defined)}
     stilted = {name for name in names if name in STILTED or name.startswith(("MOST_", "LEAST_", "tell_"))}
     assert not stilted, f"{file}: {sorted(stilted)}"
