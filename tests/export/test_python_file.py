@@ -135,7 +135,7 @@ def test_without_this_package_it_generates_the_same_images(
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-P", "-c", RUNNER, *files], cwd=tmp_path, env=environment, capture_output=True, text=True,
-        timeout=120,
+        timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = [line.split(" ", 1) for line in done.stdout.splitlines()]
@@ -149,7 +149,7 @@ def test_without_this_package_it_generates_the_same_images(
     "different",
     [
         {"compile.scope": "regional", "cache.kind": "first-block", "cache.threshold": 0.2},
-        {"compile.scope": "full", "graphs.scheduler_step": True, "compile.vae": True, "compile.text_encoders": True},
+        {"compile.scope": "full", "graphs.scheduler_step": True, "compile.vae": True},
     ],
 )
 def test_compiled_it_generates_the_same_images(
