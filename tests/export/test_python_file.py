@@ -184,6 +184,14 @@ def test_the_head_says_what_was_measured_and_what_was_not(tmp_path: Path) -> Non
     assert "not measured side by side" in head and "predicted from calls of 6, 28 steps" in head
 
 
+def test_lists_that_a_pipeline_may_rewrite_are_copied_for_each_call() -> None:
+    best = choosing({"fuse_qkv": True})
+    assert "copy" not in imported(Python().render(best))
+    workload = msgspec.structs.replace(best.workload, negative_prompt="grey")
+    text = Python().render(msgspec.structs.replace(best, workload=workload))
+    assert "**copy.deepcopy(ARGUMENTS)" in text and undefined(text) == set()
+
+
 def test_what_a_file_holds_stays_data(tmp_path: Path) -> None:
     evil = '"""\n\rimport os; os.abort()\x85\u2028x = """\\'
     best = choosing({"fuse_qkv": True})
@@ -194,7 +202,7 @@ def test_what_a_file_holds_stays_data(tmp_path: Path) -> None:
         best, environment=machine, workload=workload, model=model, tuner_version=evil, quality_metric=evil
     )
     text = Python().render(read_tuned(written(tmp_path, best)))
-    assert imported(text) <= {"__future__", "typing", "sys", "torch", "diffusers"}
+    assert imported(text) <= {"__future__", "copy", "typing", "sys", "torch", "diffusers"}
     found = {node.id: node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
     assert "os" not in found
     assert runpy_constants(text)["MODEL"] == f"/{evil}"

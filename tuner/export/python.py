@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pprint import pformat
+from typing import Any
 
 from tuner.errors import BadInput
 from tuner.export.base import Target, build_settings
@@ -71,7 +72,8 @@ def requirements(best: BestConfig, codes: Mapping[str, Code]) -> str:
 
 def imports(best: BestConfig, codes: Mapping[str, Code], carried: Carried) -> Iterator[str]:
     """Yield the import statements: of the standard library, then of others."""
-    standard = dict.fromkeys(("import sys", *carried.imports))
+    copies = ["import copy"] if has_lists(best) else []
+    standard = dict.fromkeys((*copies, "import sys", *carried.imports))
     others = ["import torch", *(f"from diffusers import {name}" for name in imported_classes(best))]
     others += ["from diffusers.utils import export_to_video"] if makes_videos(best) else []
     yield "from __future__ import annotations\n"
@@ -83,14 +85,25 @@ def imports(best: BestConfig, codes: Mapping[str, Code], carried: Carried) -> It
 def constants(best: BestConfig) -> Iterator[str]:
     """Yield what a user may want to change: the model, the device, and how to call the pipeline."""
     workload, batch = best.workload, best.chosen.batch
-    arguments = pipeline.call_arguments(workload, call_arguments(best.chosen.values), batch)
     prompts = [workload.prompts[index % len(workload.prompts)] for index in range(batch)]
     bundled = "  # comes with diffusion-tuner" if best.model.source == pipeline.DEMO else ""
     yield f"MODEL = {folder(best.model.source)!r}{bundled}"
     yield f"DEVICE = {best.environment.device!r}"
     yield f"BATCH = {batch!r}  # prompts in a call"
-    yield f"ARGUMENTS = {_formatted(arguments)}"
+    if has_lists(best):
+        yield "# Some pipelines rewrite lists in place: give each call copy.deepcopy(ARGUMENTS)."
+    yield f"ARGUMENTS = {_formatted(arguments_of(best))}"
     yield f"PROMPTS = {_formatted(prompts)}"
+
+
+def arguments_of(best: BestConfig) -> dict[str, Any]:
+    """Return the arguments of a call, as tuner.load returns them."""
+    return pipeline.call_arguments(best.workload, call_arguments(best.chosen.values), best.chosen.batch)
+
+
+def has_lists(best: BestConfig) -> bool:
+    """Return whether an argument of a call is a list, such as the negative prompts."""
+    return any(isinstance(value, list) for value in arguments_of(best).values())
 
 
 def load_function(best: BestConfig, codes: Mapping[str, Code]) -> Iterator[str]:
@@ -116,7 +129,8 @@ def makes_videos(best: BestConfig) -> bool:
 def main(best: BestConfig) -> Iterator[str]:
     """Yield the lines that run when the file is called as a program, with prompts or without."""
     yield 'if __name__ == "__main__":'
-    yield "    output = load()(sys.argv[1:] or PROMPTS, **ARGUMENTS)"
+    arguments = "copy.deepcopy(ARGUMENTS)" if has_lists(best) else "ARGUMENTS"
+    yield f"    output = load()(sys.argv[1:] or PROMPTS, **{arguments})"
     yield SAVE_VIDEOS if makes_videos(best) else SAVE_IMAGES
 
 
