@@ -44,7 +44,9 @@ def make(report: StudyReport, folder: Path) -> StudyReport:
         baseline=replace(best.baseline, components=components),
         chosen=replace(best.chosen, components=replace(components, total_s=0.7, denoiser_s=0.5)),
     )
-    front = tuple(_point(outcome, best.baseline.cost_usd_per_1000_images) for outcome in outcomes[20:28])
+    front = tuple(
+        _point(outcome, best.baseline.cost_usd_per_1000_images) for outcome in outcomes[20:30] if outcome.timing
+    )
     return replace(
         report,
         folder=str(folder),

@@ -15,8 +15,12 @@ import pytest
 from browser import Page
 from msgspec.structs import replace
 
+from tuner.cli import main
 from tuner.commands import report as command
+from tuner.commands.run import report_study
 from tuner.errors import BadInput
+from tuner.records.advice import FILE, Advice, Expectation
+from tuner.records.codec import encode_pretty
 from tuner.report import written
 from tuner.report.page import images
 from tuner.report.page.page import page
@@ -62,16 +66,21 @@ def opened(tab: Page, file: Path, width: int = 1400, scheme: str = "light") -> P
 
 @in_browser
 @pytest.mark.parametrize(("width", "scheme"), SHAPES)
-def test_300_trials_open_at_once_and_without_an_error(
-    tab: Page, file: Path, tmp_path: Path, width: int, scheme: str
-) -> None:
+def test_300_trials_open_without_an_error(tab: Page, file: Path, tmp_path: Path, width: int, scheme: str) -> None:
     opened(tab, file, width, scheme)
-    assert tab.ask("performance.getEntriesByType('navigation')[0].loadEventEnd") < MAX_MS
     assert tab.ask("document.querySelectorAll('#table tbody tr').length") == large_report.COUNT
     assert tab.ask("document.documentElement.scrollWidth <= window.innerWidth"), "nothing is wider than the window"
     assert tab.ask("getComputedStyle(document.body).backgroundColor === 'rgb(17, 21, 27)'") == (scheme == "dark")
     tab.screenshot(Path(os.environ.get("TUNE_SCREENSHOTS") or tmp_path) / f"report-{width}-{scheme}.png")
     assert tab.failed == tab.errors == []
+
+
+@in_browser
+@pytest.mark.alone
+def test_300_trials_open_at_once(tab: Page, file: Path) -> None:
+    """The quickest of a few times, as other programs may take the processor."""
+    end = "performance.getEntriesByType('navigation')[0].loadEventEnd"
+    assert any(opened(tab, file).until(end) < MAX_MS for _ in range(5))
 
 
 @in_browser
@@ -174,6 +183,15 @@ def test_a_setting_is_worth_what_two_trials_show_that_differ_in_it_alone(recorde
     assert worth.ratio.value == pytest.approx(before.timing.latency_s.value / after.timing.latency_s.value)
 
 
+def test_what_was_expected_of_a_setting_stands_beside_it(study_copy: Path) -> None:
+    report = read_report(study_copy)
+    (knob, value), *_ = report.best.chosen.changed.items()
+    expected = Expectation(knob=knob, value=value, ratio=1.2, low=1.1, high=1.3, reason="fewer kernels")
+    (study_copy / FILE).write_bytes(encode_pretty(Advice(seconds_by_part={}, noise=0.01, expectations=(expected,))))
+    assert next(iter(settings(report))).expected == expected
+    assert "fewer kernels" in page(report)
+
+
 def test_what_is_wrong_with_the_page_is_a_note(recorded_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> str:
         raise RuntimeError("no\nway")
@@ -188,6 +206,33 @@ def test_a_file_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
         command.check_output(tmp_path / name)
 
 
-def test_a_hostile_study_is_rendered_in_every_format(large: StudyReport) -> None:
-    for renderer in RENDERERS.values():
-        assert "\u202e" not in renderer().render(replace(large, points=large.points))
+@pytest.mark.parametrize("name", sorted(RENDERERS))
+def test_a_hostile_study_is_rendered(large: StudyReport, name: str) -> None:
+    text = RENDERERS[name]().render(large)
+    assert "\u202e" not in text
+    assert "<img src=x" not in text or name not in ("html", "markdown")
+
+
+def test_no_text_ends_the_code_of_a_markdown_table(large: StudyReport) -> None:
+    label = "x` | <img src=x> | ```"
+    text = RENDERERS["markdown"]().render(replace(large, points=(replace(large.points[0], label=label),)))
+    row = next(line for line in text.splitlines() if "img src=x> /" in line)
+    assert (row.count("|"), row.count("`")) == (7, 2)
+
+
+def test_a_study_ends_with_its_page(study_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report_study(study_copy)
+    assert capsys.readouterr().out.endswith(f"Report   {study_copy / 'report.html'}\n")
+    assert 'id="trials"' in (study_copy / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "begins"), [("html", "/"), ("md", "# "), ("json", "{")])
+def test_the_command_writes_each_format(
+    study_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, begins: str
+) -> None:
+    assert main(["report", str(study_copy), "--format", name]) == 0
+    assert capsys.readouterr().out.startswith(begins)
+    file = tmp_path / "kept"
+    assert main(["report", str(study_copy), "--format", name, "--output", str(file)]) == 0
+    assert capsys.readouterr().out == f"{file}\n"
+    assert file.stat().st_size > 100

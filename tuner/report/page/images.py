@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tuner.errors import BadInput
 from tuner.files import StudyFolder, read_file
@@ -111,25 +112,34 @@ def _cells(
 
 def _fitting(files: set[Path]) -> dict[Path, Encoded]:
     """Return all images at the largest size with which they have room in the page."""
+    stills = {file: read_still(file) for file in files}
     for side in SIDES:
-        images = {file: encode(file, side) for file in files}
+        images = {file: encode(still, side) for file, still in stills.items()}
         if sum(len(image.data) for image in images.values()) <= MAX_BYTES:
             break
     return images
 
 
-def encode(file: Path, side: int) -> Encoded:
-    """Return an image as WebP, its longer side at most `side` pixels. Raises BadInput if it is damaged."""
-    from PIL import Image, UnidentifiedImageError
+def read_still(file: Path) -> Any:
+    """Return an image, made smaller if it is larger than any in the page. Raises BadInput with the path."""
+    from PIL import Image
 
     try:
         with Image.open(io.BytesIO(read_file(file, MAX_FILE_BYTES)), formats=("PNG",)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BadInput(f"{file}: {image.width}x{image.height} pixels are too many")
             still = image.convert("RGB")
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except BadInput:
+        raise
+    except Exception as error:  # Pillow raises whatever its readers do
         raise BadInput(f"{file}: not an image: {error}") from None
-    still.thumbnail((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    still.save(buffer, "WEBP", quality=QUALITY, method=4)
-    return Encoded(buffer.getvalue(), *still.size)
+    still.thumbnail((SIDES[0], SIDES[0]), Image.Resampling.LANCZOS)
+    return still
+
+
+def encode(still: Any, side: int) -> Encoded:
+    """Return an image as WebP, its longer side at most `side` pixels."""
+    smaller, buffer = still.copy(), io.BytesIO()
+    smaller.thumbnail((side, side))
+    smaller.save(buffer, "WEBP", quality=QUALITY, method=4)
+    return Encoded(buffer.getvalue(), *smaller.size)

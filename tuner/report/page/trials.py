@@ -71,7 +71,7 @@ def _trial(report: StudyReport, outcome: Outcome, point: FrontPoint | None) -> T
         latency_s=latency_s,
         is_predicted=point.is_predicted if point else bool(timing and timing.predicted_from),
         images_per_s=point.images_per_s if point else timing.images_per_s if timing and is_measured else None,
-        cost=_cost(outcome, point.cost_usd_per_1000_images if point else usd) if is_measured else None,
+        cost=_cost(report, outcome, point.cost_usd_per_1000_images if point else usd) if is_measured else None,
         difference=outcome.quality.difference if outcome.quality and is_measured else None,
         speed_up=point.speed_up if point else _speed_up(report, outcome) if is_measured else None,
         peak_memory_bytes=outcome.memory.peak_bytes if outcome.memory else None,
@@ -87,11 +87,13 @@ def _kind(report: StudyReport, outcome: Outcome, point: FrontPoint | None) -> st
     return "front" if point else outcome.status
 
 
-def _cost(outcome: Outcome, usd: float | None) -> Estimate | None:
-    """Return the cost, with the relative interval of the latency."""
+def _cost(report: StudyReport, outcome: Outcome, usd: float | None) -> Estimate | None:
+    """Return the cost with the relative interval of the latency: that over all processes, where it is known."""
     if usd is None or outcome.timing is None:
         return None
-    latency_s = outcome.timing.latency_s
+    best = report.best
+    settled = {point.trial: point.latency_s for point in (*best.front, best.baseline, best.chosen)}
+    latency_s = settled.get(outcome.number, outcome.timing.latency_s)
     low, high = (max(0.0, end / latency_s.value) for end in (latency_s.low, latency_s.high))
     return Estimate(value=usd, low=usd * low, high=usd * high)
 

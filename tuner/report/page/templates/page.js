@@ -4,7 +4,11 @@
   const { marks, metric, tolerance } = JSON.parse(document.getElementById("data").textContent);
   const element = (id) => document.getElementById(id);
   const all = (selector) => [...document.querySelectorAll(selector)];
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  let palette = new Map();  // of the scheme that is drawn
+  const colour = (name) => {
+    if (!palette.has(name)) palette.set(name, getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim());
+    return palette.get(name);
+  };
   const number = (value, digits = 3) => value.toLocaleString("en-US", { maximumSignificantDigits: digits });
   const signed = (value) => (value > 0 ? "+" : "") + number(value);
   const KINDS = ["measured", "front", "baseline", "chosen", "rejected", "failed"];
@@ -222,6 +226,7 @@
   const charts = [];
   const draw = () => {
     charts.splice(0).forEach((chart) => chart.destroy());
+    palette = new Map();
     const shown = kinds();
     const whole = element("whole").checked;
     const { x, y } = limits(whole);
