@@ -31,7 +31,8 @@ FIRST = 2
 def test_each_fault_is_named_and_the_next_trial_is_healthy(tune: Tune) -> None:
     faults = {str(FIRST + 2 * index): fault for index, (fault, *_) in enumerate(FAULTS)}
     deadlines = dict.fromkeys(("load", "apply", "compile"), 2.0)
-    done = tune.run("--trials", str(7 + 4 * len(FAULTS)), TUNER_FAULTS=faults, TUNER_DEADLINES=deadlines)
+    one_each = ("--set", "steps=8", "--trials", str(3 + 2 * len(FAULTS)))
+    done = tune.run(*one_each, TUNER_FAULTS=faults, TUNER_DEADLINES=deadlines)
     assert done.returncode == 0, done.stderr
     tune.check()
     built = [outcome for number, outcome in sorted(tune.outcomes().items()) if tune.has_own_build(number)][1:]
