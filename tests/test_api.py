@@ -44,6 +44,7 @@ def test_a_study_from_a_script(tmp_path: Path, inline: Workers, capsys: pytest.C
     assert (again.folder, again.best) == (study.folder, study.best)
     assert [point.number for point in again.front if point.is_chosen] == [study.best.chosen.trial]
     assert f"trial {study.best.chosen.trial}" in str(study)
+    assert (study.folder / "report.html").exists()
 
 
 def test_progress_is_printed_and_an_interruption_says_how_to_go_on(

@@ -18,6 +18,7 @@ from tuner.errors import BadInput
 from tuner.records.codec import Value
 from tuner.records.outcome import Outcome
 from tuner.report.plain import PlainDisplay
+from tuner.report.written import page_note
 
 TIMES = ("budget", "latency_target")
 """Options that may be seconds or a text such as "20m"."""
@@ -54,6 +55,7 @@ def tune(
         require_as_saved(model, request.model)
     display = Reporter(request.space.baseline, on_trial, progress=progress)
     run.conduct(study_folder, request, run.limits_of(given), given.model, display)
+    display.note(page_note(study_folder))
     return Study(study_folder)
 
 

@@ -8,7 +8,7 @@ from tuner.errors import BadInput
 from tuner.files import atomic_write
 from tuner.report.formatting import one_line
 from tuner.report.renderers.html import Html
-from tuner.report.study_report import StudyReport
+from tuner.report.study_report import StudyReport, read_report
 
 FILE = "report.html"
 """The page in a study's folder."""
@@ -37,4 +37,17 @@ def page_line(report: StudyReport) -> str:
     try:
         return f"Report   {write_page(report)}"
     except Exception as error:
-        return f"note: report.html was not written: {one_line(str(error)) or type(error).__name__}"
+        return f"note: {failure_text(error)}"
+
+
+def page_note(folder: Path) -> str:
+    """Write the page of the study in a folder as `page_line` does, and return a note."""
+    try:
+        return f"the report is {write_page(read_report(folder))}"
+    except Exception as error:
+        return failure_text(error)
+
+
+def failure_text(error: Exception) -> str:
+    """Return why there is no page, in one line."""
+    return f"report.html was not written: {one_line(str(error)) or type(error).__name__}"
