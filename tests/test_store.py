@@ -29,7 +29,7 @@ from tuner.records.quality import Quality
 from tuner.result.prices import Price
 from tuner.search.request import Request
 from tuner.space import reader
-from tuner.space.candidates import build_key, candidate_key, image_key
+from tuner.space.candidates import build_key, image_key
 from tuner.study.store import Store
 
 SPACE = """
@@ -330,18 +330,6 @@ def test_a_study_has_one_writer(folder: Path, request_: Request) -> None:
         pass
     with Store(folder, request_):
         pass
-
-
-def test_a_resumed_study_does_not_propose_the_same_again(folder: Path, request_: Request) -> None:
-    proposals = []
-    for _ in range(4):
-        with Store(folder, request_) as store:
-            if not proposals:
-                store.acknowledge(outcome(store.enter(baseline(store)), baseline(store)))
-            number, values = store.ask()
-            store.acknowledge(outcome(number, values))
-            proposals.append(candidate_key(values))
-    assert len(set(proposals)) > 1
 
 
 def test_compiled_code_is_the_owners_alone(folder: Path, request_: Request) -> None:

@@ -323,9 +323,9 @@ def test_what_was_left_in_doubt_is_measured_again_before_anything_else_is_tried(
         short.setattr(workers, "seconds", noisy)
         short.setattr(Budget, "seconds_left", lambda _: 0.0)
         short.setattr(Confirmation, "search_ends_at", lambda *_: float("inf"))
-        assert bench.run("steps=28", trials=2).chosen.trial == 0
+        assert bench.run("steps=28", "attention.backend=_native_math", trials=2).chosen.trial == 0
     before = len(workers.jobs)
-    bench.run("steps=28", trials=14, budget_s=900.0)
+    bench.run("steps=28", "attention.backend=_native_math", trials=14, budget_s=900.0)
     scored = [any(point.score for point in job.points) for job in workers.jobs[before:]]
     more_turns = MAX_PAIRS - MIN_PAIRS
     assert not any(scored[: 2 * more_turns])

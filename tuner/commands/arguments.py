@@ -142,3 +142,16 @@ def price(text: str) -> float:
     if not re.fullmatch(r"\d+(\.\d+)?", text) or not MIN_USD <= float(text) <= MAX_USD:
         raise argparse.ArgumentTypeError(f"{text!r} is not a price in US dollars like 2.49")
     return float(text)
+
+
+STRATEGIES = ("agent", "tpe", "nsga2", "random")
+"""The names in `tuner.search.strategies`, which is not imported for --help."""
+
+
+def add_strategy(group: argparse._ArgumentGroup) -> None:
+    """Add --strategy, what proposes candidates."""
+    group.add_argument(
+        "--strategy", choices=STRATEGIES, metavar="NAME",
+        help=f"what proposes candidates: {', '.join(STRATEGIES)} (default: agent, a model of costs that learns; of a "
+        "study that was begun, its own)",
+    )  # fmt: skip

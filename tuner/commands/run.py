@@ -9,7 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.commands.arguments import Subparsers, add_device, add_model, add_space, folder, positive, price, seconds
+from tuner.commands.arguments import (
+    Subparsers,
+    add_device,
+    add_model,
+    add_space,
+    add_strategy,
+    folder,
+    positive,
+    price,
+    seconds,
+)
 from tuner.commands.output import print_result
 from tuner.errors import BadInput, Interrupted, Unavailable, did_you_mean
 from tuner.files import StudyFolder, absent, kind_at, resolved
@@ -66,6 +76,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def _add_search(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("search")
     add_space(group)
+    add_strategy(group)
     group.add_argument("--price", type=price, metavar="USD", help="price of one machine hour (default: list price)")
     group.add_argument(
         "--latency-target", type=seconds, metavar="TIME",
@@ -126,7 +137,7 @@ def run(options: argparse.Namespace) -> int:
     folder, request = prepare(options)
     if options.dry_run:
         return show_plan(folder, request, options)
-    return run_study(folder, request, limits_of(options), options.model)
+    return run_study(folder, request, limits_of(options), options.model, options.strategy)
 
 
 def prepare(options: argparse.Namespace) -> tuple[Path, Request]:
@@ -174,22 +185,27 @@ def limits_of(options: argparse.Namespace) -> Limits:
     return Limits(budget_s=options.budget, max_trials=options.trials)
 
 
-def run_study(folder: Path, request: Request, limits: Limits, model_name: str) -> int:
+def run_study(folder: Path, request: Request, limits: Limits, model_name: str, strategy: str | None = None) -> int:
     """Run a study in a folder until it ends within its limits, and report its result."""
     from tuner.report.live import make_display
 
-    conduct(folder, request, limits, model_name, make_display(sys.stdout, request.space.baseline))
+    display = make_display(sys.stdout, request.space.baseline)
+    conduct(folder, request, limits, model_name, display, strategy)
     report_study(folder)
     return 0
 
 
-def conduct(folder: Path, request: Request, limits: Limits, model_name: str, display: Display) -> None:
+def conduct(
+    folder: Path, request: Request, limits: Limits, model_name: str, display: Display, strategy: str | None = None
+) -> None:
     """Run a study in a folder until it ends within its limits. Raises Interrupted after Ctrl-C."""
     from tuner.commands.notes import start_notes
     from tuner.execution.local import LocalExecutor
     from tuner.execution.template import make_launcher
     from tuner.records.outcome import Device
     from tuner.report.conclusion import interruption
+    from tuner.search.strategies import DEFAULT
+    from tuner.study.course import keep_strategy
     from tuner.study.loop import Study
     from tuner.study.slots import PARTNER, max_slots
     from tuner.study.store import Store
@@ -201,6 +217,7 @@ def conduct(folder: Path, request: Request, limits: Limits, model_name: str, dis
         LocalExecutor([device], make_launcher(store.paths.cache, store.paths.template_log), slots=places) as executor,
     ):
         limits = with_demo_budget(store.with_last_budget(limits), request)
+        keep_strategy(store, strategy, DEFAULT)
         study = Study(store, limits, display, executor)
         try:
             recorded = list(study.history.outcomes.values())

@@ -69,18 +69,16 @@ class History:
 
         A throttled outcome says nothing about its candidate until it was tried again.
         """
-        candidate, build = candidate_key(values), build_key(values)
-        matches = []
+        build, matches = build_key(values), []
         for outcome in self.outcomes.values():
             is_same_build = outcome.build_key == build and outcome.values["batch"] == values["batch"]
-            if candidate_key(outcome.values) == candidate or (is_same_build and not was_built(outcome)):
+            if is_same_build and (outcome.values == values or not was_built(outcome)):
                 matches.append(outcome)
         return matches[-1] if len(matches) >= MAX_TRIES or not all(map(was_throttled, matches)) else None
 
     def was_tried(self, values: Values) -> bool:
         """Return whether a candidate needs no trial of its own: it had one, its build runs, or is known to fail."""
-        candidate = candidate_key(values)
-        has_trial = any(candidate_key(outcome.values) == candidate for outcome in self.outcomes.values())
+        has_trial = any(outcome.values == values for outcome in self.outcomes.values())
         return has_trial or self.find(values) is not None or self.find_running(values) is not None
 
     def find_running(self, values: Values) -> int | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from tuner.records.codec import Values
 from tuner.records.outcome import Device, Outcome
 from tuner.result import front
 from tuner.search.bounds import refusal_reason
 from tuner.search.history import History
 from tuner.search.strategy import Proposal, SearchContext, Strategy
+from tuner.space.candidates import SearchSpace
 
 
 class Recipes(Strategy):
@@ -22,6 +26,32 @@ class Recipes(Strategy):
                 continue
             refusal = refusal_reason(history, values)
             return Proposal(values=values, purpose="recipe", recipe=recipe.name, refusal=refusal)
+        return None
+
+    def observe(self, outcome: Outcome) -> None:
+        """Do nothing: the history says what was tried."""
+
+
+def recipe_of(space: SearchSpace, values: Values) -> str | None:
+    """Return the recipe that a candidate is, if it is one."""
+    names = (recipe.name for recipe in space.recipes if space.candidate(recipe.values) == values)
+    return next(names, None)
+
+
+class Interrupted(Strategy):
+    """Proposes what was being built when the last run was killed, so that a resumed study takes the same course."""
+
+    def __init__(self, context: SearchContext, sweeps: Sequence[Sequence[Values]]) -> None:
+        self.context = context
+        self.sweeps = list(sweeps)
+
+    def propose(self, history: History, device: Device) -> Proposal | None:
+        while self.sweeps and not self.context.is_over(history):
+            missing = [values for values in self.sweeps.pop(0) if not history.was_tried(values)]
+            if missing and refusal_reason(history, missing[0]) is None:
+                first, *others = missing
+                recipe, steps = recipe_of(history.space, first), tuple(int(other["steps"]) for other in others)
+                return Proposal(first, "recipe" if recipe else "search", recipe=recipe, steps=steps)
         return None
 
     def observe(self, outcome: Outcome) -> None:

@@ -56,12 +56,13 @@ def read_repetitions(paths: StudyFolder, request: Request, outcomes: Mapping[int
 
 def _read(file: Path, request: Request) -> Outcome:
     outcome = read(file, Outcome)
-    if not _is_candidate(outcome.values, request):
+    if not is_candidate(outcome.values, request):
         raise BadInput(f"{file}: values: not a candidate of this study's search space")
     return outcome
 
 
-def _is_candidate(values: Values, request: Request) -> bool:
+def is_candidate(values: Values, request: Request) -> bool:
+    """Return whether values are a candidate of a study's search space."""
     try:
         is_whole = {"steps", "batch"} <= values.keys() and request.space.candidate(values) == values
     except KeyError:  # the space has no baseline of a knob on which others depend

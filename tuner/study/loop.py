@@ -22,11 +22,13 @@ from tuner.search.budget import Budget, repetition_s
 from tuner.search.confirmation import Confirmation, EarlyConfirmation, OpenDoubt
 from tuner.search.gain import MIN_PAIRS, finalists, timing_noise
 from tuner.search.history import History
-from tuner.search.strategies import STRATEGIES
+from tuner.search.recipes import Interrupted
+from tuner.search.strategies import search
 from tuner.search.strategy import FirstOf, SearchContext, Strategy
 from tuner.study import narration, summary
 from tuner.study.advising import take_advice
 from tuner.study.attempt import Attempt
+from tuner.study.course import building, strategy_of
 from tuner.study.events import (
     CallObserved,
     EndExpected,
@@ -42,7 +44,7 @@ from tuner.study.finalists import judge_finalists, read_panel
 from tuner.study.planner import Planner
 from tuner.study.repetition import RepetitionAttempt
 from tuner.study.runner import NEVER, Runner
-from tuner.study.slots import slots
+from tuner.study.slots import max_slots, slots
 from tuner.study.stage_log import LoggingExecutor, StageLog
 from tuner.study.store import Store
 
@@ -73,8 +75,12 @@ class Study:
             is_ending=confirmation.is_search_ending,
             best=lambda history: confirmation.shortlist(history)[0],
             note=self.note,
+            seed=int(store.request.fingerprint(), 16),
+            slots=max_slots(store.request.environment),
+            is_asked=limits.max_trials is not None,
         )
-        self.search = FirstOf([self.early, *(strategy(context) for strategy in STRATEGIES)])
+        searching = search(strategy_of(store), context)
+        self.search = FirstOf([self.early, Interrupted(context, building(store)), searching])
 
     def run(self) -> BestConfig:
         """Do everything that is left to do. Raises StudyFailed if the baseline itself cannot be measured."""

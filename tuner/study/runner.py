@@ -15,6 +15,7 @@ from tuner.records.protocol import Job, Message, TurnEnded
 from tuner.search.history import InFlight
 from tuner.search.strategy import Proposal, Strategy
 from tuner.study.attempt import Attempt, BuildAttempt
+from tuner.study.course import keep_building
 from tuner.study.events import (
     CandidateRefused,
     Event,
@@ -149,6 +150,7 @@ class Runner:
         flight = Flight(proposal, attempt, handle, running, is_alone, proposal.pair if is_standing else None)
         self.flights[handle.id] = flight
         self.history.running.append(running)
+        self.keep_building()
         for each in self.flights.values():
             each.is_crowded = each.is_crowded or len(self.flights) > 1
 
@@ -170,7 +172,8 @@ class Runner:
         """Prepare to build a candidate, with the other step counts of the same build."""
         number = self.store.enter(proposal.values) if proposal.number is None else proposal.number
         _, *others = self.history.space.step_sweep(proposal.values)
-        sweep = [proposal.values, *(values for values in others if self.history.find(values) is None)][
+        wanted = [values for values in others if proposal.steps is None or values["steps"] in proposal.steps]
+        sweep = [proposal.values, *(values for values in wanted if self.history.find(values) is None)][
             : self.budget.trials_left(self.history)
         ]
         return BuildAttempt(self.store, self.history, device, number, sweep, proposal.purpose, proposal.recipe)
@@ -213,8 +216,14 @@ class Runner:
         flight.attempt.close()
         self.publisher.publish(WorkerEnded(flight.attempt.number))
         if strategy is not None:
+            self.keep_building()
             for outcome in flight.outcomes:
                 strategy.observe(outcome)
+
+    def keep_building(self) -> None:
+        """Record what is being built: a study that is killed begins again with that."""
+        builds = [flight.running.sweep for flight in self.flights.values() if flight.running.sweep]
+        keep_building(self.store, builds if self.history.outcomes else [])
 
     def next_stop(self) -> float:
         """Return when the first of the attempts is stopped."""

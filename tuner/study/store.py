@@ -117,6 +117,10 @@ class Store:
 
     # ---- trials -----------------------------------------------------------------------------------------------------
 
+    def use(self, sampler: Any) -> None:
+        """Let an Optuna sampler suggest the candidates from now on."""
+        self.study.sampler = sampler
+
     def ask(self) -> tuple[int, Values]:
         """Start a trial and return its number and the sampler's candidate."""
         trial = self.study.ask()
@@ -153,9 +157,10 @@ class Store:
         refused = encode_pretty(Refusal(values=values, reason=reason)).decode()
         self._end(number, {"refused": refused, "status": "refused", "reason": reason}, {"refused": 1.0})
 
-    def duplicate(self, number: int, of: int) -> None:
+    def duplicate(self, number: int, of: int | None) -> None:
         """End a trial whose candidate was tried before. The sampler must not count it a second time: it is failed."""
-        self._trial(number).set_user_attr("duplicate_of", of)
+        if of is not None:
+            self._trial(number).set_user_attr("duplicate_of", of)
         self.abandon(number)
 
     def abandon(self, number: int) -> None:

@@ -1,0 +1,138 @@
+"""The agent: what its model learns, what it expects of a trial, when it stops."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from search_bench.replay import DEVICE, Front, Replay
+from search_bench.stepping import build_one, replayed, small
+from search_bench.table import flux
+
+from tuner.search.agent.agent import Agent
+from tuner.search.agent.chances import Chances
+from tuner.search.agent.costs import better
+from tuner.search.agent.features import Columns
+from tuner.search.agent.regression import Prior, fit
+from tuner.search.agent.worth import LEVELS, gains, level_of, lowered
+from tuner.search.strategy import Proposal
+from tuner.search.unknown import Known, every
+
+
+def prior(columns: int) -> Prior:
+    return Prior(np.zeros(columns), np.full(columns, 0.3), 0.1, 0.01)
+
+
+def test_a_sum_of_effects_is_found_with_the_pair_that_the_data_ask_for() -> None:
+    rows = (np.random.default_rng(0).random((60, 6)) < 0.5).astype(float)
+    y = rows @ [0.3, -0.2, 0.0, 0.1, 0.0, 0.0] - 0.25 * rows[:, 1] * rows[:, 3]
+    found = fit(rows, y, prior(6), [])
+    assert found.pairs == ((1, 3),)
+    assert np.abs(found.expected(rows) - y).max() < 0.01
+
+
+def test_no_pair_is_found_where_there_is_none() -> None:
+    chance = np.random.default_rng(1)
+    rows = (chance.random((60, 8)) < 0.5).astype(float)
+    assert fit(rows, rows @ chance.normal(size=8) * 0.2 + chance.normal(size=60) * 0.01, prior(8), []).pairs == ()
+
+
+def test_what_was_never_seen_stays_uncertain() -> None:
+    rows = np.array([[1.0, 0.0]] * 8)
+    found = fit(rows, np.full(8, -0.3), prior(2), [])
+    spread = found.draws(np.eye(2), np.random.default_rng(2).standard_normal((400, 8))).std(axis=1)
+    assert spread[0] < 0.02 < 0.2 < spread[1]
+
+
+def test_the_gain_is_what_the_front_gains() -> None:
+    limit, front = 2.0, np.full((1, LEVELS), 5.0)
+    exact, points = Front(5.0), [(0.5, 3.0), (0.25, 4.0), (1.0, 2.0), (1.5, 4.5)]
+    for loss, latency_s in points:
+        before = exact.area
+        exact.add(loss, latency_s)
+        gain = gains(front, limit, np.array([[latency_s]]), np.array([[loss]]))
+        assert gain[0, 0] == pytest.approx(exact.area - before, abs=0.02)
+        front = lowered(front, limit, np.array([latency_s]), np.array([loss]))
+
+
+def test_a_loss_lies_on_the_level_that_is_not_below_it() -> None:
+    levels = level_of(np.array([-1.0, 0.0, 2.0 / LEVELS, 2.0, 2.1]), 2.0)
+    assert levels.tolist() == [0, 0, 0, LEVELS - 1, LEVELS]
+
+
+def test_settings_that_fail_together_are_avoided_but_not_each_alone() -> None:
+    replay, _ = replayed(small())
+    space = small().space
+    for changed in ({"compile.scope": "full"}, {"cache.kind": "first-block"}):
+        build(replay, space.candidate(changed))
+    both = space.candidate({"compile.scope": "full", "cache.kind": "first-block"})
+    build(replay, both)
+    columns = Columns(space)
+    chances = Chances(replay.history, columns).of(columns.rows([both, space.candidate({"compile.scope": "full"})]))
+    assert chances[0] < 0.3 < 0.7 < chances[1]
+
+
+def build(replay: Replay, values: dict[str, object]) -> None:
+    """Build one candidate."""
+
+    class Once(Agent):
+        def propose(self, history, device):
+            return None if replay.flying else Proposal(values=values, purpose="search", steps=())
+
+    build_one(replay, Once(replayed(small())[1]))
+
+
+def test_the_agent_stops_when_nothing_is_worth_more_than_the_noise_and_says_so() -> None:
+    notes: list[str] = []
+    replay, context = replayed(small(), note=notes.append)
+    agent = Agent(context)
+    while build_one(replay, agent) is not None:
+        pass
+    assert notes == ["no candidate is expected to gain more than the noise: the search ends"]
+    found, best = Front(replay.front.limit), Front(replay.front.limit)
+    for values in every(replay.table.space):
+        point = replay.table.point(values)
+        if point.status == "measured":
+            best.add(point.penalty, point.latency_s)
+            if values in Known(replay.history):
+                found.add(point.penalty, point.latency_s)
+    assert found.area > 0.98 * best.area
+
+
+def long_study(monkeypatch: pytest.MonkeyPatch) -> Replay:
+    """Record 2,000 trials of a large space, of which Optuna is not told."""
+    replay, _ = replayed(flux())
+    monkeypatch.setattr(replay.trials, "tell", lambda *_: None)
+    chance = random.Random(0)
+    while len(replay.history.outcomes) < 2000:
+        values = replay.table.space.sample(lambda _, choices: chance.choice(choices))
+        point = replay.table.point(values)
+        if replay.table.space.conflict_reason(values) is None and point.status == "measured":
+            number = 1 + len(replay.history.outcomes)
+            replay.record(number, values, Proposal(values=values, purpose="search"), point, point.build_s)
+    return replay
+
+
+def test_a_proposal_after_2000_trials_takes_under_a_fifth_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    replay, (_, context) = long_study(monkeypatch), replayed(flux())
+    agent, taken_s = Agent(context), []
+    for _ in range(4):
+        started = time.process_time()
+        proposal = agent.propose(replay.history, DEVICE)
+        taken_s.append(time.process_time() - started)
+    assert min(taken_s) < 0.2  # the first also makes the pool; others share the machine
+    assert proposal is None or proposal.values not in Known(replay.history)
+
+
+def test_advice_that_the_data_contradict_is_given_up() -> None:
+    rows = (np.random.default_rng(3).random((20, 4)) < 0.5).astype(float)
+    weak, y = prior(4), rows @ [0.3, -0.2, 0.1, 0.0]
+    right, bad = (replace(weak, mean=np.array(mean), deviation=np.full(4, 0.05)) for mean in (RIGHT, -RIGHT))
+    assert better(rows, y, weak, right, [], has_advice=True).evidence > fit(rows, y, weak, []).evidence
+    assert better(rows, y, weak, bad, [], has_advice=True).evidence == fit(rows, y, weak, []).evidence
+
+
+RIGHT = np.array([0.28, -0.22, 0.1, 0.0])

@@ -1,0 +1,110 @@
+"""What is assumed of a setting before it was tried: what an advisor expects, else next to nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from tuner.records.advice import Expectation
+from tuner.search.agent.features import Setting, acts_outside_steps, changes_image
+from tuner.search.agent.observed import MIN_S, Seconds
+from tuner.search.agent.regression import Prior
+from tuner.timing.intervals import Z_95
+
+STEP = {"mean": 0.0, "deviation": 0.2, "none": 0.005}
+"""The log of a step's time: what a setting does, with its deviation, and what one does that acts elsewhere."""
+
+FIXED = {"deviation": 0.5, "other": 0.03, "pair": 0.3}
+"""The log of the rest of a call: what a setting of the VAE or the text encoders does, and any other."""
+
+PAIR_DEVIATION = 0.1
+SIGMA = 0.01
+"""The relative error of a latency: of the measurement, and of the model."""
+
+LOSS = {"mean": 0.15, "deviation": 0.4, "pair": 0.2, "sigma": 0.03}
+"""The loss of quality by a setting that changes the image, and errors, as shares of the tolerated loss."""
+
+RECIPE_GAIN = 0.1
+"""The log ratio that a recipe's settings are assumed to gain, each its part, where nothing else is known of them."""
+
+MIN_DOUBT = 0.05
+"""An expectation's log ratio has at least this deviation."""
+
+FIRST_CALL_S = 45.0
+"""Seconds to compile, as `tuner.search.plan` assumes; autotuning takes some times as long."""
+
+AUTOTUNE_RATIO = 4.0
+
+
+def weak(settings: Sequence[Setting], recommended: Sequence[Setting]) -> tuple[Prior, Prior]:
+    """Return what is assumed of a step and of the rest without an advisor."""
+    outside = np.array([acts_outside_steps(setting) for setting in settings], bool)
+    liked = np.array([setting in recommended for setting in settings], bool)
+    idle = np.array([setting[0] == "steps" for setting in settings], bool)
+    step = Prior(
+        mean=np.where(liked & ~outside & ~idle, -RECIPE_GAIN, 0.0),
+        deviation=np.where(outside | idle, STEP["none"], STEP["deviation"]),
+        pair_deviation=PAIR_DEVIATION,
+        sigma=SIGMA,
+    )
+    fixed = Prior(
+        mean=np.where(liked & outside, -RECIPE_GAIN, 0.0),
+        deviation=np.where(outside, FIXED["deviation"], FIXED["other"]),
+        pair_deviation=FIXED["pair"],
+        sigma=SIGMA,
+    )
+    return step, fixed
+
+
+def advised(
+    priors: tuple[Prior, Prior], settings: Sequence[Setting], expectations: Sequence[Expectation], call: Seconds,
+    steps: int,
+) -> tuple[Prior, Prior]:  # fmt: skip
+    """Return what is assumed of a step and of the rest, where an advisor expects something of a setting."""
+    step, fixed = priors
+    known = {(expectation.knob, expectation.value): expectation for expectation in expectations}
+    for column, setting in enumerate(settings):
+        expectation = known.get(setting)
+        if expectation is None:
+            continue
+        outside = acts_outside_steps(setting)
+        part = call.fixed if outside else call.step * steps
+        mean, deviation = _log_of_part(expectation, part, call.fixed + call.step * steps)
+        prior = fixed if outside else step
+        prior.mean[column], prior.deviation[column] = mean, max(deviation, MIN_DOUBT)
+    return step, fixed
+
+
+def _log_of_part(expectation: Expectation, part_s: float, call_s: float) -> tuple[float, float]:
+    """Return the log by which a part of a call changes so that the whole has the expected ratio, with its deviation."""
+    logs = [
+        math.log(max(part_s - call_s * (1 - 1 / ratio), 0.02 * part_s, MIN_S) / max(part_s, MIN_S))
+        for ratio in (expectation.ratio, expectation.low, expectation.high)
+    ]
+    return logs[0], abs(logs[1] - logs[2]) / 2 / Z_95
+
+
+def of_loss(settings: Sequence[Setting], tolerance: float) -> Prior:
+    """Return what is assumed of the loss of quality."""
+    changing = np.array([changes_image(setting) for setting in settings], bool)
+    return Prior(
+        mean=np.where(changing, LOSS["mean"] * tolerance, 0.0),
+        deviation=np.where(changing, LOSS["deviation"] * tolerance, 1e-6),
+        pair_deviation=LOSS["pair"] * tolerance,
+        sigma=LOSS["sigma"] * tolerance,
+    )
+
+
+def of_first_call(settings: Sequence[Setting]) -> Prior:
+    """Return what is assumed of the seconds of a first call."""
+    mean = np.array(list(_first_call_s(settings)))
+    return Prior(mean=mean, deviation=np.maximum(mean, 4.0), pair_deviation=FIRST_CALL_S, sigma=3.0)
+
+
+def _first_call_s(settings: Sequence[Setting]) -> Iterator[float]:
+    for name, value in settings:
+        compiles = name in ("compile.scope", "compile.vae", "compile.text_encoders")
+        autotunes = name == "compile.mode" and "autotune" in str(value)
+        yield FIRST_CALL_S * (AUTOTUNE_RATIO if autotunes else 1.0) if compiles or autotunes else 0.0

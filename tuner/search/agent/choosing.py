@@ -1,0 +1,199 @@
+"""Weigh candidates against each other: the expected gain of hypervolume a second of GPU time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.records.codec import Values
+from tuner.result import front
+from tuner.search.agent.chances import Chances
+from tuner.search.agent.costs import Costs
+from tuner.search.agent.features import Array, Columns
+from tuner.search.agent.pool import Build, Pool
+from tuner.search.agent.worth import LEVELS, MIN_TIMING_S, START_S, TIMING_CALLS, Bill, gains, level_of, lowered
+from tuner.search.history import History
+from tuner.search.strategy import SearchContext, random_state
+from tuner.search.unknown import Known
+from tuner.space.candidates import SearchSpace
+
+DRAWS = 24
+"""Draws of the effects (Thompson, Biometrika 1933), over which a gain is averaged."""
+
+SPREAD = 0.4
+"""The share of their uncertainty with which effects are drawn at first: the mean of gains prefers what is uncertain."""
+
+SMALL_GAIN = 1e-3
+"""An expected gain below which effects are drawn with all of their uncertainty."""
+
+SHORTLIST = 16
+"""Builds whose other step counts are weighed, too."""
+
+ELITE = 6
+"""Points of the front, and best builds, whose neighbours are compared."""
+
+FURTHER = 60
+"""Builds that differ from those in more values."""
+
+LIMIT = 2.0
+"""The loss of quality up to which a gain counts, in tolerated losses."""
+
+NORMAL_COLUMNS = 1200
+"""Normal numbers for each draw: more than effects are modelled."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A build to try, first at `values` and then at other step counts, with its expected gain and seconds.
+
+    The gain is a share of the hypervolume.
+    """
+
+    values: Values
+    steps: tuple[int, ...]
+    gain: float
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """The expected gain a second."""
+        return self.gain / self.seconds
+
+
+class Chooser:
+    """What stays the same from choice to choice: the settings, and the builds with what follows from their values."""
+
+    def __init__(self, space: SearchSpace, context: SearchContext) -> None:
+        self.context = context
+        self.columns = Columns(space)
+        self.pool = Pool(space, self.columns, context.seed)
+
+    def choose(self, history: History) -> Choice | None:
+        """Return what gains most a second, or None if nothing unknown is left in the pool."""
+        comparison = Comparison(self, history)
+        choice = self.best(comparison, SPREAD)
+        return self.best(comparison, 1.0) if choice is not None and choice.gain < SMALL_GAIN else choice
+
+    def best(self, comparison: Comparison, spread: float) -> Choice | None:
+        """Return what gains most a second if effects are drawn with this share of their uncertainty."""
+        chance = comparison.draw(spread)
+        elite = [outcome.values for outcome in front.pareto_front(list(comparison.history.outcomes.values()))]
+        near = self.pool.near(chance, chance.sample(elite, min(ELITE, len(elite))), FURTHER)
+        choices = comparison.compared(self.pool.always + near)
+        choices += comparison.compared(self.pool.near(chance, [choice.values for choice in choices[:ELITE]], FURTHER))
+        return max(choices, key=lambda choice: choice.rate, default=None)
+
+
+@dataclass(frozen=True)
+class Points:
+    """The points of builds that are compared, one after the other, and what is predicted of each."""
+
+    builds: Sequence[Build]
+    owner: NDArray[np.int64]
+    values: Sequence[Values]
+    latency_s: Array
+    loss: Array
+    chance: Array
+    image_s: Array
+    build_s: Array
+
+
+class Comparison:
+    """The models, the front and the costs of one choice."""
+
+    def __init__(self, chooser: Chooser, history: History) -> None:
+        self.history = history
+        self.columns = chooser.columns
+        self.seed = random_state(chooser.context, history)
+        scale = history.space.tolerance or 1.0
+        self.limit = LIMIT * scale
+        self.costs = Costs(history, self.columns, scale)
+        self.known, self.chances = Known(history), Chances(history, self.columns)
+        self.bill = Bill(history, chooser.context.slots)
+        ceiling = front.seconds_per_image(history.baseline).value
+        self.measured = self.measured_front(ceiling)
+        self.area = max(float((ceiling - self.measured).sum()), 0.01 * ceiling * LEVELS) * self.limit / LEVELS
+
+    def draw(self, spread: float) -> random.Random:
+        """Draw the effects anew with a share of their uncertainty. Return what else is random."""
+        chance = random.Random(self.seed)  # noqa: S311
+        generator = np.random.default_rng(chance.getrandbits(64))
+        self.normal = spread * generator.standard_normal((DRAWS, NORMAL_COLUMNS))
+        self.front = np.tile(self.measured, (DRAWS, 1))
+        running = [values for flight in self.history.running for values in flight.sweep]
+        if running:
+            latency_s, loss = self.costs.predict(self.columns.rows(running), _steps(running), self.normal)
+            for place in range(len(running)):
+                self.front = lowered(self.front, self.limit, latency_s[place], loss[place])
+        return chance
+
+    def measured_front(self, ceiling: float) -> Array:
+        """Return the least latency per image that was measured up to each level of loss."""
+        measured = [o for o in front.measured(list(self.history.outcomes.values())) if front.meets_target(o)]
+        loss = np.array([-o.quality.difference.value for o in measured if o.quality is not None])
+        least = np.full(LEVELS + 1, ceiling)
+        np.minimum.at(least, level_of(loss, self.limit), [front.seconds_per_image(o).value for o in measured])
+        return np.asarray(np.minimum.accumulate(least[:LEVELS]))
+
+    def compared(self, builds: Sequence[Build]) -> list[Choice]:
+        """Return the best choices among builds, best first."""
+        unknown = [build for build in builds if build.key not in self.known.builds]
+        if not unknown:
+            return []
+        points = self.points(unknown)
+        is_new = np.array([key not in self.known.candidates for build in unknown for key in build.keys])
+        gained = gains(self.front, self.limit, points.latency_s, points.loss).mean(axis=1) * points.chance
+        rates = np.where(is_new, gained / (points.image_s + points.build_s), -1.0)
+        places: dict[int, list[int]] = {}
+        for place in np.argsort(-rates, kind="stable").tolist():
+            if is_new[place] and (len(places) < SHORTLIST or points.owner[place] in places):
+                places.setdefault(int(points.owner[place]), []).append(place)
+        choices = [self.with_steps(points, own) for own in places.values()]
+        return sorted(choices, key=lambda choice: -choice.rate)
+
+    def points(self, builds: Sequence[Build]) -> Points:
+        """Return the points of builds with what is predicted of them."""
+        rows = np.concatenate([build.rows for build in builds])
+        counts = [len(build.points) for build in builds]
+        owner = np.repeat(np.arange(len(builds), dtype=np.int64), counts)
+        steps = np.concatenate([build.steps for build in builds])
+        latency_s, loss = self.costs.predict(rows, steps, self.normal)
+        mean_s = np.median(latency_s, axis=1)
+        first_call_s = self.costs.first_call_s(rows) * self.bill.compiled_share(builds)[owner]
+        return Points(
+            builds=builds,
+            owner=owner,
+            values=[values for build in builds for values in build.points],
+            latency_s=latency_s,
+            loss=self.bill.with_known(builds, loss),
+            chance=self.chances.of(rows),
+            image_s=mean_s * self.bill.images_of(builds),
+            build_s=START_S + first_call_s + np.maximum(TIMING_CALLS * mean_s, MIN_TIMING_S),
+        )
+
+    def with_steps(self, points: Points, places: Sequence[int]) -> Choice:
+        """Return the choice of a build: its best point, and others while they raise the gain a second."""
+        first, *others = places
+        at, steps, gain = self.front, [], 0.0
+        seconds, place = float(points.build_s[first]), first
+        while True:
+            gain += float(gains(at, self.limit, points.latency_s[[place]], points.loss[[place]]).mean())
+            seconds += float(points.image_s[place])
+            at = lowered(at, self.limit, points.latency_s[place], points.loss[place])
+            if not others:
+                break
+            more = gains(at, self.limit, points.latency_s[others], points.loss[others]).mean(axis=1)
+            rates = more / points.image_s[others]
+            if rates.max() < gain / seconds:
+                break
+            place = others.pop(int(rates.argmax()))
+            steps.append(int(points.values[place]["steps"]))
+        return Choice(points.values[first], tuple(steps), float(points.chance[first]) * gain / self.area, seconds)
+
+
+def _steps(candidates: Sequence[Values]) -> Array:
+    return np.array([float(values["steps"]) for values in candidates])

@@ -1,0 +1,91 @@
+"""The model of costs: what a candidate's step, the rest of its call, its first call and its loss of quality will be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from tuner.result import front
+from tuner.search.agent import beliefs
+from tuner.search.agent.features import Array, Columns, acts_outside_steps, changes_image, related
+from tuner.search.agent.observed import divided, first_calls, losses
+from tuner.search.agent.regression import Posterior, Prior, fit
+from tuner.search.history import History
+
+MAX_ROWS = 600
+"""The latest trials, which a model is fitted to: they are the ones near the front, and enough for all effects."""
+
+MIN_ROWS = 8
+"""Measured trials before the evidence may speak against an advisor."""
+
+
+class Costs:
+    """What a study knows of its costs at one moment."""
+
+    def __init__(self, history: History, columns: Columns, scale: float) -> None:
+        expectations = history.advice.expectations if history.advice else ()
+        measured = front.measured(list(history.outcomes.values()))[-MAX_ROWS:]
+        self.columns = columns
+        rows = columns.rows([outcome.values for outcome in measured])
+        settings = columns.settings
+        self.call = divided(history.baseline)
+        self.image = np.array([changes_image(setting) for setting in settings], float)
+        parts = [divided(outcome) for outcome in measured]
+        step = np.log([part.step / self.call.step for part in parts])
+        fixed = np.log([part.fixed / self.call.fixed for part in parts])
+        pairs = related(settings)
+        outside = [pair for pair in pairs if acts_outside_steps(settings[pair[0]])]
+        pairs = [pair for pair in pairs if pair not in outside]
+        recommended = [item for recipe in history.space.recipes for item in recipe.values.items()]
+        weak = beliefs.weak(settings, recommended)
+        steps = int(history.baseline.values["steps"])
+        advised = beliefs.advised(tuple(map(_copy, weak)), settings, expectations, self.call, steps)  # type: ignore[arg-type]
+        self.step = better(rows, step, weak[0], advised[0], pairs, has_advice=bool(expectations))
+        self.fixed = better(rows, fixed, weak[1], advised[1], outside, has_advice=bool(expectations))
+        self.loss = self._fit_loss(history, scale)
+        self.first_call = self._fit_first_call(history)
+
+    def _fit_loss(self, history: History, scale: float) -> Posterior:
+        found = losses(history)[-MAX_ROWS:]
+        rows = self.columns.rows([loss.values for loss in found])
+        settings = self.columns.settings
+        pairs = [(i, j) for i, j in related(settings) if self.image[i] and self.image[j]]
+        errors = np.array([loss.error for loss in found])
+        points = np.array([loss.points for loss in found])
+        return fit(rows * self.image, points, beliefs.of_loss(settings, scale), pairs, errors)
+
+    def _fit_first_call(self, history: History) -> Posterior:
+        found = first_calls(history)[-MAX_ROWS:]
+        rows = self.columns.rows([values for values, _ in found])
+        return fit(rows, np.array([seconds for _, seconds in found]), beliefs.of_first_call(self.columns.settings), [])
+
+    def predict(self, rows: Array, steps: Array, normal: Array) -> tuple[Array, Array]:
+        """Predict the latency per image and the loss of candidates: a row each, and a column for each draw.
+
+        `normal` has a row of normal numbers for each draw.
+        """
+        third = normal.shape[1] // 3
+        step_s = np.exp(self.step.draws(rows, normal[:, :third])) * self.call.step
+        fixed_s = np.exp(self.fixed.draws(rows, normal[:, third : 2 * third])) * self.call.fixed
+        return steps[:, None] * step_s + fixed_s, self.loss.draws(rows * self.image, normal[:, 2 * third :])
+
+    def first_call_s(self, rows: Array) -> Array:
+        """Return the expected seconds of the first call of candidates."""
+        return np.maximum(self.first_call.expected(rows), 0.0)
+
+
+def better(
+    rows: Array, y: Array, weak: Prior, advised: Prior, pairs: Sequence[tuple[int, int]], *, has_advice: bool
+) -> Posterior:
+    """Return the fit that starts from the advice, or from next to nothing where the data speak against the advice."""
+    started = fit(rows, y, advised, pairs)
+    if not has_advice or len(y) < MIN_ROWS:
+        return started
+    other = fit(rows, y, weak, pairs)
+    return started if started.evidence >= other.evidence else other
+
+
+def _copy(prior: Prior) -> Prior:
+    return replace(prior, mean=prior.mean.copy(), deviation=prior.deviation.copy())

@@ -1,0 +1,119 @@
+"""Bayesian linear regression: a sum of effects, and of the pairs that the data ask for.
+
+The prior of the effects is Gaussian and independent (Bishop, "Pattern Recognition and Machine Learning", 2006, 3.3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+
+from tuner.search.agent.features import Array, with_pairs
+
+Pair = tuple[int, int]
+
+MAX_CHOSEN = 12
+"""Pairs that the data may ask for."""
+
+MIN_TOGETHER = 2
+"""Rows that have both settings before they can ask for a pair."""
+
+SIGMA_ROWS = 6
+"""So many rows the assumed error of a row is worth against the error that is seen."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What is assumed of the effects: mean and deviation of each column, of each pair, and the error of a row."""
+
+    mean: Array
+    deviation: Array
+    pair_deviation: float
+    sigma: float
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The effects after data: columns, then `pairs`. `evidence` is the log of the data's marginal likelihood."""
+
+    mean: Array
+    root: Array
+    """The inverse of the precision's Cholesky factor."""
+    pairs: tuple[Pair, ...]
+    sigma: float
+    evidence: float
+
+    def draws(self, rows: Array, normal: Array) -> Array:
+        """Return the value of each row for each draw of the effects; `normal` has a row of normal numbers a draw."""
+        size = len(self.mean)
+        effects = self.mean[:, None] + self.root.T @ normal[:, :size].T
+        return with_pairs(rows, self.pairs) @ effects
+
+    def expected(self, rows: Array) -> Array:
+        """Return the expected value of each row."""
+        return with_pairs(rows, self.pairs) @ self.mean
+
+
+def fit(rows: Array, y: Array, prior: Prior, given: Sequence[Pair], errors: Array | None = None) -> Posterior:
+    """Fit the effects, with the given pairs and those that the data ask for.
+
+    `errors` is the known error of each row, beside that of the model.
+    """
+    pairs = list(given)
+    found = _solve(rows, y, prior, pairs, errors)
+    candidates = _together(rows, pairs)
+    while candidates and len(pairs) - len(given) < MAX_CHOSEN:
+        best = _wanted(rows, y - found.expected(rows), candidates, prior, errors)
+        if best is None:
+            break
+        candidates.remove(best)
+        pairs.append(best)
+        found = _solve(rows, y, prior, pairs, errors)
+    misfit = float(((y - found.expected(rows)) ** 2).sum())
+    sigma = math.sqrt((SIGMA_ROWS * prior.sigma**2 + misfit) / (SIGMA_ROWS + len(y)))
+    return _solve(rows, y, replace(prior, sigma=max(sigma, prior.sigma / 4)), pairs, errors)
+
+
+def _solve(rows: Array, y: Array, prior: Prior, pairs: Sequence[Pair], errors: Array | None) -> Posterior:
+    columns = with_pairs(rows, pairs)
+    mean = np.concatenate([prior.mean, np.zeros(len(pairs))])
+    deviation = np.concatenate([prior.deviation, np.full(len(pairs), prior.pair_deviation)])
+    weights = 1.0 / _variances(len(y), prior, errors)
+    precision = (columns.T * weights) @ columns + np.diag(deviation**-2.0)
+    factor = np.linalg.cholesky(precision)
+    inverse = np.linalg.inv(factor)
+    found = inverse.T @ (inverse @ (columns.T @ (weights * y) + mean * deviation**-2.0))
+    quadratic = (weights * (y - columns @ found) ** 2).sum() + (((found - mean) / deviation) ** 2).sum()
+    logs = np.log(weights).sum() - 2 * np.log(deviation).sum() - 2 * np.log(np.diag(factor)).sum()
+    return Posterior(found, inverse, tuple(pairs), prior.sigma, float(logs - quadratic) / 2)
+
+
+def _variances(count: int, prior: Prior, errors: Array | None) -> Array:
+    return np.full(count, prior.sigma**2) + (0.0 if errors is None else errors**2)
+
+
+def _together(rows: Array, given: Sequence[Pair]) -> list[Pair]:
+    """Return the pairs of settings that enough rows have both of, and not always."""
+    counts = rows.T @ rows
+    single = np.diag(counts)
+    known = set(given)
+    return [
+        (i, j)
+        for i, j in combinations(range(rows.shape[1]), 2)
+        if (i, j) not in known and MIN_TOGETHER <= counts[i, j] < min(single[i], single[j])
+    ]
+
+
+def _wanted(rows: Array, residual: Array, pairs: Sequence[Pair], prior: Prior, errors: Array | None) -> Pair | None:
+    """Return the pair that explains most of what is left, if that is more than chance would find among so many."""
+    ones, others = np.array(pairs).T
+    columns = rows[:, ones] * rows[:, others]
+    weights = 1.0 / _variances(len(residual), prior, errors)
+    information = weights @ columns**2 + prior.pair_deviation**-2.0
+    explained = (columns.T @ (weights * residual)) ** 2 / information
+    best = int(explained.argmax())
+    return pairs[best] if explained[best] > 2 * math.log(len(pairs)) + 4 else None

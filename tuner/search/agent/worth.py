@@ -1,0 +1,85 @@
+"""What a trial is worth: the hypervolume that it gains, and the GPU seconds that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.search.agent.features import Array
+from tuner.search.agent.pool import Build, code
+from tuner.search.budget import CACHED_SHARE
+from tuner.search.history import History
+from tuner.space.candidates import image_key
+
+START_S = 4.0
+"""Seconds until a worker has the weights."""
+
+TIMING_CALLS = 1.0
+"""Whole calls that a timing comes to, at least."""
+
+MIN_TIMING_S = 2.0
+
+NEW_IMAGES, KNOWN_IMAGES = 8, 2
+"""Images that are drawn to judge a new image key, and one that was judged."""
+
+LEVELS = 256
+"""Levels of loss at which a front is looked at."""
+
+
+def level_of(loss: Array, limit: float) -> NDArray[np.int64]:
+    """Return the first level that is not below a loss; `LEVELS` if none is."""
+    return np.clip(np.ceil(loss / limit * LEVELS - 1e-9).astype(np.int64) - 1, 0, LEVELS)
+
+
+def gains(front: Array, limit: float, latency_s: Array, loss: Array) -> Array:
+    """Return the hypervolume that each candidate adds to a front, for each draw.
+
+    `front` has the least latency up to each level of loss, a row a draw. `latency_s` and `loss` have a row a candidate
+    and a column a draw.
+    """
+    sums = np.concatenate([np.zeros((len(front), 1)), front.cumsum(axis=1)], axis=1)
+    first, found = level_of(loss, limit), np.zeros_like(latency_s)
+    for draw, (steps, summed) in enumerate(zip(front, sums, strict=True)):
+        seconds, start = latency_s[:, draw], first[:, draw]
+        end = np.maximum(np.searchsorted(-steps, -seconds), start)
+        found[:, draw] = summed[end] - summed[start] - (end - start) * seconds
+    return found * (limit / LEVELS)
+
+
+def lowered(front: Array, limit: float, latency_s: Array, loss: Array) -> Array:
+    """Return a front with one more candidate, for each draw."""
+    is_within = np.arange(LEVELS) >= level_of(loss, limit)[:, None]
+    return np.where(is_within, np.minimum(front, latency_s[:, None]), front)
+
+
+class Bill:
+    """The GPU seconds that builds and their images take, as far as they are known before."""
+
+    def __init__(self, history: History, slots: int) -> None:
+        self.slots = slots
+        running = [values for flight in history.running for values in flight.sweep]
+        built = [outcome.values for outcome in history.outcomes.values() if outcome.build is not None]
+        judged = [outcome for outcome in history.outcomes.values() if outcome.quality is not None]
+        self.loss = {outcome.image_key: -outcome.quality.difference.value for outcome in judged if outcome.quality}
+        self.images = self.loss.keys() | {image_key(values) for values in running}
+        self.codes = {code(values) for values in (*running, *built)}
+
+    def with_known(self, builds: Sequence[Build], loss: Array) -> Array:
+        """Return the loss of each point, measured where its images were judged."""
+        images = [image for build in builds for image in build.images]
+        known = [(place, self.loss[image]) for place, image in enumerate(images) if image in self.loss]
+        for place, points in known:
+            loss[place] = points
+        return loss
+
+    def images_of(self, builds: Sequence[Build]) -> Array:
+        """Return how many images judge each point."""
+        known = [image in self.images for build in builds for image in build.images]
+        return np.where(known, float(KNOWN_IMAGES), float(NEW_IMAGES))
+
+    def compiled_share(self, builds: Sequence[Build]) -> Array:
+        """Return the share of its compile time that each build takes: less if its code was compiled before."""
+        shares = [CACHED_SHARE if build.code in self.codes else 1.0 for build in builds]
+        return np.array(shares) / self.slots
