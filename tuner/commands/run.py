@@ -19,7 +19,7 @@ from tuner.commands.arguments import (
     positive,
     price,
     seconds,
-)
+)  # fmt: skip
 from tuner.commands.output import print_result
 from tuner.errors import BadInput, Interrupted, Unavailable, did_you_mean
 from tuner.files import StudyFolder, absent, kind_at, resolved

@@ -14,7 +14,7 @@ from tuner.search.agent.observed import divided, first_calls, losses
 from tuner.search.agent.regression import Posterior, Prior, fit
 from tuner.search.history import History
 
-MAX_ROWS = 600
+MAX_ROWS = 400
 """The latest trials, which a model is fitted to: they are the ones near the front, and enough for all effects."""
 
 MIN_ROWS = 8
