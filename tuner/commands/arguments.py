@@ -152,6 +152,6 @@ def add_strategy(group: argparse._ArgumentGroup) -> None:
     """Add --strategy, what proposes candidates."""
     group.add_argument(
         "--strategy", choices=STRATEGIES, metavar="NAME",
-        help=f"what proposes candidates: {', '.join(STRATEGIES)} (default: agent, a model of costs that learns; of a "
+        help=f"what proposes candidates: {', '.join(STRATEGIES)} (default: tpe; of a "
         "study that was begun, its own)",
     )  # fmt: skip
