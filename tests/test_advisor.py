@@ -226,7 +226,7 @@ def test_an_attention_that_was_measured_decides() -> None:
     )
     faster = of("attention.backend", "_native_flash", advice)
     assert 1.02 < faster.ratio < 1.05
-    assert "0.3 ms" in faster.reason
+    assert "0.300 ms" in faster.reason
     assert of("attention.backend", "_native_efficient", advice).bound == pytest.approx(0.85, abs=0.1)
 
 

@@ -122,13 +122,14 @@ class Parser(argparse.ArgumentParser):
         """Return the option that may be meant, or the commands that have this one."""
         option = text.partition("=")[0]
         owners = [name for name, parser in self.commands.items() if option in parser._option_string_actions]
-        if owners and option.startswith("-"):
-            return f"; it is an option of {' and '.join(f'tune {name}' for name in owners)}"
-        if not option.startswith("-"):
-            return ""
         from tuner.commands import hints
 
         known = self._option_string_actions
+        own = hints.of_word(option) if "--set" in known else ""
+        if owners and option.startswith("-") and not own:
+            return f"; it is an option of {' and '.join(f'tune {name}' for name in owners)}"
+        if not option.startswith("-"):
+            return ""
         return after_semicolon(hints.of_option(option, known, takes_settings="--set" in known))
 
     def error(self, message: str) -> NoReturn:

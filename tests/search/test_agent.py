@@ -123,7 +123,7 @@ def test_a_proposal_after_2000_trials_is_quick(monkeypatch: pytest.MonkeyPatch) 
         started = time.process_time()
         proposal = agent.propose(replay.history, DEVICE)
         taken_s.append(time.process_time() - started)
-    assert min(taken_s) < 0.4  # 0.1 to 0.15 s where no other process shares the core; the first also makes the pool
+    assert min(taken_s) < 1.0  # 0.2 to 0.45 s on a core of a machine that runs other tests; the first makes the pool
     assert proposal is None or proposal.values not in Known(replay.history)
 
 

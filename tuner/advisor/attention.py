@@ -8,6 +8,7 @@ from tuner.advisor.call import ATTENTION, COPIES
 from tuner.advisor.effects import MARGIN, Effect, EffectOf, Facts, change
 from tuner.advisor.products import flops
 from tuner.knobs.attention import BACKENDS
+from tuner.numbers import format_latency
 from tuner.records.codec import Value
 from tuner.timing.rates import FLOAT8
 
@@ -48,7 +49,7 @@ def backend(value: Value, facts: Facts) -> Effect:
     if seconds and own:
         factor = seconds / own
         low, high = factor * (1 - PROBE_ERROR), factor * (1 + PROBE_ERROR)
-        text = f"at this workload's shape it takes {seconds * 1e3:.3g} ms, torch's own choice {own * 1e3:.3g} ms"
+        text = f"at this workload's shape it takes {format_latency(seconds)}, torch's own choice {format_latency(own)}"
     else:
         factor, low, high = REMAINING[name]
         if not _is_hopper(facts):  # where torch does not choose cuDNN, its own choice is flash

@@ -39,6 +39,11 @@ def of_option(option: str, known: Iterable[str], takes_settings: bool) -> str:
     return meant or similar.replace("did you mean ", "did you mean --")
 
 
+def of_word(option: str) -> str:
+    """Return which option of `tune run` a word of another program means, or an empty text."""
+    return OPTIONS.get(plain_word(option), "")
+
+
 def _setting(word: str) -> str:
     """Return the option or the setting of `tune run` that a word means, or an empty text."""
     names = {**{plain_word(name.rpartition(".")[2]): name for name in reversed(settable_names())}, **KNOB_NAMES}

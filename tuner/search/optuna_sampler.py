@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -62,7 +63,9 @@ class Tpe(OptunaSampler):
     def sampler(self, seed: int) -> Any:
         import optuna
 
-        return optuna.samplers.TPESampler(n_startup_trials=12, multivariate=True, group=True, seed=seed)
+        with warnings.catch_warnings():  # of `group`, in each process once
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.TPESampler(n_startup_trials=12, multivariate=True, group=True, seed=seed)
 
 
 class Nsga2(OptunaSampler):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tuner.numbers import format_difference, format_latency, format_ratio
+from tuner.numbers import format_difference, format_latency, format_number, format_ratio
 from tuner.records.codec import Estimate
 from tuner.records.machine import Environment
 from tuner.records.outcome import Failure, Timing
@@ -94,7 +94,8 @@ def as_good(best: BestConfig, recorded: Recorded, run: Run, baseline: Run, same_
     difference, psnr_db = run.quality.difference, baseline.quality.psnr_db if baseline.quality else None
     is_worse = difference.low < -best.quality_tolerance
     shown = format_difference(difference.value, difference.low, difference.high)
-    text = f"{best.quality_metric} {shown} against the study's reference, -{best.quality_tolerance:g} is tolerated"
+    tolerated = format_number(best.quality_tolerance)
+    text = f"{best.quality_metric} {shown} against the study's reference, -{tolerated} is tolerated"
     if psnr_db is not None and psnr_db < ROUNDED_DB:
         text += f"; the untouched pipeline's own images moved by rounding, PSNR {psnr_db:.0f} dB"
     return Check(question="as good", status="fail" if is_worse else "pass", text=text)
