@@ -37,7 +37,7 @@ def lines(found: Explanation) -> Iterator[tuple[str, str]]:
     if found.forecasts:
         held = sum(forecast.held for forecast in found.forecasts)
         of = f"{held} of {pluralize(len(found.forecasts), 'setting')} tried"
-        yield f"Expected gains were met by {of}; the furthest off:", BASELINE
+        yield f"Expected gains agree, within the noise, with {of}; the furthest off:", BASELINE
         yield from _rows([forecast_text(each) for each in furthest_off(found.forecasts)], MAX_FORECASTS)
     if found.untried:
         yield f"Untried  {pluralize(len(found.untried), 'value')}", BASELINE

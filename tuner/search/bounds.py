@@ -6,8 +6,8 @@ from tuner.records.codec import Values
 from tuner.search.history import History
 from tuner.space.candidates import format_value
 
-MIN_RATE_SHARE = 0.05
-"""A dtype whose large matrix products reach less than this share of the baseline's rate has no instructions here."""
+MIN_RATE_SHARE = 0.25
+"""A dtype whose large matrix products reach less than this share of the baseline's rate is too slow to gain."""
 
 
 def refusal_reason(history: History, values: Values) -> str | None:
