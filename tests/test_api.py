@@ -62,6 +62,9 @@ def test_progress_is_printed_and_an_interruption_says_how_to_go_on(
     ("given", "message"),
     [
         ({"tirals": 3}, r"no option tirals"),
+        ({"dry_run": True}, r"no option dry_run"),
+        ({"strategy": "agnet"}, r"strategy: .*agent"),
+        ({"trials": 0}, r"trials: "),
         ({"budget": "soon"}, r"budget: "),
         ({"budget": -1}, r"budget: "),
         ({"budget": [1]}, r"budget: "),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from tuner.records.codec import Estimate
@@ -103,3 +104,15 @@ def test_a_throttled_repetition_is_tried_once_more() -> None:
     assert failures.are_final
     failures.observe(outcome(CANDIDATE, 1.0))
     assert not failures.are_final
+
+
+def test_a_build_beside_a_pair_is_not_counted_in_it() -> None:
+    runs = PairedRuns(3)
+    runs.current_pair = Pair(candidate=3, index=0)
+    build = Outcome(number=7, purpose="search", values={}, build_key="", image_key="", status="measured")
+    runs.observe(build)
+    runs.observe(msgspec.structs.replace(build, number=8, status="rejected"))
+    assert (runs.measured, runs.failures.are_final) == (set(), False)
+    for number in (0, 3):
+        runs.observe(msgspec.structs.replace(build, number=number, pair=runs.current_pair, repetition=number))
+    assert runs.current_pair is None, "both of it were measured"

@@ -101,3 +101,12 @@ def test_of_what_costs_the_same_the_simpler_comes_first_and_then_the_smaller(ben
 
 def expected(knob: str, value: str | bool, ratio: float) -> Expectation:
     return Expectation(knob=knob, value=value, ratio=ratio, low=ratio - 0.015, high=ratio + 0.015, reason="planted")
+
+
+def test_what_the_user_fixed_is_not_taken_out(bench: Bench) -> None:
+    bench.work = Workers()
+    with bench.study("fuse_qkv=true", trials=2) as study:
+        study.run()
+        settings = study.history.space.changed(study.history.outcomes[1].values)
+        assert settings["fuse_qkv"] is True
+        assert "fuse_qkv" not in set(questionable(study.history, study.history.outcomes[1]))

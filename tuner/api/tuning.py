@@ -13,7 +13,7 @@ from typing import Any
 from tuner.api.loaded import require_as_saved, source_of
 from tuner.api.study import Study
 from tuner.commands import run
-from tuner.commands.arguments import folder, seconds
+from tuner.commands.arguments import STRATEGIES, folder, positive, seconds
 from tuner.errors import BadInput
 from tuner.records.codec import Value
 from tuner.records.outcome import Outcome
@@ -22,6 +22,9 @@ from tuner.report.written import page_note
 
 TIMES = ("budget", "latency_target")
 """Options that may be seconds or a text such as "20m"."""
+
+OF_THE_COMMAND = {"dry_run", "json", "run"}
+"""Options that only mean something at the command line."""
 
 
 def tune(
@@ -54,7 +57,7 @@ def tune(
     if not isinstance(model, str | os.PathLike):
         require_as_saved(model, request.model)
     display = Reporter(request.space.baseline, on_trial, progress=progress)
-    run.conduct(study_folder, request, run.limits_of(given), given.model, display)
+    run.conduct(study_folder, request, run.limits_of(given), given.model, display, given.strategy)
     display.note(page_note(study_folder))
     return Study(study_folder)
 
@@ -64,7 +67,7 @@ def make_options(**given: Any) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     run.add_parser(parser.add_subparsers())
     options = parser.parse_args(["run"])
-    unknown = given.keys() - vars(options).keys()
+    unknown = given.keys() - (vars(options).keys() - OF_THE_COMMAND)
     if unknown:
         raise BadInput(f"tune(): there is no option {', '.join(sorted(unknown))}")
     for name, value in given.items():
@@ -77,6 +80,10 @@ def converted(name: str, value: Any) -> Any:
     try:
         if name in TIMES and value is not None:
             return seconds(value if isinstance(value, str) else f"{float(value)}s")
+        if name == "strategy" and value not in (None, *STRATEGIES):
+            raise ValueError(f"{value!r} is none of {', '.join(STRATEGIES)}")
+        if name == "trials" and value is not None:
+            return positive(str(value))
         return folder(os.fspath(value)) if name == "out" else value
     except (argparse.ArgumentTypeError, TypeError, ValueError) as error:
         raise BadInput(f"tune(): {name}: {error}") from None

@@ -66,7 +66,9 @@ class PairedRuns:
         return self.propose(history) if is_open else None
 
     def observe(self, outcome: Outcome) -> None:
-        """Take note of what came of a repetition."""
+        """Take note of what came of a repetition of this pair: other candidates are built meanwhile."""
+        if outcome.pair is None or outcome.pair != self.current_pair:
+            return
         self.failures.observe(outcome)
         if outcome.status == "measured":
             self.measured.add(outcome.number)

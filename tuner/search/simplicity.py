@@ -73,7 +73,12 @@ class Simplify(Strategy):
 
 def questionable(history: History, trial: Outcome) -> Iterator[str]:
     """Yield the settings of a trial that may gain nothing, that of the least expected gain first."""
-    settings = {name: value for name, value in history.space.changed(trial.values).items() if name not in CALL_KNOBS}
+    space = history.space
+    settings = {
+        name: value
+        for name, value in space.changed(trial.values).items()
+        if name not in CALL_KNOBS and space.baseline[name] in space.knobs.get(name, ())  # else the user fixed it
+    }
     expected = {name: expected_gain(history, name, value) for name, value in settings.items()}
     for name in sorted(expected, key=lambda name: expected[name][1]):
         if expected[name][0] <= 1 + margin(history):

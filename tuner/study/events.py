@@ -272,8 +272,10 @@ class Publisher:
 
     def close(self) -> None:
         """Finish what is being written."""
-        self._await_board()
-        self.writer.shutdown()
+        try:
+            self._await_board()
+        finally:
+            self.writer.shutdown()
 
     def _write_board(self, outcome: Outcome) -> None:
         """Write a trial's events for TensorBoard in another thread: to read and shrink large images takes seconds."""

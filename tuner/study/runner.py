@@ -174,7 +174,7 @@ class Runner:
         _, *others = self.history.space.step_sweep(proposal.values)
         wanted = [values for values in others if proposal.steps is None or values["steps"] in proposal.steps]
         sweep = [proposal.values, *(values for values in wanted if self.history.find(values) is None)][
-            : self.budget.trials_left(self.history)
+            : max(1, self.budget.trials_left(self.history))
         ]
         return BuildAttempt(self.store, self.history, device, number, sweep, proposal.purpose, proposal.recipe)
 

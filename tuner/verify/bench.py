@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +79,7 @@ class Bench:
         is_scored = score and recorded.reference is not None
         return Job(
             model=self.best.model,
+            study_pid=os.getpid(),
             environment=self.here,
             workload=recorded.workload,
             build=build_values(point.values),

@@ -133,8 +133,10 @@ class Bench:
             return True
         prompts = len(self.job.workload.prompts)
         wanted = SPOT_CHECKED if point.spot_check else prompts if self.job.is_baseline else MIN_PROMPTS_WITHIN
-        self.sweep_s += -(-min(wanted, prompts) // point.batch) * composed[0].latency_s.value
-        return self.sweep_s > limit_s
+        taken_s = self.sweep_s + -(-min(wanted, prompts) // point.batch) * composed[0].latency_s.value
+        if taken_s <= limit_s:
+            self.sweep_s = taken_s
+        return taken_s > limit_s
 
     def measure(self, point: Point) -> PointDone:
         """Measure latency and memory, then generate and score the images."""
