@@ -32,18 +32,22 @@ from tuner.space import reader
 from tuner.study.loop import Study
 from tuner.study.store import Store
 
-SPACE = """
+SMALL = """
 pipelines: [FluxPipeline]
 workload: {prompts: [a red circle, a blue square], height: 32, width: 32}
 quality: {tolerance: 1.0}
 baseline: {steps: 28, batch: 1}
+"""
+"""What the spaces of inline studies have in common."""
+
+SPACE = f"""{SMALL}
 knobs:
   attention.backend: [native, _native_math]
   cache.kind: [none, first-block]
   cache.threshold: [0.1]
   steps: [28, 20, 14, 10, 6]
 recipes:
-  - {name: math, source: here, values: {attention.backend: _native_math, steps: 14}}
+  - {{name: math, source: here, values: {{attention.backend: _native_math, steps: 14}}}}
 """
 FIXED_S, PER_STEP_S = 0.5, 0.1
 DEVICE = Device(name="cpu")

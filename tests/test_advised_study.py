@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from inline_study import Bench, Workers
+from inline_study import SMALL, Bench, Workers
 
 from tuner.errors import BadInput
 from tuner.records.advice import Advice
@@ -19,11 +19,7 @@ from tuner.search.bounds import refusal_reason
 from tuner.study.advising import take_advice
 
 FLUX = read(Path(__file__).resolve().parent / "data" / "advisor" / "flux_h200.json", Outcome)
-SPACE = """
-pipelines: [FluxPipeline]
-workload: {prompts: [a red circle, a blue square], height: 32, width: 32}
-quality: {tolerance: 1.0}
-baseline: {steps: 28, batch: 1}
+SPACE = f"""{SMALL}
 knobs:
   attention.backend: [native, _native_math]
   cache.kind: [none, taylorseer]

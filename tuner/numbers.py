@@ -69,6 +69,12 @@ def format_ratio(value: float) -> str:
     return format_fixed(value, max(2, decimals(value, 2)))
 
 
+def format_gain(value: float, low: float, high: float) -> str:
+    """Format a ratio with its interval; an end that is not known as "?"."""
+    shown = (format_ratio(each) if math.isfinite(each) else "?" for each in (value, low, high))
+    return "{}x [{}, {}]".format(*shown)
+
+
 def format_score(value: float) -> str:
     """Format a score with at least four decimals, and more if it is small."""
     return format_fixed(value, max(4, decimals(value, 3)))

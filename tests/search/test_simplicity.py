@@ -7,17 +7,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from inline_study import Bench, Workers
+from inline_study import SMALL, Bench, Workers
 
 from tuner.records.advice import Advice, Expectation
 from tuner.records.protocol import Job, Point
 from tuner.search.simplicity import MAX_MARGIN, MIN_MARGIN, margin, questionable, simplest_first
 
-SPACE = """
-pipelines: [FluxPipeline]
-workload: {prompts: [a red circle, a blue square], height: 32, width: 32}
-quality: {tolerance: 1.0}
-baseline: {steps: 28, batch: 1}
+SPACE = f"""{SMALL}
 knobs:
   attention.backend: [native, _native_math]
   fuse_qkv: [false, true]
@@ -26,7 +22,7 @@ knobs:
 recipes:
   - name: all
     source: here
-    values: {attention.backend: _native_math, fuse_qkv: true, vae.channels_last: true}
+    values: {{attention.backend: _native_math, fuse_qkv: true, vae.channels_last: true}}
 """
 IDLE = {"fuse_qkv", "vae.channels_last"}
 """Settings without an effect."""

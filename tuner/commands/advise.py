@@ -45,33 +45,14 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure the untouched pipeline and print the advice."""
     from tuner.commands import checks
+    from tuner.commands.requests import resolve
     from tuner.report.advice_table import AdviceTable
 
-    request = make_request(options)
+    request = resolve(options, options.set)
     checks.check_call(request, options.space or request.space.name, options.set)
     report = make_report(request, options.model)
     print_result(report, AdviceTable(report), options.format == "json")
     return 0
-
-
-def make_request(options: argparse.Namespace) -> Request:
-    """Resolve the model and the search space. Raises BadInput or Unavailable."""
-    from tuner.hardware import environment
-    from tuner.model import pipeline
-    from tuner.result.prices import price_for
-    from tuner.search.request import Request
-    from tuner.space import reader, settings
-
-    settings.check_written(options.set)
-    env = environment.detect(options.device)
-    model, architecture = pipeline.resolve(options.model, options.revision, None, options.variant, options.base)
-    space_file = reader.find(options.space, architecture, model.source == pipeline.DEMO)
-    return Request(
-        model=model,
-        environment=env,
-        space=reader.load(space_file, architecture, env, options.set),
-        price=price_for(env.device_name, None),
-    )
 
 
 def make_report(request: Request, model: str) -> AdviceReport:

@@ -242,26 +242,12 @@ def with_demo_budget(limits: Limits, request: Request) -> Limits:
 
 def make_request(options: argparse.Namespace) -> Request:
     """Resolve the model and the search space, and check the options. Raises BadInput or Unavailable."""
-    from tuner.hardware import environment
-    from tuner.model import pipeline
-    from tuner.result.prices import price_for
-    from tuner.search.request import Request
-    from tuner.space import reader, settings
+    from tuner.commands.requests import resolve
 
-    settings.check_written(options.set)
-    env = environment.detect(options.device)
-    model, architecture = pipeline.resolve(
-        options.model, options.revision, options.scorer, options.variant, options.base
-    )
-    quality = quality_policy(options.quality, options.metric, model.scorer)
-    space_file = reader.find(options.space, architecture, model.source == pipeline.DEMO)
-    return Request(
-        model=model,
-        environment=env,
-        space=reader.load(space_file, architecture, env, space_settings(options), options.quality),
-        price=price_for(env.device_name, options.price),
-        quality=quality,
-    )
+    return resolve(
+        options, space_settings(options), options.scorer, options.price,
+        lambda scorer: quality_policy(options.quality, options.metric, scorer),
+    )  # fmt: skip
 
 
 def space_settings(options: argparse.Namespace) -> list[str]:

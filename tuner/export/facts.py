@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator
 
-from tuner.numbers import format_difference, format_exact, format_fixed, format_latency, format_ratio, format_score
+from tuner.numbers import format_difference, format_exact, format_fixed, format_gain, format_latency, format_score
 from tuner.records.codec import Estimate, Value
 from tuner.records.text import visible
 from tuner.result.records import BestConfig, MeasuredPoint
@@ -64,7 +64,7 @@ def latency(point: MeasuredPoint) -> str:
 
 def ratio(estimate: Estimate) -> str:
     """Write a ratio with its interval."""
-    return f"{format_ratio(estimate.value)}x [{format_ratio(estimate.low)}, {format_ratio(estimate.high)}]"
+    return format_gain(estimate.value, estimate.low, estimate.high)
 
 
 def not_measured(best: BestConfig) -> Iterator[str]:

@@ -47,3 +47,7 @@ class Advice(Record):
     noise: NonNegative
     expectations: tuple[Expectation, ...]
     ruled_out: tuple[Expectation, ...] = ()
+
+    def of(self, knob: str, value: Value) -> Expectation | None:
+        """Return what is expected of a setting, None if it was not searched."""
+        return next((found for found in self.expectations if (found.knob, found.value) == (knob, value)), None)

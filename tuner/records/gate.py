@@ -63,6 +63,13 @@ class Verdict(Record):
         """Return the findings that no knob declared. Each of them rejects the configuration."""
         return [finding for finding in self.findings if finding.allowed_by is None]
 
+    def as_allowances(self) -> tuple[Allowance, ...]:
+        """Return what an untouched pipeline with this verdict does in each step: nothing is rejected for that."""
+        return tuple(
+            Allowance(kind=found.kind, count_per_step=found.count_per_step, knob="untouched pipeline")
+            for found in self.undeclared()
+        )
+
 
 class Copies(Record):
     """Copies of one direction, like `DtoH (Device -> Pinned)`."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tuner.errors import BadInput
 from tuner.files import StudyFolder
-from tuner.numbers import format_exact, format_number, format_ratio, rounded
+from tuner.numbers import format_exact, format_gain, format_number, rounded
 from tuner.quality.metrics import get_metric
 from tuner.records.codec import Estimate, read
 from tuner.report.formatting import label
@@ -28,8 +28,7 @@ def gain_text(gain: Estimate) -> str:
 
 def short_gain_text(gain: Estimate) -> str:
     """Format a speed-up with its interval, without its unit."""
-    value, low, high = map(format_ratio, (gain.value, gain.low, gain.high))
-    return f"{value}x [{low}, {high}]"
+    return format_gain(gain.value, gain.low, gain.high)
 
 
 def conclusion(request: Request, history: History, chosen: int, folder: Path) -> str:

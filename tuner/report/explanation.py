@@ -44,7 +44,8 @@ class Worth(Record):
 class Forecast(Record):
     """What was expected of a setting beside what two trials that differ in it alone measured.
 
-    `beside` are the other settings that both trials have. It `held` if the two intervals meet, widened by the noise.
+    `beside` are the other settings that both trials have. `measured` is widened by the noise; the expectation `held` if
+    the two intervals meet.
     """
 
     knob: str
@@ -103,19 +104,12 @@ class Trials:
 
     def without(self, outcome: Outcome, name: str) -> Outcome | None:
         """Return the measured trial that differs from another one in this setting alone, or None."""
-        values = without(self.history, outcome.values, name)
-        return self.by_key.get(candidate_key(values))
+        return self.by_key.get(candidate_key(self.history.space.without(outcome.values, name)))
 
     def ratio(self, slower: Outcome, faster: Outcome) -> Estimate:
         """Return the latency per image of one trial over that of another, with its interval."""
         runs = [self.history.undisturbed(trial) or [trial] for trial in (slower, faster)]
         return front.widen(front.speed_up(*runs), noise_of(self.history))
-
-
-def without(history: History, values: Values, name: str) -> Values:
-    """Return a candidate without one of its settings."""
-    changed = history.space.changed(values)
-    return history.space.candidate({other: value for other, value in changed.items() if other != name})
 
 
 def expectations(history: History) -> Mapping[Setting, Expectation]:
@@ -159,7 +153,7 @@ def _worth(history: History, known: Trials, chosen: Outcome, name: str, value: V
 
 def _needed_by(history: History, chosen: Outcome, name: str) -> Values:
     """Return the chosen settings that go, or conflict, without one of them."""
-    left = without(history, chosen.values, name)
+    left = history.space.without(chosen.values, name)
     changed = {other: value for other, value in history.space.changed(chosen.values).items() if other != name}
     gone = {other: value for other, value in changed.items() if left.get(other) != value}
     for other, value in changed.items():
@@ -179,11 +173,11 @@ def _forecasts(history: History, known: Trials) -> Iterator[Forecast]:
         pair = _pair(history, known, name, value)
         if pair is not None:
             trial, other = pair
-            measured, noise = known.ratio(other, trial), 1 + noise_of(history)
+            measured = known.ratio(other, trial)
             yield Forecast(
                 knob=name, value=value, expected=estimate_of(expected), bound=expected.bound, measured=measured,
                 trial=trial.number, trial_without=other.number, beside=history.space.changed(other.values),
-                held=expected.low <= measured.high * noise and measured.low <= expected.high * noise,
+                held=expected.low <= measured.high and measured.low <= expected.high,
             )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from tuner.numbers import format_ratio
+from tuner.numbers import format_gain, format_ratio
 from tuner.records.codec import Estimate
 from tuner.report.console import BASELINE, QUIET
 from tuner.report.explanation import MAX_NEXT, Explanation, Forecast, Untried, Worth, setting_text
@@ -57,8 +57,7 @@ def _rows(rows: Sequence[str], most: int, noun: str = "") -> Iterator[tuple[str,
 
 def ratio_text(ratio: Estimate) -> str:
     """Format a ratio with its interval."""
-    value, low, high = map(format_ratio, (ratio.value, ratio.low, ratio.high))
-    return f"{value}x [{low}, {high}]"
+    return format_gain(ratio.value, ratio.low, ratio.high)
 
 
 def worth_text(worth: Worth) -> str:

@@ -33,7 +33,8 @@ from tuner.search.request import Refusal, Request, read_request
 class StudyReport(Record):
     """A study so far. `refused` counts the refused candidates by reason, `conclusion` has a few lines of text.
 
-    `explanation` says why this configuration was chosen. `time` is None of a study that an earlier version made.
+    `explanation` says why this configuration was chosen, `advice` what was expected before the search. `time` is None
+    of a study that an earlier version made.
     """
 
     folder: str
@@ -47,6 +48,7 @@ class StudyReport(Record):
     state: State = "finished"
     time: TimeAccount | None = None
     explanation: Explanation | None = None
+    advice: Advice | None = None
 
 
 def read_report(folder: Path) -> StudyReport:
@@ -76,6 +78,7 @@ def read_report(folder: Path) -> StudyReport:
         state=read_state(paths),
         time=make_account(read_stages(paths.stages), history),
         explanation=explain(history, best.chosen.trial),
+        advice=history.advice,
     )
 
 

@@ -116,10 +116,7 @@ class History:
         """Return what the untouched pipeline itself does in each step: no candidate is rejected for that."""
         baseline = self.outcomes.get(0)
         verdict = baseline.build.verdict if baseline is not None and baseline.build is not None else None
-        findings = verdict.undeclared() if verdict is not None else []
-        return tuple(
-            Allowance(kind=f.kind, count_per_step=f.count_per_step, knob="untouched pipeline") for f in findings
-        )
+        return verdict.as_allowances() if verdict is not None else ()
 
     def noise_floors(self) -> list[NoiseFloor]:
         """Return the measured parts of the quality noise floor."""

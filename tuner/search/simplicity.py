@@ -61,8 +61,7 @@ class Simplify(Strategy):
         if best.number == BASELINE or self.context.is_over(history) or not self.context.is_ending(history):
             return None
         for name in questionable(history, best):
-            kept = {other: value for other, value in history.space.changed(best.values).items() if other != name}
-            values = history.space.candidate(kept)
+            values = history.space.without(best.values, name)
             if not history.was_tried(values) and refusal_reason(history, values) is None:
                 return Proposal(values=values, purpose="search")
         return None
@@ -87,7 +86,5 @@ def questionable(history: History, trial: Outcome) -> Iterator[str]:
 
 def expected_gain(history: History, name: str, value: Value) -> tuple[float, float]:
     """Return the low end and the middle of what the advisor expects of a setting; 1 where it knows nothing."""
-    for found in history.advice.expectations if history.advice else ():
-        if found.knob == name and found.value == value:
-            return found.low, found.ratio
-    return 1.0, 1.0
+    found = history.advice.of(name, value) if history.advice else None
+    return (found.low, found.ratio) if found else (1.0, 1.0)

@@ -54,6 +54,10 @@ class SearchSpace(Record):
                 values[name] = different.get(name, self.baseline[name])
         return values
 
+    def without(self, values: Mapping[str, Value], name: str) -> Values:
+        """Return a candidate without one of its settings, and without what that makes inactive."""
+        return self.candidate({other: value for other, value in self.changed(values).items() if other != name})
+
     def conflict_reason(self, values: Mapping[str, Value]) -> str | None:
         """Return why the values of a candidate do not go together, with the knob, or None if they do."""
         for name in values:

@@ -103,9 +103,5 @@ class Bench:
         """Trace the untouched pipeline; what it does itself is allowed from now on. Return whether that is new."""
         run = self.run(self.best.baseline, trace=True, is_baseline=True)
         verdict = run.build.verdict if run.build else None
-        findings = verdict.undeclared() if verdict else []
-        before = self.allowed
-        self.allowed = tuple(
-            Allowance(kind=f.kind, count_per_step=f.count_per_step, knob="untouched pipeline") for f in findings
-        )
-        return bool(set(map(repr, self.allowed)) - set(map(repr, before)))
+        before, self.allowed = self.allowed, verdict.as_allowances() if verdict else ()
+        return any(allowance not in before for allowance in self.allowed)

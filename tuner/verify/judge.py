@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from tuner.numbers import format_difference, format_latency, format_number, format_ratio
+from tuner.numbers import format_difference, format_gain, format_latency, format_number
 from tuner.records.codec import Estimate
 from tuner.records.machine import Environment
 from tuner.records.outcome import Failure, Timing
@@ -156,8 +155,7 @@ def interval(estimate: Estimate) -> str:
 
 def ratio_text(ratio: Estimate) -> str:
     """Write a ratio with its interval."""
-    shown = (format_ratio(value) if math.isfinite(value) else "?" for value in (ratio.value, ratio.low, ratio.high))
-    return "{}x [{}, {}]".format(*shown)
+    return format_gain(ratio.value, ratio.low, ratio.high)
 
 
 def failure_text(failure: Failure) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from tuner.records.advice import FILE, Advice, Expectation
-from tuner.records.codec import Estimate, Value, read
+from tuner.records.advice import Expectation
+from tuner.records.codec import Estimate
 from tuner.records.outcome import Outcome
 from tuner.report.formatting import format_value, one_line
 from tuner.report.study_report import StudyReport
@@ -53,7 +52,6 @@ def settings(report: StudyReport) -> list[Setting]:
     chosen, space = report.best.chosen, report.request.space
     outcome = next(outcome for outcome in report.outcomes if outcome.number == chosen.trial)
     effects = outcome.build.changes if outcome.build else {}
-    expectations = _expectations(Path(report.folder))
     return [
         Setting(
             knob=knob,
@@ -62,16 +60,10 @@ def settings(report: StudyReport) -> list[Setting]:
             effect=one_line(effects.get(knob, "")),
             is_part=knob not in report.best.baseline.values,
             worth=worth(space, report.outcomes, outcome, knob),
-            expected=expectations.get((knob, value)),
+            expected=report.advice.of(knob, value) if report.advice else None,
         )
         for knob, value in chosen.changed.items()
     ]
-
-
-def _expectations(folder: Path) -> Mapping[tuple[str, Value], Expectation]:
-    file = folder / FILE
-    advice = read(file, Advice) if file.exists() else None
-    return {(found.knob, found.value): found for found in advice.expectations} if advice else {}
 
 
 def worth(space: SearchSpace, outcomes: tuple[Outcome, ...], chosen: Outcome, knob: str) -> Worth | None:
@@ -101,8 +93,7 @@ def _pairs(
     for beside in trials.values():
         if beside.values.get(knob) != chosen.values[knob]:
             continue
-        rest = {name: value for name, value in space.changed(beside.values).items() if name != knob}
-        without = trials.get(candidate_key(space.candidate(rest)))
+        without = trials.get(candidate_key(space.without(beside.values, knob)))
         if without is not None:
             yield without, beside
 
