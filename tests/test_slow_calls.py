@@ -210,3 +210,11 @@ def test_a_slow_call_of_a_pair_takes_two_samples_in_turn(monkeypatch: pytest.Mon
     timing, _ = timer.time(a_point(28, whole=True))
     assert (slow.made, timing.samples) == ([28, 28], 2)
     assert places == [1], "the other's two calls lie between them"
+
+
+def test_two_samples_that_differ_ask_for_a_third_which_shows_the_stalled_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([5.0, 12.0, 5.0, 5.0, 5.0])
+    monkeypatch.setattr(measure, "time_call", lambda *_: (taken := next(seconds), taken))
+    rule = StoppingRule(0.0, measure.SEARCH_HALF_WIDTH, measure.MIN_PAIRED_SAMPLES)
+    timing = measure.measure(lambda: None, DeviceClock(), batch=1, rule=rule)
+    assert (timing.latency_s.value, timing.stalled_calls) == (5.0, 1)

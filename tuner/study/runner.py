@@ -112,8 +112,9 @@ class Runner:
         self.publisher.publish(CandidateRefused(number, proposal.values, proposal.refusal))
 
     def is_standing(self, proposal: Proposal) -> bool:
-        """Return whether the two of a pair run at the same time."""
-        return proposal.pair is not None and self.room() > 1
+        """Return whether the two of a pair run at the same time: not if one of them was measured before."""
+        halves = (run for run in self.history.repetitions if run.pair == proposal.pair and run.status == "measured")
+        return proposal.pair is not None and self.room() > 1 and not any(halves)
 
     def standing_pairs(self) -> set[Pair | None]:
         """Return the pairs that run now."""

@@ -163,6 +163,11 @@ class _Samples:
         """Whether there are as many samples as an interval needs."""
         return len(self.host_s) >= self.min_count
 
+    @property
+    def can_show_stalls(self) -> bool:
+        """Whether a stalled call would show: of two calls each could be the usual one."""
+        return len(self.host_s) > MIN_PAIRED_SAMPLES
+
     def discard_stalled(self) -> None:
         """Discard the calls that something else on the machine stalled: others are made in their place."""
         counts = [not is_stalled for is_stalled in disturbance.stalled(self.host_s)]
@@ -226,7 +231,7 @@ def measure(
             continue
         latency = latency_interval(samples.host_s)
         has_converged = relative_half_width(latency) <= rule.half_width
-        if has_converged or is_time_up:
+        if has_converged or (is_time_up and samples.can_show_stalls):
             return Timing(
                 latency_s=latency,
                 samples=len(samples.host_s),

@@ -149,7 +149,6 @@ class Timer:
         from tuner.trace.findings import recompiles_between
 
         call, clock = self.calls.user_call(point), self.calls.clock
-        self._empty_cache()
         warmed_up = self._warm_up_again(call)
         self._reset_peak_memory()
         before = self.tracer.compile_log.read()
@@ -173,9 +172,11 @@ class Timer:
         In a pair it needs none: the calls of the other one keep the GPU warm.
         """
         if not self.is_slow:
+            self._empty_cache()
             return warm_up(call, self.calls.clock, self.tracer.graph_count, self.job.allowance_s)
         if self.job.standing is not None:
             return WarmUp(calls=0, settled=True)
+        self._empty_cache()
         seconds, _ = time_call(call, self.calls.clock)
         return WarmUp(calls=1, settled=True, last_call_s=seconds)
 
