@@ -27,6 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
             {"report", "export"},
             {"study"},
             {"verify"},
+            {"compare"},
             {"commands"},
             {"cli", "api"},
             {"tuner"},
@@ -52,8 +53,8 @@ STATIONS = {
 """The only folders that each of these may import."""
 
 PARENT = (
-    "study", "search", "advisor", "execution", "report", "board", "result", "space", "export", "verify", "commands",
-    "cli",
+    "study", "search", "advisor", "execution", "report", "board", "result", "space", "export", "verify", "compare",
+    "commands", "cli",
 )  # fmt: skip
 """What runs in the parent process alone. The worker must not reach any of it, not even indirectly."""
 

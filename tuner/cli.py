@@ -9,13 +9,28 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-from tuner.commands import advise, board, cost, doctor, export, knobs, report, resume, run, show, streams, trace, verify
+from tuner.commands import (
+    advise,
+    board,
+    compare,
+    cost,
+    doctor,
+    export,
+    knobs,
+    report,
+    resume,
+    run,
+    show,
+    streams,
+    trace,
+    verify,
+)
 from tuner.commands import list as list_
 from tuner.errors import BadInput, Interrupted, TunerError
 from tuner.files import is_unicode
 from tuner.records.text import visible
 
-COMMANDS = (run, resume, list_, show, report, board, advise, knobs, doctor, trace, cost, export, verify)
+COMMANDS = (run, resume, list_, show, report, board, advise, knobs, doctor, trace, cost, compare, export, verify)
 """Each adds its parser with `add_parser` and sets `run`, which handles the parsed options."""
 
 DESCRIPTION = """\

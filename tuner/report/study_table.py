@@ -40,7 +40,7 @@ class StudyTable:
     def _add(self, table: Table, study: StudySummary) -> None:
         table.add_row(
             Text(_name(study.folder, self._studies.folder)),
-            Text(_short_model(study.model)),
+            Text(short_model(study.model)),
             Text(study.state, style=STYLES[study.state]),
             Text(str(study.trials) if study.error is None else ""),
             Text(f"{study.gain.value:.2f}x" if study.gain else ""),
@@ -54,7 +54,7 @@ def _name(folder: str, below: str) -> str:
     return one_line(str(path.relative_to(below)) if path != Path(below) else path.name or folder)
 
 
-def _short_model(model: str | None) -> str:
+def short_model(model: str | None) -> str:
     """Return a model's hub id, or the name of its folder."""
     return one_line(Path(model).name if model and Path(model).is_absolute() else model or "")
 

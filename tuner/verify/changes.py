@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,7 @@ LEFT_OUT = ("cpp_compiler", "platform")
 
 def changes(best: BestConfig, here: Environment, request: Request | None) -> list[Change]:
     """Return what is not as it was recorded: versions, driver, machine, and the model's configuration."""
-    recorded = {"diffusion-tuner": best.tuner_version, **_flat(best.environment)}
-    now = {"diffusion-tuner": package_version(), **_flat(here)}
-    names = [name for name in {**recorded, **now} if recorded.get(name) != now.get(name)]
-    found = [Change(name=name, recorded=str(recorded.get(name)), now=str(now.get(name))) for name in names]
+    found = differing(software(best.tuner_version, best.environment), software(package_version(), here))
     settings = model_changes(best.model, request.space.architecture) if request else ()
     return [*found, *settings, *newer_files(best), *edits(best)]
 
@@ -61,10 +58,18 @@ def newer_files(best: BestConfig) -> Iterator[Change]:
         yield Change(name=f"{MODEL} files", recorded=best.created_at, now=now)
 
 
-def _flat(environment: Environment) -> dict[str, Any]:
+def software(tuner_version: str, environment: Environment) -> dict[str, Any]:
+    """Return the versions and the machine by name."""
     fields = msgspec.to_builtins(environment)
     libraries = fields.pop("libraries")
-    return {name: value for name, value in {**fields, **libraries}.items() if name not in LEFT_OUT}
+    known = {"diffusion-tuner": tuner_version, **fields, **libraries}
+    return {name: value for name, value in known.items() if name not in LEFT_OUT}
+
+
+def differing(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
+    """Return what differs between two mappings, by name."""
+    names = [name for name in {**recorded, **now} if recorded.get(name) != now.get(name)]
+    return [Change(name=name, recorded=str(recorded.get(name)), now=str(now.get(name))) for name in names]
 
 
 def model_changes(model: Model, recorded: Architecture) -> Iterator[Change]:

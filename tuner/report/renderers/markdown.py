@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from html import escape
-
 from tuner.numbers import format_clock, format_difference, format_latency, format_number
 from tuner.records.text import visible
-from tuner.report.formatting import one_line, pluralize
+from tuner.report.formatting import pluralize
+from tuner.report.markdown_text import code, plain, row
 from tuner.report.points import FrontPoint, gain_cell, in_order
 from tuner.report.renderers.base import Renderer
 from tuner.report.study_report import StudyReport, state_note
@@ -17,43 +15,25 @@ from tuner.report.time_table import figures, headline
 HEADINGS = ("trial", "latency", "US$/1000 images", "speed-up", "difference", "configuration")
 
 
-OUTSIDE = {"`": "'", "|": "/"}
-"""What would end a piece of code or a cell, and what stands in its place."""
-
-
 class Markdown(Renderer):
     """A table of the front, the counts of trials, where the time went, and the conclusion."""
 
     def render(self, report: StudyReport) -> str:
         request = report.request
-        lines = [f"# {_plain(request.model.source)} on {_plain(request.environment.device_name)}", ""]
-        lines += [_row(HEADINGS), _row(["---"] * len(HEADINGS))]
-        lines += [_row(_cells(point)) for point in in_order(report.points)]
+        lines = [f"# {plain(request.model.source)} on {plain(request.environment.device_name)}", ""]
+        lines += [row(HEADINGS), row(["---"] * len(HEADINGS))]
+        lines += [row(_cells(point)) for point in in_order(report.points)]
         if any(point.is_doubtful for point in report.points):
             lines += ["", "`?`: in doubt: measured again, a gain is not certain"]
         lines += ["", _counts(report), "", _machine(report)]
         if report.time is not None:
             lines += ["", *_time(report.time, request.environment.device)]
-        lines += ["", "```", *map(_code, _last_lines(report)), "```", ""]
+        lines += ["", "```", *map(code, _last_lines(report)), "```", ""]
         return visible("\n".join(lines))
 
 
 def _last_lines(report: StudyReport) -> list[str]:
     return [*report.conclusion.splitlines(), *filter(None, [state_note(report)])]
-
-
-def _plain(text: str) -> str:
-    """Return text in which nothing is an element of HTML."""
-    return escape(one_line(text), quote=False)
-
-
-def _code(text: str) -> str:
-    """Return text that stays inside its code and its cell of a table."""
-    return "".join(OUTSIDE.get(char, char) for char in text if char != "\n")
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _cells(point: FrontPoint) -> list[str]:
@@ -64,7 +44,7 @@ def _cells(point: FrontPoint) -> list[str]:
         format_number(point.cost_usd_per_1000_images),
         gain_cell(point),
         "reference" if point.is_baseline else _difference(point),
-        f"`{_code(point.label)}`",
+        f"`{code(point.label)}`",
     ]
 
 
@@ -94,4 +74,4 @@ def _machine(report: StudyReport) -> str:
     versions = [f"{name} {here.libraries[name]}" for name in ("torch", "diffusers") if here.libraries.get(name)]
     noise = best.timing_noise
     spread = [f"timing noise {noise.coefficient_of_variation:.1%}"] if noise else []
-    return ", ".join(map(_plain, [here.device_name, *versions, f"diffusion-tuner {best.tuner_version}", *spread]))
+    return ", ".join(map(plain, [here.device_name, *versions, f"diffusion-tuner {best.tuner_version}", *spread]))

@@ -1,0 +1,1 @@
+"""Results of several machines, models or dates side by side."""
