@@ -27,7 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
             {"report", "export"},
             {"study"},
             {"verify"},
-            {"compare"},
+            {"compare", "package"},
             {"commands"},
             {"cli", "api"},
             {"tuner"},
@@ -54,7 +54,7 @@ STATIONS = {
 
 PARENT = (
     "study", "search", "advisor", "execution", "report", "board", "result", "space", "export", "verify", "compare",
-    "commands", "cli",
+    "package", "commands", "cli",
 )  # fmt: skip
 """What runs in the parent process alone. The worker must not reach any of it, not even indirectly."""
 

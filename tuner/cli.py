@@ -17,6 +17,7 @@ from tuner.commands import (
     doctor,
     export,
     knobs,
+    package,
     report,
     resume,
     run,
@@ -30,7 +31,23 @@ from tuner.errors import BadInput, Interrupted, TunerError
 from tuner.files import is_unicode
 from tuner.records.text import visible
 
-COMMANDS = (run, resume, list_, show, report, board, advise, knobs, doctor, trace, cost, compare, export, verify)
+COMMANDS = (
+    run,
+    resume,
+    list_,
+    show,
+    report,
+    board,
+    advise,
+    knobs,
+    doctor,
+    trace,
+    cost,
+    compare,
+    export,
+    package,
+    verify,
+)
 """Each adds its parser with `add_parser` and sets `run`, which handles the parsed options."""
 
 DESCRIPTION = """\

@@ -62,12 +62,16 @@ def codes_of(best: BestConfig) -> dict[str, Code]:
 
 def requirements(best: BestConfig, codes: Mapping[str, Code]) -> str:
     """Return the command that installs what the file needs, in the versions of the measurements."""
-    needs = dict.fromkeys((*NEEDS, *(name for code in codes.values() for name in code.needs)))
-    libraries = best.environment.libraries
-    versions = {name: version.partition("+")[0] for name, version in libraries.items() if version}
+    versions = {name: (version or "").partition("+")[0] for name, version in needed(best, codes).items()}
     return "Needs: pip install " + " ".join(
-        f"{name}=={versions[name]}" if versions.get(name) else name for name in needs
+        f"{name}=={version}" if version else name for name, version in versions.items()
     )
+
+
+def needed(best: BestConfig, codes: Mapping[str, Code]) -> dict[str, str | None]:
+    """Return the distributions that the file needs, with the versions of the measurements where they are known."""
+    names = dict.fromkeys((*NEEDS, *(name for code in codes.values() for name in code.needs)))
+    return {name: best.environment.libraries.get(name) for name in names}
 
 
 def imports(best: BestConfig, codes: Mapping[str, Code], carried: Carried) -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""A tuned configuration as a folder that a container serves."""
