@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from drawing import own_process_state
 from forked import ForkedWorkers
-from inline_study import Bench, Workers
+from inline_study import Bench, MemoryStudies, Workers
 from machine import Machine
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -137,11 +137,26 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedWorkers]:
 
 
 @pytest.fixture
-def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
-    """The work of an inline executor."""
+def workers(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Workers:
+    """The work of an inline executor. Optuna's database is in memory except for tests that use `real_database`."""
     monkeypatch.setattr("tuner.search.optuna_sampler.MAX_KNOWN_PROPOSALS", 10)
     monkeypatch.setattr("tuner.board.trial_events.write", lambda *_: None)
+    if "real_database" not in request.fixturenames:
+        monkeypatch.setattr("tuner.study.store.open_study", MemoryStudies().open)
     return Workers()
+
+
+@pytest.fixture
+def real_database() -> Iterator[None]:
+    """Inline studies write their study.db, which most of their time goes to, but do not wait for the disk."""
+    from sqlalchemy import Engine, event
+
+    def do_not_wait(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", do_not_wait)
+    yield
+    event.remove(Engine, "connect", do_not_wait)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import optuna
 from kinds import kind
 
 from tuner.execution.inline import InlineExecutor
@@ -121,6 +122,19 @@ class Workers:
             metric="clip_score", scores=(mean, mean), mean=mean, psnr_db=None, ssim=None,
             difference=Estimate(value=mean - 30, low=mean - 30 - 0.05, high=mean - 30 + 0.05),
         )  # fmt: skip
+
+
+class MemoryStudies:
+    """Optuna's studies by folder, in memory: they outlive the stores that open them."""
+
+    def __init__(self) -> None:
+        self.studies: dict[Path, optuna.Study] = {}
+
+    def open(self, folder: Path, afresh: bool = False) -> optuna.Study:
+        if afresh or folder not in self.studies:
+            self.studies[folder] = optuna.create_study(study_name=folder.name, directions=("minimize", "maximize"))
+        self.studies[folder].sampler = optuna.samplers.RandomSampler(seed=0)
+        return self.studies[folder]
 
 
 class Bench:

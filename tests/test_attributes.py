@@ -45,6 +45,7 @@ def test_only_what_was_measured_is_there() -> None:
     assert measured.items() >= {"latency_s": 0.15, "latency_low_s": 0.14, "peak_memory_bytes": 7}.items()
 
 
+@pytest.mark.usefixtures("real_database")
 def test_pandas_has_a_column_for_each(bench: Bench) -> None:
     pytest.importorskip("pandas")
     import optuna

@@ -139,6 +139,7 @@ def check_costs(bench: Bench, usd_per_hour: float) -> None:
 
 
 @pytest.mark.usefixtures("no_examiner")
+@pytest.mark.usefixtures("real_database")
 def test_another_price_rescales_a_finished_study_without_measuring_anything(
     bench: Bench, workers: Workers
 ) -> None:  # fmt: skip
@@ -156,6 +157,7 @@ def test_another_price_rescales_a_finished_study_without_measuring_anything(
 
 
 @pytest.mark.usefixtures("no_examiner")
+@pytest.mark.usefixtures("real_database")
 def test_a_longer_run_at_another_price_goes_on(bench: Bench, workers: Workers) -> None:
     bench.run(trials=6)
     known, at_first = len(bench.outcomes()), len(workers.jobs)
@@ -167,6 +169,7 @@ def test_a_longer_run_at_another_price_goes_on(bench: Bench, workers: Workers) -
 
 @pytest.mark.usefixtures("no_examiner")
 @pytest.mark.parametrize("writes", range(0, 12, 2))
+@pytest.mark.usefixtures("real_database")
 def test_a_crash_while_costs_are_rescaled_is_made_good(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:  # fmt: skip

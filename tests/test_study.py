@@ -87,6 +87,7 @@ def test_a_predicted_finalist_is_measured_before_it_is_chosen(bench: Bench, work
     assert any(note.startswith(f"trial {check.trial}: predicted ") for note in bench.told.notes)
 
 
+@pytest.mark.usefixtures("real_database")
 def test_a_prediction_that_did_not_hold_is_said_to_have_not(bench: Bench, workers: Workers) -> None:
     honest = workers.seconds
     workers.seconds = lambda job, point: honest(job, point) * (0.9 if point.predict else 1.0)  # type: ignore[method-assign]
@@ -180,6 +181,7 @@ def test_nothing_that_meets_the_target_leaves_the_baseline(bench: Bench, workers
         assert "the baseline, although it misses the latency target" in conclusion_of(again)
 
 
+@pytest.mark.usefixtures("real_database")
 def test_cost_counts_only_the_calls_that_meet_the_target(bench: Bench, workers: Workers) -> None:
     honest = workers.timing
 
@@ -265,6 +267,7 @@ def test_a_baseline_whose_repetitions_are_throttled_ends_the_study(bench: Bench,
 # ---- the choice, and builds that fail -------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("real_database")
 def test_a_choice_that_turns_out_dearer_makes_room_for_the_next(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +290,7 @@ def test_a_choice_that_turns_out_dearer_makes_room_for_the_next(
     assert not [point for point in cheaper if point.quality_difference.low >= -best.quality_tolerance]
 
 
+@pytest.mark.usefixtures("real_database")
 def test_a_gain_that_stays_in_doubt_is_told_and_how_to_resolve_it(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +314,7 @@ def test_a_gain_that_stays_in_doubt_is_told_and_how_to_resolve_it(
     assert re.search(r"measures more pairs, \d+ s each$", told.splitlines()[0])
 
 
+@pytest.mark.usefixtures("real_database")
 def test_what_was_left_in_doubt_is_measured_again_before_anything_else_is_tried(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,6 +353,7 @@ def latencies_of_trials(best: BestConfig, folder: Path) -> dict[str, dict[int, f
 
 
 @pytest.mark.parametrize("stalls", [False, True])
+@pytest.mark.usefixtures("real_database")
 def test_a_trial_has_one_latency_wherever_it_is_shown(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch, stalls: bool
 ) -> None:
@@ -384,6 +390,7 @@ def test_a_trial_has_one_latency_wherever_it_is_shown(
         assert again.store.study.get_trials()[0].values == [pytest.approx(expected[0]), 30.0]
 
 
+@pytest.mark.usefixtures("real_database")
 def test_an_update_of_the_database_that_was_interrupted_is_made_up_for(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,6 +404,7 @@ def test_an_update_of_the_database_that_was_interrupted_is_made_up_for(
         assert told == [pytest.approx(best.chosen.cost_usd_per_1000_images), best.chosen.quality]
 
 
+@pytest.mark.usefixtures("real_database")
 def test_a_doubtful_trial_can_be_loaded(bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was quick in the search, and of its two repetitions one was slow: no time is left for a third."""
     honest = workers.seconds
@@ -499,6 +507,7 @@ def test_a_wider_run_that_was_interrupted_leaves_no_finished_study(
     assert best.trials.measured == len(bench.outcomes()) == 12
 
 
+@pytest.mark.usefixtures("real_database")
 def test_a_study_whose_finalists_could_not_be_judged_is_not_finished(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -524,6 +533,7 @@ def test_tensorboard_is_told_which_trials_the_result_is_of(
     assert {number for number, place in places.items() if place} == shown
 
 
+@pytest.mark.usefixtures("real_database")
 def test_tensorboard_is_told_the_latency_of_all_processes_as_the_result_has_it(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ class Once:
 # ---- A/A ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("real_database")
 def test_the_spread_of_the_baselines_processes_is_the_noise_of_the_study(bench: Bench, workers: Workers) -> None:
     honest = workers.seconds
     workers.seconds = lambda job, point: honest(job, point) * (1 + 0.01 * (len(workers.jobs) % 2))  # type: ignore[method-assign]
@@ -143,6 +144,7 @@ def test_the_first_clear_gain_is_confirmed_at_once(bench: Bench, workers: Worker
     assert "best_config.json" in told
 
 
+@pytest.mark.usefixtures("real_database")
 def test_a_gain_that_is_not_clear_at_once_waits_for_the_end(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +165,7 @@ def test_a_repetition_that_costs_much_of_the_time_left_waits_for_the_end(
         assert found.early.is_due(found.history) is is_due
 
 
+@pytest.mark.usefixtures("real_database")
 def test_a_gain_that_two_early_pairs_leave_in_doubt_may_be_looked_at_again_at_the_end(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -29,12 +28,12 @@ IDLE = {"fuse_qkv", "vae.channels_last"}
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    made = Bench(tmp_path, Workers())
-    (tmp_path / "space.yaml").write_text(SPACE)
-    return made
+def bench(bench: Bench) -> Bench:
+    (bench.folder / "space.yaml").write_text(SPACE)
+    return bench
 
 
+@pytest.mark.usefixtures("real_database")
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.exhaustive) for seed in range(2, 20))])
 def test_settings_without_an_effect_are_taken_out(bench: Bench, seed: int) -> None:
     workers, noise = Workers(), random.Random(seed)
