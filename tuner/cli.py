@@ -13,6 +13,7 @@ from tuner.commands import (
     advise,
     board,
     compare,
+    completion,
     cost,
     doctor,
     export,
@@ -47,6 +48,7 @@ COMMANDS = (
     export,
     package,
     verify,
+    completion,
 )
 """Each adds its parser with `add_parser` and sets `run`, which handles the parsed options."""
 
@@ -118,6 +120,7 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_parser(subparsers)
     for each in (parser, *subparsers.choices.values()):
         each.commands = subparsers.choices
+    subparsers.choices["completion"].set_defaults(whole=parser)
     return parser
 
 

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.commands.arguments import Subparsers, add_device, add_model, add_space
+from tuner.commands.arguments import Subparsers, add_device, add_json_format, add_model, add_space
 from tuner.commands.output import print_result
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--format", choices=("terminal", "json"), default="terminal", help="format of the advice (default: terminal)"
     )
+    add_json_format(parser)
     parser.set_defaults(run=run)
 
 

@@ -79,6 +79,11 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_json_format(parser: argparse.ArgumentParser) -> None:
+    """Add --json to a command that has --format: it is short for --format json."""
+    parser.add_argument("--json", action="store_const", const="json", dest="format", help="short for --format json")
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add --json."""
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")

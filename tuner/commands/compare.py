@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tuner.commands.arguments import Subparsers, folder, price
+from tuner.commands.arguments import Subparsers, add_json_format, folder, price
 
 FORMATS = ("table", "json", "csv", "md")
 SUMMARY = "put results of several machines, models or dates side by side"
@@ -45,6 +45,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="show every point of the studies' fronts (default: untouched, chosen, and the front over all studies)",
     )  # fmt: skip
     parser.add_argument("--format", choices=FORMATS, default="table", help="format (default: table)")
+    add_json_format(parser)
     parser.set_defaults(run=run)
 
 

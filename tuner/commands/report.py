@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tuner.commands.arguments import Subparsers, add_study
+from tuner.commands.arguments import Subparsers, add_json_format, add_study
 from tuner.errors import BadInput
 from tuner.files import absent
 
@@ -37,6 +37,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("report", help=SUMMARY, description=DESCRIPTION, epilog=EXAMPLES)
     add_study(parser)
     parser.add_argument("--format", choices=FORMATS, default="html", help="format of the report (default: html)")
+    add_json_format(parser)
     parser.add_argument(
         "--output", type=Path, metavar="FILE",
         help="file to write (default: report.html in the study's folder; md and json go to standard output)",

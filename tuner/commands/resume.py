@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.commands.arguments import Subparsers, add_study, positive, price, seconds
+from tuner.commands.progress import add_progress
 from tuner.errors import BadInput
 from tuner.files import resolved
 
@@ -46,6 +47,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--price", type=price, metavar="USD",
         help="price of one machine hour: all costs of the study are computed again (default: that of its last run)",
     )  # fmt: skip
+    add_progress(parser, "print the report as JSON; progress goes to standard error")
     parser.set_defaults(run=run)
 
 
@@ -63,7 +65,8 @@ def run(options: argparse.Namespace) -> int:
     check_machine(folder / "study.json", request.environment)
     check_model(folder / "study.json", request)
     checks.check_models(request)
-    return run_study(folder, priced(request, options.price), limits_of(folder, options), request.model.source)
+    request = priced(request, options.price)
+    return run_study(folder, request, limits_of(folder, options), options, request.model.source)
 
 
 def priced(request: Request, usd_per_hour: float | None) -> Request:

@@ -21,6 +21,7 @@ from tuner.commands.arguments import (
     seconds,
 )  # fmt: skip
 from tuner.commands.output import print_result
+from tuner.commands.progress import add_progress
 from tuner.errors import BadInput, Interrupted, Unavailable, did_you_mean
 from tuner.files import StudyFolder, absent, kind_at, resolved
 
@@ -126,7 +127,7 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true",
         help="say what would be tried, what is left out and why, and how long it takes; run and write nothing",
     )  # fmt: skip
-    group.add_argument("--json", action="store_true", help="with --dry-run: print it as JSON")
+    add_progress(group, "print the report, or with --dry-run the plan, as JSON; progress goes to standard error")
 
 
 # ---- the study ------------------------------------------------------------------------------------------------------
@@ -137,7 +138,7 @@ def run(options: argparse.Namespace) -> int:
     folder, request = prepare(options)
     if options.dry_run:
         return show_plan(folder, request, options)
-    return run_study(folder, request, limits_of(options), options.model, options.strategy)
+    return run_study(folder, request, limits_of(options), options, options.model)
 
 
 def prepare(options: argparse.Namespace) -> tuple[Path, Request]:
@@ -185,13 +186,13 @@ def limits_of(options: argparse.Namespace) -> Limits:
     return Limits(budget_s=options.budget, max_trials=options.trials)
 
 
-def run_study(folder: Path, request: Request, limits: Limits, model_name: str, strategy: str | None = None) -> int:
-    """Run a study in a folder until it ends within its limits, and report its result."""
-    from tuner.report.live import make_display
+def run_study(folder: Path, request: Request, limits: Limits, options: argparse.Namespace, model_name: str) -> int:
+    """Run a study in a folder until it ends within its limits, and report its result as options say."""
+    from tuner.commands.progress import make_progress
 
-    display = make_display(sys.stdout, request.space.baseline)
-    conduct(folder, request, limits, model_name, display, strategy)
-    report_study(folder)
+    display = make_progress(options.amount, options.json, request.space.baseline)
+    conduct(folder, request, limits, model_name, display, getattr(options, "strategy", None))
+    report_study(folder, as_json=options.json)
     return 0
 
 
@@ -303,13 +304,13 @@ def study_name(name: str | None, model: str, fingerprint: str) -> str:
 # ---- the report ------------------------------------------------------------------------------------------------------
 
 
-def report_study(folder: Path) -> None:
+def report_study(folder: Path, *, as_json: bool = False) -> None:
     """Print the result of a study, and write its page."""
-    from tuner.report.renderers.terminal import Terminal
+    from tuner.report.renderers import RENDERERS
     from tuner.report.study_report import read_report
     from tuner.report.written import page_line
 
     report = read_report(folder)
-    sys.stdout.write(Terminal().render(report))
-    sys.stdout.write(f"{page_line(report)}\n")
+    sys.stdout.write(RENDERERS["json" if as_json else "terminal"]().render(report))
+    (sys.stderr if as_json else sys.stdout).write(f"{page_line(report)}\n")
     sys.stdout.flush()

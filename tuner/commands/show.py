@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
-from tuner.commands.arguments import Subparsers, add_study
+from tuner.commands.arguments import Subparsers, add_json_format, add_study
+from tuner.errors import BadInput
+
+if TYPE_CHECKING:
+    from tuner.report.study_report import StudyReport
 
 FORMATS = ("terminal", "markdown", "json", "html", "csv")
+PARQUET = "parquet"
+"""The format that is not text, and that needs a further library."""
+
 SUMMARY = "show the report of a finished or running study"
 DESCRIPTION = """\
 Show the report of a study from its folder alone, on any machine: the front,
@@ -21,6 +29,7 @@ examples:
   tune show demo-9ec7c40c --format markdown      for an issue or a README
   tune show demo-9ec7c40c --format html > report.html
   tune show --format csv > trials.csv            a row for each trial
+  tune show --format parquet > trials.parquet    the same with types; needs pyarrow
 """
 
 
@@ -29,8 +38,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("show", help=SUMMARY, description=DESCRIPTION, epilog=EXAMPLES)
     add_study(parser)
     parser.add_argument(
-        "--format", choices=FORMATS, default="terminal", help="format of the report (default: terminal)"
+        "--format", choices=(*FORMATS, PARQUET), default="terminal", help="format of the report (default: terminal)"
     )
+    add_json_format(parser)
     parser.set_defaults(run=run)
 
 
@@ -41,6 +51,21 @@ def run(options: argparse.Namespace) -> int:
     from tuner.report.study_report import read_report
 
     report = read_report(find_study(options.study, options.out))
-    sys.stdout.write(RENDERERS[options.format]().render(report))
+    if options.format == PARQUET:
+        write_parquet(report)
+    else:
+        sys.stdout.write(RENDERERS[options.format]().render(report))
     sys.stdout.flush()
     return 0
+
+
+def write_parquet(report: StudyReport) -> None:
+    """Write the trials as Parquet to standard output. Raises BadInput if that is a terminal."""
+    from tuner.report.parquet import parquet
+
+    data = parquet(report.outcomes)
+    if sys.stdout.isatty():
+        raise BadInput(
+            "--format parquet: it is no text: write it to a file, tune show --format parquet > trials.parquet"
+        )
+    sys.stdout.buffer.write(data)

@@ -20,6 +20,8 @@ from tuner.report.trial_text import limits_text, result_text, trial_text
 MAX_LINE = 300
 """Characters of a line."""
 
+MAX_WHOLE_LINE = 10_000
+
 NOTABLE_S = 2.0
 """A stage that took at least this long gets a line when it ends."""
 
@@ -30,11 +32,21 @@ HEARTBEAT_S = 30.0
 class PlainDisplay(Display):
     """Writes one line for each event, with the seconds since the start, and flushes it.
 
-    Lines have no control characters. A closed stream is ignored: it must not end the study.
+    Lines have no control characters. A closed stream is ignored: it must not end the study. The whole of it has a line
+    for each stage, however short, and its lines are not cut.
     """
 
-    def __init__(self, stream: TextIO, baseline: Mapping[str, Value], heartbeat_s: float = HEARTBEAT_S) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        baseline: Mapping[str, Value],
+        heartbeat_s: float = HEARTBEAT_S,
+        *,
+        is_whole: bool = False,
+    ) -> None:
         self._stream = stream
+        self._notable_s = 0.0 if is_whole else NOTABLE_S
+        self._max_line = MAX_WHOLE_LINE if is_whole else MAX_LINE
         self._heartbeat_s = heartbeat_s
         self._baseline = baseline
         self._begin = time.monotonic()
@@ -81,11 +93,11 @@ class PlainDisplay(Display):
     def trial_ended(self, outcome: Outcome, remark: str) -> None:
         tail = f" ({one_line(remark)})" if remark else ""
         name, result = label(changes(outcome.values, self._baseline)), result_text(outcome)
-        room = MAX_LINE - 40 - len(result) - len(tail)
+        room = self._max_line - 40 - len(result) - len(tail)
         self._write(f"trial {outcome.number} {outcome.status}: {result}{tail} | {shorten(name, max(40, room))}")
 
     def refused(self, values: Mapping[str, Value], reason: str) -> None:
-        self._write(f"refused: {shorten(one_line(reason), 120)} | {label(values)}")
+        self._write(f"refused: {shorten(one_line(reason), self._max_line * 2 // 5)} | {label(values)}")
 
     def front(self, points: Sequence[FrontPoint], best: str) -> None:
         text = _front_text(points, best)
@@ -107,7 +119,7 @@ class PlainDisplay(Display):
 
     def _tell_end(self, ended: Running | None) -> None:
         """Tell how long a stage took, if that is notable."""
-        if ended and (took := time.monotonic() - ended.since) >= NOTABLE_S:
+        if ended and (took := time.monotonic() - ended.since) >= self._notable_s:
             self._write(f"{ended.name}: {ended.doing} took {took:.1f} s")
 
     def _tick(self) -> None:
@@ -120,7 +132,7 @@ class PlainDisplay(Display):
     def _write(self, text: str) -> None:
         line = f"[{time.monotonic() - self._begin:7.1f} s] {one_line(text)}"
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        line = shorten(line.encode(encoding, "backslashreplace").decode(encoding), MAX_LINE)
+        line = shorten(line.encode(encoding, "backslashreplace").decode(encoding), self._max_line)
         with self._lock:
             try:
                 self._stream.write(line + "\n")
