@@ -37,7 +37,8 @@ class Executor(Protocol):
     """Runs jobs on devices, one or several on a device at a time.
 
     Every job that is not cancelled ends with exactly one `Ended`. A job that failed as a whole reports a `WorkerFailed`
-    before that. From `TurnWanted`, when it is granted, to `TurnEnded` all other jobs of the device stand still.
+    before that. From `TurnWanted`, when it is granted, to `TurnEnded` all other jobs of the device stand still. After
+    `ReferenceWanted` a job stands still until it is provided with what it lacks.
     """
 
     def free(self) -> Sequence[Device]:
@@ -54,6 +55,10 @@ class Executor(Protocol):
         Stops when no job runs any more, or when nothing arrives and `time.monotonic()` has reached `until()`. That is
         called again and again, because what a job reports may change how long it may run.
         """
+        ...
+
+    def provide(self, handle: Handle, job: Job) -> None:
+        """Let a job that reported `ReferenceWanted` go on, with the reference that this one has."""
         ...
 
     def cancel(self, handle: Handle) -> None:

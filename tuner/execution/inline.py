@@ -21,6 +21,7 @@ class InlineExecutor(Executor):
         self.slots = slots
         self.devices = tuple(devices)
         self.running: dict[str, Handle] = {}
+        self.provided: dict[str, Job] = {}
         self.deadlines: list[float] = []
         """What `until` returned, before and after each message."""
 
@@ -45,6 +46,9 @@ class InlineExecutor(Executor):
                 self.deadlines.append(until())
             if self.running.pop(handle.id, None) is not None:
                 yield handle, Ended()
+
+    def provide(self, handle: Handle, job: Job) -> None:
+        self.provided[handle.id] = job
 
     def cancel(self, handle: Handle) -> None:
         self.running.pop(handle.id, None)

@@ -72,6 +72,10 @@ class LocalExecutor(Executor):
             if is_silent and time.monotonic() >= until():
                 return
 
+    def provide(self, handle: Handle, job: Job) -> None:
+        _, worker = self.running[handle.id]
+        self.turns[handle.device].provide(worker, job)
+
     def cancel(self, handle: Handle) -> None:
         _, worker = self.running.pop(handle.id, (None, None))
         if worker is not None:

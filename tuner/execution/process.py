@@ -28,6 +28,7 @@ from tuner.records.protocol import (
     PointDone,
     PointFailed,
     PointLeftOut,
+    ReferenceWanted,
     StageStarted,
     TurnEnded,
     TurnWanted,
@@ -68,11 +69,12 @@ class WorkerProcess:
         self._lines: deque[bytes] = deque()
         self._mark = uuid.uuid4().hex
         folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(folder / "job.json", encode_pretty(job))
+        self.job_file = folder / "job.json"
+        atomic_write(self.job_file, encode_pretty(job))
         self.pipe, writing = os.pipe()
         os.set_blocking(self.pipe, False)
         with (folder / "worker.log").open("ab") as log:
-            self.process = launcher.start(Start(folder / "job.json", writing, log.fileno(), self._mark))
+            self.process = launcher.start(Start(self.job_file, writing, log.fileno(), self._mark))
         os.close(writing)
         self._enter("start")
         self.waits_in_pair = False
@@ -143,6 +145,12 @@ class WorkerProcess:
         self.go_on()
         self.process.grant()
 
+    def provide(self, job: Job) -> None:
+        """Write the job again for the worker, which waits for that and may go on when no other has its turn."""
+        atomic_write(self.job_file, encode_pretty(job))
+        self._waits = False
+        self.process.grant()
+
     def _be_still(self) -> None:
         if self._still_since is None:
             self._still_since = time.monotonic()
@@ -180,6 +188,9 @@ class WorkerProcess:
             self.entered = time.monotonic()
         elif isinstance(message, TurnWanted):
             self._waits, self.waits_in_pair = True, message.in_pair
+            self._be_still()
+        elif isinstance(message, ReferenceWanted):
+            self._waits = True
             self._be_still()
         elif isinstance(message, (PointDone, PointFailed, PointLeftOut)):
             self.awaited.discard(message.index)

@@ -12,7 +12,7 @@ from tuner.execution.executor import StoodStill
 from tuner.execution.process import WorkerProcess
 from tuner.execution.standstill import Guard
 from tuner.records.outcome import Device
-from tuner.records.protocol import Message, TurnEnded, TurnWanted
+from tuner.records.protocol import Job, Message, TurnEnded, TurnWanted
 
 DRAIN_S = {"cuda": 0.5}
 """How long a device may go on with what stopped workers had queued there: up to 1024 launches. A worker's first call in
@@ -56,6 +56,11 @@ class Turns:
             self.holder = None
         else:
             return
+        self._pass_on()
+
+    def provide(self, worker: WorkerProcess, job: Job) -> None:
+        """Give a worker the job that it waits for."""
+        worker.provide(job)
         self._pass_on()
 
     def _pass_on(self) -> None:

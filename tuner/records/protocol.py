@@ -49,7 +49,8 @@ class Job(Record):
     `reference_s` is how long the baseline's images may take, of which as many are generated. Of slow calls, the images
     of other step counts than the first may take `sweep_s`: points that would take longer are left out. All processes of
     the study descend from `study_pid`. With `shares_device` its other workers use the device too, outside this worker's
-    turns.
+    turns. With `awaits_reference` the baseline's images are still being generated: the worker asks for the reference
+    when it is about to score, and reads its job again.
     """
 
     model: Model
@@ -72,6 +73,7 @@ class Job(Record):
     standing: Standing | None = None
     study_pid: int | None = None
     shares_device: bool = False
+    awaits_reference: bool = False
 
 
 class StageStarted(Record, tag="stage"):
@@ -96,6 +98,18 @@ class BuildDone(Record, tag="build"):
     """A worker's message: the pipeline is built, warmed up and checked by the gate."""
 
     build: Build
+
+
+class PointTimed(Record, tag="timed"):
+    """A worker's message: the untouched pipeline is timed, and its images come next. Other builds may begin."""
+
+    index: Count
+    timing: Timing
+    memory: Memory
+
+
+class ReferenceWanted(Record, tag="reference_wanted"):
+    """A worker's message: it waits until the baseline's images are there, and its job is written again."""
 
 
 class PointDone(Record, tag="point"):
@@ -160,12 +174,14 @@ Message = (
     | Alive
     | CallTimed
     | BuildDone
+    | PointTimed
     | PointDone
     | PointFailed
     | PointLeftOut
     | NoiseFound
     | TurnWanted
     | TurnEnded
+    | ReferenceWanted
     | WorkerFailed
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tuner.records.outcome import Device, Outcome
 from tuner.search.budget import Budget
-from tuner.search.history import History, was_throttled
+from tuner.search.history import BASELINE, History, was_throttled
 from tuner.search.strategy import Proposal, Strategy, repetition
 
 MAX_BASELINES = 4
@@ -23,13 +23,15 @@ class Baseline(Strategy):
         self.was_proposed = False
 
     def propose(self, history: History, device: Device) -> Proposal | None:
-        if history.running:
+        values = history.space.candidate({})
+        is_building = history.find_running(values) is not None and not history.awaits_reference
+        if is_building or history.is_repeating(BASELINE):
             return None
-        if 0 not in history.outcomes:
+        if BASELINE not in history.outcomes:
             if self.was_proposed:
                 return None
             self.was_proposed = True
-            return Proposal(values=history.space.candidate({}), purpose="baseline")
+            return Proposal(values=values, purpose="baseline")
         if history.baseline.status != "measured" or self.failures.are_final:
             return None
         walls_s = [run.wall_s for run in history.repetitions_of(history.baseline)]
@@ -47,6 +49,19 @@ class Baseline(Strategy):
     def observe(self, outcome: Outcome) -> None:
         if outcome.repetition is not None:
             self.failures.observe(outcome)
+
+
+class Ahead(Strategy):
+    """Proposes what the search would begin with, as long as the untouched pipeline's images are being generated."""
+
+    def __init__(self, search: Strategy) -> None:
+        self.search = search
+
+    def propose(self, history: History, device: Device) -> Proposal | None:
+        return self.search.propose(history, device) if history.awaits_reference else None
+
+    def observe(self, outcome: Outcome) -> None:
+        self.search.observe(outcome)
 
 
 class Failures:

@@ -40,6 +40,7 @@ class History:
 
     `late_noise_floor` is the part of the quality noise floor that was measured after the baseline was acknowledged.
     `running` is what workers do now. `advice` is what the baseline's measurements let one expect, once it is measured.
+    With `awaits_reference` the baseline is timed but not recorded yet: its images are still being generated.
     """
 
     space: SearchSpace
@@ -50,6 +51,7 @@ class History:
     late_noise_floor: NoiseFloor | None = None
     running: list[InFlight] = field(default_factory=list)
     advice: Advice | None = None
+    awaits_reference: bool = False
 
     @property
     def baseline(self) -> Outcome:

@@ -25,6 +25,7 @@ from tuner.records.protocol import (
     PointDone,
     PointFailed,
     PointLeftOut,
+    PointTimed,
     StageStarted,
     WorkerFailed,
 )
@@ -34,7 +35,7 @@ from tuner.search.history import History
 from tuner.search.plan import Observed, Work
 from tuner.search.pruning import latency_to_beat_s
 from tuner.space.candidates import build_key, build_values, image_key
-from tuner.study.events import CallObserved, Event, NoiseFloorMeasured, Note, StageEntered, TrialEnded
+from tuner.study.events import BaselineTimed, CallObserved, Event, NoiseFloorMeasured, Note, StageEntered, TrialEnded
 from tuner.study.repetition import RepetitionAttempt
 from tuner.study.slots import max_slots
 from tuner.study.stops import stop_if_disk_full, stop_if_throttled
@@ -95,7 +96,12 @@ class BuildAttempt:
             compile_limit_s=None if is_baseline else budget.compile_limit_s,
             reference_s=self.reference_s if is_baseline else None,
             sweep_s=budget.sweep_s,
+            awaits_reference=self.history.awaits_reference,
         )
+
+    def with_reference(self, job: Job) -> Job:
+        """Return a job that waits for the baseline's images with these."""
+        return msgspec.structs.replace(job, reference=self._reference(), workload=self.history.judged_workload)
 
     def _point(self, index: int, values: Values) -> Point:
         steps = [int(point["steps"]) for point in self.sweep]
@@ -147,6 +153,8 @@ class BuildAttempt:
         elif isinstance(message, BuildDone):
             self.build = without_standstill(message.build, self.stood_still_s)
             yield from self._judge(self.build)
+        elif isinstance(message, PointTimed):
+            yield BaselineTimed(self._timed(message))
         elif isinstance(message, PointDone):
             yield from self._settle(message.index, self._measured(message), DOMINATED if message.is_dominated else "")
         elif isinstance(message, PointLeftOut):
@@ -216,6 +224,17 @@ class BuildAttempt:
             cost_usd_per_1000_images=self.history.cost(message.timing),
             skipped_share=message.skipped_share,
         )
+
+    def _timed(self, message: PointTimed) -> Outcome:
+        """Return what is known of the baseline before its images are there; its clock goes on."""
+        clock = self.clock
+        cost = self.history.cost(message.timing)
+        outcome = self._outcome(
+            message.index, status="measured", timing=message.timing, memory=message.memory,
+            cost_usd_per_1000_images=cost,
+        )  # fmt: skip
+        self.clock = clock
+        return outcome
 
     def _reused(self, index: int) -> Quality | None:
         """Return the scores of another build with the same image key, whose images the worker found to be the same."""

@@ -85,6 +85,13 @@ class WorkerStoodStill:
 
 
 @dataclass(frozen=True)
+class BaselineTimed:
+    """The untouched pipeline is timed. Its trial ends when its images are there."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
 class TrialEnded:
     """A trial has its outcome.
 
@@ -143,6 +150,7 @@ Event = (
     | EndExpected
     | WorkerEnded
     | WorkerStoodStill
+    | BaselineTimed
     | TrialEnded
     | RepetitionEnded
     | NoiseFloorMeasured
@@ -211,10 +219,16 @@ class Publisher:
         self.display.note(event.text)
 
     @publish.register
+    def _(self, event: BaselineTimed) -> None:
+        self.history.outcomes[BASELINE] = event.outcome
+        self.history.awaits_reference = True
+
+    @publish.register
     def _(self, event: TrialEnded) -> None:
         outcome = event.outcome if event.folder is None else self._as_trial(event.outcome, event.folder)
         self.store.acknowledge(outcome)
         self.history.outcomes[outcome.number] = outcome
+        self.history.awaits_reference &= outcome.number != BASELINE
         self._keep_time()
         self._write_board(outcome)
         is_on_front = any(point.number == outcome.number for point in finalists(self.history) if point.number)

@@ -17,19 +17,20 @@ from tuner.report.formatting import pluralize
 from tuner.report.result_check import result_problem
 from tuner.result.config import read_best
 from tuner.result.records import BestConfig
-from tuner.search.baseline import Baseline
+from tuner.search.baseline import Ahead, Baseline
 from tuner.search.budget import Budget, repetition_s
 from tuner.search.confirmation import Confirmation, EarlyConfirmation, OpenDoubt
 from tuner.search.gain import MIN_PAIRS, finalists, timing_noise
-from tuner.search.history import History
+from tuner.search.history import BASELINE, History
 from tuner.search.recipes import Interrupted
 from tuner.search.strategies import search
 from tuner.search.strategy import FirstOf, SearchContext, Strategy
 from tuner.study import narration, summary
-from tuner.study.advising import take_advice
+from tuner.study.advising import make_advice, take_advice
 from tuner.study.attempt import Attempt
 from tuner.study.course import building, strategy_of
 from tuner.study.events import (
+    BaselineTimed,
     CallObserved,
     EndExpected,
     Event,
@@ -92,14 +93,14 @@ class Study:
             self.note("this study is finished: give a longer --budget, or more --trials, to go on")
             return finished if finished.price == self.store.request.price else self.reprice(finished)
         self.store.begin(self.budget.limits)
-        with self.stages.run(), closing(self.publisher):
+        with self.stages.run(), closing(self.publisher), closing(self.runner):
             self.export_so_far()
             self.measure_baseline()
             return self.finish(self.choose())
 
     def measure_baseline(self) -> None:
         """Measure the untouched pipeline and its timing noise, and report both."""
-        self.exhaust(self.baseline)
+        self.runner.exhaust(FirstOf([self.baseline, Ahead(self.search)]), leaves_builds=True)
         self.planner.require_budget()
         stop_without_baseline(self.history, self.store)
         noise = timing_noise(self.history)
@@ -174,7 +175,7 @@ class Study:
 
     def stops_at(self, attempt: Attempt) -> float:
         """Return when a worker is stopped. A build may use the time reserved for pairs beyond the least number."""
-        if not self.history.outcomes or not attempt.can_be_stopped:
+        if not self.history.outcomes or not attempt.can_be_stopped or attempt.number == BASELINE:
             return NEVER
         return self.confirmation.search_ends_at(self.history, MIN_PAIRS)
 
@@ -184,6 +185,8 @@ class Study:
             self.publisher.publish(EndExpected(attempt.number, self.repetition_s(attempt)))
         if isinstance(event, CallObserved):
             self.planner.observe(event)
+        if isinstance(event, BaselineTimed):
+            self.history.advice = make_advice(self.store, self.history)
         if isinstance(event, (TrialEnded, RepetitionEnded)):
             self.export_so_far()
         if isinstance(event, RepetitionEnded):

@@ -11,8 +11,8 @@ import msgspec
 
 from tuner.execution.executor import Ended, Executor, Handle, StoodStill
 from tuner.records.outcome import Device, Failure, Outcome, Pair
-from tuner.records.protocol import Job, Message, TurnEnded
-from tuner.search.history import InFlight
+from tuner.records.protocol import Job, Message, PointTimed, ReferenceWanted, TurnEnded
+from tuner.search.history import BASELINE, InFlight
 from tuner.search.strategy import Proposal, Strategy
 from tuner.study.attempt import Attempt, BuildAttempt
 from tuner.study.course import keep_building
@@ -36,7 +36,8 @@ NEVER = float("inf")
 class Flight:
     """An attempt that runs. It is `crowded` if another ran beside it, and runs `again` if that made it fail.
 
-    `standing_pair` is its pair if both of that run at the same time.
+    `standing_pair` is its pair if both of that run at the same time. Results are `held` until the baseline's is
+    recorded, also those of a worker that `has_ended`.
     """
 
     proposal: Proposal
@@ -48,6 +49,15 @@ class Flight:
     is_crowded: bool = False
     runs_again: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
+    held: list[TrialEnded | RepetitionEnded] = field(default_factory=list)
+    wants_reference: bool = False
+    has_ended: bool = False
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it builds the untouched pipeline, or repeats that outside a pair."""
+        is_repetition = self.proposal.repeats == BASELINE and self.proposal.pair is None
+        return self.proposal.purpose == "baseline" or is_repetition
 
 
 class Runner:
@@ -73,20 +83,30 @@ class Runner:
         self.alone: list[Proposal] = []
         """What failed because of a neighbour, to be run again without one."""
 
-    def exhaust(self, strategy: Strategy) -> None:
-        """Run what a strategy proposes until it has nothing more to propose."""
-        try:
+    def exhaust(self, strategy: Strategy, *, leaves_builds: bool = False) -> None:
+        """Run what a strategy proposes until it has nothing more to propose.
+
+        With `leaves_builds` candidates that are being built when the baseline is known run on for the next strategy.
+        """
+        self.fill(strategy)
+        while self.is_going_on(leaves_builds=leaves_builds):
+            for handle, message in self.executor.wait(self.next_stop):
+                self.take(handle, message, strategy)
+                if isinstance(message, (TurnEnded, PointTimed, Ended)):
+                    self.fill(strategy)
+                if not self.is_going_on(leaves_builds=leaves_builds):
+                    break
+            self.stop_late(strategy)
             self.fill(strategy)
-            while self.flights:
-                for handle, message in self.executor.wait(self.next_stop):
-                    self.take(handle, message, strategy)
-                    if isinstance(message, (TurnEnded, Ended)):
-                        self.fill(strategy)
-                self.stop_late(strategy)
-                self.fill(strategy)
-        finally:
-            for flight in list(self.flights.values()):
-                self.end(flight)
+
+    def is_going_on(self, *, leaves_builds: bool) -> bool:
+        """Return whether anything runs, or anything of the baseline if builds of candidates are left to run on."""
+        return any(flight.is_baseline or not leaves_builds for flight in self.flights.values())
+
+    def close(self) -> None:
+        """End what still runs."""
+        for flight in list(self.flights.values()):
+            self.end(flight)
 
     def fill(self, strategy: Strategy) -> None:
         """Start what is proposed while there is room."""
@@ -126,7 +146,8 @@ class Runner:
         The two of a pair take the room of one, since their calls alternate.
         """
         is_one_alone = bool(self.alone) or any(flight.is_alone for flight in self.flights.values())
-        taken = {flight.standing_pair or flight.handle.id for flight in self.flights.values()}
+        running = [flight for flight in self.flights.values() if not flight.has_ended]
+        taken = {flight.standing_pair or flight.handle.id for flight in running}
         if len(taken) >= (1 if is_one_alone else self.room()):
             return None
         return next(iter(self.executor.free()), None)
@@ -185,16 +206,61 @@ class Runner:
         if flight is None:
             return
         if isinstance(message, Ended):
-            self.end(flight, strategy)
-            return
+            flight.has_ended = True
+        elif isinstance(message, ReferenceWanted):
+            flight.wants_reference = True
+        else:
+            self.publish_all(flight, message)
+        if isinstance(message, Ended) and flight.runs_again and flight.is_baseline:
+            self.begin_again(flight)
+        for each in [flight] if self.history.awaits_reference else list(self.flights.values()):
+            self.go_on(each, strategy)
+
+    def publish_all(self, flight: Flight, message: Message | StoodStill) -> None:
+        """Publish the events that follow from a message."""
         if isinstance(message, StoodStill):
             self.publisher.publish(WorkerStoodStill(flight.attempt.number, message.seconds))
         for event in flight.attempt.handle(message):
             for kept in self.without_a_neighbours_fault(flight, event):
-                self.publisher.publish(kept)
-                self.follow(flight.attempt, kept)
-                if isinstance(kept, (TrialEnded, RepetitionEnded)):
-                    flight.outcomes.append(kept.outcome)
+                self.publish(flight, kept)
+
+    def publish(self, flight: Flight, event: Event) -> None:
+        """Publish an event, but hold the results of others until the baseline's is recorded."""
+        if not isinstance(event, (TrialEnded, RepetitionEnded)):
+            self.publisher.publish(event)
+            self.follow(flight.attempt, event)
+        elif self.must_wait(flight):
+            flight.held.append(event)
+        else:
+            self.publisher.publish(event)
+            self.follow(flight.attempt, event)
+            flight.outcomes.append(event.outcome)
+
+    def must_wait(self, flight: Flight) -> bool:
+        """Return whether the results of an attempt wait until the baseline's is recorded."""
+        return self.history.awaits_reference and flight.proposal.purpose != "baseline"
+
+    def go_on(self, flight: Flight, strategy: Strategy) -> None:
+        """Do what waited for the baseline: publish what was held, hand its images on, end an attempt that has ended."""
+        if self.must_wait(flight):
+            return
+        held, flight.held = flight.held, []
+        for event in held:
+            self.publish(flight, event)
+        is_judged = BASELINE in self.history.outcomes and self.history.baseline.quality is not None
+        if flight.wants_reference and is_judged and isinstance(flight.attempt, BuildAttempt):
+            flight.wants_reference = False
+            self.executor.provide(flight.handle, flight.attempt.with_reference(flight.handle.job))
+        if flight.has_ended:
+            self.end(flight, strategy)
+
+    def begin_again(self, baseline: Flight) -> None:
+        """Give up what was begun beside a baseline that is built once more, alone."""
+        for flight in list(self.flights.values()):
+            if flight is not baseline:
+                self.end(flight)
+        self.history.outcomes.pop(BASELINE, None)
+        self.history.awaits_reference = False
 
     def without_a_neighbours_fault(self, flight: Flight, event: Event) -> Iterator[Event]:
         """Yield an event, but not that memory ran out where others took some: the attempt is made again alone.

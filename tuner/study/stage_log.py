@@ -99,6 +99,9 @@ class LoggingExecutor(Executor):
             self._follow(handle, message)
             yield handle, message
 
+    def provide(self, handle: Handle, job: Job) -> None:
+        self.executor.provide(handle, job)
+
     def cancel(self, handle: Handle) -> None:
         self._follow(handle, Ended())
         self.executor.cancel(handle)

@@ -3,7 +3,7 @@ before the trace, whose profiler slows all later launches.
 
 Run as `python -m tuner.worker JOB FD`: JOB is a file with a Job, FD an inherited pipe that takes one JSON message a
 line. Standard input is a lifeline: when it closes the parent is gone, and the whole process group ends. A byte on it
-grants a turn (tuner/worker/channel.py).
+grants a turn or what else the worker waits for (tuner/worker/channel.py).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(arguments: list[str], weights: Weights | None = None) -> int:
     `weights` are those of the template that this process was forked from.
     """
     channel = Channel(int(arguments[1]))
-    channel.granted = threading.Semaphore(0)
+    channel.granted, channel.job_file = threading.Semaphore(0), Path(arguments[0])
     threading.Thread(target=end_with_parent, args=(channel.granted,), daemon=True).start()
     try:
         job = read(Path(arguments[0]), Job)

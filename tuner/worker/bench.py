@@ -14,7 +14,7 @@ from tuner.quality.panel import SPOT_CHECKED
 from tuner.quality.race import MIN_PROMPTS_WITHIN
 from tuner.quality.similarity import MAX_PSNR_DB
 from tuner.records.outcome import Build, Timing
-from tuner.records.protocol import CallTimed, Job, Point, PointDone
+from tuner.records.protocol import CallTimed, Job, Point, PointDone, PointTimed
 from tuner.records.quality import Quality
 from tuner.timing import roofline
 from tuner.timing.measure import Clock, CudaClock, time_call
@@ -143,7 +143,11 @@ class Bench:
         timing, memory = self.timer.known_timing(point) or self.timer.predict(point) or self.timer.time(point)
         if self.is_dominated(point, timing):
             return PointDone(index=point.index, timing=timing, memory=memory, quality=None, is_dominated=True)
+        if self.job.is_baseline and point.index == 0 and self.timer.is_slow:
+            self.channel.send(PointTimed(index=point.index, timing=timing, memory=memory))
         self.channel.enter("score", point.index)
+        if point.score and self.job.awaits_reference:
+            self.job = self.channel.await_reference()
         with self.calls.turn_on_cpu():
             quality = self.score(point)
         timing, memory = self.timer.check_prediction(point, timing, memory)

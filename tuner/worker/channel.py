@@ -6,13 +6,16 @@ import contextlib
 import os
 import traceback
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from threading import Semaphore
 from typing import Any
 
-from tuner.records.codec import encode
+from tuner.records.codec import encode, read
 from tuner.records.outcome import Failure
 from tuner.records.protocol import (
+    Job,
     Message,
+    ReferenceWanted,
     StageStarted,
     TurnEnded,
     TurnWanted,
@@ -32,6 +35,7 @@ class Channel:
 
         self.granted: Semaphore | None = None
         """The turns that the parent has granted; None without a parent that does."""
+        self.job_file: Path | None = None
         self._has_turn = False
 
     def send(self, message: Message) -> None:
@@ -68,6 +72,13 @@ class Channel:
         if self._has_turn:
             self._has_turn = False
             self.send(TurnEnded())
+
+    def await_reference(self) -> Job:
+        """Wait until the parent has written the job again, with the baseline's images, and return it."""
+        assert self.granted is not None and self.job_file is not None and not self._has_turn
+        self.send(ReferenceWanted())
+        self.granted.acquire()
+        return read(self.job_file, Job)
 
     def failure(self, error: BaseException) -> Failure:
         """Log an error's traceback and return the failure that it means."""

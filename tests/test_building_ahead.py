@@ -1,0 +1,177 @@
+"""Candidates are built while the untouched pipeline's images are generated; their results wait for these."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from inline_study import Bench, Workers
+
+from tuner.errors import StudyFailed
+from tuner.execution.executor import Ended, Handle, StoodStill
+from tuner.execution.inline import InlineExecutor
+from tuner.records.machine import Memory
+from tuner.records.outcome import Failure
+from tuner.records.protocol import (
+    BuildDone,
+    Job,
+    Message,
+    PointDone,
+    PointFailed,
+    PointTimed,
+    ReferenceWanted,
+    WorkerFailed,
+)
+from tuner.study import loop, slots
+
+OUT_OF_MEMORY = Failure(kind="out of memory", stage="score", message="CUDA out of memory")
+
+
+class TakingTurns(InlineExecutor):
+    """Takes one message of each running job in turn. The baseline's images take until `is_drawn`."""
+
+    def __init__(self, work: Callable[[Job], Iterable[Message]], slots: int, is_drawn: Callable[[], bool]) -> None:
+        super().__init__(work, slots=slots)
+        self.is_drawn = is_drawn
+        self.left: dict[str, deque[Message | Ended]] = {}
+
+    def wait(self, until: Callable[[], float]) -> Iterator[tuple[Handle, Message | StoodStill | Ended]]:
+        while self.running:
+            for handle in list(self.running.values()):
+                if handle.id not in self.left:
+                    self.left[handle.id] = deque([*self.work(handle.job), Ended()])
+                if handle.id not in self.running or self.must_wait(handle, self.left[handle.id][0]):
+                    continue
+                message = self.left[handle.id].popleft()
+                if isinstance(message, Ended):
+                    self.cancel(handle)
+                yield handle, message
+
+    def must_wait(self, handle: Handle, message: object) -> bool:
+        is_image = isinstance(message, (PointDone, PointFailed))
+        if handle.job.is_baseline:
+            return (is_image or isinstance(message, WorkerFailed)) and not self.is_drawn()
+        asks = handle.job.awaits_reference and handle.id not in self.provided
+        return is_image and asks and isinstance(message, PointDone)
+
+
+class SlowWorkers(Workers):
+    """Their baseline is timed before its images are generated, and candidates wait for these."""
+
+    def __call__(self, job: Job) -> Iterator[Message]:
+        for message in super().__call__(job):
+            if isinstance(message, PointDone) and job.is_baseline and message.index == 0:
+                yield PointTimed(index=0, timing=message.timing, memory=message.memory)
+            if isinstance(message, PointDone) and message.index == 0 and job.awaits_reference:
+                yield ReferenceWanted()
+            yield message
+
+
+class Ahead(Bench):
+    """Studies with three slots whose baseline's images are there once three other jobs have been begun."""
+
+    def __init__(self, folder: Path, workers: SlowWorkers) -> None:
+        super().__init__(folder, workers)
+        self.workers, self.slots = workers, 3
+
+    def run_ahead(self, drawn_after: int = 3) -> TakingTurns:
+        with self.study() as study:
+            executor = TakingTurns(self.work, self.slots, lambda: len(self.workers.jobs) >= drawn_after)
+            study.runner.executor = self.executor = executor
+            study.run()
+        return executor
+
+
+@pytest.fixture
+def workers() -> SlowWorkers:
+    return SlowWorkers()
+
+
+@pytest.fixture
+def ahead(tmp_path: Path, workers: SlowWorkers, monkeypatch: pytest.MonkeyPatch) -> Ahead:
+    monkeypatch.setattr(slots, "max_slots", lambda _: 3)
+    monkeypatch.setattr(slots, "memory_bytes", lambda _: 1 << 40)
+    return Ahead(tmp_path, workers)
+
+
+def test_candidates_begin_before_the_baselines_images_are_there(ahead: Ahead, workers: SlowWorkers) -> None:
+    executor = ahead.run_ahead()
+
+    baseline, repetition, candidate, *_ = workers.jobs
+    assert baseline.is_baseline and not repetition.points[0].score
+    assert candidate.awaits_reference and candidate.reference is None
+    provided = [job for job in executor.provided.values() if job.build == candidate.build]
+    assert provided[0].reference is not None and provided[0].reference.scores == (30.0, 30.0)
+    assert provided[0].workload == candidate.workload
+    assert not workers.jobs[-1].awaits_reference and len(ahead.outcomes()) == 12
+
+
+def test_nothing_is_recorded_before_the_baseline(ahead: Ahead) -> None:
+    ahead.run_ahead()
+
+    assert [outcome.number for outcome in ahead.told.outcomes][0] == 0
+    assert ahead.told.outcomes[0].quality is not None
+    assert all(outcome.quality is not None for outcome in ahead.outcomes() if outcome.status == "measured")
+
+
+def test_a_candidate_that_fails_meanwhile_gives_its_slot_to_another(ahead: Ahead, workers: SlowWorkers) -> None:
+    broken = Failure(kind="error", stage="apply", message="no such kernel")
+
+    def work(job: Job) -> Iterator[Message]:
+        messages = list(workers(job))
+        is_first = job.awaits_reference and job.build["attention.backend"] == "_native_math"
+        yield from [WorkerFailed(failure=broken)] if is_first else messages
+
+    ahead.work = work
+    ahead.run_ahead(drawn_after=4)  # with three slots the fourth job begins only if one of them ended
+
+    failed = [outcome for outcome in ahead.told.outcomes if outcome.status == "failed"]
+    assert ahead.told.outcomes[0].number == 0
+    assert failed and all(outcome.failure == broken for outcome in failed)
+
+
+def test_a_baseline_whose_images_fail_ends_the_study(ahead: Ahead, workers: SlowWorkers) -> None:
+    black = Failure(kind="invalid image", stage="score", message="image 0 is black")
+
+    def work(job: Job) -> Iterator[Message]:
+        for message in workers(job):
+            is_image = job.is_baseline and isinstance(message, PointDone)
+            yield PointFailed(index=message.index, failure=black) if is_image else message
+
+    ahead.work = work
+    with pytest.raises(StudyFailed, match="image 0 is black"):
+        ahead.run_ahead()
+    assert not ahead.executor.running
+
+
+def test_a_baseline_that_runs_out_of_memory_beside_others_is_built_again_alone(
+    ahead: Ahead, workers: SlowWorkers
+) -> None:
+    baselines: list[Job] = []
+
+    def work(job: Job) -> Iterator[Message]:
+        messages = list(workers(job))
+        if job.is_baseline:
+            baselines.append(job)
+            if len(baselines) == 1:
+                messages = [*messages[:3], WorkerFailed(failure=OUT_OF_MEMORY)]
+        yield from messages
+
+    ahead.work = work
+    ahead.run_ahead()
+
+    assert len(baselines) == 2
+    assert ahead.told.outcomes[0].number == 0 and ahead.outcomes()[0].status == "measured"
+    assert any("alone" in note for note in ahead.told.notes)
+
+
+def test_what_is_expected_is_told_once(ahead: Ahead, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    make = loop.make_advice
+    monkeypatch.setattr(loop, "make_advice", lambda *each: made.append(1) or make(*each))
+
+    ahead.run_ahead()
+
+    assert len(made) == 1 and (ahead.folder / "study" / "advice.json").exists()
