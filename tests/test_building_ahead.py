@@ -12,10 +12,8 @@ from inline_study import Bench, Workers
 from tuner.errors import StudyFailed
 from tuner.execution.executor import Ended, Handle, StoodStill
 from tuner.execution.inline import InlineExecutor
-from tuner.records.machine import Memory
 from tuner.records.outcome import Failure
 from tuner.records.protocol import (
-    BuildDone,
     Job,
     Message,
     PointDone,
@@ -111,7 +109,7 @@ def test_candidates_begin_before_the_baselines_images_are_there(ahead: Ahead, wo
 def test_nothing_is_recorded_before_the_baseline(ahead: Ahead) -> None:
     ahead.run_ahead()
 
-    assert [outcome.number for outcome in ahead.told.outcomes][0] == 0
+    assert next(outcome.number for outcome in ahead.told.outcomes) == 0
     assert ahead.told.outcomes[0].quality is not None
     assert all(outcome.quality is not None for outcome in ahead.outcomes() if outcome.status == "measured")
 

@@ -21,7 +21,7 @@ from tuner.execution.executor import Ended, Handle, StoodStill
 from tuner.execution.local import LocalExecutor
 from tuner.records.codec import encode
 from tuner.records.outcome import Device
-from tuner.records.protocol import Job, StageStarted, Standing, TurnEnded, TurnWanted, WorkerFailed
+from tuner.records.protocol import Job, ReferenceWanted, StageStarted, Standing, TurnEnded, TurnWanted, WorkerFailed
 
 DEVICE = Device(name="cpu")
 TURN_S = 0.1
@@ -60,6 +60,11 @@ if '"ticks' in job:
         os.setsid()
         tick("child")
     tick("parent")
+if '"asks' in job:
+    send('{{"type":"reference_wanted"}}')
+    assert os.read(0, 1) == b"1"
+    with open(folder + "/provided", "w") as file:
+        print(time.monotonic(), int('"sees this"' in open(sys.argv[1]).read()), file=file)
 if '"late' in job:
     time.sleep(0.3)
 for _ in range(3 if '"thrice' in job or '"is_first"' in job else 1):
@@ -189,6 +194,24 @@ def test_one_of_a_pair_goes_on_alone_if_the_other_is_killed(
     list(executor.wait(lambda: math.inf))
     (survivor,) = {"early", "late"} - {victim}
     assert len(times(tmp_path / survivor / "turns")) == 4
+
+
+def test_a_job_that_wants_the_reference_goes_on_with_it_but_not_in_anothers_turn(
+    executor: LocalExecutor, submit: Submit, tmp_path: Path
+) -> None:
+    asking = submit("asks")
+    read_until(executor, asking, ReferenceWanted)
+    holder = submit("once")
+    read_until(executor, holder, TurnWanted)
+    workload = msgspec.structs.replace(asking.job.workload, prompts=("asks", "sees this"), seeds=(0, 1))
+    executor.provide(asking, msgspec.structs.replace(asking.job, workload=workload))
+    told = read_until(executor, asking, Ended)
+
+    ((_, ended),) = times(tmp_path / "once" / "turns")
+    ((provided, has_new_job),) = times(tmp_path / "asks" / "provided")
+    assert ended < provided and has_new_job
+    assert sum(event.seconds for event in told if isinstance(event, StoodStill)) >= TURN_S
+    assert [e.failure.message for e in told if isinstance(e, WorkerFailed)] == ["planted"] * 2
 
 
 def test_nothing_starts_in_a_turn(executor: LocalExecutor, submit: Submit) -> None:
