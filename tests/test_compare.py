@@ -14,7 +14,8 @@ from tuner import cli
 from tuner.compare.comparison import compare
 from tuner.compare.reading import read_results
 from tuner.compare.records import Comparison
-from tuner.records.codec import decode
+from tuner.records.codec import decode, encode
+from tuner.result.prices import price_for
 
 H200, L40S, UNKNOWN = "NVIDIA H200", "NVIDIA L40S", "Abacus 3000"
 NOMINAL = {"usd_per_hour": 1.0, "source": "nominal: no price is known"}
@@ -78,6 +79,29 @@ def test_each_offer_has_its_date_and_the_studys_own_price_is_one(tmp_path: Path)
     assert len(instances) > 2 and all(each.date and each.page for each in instances[1:])
     ratio = instances[-1].usd_per_million_images.value / instances[0].usd_per_million_images.value
     assert ratio == pytest.approx(instances[-1].usd_per_hour / 2.0)
+
+
+def test_a_list_price_of_the_study_is_not_said_twice(tmp_path: Path) -> None:
+    own = json.loads(encode(price_for(H200, None)))
+    assert "the study's price" not in {
+        each.provider for each in compared(study(tmp_path, "a", H200, price=own)).instances
+    }
+
+
+def test_what_was_not_confirmed_is_not_on_the_front(tmp_path: Path) -> None:
+    """A predicted trial that looks cheaper than the chosen one is shown, and does not count."""
+    file = study(tmp_path, "h200", H200)
+    data = json.loads(file.read_text())
+    data["front"].append(
+        {**data["chosen"], "trial": 9, "confirmed": False, "predicted_from": [8, 4], "latency_samples": 0}
+    )
+    data["front"][2]["latency_s"] = {key: value / 2 for key, value in data["chosen"]["latency_s"].items()}
+    data["front"][2]["images_per_s"] *= 2
+    data["front"][2]["cost_usd_per_1000_images"] /= 2
+    file.write_text(json.dumps(data))
+    first, second, *_ = compared(file, every=True).points
+    assert (first.trial, first.confirmed, first.on_front, first.is_predicted) == (9, False, False, True)
+    assert (second.trial, second.is_cheapest) == (5, True)
 
 
 @pytest.mark.parametrize("options", [{"usd_per_hour": 3.0}, {"provider": "nebius"}])

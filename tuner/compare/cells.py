@@ -147,13 +147,15 @@ def standing(point: ComparedPoint) -> str:
     """Return how a point stands among all that can be compared with it."""
     if not point.as_good:
         return "not as good"
+    if not point.confirmed:
+        return "not confirmed"
     place = "cheapest" if point.is_cheapest else "front" if point.on_front else ""
     return f"{place} =".strip() if point.may_be_cheapest and not point.is_cheapest else place
 
 
 def legend(comparison: Comparison) -> Iterator[str]:
     """Yield what the words and marks mean, and what was left out."""
-    yield "front: as good as its untouched pipeline, and nothing that is draws such images both cheaper and faster"
+    yield "front: as good as its untouched pipeline, confirmed, and nothing else such is cheaper and faster"
     if any(point.may_be_cheapest and not point.is_cheapest for point in comparison.points):
         yield "=: the interval of its cost overlaps the cheapest one's"
     if any(point.is_predicted for point in comparison.points):

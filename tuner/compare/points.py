@@ -87,8 +87,14 @@ def _point(index: int, best: BestConfig, point: MeasuredPoint, price: Price) -> 
         quality_metric=best.quality_metric,
         quality_difference=point.quality_difference,
         as_good=point.trial == best.baseline.trial or point.quality_difference.low >= -best.quality_tolerance,
+        confirmed=_is_confirmed(best, point),
         is_predicted=point.predicted_from is not None,
     )
+
+
+def _is_confirmed(best: BestConfig, point: MeasuredPoint) -> bool:
+    """Return whether a study would choose a point: a gain that was not measured in pairs may be none."""
+    return point.trial in (best.baseline.trial, best.chosen.trial) or (point.confirmed and not point.doubtful)
 
 
 def rate(count: int, latency_s: Estimate) -> Estimate:
@@ -128,7 +134,7 @@ def _order(point: ComparedPoint) -> tuple[float, int, int]:
 
 def _marked(points: Sequence[ComparedPoint]) -> Iterator[ComparedPoint]:
     """Yield points, the cheapest first, with their marks."""
-    good = [point for point in points if point.as_good]
+    good = [point for point in points if point.as_good and point.confirmed]
     on_front = {id(point) for point in _front(good)}
     bound = good[0].usd_per_million_images.high if good else 0.0
     for point in points:
@@ -136,7 +142,7 @@ def _marked(points: Sequence[ComparedPoint]) -> Iterator[ComparedPoint]:
             point,
             on_front=id(point) in on_front,
             is_cheapest=bool(good) and point is good[0],
-            may_be_cheapest=point.as_good and point.usd_per_million_images.low <= bound,
+            may_be_cheapest=point in good and point.usd_per_million_images.low <= bound,
         )
 
 
@@ -153,9 +159,9 @@ def _front(points: Iterable[ComparedPoint]) -> Iterator[ComparedPoint]:
 
 
 def instances(index: int, best: BestConfig) -> Iterator[Instance]:
-    """Yield what the chosen configuration costs at the study's own price and at each offer of the price table."""
-    if not is_nominal(best.price):
-        own = best.price
+    """Yield what the chosen configuration costs at the study's own price, if another, and at each list price."""
+    own = best.price
+    if not is_nominal(own) and own != price_for(best.environment.device_name, None):
         yield Instance(
             source=index, provider="the study's price", offer=own.source, usd_per_hour=own.usd_per_hour,
             usd_per_million_images=usd_per_million(best.chosen, own.usd_per_hour),

@@ -44,9 +44,10 @@ class Source(Record):
 class ComparedPoint(Record):
     """A configuration of the source with this index. Iterations are denoising steps; the whole call counts.
 
-    It is `as_good` if the lower end of its difference in quality is within its study's tolerance. It is `on_front` if
-    it is, and no other that is draws such images both cheaper and faster. `may_be_cheapest` says that the interval of
-    its cost overlaps that of the cheapest one.
+    It is `as_good` if the lower end of its difference in quality is within its study's tolerance, and `confirmed` if
+    its study would choose it: the untouched pipeline is, and what pairs of processes confirmed. It is `on_front` if it
+    is both, and no other that is draws such images both cheaper and faster. `may_be_cheapest` says that the interval of
+    its cost overlaps that of the cheapest one that is both.
     """
 
     source: Count
@@ -64,6 +65,7 @@ class ComparedPoint(Record):
     quality_metric: str
     quality_difference: Estimate
     as_good: bool
+    confirmed: bool
     is_predicted: bool
     on_front: bool = False
     is_cheapest: bool = False

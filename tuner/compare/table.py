@@ -43,7 +43,7 @@ class CompareTable:
 def _points(points: Sequence[ComparedPoint], options: ConsoleOptions) -> Table:
     table = make_table(options, BASELINE)
     for heading in cells.POINTS[:-1]:
-        add_number_column(table, "\n".join(heading.rsplit(" ", 1)))
+        add_number_column(table, heading.replace(" ", "\n").replace("/s", "\n/s"))
     table.add_column(Text(cells.POINTS[-1]), no_wrap=True)
     for point in points:
         style = CHOSEN if point.is_cheapest else BASELINE if point.is_baseline else ""
