@@ -161,6 +161,20 @@ def test_a_study_folder_is_read_as_a_whole(study_copy: Path, capsys: pytest.Capt
     assert source["state"] in ("finished", "interrupted") and source["search_s"] > 0 and data["left_out"] == 0
 
 
+@pytest.mark.parametrize("steps", [None, "abc", 0, -3, 2.5, True])
+def test_a_point_without_steps_is_named(tmp_path: Path, steps: object, capsys: pytest.CaptureFixture[str]) -> None:
+    file = study(tmp_path, "h200", H200)
+    data = json.loads(file.read_text())
+    for point in (data["baseline"], data["front"][1]):
+        point["values"] = {**point["values"], "steps": steps}
+        if steps is None:
+            del point["values"]["steps"]
+    file.write_text(json.dumps(data))
+    assert cli.main(["compare", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"{file}: baseline.values" in error and "steps" in error
+
+
 @pytest.mark.parametrize("arguments", [["{file}", "{file}"], ["nowhere"], ["{file}", "--provider", "Nobody"]])
 def test_mistakes_are_one_line(tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     file = study(tmp_path, "h200", H200)

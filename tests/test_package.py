@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,10 +21,10 @@ from exports import choosing, of_tiny, undefined, written
 from tuner import cli
 from tuner.hardware.environment import detect
 from tuner.package.compiled import copy_compiled_code, find_compiled_code, fingerprint
-from tuner.package.records import Package
-from tuner.package.texts import compiled_text, mount, requirements, texts
+from tuner.package.records import Fingerprint, Package
+from tuner.package.texts import mount, requirements, texts
 from tuner.package.writing import write_package
-from tuner.records.codec import encode_pretty
+from tuner.records.codec import encode_pretty, read
 from tuner.result.config import read_config
 from tuner.study.compiled_code import own_cache
 
@@ -107,7 +108,7 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "used" / "mine").touch()
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "empty")
-    for name in ("used", "link", "no/where"):
+    for name in ("used", "link", "no/where", "empty/.."):
         assert cli.main(["package", str(file), "--out", str(tmp_path / name)]) == 2
         error = capsys.readouterr().err
         assert "--out" in error and error.count("\n") == 1
@@ -115,8 +116,17 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [path.name for path in (tmp_path / "used").iterdir()] == ["mine"]
 
 
-def test_the_model_is_mounted_or_downloaded() -> None:
-    assert mount("/a b/model") == "-e MODEL=/model -v '/a b/model':/model:ro"
+@pytest.mark.parametrize("path", ["/a b/model", "/a`rm -rf x`/b", "/$(x)|'y'", "/plain"])
+def test_a_folder_is_mounted_by_one_word_of_the_shell(path: str) -> None:
+    best = choosing(SETTINGS)
+    best = msgspec.structs.replace(best, model=msgspec.structs.replace(best.model, source=path))
+    readme = texts(best, Package(folder="", trial=5, files=()))["README.md"]
+    (line,) = (line for line in readme.splitlines() if "docker run" in line)
+    assert f"{path}:/model:ro" in shlex.split(line)
+
+
+def test_what_a_shell_cannot_show_is_left_to_the_reader() -> None:
+    assert mount("/a\n# b") == "-e MODEL=/model -v MODEL_FOLDER:/model:ro"
     assert "HF_TOKEN" in mount("owner/name")
 
 
@@ -198,7 +208,16 @@ def test_a_study_ships_the_compiled_code_that_it_made_here(study_copy: Path) -> 
         found, ("not made", "is empty", "", "another machine", "nothing is comp"), strict=True
     ):
         assert words in (reason or "")
-    assert "1 files" not in compiled_text(Package(folder="", trial=1, files=(), no_compiled_code_reason="x"))
+
+
+def test_a_package_of_a_study_has_its_compiled_code(study_copy: Path, tmp_path: Path) -> None:
+    (own_cache(study_copy) / "triton").mkdir()
+    (study_copy / "cache" / "triton" / "kernel.cubin").write_bytes(b"code")
+    package = write_package(study_copy, None, tmp_path / "out")
+    assert (package.compiled_files, package.compiled_bytes, package.no_compiled_code_reason) == (1, 4, None)
+    recorded = read(tmp_path / "out" / "cache" / "fingerprint.json", Fingerprint)
+    assert recorded == fingerprint(detect("cpu"))
+    assert "1 file, " in (tmp_path / "out" / "README.md").read_text()
 
 
 # ---- the server -----------------------------------------------------------------------------------------------------

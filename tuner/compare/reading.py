@@ -9,7 +9,8 @@ from tuner.compare.records import Result
 from tuner.errors import BadInput
 from tuner.report.studies import find_study
 from tuner.report.study_report import read_report
-from tuner.result.config import read_config
+from tuner.result.config import check_values, read_config
+from tuner.result.records import BestConfig
 
 
 def read_results(names: Sequence[str], studies: Path) -> list[Result]:
@@ -25,8 +26,19 @@ def read_results(names: Sequence[str], studies: Path) -> list[Result]:
 def read_result(name: str, studies: Path) -> Result:
     """Read a best_config.json, or a study by its folder or its name in `studies`."""
     if Path(name).is_file():
-        return Result(file=name, best=read_config(name))
+        return Result(file=name, best=read_checked(name))
     report = read_report(find_study(name, studies))
     file = Path(report.folder) / "best_config.json"
     spent_s = report.time.wall_s if report.time else None
-    return Result(file=str(file), best=read_config(file), state=report.state, search_s=spent_s)
+    return Result(file=str(file), best=read_checked(str(file)), state=report.state, search_s=spent_s)
+
+
+def read_checked(file: str) -> BestConfig:
+    """Read a best_config.json, and check the values of every point. Raises BadInput with the field."""
+    best = read_config(file)
+    points = {"baseline": best.baseline, **{f"front[{index}]": point for index, point in enumerate(best.front)}}
+    for name, point in points.items():
+        check_values(point.values, f"{file}: {name}.values")
+        if "steps" not in point.values:
+            raise BadInput(f"{file}: {name}.values: steps is missing")
+    return best

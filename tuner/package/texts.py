@@ -16,6 +16,7 @@ from tuner.model import pipeline
 from tuner.package.compiled import LIBRARIES
 from tuner.package.records import Package
 from tuner.records.text import visible
+from tuner.report.formatting import pluralize
 from tuner.report.markdown_text import code, plain
 from tuner.result.records import BestConfig
 
@@ -60,7 +61,7 @@ def context(best: BestConfig, package: Package, is_choice: bool) -> dict[str, An
         "videos": videos,
         "what": "videos" if videos else "images",
         "kind": "MP4" if videos else "PNG",
-        "python": ".".join(re.findall(r"\d+", here.python)[:2]),
+        "python": ".".join(re.findall(r"\d+", here.python)[:2]) or "3",
         "trial": best.chosen.trial,
         "other_choice": "" if is_choice else f" (with `trial={best.chosen.trial}`: its own choice is another)",
         "settings": code(visible(" ".join(setting(name, value) for name, value in best.chosen.changed.items()))),
@@ -69,7 +70,7 @@ def context(best: BestConfig, package: Package, is_choice: bool) -> dict[str, An
         "gpus": "--gpus all " if here.device == "cuda" else "",
         "batch": best.chosen.batch,
         "compiled": compiled_text(package),
-        "mount": code(mount(best.model.source)),
+        "mount": mount(best.model.source),
         "own_model": "" if pipeline.HUB_ID.fullmatch(best.model.source) else "; MODEL=FOLDER names another folder",
         "mounted": [code(visible(path)) for path in files_of(best)],
     }
@@ -79,7 +80,8 @@ def mount(source: str) -> str:
     """Return the options that give a container the model."""
     if pipeline.HUB_ID.fullmatch(source):
         return "-e HF_TOKEN -v tuned-hub:/home/server/huggingface"
-    return f"-e MODEL=/model -v {shlex.quote(visible(folder(source)))}:/model:ro"
+    path = folder(source)
+    return f"-e MODEL=/model -v {shlex.quote(path) if path.isprintable() else 'MODEL_FOLDER'}:/model:ro"
 
 
 def files_of(best: BestConfig) -> list[str]:
@@ -92,7 +94,7 @@ def compiled_text(package: Package) -> str:
     """Say what compiled code is in the package, and when it is used."""
     if package.no_compiled_code_reason:
         return f"No compiled code is included: {plain(package.no_compiled_code_reason)}."
-    size = f"{package.compiled_files:,} files, {package.compiled_bytes / 1e6:,.0f} MB"
+    size = f"{pluralize(package.compiled_files, 'file')}, {package.compiled_bytes / 1e6:,.0f} MB"
     return (
         f"`cache` has compiled code ({size}, of all builds of the study). It is used where device, versions and "
         "instruction sets are those of `cache/fingerprint.json` and nobody else can write to it. "

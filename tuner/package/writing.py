@@ -37,7 +37,9 @@ def write_package(path: Path, trial: int | None, folder: Path) -> Package:
 
 def check_folder(folder: Path) -> None:
     """Raise BadInput unless a package can be written there."""
-    if not folder.name or not folder.parent.is_dir():
+    if not folder.name or folder.name == "..":
+        raise BadInput(f"--out {folder}: name a folder that is new or empty, and not the current one")
+    if not folder.parent.is_dir():
         raise BadInput(f"--out {folder}: {folder.parent}: {absent(folder.parent, 'folder')}")
     if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(f"--out {folder}: it is there already: name a folder that is new or empty")

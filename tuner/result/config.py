@@ -61,7 +61,7 @@ def read_config(
     if trial is not None:
         best = msgspec.structs.replace(best, chosen=_point(best, trial, config))
     for field in ("values", "changed"):
-        _check_values(getattr(best.chosen, field), f"{config}: chosen.{field}")
+        check_values(getattr(best.chosen, field), f"{config}: chosen.{field}")
     values = _complete(best, config)
     for name, value in best.chosen.changed.items():
         if values.get(name) != value:
@@ -82,7 +82,8 @@ def _point(best: BestConfig, trial: int, config: str | os.PathLike[str]) -> Meas
     return points[trial]
 
 
-def _check_values(values: Values, where: str) -> None:
+def check_values(values: Values, where: str) -> None:
+    """Raise BadInput unless the catalogue has every knob and its value."""
     for name, value in values.items():
         if name not in KNOBS:
             raise BadInput(f"{where}.{name}: unknown knob")
