@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -51,6 +52,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("exhaustive")  # test_inductor.py has each of them once
 
 
+def pytest_collection_finish() -> None:
+    """Leave what was collected and imported out of the garbage collections of all tests."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu"):
         import torch
@@ -95,6 +103,7 @@ def interruptible() -> None:
 def compiled_code(shared_folder: Path) -> None:
     """What inductor compiles, and what it finds out about the compiler in ten seconds, is for all tests of this run."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(shared_folder / "inductor")
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # processes that compile import torch first, in each process
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from tuner.records.outcome import Outcome
 from tuner.records.quality import NoiseFloor
 from tuner.result.records import BestConfig
 
-CALLS = 9
+CALLS = 7
 MIN_TRIALS, MIN_BUILDS, MIN_FRONT = 10, 3, 3
 
 TIME_A_PIPELINE = f"""
@@ -48,7 +48,7 @@ def seconds():
     seeds = [torch.Generator().manual_seed(seed) for seed in range(batch)]
     images = pipe(prompts, generator=seeds, **arguments).images
     return time.perf_counter() - start, images
-for _ in range(3):
+for _ in range(2):
     seconds()
 times, images = zip(*(seconds() for _ in range({CALLS})))
 median_s = sorted(times)[{CALLS // 2}]

@@ -338,8 +338,8 @@ def breaks_of(pipe: Any, different: Values) -> int:
 @pytest.mark.parametrize(
     ("scope", "cache", "broken"),
     [
-        ("regional", "none", False),
-        ("full", "none", False),
+        pytest.param("regional", "none", False, marks=pytest.mark.exhaustive),
+        pytest.param("full", "none", False, marks=pytest.mark.exhaustive),  # as in tests/knobs/test_compile.py
         ("regional", "first-block", False),
         ("full", "first-block", True),
     ],

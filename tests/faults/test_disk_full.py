@@ -36,7 +36,7 @@ def assert_goes_on(tune: Tune, kept: dict[Path, bytes]) -> None:
     ("worker", "stage"),
     [
         pytest.param("1", "load", id="baseline, early"),
-        pytest.param("1", "sent", id="baseline, the parent writes"),
+        pytest.param("1", "sent", id="baseline, the parent writes", marks=pytest.mark.exhaustive),
         pytest.param("repetition 1", "score", id="repetition, the worker writes"),
         pytest.param("2", "score", id="recipe, the worker writes", marks=pytest.mark.exhaustive),
         pytest.param("4", "load", id="search, early", marks=pytest.mark.exhaustive),

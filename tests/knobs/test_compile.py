@@ -51,10 +51,10 @@ def compiled(folder: Path, different: Values, *, steps: int = 2) -> tuple[Any, i
 @pytest.mark.parametrize(
     ("different", "graphs"),
     [
-        ({"compile.scope": "full"}, 1),
+        pytest.param({"compile.scope": "full"}, 1, marks=pytest.mark.exhaustive),  # the last has all three
         ({"compile.scope": "full", "compile.dynamic": True}, 1),
-        ({"compile.text_encoders": True}, 2),
-        ({"compile.vae": True}, 1),
+        pytest.param({"compile.text_encoders": True}, 2, marks=pytest.mark.exhaustive),
+        pytest.param({"compile.vae": True}, 1, marks=pytest.mark.exhaustive),
         ({"compile.scope": "full", "compile.text_encoders": True, "compile.vae": True}, 4),
     ],
     ids=str,
