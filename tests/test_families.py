@@ -118,7 +118,8 @@ def load_family(pipeline_folder: Callable[[str], Path]) -> Callable[[str], Famil
 
 def beside(space: SearchSpace, name: str, value: Value) -> Values | None:
     """A valid candidate with this value, as near to the baseline as can be; None when there is none."""
-    compiled = ({}, *({"compile.scope": scope, "compile.dynamic": True} for scope in ("regional", "full")))
+    scopes = [(scope, dynamic) for dynamic in (False, True) for scope in ("regional", "full")]
+    compiled = ({}, *({"compile.scope": scope, "compile.dynamic": dynamic} for scope, dynamic in scopes))
     for first in (space.candidate({**others, name: value}) for others in compiled):
         if first.get(name) == value and space.conflict_reason(first) is None:
             return first

@@ -46,7 +46,14 @@ def test_each_fault_is_named_and_the_next_trial_is_healthy(tune: Tune) -> None:
         assert (tune.folder / "trials" / f"{hit.number:04}" / hit.failure.log).is_file()
 
 
-@pytest.mark.parametrize("fault", ["kill@load", "exit 0@load", "sleep@apply", "garbage@trace"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "kill@load",
+        "garbage@trace",
+        *(pytest.param(f, marks=pytest.mark.exhaustive) for f in ("exit 0@load", "sleep@apply")),
+    ],
+)
 def test_a_baseline_that_fails_ends_the_study_with_one_line(tune: Tune, fault: str) -> None:
     done = tune.run(TUNER_FAULTS={"1": fault}, TUNER_DEADLINES={"apply": 0.5})
     assert_one_line(done, 1, "the baseline", "worker.log")

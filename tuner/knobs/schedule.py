@@ -135,7 +135,8 @@ def flow_settings(config: Any, name: str) -> dict[str, Any]:
     return {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
 
 
-def schedule_arguments(pipeline_class: str, scheduler_class: str) -> set[str]:
+@functools.cache
+def schedule_arguments(pipeline_class: str, scheduler_class: str) -> frozenset[str]:
     """Return the arguments that a pipeline passes to `set_timesteps` besides the number of steps."""
     text = class_source("pipelines", pipeline_class)
     patterns = {
@@ -143,7 +144,7 @@ def schedule_arguments(pipeline_class: str, scheduler_class: str) -> set[str]:
         "timesteps": r"^ +timesteps = \(\s*np\.linspace",
         "mu": r"\bmu=mu\b|\{\"mu\": mu\}",
     }
-    names = {name for name, pattern in patterns.items() if re.search(pattern, text, re.MULTILINE)}
+    names = frozenset(name for name, pattern in patterns.items() if re.search(pattern, text, re.MULTILINE))
     takes_back = "use_flow_sigmas" in text and "use_flow_sigmas" in class_source("schedulers", scheduler_class)
     return names - {"sigmas"} if takes_back else names
 
