@@ -12,10 +12,10 @@ from inline_study import SMALL, Bench, Workers
 from tuner.errors import BadInput
 from tuner.records.advice import Advice
 from tuner.records.codec import read
-from tuner.records.outcome import Outcome
+from tuner.records.outcome import Failure, Outcome
 from tuner.records.protocol import BuildDone, Job, Message, PointDone
 from tuner.report.study_report import read_report
-from tuner.search.bounds import refusal_reason
+from tuner.search.bounds import refusal_reason, slow_compile_reason
 from tuner.study.advising import take_advice
 
 FLUX = read(Path(__file__).resolve().parent / "data" / "advisor" / "flux_h200.json", Outcome)
@@ -64,6 +64,22 @@ def test_a_study_tells_keeps_and_follows_its_advice(advised: Bench) -> None:
         reason = refusal_reason(study.history, values)
         assert reason is not None and reason.startswith("attention.backend=_native_math cannot gain more than the")
         assert refusal_reason(study.history, {**values, "attention.backend": "native"}) is None
+
+
+def test_what_compiles_for_too_long_is_not_compiled_in_that_way_again(advised: Bench) -> None:
+    advised.run(trials=4)
+    with advised.study() as study:
+        late = study.history.baseline.values | {"compile.scope": "full", "compile.mode": "max-autotune"}
+        failure = Failure(kind="timeout", stage="compile", message="still in stage 'compile' after 200 s")
+        study.history.outcomes[9] = msgspec.structs.replace(
+            study.history.baseline, number=9, values=late, status="failed", failure=failure
+        )
+        known = "compile.scope=full, compile.mode=max-autotune: trial 9 was still in stage 'compile' after 200 s"
+        assert slow_compile_reason(study.history, {**late, "attention.backend": "native"}) == known
+        assert slow_compile_reason(study.history, {**late, "compile.mode": "default"}) is None
+        other = msgspec.structs.replace(failure, stage="score")
+        study.history.outcomes[9] = msgspec.structs.replace(study.history.outcomes[9], failure=other)
+        assert slow_compile_reason(study.history, late) is None
 
 
 def test_a_resumed_study_keeps_the_advice_that_it_was_given(advised: Bench) -> None:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from inline_study import Bench, Workers
 
@@ -63,7 +64,7 @@ class SlowWorkers(Workers):
             if isinstance(message, PointDone) and job.is_baseline and message.index == 0:
                 yield PointTimed(index=0, timing=message.timing, memory=message.memory)
             if isinstance(message, PointDone) and message.index == 0 and job.awaits_reference:
-                yield ReferenceWanted()
+                yield ReferenceWanted(seconds_per_image=message.timing.latency_s.value)
             yield message
 
 
@@ -173,3 +174,14 @@ def test_what_is_expected_is_told_once(ahead: Ahead, monkeypatch: pytest.MonkeyP
     ahead.run_ahead()
 
     assert len(made) == 1 and (ahead.folder / "study" / "advice.json").exists()
+
+
+def test_the_quickest_is_judged_first_and_what_is_slower_need_not_be(ahead: Ahead, workers: SlowWorkers) -> None:
+    judge = workers.quality
+    workers.quality = lambda job, point: judge(job, msgspec.structs.replace(point, steps=28))  # type: ignore[method-assign]
+    executor = ahead.run_ahead(drawn_after=4)
+
+    first, second = list(executor.provided.values())[:2]
+    assert first.points[0].worth_s == pytest.approx(3.3, rel=0.01)  # a call of the baseline
+    assert first.build["attention.backend"] == "_native_math"
+    assert second.points[0].worth_s == pytest.approx(0.8 * (0.5 + 0.1 * 14), rel=0.01)

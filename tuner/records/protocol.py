@@ -109,7 +109,12 @@ class PointTimed(Record, tag="timed"):
 
 
 class ReferenceWanted(Record, tag="reference_wanted"):
-    """A worker's message: it waits until the baseline's images are there, and its job is written again."""
+    """A worker's message: it waits until the baseline's images are there, and its job is written again.
+
+    Its own images take `seconds_per_image`.
+    """
+
+    seconds_per_image: NonNegative
 
 
 class PointDone(Record, tag="point"):

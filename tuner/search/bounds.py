@@ -9,10 +9,16 @@ from tuner.space.candidates import format_value
 MIN_RATE_SHARE = 0.25
 """A dtype whose large matrix products reach less than this share of the baseline's rate is too slow to gain."""
 
+COMPILED_BY = ("compile.scope", "compile.mode")
+"""What decides how long a build compiles."""
+
 
 def refusal_reason(history: History, values: Values) -> str | None:
     """Return why a candidate is not worth a process, or None."""
-    return history.space.conflict_reason(values) or ruled_out_reason(history, values) or no_gain_reason(history, values)
+    reasons = (ruled_out_reason, no_gain_reason, slow_compile_reason)
+    return history.space.conflict_reason(values) or next(
+        filter(None, (each(history, values) for each in reasons)), None
+    )
 
 
 def ruled_out_reason(history: History, values: Values) -> str | None:
@@ -41,6 +47,16 @@ def no_gain_reason(history: History, values: Values) -> str | None:
         value = values.get(found.knob)
         if value == found.value and type(value) is type(found.value):
             return f"{found.knob}={format_value(value)} cannot gain more than the timing noise: {found.reason}"
+    return None
+
+
+def slow_compile_reason(history: History, values: Values) -> str | None:
+    """Return why a candidate would compile for too long, since another was compiled in the same way, or None."""
+    for trial in history.outcomes.values():
+        failure, is_same = trial.failure, all(values.get(name) == trial.values.get(name) for name in COMPILED_BY)
+        if failure is not None and (failure.kind, failure.stage) == ("timeout", "compile") and is_same:
+            names = ", ".join(f"{name}={format_value(values[name])}" for name in COMPILED_BY if name in values)
+            return f"{names}: trial {trial.number} was {failure.message}"
     return None
 
 

@@ -16,6 +16,12 @@ CACHED_SHARE = 0.4
 """The share of a first call's time that it takes where the compiler's cache has the code. Measured: 0.27 (the demo
 compiled whole, on a CPU) to 0.41 (FLUX.1-dev's blocks, on an H200)."""
 
+COMPILE_SHARE = 1 / 6
+"""The share of the budget that one build may compile. Of 20 minutes it lets a whole UNet be compiled (146 s alone on an
+H200), but not FLUX.1-dev with max-autotune, which was not done after 360 s and kept three workers from all else."""
+
+MIN_COMPILE_LIMIT_S = 80.0
+"""The same of short budgets, enough to compile the demo whole on a CPU."""
 
 REFERENCE_SHARE = 0.12
 """The share of the budget that generating the baseline's images may take. Of the 64 images of the default prompts that
@@ -69,8 +75,8 @@ class Budget:
 
     @property
     def compile_limit_s(self) -> float:
-        """A configuration that takes a quarter of the budget to compile leaves too little to learn anything else."""
-        return max((self.limits.budget_s or QUICK_BUDGET_S) / 4, 60.0)
+        """Seconds after which a configuration compiles for too long: others would tell more in that time."""
+        return max(COMPILE_SHARE * (self.limits.budget_s or QUICK_BUDGET_S), MIN_COMPILE_LIMIT_S)
 
     @property
     def reference_s(self) -> float:

@@ -101,7 +101,11 @@ class BuildAttempt:
 
     def with_reference(self, job: Job) -> Job:
         """Return a job that waits for the baseline's images with these."""
-        return msgspec.structs.replace(job, reference=self._reference(), workload=self.history.judged_workload)
+        points = tuple(msgspec.structs.replace(point, worth_s=self._worth_s(point.batch)) for point in job.points)
+        return msgspec.structs.replace(
+            job, points=points, reference=self._reference(), workload=self.history.judged_workload,
+            awaits_reference=False,
+        )  # fmt: skip
 
     def _point(self, index: int, values: Values) -> Point:
         steps = [int(point["steps"]) for point in self.sweep]

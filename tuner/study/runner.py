@@ -37,7 +37,8 @@ class Flight:
     """An attempt that runs. It is `crowded` if another ran beside it, and runs `again` if that made it fail.
 
     `standing_pair` is its pair if both of that run at the same time. Results are `held` until the baseline's is
-    recorded, also those of a worker that `has_ended`.
+    recorded, also those of a worker that `has_ended`. With `wants_reference_s` it waits for the baseline's images, and
+    an image of its own takes so long.
     """
 
     proposal: Proposal
@@ -50,7 +51,8 @@ class Flight:
     runs_again: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
     held: list[TrialEnded | RepetitionEnded] = field(default_factory=list)
-    wants_reference: bool = False
+    wants_reference_s: float | None = None
+    is_first_judged: bool = False
     has_ended: bool = False
 
     @property
@@ -177,9 +179,10 @@ class Runner:
             each.is_crowded = each.is_crowded or len(self.flights) > 1
 
     def job(self, attempt: Attempt) -> Job:
-        """Return the job of an attempt. Those that compile at once share the cores, and each may take longer."""
+        """Return the job of an attempt. On a CPU those that compile at once share the cores, and each takes longer."""
         job, room = attempt.job(self.budget), self.room()
-        limit_s = None if job.compile_limit_s is None else job.compile_limit_s * room
+        is_shared = job.environment.device == "cpu"
+        limit_s = None if job.compile_limit_s is None else job.compile_limit_s * (room if is_shared else 1)
         return msgspec.structs.replace(job, compile_limit_s=limit_s, study_pid=os.getpid(), shares_device=room > 1)
 
     def repetition(self, proposal: Proposal, device: Device, *, is_standing: bool = False) -> RepetitionAttempt:
@@ -208,13 +211,14 @@ class Runner:
         if isinstance(message, Ended):
             flight.has_ended = True
         elif isinstance(message, ReferenceWanted):
-            flight.wants_reference = True
+            flight.wants_reference_s = message.seconds_per_image
         else:
             self.publish_all(flight, message)
         if isinstance(message, Ended) and flight.runs_again and flight.is_baseline:
             self.begin_again(flight)
         for each in [flight] if self.history.awaits_reference else list(self.flights.values()):
             self.go_on(each, strategy)
+        self.hand_reference_on()
 
     def publish_all(self, flight: Flight, message: Message | StoodStill) -> None:
         """Publish the events that follow from a message."""
@@ -235,24 +239,35 @@ class Runner:
             self.publisher.publish(event)
             self.follow(flight.attempt, event)
             flight.outcomes.append(event.outcome)
+            flight.is_first_judged = False
 
     def must_wait(self, flight: Flight) -> bool:
         """Return whether the results of an attempt wait until the baseline's is recorded."""
         return self.history.awaits_reference and flight.proposal.purpose != "baseline"
 
     def go_on(self, flight: Flight, strategy: Strategy) -> None:
-        """Do what waited for the baseline: publish what was held, hand its images on, end an attempt that has ended."""
+        """Do what waited for the baseline: publish what was held, and end an attempt that has ended."""
         if self.must_wait(flight):
             return
         held, flight.held = flight.held, []
         for event in held:
             self.publish(flight, event)
-        is_judged = BASELINE in self.history.outcomes and self.history.baseline.quality is not None
-        if flight.wants_reference and is_judged and isinstance(flight.attempt, BuildAttempt):
-            flight.wants_reference = False
-            self.executor.provide(flight.handle, flight.attempt.with_reference(flight.handle.job))
         if flight.has_ended:
             self.end(flight, strategy)
+
+    def hand_reference_on(self) -> None:
+        """Let the quickest of the candidates that wait for the baseline's images go on, and once it is judged the next.
+
+        If that one is as good as the baseline, those that are slower need no images of their own.
+        """
+        is_judged = BASELINE in self.history.outcomes and self.history.baseline.quality is not None
+        if not is_judged or any(flight.is_first_judged for flight in self.flights.values()):
+            return
+        waiting = [flight for flight in self.flights.values() if flight.wants_reference_s is not None]
+        flight = min(waiting, key=lambda each: each.wants_reference_s or 0.0, default=None)
+        if flight is not None and isinstance(flight.attempt, BuildAttempt):
+            flight.wants_reference_s, flight.is_first_judged = None, True
+            self.executor.provide(flight.handle, flight.attempt.with_reference(flight.handle.job))
 
     def begin_again(self, baseline: Flight) -> None:
         """Give up what was begun beside a baseline that is built once more, alone."""

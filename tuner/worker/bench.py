@@ -141,13 +141,15 @@ class Bench:
     def measure(self, point: Point) -> PointDone:
         """Measure latency and memory, then generate and score the images."""
         timing, memory = self.timer.known_timing(point) or self.timer.predict(point) or self.timer.time(point)
+        if point.score and self.job.awaits_reference:
+            self.channel.enter("score", point.index)
+            self.job = self.channel.await_reference(timing.latency_s.value / point.batch)
+            point = self.job.points[point.index]
         if self.is_dominated(point, timing):
             return PointDone(index=point.index, timing=timing, memory=memory, quality=None, is_dominated=True)
         if self.job.is_baseline and point.index == 0 and self.timer.is_slow:
             self.channel.send(PointTimed(index=point.index, timing=timing, memory=memory))
         self.channel.enter("score", point.index)
-        if point.score and self.job.awaits_reference:
-            self.job = self.channel.await_reference()
         with self.calls.turn_on_cpu():
             quality = self.score(point)
         timing, memory = self.timer.check_prediction(point, timing, memory)

@@ -73,10 +73,10 @@ class Channel:
             self._has_turn = False
             self.send(TurnEnded())
 
-    def await_reference(self) -> Job:
+    def await_reference(self, seconds_per_image: float) -> Job:
         """Wait until the parent has written the job again, with the baseline's images, and return it."""
         assert self.granted is not None and self.job_file is not None and not self._has_turn
-        self.send(ReferenceWanted())
+        self.send(ReferenceWanted(seconds_per_image=seconds_per_image))
         self.granted.acquire()
         return read(self.job_file, Job)
 
