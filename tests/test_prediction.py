@@ -192,6 +192,8 @@ def test_a_worker_measures_what_its_images_contradict(monkeypatch: pytest.Monkey
         job: Any = SimpleNamespace(
             environment=environment.detect("cpu"),
             reference=None,
+            is_baseline=False,
+            awaits_reference=False,
             model=None,
             workload=Workload(prompts=("a",), seeds=(0,)),
         )

@@ -37,6 +37,7 @@ class SlowCalls:
     def timer(self, monkeypatch: pytest.MonkeyPatch, **build: Any) -> Timer:
         channel = make_channel()
         job: Any = SimpleNamespace(
+            is_baseline=False, awaits_reference=False,
             environment=environment.detect("cpu"), reference=None, model=None, build=build,
             workload=Workload(prompts=("a",), seeds=(0,)), allowance_s=0.0, points=(), standing=None, sweep_s=None,
         )  # fmt: skip

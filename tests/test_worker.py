@@ -119,7 +119,7 @@ def test_on_a_gpu_what_is_measured_is_timed_before_the_profiler_runs(monkeypatch
                    for index, steps in enumerate((28, 6, 10)))  # fmt: skip
     job: Any = SimpleNamespace(
         environment=SimpleNamespace(device="cuda"), points=points, model=None, trace=True, probe=False,
-        is_baseline=True, build={"precision.dtype": "bfloat16"}, workload=WORKLOAD,
+        is_baseline=True, awaits_reference=False, build={"precision.dtype": "bfloat16"}, workload=WORKLOAD,
     )  # fmt: skip
     channel = make_channel(enter=lambda stage, index=None: seen.append((stage, index)))
     bench = worker.Bench(job, channel, weights_of(None))
