@@ -34,6 +34,7 @@ class TakingTurns(InlineExecutor):
     def __init__(self, work: Callable[[Job], Iterable[Message]], slots: int, is_drawn: Callable[[], bool]) -> None:
         super().__init__(work, slots=slots)
         self.is_drawn = is_drawn
+        self.is_held: Callable[[Job], bool] = lambda _: False
         self.left: dict[str, deque[Message | Ended]] = {}
 
     def wait(self, until: Callable[[], float]) -> Iterator[tuple[Handle, Message | StoodStill | Ended]]:
@@ -50,6 +51,8 @@ class TakingTurns(InlineExecutor):
 
     def must_wait(self, handle: Handle, message: object) -> bool:
         is_image = isinstance(message, (PointDone, PointFailed))
+        if is_image and self.is_held(handle.job):
+            return True
         if handle.job.is_baseline:
             return (is_image or isinstance(message, WorkerFailed)) and not self.is_drawn()
         asks = handle.job.awaits_reference and handle.id not in self.provided
@@ -185,3 +188,15 @@ def test_the_quickest_is_judged_first_and_what_is_slower_need_not_be(ahead: Ahea
     assert first.points[0].worth_s == pytest.approx(3.3, rel=0.01)  # a call of the baseline
     assert first.build["attention.backend"] == "_native_math"
     assert second.points[0].worth_s == pytest.approx(0.8 * (0.5 + 0.1 * 14), rel=0.01)
+
+
+def test_the_search_goes_on_beside_what_was_begun_ahead(ahead: Ahead, workers: SlowWorkers) -> None:
+    with ahead.study() as study:
+        executor = TakingTurns(ahead.work, ahead.slots, lambda: len(workers.jobs) >= 4)
+        executor.is_held = lambda job: len(workers.jobs) < 6 and workers.jobs.index(job) == 2
+        study.runner.executor = executor
+        study.run()
+
+    slow, others = workers.jobs[2], workers.jobs[4:]
+    assert slow.awaits_reference and not any(job.awaits_reference for job in others)
+    assert ahead.told.outcomes[-1].status == "measured"

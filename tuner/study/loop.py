@@ -114,7 +114,8 @@ class Study:
 
     def choose(self) -> Outcome:
         """Search and confirm until a limit is reached. Time that a confirmation leaves over is searched, too."""
-        self.exhaust(self.open_doubt)
+        if not self.runner.flights:  # else this run has just begun, and an earlier one left nothing open
+            self.exhaust(self.open_doubt)
         while True:
             self.exhaust(self.search)
             has_nothing_new = not self.confirmation.is_search_over(self.history)
