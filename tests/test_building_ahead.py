@@ -195,9 +195,9 @@ def test_the_quickest_is_judged_first_and_what_is_slower_need_not_be(ahead: Ahea
 
 
 def test_the_search_goes_on_beside_what_was_begun_ahead(ahead: Ahead, workers: SlowWorkers) -> None:
-    with ahead.study() as study:
+    with ahead.study(trials=20) as study:
         executor = TakingTurns(ahead.work, ahead.slots, lambda: len(workers.jobs) >= 4)
-        executor.is_held = lambda job: job == workers.jobs[2] and len(builds(workers)) < 4
+        executor.is_held = lambda job: workers.jobs.index(job) == 2 and len(builds(workers)) < 4
         study.runner.executor = executor
         study.run()
 
