@@ -11,8 +11,8 @@ from inline_study import SMALL, Bench, Workers
 
 from tuner.errors import BadInput
 from tuner.records.advice import Advice
-from tuner.records.codec import read
-from tuner.records.outcome import Failure, Outcome
+from tuner.records.codec import Values, read
+from tuner.records.outcome import Device, Failure, Outcome
 from tuner.records.protocol import BuildDone, Job, Message, PointDone
 from tuner.report.study_report import read_report
 from tuner.search.bounds import refusal_reason, slow_compile_reason
@@ -66,20 +66,37 @@ def test_a_study_tells_keeps_and_follows_its_advice(advised: Bench) -> None:
         assert refusal_reason(study.history, {**values, "attention.backend": "native"}) is None
 
 
-def test_what_compiles_for_too_long_is_not_compiled_in_that_way_again(advised: Bench) -> None:
-    advised.run(trials=4)
+LATE = Failure(kind="timeout", stage="compile", message="still in stage 'compile' after 200 s")
+
+
+@pytest.mark.parametrize(
+    ("compiled", "other", "failure", "reason"),
+    [
+        ({"scope": "full"}, {}, LATE, "compile.scope=full: trial 9 was still in stage 'compile' after 200 s"),
+        ({"scope": "full"}, {"scope": "none"}, LATE, None),
+        (
+            {"scope": "none", "vae": True},
+            {},
+            LATE,
+            "compile.vae=true: trial 9 was still in stage 'compile' after 200 s",
+        ),
+        ({"scope": "none", "vae": True}, {"vae": False}, LATE, None),
+        ({"scope": "regional", "vae": True}, {"vae": False}, LATE, None),
+        ({"scope": "full"}, {}, msgspec.structs.replace(LATE, stage="score"), None),
+    ],
+)
+def test_what_compiled_for_too_long_is_not_compiled_in_that_way_again(
+    advised: Bench, compiled: Values, other: Values, failure: Failure, reason: str | None
+) -> None:
     with advised.study() as study:
-        late = study.history.baseline.values | {"compile.scope": "full", "compile.mode": "max-autotune"}
-        failure = Failure(kind="timeout", stage="compile", message="still in stage 'compile' after 200 s")
-        study.history.outcomes[9] = msgspec.structs.replace(
-            study.history.baseline, number=9, values=late, status="failed", failure=failure
-        )
-        known = "compile.scope=full, compile.mode=max-autotune: trial 9 was still in stage 'compile' after 200 s"
-        assert slow_compile_reason(study.history, {**late, "attention.backend": "native"}) == known
-        assert slow_compile_reason(study.history, {**late, "compile.mode": "default"}) is None
-        other = msgspec.structs.replace(failure, stage="score")
-        study.history.outcomes[9] = msgspec.structs.replace(study.history.outcomes[9], failure=other)
-        assert slow_compile_reason(study.history, late) is None
+        space, history = study.store.request.space, study.history
+        late = space.candidate({}) | {f"compile.{name}": value for name, value in compiled.items()}
+        history.outcomes[9] = Outcome(
+            number=9, purpose="search", values=late, build_key="", image_key="", device=Device(name="cpu"), build=None,
+            wall_s=200.0, status="failed", failure=failure,
+        )  # fmt: skip
+        values = late | {"attention.backend": "native"} | {f"compile.{name}": value for name, value in other.items()}
+        assert slow_compile_reason(history, values) == reason
 
 
 def test_a_resumed_study_keeps_the_advice_that_it_was_given(advised: Bench) -> None:

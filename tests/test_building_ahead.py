@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from inline_study import Bench, Workers
+from inline_study import SPACE, Bench, Workers
 
 from tuner.errors import StudyFailed
 from tuner.execution.executor import Ended, Handle, StoodStill
@@ -25,6 +25,7 @@ from tuner.records.protocol import (
 )
 from tuner.study import loop, slots
 
+THROTTLED = Failure(kind="throttled", stage="time", message="6 of 6 calls were discarded")
 OUT_OF_MEMORY = Failure(kind="out of memory", stage="score", message="CUDA out of memory")
 
 
@@ -204,3 +205,57 @@ def test_the_search_goes_on_beside_what_was_begun_ahead(ahead: Ahead, workers: S
     _, slow, _, other, *_ = builds(workers)
     assert slow.awaits_reference and not other.awaits_reference
     assert ahead.told.outcomes[-1].status == "measured"
+
+
+@pytest.mark.parametrize("failure", [OUT_OF_MEMORY, THROTTLED], ids=lambda failure: failure.kind)
+def test_a_repetition_that_fails_beside_candidates_is_made_again(
+    ahead: Ahead, workers: SlowWorkers, failure: Failure
+) -> None:
+    failed: list[Job] = []
+
+    def work(job: Job) -> Iterator[Message]:
+        messages = list(workers(job))
+        if "repetitions" in job.points[0].folder and not failed:
+            failed.append(job)
+            messages = [*messages[:1], PointFailed(index=0, failure=failure)]
+        yield from messages
+
+    ahead.work = work
+    ahead.run_ahead(drawn_after=4)
+
+    assert failed and ahead.told.outcomes[0].number == 0
+    assert len(ahead.outcomes()) == 12
+
+
+def test_a_candidate_with_the_baselines_image_key_is_compared_with_its_images(
+    ahead: Ahead, workers: SlowWorkers
+) -> None:
+    (ahead.folder / "space.yaml").write_text(SPACE.replace(", steps: 14", ""))
+    executor = ahead.run_ahead()
+
+    first = next(iter(executor.provided.values()))
+    assert first.points[0].spot_check is not None
+    assert first.points[0].spot_check.images.endswith("trials/0000/images")
+    assert not first.awaits_reference
+
+
+def test_a_result_that_is_held_counts_as_not_tried_if_the_baseline_fails_to_come(
+    ahead: Ahead, workers: SlowWorkers
+) -> None:
+    broken = Failure(kind="error", stage="apply", message="no such kernel")
+    with ahead.study() as study:
+        executor = TakingTurns(ahead.work, ahead.slots, lambda: False)
+        study.runner.executor = executor
+
+        def work(job: Job) -> Iterator[Message]:
+            if len(workers.jobs) == 3:
+                raise KeyboardInterrupt
+            messages = list(workers(job))
+            yield from [WorkerFailed(failure=broken)] if job.awaits_reference else messages
+
+        executor.work = work
+        with pytest.raises(KeyboardInterrupt):
+            study.run()
+        states = [trial.state.name for trial in study.store.study.get_trials()]
+        assert states and set(states) == {"FAIL"}
+    assert ahead.outcomes() == []

@@ -159,7 +159,7 @@ def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> in
     from tuner.report.dry_run import DryRun, DryRunText, PlannedRecipe, combinations
     from tuner.search.recorded import outcome_files
 
-    space, limits = request.space, with_demo_budget(limits_of(options), request)
+    space, limits = request.space, with_demo_budget(with_last_budget(folder, limits_of(options)), request)
     plan = DryRun(
         model=options.model,
         pipeline_class=request.model.pipeline_class,
@@ -228,6 +228,17 @@ def conduct(
             raise Interrupted(interruption(folder)) from None
         finally:
             display.closed()
+
+
+def with_last_budget(folder: Path, limits: Limits) -> Limits:
+    """Return limits without a budget with that of the last run of the study in a folder, if there is one."""
+    import msgspec
+
+    from tuner.report.studies import read_limits
+
+    database = StudyFolder(folder).database
+    last = read_limits(database, "limits") if limits.budget_s is None and database.exists() else None
+    return msgspec.structs.replace(limits, budget_s=last.budget_s) if last else limits
 
 
 def with_demo_budget(limits: Limits, request: Request) -> Limits:

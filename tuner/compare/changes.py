@@ -121,7 +121,8 @@ def _memory(point: MeasuredPoint) -> Estimate:
 
 
 def _figure(of: str, name: str, before: Estimate, after: Estimate) -> Figure:
-    if min(before.low, after.low) <= 0:
+    has_intervals = before.low < before.high or after.low < after.high
+    if min(before.low, after.low) <= 0 or not has_intervals:
         return Figure(of=of, name=name, before=before, after=after)
     ratio = Estimate(value=after.value / before.value, low=after.low / before.high, high=after.high / before.low)
     return Figure(of=of, name=name, before=before, after=after, ratio=ratio, differs=differs(ratio))

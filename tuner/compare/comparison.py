@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from tuner.compare.changes import changes
 from tuner.compare.points import instances, make_points, make_sources, price_of, with_front
 from tuner.compare.records import ComparedPoint, Comparison, Result, Source
+from tuner.report.study_table import short_model
 from tuner.result.prices import is_nominal
 
 STATES = {
@@ -62,6 +63,7 @@ def _differences(results: Sequence[Result]) -> Iterator[str]:
     """Yield what the studies did not have in common, of what decides which configurations are as good."""
     bests = [result.best for result in results]
     fields: dict[str, set[object]] = {
+        "model": {(short_model(best.model.source), best.model.revision) for best in bests},
         "metric of quality": {best.quality_metric for best in bests},
         "tolerated loss": {best.quality_tolerance for best in bests},
         "prompts": {best.workload.prompts for best in bests},

@@ -68,13 +68,17 @@ def _changes(changes: Changes, options: ConsoleOptions) -> Iterator[RenderableTy
     """Yield what changed from the older result to the newer one."""
     yield Text(f"\nWhat changed from {letter(changes.before)} to {letter(changes.after)}", style=BASELINE)
     for title, figures in cells.figure_rows(changes):
-        yield filled(make_table(options), (title, *cells.FIGURES[1:]), figures, is_whole=True)
+        yield filled(make_table(options), (title, *cells.FIGURES[1:]), figures, is_whole=options.max_width >= WIDE)
         yield Text("")
     yield from wrap_text("", cells.TOLD_APART, options.max_width, QUIET)
     for title, rows in cells.changed_rows(changes):
         yield Text(f"\n{title}" + ("" if rows else ": as before"), style=BASELINE)
         if rows:
             yield filled(make_bare_table(), cells.CHANGED, rows)
+
+
+WIDE = 100
+"""Columns of a terminal in which figures with intervals stay whole."""
 
 
 def filled(table: Table, headings: Sequence[str], rows: Iterable[Sequence[str]], *, is_whole: bool = False) -> Table:

@@ -36,7 +36,12 @@ class Target(ABC):
         """Return the file. Raises BadInput if the target cannot have this configuration."""
 
 
-def read_tuned(path: Path, trial: int | None = None, *, may_contradict: bool = False) -> BestConfig:
+NEEDS_CHANGE = "export; --trial N takes another point of the front"
+
+
+def read_tuned(
+    path: Path, trial: int | None = None, *, may_contradict: bool = False, needs: str = NEEDS_CHANGE
+) -> BestConfig:
     """Read the chosen configuration, or that of a trial, from a best_config.json or a study folder.
 
     With `may_contradict` its figures need not agree. Raises BadInput if it is not valid, if diffusers has no such
@@ -57,7 +62,7 @@ def read_tuned(path: Path, trial: int | None = None, *, may_contradict: bool = F
     if not differing(best):
         raise BadInput(
             f"{file}: trial {best.chosen.trial} is the untouched pipeline, as diffusers loads it: there is nothing to "
-            "export; --trial N takes another point of the front"
+            f"{needs}"
         )
     return best
 

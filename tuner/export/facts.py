@@ -53,6 +53,17 @@ def measured(best: BestConfig) -> Iterator[str]:
     difference = point.quality_difference
     against = format_difference(difference.value, difference.low, difference.high)
     yield f"quality: {best.quality_metric} {format_score(point.quality)}, {against} against the untouched pipeline's"
+    yield from filter(None, [shortfall(best)])
+
+
+def shortfall(best: BestConfig) -> str | None:
+    """Say that a configuration may lose more quality than the study tolerates, if it may."""
+    if best.chosen.quality_difference.low >= -best.quality_tolerance:
+        return None
+    loss = format_fixed(best.quality_tolerance, 2)
+    return (
+        f"NOT shown to be as good: its 95 % interval reaches below the {loss} points that the study tolerates to lose"
+    )
 
 
 def latency(point: MeasuredPoint) -> str:

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.export.facts import ratio, setting
+from tuner.export.facts import ratio, setting, shortfall
 from tuner.export.loading import folder
 from tuner.export.python import Python, codes_of, makes_videos, needed
 from tuner.knobs import KNOBS
@@ -66,6 +66,7 @@ def context(best: BestConfig, package: Package, is_choice: bool) -> dict[str, An
         "other_choice": "" if is_choice else f" (with `trial={best.chosen.trial}`: its own choice is another)",
         "settings": code(visible(" ".join(setting(name, value) for name, value in best.chosen.changed.items()))),
         "speed_up": ratio(best.speed_up),
+        "shortfall": shortfall(best),
         "device_name": plain(here.device_name),
         "gpus": "--gpus all " if here.device == "cuda" else "",
         "batch": best.chosen.batch,

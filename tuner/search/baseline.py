@@ -32,14 +32,22 @@ class Baseline(Strategy):
                 return None
             self.was_proposed = True
             return Proposal(values=values, purpose="baseline")
+        return repetition(history.baseline) if self.wants_another(history) else None
+
+    def is_done(self, history: History) -> bool:
+        """Return whether the baseline is recorded, and as many of its repetitions as are wanted."""
+        is_recorded = BASELINE in history.outcomes and not history.awaits_reference
+        return is_recorded and not history.is_repeating(BASELINE) and not self.wants_another(history)
+
+    def wants_another(self, history: History) -> bool:
+        """Return whether a repetition is missing, or affordable."""
         if history.baseline.status != "measured" or self.failures.are_final:
-            return None
+            return False
         walls_s = [run.wall_s for run in history.repetitions_of(history.baseline)]
         timing = history.baseline.timing
         is_composed = timing is not None and bool(timing.predicted_from)  # slow calls: one repetition is dear enough
         has_two = len(history.undisturbed(history.baseline)) + is_composed > 1
-        is_wanted = not has_two or (not is_composed and self.is_affordable(walls_s))
-        return repetition(history.baseline) if is_wanted else None
+        return not has_two or (not is_composed and self.is_affordable(walls_s))
 
     def is_affordable(self, walls_s: list[float]) -> bool:
         """Return whether one more repetition would still be a small part of the budget."""

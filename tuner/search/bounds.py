@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from tuner.knobs.compile import compiles
 from tuner.records.codec import Values
 from tuner.search.history import History
 from tuner.space.candidates import format_value
 
 MIN_RATE_SHARE = 0.25
 """A dtype whose large matrix products reach less than this share of the baseline's rate is too slow to gain."""
-
-COMPILED_BY = ("compile.scope", "compile.mode")
-"""What decides how long a build compiles."""
 
 
 def refusal_reason(history: History, values: Values) -> str | None:
@@ -52,12 +50,20 @@ def no_gain_reason(history: History, values: Values) -> str | None:
 
 def slow_compile_reason(history: History, values: Values) -> str | None:
     """Return why a candidate would compile for too long, since another was compiled in the same way, or None."""
+    settings = compile_settings(values)
     for trial in history.outcomes.values():
-        failure, is_same = trial.failure, all(values.get(name) == trial.values.get(name) for name in COMPILED_BY)
-        if failure is not None and (failure.kind, failure.stage) == ("timeout", "compile") and is_same:
-            names = ", ".join(f"{name}={format_value(values[name])}" for name in COMPILED_BY if name in values)
+        failure = trial.failure
+        is_late = failure is not None and (failure.kind, failure.stage) == ("timeout", "compile")
+        if failure is not None and is_late and compiles(values) and compile_settings(trial.values) == settings:
+            changed = history.space.changed(values)
+            names = " ".join(f"{name}={format_value(value)}" for name, value in settings.items() if name in changed)
             return f"{names}: trial {trial.number} was {failure.message}"
     return None
+
+
+def compile_settings(values: Values) -> Values:
+    """Return what a candidate compiles and how."""
+    return {name: value for name, value in values.items() if name.startswith("compile.")}
 
 
 def has_other_products(values: Values) -> bool:

@@ -84,7 +84,7 @@ class BuildAttempt:
             environment=request.environment,
             workload=self.history.judged_workload,
             build=build_values(self.sweep[0]),
-            points=tuple(self._point(index, values) for index, values in enumerate(self.sweep)),
+            points=self._points(),
             reference=self._reference(),
             gate=self.history.space.gate,
             allowed=self.history.allowances(),
@@ -101,11 +101,13 @@ class BuildAttempt:
 
     def with_reference(self, job: Job) -> Job:
         """Return a job that waits for the baseline's images with these."""
-        points = tuple(msgspec.structs.replace(point, worth_s=self._worth_s(point.batch)) for point in job.points)
         return msgspec.structs.replace(
-            job, points=points, reference=self._reference(), workload=self.history.judged_workload,
+            job, points=self._points(), reference=self._reference(), workload=self.history.judged_workload,
             awaits_reference=False,
         )  # fmt: skip
+
+    def _points(self) -> tuple[Point, ...]:
+        return tuple(self._point(index, values) for index, values in enumerate(self.sweep))
 
     def _point(self, index: int, values: Values) -> Point:
         steps = [int(point["steps"]) for point in self.sweep]
@@ -191,6 +193,10 @@ class BuildAttempt:
                 slots=max_slots(self.store.request.environment),
             ),
         )
+
+    def forget(self) -> None:
+        """Count nothing as settled: no result was recorded."""
+        self.settled.clear()
 
     def close(self) -> None:
         """Give back the candidate's trial if it has no outcome, and remove what points without a result left."""

@@ -100,7 +100,7 @@ class Study:
 
     def measure_baseline(self) -> None:
         """Measure the untouched pipeline and its timing noise, and report both."""
-        self.runner.exhaust(FirstOf([self.baseline, Ahead(self.search)]), leaves_builds=True)
+        self.runner.exhaust(FirstOf([self.baseline, Ahead(self.search)]), self.baseline.is_done)
         self.planner.require_budget()
         stop_without_baseline(self.history, self.store)
         noise = timing_noise(self.history)
@@ -114,7 +114,7 @@ class Study:
 
     def choose(self) -> Outcome:
         """Search and confirm until a limit is reached. Time that a confirmation leaves over is searched, too."""
-        if not self.runner.flights:  # else this run has just begun, and an earlier one left nothing open
+        if self.runner.is_idle:  # else the study has just begun, and no earlier run left anything open
             self.exhaust(self.open_doubt)
         while True:
             self.exhaust(self.search)

@@ -96,6 +96,9 @@ class RepetitionAttempt:
             stop_if_disk_full(message.failure, self.store.folder)
             yield self._ended(status="failed", failure=message.failure)
 
+    def forget(self) -> None:
+        """Do nothing: a repetition counts only once it is recorded."""
+
     def close(self) -> None:
         """Do nothing: a repetition without an outcome leaves nothing that counts."""
 

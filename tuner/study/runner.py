@@ -12,7 +12,7 @@ import msgspec
 from tuner.execution.executor import Ended, Executor, Handle, StoodStill
 from tuner.records.outcome import Device, Failure, Outcome, Pair
 from tuner.records.protocol import Job, Message, PointTimed, ReferenceWanted, TurnEnded
-from tuner.search.history import BASELINE, InFlight
+from tuner.search.history import BASELINE, History, InFlight
 from tuner.search.strategy import Proposal, Strategy
 from tuner.study.attempt import Attempt, BuildAttempt
 from tuner.study.course import keep_building
@@ -55,12 +55,6 @@ class Flight:
     is_first_judged: bool = False
     has_ended: bool = False
 
-    @property
-    def is_baseline(self) -> bool:
-        """Whether it builds the untouched pipeline, or repeats that outside a pair."""
-        is_repetition = self.proposal.repeats == BASELINE and self.proposal.pair is None
-        return self.proposal.purpose == "baseline" or is_repetition
-
 
 class Runner:
     """Runs attempts and publishes their events.
@@ -85,25 +79,26 @@ class Runner:
         self.alone: list[Proposal] = []
         """What failed because of a neighbour, to be run again without one."""
 
-    def exhaust(self, strategy: Strategy, *, leaves_builds: bool = False) -> None:
-        """Run what a strategy proposes until it has nothing more to propose.
+    def exhaust(self, strategy: Strategy, is_done: Callable[[History], bool] = lambda _: False) -> None:
+        """Run what a strategy proposes until it has nothing more to propose, or `is_done`.
 
-        With `leaves_builds` candidates that are being built when the baseline is known run on for the next strategy.
+        In the second case what runs then goes on, for the next strategy.
         """
         self.fill(strategy)
-        while self.is_going_on(leaves_builds=leaves_builds):
+        while self.flights and not is_done(self.history):
             for handle, message in self.executor.wait(self.next_stop):
                 self.take(handle, message, strategy)
                 if isinstance(message, (TurnEnded, PointTimed, Ended)):
                     self.fill(strategy)
-                if not self.is_going_on(leaves_builds=leaves_builds):
+                if is_done(self.history):
                     break
             self.stop_late(strategy)
             self.fill(strategy)
 
-    def is_going_on(self, *, leaves_builds: bool) -> bool:
-        """Return whether anything runs, or anything of the baseline if builds of candidates are left to run on."""
-        return any(flight.is_baseline or not leaves_builds for flight in self.flights.values())
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs, or waits to be run alone."""
+        return not self.flights and not self.alone
 
     def close(self) -> None:
         """End what still runs."""
@@ -179,7 +174,7 @@ class Runner:
             each.is_crowded = each.is_crowded or len(self.flights) > 1
 
     def job(self, attempt: Attempt) -> Job:
-        """Return the job of an attempt. On a CPU those that compile at once share the cores, and each takes longer."""
+        """Return the job of an attempt. Those that compile at once on a CPU share its cores."""
         job, room = attempt.job(self.budget), self.room()
         is_shared = job.environment.device == "cpu"
         limit_s = None if job.compile_limit_s is None else job.compile_limit_s * (room if is_shared else 1)
@@ -214,7 +209,7 @@ class Runner:
             flight.wants_reference_s = message.seconds_per_image
         else:
             self.publish_all(flight, message)
-        if isinstance(message, Ended) and flight.runs_again and flight.is_baseline:
+        if isinstance(message, Ended) and flight.runs_again and flight.proposal.purpose == "baseline":
             self.begin_again(flight)
         for each in [flight] if self.history.awaits_reference else list(self.flights.values()):
             self.go_on(each, strategy)
@@ -293,6 +288,8 @@ class Runner:
         del self.flights[flight.handle.id]
         self.history.running.remove(flight.running)
         self.executor.cancel(flight.handle)
+        if flight.held:
+            flight.attempt.forget()
         if strategy is not None and flight.runs_again:
             self.alone.append(replace(flight.proposal, number=flight.attempt.number))
         flight.attempt.close()
@@ -309,12 +306,13 @@ class Runner:
 
     def next_stop(self) -> float:
         """Return when the first of the attempts is stopped."""
-        return min((self.stops_at(flight.attempt) for flight in self.flights.values()), default=NEVER)
+        running = (flight for flight in self.flights.values() if not flight.has_ended)
+        return min((self.stops_at(flight.attempt) for flight in running), default=NEVER)
 
     def stop_late(self, strategy: Strategy) -> None:
         """Stop the attempts whose time is up."""
         for flight in list(self.flights.values()):
-            if time.monotonic() >= self.stops_at(flight.attempt):
+            if not flight.has_ended and time.monotonic() >= self.stops_at(flight.attempt):
                 self.publisher.publish(Note(f"trial {flight.attempt.number} was stopped: {self.stop_reason()}"))
                 self.end(flight, strategy)
 

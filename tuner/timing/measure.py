@@ -198,12 +198,12 @@ def measure(
 ) -> Timing:
     """Time a warm call until the 95 % interval of its median is narrow enough, or until the allowance is spent.
 
-    Takes at least six samples, since fewer have no such interval, and of slow calls of a GPU three, whose mean has one
-    by Student's t. A sample that `monitor` discards costs time but does
-    not count, and a pause follows it. Nor does a call count that was stalled (tuner/timing/disturbance.py). `target_s`
-    is the latency target. `before_call` is called before each sample, and the seconds that it returns are not spent.
-    Raises Throttled when the allowance is spent and as many calls were discarded before as many
-    could be kept.
+    Takes at least six samples, since fewer have no such interval, and of slow calls of a GPU as many as the rule says,
+    whose mean has one by Student's t; if two are not enough, a third, whatever time it takes. A sample that `monitor`
+    discards costs time but does not count, and a pause follows it. Nor does a call count that was stalled
+    (tuner/timing/disturbance.py). `target_s` is the latency target. `before_call` is called before each sample, and the
+    seconds that it returns are not spent.
+    Raises Throttled when the allowance is spent and as many calls were discarded before as many could be kept.
     """
     import scipy.special  # noqa: F401  # takes a while: loaded before the first sample, not between two of them
 
@@ -220,7 +220,7 @@ def measure(
         else:
             discarded += 1
             kept = len(samples.host_s)
-            if is_time_up and kept < samples.min_count <= discarded:
+            if is_time_up and discarded >= samples.min_count and not (samples.are_enough and samples.can_show_stalls):
                 raise Throttled(f"{discarded} of {discarded + kept} calls were discarded, the last: {reason}")
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, MAX_PAUSE_S)

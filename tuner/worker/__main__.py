@@ -63,7 +63,8 @@ def run(job: Job, channel: Channel, weights: Weights) -> None:
     channel.send(BuildDone(build=build))
     if not continues(job, build):
         return
-    for point in job.points:
+    for index in range(len(job.points)):
+        point = bench.job.points[index]  # which may have been written again
         if bench.leaves_out(point):
             channel.send(PointLeftOut(index=point.index))
             continue

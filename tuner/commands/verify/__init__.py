@@ -56,7 +56,8 @@ def run(options: argparse.Namespace) -> int:
     from tuner.export.base import read_tuned, result_file
     from tuner.verify.recorded import read_recorded
 
-    best, file = read_tuned(options.file, may_contradict=True), result_file(options.file)
+    best = read_tuned(options.file, may_contradict=True, needs="verify: the study kept it")
+    file = result_file(options.file)
     check_device(file, best)
     check_model(file, best)
     recorded = with_scorer(read_recorded(file, best), best)
