@@ -110,6 +110,17 @@ def test_a_price_may_be_given(tmp_path: Path, options: dict) -> None:
     assert source.price.usd_per_hour == options.get("usd_per_hour", 4.5)
 
 
+@pytest.mark.parametrize(("noise", "differs"), [(0.0, True), (0.5, False)])
+def test_what_processes_differ_by_is_no_change(tmp_path: Path, noise: float, differs: bool) -> None:
+    known = {"processes": 3, "coefficient_of_variation": noise}
+    old = study(tmp_path, "old", H200, created_at="2026-01-01T00:00:00+00:00", timing_noise=known)
+    new = study(tmp_path, "new", H200, created_at="2026-02-01T00:00:00+00:00", timing_noise=known, faster=2.0)
+    found = compared(old, new).changes
+    assert found is not None
+    (latency,) = [each for each in found.figures if (each.of, each.name) == ("untouched", "latency, s")]
+    assert latency.differs == differs
+
+
 def test_two_results_of_one_machine_say_what_changed(tmp_path: Path) -> None:
     """Older first, whatever the order of the arguments."""
     old = study(tmp_path, "old", H200, created_at="2026-01-01T00:00:00+00:00")
@@ -128,6 +139,7 @@ def test_two_results_of_one_machine_say_what_changed(tmp_path: Path) -> None:
     latency = figures["untouched", "latency, s"]
     assert latency.ratio is not None and latency.ratio.value == pytest.approx(0.5) and latency.differs
     assert not figures["chosen", "peak memory, GB"].differs
+    assert figures["chosen", "peak memory, GB"].ratio is None, "it has no interval, so nothing can be told apart"
     assert {"driver", "diffusion-tuner"} <= {each.name for each in found.environment}
     assert [each.name for each in found.request] == ["workload.guidance_scale"]
 

@@ -23,7 +23,10 @@ from tuner.verify.judge import ratio_text
 POINTS = ("", "latency", "images/s", "iterations/s", "US$/million images", "standing")
 INSTANCES = ("", "provider", "US$/hour", "US$/million images", "quoted", "offer")
 FIGURES = ("", "before", "after", "after/before", "")
-TOLD_APART = "more, less: the ratio's interval, the widest that both allow, excludes 1; =: it does not"
+TOLD_APART = (
+    "more, less: the ratio's interval, the widest that both and the noise between processes allow, excludes 1; "
+    "=: it does not"
+)
 CHANGED = ("", "before", "after")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -13,6 +14,7 @@ from tuner.compare.records import Changes, Figure, Result, Source
 from tuner.export.facts import setting
 from tuner.records.codec import Estimate, Value
 from tuner.report.study_table import short_model
+from tuner.result.front import widen
 from tuner.result.records import BestConfig, MeasuredPoint
 from tuner.timing.intervals import differs
 from tuner.verify.changes import differing, software
@@ -92,21 +94,29 @@ def _prompts(best: BestConfig) -> str:
 
 def figures(then: BestConfig, now: BestConfig, before_usd: float, after_usd: float) -> Iterator[Figure]:
     """Yield figures of both results; those of the untouched pipeline tell what is the environment's doing."""
-    yield from _of_points("untouched", then.baseline, now.baseline, before_usd, after_usd)
-    yield from _of_points(CHOSEN, then.chosen, now.chosen, before_usd, after_usd)
+    noise = _process_noise(then, now)
+    yield from _of_points("untouched", then.baseline, now.baseline, before_usd, after_usd, noise)
+    yield from _of_points(CHOSEN, then.chosen, now.chosen, before_usd, after_usd, noise)
     yield _figure(CHOSEN, "speed-up", then.speed_up, now.speed_up)
     if then.quality_metric == now.quality_metric:
         old, new = then.chosen.quality_difference, now.chosen.quality_difference
         yield Figure(of=CHOSEN, name=f"{now.quality_metric}{DIFFERENCE}", before=old, after=new)
 
 
+def _process_noise(then: BestConfig, now: BestConfig) -> float:
+    """Return the coefficient of variation between fresh processes of one configuration, over both results."""
+    noises = [best.timing_noise.coefficient_of_variation if best.timing_noise else 0.0 for best in (then, now)]
+    return math.hypot(*noises) / math.sqrt(len(noises))
+
+
 def _of_points(
-    of: str, old: MeasuredPoint, new: MeasuredPoint, before_usd: float, after_usd: float
+    of: str, old: MeasuredPoint, new: MeasuredPoint, before_usd: float, after_usd: float, noise: float
 ) -> Iterator[Figure]:
-    yield _figure(of, LATENCY, old.latency_s, new.latency_s)
-    yield _figure(of, "images/s", rate(old.batch, old.latency_s), rate(new.batch, new.latency_s))
-    yield _figure(of, "iterations/s", _iterations(old), _iterations(new))
-    yield _figure(of, "US$/million images", usd_per_million(old, before_usd), usd_per_million(new, after_usd))
+    yield _figure(of, LATENCY, old.latency_s, new.latency_s, noise)
+    yield _figure(of, "images/s", rate(old.batch, old.latency_s), rate(new.batch, new.latency_s), noise)
+    yield _figure(of, "iterations/s", _iterations(old), _iterations(new), noise)
+    before, after = usd_per_million(old, before_usd), usd_per_million(new, after_usd)
+    yield _figure(of, "US$/million images", before, after, noise)
     yield _figure(of, "peak memory, GB", _memory(old), _memory(new))
 
 
@@ -120,9 +130,10 @@ def _memory(point: MeasuredPoint) -> Estimate:
     return Estimate(value=peak_gb, low=peak_gb, high=peak_gb)
 
 
-def _figure(of: str, name: str, before: Estimate, after: Estimate) -> Figure:
+def _figure(of: str, name: str, before: Estimate, after: Estimate, noise: float = 0.0) -> Figure:
     has_intervals = before.low < before.high or after.low < after.high
     if min(before.low, after.low) <= 0 or not has_intervals:
         return Figure(of=of, name=name, before=before, after=after)
     ratio = Estimate(value=after.value / before.value, low=after.low / before.high, high=after.high / before.low)
+    ratio = widen(ratio, noise)
     return Figure(of=of, name=name, before=before, after=after, ratio=ratio, differs=differs(ratio))
