@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from tuner.errors import BadInput
-from tuner.files import StudyFolder
+from tuner.files import StudyFolder, lock_study
 from tuner.report.conclusion import tolerated
 from tuner.report.console import make_console
 from tuner.report.renderers import RENDERERS
@@ -81,7 +81,9 @@ def test_a_study_without_a_result_or_with_another_is_one_line(finished: Path) ->
     paths = StudyFolder(finished)
     best = paths.best_config.read_bytes()
     paths.best_config.unlink()
-    with pytest.raises(BadInput, match=r"best_config\.json"):
+    with pytest.raises(BadInput, match=r"best_config\.json.*`tune resume"):
+        read_report(finished)
+    with lock_study(paths.lock), pytest.raises(BadInput, match=r"best_config\.json.*the study runs"):
         read_report(finished)
     paths.best_config.write_bytes(best)
     shutil.rmtree(paths.trial(msgspec.json.decode(best)["chosen"]["trial"]))

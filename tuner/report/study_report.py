@@ -56,7 +56,9 @@ def read_report(folder: Path) -> StudyReport:
     paths = StudyFolder(folder)
     request = read_request(paths.request)
     if not paths.best_config.exists():
-        raise BadInput(f"{paths.best_config}: not there yet: no result so far; `tune resume {folder}` goes on")
+        is_running = read_state(paths) == "running"
+        remedy = "the study runs: ask again in a minute" if is_running else f"`tune resume {folder}` goes on"
+        raise BadInput(f"{paths.best_config}: not there yet: no result so far; {remedy}")
     if paths.repricing.exists():
         raise BadInput(f"{paths.repricing}: the costs are between two prices; `tune resume {folder}` completes them")
     best = read_best(paths.best_config)
