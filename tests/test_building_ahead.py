@@ -17,12 +17,14 @@ from tuner.records.outcome import Failure
 from tuner.records.protocol import (
     Job,
     Message,
+    Point,
     PointDone,
     PointFailed,
     PointTimed,
     ReferenceWanted,
     WorkerFailed,
 )
+from tuner.records.quality import Quality
 from tuner.study import loop, slots
 
 THROTTLED = Failure(kind="throttled", stage="time", message="6 of 6 calls were discarded")
@@ -62,6 +64,12 @@ class TakingTurns(InlineExecutor):
 
 class SlowWorkers(Workers):
     """Their baseline is timed before its images are generated, and candidates wait for these."""
+
+    is_lossless = False
+    """Whether fewer steps lose no quality."""
+
+    def quality(self, job: Job, point: Point) -> Quality:
+        return super().quality(job, msgspec.structs.replace(point, steps=28) if self.is_lossless else point)
 
     def __call__(self, job: Job) -> Iterator[Message]:
         for message in super().__call__(job):
@@ -185,8 +193,7 @@ def test_what_is_expected_is_told_once(ahead: Ahead, monkeypatch: pytest.MonkeyP
 
 
 def test_the_quickest_is_judged_first_and_what_is_slower_need_not_be(ahead: Ahead, workers: SlowWorkers) -> None:
-    judge = workers.quality
-    workers.quality = lambda job, point: judge(job, msgspec.structs.replace(point, steps=28))  # type: ignore[method-assign]
+    workers.is_lossless = True
     executor = ahead.run_ahead(drawn_after=4)
 
     first, second = list(executor.provided.values())[:2]

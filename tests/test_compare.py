@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_cost_command import study
@@ -21,8 +22,8 @@ H200, L40S, UNKNOWN = "NVIDIA H200", "NVIDIA L40S", "Abacus 3000"
 NOMINAL = {"usd_per_hour": 1.0, "source": "nominal: no price is known"}
 
 
-def compared(*files: Path, **options: object) -> Comparison:
-    return compare(read_results([str(file) for file in files], Path("traces")), **options)  # type: ignore[arg-type]
+def compared(*files: Path, **options: Any) -> Comparison:
+    return compare(read_results([str(file) for file in files], Path("traces")), **options)
 
 
 def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from tuner import cli
 from tuner.commands.completion import SHELLS
-from tuner.commands.progress import make_progress
+from tuner.commands.progress import Amount, make_progress
 from tuner.commands.run import report_study
 
 WITHOUT_JSON = {"board", "completion", "export"}
@@ -20,8 +20,8 @@ WITHOUT_JSON = {"board", "completion", "export"}
 
 def test_every_command_that_tells_something_tells_it_as_json() -> None:
     parser = cli.make_parser()
-    has_json = {name for name, each in parser.commands.items() if "--json" in each._option_string_actions}  # type: ignore[attr-defined]
-    assert set(parser.commands) - has_json == WITHOUT_JSON  # type: ignore[attr-defined]
+    has_json = {name for name, each in parser.commands.items() if "--json" in each._option_string_actions}
+    assert set(parser.commands) - has_json == WITHOUT_JSON
 
 
 @pytest.mark.parametrize("command", ["show", "report", "advise", "compare"])
@@ -55,9 +55,9 @@ def test_how_much_a_study_tells(command: str, options: list[str], expected: tupl
     assert (given.amount, given.json) == expected
 
 
-def told(amount: str, as_json: bool, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+def told(amount: Amount, as_json: bool, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
     """What a display writes of a trial with a stage that takes no time, and of a long refusal."""
-    shown = make_progress(amount, as_json, {})  # type: ignore[arg-type]
+    shown = make_progress(amount, as_json, {})
     shown.trial_started(1, "search", {"steps": 4}, 1)
     shown.stage(1, "load", None)
     shown.stage(1, "compile", None)
@@ -94,7 +94,7 @@ def script(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -
 
 def test_a_script_has_every_command_and_option(script: str) -> None:
     parser = cli.make_parser()
-    for name, command in parser.commands.items():  # type: ignore[attr-defined]
+    for name, command in parser.commands.items():
         assert name in script
         assert all(option.strip("-") in script for option in command._option_string_actions)
 

@@ -107,7 +107,7 @@ def fail(message: str, exit_code: int = BadInput.exit_code) -> int:
     return exit_code
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Build the parser of `tune` and of all its commands."""
     parser = Parser(prog="tune", description=DESCRIPTION, epilog=EXAMPLES)
     parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")

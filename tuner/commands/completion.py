@@ -10,6 +10,9 @@ from tuner.commands.arguments import Subparsers, folder
 from tuner.errors import Unavailable
 
 SHELLS = ("bash", "zsh", "fish")
+PATHS = ("model", "base", "space", "scorer", "study", "results")
+"""Arguments that may be files, and names too."""
+
 SUMMARY = "print a script that completes commands and options in your shell"
 DESCRIPTION = """\
 Print a script by which bash, zsh or fish completes the commands of tune, their
@@ -49,7 +52,3 @@ def _complete_paths(parser: argparse.ArgumentParser, files: object, folders: obj
             action.complete = folders  # type: ignore[attr-defined]
         elif action.type is Path or action.dest in PATHS:
             action.complete = files  # type: ignore[attr-defined]
-
-
-PATHS = ("model", "base", "space", "scorer", "study", "results")
-"""Arguments that may be files, and names too."""

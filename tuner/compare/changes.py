@@ -16,7 +16,7 @@ from tuner.records.codec import Estimate, Value
 from tuner.report.study_table import short_model
 from tuner.result.front import widen
 from tuner.result.records import BestConfig, MeasuredPoint
-from tuner.timing.intervals import differs
+from tuner.timing.intervals import differs, widest_ratio
 from tuner.verify.changes import differing, software
 from tuner.verify.records import Change
 
@@ -134,6 +134,5 @@ def _figure(of: str, name: str, before: Estimate, after: Estimate, noise: float 
     has_intervals = before.low < before.high or after.low < after.high
     if min(before.low, after.low) <= 0 or not has_intervals:
         return Figure(of=of, name=name, before=before, after=after)
-    ratio = Estimate(value=after.value / before.value, low=after.low / before.high, high=after.high / before.low)
-    ratio = widen(ratio, noise)
+    ratio = widen(widest_ratio(after, before), noise)
     return Figure(of=of, name=name, before=before, after=after, ratio=ratio, differs=differs(ratio))

@@ -22,6 +22,7 @@ class InlineExecutor(Executor):
         self.devices = tuple(devices)
         self.running: dict[str, Handle] = {}
         self.provided: dict[str, Job] = {}
+        """The jobs with a reference, by handle. `work` was given the job without."""
         self.deadlines: list[float] = []
         """What `until` returned, before and after each message."""
 

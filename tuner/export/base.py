@@ -16,9 +16,11 @@ from tuner.knobs import KNOBS, changed
 from tuner.knobs.attention import BACKENDS
 from tuner.model import architecture, pipeline
 from tuner.model.diffusers_source import class_source
-from tuner.records.codec import Estimate, Values
+from tuner.records.codec import Values
 from tuner.result.config import read_config
-from tuner.result.records import BestConfig, MeasuredPoint
+from tuner.result.front import per_image
+from tuner.result.records import BestConfig
+from tuner.timing.intervals import widest_ratio
 
 RESULT = "best_config.json"
 
@@ -92,16 +94,9 @@ def _of_trial(recorded: BestConfig, best: BestConfig) -> BestConfig:
     """Return the result with the speed-up of its point. Only the chosen one's is known from pairs."""
     if best.chosen.trial == recorded.chosen.trial:
         return best
-    before, after = _seconds_per_image(best.baseline), _seconds_per_image(best.chosen)
-    speed_up = Estimate(
-        value=before.value / after.value, low=before.low / after.high, high=before.high / max(after.low, 1e-9)
-    )
+    before, after = (per_image(point.latency_s, point.batch) for point in (best.baseline, best.chosen))
+    speed_up = widest_ratio(before, after)
     return msgspec.structs.replace(best, speed_up=speed_up, speed_up_confirmed=False)
-
-
-def _seconds_per_image(point: MeasuredPoint) -> Estimate:
-    latency, batch = point.latency_s, point.batch
-    return Estimate(value=latency.value / batch, low=latency.low / batch, high=latency.high / batch)
 
 
 def result_file(path: Path) -> Path:

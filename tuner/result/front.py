@@ -113,5 +113,9 @@ def seconds_per_image(outcome: Outcome) -> Estimate:
     assert outcome.timing is not None
     batch = outcome.values["batch"]
     assert isinstance(batch, int)
-    latency = outcome.timing.latency_s
-    return Estimate(value=latency.value / batch, low=latency.low / batch, high=latency.high / batch)
+    return per_image(outcome.timing.latency_s, batch)
+
+
+def per_image(latency_s: Estimate, batch: int) -> Estimate:
+    """Return the latency of a call per image of its batch."""
+    return Estimate(value=latency_s.value / batch, low=latency_s.low / batch, high=latency_s.high / batch)

@@ -59,7 +59,7 @@ class Baseline(Strategy):
             self.failures.observe(outcome)
 
 
-class Ahead(Strategy):
+class SearchAhead(Strategy):
     """Proposes what the search would begin with, as long as the untouched pipeline's images are being generated."""
 
     def __init__(self, search: Strategy) -> None:

@@ -194,13 +194,12 @@ class BuildAttempt:
             ),
         )
 
-    def forget(self) -> None:
-        """Count nothing as settled: no result was recorded."""
-        self.settled.clear()
+    def close(self, *, is_recorded: bool = True) -> None:
+        """Give back the candidate's trial if it has no outcome, and remove what points without a result left.
 
-    def close(self) -> None:
-        """Give back the candidate's trial if it has no outcome, and remove what points without a result left."""
-        if 0 not in self.settled:
+        Unless what it settled `is_recorded`, it counts as without one.
+        """
+        if not (is_recorded and 0 in self.settled):
             self.store.abandon(self.number)
             shutil.rmtree(self.folder(0), ignore_errors=True)
         shutil.rmtree(self.folder(0) / "sweep", ignore_errors=True)

@@ -228,7 +228,8 @@ class Publisher:
         outcome = event.outcome if event.folder is None else self._as_trial(event.outcome, event.folder)
         self.store.acknowledge(outcome)
         self.history.outcomes[outcome.number] = outcome
-        self.history.awaits_reference &= outcome.number != BASELINE
+        if outcome.number == BASELINE:
+            self.history.awaits_reference = False
         self._keep_time()
         self._write_board(outcome)
         is_on_front = any(point.number == outcome.number for point in finalists(self.history) if point.number)

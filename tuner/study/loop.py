@@ -17,7 +17,7 @@ from tuner.report.formatting import pluralize
 from tuner.report.result_check import result_problem
 from tuner.result.config import read_best
 from tuner.result.records import BestConfig
-from tuner.search.baseline import Ahead, Baseline
+from tuner.search.baseline import Baseline, SearchAhead
 from tuner.search.budget import Budget, repetition_s
 from tuner.search.confirmation import Confirmation, EarlyConfirmation, OpenDoubt
 from tuner.search.gain import MIN_PAIRS, finalists, timing_noise
@@ -100,7 +100,7 @@ class Study:
 
     def measure_baseline(self) -> None:
         """Measure the untouched pipeline and its timing noise, and report both."""
-        self.runner.exhaust(FirstOf([self.baseline, Ahead(self.search)]), self.baseline.is_done)
+        self.runner.exhaust(FirstOf([self.baseline, SearchAhead(self.search)]), self.baseline.is_done)
         self.planner.require_budget()
         stop_without_baseline(self.history, self.store)
         noise = timing_noise(self.history)

@@ -96,11 +96,8 @@ class RepetitionAttempt:
             stop_if_disk_full(message.failure, self.store.folder)
             yield self._ended(status="failed", failure=message.failure)
 
-    def forget(self) -> None:
-        """Do nothing: a repetition counts only once it is recorded."""
-
-    def close(self) -> None:
-        """Do nothing: a repetition without an outcome leaves nothing that counts."""
+    def close(self, *, is_recorded: bool = True) -> None:
+        """Do nothing: a repetition without a recorded outcome leaves nothing that counts."""
 
     def _ended(self, **result: object) -> RepetitionEnded:
         self.has_outcome = True

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import msgspec
 
 from tuner.execution.executor import Ended, Executor, Handle, StoodStill
-from tuner.records.outcome import Device, Failure, Outcome, Pair
+from tuner.records.outcome import Device, Pair
 from tuner.records.protocol import Job, Message, PointTimed, ReferenceWanted, TurnEnded
 from tuner.search.history import BASELINE, History, InFlight
 from tuner.search.strategy import Proposal, Strategy
@@ -27,33 +27,10 @@ from tuner.study.events import (
     WorkerEnded,
     WorkerStoodStill,
 )
+from tuner.study.flight import Flight, ran_out
 from tuner.study.repetition import RepetitionAttempt
 
 NEVER = float("inf")
-
-
-@dataclass
-class Flight:
-    """An attempt that runs. It is `crowded` if another ran beside it, and runs `again` if that made it fail.
-
-    `standing_pair` is its pair if both of that run at the same time. Results are `held` until the baseline's is
-    recorded, also those of a worker that `has_ended`. With `wants_reference_s` it waits for the baseline's images, and
-    an image of its own takes so long.
-    """
-
-    proposal: Proposal
-    attempt: Attempt
-    handle: Handle
-    running: InFlight
-    is_alone: bool
-    standing_pair: Pair | None = None
-    is_crowded: bool = False
-    runs_again: bool = False
-    outcomes: list[Outcome] = field(default_factory=list)
-    held: list[TrialEnded | RepetitionEnded] = field(default_factory=list)
-    wants_reference_s: float | None = None
-    is_first_judged: bool = False
-    has_ended: bool = False
 
 
 class Runner:
@@ -205,12 +182,12 @@ class Runner:
             return
         if isinstance(message, Ended):
             flight.has_ended = True
+            if flight.runs_again and flight.builds_baseline:
+                self.begin_again(flight)
         elif isinstance(message, ReferenceWanted):
             flight.wants_reference_s = message.seconds_per_image
         else:
             self.publish_all(flight, message)
-        if isinstance(message, Ended) and flight.runs_again and flight.proposal.purpose == "baseline":
-            self.begin_again(flight)
         for each in [flight] if self.history.awaits_reference else list(self.flights.values()):
             self.go_on(each, strategy)
         self.hand_reference_on()
@@ -225,20 +202,19 @@ class Runner:
 
     def publish(self, flight: Flight, event: Event) -> None:
         """Publish an event, but hold the results of others until the baseline's is recorded."""
-        if not isinstance(event, (TrialEnded, RepetitionEnded)):
-            self.publisher.publish(event)
-            self.follow(flight.attempt, event)
-        elif self.must_wait(flight):
-            flight.held.append(event)
-        else:
-            self.publisher.publish(event)
-            self.follow(flight.attempt, event)
-            flight.outcomes.append(event.outcome)
-            flight.is_first_judged = False
+        result = event if isinstance(event, (TrialEnded, RepetitionEnded)) else None
+        if result is not None and self.must_wait(flight):
+            flight.held.append(result)
+            return
+        self.publisher.publish(event)
+        self.follow(flight.attempt, event)
+        if result is not None:
+            flight.outcomes.append(result.outcome)
+            flight.is_judging = False
 
     def must_wait(self, flight: Flight) -> bool:
         """Return whether the results of an attempt wait until the baseline's is recorded."""
-        return self.history.awaits_reference and flight.proposal.purpose != "baseline"
+        return self.history.awaits_reference and not flight.builds_baseline
 
     def go_on(self, flight: Flight, strategy: Strategy) -> None:
         """Do what waited for the baseline: publish what was held, and end an attempt that has ended."""
@@ -256,12 +232,12 @@ class Runner:
         If that one is as good as the baseline, those that are slower need no images of their own.
         """
         is_judged = BASELINE in self.history.outcomes and self.history.baseline.quality is not None
-        if not is_judged or any(flight.is_first_judged for flight in self.flights.values()):
+        if not is_judged or any(flight.is_judging for flight in self.flights.values()):
             return
         waiting = [flight for flight in self.flights.values() if flight.wants_reference_s is not None]
         flight = min(waiting, key=lambda each: each.wants_reference_s or 0.0, default=None)
         if flight is not None and isinstance(flight.attempt, BuildAttempt):
-            flight.wants_reference_s, flight.is_first_judged = None, True
+            flight.wants_reference_s, flight.is_judging = None, True
             self.executor.provide(flight.handle, flight.attempt.with_reference(flight.handle.job))
 
     def begin_again(self, baseline: Flight) -> None:
@@ -288,11 +264,9 @@ class Runner:
         del self.flights[flight.handle.id]
         self.history.running.remove(flight.running)
         self.executor.cancel(flight.handle)
-        if flight.held:
-            flight.attempt.forget()
         if strategy is not None and flight.runs_again:
             self.alone.append(replace(flight.proposal, number=flight.attempt.number))
-        flight.attempt.close()
+        flight.attempt.close(is_recorded=not flight.held)
         self.publisher.publish(WorkerEnded(flight.attempt.number))
         if strategy is not None:
             self.keep_building()
@@ -319,14 +293,3 @@ class Runner:
     def stop_reason(self) -> str:
         """Say why a running build is stopped."""
         return "the rest of the time is for the confirmation" if self.budget.seconds_left() > 1.0 else "the time is up"
-
-
-def ran_out(outcome: Outcome) -> bool:
-    """Return whether an attempt may have failed because there was too little memory."""
-    failure = outcome.failure
-    return failure is not None and (failure.kind == "out of memory" or was_killed(failure))
-
-
-def was_killed(failure: Failure) -> bool:
-    """Return whether the worker was killed, as the system does when the host's memory runs out."""
-    return failure.kind == "crash" and "SIGKILL" in failure.message

@@ -47,6 +47,16 @@ def coefficient_of_variation(medians: Sequence[float]) -> float:
     return stdev(medians) / fmean(medians)
 
 
+def widest_ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
+    """Return the ratio of two estimates that were not measured in pairs, with the widest interval that theirs allow."""
+    smallest = max(denominator.low, 1e-9)  # the interval of a prediction may reach 0
+    return Estimate(
+        value=numerator.value / denominator.value,
+        low=numerator.low / denominator.high,
+        high=numerator.high / smallest,
+    )
+
+
 def paired_ratio(
     numerators: Sequence[float], denominators: Sequence[float], unpaired: Sequence[float] = ()
 ) -> Estimate:

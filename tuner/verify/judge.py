@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from tuner.numbers import format_difference, format_gain, format_latency, format_number
 from tuner.records.codec import Estimate
 from tuner.records.machine import Environment
-from tuner.records.outcome import Failure, Timing
+from tuner.records.outcome import Failure
 from tuner.report.formatting import first_line, one_line, shorten
 from tuner.report.trial_text import findings_text
-from tuner.result.front import merge_timings, widen
+from tuner.result.front import merge_timings, per_image, widen
 from tuner.result.records import BestConfig, MeasuredPoint
-from tuner.timing.intervals import paired_ratio
+from tuner.timing.intervals import paired_ratio, widest_ratio
 from tuner.verify.bench import Run
 from tuner.verify.recorded import Recorded
 from tuner.verify.records import Check
@@ -122,9 +122,8 @@ def latency(runs: Sequence[Run]) -> Estimate | None:
 
 def against_record(best: BestConfig, now: Estimate, then: Estimate) -> Estimate:
     """Return the ratio of a latency to the recorded one, with an interval that also covers how processes differ."""
-    ratio = Estimate(value=now.value / then.value, low=now.low / then.high, high=now.high / max(then.low, 1e-9))
     noise = best.timing_noise.coefficient_of_variation if best.timing_noise else 0.0
-    return widen(ratio, noise)
+    return widen(widest_ratio(now, then), noise)
 
 
 def speed_up(
@@ -134,18 +133,11 @@ def speed_up(
     pairs = [(a.timing, b.timing) for a, b in zip(others, runs, strict=False) if a.timing and b.timing]
     if not pairs:
         return None
-    before = [per_image(timing, baseline.batch) for timing, _ in pairs]
-    after = [per_image(timing, point.batch) for _, timing in pairs]
+    before = [per_image(timing.latency_s, baseline.batch) for timing, _ in pairs]
+    after = [per_image(timing.latency_s, point.batch) for _, timing in pairs]
     if len(pairs) > 1:
         return paired_ratio([each.value for each in before], [each.value for each in after])
-    (one,), (other,) = before, after
-    return Estimate(value=one.value / other.value, low=one.low / other.high, high=one.high / max(other.low, 1e-9))
-
-
-def per_image(timing: Timing, batch: int) -> Estimate:
-    """Return a latency per image."""
-    each = timing.latency_s
-    return Estimate(value=each.value / batch, low=each.low / batch, high=each.high / batch)
+    return widest_ratio(before[0], after[0])
 
 
 def interval(estimate: Estimate) -> str:
