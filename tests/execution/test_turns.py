@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
-from faults.harness import wait_until
+from faults.harness import stopped, wait_until
 
 from tuner.execution import launch, process, template
 from tuner.execution.executor import Ended, Handle, StoodStill
@@ -159,7 +159,7 @@ def test_nothing_runs_in_anothers_turn(executor: LocalExecutor, submit: Submit, 
     stood_s = sum(event.seconds for of, event in told if of == ticks and isinstance(event, StoodStill))
     assert stood_s >= 3 * TURN_S
     executor.cancel(ticks)
-    assert not [p for p in psutil.Process().children(recursive=True) if p.status() == psutil.STATUS_STOPPED]
+    assert not stopped(psutil.Process().children(recursive=True))
 
 
 def test_turns_are_granted_in_the_order_of_request(executor: LocalExecutor, submit: Submit, tmp_path: Path) -> None:
@@ -259,8 +259,7 @@ def test_a_worker_that_is_killed_gives_its_turn_to_the_next(
         ticked = len(times(tmp_path / "ticks" / "child"))
         wait_until(lambda: len(times(tmp_path / "ticks" / "child")) > ticked, 5.0)
         executor.cancel(ticks)
-    children = psutil.Process().children(recursive=True)
-    assert not [child for child in children if child.status() == psutil.STATUS_STOPPED]
+    assert not stopped(psutil.Process().children(recursive=True))
 
 
 def test_a_template_may_die_while_one_of_its_workers_has_its_turn(
@@ -307,11 +306,11 @@ with LocalExecutor([test_turns.DEVICE], test_turns.LAUNCHERS[{launcher!r}](folde
     assert parent.stdout is not None
     assert parent.stdout.readline() == "turn\n"
     started = psutil.Process(parent.pid).children(recursive=True)
-    stopped = [child for child in started if child.status() == psutil.STATUS_STOPPED]
-    assert len(stopped) == 2, "the worker and its child"
+    still = stopped(started)
+    assert len(still) == 2, "the worker and its child"
     parent.kill()
     parent.wait()
-    wait_until(lambda: not [p for p in stopped if p.is_running() and p.status() != psutil.STATUS_ZOMBIE], 10.0)
+    wait_until(lambda: not [p for p in still if p.is_running() and p.status() != psutil.STATUS_ZOMBIE], 10.0)
     for other in started:  # a simulated worker that has its turn knows no lifeline
         if other.is_running():
             other.kill()

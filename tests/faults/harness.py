@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,16 @@ def marked(mark: str) -> list[psutil.Process]:
                 found.append(process)
         except (psutil.Error, OSError):
             continue
+    return found
+
+
+def stopped(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """The processes that stand still; one that has ended meanwhile does not."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() == psutil.STATUS_STOPPED:
+                found.append(process)
     return found
 
 

@@ -87,14 +87,16 @@ FAULTS = {
 }
 
 
-def simulate(job: Job, channel: Channel, _: object) -> None:
+def simulate(job: Job, channel: Saboteur, _: object) -> None:
     """What worker.run says and writes, without the work. Figures follow from the configuration alone."""
     for stage in ("load", "apply", "compile", "warm up", "trace"):
         channel.enter(stage)
         time.sleep(STAGE_S)
-    build = Build(changes={}, load_s=STAGE_S, apply_s=STAGE_S, first_call_s=STAGE_S, trace=None, verdict=verdict(job))
+    # The gate's rejection would end the worker before a fault in a later stage could strike.
+    gate = Verdict(status="clean") if channel.stage_of_fault else verdict(job)
+    build = Build(changes={}, load_s=STAGE_S, apply_s=STAGE_S, first_call_s=STAGE_S, trace=None, verdict=gate)
     channel.send(BuildDone(build=build))
-    if build.verdict is not None and build.verdict.status == "rejected":
+    if gate.status == "rejected":
         return
     reference = job.reference.scores[0] if job.reference else score(job, job.points[0])
     for point in job.points:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import psutil
 import pytest
-from faults.harness import Tune, wait_until
-
-
-def stopped(tune: Tune) -> list[psutil.Process]:
-    return [process for process in tune.left() if process.status() == psutil.STATUS_STOPPED]
+from faults.harness import Tune, stopped, wait_until
 
 
 @pytest.mark.parametrize("victim", ["the one that stands still", "the parent"])
 def test_a_kill_in_a_turn_loses_nothing(tune: Tune, victim: str) -> None:
     process = tune.start("--trials", "30", TUNER_SLOTS="2", TUNER_TURN_S="1.5")
-    still = wait_until(lambda: stopped(tune))[0]
+    still = wait_until(lambda: stopped(tune.left()))[0]
     before = tune.acknowledged()
     if victim == "the parent":
         process.kill()

@@ -6,9 +6,8 @@ import signal
 import subprocess
 import time
 
-import psutil
 import pytest
-from faults.harness import Tune, assert_one_line, wait_until
+from faults.harness import Tune, assert_one_line, stopped, wait_until
 
 FAULTS = (
     ("kill@load", "crash", "load", "the worker was killed by SIGKILL; the system sends it when memory runs out"),
@@ -62,7 +61,7 @@ def test_a_baseline_that_fails_ends_the_study_with_one_line(tune: Tune, fault: s
 
 def test_a_hung_worker_is_gone_soon_after_its_deadline(tune: Tune) -> None:
     process = tune.start(TUNER_FAULTS={"1": "stop@load"}, TUNER_DEADLINES={"load": 1.0})
-    hung = wait_until(lambda: [p for p in tune.left() if p.status() == psutil.STATUS_STOPPED])[0]
+    hung = wait_until(lambda: stopped(tune.left()))[0]
     hung.wait(timeout=11)
     process.communicate(timeout=60)
     tune.check()
