@@ -149,7 +149,8 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedWorkers]:
 def workers(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Workers:
     """The work of an inline executor. Optuna's database is in memory except for tests that use `real_database`."""
     monkeypatch.setattr("tuner.search.optuna_sampler.MAX_KNOWN_PROPOSALS", 10)
-    monkeypatch.setattr("tuner.board.trial_events.write", lambda *_: None)
+    monkeypatch.setattr("tuner.board.trial_events.write_row", lambda *_: None)
+    monkeypatch.setattr("tuner.board.events_file.write_images", lambda *_: None)
     if "real_database" not in request.fixturenames:
         monkeypatch.setattr("tuner.study.store.open_study", MemoryStudies().open)
     return Workers()

@@ -115,14 +115,15 @@ def test_an_image_is_shown_with_its_prompt_and_the_baselines(tmp_path: Path) -> 
     of_baseline = trials / "0000" / "images" / "0001.png"
     for number in (0, 1):
         image(trials / f"{number:04}" / "images" / "0001.png", "#d33", 9)
-    (own,) = trial_events.images(trials / "0001", outcome(1), SPACE)
+    (own,) = trial_events.trial_images(trials / "0001", outcome(1), SPACE)
     assert (own.shows, own.baseline) == ("a dog", of_baseline)
     assert own.of == "left the baseline's image, right this trial's"
-    (first,) = trial_events.images(trials / "0000", outcome(0), SPACE)
+    (first,) = trial_events.trial_images(trials / "0000", outcome(0), SPACE)
     assert (first.of, first.baseline) == ("the baseline's image", None)
     of_baseline.unlink()
     image(tmp_path / "strips" / "0001.png", "#d33", 9)
-    strip, alone = trial_events.images(trials / "0001", outcome(1), SPACE)
+    (strip,) = trial_events.strip_image(trials / "0001", outcome(1), SPACE)
+    (alone,) = trial_events.trial_images(trials / "0001", outcome(1), SPACE)
     assert (strip.tag, strip.of, strip.baseline) == ("finalists/strip", "baseline", None)
     assert (alone.of, alone.baseline) == ("this trial's image", None)
 

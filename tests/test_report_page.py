@@ -5,6 +5,7 @@ With TUNE_SCREENSHOTS set to a folder, screenshots are kept there to be looked a
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +15,13 @@ import large_report
 import pytest
 from browser import Page
 from msgspec.structs import replace
+from PIL import Image
 
 from tuner.cli import main
 from tuner.commands import report as command
 from tuner.commands.run import report_study
 from tuner.errors import BadInput
+from tuner.files import thumbnail_path
 from tuner.records.advice import FILE, Advice, Expectation
 from tuner.records.codec import encode_pretty
 from tuner.report import written
@@ -160,6 +163,19 @@ def test_images_become_smaller_until_they_have_room(large: StudyReport, monkeypa
     assert {cell.width for strip in images.strips(large) for cell in strip.cells} == {large_report.SIDE}
     monkeypatch.setattr(images, "MAX_BYTES", 100_000)
     assert max(cell.width for strip in images.strips(large) for cell in strip.cells) < large_report.SIDE
+
+
+def test_small_copies_are_taken_as_they_are_if_all_images_have_one(large: StudyReport, tmp_path: Path) -> None:
+    report = large_report.make(large, tmp_path)
+    stills = list((tmp_path / "trials").glob("*/images/*.png"))
+    for still in stills:
+        thumbnail_path(still).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (256, 256)).save(thumbnail_path(still), "JPEG")
+    cells = [cell for strip in images.strips(report) for cell in strip.cells]
+    copy = base64.b64encode(thumbnail_path(stills[0]).read_bytes()).decode()
+    assert {cell.after for cell in cells} == {f"data:image/jpeg;base64,{copy}"}
+    thumbnail_path(tmp_path / "trials" / "0000" / "images" / "0000.png").write_bytes(b"no image")
+    assert all(cell.after.startswith("data:image/webp") for strip in images.strips(report) for cell in strip.cells)
 
 
 def test_a_damaged_image_is_left_out_with_its_name(large: StudyReport, tmp_path: Path) -> None:

@@ -370,7 +370,7 @@ def test_a_trial_has_one_latency_wherever_it_is_shown(
         return honest(job, point) * (1.0 if point.score else 1.3 + 0.01 * len(repeated)) * (4.0 if is_stalled else 1.0)
 
     monkeypatch.setattr(confirmation, "EARLY_SHARE", 0.0)
-    monkeypatch.setattr("tuner.board.trial_events.write", write)
+    monkeypatch.setattr("tuner.board.trial_events.write_row", write)
     monkeypatch.setattr(workers, "seconds", seconds)
     monkeypatch.setattr(
         Told, "front", lambda _, points, best: shown.update({p.number: p.latency_s for p in points}), False
@@ -526,7 +526,7 @@ def test_tensorboard_is_told_which_trials_the_result_is_of(
     def write(folder: Path, outcome: Outcome, _: Any, place: str | None = None) -> None:
         places[outcome.number] = place
 
-    monkeypatch.setattr("tuner.board.trial_events.write", write)
+    monkeypatch.setattr("tuner.board.trial_events.write_row", write)
     best = bench.run(trials=10)
     assert [number for number, place in places.items() if place == "chosen"] == [best.chosen.trial]
     shown = {best.chosen.trial, *(point.trial for point in best.front)}
@@ -543,7 +543,7 @@ def test_tensorboard_is_told_the_latency_of_all_processes_as_the_result_has_it(
         if outcome.timing is not None:
             told[outcome.number] = outcome.timing.latency_s.value
 
-    monkeypatch.setattr("tuner.board.trial_events.write", write)
+    monkeypatch.setattr("tuner.board.trial_events.write_row", write)
     monkeypatch.setattr(workers, "seconds", lambda job, point: honest(job, point) * (1.2 if point.score else 1.0))
     best = bench.run(trials=10)
     for point in (best.baseline, best.chosen):
@@ -558,7 +558,7 @@ def test_the_marks_of_a_former_result_go_with_its_strips(
 ) -> None:
     places: dict[int, str | None] = {}
     monkeypatch.setattr(
-        "tuner.board.trial_events.write", lambda _, outcome, __, place=None: places.update({outcome.number: place})
+        "tuner.board.trial_events.write_row", lambda _, outcome, __, place=None: places.update({outcome.number: place})
     )
     bench.run(trials=1)
     assert places == {0: "chosen"}

@@ -131,7 +131,8 @@ def outcome(number: int, different: Values, latency_s: float | None, score: floa
 def write(folder: Path, outcomes: Sequence[Outcome]) -> None:
     """Show trials in TensorBoard as a study does at its end."""
     for each in outcomes:
-        trial_events.write(folder / "trials" / f"{each.number:04}", each, SPACE, PLACES.get(each.number))
+        trial_events.write(folder / "trials" / f"{each.number:04}", each, SPACE)
+        trial_events.write_row(folder / "trials" / f"{each.number:04}", each, SPACE, PLACES.get(each.number))
     study_events.write(folder / "trials", outcomes, PLACES, "clip_score", CONCLUSION)
 
 

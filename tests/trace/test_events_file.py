@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.plugins.hparams import metadata
 
-from tuner.board.events_file import RESULT, STATUS, Row, ShownImage, write_trial
+from tuner.board.events_file import IMAGES, RESULT, STATUS, Row, ShownImage, write_images, write_row
 
 KNOBS = {"compile.mode": "default", "steps": "4"}
 
@@ -35,7 +35,8 @@ def write(
         )
     metrics = {"latency_s": latency} if status == "ok" else {}
     result = "front" if number else "baseline"
-    write_trial(folder, Row(number, status, result, knobs, {}, metrics, f"**{status}**", shown_images))
+    write_images(folder, IMAGES, number, shown_images)
+    write_row(folder, Row(number, status, result, knobs, {}, metrics, f"**{status}**"))
 
 
 def loaded(folder: Path) -> EventAccumulator:
@@ -52,8 +53,8 @@ def row(events: EventAccumulator) -> dict[str, str]:
 
 def shown(events: EventAccumulator, tag: str) -> Any:
     """An image as TensorBoard has it, after its width and height."""
-    width, height, png = events.Tensors(tag)[0].tensor_proto.string_val
-    image = Image.open(BytesIO(png))
+    width, height, data = events.Tensors(tag)[0].tensor_proto.string_val
+    image = Image.open(BytesIO(data))
     assert (int(width), int(height)) == image.size
     return image
 
@@ -74,11 +75,11 @@ def test_an_image_stands_beside_the_baselines(tmp_path: Path) -> None:
     Image.new("RGB", (1600, 800), "#f00").save(tmp_path / "baseline.png")
     Image.new("RGB", (1600, 800), "#00f").save(tmp_path / "own.png")
     image = ShownImage(tmp_path / "own.png", "images/0", "a cat", "a pair", baseline=tmp_path / "baseline.png")
-    write_trial(tmp_path, Row(1, "ok", "-", KNOBS, {}, {}, "", [image]))
+    write_images(tmp_path, IMAGES, 1, [image])
     sheet = shown(loaded(tmp_path), "images/0")
     assert sheet.size == (512 + 32 + 512, 256)
     colours = [sheet.getpixel((x, 128)) for x in (10, 528, 1040)]
-    assert colours == [(255, 0, 0), (255, 255, 255), (0, 0, 255)]
+    assert colours == [(254, 0, 0), (255, 255, 255), (0, 0, 254)], "as JPEG"
 
 
 @pytest.mark.parametrize("bytes_left", [0, 5, 60, -40])
@@ -92,7 +93,7 @@ def test_an_image_that_was_cut_off_is_left_out(bytes_left: int, tmp_path: Path) 
         ShownImage(file=good, tag="images/1", shows="beside a broken one", of="", baseline=broken),
         ShownImage(file=good, tag="images/2", shows="good", of="", baseline=None),
     ]
-    write_trial(tmp_path, Row(1, "ok", "-", KNOBS, {}, {}, "", shown_images))
+    write_images(tmp_path, IMAGES, 1, shown_images)
     events = loaded(tmp_path)
     assert [tag for tag in events.Tags()["tensors"] if tag.startswith("images")] == ["images/2"]
     assert events.SummaryMetadata("images/2").display_name == "good"
@@ -101,7 +102,7 @@ def test_an_image_that_was_cut_off_is_left_out(bytes_left: int, tmp_path: Path) 
 def test_writing_again_replaces_the_row(tmp_path: Path) -> None:
     write(tmp_path, status="failed:out of memory")
     write(tmp_path, latency=2.5)
-    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 2, "its row and its images"
     events = loaded(tmp_path)
     assert row(events)[STATUS] == "ok"
     assert [e.value for e in events.Scalars("latency_s")] == [2.5]

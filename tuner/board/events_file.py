@@ -1,7 +1,8 @@
-"""One trial in TensorBoard: a row of HParams, its scalars, its verdict and its images, in one events file.
+"""One trial in TensorBoard: a row of HParams, its scalars and its verdict in one events file, its images in others.
 
-The file is built from tensorboard's own protos, without its SummaryWriter: that one needs torch or TensorFlow. It is
-written whole and moved into place, so that a killed study never leaves half a row.
+A row is written again whenever the trial's place in the result changes; images take a thousand times as long and are
+written once. The files are built from tensorboard's own protos, without its SummaryWriter: that one needs torch or
+TensorFlow. Each is written whole and moved into place, so that a killed study never leaves half a row.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ COST, QUALITY, RESULT, STATUS = "Cost US$/1000", "Quality", "Result", "Status"
 """Columns beside the knobs. TensorBoard first shows those five that differ between trials and come first by name, and
 capitals sort before the knobs' small letters. Its metrics stand at the far right: the two main ones are columns."""
 
-_FILES = "events.out.tfevents.*"
+IMAGES, ROW, STRIP = "images", "row", "strip"
+"""How the names of the files end. TensorBoard reads files by name, and never one that comes before another it read:
+what is written again has to be the later one."""
+
+_JPEG = {"format": "JPEG", "quality": 85, "subsampling": 0}
 _LONGEST_SIDE = 512
 _GAP_SHARE = 16
 
@@ -63,22 +68,26 @@ class Row:
     numbers: Mapping[str, float]
     metrics: Mapping[str, float]
     text: str
-    images: Sequence[ShownImage]
 
 
-def write_trial(folder: Path, row: Row) -> None:
-    """Write a trial's events file into its folder and remove earlier ones.
-
-    An image that cannot be read is left out: its writer may have been killed.
-    """
-    shown = [(image, sheet) for image in row.images if (sheet := _side_by_side(image))]
+def write_row(folder: Path, row: Row) -> None:
+    """Write a trial's row into its folder, in place of an earlier one."""
     values = [
         *_hparams(row),
         *(Summary.Value(tag=name, simple_value=value) for name, value in row.metrics.items()),
         text_value("verdict", row.text),
-        *(image_value(image.tag, image.shows, image.of, sheet) for image, sheet in shown),
     ]
-    replace_events(folder, row.number, values)
+    replace_events(folder, ROW, row.number, values)
+
+
+def write_images(folder: Path, kind: str, number: int, images: Iterable[ShownImage]) -> None:
+    """Write one kind of a trial's images into its folder, in place of earlier ones.
+
+    An image that cannot be read is left out: its writer may have been killed.
+    """
+    shown = [(image, sheet) for image in images if (sheet := _side_by_side(image))]
+    values = [image_value(image.tag, image.shows, image.of, sheet, **_JPEG) for image, sheet in shown]
+    replace_events(folder, kind, number, values)
 
 
 def _hparams(row: Row) -> list[Summary.Value]:
@@ -107,11 +116,11 @@ def text_value(tag: str, text: str) -> Summary.Value:
     return Summary.Value(tag=tag, metadata=about, tensor=make_tensor_proto([text.encode()]))
 
 
-def image_value(tag: str, name: str, description: str, image: Any) -> Summary.Value:
-    """Make an image, of one of Pillow's."""
+def image_value(tag: str, name: str, description: str, image: Any, **encoding: Any) -> Summary.Value:
+    """Make an image, of one of Pillow's, in the encoding that its `save` takes."""
     about = image_metadata.create_summary_metadata(display_name=name, description=description, converted_to_tensor=True)
     buffer = BytesIO()
-    image.save(buffer, "PNG")
+    image.save(buffer, **encoding)
     tensor = make_tensor_proto([str(image.width).encode(), str(image.height).encode(), buffer.getvalue()])
     return Summary.Value(tag=tag, metadata=about, tensor=tensor)
 
@@ -140,17 +149,23 @@ def _side_by_side(image: ShownImage) -> Any | None:
     return sheet
 
 
-def replace_events(folder: Path, step: int, values: Iterable[Summary.Value]) -> None:
-    """Write a run's events file whole, in place of earlier ones."""
+def replace_events(folder: Path, kind: str, step: int, values: Sequence[Summary.Value]) -> None:
+    """Write one kind of a run's events files whole, in place of earlier ones; none if there are no values."""
+    folder.mkdir(parents=True, exist_ok=True)
+    former = list(folder.glob(f"events.out.tfevents.*.{kind}"))
     now = time.time()
-    target = folder / f"events.out.tfevents.{int(now):010d}.tune.{os.getpid()}"
     part = folder / ".events.part"
+    if values:
+        part.write_bytes(_records(now, step, values))
+    for file in former:
+        file.unlink()
+    if values:
+        part.replace(folder / f"events.out.tfevents.{int(now):010d}.{os.getpid()}.{kind}")
+
+
+def _records(now: float, step: int, values: Iterable[Summary.Value]) -> bytes:
     buffer = BytesIO()
     records = RecordWriter(buffer)
     records.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
     records.write(Event(wall_time=now, step=step, summary=Summary(value=values)).SerializeToString())
-    folder.mkdir(parents=True, exist_ok=True)
-    part.write_bytes(buffer.getvalue())
-    for former in folder.glob(_FILES):
-        former.unlink()
-    part.replace(target)
+    return buffer.getvalue()

@@ -18,8 +18,8 @@ def write(trials: Path, outcomes: Iterable[Outcome], places: Mapping[int, Place]
     if dots:
         about = "each dot a trial; further left is cheaper, further up better"
         image = scatter.draw(dots, metric)
-        values.append(events_file.image_value(f"{FINALISTS}/cost", "cost against quality", about, image))
-    events_file.replace_events(trials / STUDY_RUN, 0, values)
+        values.append(events_file.image_value(f"{FINALISTS}/cost", "cost against quality", about, image, format="PNG"))
+    events_file.replace_events(trials / STUDY_RUN, events_file.ROW, 0, values)
 
 
 def dot_of(outcome: Outcome, place: Place) -> scatter.Dot | None:

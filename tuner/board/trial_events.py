@@ -39,8 +39,15 @@ SHORT = {
 """Short names of findings for a narrow column."""
 
 
-def write(folder: Path, outcome: Outcome, space: SearchSpace, place: Place = None) -> None:
-    """Write the outcome's events file into its trial folder, which lies beside the baseline's."""
+def write(folder: Path, outcome: Outcome, space: SearchSpace) -> None:
+    """Write an outcome's images and its row into its trial folder, which lies beside the baseline's."""
+    images = list(trial_images(folder, outcome, space))
+    events_file.write_images(folder, events_file.IMAGES, outcome.number, images)
+    write_row(folder, outcome, space)
+
+
+def write_row(folder: Path, outcome: Outcome, space: SearchSpace, place: Place = None) -> None:
+    """Write an outcome's row, and the strip of images that a finalist has, in place of earlier ones."""
     row = events_file.Row(
         number=outcome.number,
         status=status(outcome),
@@ -49,9 +56,9 @@ def write(folder: Path, outcome: Outcome, space: SearchSpace, place: Place = Non
         numbers=numbers(outcome),
         metrics=metrics(outcome),
         text=text(outcome, space),
-        images=list(images(folder, outcome, space)),
     )
-    events_file.write_trial(folder, row)
+    events_file.write_images(folder, events_file.STRIP, outcome.number, list(strip_image(folder, outcome, space)))
+    events_file.write_row(folder, row)
 
 
 def knobs(outcome: Outcome, space: SearchSpace) -> dict[str, str]:
@@ -160,9 +167,8 @@ def strip_path(folder: Path) -> Path:
     return folder.parent.parent / STRIPS / f"{folder.name}.png"
 
 
-def images(folder: Path, outcome: Outcome, space: SearchSpace) -> Iterator[events_file.ShownImage]:
-    """Yield a finalist's strip and the trial's first images, each with the baseline's of the same prompt."""
-    prompts = space.workload.prompts
+def strip_image(folder: Path, outcome: Outcome, space: SearchSpace) -> Iterator[events_file.ShownImage]:
+    """Yield a finalist's strip."""
     strip = strip_path(folder)
     if strip.is_file():
         shows = (
@@ -170,6 +176,11 @@ def images(folder: Path, outcome: Outcome, space: SearchSpace) -> Iterator[event
         )
         of = settings(outcome, space)
         yield events_file.ShownImage(strip, f"{FINALISTS}/strip", shows, of, baseline=None, longest_side=STRIP_SIDE)
+
+
+def trial_images(folder: Path, outcome: Outcome, space: SearchSpace) -> Iterator[events_file.ShownImage]:
+    """Yield a trial's first images, each with the baseline's of the same prompt."""
+    prompts = space.workload.prompts
     for file in sorted((folder / "images").glob("*.png"))[:IMAGES]:
         prompt = prompts[int(file.stem)] if file.stem.isdigit() and int(file.stem) < len(prompts) else file.stem
         beside = folder.parent / f"{BASELINE:04}" / "images" / file.name

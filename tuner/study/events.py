@@ -279,7 +279,7 @@ class Publisher:
             folder, place = self.store.paths.trial(outcome.number), places.get(outcome.number)
             if place is None:
                 trial_events.strip_path(folder).unlink(missing_ok=True)
-            trial_events.write(folder, outcome, self.history.space, place)
+            trial_events.write_row(folder, outcome, self.history.space, place)
         request = self.store.request
         text = conclusion(request, self.history, chosen.number, self.store.folder)
         study_events.write(self.store.paths.trials, settled, places, get_metric(request.quality.metric).title, text)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import BadInput
-from tuner.files import StudyFolder, read_file
+from tuner.files import StudyFolder, read_file, thumbnail_path
 from tuner.quality.images import still_name
 from tuner.records.outcome import Outcome
 from tuner.report.points import FrontPoint
@@ -51,16 +51,17 @@ class Strip:
 
 @dataclass(frozen=True)
 class Encoded:
-    """An image as WebP."""
+    """An image as the page has it."""
 
     data: bytes
     width: int
     height: int
+    format: str
 
     @property
     def address(self) -> str:
         """The image as the source of an element."""
-        return f"data:image/webp;base64,{base64.b64encode(self.data).decode()}"
+        return f"data:image/{self.format};base64,{base64.b64encode(self.data).decode()}"
 
 
 def strips(report: StudyReport) -> list[Strip]:
@@ -111,13 +112,28 @@ def _cells(
 
 
 def _fitting(files: set[Path]) -> dict[Path, Encoded]:
-    """Return all images at the largest size with which they have room in the page."""
+    """Return all images at the largest size with which they have room in the page, as their small copies if these do."""
+    copies = {file: copy for file in files if (copy := small_copy(file)) is not None}
+    if copies.keys() == files and sum(len(image.data) for image in copies.values()) <= MAX_BYTES:
+        return copies
     stills = {file: read_still(file) for file in files}
     for side in SIDES:
         images = {file: encode(still, side) for file, still in stills.items()}
         if sum(len(image.data) for image in images.values()) <= MAX_BYTES:
             break
     return images
+
+
+def small_copy(file: Path) -> Encoded | None:
+    """Return the copy that was written beside a large image; None if there is none that can be read."""
+    from PIL import Image
+
+    try:
+        data = read_file(thumbnail_path(file), MAX_FILE_BYTES)
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            return Encoded(data, *image.size, format="jpeg") if max(image.size) <= SIDES[0] else None
+    except Exception:  # what lies there may be anything; the image itself is still there
+        return None
 
 
 def read_still(file: Path) -> Any:
@@ -142,4 +158,4 @@ def encode(still: Any, side: int) -> Encoded:
     smaller, buffer = still.copy(), io.BytesIO()
     smaller.thumbnail((side, side))
     smaller.save(buffer, "WEBP", quality=QUALITY, method=4)
-    return Encoded(buffer.getvalue(), *smaller.size)
+    return Encoded(buffer.getvalue(), *smaller.size, format="webp")
