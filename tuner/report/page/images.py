@@ -112,7 +112,7 @@ def _cells(
 
 
 def _fitting(files: set[Path]) -> dict[Path, Encoded]:
-    """Return all images at the largest size with which they have room in the page, as their small copies if these do."""
+    """Return all images at the largest size with which they have room: the small copies beside them, or made anew."""
     copies = {file: copy for file in files if (copy := small_copy(file)) is not None}
     if copies.keys() == files and sum(len(image.data) for image in copies.values()) <= MAX_BYTES:
         return copies
@@ -131,7 +131,7 @@ def small_copy(file: Path) -> Encoded | None:
     try:
         data = read_file(thumbnail_path(file), MAX_FILE_BYTES)
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-            return Encoded(data, *image.size, format="jpeg") if max(image.size) <= SIDES[0] else None
+            return Encoded(data, image.width, image.height, "jpeg") if max(image.size) <= SIDES[0] else None
     except Exception:  # what lies there may be anything; the image itself is still there
         return None
 
@@ -158,4 +158,4 @@ def encode(still: Any, side: int) -> Encoded:
     smaller, buffer = still.copy(), io.BytesIO()
     smaller.thumbnail((side, side))
     smaller.save(buffer, "WEBP", quality=QUALITY, method=4)
-    return Encoded(buffer.getvalue(), *smaller.size, format="webp")
+    return Encoded(buffer.getvalue(), smaller.width, smaller.height, "webp")
