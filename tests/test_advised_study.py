@@ -67,22 +67,22 @@ def test_a_study_tells_keeps_and_follows_its_advice(advised: Bench) -> None:
 
 
 LATE = Failure(kind="timeout", stage="compile", message="still in stage 'compile' after 200 s")
+FULL: Values = {"compile.scope": "full"}
+TUNED: Values = {"inductor.coordinate_descent_tuning": True}
+VAE: Values = {"compile.scope": "none", "compile.vae": True}
 
 
 @pytest.mark.parametrize(
     ("compiled", "other", "failure", "reason"),
     [
-        ({"scope": "full"}, {}, LATE, "compile.scope=full: trial 9 was still in stage 'compile' after 200 s"),
-        ({"scope": "full"}, {"scope": "none"}, LATE, None),
-        (
-            {"scope": "none", "vae": True},
-            {},
-            LATE,
-            "compile.vae=true: trial 9 was still in stage 'compile' after 200 s",
-        ),
-        ({"scope": "none", "vae": True}, {"vae": False}, LATE, None),
-        ({"scope": "regional", "vae": True}, {"vae": False}, LATE, None),
-        ({"scope": "full"}, {}, msgspec.structs.replace(LATE, stage="score"), None),
+        (FULL, {}, LATE, "compile.scope=full: trial 9 was still in stage 'compile' after 200 s"),
+        (FULL, TUNED, LATE, "compile.scope=full: trial 9 was still in stage 'compile' after 200 s"),
+        (FULL, {"compile.scope": "none"}, LATE, None),
+        (FULL | TUNED, {"inductor.coordinate_descent_tuning": False}, LATE, None),
+        (VAE, {}, LATE, "compile.vae=true: trial 9 was still in stage 'compile' after 200 s"),
+        (VAE, {"compile.vae": False}, LATE, None),
+        (VAE | {"compile.scope": "regional"}, {"compile.vae": False}, LATE, None),
+        (FULL, {}, msgspec.structs.replace(LATE, stage="score"), None),
     ],
 )
 def test_what_compiled_for_too_long_is_not_compiled_in_that_way_again(
@@ -90,12 +90,12 @@ def test_what_compiled_for_too_long_is_not_compiled_in_that_way_again(
 ) -> None:
     with advised.study() as study:
         space, history = study.store.request.space, study.history
-        late = space.candidate({}) | {f"compile.{name}": value for name, value in compiled.items()}
+        late = {**space.candidate({}), **compiled}
         history.outcomes[9] = Outcome(
             number=9, purpose="search", values=late, build_key="", image_key="", device=Device(name="cpu"), build=None,
             wall_s=200.0, status="failed", failure=failure,
         )  # fmt: skip
-        values = late | {"attention.backend": "native"} | {f"compile.{name}": value for name, value in other.items()}
+        values = {**late, "attention.backend": "native", **other}
         assert slow_compile_reason(history, values) == reason
 
 

@@ -49,21 +49,23 @@ def no_gain_reason(history: History, values: Values) -> str | None:
 
 
 def slow_compile_reason(history: History, values: Values) -> str | None:
-    """Return why a candidate would compile for too long, since another was compiled in the same way, or None."""
-    settings = compile_settings(values)
+    """Return why a candidate would compile for too long, since one did with the same settings or fewer, or None."""
+    if not compiles(values):
+        return None
     for trial in history.outcomes.values():
         failure = trial.failure
-        is_late = failure is not None and (failure.kind, failure.stage) == ("timeout", "compile")
-        if failure is not None and is_late and compiles(values) and compile_settings(trial.values) == settings:
-            changed = history.space.changed(values)
-            names = " ".join(f"{name}={format_value(value)}" for name, value in settings.items() if name in changed)
+        if failure is None or (failure.kind, failure.stage) != ("timeout", "compile"):
+            continue
+        settings = compile_settings(history.space.changed(trial.values))
+        if all(values.get(name) == value for name, value in settings.items()):
+            names = " ".join(f"{name}={format_value(value)}" for name, value in settings.items())
             return f"{names}: trial {trial.number} was {failure.message}"
     return None
 
 
 def compile_settings(values: Values) -> Values:
-    """Return what a candidate compiles and how."""
-    return {name: value for name, value in values.items() if name.startswith("compile.")}
+    """Return the values that decide what is compiled and how."""
+    return {name: value for name, value in values.items() if name.startswith(("compile.", "inductor."))}
 
 
 def has_other_products(values: Values) -> bool:
