@@ -9,6 +9,7 @@ from itertools import chain
 
 from tuner.knobs import KNOBS
 from tuner.records.codec import Value, Values
+from tuner.records.outcome import Outcome
 from tuner.search.bounds import refusal_reason
 from tuner.search.history import MAX_TRIES, History, was_built, was_throttled
 from tuner.space.candidates import SearchSpace, build_values
@@ -27,12 +28,14 @@ def key(values: Values) -> Key:
 class Known:
     """The candidates that need no trial of their own, as of one moment: quicker to ask than the history."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, key_of: Callable[[Outcome], Key] | None = None) -> None:
+        """Take what a history knows. `key_of` returns the key of a recorded trial, if the caller has it."""
+        key_of = key_of or (lambda outcome: key(outcome.values))
         outcomes, running = history.outcomes.values(), history.running
         sweeps = chain.from_iterable(flight.sweep for flight in running)
-        throttled = Counter(key(outcome.values) for outcome in outcomes if was_throttled(outcome))
-        tried = (outcome.values for outcome in outcomes if not was_throttled(outcome))
-        self.candidates = {key(values) for values in chain(tried, history.refused, sweeps)}
+        throttled = Counter(key_of(outcome) for outcome in outcomes if was_throttled(outcome))
+        self.candidates = {key_of(outcome) for outcome in outcomes if not was_throttled(outcome)}
+        self.candidates |= {key(values) for values in chain(history.refused, sweeps)}
         self.candidates |= {candidate for candidate, tries in throttled.items() if tries >= MAX_TRIES}
         failed = [outcome.values for outcome in outcomes if not was_built(outcome)]
         self.builds = {build(values) for values in failed}

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from tuner.records.codec import Values
 from tuner.result import front
 from tuner.search.agent.chances import Chances
 from tuner.search.agent.costs import Costs
 from tuner.search.agent.features import Array, Columns
+from tuner.search.agent.observed import Observer
 from tuner.search.agent.pool import Build, Pool
 from tuner.search.agent.worth import LEVELS, MIN_TIMING_S, START_S, TIMING_CALLS, Bill, gains, level_of, lowered
 from tuner.search.history import History
@@ -70,19 +72,21 @@ class Chooser:
     def __init__(self, space: SearchSpace, context: SearchContext) -> None:
         self.context = context
         self.columns = Columns(space)
+        self.observer = Observer(self.columns)
         self.pool = Pool(space, self.columns, context.seed)
 
     def choose(self, history: History) -> Choice | None:
         """Return what gains most a second, or None if nothing unknown is left in the pool."""
-        comparison = Comparison(self, history)
-        choice = self.best(comparison, SPREAD)
-        return self.best(comparison, 1.0) if choice is not None and choice.gain < SMALL_GAIN else choice
+        with threadpool_limits(1, "blas"):  # threads that wait for one another take longer than these small products
+            comparison = Comparison(self, history)
+            choice = self.best(comparison, SPREAD)
+            return self.best(comparison, 1.0) if choice is not None and choice.gain < SMALL_GAIN else choice
 
     def best(self, comparison: Comparison, spread: float) -> Choice | None:
         """Return what gains most a second if effects are drawn with this share of their uncertainty."""
         chance = comparison.draw(spread)
-        elite = [outcome.values for outcome in front.pareto_front(list(comparison.history.outcomes.values()))]
-        near = self.pool.near(chance, chance.sample(elite, min(ELITE, len(elite))), FURTHER)
+        elite = chance.sample(comparison.front_values, min(ELITE, len(comparison.front_values)))
+        near = self.pool.near(chance, elite, FURTHER)
         choices = comparison.compared(self.pool.always + near)
         choices += comparison.compared(self.pool.near(chance, [choice.values for choice in choices[:ELITE]], FURTHER))
         return max(choices, key=lambda choice: choice.rate, default=None)
@@ -106,14 +110,18 @@ class Comparison:
     """The models, the front and the costs of one choice."""
 
     def __init__(self, chooser: Chooser, history: History) -> None:
-        self.history = history
+        observer, outcomes = chooser.observer, list(history.outcomes.values())
+        self.trials = observer.trials(history)
+        self.running = [values for flight in history.running for values in flight.sweep]
+        self.front_values = [outcome.values for outcome in front.pareto_front(outcomes)]
         self.columns = chooser.columns
         self.seed = random_state(chooser.context, history)
         scale = history.space.tolerance or 1.0
         self.limit = LIMIT * scale
-        self.costs = Costs(history, self.columns, scale)
-        self.known, self.chances = Known(history), Chances(history, self.columns)
-        self.bill = Bill(history, chooser.context.slots)
+        self.costs = Costs(history, self.trials, self.columns, scale)
+        self.known = Known(history, lambda outcome: observer.of(outcome).key)
+        self.chances = Chances(self.trials, history.refused, self.columns)
+        self.bill = Bill(self.trials, self.running, chooser.context.slots)
         ceiling = front.seconds_per_image(history.baseline).value
         self.measured = self.measured_front(ceiling)
         self.area = max(float((ceiling - self.measured).sum()), 0.01 * ceiling * LEVELS) * self.limit / LEVELS
@@ -124,19 +132,22 @@ class Comparison:
         generator = np.random.default_rng(chance.getrandbits(64))
         self.normal = spread * generator.standard_normal((DRAWS, NORMAL_COLUMNS))
         self.front = np.tile(self.measured, (DRAWS, 1))
-        running = [values for flight in self.history.running for values in flight.sweep]
-        if running:
-            latency_s, loss = self.costs.predict(self.columns.rows(running), _steps(running), self.normal)
-            for place in range(len(running)):
+        if self.running:
+            latency_s, loss = self.costs.predict(self.columns.rows(self.running), _steps(self.running), self.normal)
+            for place in range(len(self.running)):
                 self.front = lowered(self.front, self.limit, latency_s[place], loss[place])
         return chance
 
     def measured_front(self, ceiling: float) -> Array:
         """Return the least latency per image that was measured up to each level of loss."""
-        measured = [o for o in front.measured(list(self.history.outcomes.values())) if front.meets_target(o)]
-        loss = np.array([-o.quality.difference.value for o in measured if o.quality is not None])
+        points = [
+            (trial.loss, trial.latency_s)
+            for trial in self.trials
+            if trial.is_measured and front.meets_target(trial.outcome)
+        ]
+        loss, latency_s = np.array(points).reshape(-1, 2).T
         least = np.full(LEVELS + 1, ceiling)
-        np.minimum.at(least, level_of(loss, self.limit), [front.seconds_per_image(o).value for o in measured])
+        np.minimum.at(least, level_of(loss, self.limit), latency_s)
         return np.asarray(np.minimum.accumulate(least[:LEVELS]))
 
     def compared(self, builds: Sequence[Build]) -> list[Choice]:

@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from tuner.result import front
 from tuner.search.agent import beliefs
 from tuner.search.agent.features import Array, Columns, acts_outside_steps, changes_image, related
-from tuner.search.agent.observed import divided, first_calls, losses
+from tuner.search.agent.observed import Observed, built, divided, judged
 from tuner.search.agent.regression import Posterior, Prior, fit
 from tuner.search.history import History
 
@@ -24,15 +23,15 @@ MIN_ROWS = 8
 class Costs:
     """What a study knows of its costs at one moment."""
 
-    def __init__(self, history: History, columns: Columns, scale: float) -> None:
+    def __init__(self, history: History, trials: Sequence[Observed], columns: Columns, scale: float) -> None:
         expectations = history.advice.expectations if history.advice else ()
-        measured = front.measured(list(history.outcomes.values()))[-MAX_ROWS:]
+        measured = [trial for trial in trials if trial.is_measured][-MAX_ROWS:]
         self.columns = columns
-        rows = columns.rows([outcome.values for outcome in measured])
+        rows = columns.stacked([trial.row for trial in measured])
         settings = columns.settings
         self.call = divided(history.baseline)
         self.image = np.array([changes_image(setting) for setting in settings], float)
-        parts = [divided(outcome) for outcome in measured]
+        parts = [trial.divided for trial in measured]
         step = np.log([part.step / self.call.step for part in parts])
         fixed = np.log([part.fixed / self.call.fixed for part in parts])
         pairs = related(settings)
@@ -44,21 +43,19 @@ class Costs:
         advised = beliefs.advised(tuple(map(_copy, weak)), settings, expectations, self.call, steps)  # type: ignore[arg-type]
         self.step = better(rows, step, weak[0], advised[0], pairs, has_advice=bool(expectations))
         self.fixed = better(rows, fixed, weak[1], advised[1], outside, has_advice=bool(expectations))
-        self.loss = self._fit_loss(history, scale)
-        self.first_call = self._fit_first_call(history)
+        self.loss = self._fit_loss(judged(trials)[-MAX_ROWS:], scale)
+        self.first_call = self._fit_first_call(built(trials)[-MAX_ROWS:])
 
-    def _fit_loss(self, history: History, scale: float) -> Posterior:
-        found = losses(history)[-MAX_ROWS:]
-        rows = self.columns.rows([loss.values for loss in found])
+    def _fit_loss(self, found: Sequence[Observed], scale: float) -> Posterior:
+        rows = self.columns.stacked([trial.row for trial in found])
         settings = self.columns.settings
         pairs = [(i, j) for i, j in related(settings) if self.image[i] and self.image[j]]
-        errors = np.array([loss.error for loss in found])
-        points = np.array([loss.points for loss in found])
+        errors = np.array([trial.loss_error for trial in found])
+        points = np.array([trial.loss for trial in found])
         return fit(rows * self.image, points, beliefs.of_loss(settings, scale), pairs, errors)
 
-    def _fit_first_call(self, history: History) -> Posterior:
-        found = first_calls(history)[-MAX_ROWS:]
-        rows = self.columns.rows([values for values, _ in found])
+    def _fit_first_call(self, found: Sequence[tuple[Observed, float]]) -> Posterior:
+        rows = self.columns.stacked([trial.row for trial, _ in found])
         return fit(rows, np.array([seconds for _, seconds in found]), beliefs.of_first_call(self.columns.settings), [])
 
     def predict(self, rows: Array, steps: Array, normal: Array) -> tuple[Array, Array]:

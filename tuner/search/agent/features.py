@@ -35,6 +35,10 @@ class Columns:
             row[[self.index[item] for item in values.items() if item in self.index]] = 1.0
         return rows
 
+    def stacked(self, rows: Sequence[Array]) -> Array:
+        """Return rows as one array, also if there are none."""
+        return np.array(rows).reshape(len(rows), len(self.index))
+
 
 def changes_image(setting: Setting) -> bool:
     """Return whether a setting may change the image by more than rounding."""

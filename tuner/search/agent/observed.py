@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from tuner.records.codec import Values
 from tuner.records.outcome import Outcome
 from tuner.result import front
+from tuner.search.agent.features import STEPS, Array, Columns
 from tuner.search.history import History
+from tuner.search.unknown import Key, key
 from tuner.timing.intervals import Z_95
 
 MIN_S = 1e-6
@@ -25,13 +28,67 @@ class Seconds:
     fixed: float
 
 
-@dataclass(frozen=True)
-class Loss:
-    """How much worse the images of a candidate scored, and the standard error of that."""
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """A recorded trial with what follows from it alone, which is worked out once."""
 
-    values: Values
-    points: float
-    error: float
+    outcome: Outcome
+    row: Array
+
+    @cached_property
+    def key(self) -> Key:
+        """The key of its candidate."""
+        return key(self.outcome.values)
+
+    @cached_property
+    def code(self) -> Key:
+        """What decides which code is compiled."""
+        return self.key - {(STEPS, self.outcome.values[STEPS])}
+
+    @cached_property
+    def is_measured(self) -> bool:
+        """Whether it has both a latency and a loss."""
+        return bool(front.measured([self.outcome]))
+
+    @cached_property
+    def latency_s(self) -> float:
+        """The measured latency per image."""
+        return front.seconds_per_image(self.outcome).value
+
+    @cached_property
+    def divided(self) -> Seconds:
+        """The measured latency, divided into its steps and the rest."""
+        return divided(self.outcome)
+
+    @cached_property
+    def loss(self) -> float:
+        """How much worse its images scored."""
+        return -self.outcome.quality.difference.value if self.outcome.quality is not None else 0.0
+
+    @cached_property
+    def loss_error(self) -> float:
+        """The standard error of the loss."""
+        difference = self.outcome.quality.difference if self.outcome.quality is not None else None
+        return 0.0 if difference is None else (difference.high - difference.low) / 2 / Z_95
+
+
+class Observer:
+    """Keeps what follows from each trial of a study that grows."""
+
+    def __init__(self, columns: Columns) -> None:
+        self.columns = columns
+        self.made: dict[int, Observed] = {}
+
+    def trials(self, history: History) -> list[Observed]:
+        """Return the recorded trials of a study, in their order."""
+        return [self.of(outcome) for outcome in history.outcomes.values()]
+
+    def of(self, outcome: Outcome) -> Observed:
+        """Return a recorded trial with what follows from it."""
+        made = self.made.get(outcome.number)
+        if made is None or made.outcome is not outcome:
+            made = self.made[outcome.number] = Observed(outcome, self.columns.rows([outcome.values])[0])
+        return made
 
 
 def divided(outcome: Outcome) -> Seconds:
@@ -47,23 +104,22 @@ def divided(outcome: Outcome) -> Seconds:
     return Seconds(step=max(seconds * (1 - share) / steps, MIN_S), fixed=max(seconds * share, MIN_S))
 
 
-def losses(history: History) -> list[Loss]:
-    """Return what the images of each image key lost, each once."""
-    found: dict[str, Loss] = {}
-    for outcome in history.outcomes.values():
-        if outcome.status == "measured" and outcome.quality is not None and outcome.quality.reused_from is None:
-            difference = outcome.quality.difference
-            error = (difference.high - difference.low) / 2 / Z_95
-            found.setdefault(outcome.image_key, Loss(outcome.values, -difference.value, error))
+def judged(trials: Sequence[Observed]) -> list[Observed]:
+    """Return the trials whose own images were judged, one of each image key."""
+    found: dict[str, Observed] = {}
+    for trial in trials:
+        quality = trial.outcome.quality
+        if trial.outcome.status == "measured" and quality is not None and quality.reused_from is None:
+            found.setdefault(trial.outcome.image_key, trial)
     return list(found.values())
 
 
-def first_calls(history: History) -> list[tuple[Values, float]]:
-    """Return what each build's first call took beyond a warm call, where it was built."""
-    found: dict[str, tuple[Values, float]] = {}
-    for outcome in history.outcomes.values():
-        if outcome.build is not None:
-            compile_s = outcome.build.compile_s
-            seconds = outcome.build.first_call_s if compile_s is None else compile_s
-            found.setdefault(outcome.build_key, (outcome.values, seconds + outcome.build.apply_s))
+def built(trials: Sequence[Observed]) -> list[tuple[Observed, float]]:
+    """Return the first trial of each build, with what its first call took beyond a warm call."""
+    found: dict[str, tuple[Observed, float]] = {}
+    for trial in trials:
+        build = trial.outcome.build
+        if build is not None and trial.outcome.build_key not in found:
+            seconds = build.first_call_s if build.compile_s is None else build.compile_s
+            found[trial.outcome.build_key] = trial, seconds + build.apply_s
     return list(found.values())

@@ -18,6 +18,9 @@ from tuner.space.candidates import SearchSpace, image_key
 AT_RANDOM = 250
 """Builds drawn once, whatever is known."""
 
+KEPT = 2000
+"""Builds that are kept from choice to choice, about 50 MB."""
+
 SMALL = 3000
 """A space of no more combinations is listed as a whole."""
 
@@ -68,14 +71,14 @@ class Pool:
         self.columns = columns
         self.names = [name for name, choices in space.knobs.items() if len(choices) > 1 and name != STEPS]
         self.made: dict[Key, Build | None] = {}
+        self.beside: dict[Key, list[Build]] = {}
         self.is_whole = prod(map(len, space.knobs.values())) <= SMALL
         chance = random.Random(seed)  # noqa: S311
         self.always = self.of(every(space) if self.is_whole else self._first(chance))
 
     def of(self, candidates: Iterable[Values]) -> list[Build]:
         """Return the builds of candidates, each once, without those that conflict."""
-        made = dict.fromkeys(map(self._made, candidates))
-        return [build for build in made if build is not None]
+        return [build for build in dict.fromkeys(map(self._made, candidates)) if build is not None]
 
     def _made(self, values: Values) -> Build | None:
         known = code(values)
@@ -99,10 +102,20 @@ class Pool:
                 if value != values.get(name):
                     yield self.space.sample(nearest({**values, name: value}))
 
+    def next_to(self, values: Values) -> list[Build]:
+        """Return the builds of the neighbours of a candidate."""
+        known = code(values)
+        if known not in self.beside:
+            self.beside[known] = self.of(self.neighbours(values))
+        return self.beside[known]
+
     def near(self, chance: random.Random, best: Sequence[Values], count: int) -> list[Build]:
         """Return the builds near some of the best, and so many that differ in two values or more."""
         if self.is_whole or not best:
             return []
+        if len(self.made) > KEPT:
+            self.made.clear()
+            self.beside.clear()
         further = (changed(self.space, chance, chance.choice(best), chance.choice((2, 2, 3, 4))) for _ in range(count))
-        single = (values for one in best for values in self.neighbours(one))
-        return self.of([*best, *single, *further])
+        single = (build for one in best for build in self.next_to(one))
+        return list(dict.fromkeys([*self.of(best), *single, *self.of(further)]))

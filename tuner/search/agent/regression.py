@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 
 import numpy as np
 
@@ -65,12 +64,11 @@ def fit(rows: Array, y: Array, prior: Prior, given: Sequence[Pair], errors: Arra
     """
     pairs = list(given)
     found = _solve(rows, y, prior, pairs, errors)
-    candidates = _together(rows, pairs)
-    while candidates and len(pairs) - len(given) < MAX_CHOSEN:
-        best = _wanted(rows, y - found.expected(rows), candidates, prior, errors)
+    candidates = Candidates(rows, pairs, prior, errors)
+    while len(pairs) - len(given) < MAX_CHOSEN:
+        best = candidates.take(y - found.expected(rows))
         if best is None:
             break
-        candidates.remove(best)
         pairs.append(best)
         found = _solve(rows, y, prior, pairs, errors)
     misfit = float(((y - found.expected(rows)) ** 2).sum())
@@ -96,24 +94,27 @@ def _variances(count: int, prior: Prior, errors: Array | None) -> Array:
     return np.full(count, prior.sigma**2) + (0.0 if errors is None else errors**2)
 
 
-def _together(rows: Array, given: Sequence[Pair]) -> list[Pair]:
-    """Return the pairs of settings that enough rows have both of, and not always."""
-    counts = rows.T @ rows
-    single = np.diag(counts)
-    known = set(given)
-    return [
-        (i, j)
-        for i, j in combinations(range(rows.shape[1]), 2)
-        if (i, j) not in known and MIN_TOGETHER <= counts[i, j] < min(single[i], single[j])
-    ]
+class Candidates:
+    """The pairs of settings that the data may ask for: those that enough rows have both of, and not always."""
 
+    def __init__(self, rows: Array, given: Sequence[Pair], prior: Prior, errors: Array | None) -> None:
+        counts = rows.T @ rows
+        single, known = np.diag(counts), np.zeros_like(counts, dtype=bool)
+        known[tuple(np.array(given, int).reshape(-1, 2).T)] = True
+        fitting = (counts >= MIN_TOGETHER) & (counts < np.minimum.outer(single, single)) & ~known
+        self.ones, self.others = np.nonzero(np.triu(fitting, 1))
+        self.columns = rows[:, self.ones] * rows[:, self.others]
+        self.weights = 1.0 / _variances(len(rows), prior, errors)
+        self.information = self.weights @ self.columns + prior.pair_deviation**-2.0
+        self.is_left = np.ones(len(self.ones), bool)
 
-def _wanted(rows: Array, residual: Array, pairs: Sequence[Pair], prior: Prior, errors: Array | None) -> Pair | None:
-    """Return the pair that explains most of what is left, if that is more than chance would find among so many."""
-    ones, others = np.array(pairs).T
-    columns = rows[:, ones] * rows[:, others]
-    weights = 1.0 / _variances(len(residual), prior, errors)
-    information = weights @ columns**2 + prior.pair_deviation**-2.0
-    explained = (columns.T @ (weights * residual)) ** 2 / information
-    best = int(explained.argmax())
-    return pairs[best] if explained[best] > 2 * math.log(len(pairs)) + 4 else None
+    def take(self, residual: Array) -> Pair | None:
+        """Take the pair that explains most of what is left, if that is more than chance would find among so many."""
+        if not self.is_left.any():
+            return None
+        explained = self.is_left * (self.columns.T @ (self.weights * residual)) ** 2 / self.information
+        best = int(explained.argmax())
+        if explained[best] <= 2 * math.log(self.is_left.sum()) + 4:
+            return None
+        self.is_left[best] = False
+        return int(self.ones[best]), int(self.others[best])

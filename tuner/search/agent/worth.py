@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.records.codec import Values
 from tuner.search.agent.features import Array
+from tuner.search.agent.observed import Observed
 from tuner.search.agent.pool import Build, code
 from tuner.search.budget import CACHED_SHARE
-from tuner.search.history import History
 from tuner.space.candidates import image_key
 
 START_S = 4.0
@@ -39,12 +40,13 @@ def gains(front: Array, limit: float, latency_s: Array, loss: Array) -> Array:
     `front` has the least latency up to each level of loss, a row a draw. `latency_s` and `loss` have a row a candidate
     and a column a draw.
     """
+    draws = np.arange(len(front))
     sums = np.concatenate([np.zeros((len(front), 1)), front.cumsum(axis=1)], axis=1)
-    first, found = level_of(loss, limit), np.zeros_like(latency_s)
-    for draw, (steps, summed) in enumerate(zip(front, sums, strict=True)):
-        seconds, start = latency_s[:, draw], first[:, draw]
-        end = np.maximum(np.searchsorted(-steps, -seconds), start)
-        found[:, draw] = summed[end] - summed[start] - (end - start) * seconds
+    apart_s = draws * (front.max() + 1.0)  # all draws in one search: each front lies beyond the one before
+    places = np.searchsorted((apart_s[:, None] - front).ravel(), apart_s - latency_s) - draws * LEVELS
+    start = level_of(loss, limit)
+    end = np.maximum(places, start)
+    found: Array = sums[draws, end] - sums[draws, start] - (end - start) * latency_s
     return found * (limit / LEVELS)
 
 
@@ -57,14 +59,11 @@ def lowered(front: Array, limit: float, latency_s: Array, loss: Array) -> Array:
 class Bill:
     """The GPU seconds that builds and their images take, as far as they are known before."""
 
-    def __init__(self, history: History, slots: int) -> None:
+    def __init__(self, trials: Sequence[Observed], running: Sequence[Values], slots: int) -> None:
         self.slots = slots
-        running = [values for flight in history.running for values in flight.sweep]
-        built = [outcome.values for outcome in history.outcomes.values() if outcome.build is not None]
-        judged = [outcome for outcome in history.outcomes.values() if outcome.quality is not None]
-        self.loss = {outcome.image_key: -outcome.quality.difference.value for outcome in judged if outcome.quality}
+        self.loss = {trial.outcome.image_key: trial.loss for trial in trials if trial.outcome.quality is not None}
         self.images = self.loss.keys() | {image_key(values) for values in running}
-        self.codes = {code(values) for values in (*running, *built)}
+        self.codes = {trial.code for trial in trials if trial.outcome.build is not None} | set(map(code, running))
 
     def with_known(self, builds: Sequence[Build], loss: Array) -> Array:
         """Return the loss of each point, measured where its images were judged."""
