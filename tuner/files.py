@@ -214,7 +214,8 @@ OWN_NAME = re.compile("[0-9]{4}|[1-9][0-9]{4,5}")
 PLACES = tuple((name,) for name in (*NUMBERED, "strips", "cache"))
 FILES = (
     "study.json", "study.db", "study.db-journal", "study.db-wal", "study.db-shm", "lock", "advice.json",
-    "best_config.json", "report.html", "stages.jsonl", "template.log", "panel.json", "panel.job.json", "panel.log",
+    "warm_start.json", "best_config.json", "report.html", "stages.jsonl", "template.log", "panel.json",
+    "panel.job.json", "panel.log",
 )  # fmt: skip
 
 

@@ -138,8 +138,8 @@ def test_advice_that_the_data_contradict_is_given_up() -> None:
     rows = (np.random.default_rng(3).random((20, 4)) < 0.5).astype(float)
     weak, y = prior(4), rows @ [0.3, -0.2, 0.1, 0.0]
     right, bad = (replace(weak, mean=np.array(mean), deviation=np.full(4, 0.05)) for mean in (RIGHT, -RIGHT))
-    assert better(rows, y, weak, right, [], has_advice=True).evidence > fit(rows, y, weak, []).evidence
-    assert better(rows, y, weak, bad, [], has_advice=True).evidence == fit(rows, y, weak, []).evidence
+    assert better(rows, y, [right, weak], []).evidence > fit(rows, y, weak, []).evidence
+    assert better(rows, y, [bad, weak], []).evidence == fit(rows, y, weak, []).evidence
 
 
 RIGHT = np.array([0.28, -0.22, 0.1, 0.0])

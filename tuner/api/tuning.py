@@ -45,7 +45,7 @@ def tune(
     `out` takes the study, whose folder is the same for the same request: it goes on if it was begun. `on_trial` is
     called with each trial and repetition when it is recorded. With `progress` a line is printed for each event. The
     other options are those of `tune run`, with underscores: trials, quality, scorer, price, latency_target, device,
-    study, revision, variant, base, metric.
+    warm_start, study, revision, variant, base, metric.
 
     Raises TunerError: BadInput for what is not valid, Unavailable for what is missing, Interrupted after Ctrl-C.
     """
@@ -57,7 +57,7 @@ def tune(
     if not isinstance(model, str | os.PathLike):
         require_as_saved(model, request.model)
     display = Reporter(request.space.baseline, on_trial, progress=progress)
-    run.conduct(study_folder, request, run.limits_of(given), given.model, display, given.strategy)
+    run.conduct(study_folder, request, run.limits_of(given), given.model, display, run.Search.of(given))
     display.note(page_note(study_folder))
     return Study(study_folder)
 
@@ -84,6 +84,8 @@ def converted(name: str, value: Any) -> Any:
             raise ValueError(f"{value!r} is none of {', '.join(STRATEGIES)}")
         if name == "trials" and value is not None:
             return positive(str(value))
+        if name == "warm_start" and value is not None:
+            return os.fspath(value)
         return folder(os.fspath(value)) if name == "out" else value
     except (argparse.ArgumentTypeError, TypeError, ValueError) as error:
         raise BadInput(f"tune(): {name}: {error}") from None

@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,11 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("search")
     add_space(group)
     add_strategy(group)
+    group.add_argument(
+        "--warm-start", metavar="STUDY",
+        help="study of the same pipeline class whose trials give the agent's model its starting point; auto: the best "
+        "one in the folder of studies; none: start without (default: auto; of a study that was begun, its own)",
+    )  # fmt: skip
     group.add_argument("--price", type=price, metavar="USD", help="price of one machine hour (default: list price)")
     group.add_argument(
         "--latency-target", type=seconds, metavar="TIME",
@@ -128,6 +134,20 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
         help="say what would be tried, what is left out and why, and how long it takes; run and write nothing",
     )  # fmt: skip
     add_progress(group, "print the report, or with --dry-run the plan, as JSON; progress goes to standard error")
+
+
+@dataclass(frozen=True)
+class Search:
+    """What options say of a search; None where a study that was begun keeps what it has."""
+
+    strategy: str | None
+    warm_start: str | None
+    studies: Path
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> Search:
+        """Return what the options of `tune run` say; those of `tune resume` have neither."""
+        return cls(getattr(options, "strategy", None), getattr(options, "warm_start", None), options.out)
 
 
 # ---- the study ------------------------------------------------------------------------------------------------------
@@ -191,14 +211,12 @@ def run_study(folder: Path, request: Request, limits: Limits, options: argparse.
     from tuner.commands.progress import make_progress
 
     display = make_progress(options.amount, options.json, request.space.baseline)
-    conduct(folder, request, limits, model_name, display, getattr(options, "strategy", None))
+    conduct(folder, request, limits, model_name, display, Search.of(options))
     report_study(folder, as_json=options.json)
     return 0
 
 
-def conduct(
-    folder: Path, request: Request, limits: Limits, model_name: str, display: Display, strategy: str | None = None
-) -> None:
+def conduct(folder: Path, request: Request, limits: Limits, model_name: str, display: Display, wanted: Search) -> None:
     """Run a study in a folder until it ends within its limits. Raises Interrupted after Ctrl-C."""
     from tuner.commands.notes import start_notes
     from tuner.execution.local import LocalExecutor
@@ -210,6 +228,7 @@ def conduct(
     from tuner.study.loop import Study
     from tuner.study.slots import PARTNER, max_slots
     from tuner.study.store import Store
+    from tuner.study.warm_start import keep_warm_start, warm_start_notes
 
     title = f"{model_name} ({request.model.pipeline_class}) on {request.environment.device_name}"
     device, places = Device(name=request.environment.device), max_slots(request.environment) + PARTNER
@@ -218,11 +237,13 @@ def conduct(
         LocalExecutor([device], make_launcher(store.paths.cache, store.paths.template_log), slots=places) as executor,
     ):
         limits = with_demo_budget(store.with_last_budget(limits), request)
-        keep_strategy(store, strategy, DEFAULT)
+        keep_strategy(store, wanted.strategy, DEFAULT)
+        keep_warm_start(store, wanted.warm_start, wanted.studies)
         study = Study(store, limits, display, executor)
         try:
             recorded = list(study.history.outcomes.values())
-            display.started(title, folder, limits, list(start_notes(request)), store.spent_s, recorded)
+            notes = [*start_notes(request), *warm_start_notes(study.history.warm_start)]
+            display.started(title, folder, limits, notes, store.spent_s, recorded)
             study.run()
         except KeyboardInterrupt:
             raise Interrupted(interruption(folder)) from None

@@ -14,6 +14,7 @@ from tuner.records.gate import Allowance
 from tuner.records.model import Workload
 from tuner.records.outcome import Outcome, Timing
 from tuner.records.quality import NoiseFloor
+from tuner.records.warm_start import WarmStart
 from tuner.result import front
 from tuner.result.prices import Price, cost_of
 from tuner.space.candidates import SearchSpace, build_key, candidate_key, image_key
@@ -39,7 +40,8 @@ class History:
     """The trials of a study by number, its repetitions in the order in which they ended, and its refused candidates.
 
     `late_noise_floor` is the part of the quality noise floor that was measured after the baseline was acknowledged.
-    `running` is what workers do now. `advice` is what the baseline's measurements let one expect, once it is measured.
+    `running` is what workers do now. `advice` is what the baseline's measurements let one expect, once it is measured,
+    `warm_start` what another study taught.
     With `awaits_reference` the baseline is timed but not recorded yet: its images are still being generated.
     """
 
@@ -51,6 +53,7 @@ class History:
     late_noise_floor: NoiseFloor | None = None
     running: list[InFlight] = field(default_factory=list)
     advice: Advice | None = None
+    warm_start: WarmStart | None = None
     awaits_reference: bool = False
 
     @property

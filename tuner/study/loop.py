@@ -48,6 +48,7 @@ from tuner.study.runner import NEVER, Runner
 from tuner.study.slots import max_slots, slots
 from tuner.study.stage_log import LoggingExecutor, StageLog
 from tuner.study.store import Store
+from tuner.study.warm_start import read_warm_start
 
 
 class Study:
@@ -236,6 +237,7 @@ def load_history(store: Store) -> History:
         repetitions=store.repetitions(outcomes),
         refused=[refusal.values for refusal in store.refusals()],
         late_noise_floor=store.noise_floor(),
+        warm_start=read_warm_start(store),
     )
 
 

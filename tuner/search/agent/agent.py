@@ -29,7 +29,7 @@ class Agent(Strategy):
     def propose(self, history: History, device: Device) -> Proposal | None:
         if self.context.is_over(history):
             return None
-        self.chooser = self.chooser or Chooser(history.space, self.context)
+        self.chooser = self.chooser or Chooser(history, self.context)
         choice = self.chooser.choose(history)
         if not self.context.is_asked and (choice is None or choice.gain < MIN_GAIN):
             self.end(history)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from tuner.records.advice import Expectation
+from tuner.records.warm_start import Part, WarmStart
 from tuner.search.agent.features import Setting, acts_outside_steps, changes_image
 from tuner.search.agent.observed import MIN_S, Seconds
 from tuner.search.agent.regression import Prior
@@ -31,6 +33,12 @@ RECIPE_GAIN = 0.1
 
 MIN_DOUBT = 0.05
 """An expectation's log ratio has at least this deviation."""
+
+DOUBT: Mapping[Part, float] = {"step": 0.05, "fixed": 0.05, "first_call": 10.0, "loss": 0.1}
+"""How far an effect may be from that in another study on the same device: log ratios, seconds, tolerated losses."""
+
+OTHER_DEVICE = 3.0
+"""How many times as far on another device."""
 
 FIRST_CALL_S = 45.0
 """Seconds to compile, as `tuner.search.plan` assumes; autotuning takes some times as long."""
@@ -108,3 +116,20 @@ def _first_call_s(settings: Sequence[Setting]) -> Iterator[float]:
         compiles = name in ("compile.scope", "compile.vae", "compile.text_encoders")
         autotunes = name == "compile.mode" and "autotune" in str(value)
         yield FIRST_CALL_S * (AUTOTUNE_RATIO if autotunes else 1.0) if compiles or autotunes else 0.0
+
+
+def warmed(prior: Prior, part: Part, index: Mapping[Setting, int], warm: WarmStart, unit: float) -> Prior:
+    """Return what is assumed of a part where another study tells of a setting, or of a pair."""
+    doubt = DOUBT[part] * unit * (1.0 if warm.is_same_device or part == "loss" else OTHER_DEVICE)
+    mean, deviation, pairs = prior.mean.copy(), prior.deviation.copy(), dict(prior.pairs)
+    for effect in warm.effects:
+        columns = sorted(index[setting] for setting in effect.settings.items() if setting in index)
+        if effect.part != part or len(columns) != len(effect.settings):
+            continue
+        if len(columns) == 2:
+            pairs[columns[0], columns[1]] = effect.mean
+        else:
+            column = columns[0]
+            mean[column] = effect.mean
+            deviation[column] = min(deviation[column], math.hypot(effect.error, doubt))
+    return replace(prior, mean=mean, deviation=deviation, pairs=pairs)

@@ -21,7 +21,6 @@ from tuner.search.agent.worth import LEVELS, MIN_TIMING_S, START_S, TIMING_CALLS
 from tuner.search.history import History
 from tuner.search.strategy import SearchContext, random_state
 from tuner.search.unknown import Known
-from tuner.space.candidates import SearchSpace
 
 DRAWS = 24
 """Draws of the effects (Thompson, Biometrika 1933), over which a gain is averaged."""
@@ -69,11 +68,12 @@ class Choice:
 class Chooser:
     """What stays the same from choice to choice: the settings, and the builds with what follows from their values."""
 
-    def __init__(self, space: SearchSpace, context: SearchContext) -> None:
+    def __init__(self, history: History, context: SearchContext) -> None:
         self.context = context
-        self.columns = Columns(space)
+        self.columns = Columns(history.space)
         self.observer = Observer(self.columns)
-        self.pool = Pool(space, self.columns, context.seed)
+        liked = history.warm_start.front if history.warm_start else ()
+        self.pool = Pool(history.space, self.columns, context.seed, liked)
 
     def choose(self, history: History) -> Choice | None:
         """Return what gains most a second, or None if nothing unknown is left in the pool."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
+from tuner.records.warm_start import Part
 from tuner.search.agent import beliefs
 from tuner.search.agent.features import Array, Columns, acts_outside_steps, changes_image, related
 from tuner.search.agent.observed import Observed, built, divided, judged
@@ -17,16 +17,15 @@ MAX_ROWS = 400
 """The latest trials, which a model is fitted to: they are the ones near the front, and enough for all effects."""
 
 MIN_ROWS = 8
-"""Measured trials before the evidence may speak against an advisor."""
+"""Measured trials before the evidence may speak against an advisor or another study."""
 
 
 class Costs:
     """What a study knows of its costs at one moment."""
 
     def __init__(self, history: History, trials: Sequence[Observed], columns: Columns, scale: float) -> None:
-        expectations = history.advice.expectations if history.advice else ()
         measured = [trial for trial in trials if trial.is_measured][-MAX_ROWS:]
-        self.columns = columns
+        self.columns, self.warm = columns, history.warm_start
         rows = columns.stacked([trial.row for trial in measured])
         settings = columns.settings
         self.call = divided(history.baseline)
@@ -37,14 +36,27 @@ class Costs:
         pairs = related(settings)
         outside = [pair for pair in pairs if acts_outside_steps(settings[pair[0]])]
         pairs = [pair for pair in pairs if pair not in outside]
-        recommended = [item for recipe in history.space.recipes for item in recipe.values.items()]
-        weak = beliefs.weak(settings, recommended)
-        steps = int(history.baseline.values["steps"])
-        advised = beliefs.advised(tuple(map(_copy, weak)), settings, expectations, self.call, steps)  # type: ignore[arg-type]
-        self.step = better(rows, step, weak[0], advised[0], pairs, has_advice=bool(expectations))
-        self.fixed = better(rows, fixed, weak[1], advised[1], outside, has_advice=bool(expectations))
+        starts = self._starts(history)
+        self.step = better(rows, step, self._warmed("step", [start[0] for start in starts]), pairs)
+        self.fixed = better(rows, fixed, self._warmed("fixed", [start[1] for start in starts]), outside)
         self.loss = self._fit_loss(judged(trials)[-MAX_ROWS:], scale)
         self.first_call = self._fit_first_call(built(trials)[-MAX_ROWS:])
+
+    def _starts(self, history: History) -> list[tuple[Prior, Prior]]:
+        """Return what is assumed of a step and of the rest: what an advisor expects, if there is one, and without."""
+        settings, steps = self.columns.settings, int(history.baseline.values["steps"])
+        recommended = [item for recipe in history.space.recipes for item in recipe.values.items()]
+        weak = beliefs.weak(settings, recommended)
+        if not history.advice or not history.advice.expectations:
+            return [weak]
+        again = beliefs.weak(settings, recommended)
+        return [beliefs.advised(again, settings, history.advice.expectations, self.call, steps), weak]
+
+    def _warmed(self, part: Part, starts: list[Prior], unit: float = 1.0) -> list[Prior]:
+        """Return what is assumed of a part, first with what another study taught, if there is one."""
+        if self.warm is None:
+            return starts
+        return [beliefs.warmed(starts[0], part, self.columns.index, self.warm, unit), *starts]
 
     def _fit_loss(self, found: Sequence[Observed], scale: float) -> Posterior:
         rows = self.columns.stacked([trial.row for trial in found])
@@ -52,11 +64,13 @@ class Costs:
         pairs = [(i, j) for i, j in related(settings) if self.image[i] and self.image[j]]
         errors = np.array([trial.loss_error for trial in found])
         points = np.array([trial.loss for trial in found])
-        return fit(rows * self.image, points, beliefs.of_loss(settings, scale), pairs, errors)
+        starts = self._warmed("loss", [beliefs.of_loss(settings, scale)], scale)
+        return better(rows * self.image, points, starts, pairs, errors)
 
     def _fit_first_call(self, found: Sequence[tuple[Observed, float]]) -> Posterior:
         rows = self.columns.stacked([trial.row for trial, _ in found])
-        return fit(rows, np.array([seconds for _, seconds in found]), beliefs.of_first_call(self.columns.settings), [])
+        starts = self._warmed("first_call", [beliefs.of_first_call(self.columns.settings)])
+        return better(rows, np.array([seconds for _, seconds in found]), starts, [])
 
     def predict(self, rows: Array, steps: Array, normal: Array) -> tuple[Array, Array]:
         """Predict the latency per image and the loss of candidates: a row each, and a column for each draw.
@@ -74,15 +88,8 @@ class Costs:
 
 
 def better(
-    rows: Array, y: Array, weak: Prior, advised: Prior, pairs: Sequence[tuple[int, int]], *, has_advice: bool
+    rows: Array, y: Array, starts: Sequence[Prior], pairs: Sequence[tuple[int, int]], errors: Array | None = None
 ) -> Posterior:
-    """Return the fit that starts from the advice, or from next to nothing where the data speak against the advice."""
-    started = fit(rows, y, advised, pairs)
-    if not has_advice or len(y) < MIN_ROWS:
-        return started
-    other = fit(rows, y, weak, pairs)
-    return started if started.evidence >= other.evidence else other
-
-
-def _copy(prior: Prior) -> Prior:
-    return replace(prior, mean=prior.mean.copy(), deviation=prior.deviation.copy())
+    """Return the fit that starts from the first prior, or from another one if the data speak for that."""
+    first, *others = (fit(rows, y, start, pairs, errors) for start in (starts if len(y) >= MIN_ROWS else starts[:1]))
+    return max([first, *others], key=lambda found: found.evidence)

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from math import prod
 
 import numpy as np
@@ -66,7 +67,8 @@ def code(values: Values) -> Key:
 class Pool:
     """The builds of a space. Which are compared follows from a seed and from what is known, not from earlier calls."""
 
-    def __init__(self, space: SearchSpace, columns: Columns, seed: int) -> None:
+    def __init__(self, space: SearchSpace, columns: Columns, seed: int, liked: Sequence[Values] = ()) -> None:
+        """Make the builds that are always compared. `liked` are among them."""
         self.space = space
         self.columns = columns
         self.names = [name for name, choices in space.knobs.items() if len(choices) > 1 and name != STEPS]
@@ -74,7 +76,7 @@ class Pool:
         self.beside: dict[Key, list[Build]] = {}
         self.is_whole = prod(map(len, space.knobs.values())) <= SMALL
         chance = random.Random(seed)  # noqa: S311
-        self.always = self.of(every(space) if self.is_whole else self._first(chance))
+        self.always = self.of(every(space) if self.is_whole else chain(self._first(chance), liked))
 
     def of(self, candidates: Iterable[Values]) -> list[Build]:
         """Return the builds of candidates, each once, without those that conflict."""

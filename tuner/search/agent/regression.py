@@ -6,8 +6,8 @@ The prior of the effects is Gaussian and independent (Bishop, "Pattern Recogniti
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -27,12 +27,16 @@ SIGMA_ROWS = 6
 
 @dataclass(frozen=True)
 class Prior:
-    """What is assumed of the effects: mean and deviation of each column, of each pair, and the error of a row."""
+    """What is assumed of the effects: mean and deviation of each column, of each pair, and the error of a row.
+
+    A pair has the mean in `pairs`, else 0.
+    """
 
     mean: Array
     deviation: Array
     pair_deviation: float
     sigma: float
+    pairs: Mapping[Pair, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,11 @@ def fit(rows: Array, y: Array, prior: Prior, given: Sequence[Pair], errors: Arra
 
     `errors` is the known error of each row, beside that of the model.
     """
-    pairs = list(given)
+    pairs = list(dict.fromkeys([*given, *prior.pairs]))
+    most = len(pairs) + MAX_CHOSEN
     found = _solve(rows, y, prior, pairs, errors)
     candidates = Candidates(rows, pairs, prior, errors)
-    while len(pairs) - len(given) < MAX_CHOSEN:
+    while len(pairs) < most:
         best = candidates.take(y - found.expected(rows))
         if best is None:
             break
@@ -78,7 +83,7 @@ def fit(rows: Array, y: Array, prior: Prior, given: Sequence[Pair], errors: Arra
 
 def _solve(rows: Array, y: Array, prior: Prior, pairs: Sequence[Pair], errors: Array | None) -> Posterior:
     columns = with_pairs(rows, pairs)
-    mean = np.concatenate([prior.mean, np.zeros(len(pairs))])
+    mean = np.concatenate([prior.mean, [prior.pairs.get(pair, 0.0) for pair in pairs]])
     deviation = np.concatenate([prior.deviation, np.full(len(pairs), prior.pair_deviation)])
     weights = 1.0 / _variances(len(y), prior, errors)
     precision = (columns.T * weights) @ columns + np.diag(deviation**-2.0)
