@@ -105,14 +105,6 @@ def test_the_chosen_point_is_there_if_it_is_not_on_the_front(tmp_path: Path) -> 
         make_report([study(tmp_path, "c", "NVIDIA H200", front=[])], None, None)
 
 
-def test_a_study_folder_stands_for_its_file(file: Path, tmp_path: Path) -> None:
-    (tmp_path / "study").mkdir()
-    (tmp_path / "study" / "best_config.json").write_bytes(file.read_bytes())
-    report = make_report([tmp_path / "study"], None, None)
-    assert report.rows[0].file == str(tmp_path / "study" / "best_config.json")
-    assert [row.economics for row in report.rows] == [row.economics for row in make_report([file], None, None).rows]
-
-
 # ---- several --------------------------------------------------------------------------------------------------------
 
 
@@ -272,7 +264,7 @@ def here(tmp_path: Path, file: Path) -> Path:
 
 
 WRONG = [
-    ((), "FILE"),
+    ((), "no study in there"),
     (("nowhere.json",), "nowhere.json"),
     (("a" * 400,), "too long"),
     (("empty",), "best_config.json"),

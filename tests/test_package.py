@@ -213,7 +213,7 @@ def test_a_study_ships_the_compiled_code_that_it_made_here(study_copy: Path) -> 
 def test_a_package_of_a_study_has_its_compiled_code(study_copy: Path, tmp_path: Path) -> None:
     (own_cache(study_copy) / "triton").mkdir()
     (study_copy / "cache" / "triton" / "kernel.cubin").write_bytes(b"code")
-    package = write_package(study_copy, None, tmp_path / "out")
+    package = write_package(study_copy / "best_config.json", None, tmp_path / "out")
     assert (package.compiled_files, package.compiled_bytes, package.no_compiled_code_reason) == (1, 4, None)
     recorded = read(tmp_path / "out" / "cache" / "fingerprint.json", Fingerprint)
     assert recorded == fingerprint(detect("cpu"))

@@ -23,14 +23,14 @@ WORKLOAD = {"prompts": ["a", "b"], "seeds": [1, 2], "height": 32, "width": 32}
     ("change", "field"),
     [
         ({"hieght": 8}, "hieght"),
-        ({"height": "32"}, "$.height"),
-        ({"height": 32.5}, "$.height"),
-        ({"height": True}, "$.height"),
-        ({"prompts": "a"}, "$.prompts"),
-        ({"prompts": ["a", 3]}, "$.prompts[1]"),
-        ({"seeds": [1, 2.5]}, "$.seeds[1]"),
-        ({"seeds": {"0": 1}}, "$.seeds"),
-        ({"guidance_scale": "high"}, "$.guidance_scale"),
+        ({"height": "32"}, "height"),
+        ({"height": 32.5}, "height"),
+        ({"height": True}, "height"),
+        ({"prompts": "a"}, "prompts"),
+        ({"prompts": ["a", 3]}, "prompts[1]"),
+        ({"seeds": [1, 2.5]}, "seeds[1]"),
+        ({"seeds": {"0": 1}}, "seeds"),
+        ({"guidance_scale": "high"}, "guidance_scale"),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(change: dict[str, Any], field: str) -> None:
@@ -155,7 +155,7 @@ def test_messages_are_told_apart_and_take_one_line_each() -> None:
 
 
 def test_a_job_holds_nothing_but_data() -> None:
-    with pytest.raises(BadInput, match=r"\$\.build"):
+    with pytest.raises(BadInput, match="build.*: must be"):
         decode('{"build": {"compile.scope": ["full"]}}', Job, "job.json")
 
 

@@ -42,12 +42,12 @@ def find_log_folder(study: str | None, studies: Path) -> Path:
     raise no_such_study(study, studies)
 
 
-def no_such_study(study: str, studies: Path) -> BadInput:
-    """Make the error for a study that is not there, with those that are."""
+def no_such_study(study: str, studies: Path, needs: str = "study.json") -> BadInput:
+    """Make the error for a study that is not there, with those that are. `needs` is what its folder would have."""
     known = [folder.name for folder in studies_in(studies)]
     hint = did_you_mean(study, known, f"in {studies} there are: {', '.join(known) or 'none'}")
     is_folder = kind_at(study) == "a folder"
-    return BadInput(f"{study}: {'this folder has no study.json' if is_folder else absent(study, 'study')}; {hint}")
+    return BadInput(f"{study}: {f'this folder has no {needs}' if is_folder else absent(study, 'study')}; {hint}")
 
 
 def newest(studies: Path) -> Path:

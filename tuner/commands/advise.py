@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.commands.arguments import Subparsers, add_device, add_json_format, add_model, add_space
+from tuner.commands.arguments import Subparsers, add_device, add_format, add_model, add_space
 from tuner.commands.output import print_result
 
 if TYPE_CHECKING:
@@ -36,10 +36,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_model(parser)
     add_device(parser)
     add_space(parser)
-    parser.add_argument(
-        "--format", choices=("terminal", "json"), default="terminal", help="format of the advice (default: terminal)"
-    )
-    add_json_format(parser)
+    add_format(parser, ("terminal", "json"), "terminal", "format of the advice")
     parser.set_defaults(run=run)
 
 

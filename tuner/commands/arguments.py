@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -24,6 +25,9 @@ TIME = re.compile(
 )
 UNITS_S = (86400.0, 3600.0, 60.0, 1.0, 1e-3, 1.0)
 """The units of TIME's groups: days, hours, minutes, seconds, milliseconds, and seconds for a number without a unit."""
+
+STUDIES = Path("traces")
+A_RESULT = "a best_config.json, or the folder or the name of a study"
 
 DEVICES = {"auto": "auto", "cuda": "cuda", "cpu": "cpu", "gpu": "cuda", "nvidia": "cuda"}
 
@@ -66,8 +70,18 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "study", nargs="?", metavar="STUDY", help="name or folder of a study (default: the newest study)"
     )
+    add_studies(parser)
+
+
+def add_result(parser: argparse.ArgumentParser) -> None:
+    """Add a result that exists."""
+    parser.add_argument("result", nargs="?", metavar="RESULT", help=f"{A_RESULT} (default: the newest study)")
+
+
+def add_studies(parser: argparse.ArgumentParser) -> None:
+    """Add the folder of studies."""
     parser.add_argument(
-        "--out", type=folder, default=Path("traces"), metavar="DIR", help="folder with the studies (default: traces)"
+        "--out", type=folder, default=STUDIES, metavar="DIR", help="folder with the studies (default: traces)"
     )
 
 
@@ -79,9 +93,11 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_json_format(parser: argparse.ArgumentParser) -> None:
-    """Add --json to a command that has --format: it is short for --format json."""
-    parser.add_argument("--json", action="store_const", const="json", dest="format", help="short for --format json")
+def add_format(parser: argparse.ArgumentParser, formats: Iterable[str], default: str, of: str = "format") -> None:
+    """Add --format, and --json, which is short for --format json and excludes it."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--format", choices=formats, default=default, help=f"{of} (default: {default})")
+    group.add_argument("--json", action="store_const", const="json", dest="format", help="short for --format json")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from tuner.commands.arguments import Subparsers, add_json_format, folder, price
+from tuner.commands.arguments import A_RESULT, Subparsers, add_format, add_studies, price
 
 FORMATS = ("table", "json", "csv", "md")
 SUMMARY = "put results of several machines, models or dates side by side"
@@ -31,12 +30,8 @@ of a machine (as in `tune cost`), or the study's own where there is none.
 def add_parser(subparsers: Subparsers) -> None:
     """Add the arguments of `tune compare`."""
     parser = subparsers.add_parser("compare", help=SUMMARY, description=DESCRIPTION, epilog=EXAMPLES)
-    parser.add_argument(
-        "results", nargs="+", metavar="RESULT", help="a best_config.json, a study folder or the name of a study"
-    )
-    parser.add_argument(
-        "--out", type=folder, default=Path("traces"), metavar="DIR", help="folder with the studies (default: traces)"
-    )
+    parser.add_argument("results", nargs="+", metavar="RESULT", help=A_RESULT)
+    add_studies(parser)
     prices = parser.add_mutually_exclusive_group()
     prices.add_argument("--price", type=price, metavar="USD", help="price of an hour of each machine in US dollars")
     prices.add_argument("--provider", metavar="NAME", help="use this provider's list prices")
@@ -44,8 +39,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--all", action="store_true",
         help="show every point of the studies' fronts (default: untouched, chosen, and the front over all studies)",
     )  # fmt: skip
-    parser.add_argument("--format", choices=FORMATS, default="table", help="format (default: table)")
-    add_json_format(parser)
+    add_format(parser, FORMATS, "table")
     parser.set_defaults(run=run)
 
 

@@ -10,7 +10,7 @@ from tuner.commands.arguments import Subparsers, folder
 from tuner.errors import Unavailable
 
 SHELLS = ("bash", "zsh", "fish")
-PATHS = ("model", "base", "space", "scorer", "study", "results")
+PATHS = ("model", "base", "space", "scorer", "study", "result", "results")
 """Arguments that may be files, and names too."""
 
 SUMMARY = "print a script that completes commands and options in your shell"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from tuner.commands.arguments import Subparsers, trial_number
+from tuner.commands.arguments import Subparsers, add_result, add_studies, trial_number
 from tuner.errors import BadInput
 
 FORMATS = ("python", "diffusers", "cache-dit", "sglang", "vllm-omni")
@@ -18,8 +17,9 @@ setting that the program cannot have.
 """
 EXAMPLES = """\
 examples:
-  tune export traces/demo-9ec7c40c --to python > tuned.py
-  tune export best_config.json --to python --trial 12 > tuned.py
+  tune export --to python > tuned.py                 of the newest study
+  tune export demo-9ec7c40c --to python --trial 12 > tuned.py
+  tune export best_config.json --to sglang
 
 targets:
   python      a Python file that needs only torch, diffusers and what the
@@ -34,7 +34,8 @@ targets:
 def add_parser(subparsers: Subparsers) -> None:
     """Add the arguments of `tune export`."""
     parser = subparsers.add_parser("export", help=SUMMARY, description=DESCRIPTION, epilog=EXAMPLES)
-    parser.add_argument("file", type=Path, metavar="FILE", help="a best_config.json or a study folder")
+    add_result(parser)
+    add_studies(parser)
     parser.add_argument("--to", required=True, choices=FORMATS, help="program to write it for")
     parser.add_argument(
         "--trial", type=trial_number, metavar="N", help="point of the front to take (default: the chosen one)"
@@ -44,14 +45,16 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print a configuration in the words of another program."""
-    from tuner.export.base import read_tuned, result_file
+    from tuner.export.base import read_tuned
     from tuner.export.targets import TARGETS
+    from tuner.report.studies import find_result
 
-    best = read_tuned(options.file, options.trial)
+    file = find_result(options.result, options.out)
+    best = read_tuned(file, options.trial)
     try:
         text = TARGETS[options.to]().render(best)
     except BadInput as error:
-        raise BadInput(f"{result_file(options.file)}: {error}") from None
+        raise BadInput(f"{file}: {error}") from None
     sys.stdout.write(text)
     sys.stdout.flush()
     return 0

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from tuner.commands.arguments import Subparsers, add_json, folder, trial_number
+from tuner.commands.arguments import STUDIES, Subparsers, add_json, add_result, folder, trial_number
 from tuner.commands.output import print_result
 
 SUMMARY = "write a folder with everything that a serving container needs"
@@ -18,15 +17,17 @@ where nobody else can write to it.
 """
 EXAMPLES = """\
 examples:
-  tune package traces/demo-9ec7c40c --out serving
+  tune package demo-9ec7c40c --out serving
   tune package best_config.json --trial 12 --out serving
+
+A name is that of a study in traces; of one elsewhere give the folder.
 """
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the arguments of `tune package`."""
     parser = subparsers.add_parser("package", help=SUMMARY, description=DESCRIPTION, epilog=EXAMPLES)
-    parser.add_argument("file", type=Path, metavar="FILE", help="a best_config.json or a study folder")
+    add_result(parser)
     parser.add_argument("--out", type=folder, required=True, metavar="FOLDER", help="folder to write, new or empty")
     parser.add_argument(
         "--trial", type=trial_number, metavar="N", help="point of the front to take (default: the chosen one)"
@@ -41,8 +42,9 @@ def run(options: argparse.Namespace) -> int:
 
     from tuner.package.texts import compiled_text
     from tuner.package.writing import write_package
+    from tuner.report.studies import find_result
 
-    package = write_package(options.file, options.trial, options.out)
+    package = write_package(find_result(options.result, STUDIES), options.trial, options.out)
     lines = [f"{package.folder}: {', '.join(package.files)}", compiled_text(package), "README.md says how to start it."]
     print_result(package, Text("\n".join(lines)), options.json)
     return 0

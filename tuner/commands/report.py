@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tuner.commands.arguments import Subparsers, add_json_format, add_study
+from tuner.commands.arguments import Subparsers, add_format, add_study
 from tuner.errors import BadInput
 from tuner.files import absent
 
@@ -36,8 +36,7 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add the arguments of `tune report`."""
     parser = subparsers.add_parser("report", help=SUMMARY, description=DESCRIPTION, epilog=EXAMPLES)
     add_study(parser)
-    parser.add_argument("--format", choices=FORMATS, default="html", help="format of the report (default: html)")
-    add_json_format(parser)
+    add_format(parser, FORMATS, "html", "format of the report")
     parser.add_argument(
         "--output", type=Path, metavar="FILE",
         help="file to write (default: report.html in the study's folder; md and json go to standard output)",

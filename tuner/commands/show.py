@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from tuner.commands.arguments import Subparsers, add_json_format, add_study
+from tuner.commands.arguments import Subparsers, add_format, add_study
 from tuner.errors import BadInput
 
 if TYPE_CHECKING:
@@ -37,10 +37,7 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add the arguments of `tune show`."""
     parser = subparsers.add_parser("show", help=SUMMARY, description=DESCRIPTION, epilog=EXAMPLES)
     add_study(parser)
-    parser.add_argument(
-        "--format", choices=(*FORMATS, PARQUET), default="terminal", help="format of the report (default: terminal)"
-    )
-    add_json_format(parser)
+    add_format(parser, (*FORMATS, PARQUET), "terminal", "format of the report")
     parser.set_defaults(run=run)
 
 

@@ -11,7 +11,6 @@ from typing import ClassVar
 import msgspec
 
 from tuner.errors import BadInput
-from tuner.files import require_own_tree
 from tuner.knobs import KNOBS, changed
 from tuner.knobs.attention import BACKENDS
 from tuner.model import architecture, pipeline
@@ -21,8 +20,6 @@ from tuner.result.config import read_config
 from tuner.result.front import per_image
 from tuner.result.records import BestConfig
 from tuner.timing.intervals import widest_ratio
-
-RESULT = "best_config.json"
 
 
 class Target(ABC):
@@ -42,14 +39,13 @@ NEEDS_CHANGE = "export; --trial N takes another point of the front"
 
 
 def read_tuned(
-    path: Path, trial: int | None = None, *, may_contradict: bool = False, needs: str = NEEDS_CHANGE
+    file: Path, trial: int | None = None, *, may_contradict: bool = False, needs: str = NEEDS_CHANGE
 ) -> BestConfig:
-    """Read the chosen configuration, or that of a trial, from a best_config.json or a study folder.
+    """Read the chosen configuration, or that of a trial, from a best_config.json.
 
     With `may_contradict` its figures need not agree. Raises BadInput if it is not valid, if diffusers has no such
     pipeline, if a setting could not have been measured, or if it is the untouched pipeline.
     """
-    file = result_file(path)
     recorded = read_config(file, may_contradict=may_contradict)
     best = recorded if trial is None else _of_trial(recorded, read_config(file, trial))
     name = best.model.pipeline_class
@@ -97,16 +93,6 @@ def _of_trial(recorded: BestConfig, best: BestConfig) -> BestConfig:
     before, after = (per_image(point.latency_s, point.batch) for point in (best.baseline, best.chosen))
     speed_up = widest_ratio(before, after)
     return msgspec.structs.replace(best, speed_up=speed_up, speed_up_confirmed=False)
-
-
-def result_file(path: Path) -> Path:
-    """Return the result of a study folder, or the file itself. Raises BadInput if the folder has none."""
-    if not path.is_dir():
-        return path
-    if not (path / RESULT).exists():
-        raise BadInput(f"{path}: this folder has no {RESULT}; a study has one once `tune run` has a result")
-    require_own_tree(path)
-    return path / RESULT
 
 
 def differing(best: BestConfig) -> Values:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from tuner.errors import BadInput
-from tuner.export.base import RESULT, read_tuned, result_file
+from tuner.export.base import read_tuned
 from tuner.files import absent, read_file
 from tuner.package.compiled import copy_compiled_code, find_compiled_code, fingerprint
 from tuner.package.records import Package
@@ -19,13 +19,13 @@ from tuner.result.config import read_best
 from tuner.result.records import BestConfig
 
 
-def write_package(path: Path, trial: int | None, folder: Path) -> Package:
-    """Write the package of a best_config.json, or of a study folder, to a folder that is new or empty.
+def write_package(file: Path, trial: int | None, folder: Path) -> Package:
+    """Write the package of a best_config.json to a folder that is new or empty.
 
     Raises BadInput if the result or the folder cannot be used.
     """
     check_folder(folder)
-    best, file = read_tuned(path, trial), result_file(path)
+    best = read_tuned(file, trial)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as made:
             package = _fill(Path(made) / "package", file, best, str(folder))
@@ -49,7 +49,7 @@ def _fill(folder: Path, file: Path, best: BestConfig, shown: str) -> Package:
     folder.mkdir(mode=0o755)
     package = _with_compiled_code(Package(folder=shown, trial=best.chosen.trial, files=()), folder, file, best)
     is_choice = read_best(file).chosen.trial == best.chosen.trial
-    (folder / RESULT).write_bytes(read_file(file))
+    (folder / "best_config.json").write_bytes(read_file(file))
     for name, text in texts(best, package, is_choice=is_choice).items():
         (folder / name).write_text(text, encoding="utf-8")
     return msgspec.structs.replace(package, files=tuple(sorted(path.name for path in folder.iterdir())))

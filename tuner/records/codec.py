@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
@@ -90,13 +90,38 @@ def decode(data: bytes | str, record_type: type[R], where: str) -> R:
 
 
 def explain(error: Exception) -> str:
-    """Return the message of a decoding error in plain words, with the full path of the field.
+    """Return the message of a decoding error in plain words, after the full path of the field."""
+    message, _, where = str(error).partition(" - at `")
+    path = where.rstrip("`").removeprefix("key in ").removeprefix("$").removeprefix(".")
+    for pattern, words in PLAIN_WORDS:
+        match = re.fullmatch(pattern, message, re.DOTALL)
+        if match:
+            return words(f"{path}." if path else "", f"{path}: " if path else "", match)
+    return f"{path}: {message}" if path else message
 
-    msgspec gives an error of `__post_init__`, which starts with a field's name, the path of the record only.
-    """
-    message = str(error).replace(r"matching regex '\\S'", "that is not blank")
-    match = re.fullmatch(r"(\w+): (.*) - at `(\$.*)`", message)
-    return f"{match[2]} - at `{match[3]}.{match[1]}`" if match else message
+
+TYPES = {
+    "int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false", "array": "a list",
+    "object": "an object",
+}  # fmt: skip
+COMPARISONS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
+
+PLAIN_WORDS: tuple[tuple[str, Callable[[str, str, re.Match[str]], str]], ...] = (
+    (r"JSON is malformed: (.*)", lambda _, at, match: f"not JSON: {match[1]}"),
+    (r"Input data was truncated", lambda _, at, match: "not JSON: it ends too early"),
+    (r"Object contains unknown field `(.*)`", lambda path, _, match: f"{path}{match[1]}: unknown field"),
+    (r"Object missing required field `(.*)`", lambda path, _, match: f"{path}{match[1]}: it is missing"),
+    (r"Expected `str` matching regex .*", lambda _, at, match: f"{at}must not be blank"),
+    (r"Expected `array` of length >= (\d+)", lambda _, at, match: f"{at}must list at least {match[1]}"),
+    (r"Expected `\w+` (>=|<=|>|<) (\S+)", lambda _, at, match: f"{at}must be {COMPARISONS[match[1]]} {match[2]}"),
+    (r"Expected `(.*)`, got `(.*)`", lambda _, at, match: f"{at}must be {_types(match[1])}, not {_types(match[2])}"),
+    (r"(\w+): (.*)", lambda path, _, match: f"{path}{match[1]}: {match[2]}"),
+)
+"""The messages of msgspec, and of the records' own checks, with what is said instead of the path and the message."""
+
+
+def _types(names: str) -> str:
+    return " or ".join(TYPES.get(name, name) for name in names.split(" | "))
 
 
 class _DuplicateKey(ValueError):

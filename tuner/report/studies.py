@@ -12,7 +12,7 @@ import msgspec
 
 from tuner.board.start import newest, no_such_study
 from tuner.errors import BadInput
-from tuner.files import StudyFolder, absent, require_own_tree
+from tuner.files import StudyFolder, absent, kind_at, require_own_tree
 from tuner.records.codec import Count, Estimate, Record, decode
 from tuner.records.database import select
 from tuner.records.outcome import Limits
@@ -22,6 +22,8 @@ from tuner.search.recorded import outcome_files
 from tuner.search.request import read_request
 
 State = Literal["running", "interrupted", "finished", "damaged"]
+
+RESULT = "best_config.json"
 
 ATTRIBUTE = "SELECT value_json FROM study_user_attributes WHERE key = ? LIMIT 1"
 
@@ -64,6 +66,24 @@ def find_study(study: str | None, studies: Path) -> Path:
             require_own_tree(folder)
             return folder
     raise no_such_study(study, studies)
+
+
+def find_result(result: str | None, studies: Path) -> Path:
+    """Find a best_config.json by its path, or that of a study, which is found as by `find_study`.
+
+    Raises BadInput if there is none.
+    """
+    if result is not None and kind_at(result) not in (None, "a folder"):
+        return Path(result)
+    for folder in [newest(studies)] if result is None else [Path(result), studies / result]:
+        if (folder / RESULT).exists():
+            require_own_tree(folder)
+            return folder / RESULT
+        if (folder / "study.json").exists():
+            raise BadInput(f"{folder}: this study has no {RESULT} yet; it has one once `tune run` has a result")
+    if result is not None and Path(result).suffix:
+        raise BadInput(f"{result}: {absent(result, 'file')}; name a {RESULT}, or the folder or the name of a study")
+    raise no_such_study(str(result), studies, RESULT)
 
 
 def list_studies(folder: Path) -> StudyList:

@@ -13,10 +13,9 @@ from typing import Any, Literal
 import msgspec
 
 from tuner.errors import BadInput
+from tuner.files import read_file
 from tuner.knobs import KNOBS, baseline
-from tuner.records.codec import (
-    Values,
-)
+from tuner.records.codec import Values, explain
 from tuner.records.outcome import Outcome, Timing
 from tuner.records.versions import OldFile, read_versioned
 from tuner.result.consistency import config_contradiction
@@ -24,6 +23,8 @@ from tuner.result.records import BestConfig, MeasuredPoint, TrialCounts
 
 REQUIRED = ("compile.scope", "precision.dtype", "steps", "batch")
 """Knobs that every version had."""
+
+NO_RESULT = "name a best_config.json, which `tune run` writes into the folder of its study"
 
 STALLED = "a stall of a second or more"
 
@@ -36,11 +37,28 @@ class _OldConfig(OldFile, kw_only=True):
     format: Literal["diffusion-tuner/1"]
 
 
+class _Marked(msgspec.Struct):
+    """What a best_config.json of any version has."""
+
+    format: str
+
+
 def read_best(path: Path) -> BestConfig:
     """Read a best_config.json as it is. Raises BadInput with the file and the field, also of a contradiction."""
-    best = read_versioned(path, BestConfig, _OldConfig)
+    best = _read(path)
     _require_consistent(best, path)
     return best
+
+
+def _read(path: Path) -> BestConfig:
+    """Read a best_config.json, and say of another file what it should be."""
+    try:
+        msgspec.json.decode(read_file(path), type=_Marked)
+    except RecursionError:
+        pass  # the next line says so
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: {explain(error)}; {NO_RESULT}") from None
+    return read_versioned(path, BestConfig, _OldConfig)
 
 
 def _require_consistent(best: BestConfig, config: str | os.PathLike[str]) -> None:
@@ -57,7 +75,7 @@ def read_config(
     With `trial`, that point of the front, or the baseline, replaces the chosen one. Raises BadInput with the file and
     the field for anything that is not valid, and for figures that contradict one another unless they may.
     """
-    recorded = best = read_versioned(Path(config), BestConfig, _OldConfig)
+    recorded = best = _read(Path(config))
     if trial is not None:
         best = msgspec.structs.replace(best, chosen=_point(best, trial, config))
     for field in ("values", "changed"):

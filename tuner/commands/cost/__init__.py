@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from tuner.commands.arguments import Subparsers, add_json, price
+from tuner.commands.arguments import A_RESULT, Subparsers, add_json, add_studies, price
 from tuner.commands.output import print_result
 
 SUMMARY = "compute what the images of a tuned pipeline cost, and compare GPUs"
 DESCRIPTION = """\
-Compute the cost per image of tuned configurations. One file: its Pareto front
-at another price. Several files of the same model and workload: the chosen
+Compute the cost per image of tuned configurations. One result: its Pareto front
+at another price. Several results of the same model and workload: the chosen
 configuration on each GPU, cheapest first. Prices are dated list prices unless
 you give your own.
 """
 EXAMPLES = """\
 examples:
-  tune cost traces/flux-1-dev-1a2b3c4d --price 2.49
+  tune cost flux-1-dev-1a2b3c4d --price 2.49
   tune cost h100/best_config.json l40s/best_config.json --provider RunPod
 """
 
@@ -25,7 +24,8 @@ examples:
 def add_parser(subparsers: Subparsers) -> None:
     """Add the arguments of `tune cost`."""
     parser = subparsers.add_parser("cost", help=SUMMARY, description=DESCRIPTION, epilog=EXAMPLES)
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a best_config.json or a study folder")
+    parser.add_argument("results", nargs="*", metavar="RESULT", help=f"{A_RESULT} (default: the newest study)")
+    add_studies(parser)
     prices = parser.add_mutually_exclusive_group()
     prices.add_argument("--price", type=price, metavar="USD", help="price of one machine hour in US dollars")
     prices.add_argument(
@@ -39,7 +39,9 @@ def run(options: argparse.Namespace) -> int:
     """Print the cost of one study's front, or of several studies' chosen configurations."""
     from tuner.commands.cost.report import make_report
     from tuner.commands.cost.table import CostTable
+    from tuner.report.studies import find_result
 
-    report = make_report(options.files, options.price, options.provider)
+    files = [find_result(result, options.out) for result in options.results or [None]]
+    report = make_report(files, options.price, options.provider)
     print_result(report, CostTable(report), options.json)
     return 0

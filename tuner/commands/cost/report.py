@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tuner.errors import BadInput
-from tuner.files import require_own_tree
 from tuner.records.codec import Record, Values
 from tuner.result.config import read_config
 from tuner.result.economics import Economics, economics
@@ -53,7 +52,7 @@ def make_report(files: Sequence[Path], usd_per_hour: float | None, provider: str
 
     Raises BadInput if a file is not a valid result, or if its model or workload differs from the first file's.
     """
-    studies = [_read_study(path) for path in files]
+    studies = [_read_study(file) for file in files]
     for other in studies[1:]:
         _check_comparable(studies[0], other)
     rows = _front_rows(studies[0], usd_per_hour, provider)
@@ -119,13 +118,8 @@ def _row(study: _Study, point: MeasuredPoint, price: Price) -> CostRow:
 # ---- reading and checking -------------------------------------------------------------------------------------------
 
 
-def _read_study(path: Path) -> _Study:
-    """Read a best_config.json, or the one in a study folder, and check the numbers that costs are computed from."""
-    file = path / "best_config.json" if path.is_dir() else path
-    if path.is_dir() and not file.exists():
-        raise BadInput(f"{path}: this folder has no best_config.json; a study has one once `tune run` has a result")
-    if path.is_dir():
-        require_own_tree(path)
+def _read_study(file: Path) -> _Study:
+    """Read a best_config.json, and check the numbers that costs are computed from."""
     best = read_config(file)
     for field, value in _numbers(best):
         if not _is_plausible(value):

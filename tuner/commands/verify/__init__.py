@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.commands.arguments import Subparsers, add_json
+from tuner.commands.arguments import Subparsers, add_json, add_result, add_studies
 from tuner.commands.output import print_result
 from tuner.errors import BadInput, TunerError, Unavailable
 
@@ -27,7 +27,8 @@ The reference is in the study's folder, which is where the file lies.
 """
 EXAMPLES = """\
 examples:
-  tune verify traces/demo-9ec7c40c
+  tune verify                          the newest study
+  tune verify demo-9ec7c40c
   tune verify best_config.json --quick
 
 The exit code is 0 if no answer is no, 1 if one is, and 2 for bad input. An answer
@@ -42,7 +43,8 @@ ALLOWANCE_S = {True: 5.0, False: 20.0}
 def add_parser(subparsers: Subparsers) -> None:
     """Add the arguments of `tune verify`."""
     parser = subparsers.add_parser("verify", help=SUMMARY, description=DESCRIPTION, epilog=EXAMPLES)
-    parser.add_argument("file", type=Path, metavar="FILE", help="a best_config.json or a study folder")
+    add_result(parser)
+    add_studies(parser)
     parser.add_argument(
         "--quick", action="store_true", help="one pair of processes, and name a repair without measuring it"
     )
@@ -53,11 +55,12 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Verify a configuration and print the answers."""
     from tuner.commands.verify.table import VerifyTable
-    from tuner.export.base import read_tuned, result_file
+    from tuner.export.base import read_tuned
+    from tuner.report.studies import find_result
     from tuner.verify.recorded import read_recorded
 
-    best = read_tuned(options.file, may_contradict=True, needs="verify: the study kept it")
-    file = result_file(options.file)
+    file = find_result(options.result, options.out)
+    best = read_tuned(file, may_contradict=True, needs="verify: the study kept it")
     check_device(file, best)
     check_model(file, best)
     recorded = with_scorer(read_recorded(file, best), best)

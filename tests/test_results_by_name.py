@@ -1,0 +1,92 @@
+"""What `export`, `verify`, `package` and `cost` take for a result: a file, a folder, a name, or the newest study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tuner import cli
+from tuner.errors import BadInput
+from tuner.report.studies import find_result
+
+COMMANDS = {
+    "cost": (), "export": ("--to", "python"), "package": ("--out", "served"), "verify": (),
+}  # fmt: skip
+"""The commands that take a result, with the options that they need."""
+
+
+@pytest.fixture(autouse=True)
+def _in_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def make_study(name: str, result: str | None) -> Path:
+    folder = Path("traces") / name
+    (folder / "trials").mkdir(parents=True)
+    (folder / "study.json").write_text("{}")
+    if result is not None:
+        (folder / "best_config.json").write_text(result)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["seen", "traces/seen", "traces/seen/", "traces/seen/best_config.json", None])
+def test_a_result_is_found_by_file_folder_and_name(name: str | None) -> None:
+    folder = make_study("seen", "{}")
+    assert find_result(name, Path("traces")) == folder / "best_config.json"
+
+
+def test_a_result_without_its_study_is_found_by_its_folder() -> None:
+    Path("best_config.json").write_text("{}")
+    assert find_result(".", Path("traces")) == Path("best_config.json")
+
+
+WRONG = {
+    "nosuch": "tune: nosuch: no such study; in traces there are: begun",
+    "nosuch.json": "tune: nosuch.json: no such file; name a best_config.json, or the folder or the name of a study",
+    "empty": "tune: empty: this folder has no best_config.json; in traces there are: begun",
+    "begun": "tune: traces/begun: this study has no best_config.json yet; it has one once `tune run` has a result",
+    "other.json": "tune: other.json: format: it is missing; name a best_config.json, which `tune run` writes into the "
+    "folder of its study",
+    "list.json": "tune: list.json: must be an object, not a list; name a best_config.json",
+    "image.png": "tune: image.png: not JSON: ",
+    "cut.json": "tune: cut.json: not JSON: it ends too early; name a best_config.json",
+    "field.json": "tune: field.json: modle: unknown field",
+}
+"""What is given, and how the line begins that is printed."""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("given", WRONG)
+def test_what_is_no_result_gives_one_line(given: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    make_study("begun", None)
+    Path("empty").mkdir()
+    Path("other.json").write_text('{"a": 1}')
+    Path("list.json").write_text("[1]")
+    Path("image.png").write_bytes(b"\x89PNG")
+    Path("cut.json").write_text('{"format": "diffu')
+    Path("field.json").write_text('{"format": "diffusion-tuner/2", "modle": {}}')
+    assert cli.main([command, given, *COMMANDS[command]]) == BadInput.exit_code
+    printed = capsys.readouterr()
+    assert printed.err.startswith(WRONG[given])
+    assert printed.err.count("\n") == 1
+    assert not printed.out
+    assert not Path("served").exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_newest_study_is_meant_if_none_is_given(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    make_study("seen", "[1]")
+    assert cli.main([command, *COMMANDS[command]]) == BadInput.exit_code
+    assert capsys.readouterr().err.startswith("tune: traces/seen/best_config.json: must be an object")
+
+
+@pytest.mark.parametrize(
+    "line", ["show --json --format csv", "report --format md --json", "compare a --json --format csv"]
+)
+def test_json_excludes_another_format(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(line.split())
+    printed = capsys.readouterr().err
+    assert end.value.code == BadInput.exit_code
+    assert printed.count("\n") == 1 and "not allowed with argument" in printed
