@@ -155,7 +155,7 @@ def test_messages_are_told_apart_and_take_one_line_each() -> None:
 
 
 def test_a_job_holds_nothing_but_data() -> None:
-    with pytest.raises(BadInput, match="build.*: must be"):
+    with pytest.raises(BadInput, match=r"build.*: must be"):
         decode('{"build": {"compile.scope": ["full"]}}', Job, "job.json")
 
 
