@@ -64,6 +64,11 @@ class StudyFolder:
         return self.root / "strips"
 
     @property
+    def artifacts(self) -> Path:
+        """Images of trials for optuna-dashboard, by the ids that Optuna gave them."""
+        return self.root / "artifacts"
+
+    @property
     def noise_floor(self) -> Path:
         """The part of the noise floor that was measured after the baseline was acknowledged."""
         return self.trial(0) / "noise_floor.json"
@@ -211,7 +216,7 @@ def _require_own(root: Path, path: Path, state: os.stat_result) -> None:
 NUMBERED = ("trials", "repetitions")
 OWN_NAME = re.compile("[0-9]{4}|[1-9][0-9]{4,5}")
 """The name of a trial's or a repetition's folder. No study comes to a million of them."""
-PLACES = tuple((name,) for name in (*NUMBERED, "strips", "cache"))
+PLACES = tuple((name,) for name in (*NUMBERED, "strips", "cache", "artifacts"))
 FILES = (
     "study.json", "study.db", "study.db-journal", "study.db-wal", "study.db-shm", "lock", "advice.json",
     "warm_start.json", "best_config.json", "report.html", "stages.jsonl", "template.log", "panel.json",

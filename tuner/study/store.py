@@ -26,6 +26,7 @@ from tuner.search.history import History
 from tuner.search.recorded import read_outcomes, read_repetitions
 from tuner.search.request import Refusal, Request, read_request
 from tuner.study import told_values
+from tuner.study.artifacts import keep_images
 from tuner.study.attributes import attributes
 from tuner.study.compiled_code import own_cache
 from tuner.study.database import damage, open_study
@@ -219,6 +220,7 @@ class Store:
             # Nothing is known yet, and the baseline is to be trial 0, also after it was interrupted or failed.
             self.study = open_study(self.folder, afresh=True)
             shutil.rmtree(self.paths.repetitions, ignore_errors=True)
+            shutil.rmtree(self.paths.artifacts, ignore_errors=True)
         for trial in self._trials():
             if trial.state == TrialState.WAITING:
                 self.abandon(self.study.ask().number)
@@ -281,6 +283,7 @@ class Store:
         target_s = self.request.space.workload.latency_target_s
         if target_s is not None and outcome.timing is not None:
             constraints["latency target"] = _excess(outcome.timing, target_s)
+        keep_images(self._trial(outcome.number), self.paths)
         self._end(outcome.number, attributes(outcome), constraints, values)
 
     def _trial(self, number: int) -> Any:
@@ -298,6 +301,7 @@ class Store:
         for name, value in attributes.items():
             trial.set_user_attr(name, value)
         for name in constraints.keys() - trial.constraints.keys():  # some are there if a crash came between them
+            trial.set_user_attr(f"constraint: {name}", constraints[name])  # optuna-dashboard shows these alone
             trial.set_constraint(name, constraints[name])
         self.study.tell(number, values, state=TrialState.COMPLETE if values else TrialState.PRUNED)
 
