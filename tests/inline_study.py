@@ -32,6 +32,7 @@ from tuner.search.request import Request
 from tuner.space import reader
 from tuner.study.loop import Study
 from tuner.study.store import Store
+from tuner.tracking.tracker import Tracker
 
 SMALL = """
 pipelines: [FluxPipeline]
@@ -145,6 +146,7 @@ class Bench:
         self.work: Callable[[Job], Iterable[Message]] = workers
         self.price = Price(usd_per_hour=3.6, source="here")
         self.slots = 1
+        self.trackers: dict[str, Tracker] = {}
         (folder / "space.yaml").write_text(SPACE)
 
     @contextmanager
@@ -159,7 +161,7 @@ class Bench:
         with Store(self.folder / "study", request) as store:
             self.told: Any = Told()
             self.executor = InlineExecutor(lambda job: self.work(job), slots=self.slots)
-            yield Study(store, Limits(budget_s=budget_s, max_trials=trials), self.told, self.executor)
+            yield Study(store, Limits(budget_s=budget_s, max_trials=trials), self.told, self.executor, self.trackers)
 
     def run(self, *settings: str, **limits: Any) -> BestConfig:
         with self.study(*settings, **limits) as found:

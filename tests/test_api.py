@@ -64,6 +64,7 @@ def test_progress_is_printed_and_an_interruption_says_how_to_go_on(
         ({"tirals": 3}, r"no option tirals"),
         ({"dry_run": True}, r"no option dry_run"),
         ({"strategy": "agnet"}, r"strategy: .*agent"),
+        ({"log": "mlfow"}, r"log: .mlfow. is none of mlflow, wandb"),
         ({"trials": 0}, r"trials: "),
         ({"budget": "soon"}, r"budget: "),
         ({"budget": -1}, r"budget: "),

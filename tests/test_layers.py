@@ -24,7 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
             {"space", "execution", "worker"},
             {"result", "board", "advisor"},
             {"search"},
-            {"report", "export"},
+            {"report", "export", "tracking"},
             {"study"},
             {"verify"},
             {"compare", "package"},
@@ -53,8 +53,8 @@ STATIONS = {
 """The only folders that each of these may import."""
 
 PARENT = (
-    "study", "search", "advisor", "execution", "report", "board", "result", "space", "export", "verify", "compare",
-    "package", "commands", "cli",
+    "study", "search", "advisor", "execution", "report", "board", "tracking", "result", "space", "export", "verify",
+    "compare", "package", "commands", "cli",
 )  # fmt: skip
 """What runs in the parent process alone. The worker must not reach any of it, not even indirectly."""
 

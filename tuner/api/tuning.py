@@ -13,7 +13,7 @@ from typing import Any
 from tuner.api.loaded import require_as_saved, source_of
 from tuner.api.study import Study
 from tuner.commands import run
-from tuner.commands.arguments import STRATEGIES, folder, positive, seconds
+from tuner.commands.arguments import STRATEGIES, TRACKERS, folder, positive, seconds
 from tuner.errors import BadInput
 from tuner.records.codec import Value
 from tuner.records.outcome import Outcome
@@ -45,7 +45,7 @@ def tune(
     `out` takes the study, whose folder is the same for the same request: it goes on if it was begun. `on_trial` is
     called with each trial and repetition when it is recorded. With `progress` a line is printed for each event. The
     other options are those of `tune run`, with underscores: trials, quality, scorer, price, latency_target, device,
-    warm_start, study, revision, variant, base, metric.
+    warm_start, study, revision, variant, base, metric, log.
 
     Raises TunerError: BadInput for what is not valid, Unavailable for what is missing, Interrupted after Ctrl-C.
     """
@@ -57,7 +57,7 @@ def tune(
     if not isinstance(model, str | os.PathLike):
         require_as_saved(model, request.model)
     display = Reporter(request.space.baseline, on_trial, progress=progress)
-    run.conduct(study_folder, request, run.limits_of(given), given.model, display, run.Search.of(given))
+    run.conduct(study_folder, request, run.limits_of(given), given.model, display, run.Search.of(given), given.log)
     display.note(page_note(study_folder))
     return Study(study_folder)
 
@@ -82,6 +82,8 @@ def converted(name: str, value: Any) -> Any:
             return seconds(value if isinstance(value, str) else f"{float(value)}s")
         if name == "strategy" and value not in (None, *STRATEGIES):
             raise ValueError(f"{value!r} is none of {', '.join(STRATEGIES)}")
+        if name == "log":
+            return checked_trackers([value] if isinstance(value, str) else list(value))
         if name == "trials" and value is not None:
             return positive(str(value))
         if name == "warm_start" and value is not None:
@@ -89,6 +91,14 @@ def converted(name: str, value: Any) -> Any:
         return folder(os.fspath(value)) if name == "out" else value
     except (argparse.ArgumentTypeError, TypeError, ValueError) as error:
         raise BadInput(f"tune(): {name}: {error}") from None
+
+
+def checked_trackers(names: list[str]) -> list[str]:
+    """Return the names of trackers. Raises ValueError for another name."""
+    for name in names:
+        if name not in TRACKERS:
+            raise ValueError(f"{name!r} is none of {', '.join(TRACKERS)}")
+    return names
 
 
 def settings_text(settings: Mapping[str, Value | list[Value]]) -> list[str]:

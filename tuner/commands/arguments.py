@@ -165,6 +165,19 @@ def price(text: str) -> float:
     return float(text)
 
 
+TRACKERS = ("mlflow", "wandb")
+"""The names in `tuner.tracking.trackers`."""
+
+
+def add_log(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add --log, where else the trials are logged."""
+    parser.add_argument(
+        "--log", action="append", default=[], choices=TRACKERS, metavar="NAME",
+        help=f"log each trial as a run of an experiment tracker, too: {' or '.join(TRACKERS)}, which is configured as "
+        "always, such as by MLFLOW_TRACKING_URI or WANDB_MODE; repeatable",
+    )  # fmt: skip
+
+
 STRATEGIES = ("agent", "tpe", "nsga2", "random")
 """The names in `tuner.search.strategies`, which is not imported for --help."""
 

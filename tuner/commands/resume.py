@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.commands.arguments import Subparsers, add_study, positive, price, seconds
+from tuner.commands.arguments import Subparsers, add_log, add_study, positive, price, seconds
 from tuner.commands.progress import add_progress
 from tuner.errors import BadInput
 from tuner.files import resolved
@@ -47,6 +47,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--price", type=price, metavar="USD",
         help="price of one machine hour: all costs of the study are computed again (default: that of its last run)",
     )  # fmt: skip
+    add_log(parser)
     add_progress(parser, "print the report as JSON; progress goes to standard error")
     parser.set_defaults(run=run)
 

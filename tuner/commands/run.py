@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tuner.commands.arguments import (
     Subparsers,
     add_device,
+    add_log,
     add_model,
     add_space,
     add_strategy,
@@ -133,6 +134,7 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true",
         help="say what would be tried, what is left out and why, and how long it takes; run and write nothing",
     )  # fmt: skip
+    add_log(group)
     add_progress(group, "print the report, or with --dry-run the plan, as JSON; progress goes to standard error")
 
 
@@ -211,12 +213,15 @@ def run_study(folder: Path, request: Request, limits: Limits, options: argparse.
     from tuner.commands.progress import make_progress
 
     display = make_progress(options.amount, options.json, request.space.baseline)
-    conduct(folder, request, limits, model_name, display, Search.of(options))
+    conduct(folder, request, limits, model_name, display, Search.of(options), options.log)
     report_study(folder, as_json=options.json)
     return 0
 
 
-def conduct(folder: Path, request: Request, limits: Limits, model_name: str, display: Display, wanted: Search) -> None:
+def conduct(
+    folder: Path, request: Request, limits: Limits, model_name: str, display: Display, wanted: Search,
+    log: Sequence[str] = (),
+) -> None:  # fmt: skip
     """Run a study in a folder until it ends within its limits. Raises Interrupted after Ctrl-C."""
     from tuner.commands.notes import start_notes
     from tuner.execution.local import LocalExecutor
@@ -229,7 +234,9 @@ def conduct(folder: Path, request: Request, limits: Limits, model_name: str, dis
     from tuner.study.slots import PARTNER, max_slots
     from tuner.study.store import Store
     from tuner.study.warm_start import keep_warm_start, warm_start_notes
+    from tuner.tracking.trackers import connect
 
+    trackers = connect(log, folder.name)
     title = f"{model_name} ({request.model.pipeline_class}) on {request.environment.device_name}"
     device, places = Device(name=request.environment.device), max_slots(request.environment) + PARTNER
     with (
@@ -239,7 +246,7 @@ def conduct(folder: Path, request: Request, limits: Limits, model_name: str, dis
         limits = with_demo_budget(store.with_last_budget(limits), request)
         keep_strategy(store, wanted.strategy, DEFAULT)
         keep_warm_start(store, wanted.warm_start, wanted.studies)
-        study = Study(store, limits, display, executor)
+        study = Study(store, limits, display, executor, trackers)
         try:
             recorded = list(study.history.outcomes.values())
             notes = [*start_notes(request), *warm_start_notes(study.history.warm_start)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import singledispatchmethod
@@ -25,6 +25,8 @@ from tuner.search.history import BASELINE, History
 from tuner.search.plan import Observed, Work
 from tuner.study import narration
 from tuner.study.store import Store
+from tuner.tracking.queue import TrackingQueue
+from tuner.tracking.tracker import Tracker, trial_run
 
 
 @dataclass(frozen=True)
@@ -166,13 +168,17 @@ class Publisher:
     An outcome is acknowledged on disk before anything else learns of it.
     """
 
-    def __init__(self, store: Store, history: History, budget: Budget, display: Display) -> None:
+    def __init__(
+        self, store: Store, history: History, budget: Budget, display: Display, trackers: Mapping[str, Tracker]
+    ) -> None:
         self.store = store
         self.history = history
         self.budget = budget
         self.display = display
         self.writer = ThreadPoolExecutor(max_workers=1)
         self.written: Future[None] | None = None
+        self.tracking = [TrackingQueue(name, tracker, display.note) for name, tracker in trackers.items()]
+        self.tracked: set[int] = set()
 
     @singledispatchmethod
     def publish(self, event: Event) -> None:
@@ -232,6 +238,7 @@ class Publisher:
             self.history.awaits_reference = False
         self._keep_time()
         self._write_board(outcome)
+        self._track(outcome)
         is_on_front = any(point.number == outcome.number for point in finalists(self.history) if point.number)
         flags = outcome.quality.flags if outcome.quality else ()
         remarks = filter(None, (event.remark, "on the front" if is_on_front else "", *flags))
@@ -246,6 +253,7 @@ class Publisher:
         trial = self.history.settled(self.history.outcomes[event.outcome.number])
         self.store.correct(trial)
         self._write_board(trial)
+        self._track(trial)
         self.display.trial_ended(event.outcome, "repeated in a fresh process")
         self.show_front()
 
@@ -280,6 +288,8 @@ class Publisher:
             if place is None:
                 trial_events.strip_path(folder).unlink(missing_ok=True)
             trial_events.write_row(folder, outcome, self.history.space, place)
+            if place is not None or outcome.number not in self.tracked:
+                self._track(outcome, place)
         request = self.store.request
         text = conclusion(request, self.history, chosen.number, self.store.folder)
         study_events.write(self.store.paths.trials, settled, places, get_metric(request.quality.metric).title, text)
@@ -291,12 +301,19 @@ class Publisher:
             self._await_board()
         finally:
             self.writer.shutdown()
+            for tracker in self.tracking:
+                tracker.close()
 
     def _write_board(self, outcome: Outcome) -> None:
         """Write a trial's events for TensorBoard in another thread: to read and shrink large images takes seconds."""
         self._await_board()
         folder = self.store.paths.trial(outcome.number)
         self.written = self.writer.submit(trial_events.write, folder, outcome, self.history.space)
+
+    def _track(self, outcome: Outcome, place: trial_events.Place = None) -> None:
+        self.tracked.add(outcome.number)
+        for tracker in self.tracking:
+            tracker.add(trial_run(self.store.paths.trial(outcome.number), outcome, self.history.space, place))
 
     def _await_board(self) -> None:
         """Wait until nothing is being written. Raises the exception of the last write, once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import closing
 
 from tuner.board import shown_traces
@@ -49,12 +50,16 @@ from tuner.study.slots import max_slots, slots
 from tuner.study.stage_log import LoggingExecutor, StageLog
 from tuner.study.store import Store
 from tuner.study.warm_start import read_warm_start
+from tuner.tracking.tracker import Tracker
 
 
 class Study:
     """One study, from the present state of its folder to its end."""
 
-    def __init__(self, store: Store, limits: Limits, display: Display, executor: Executor) -> None:
+    def __init__(
+        self, store: Store, limits: Limits, display: Display, executor: Executor,
+        trackers: Mapping[str, Tracker] | None = None,
+    ) -> None:  # fmt: skip
         self.store = store
         self.history = load_history(store)
         self.known_panel = read_panel(store)
@@ -62,7 +67,7 @@ class Study:
         self.stages = StageLog(store.paths.stages, self.budget)
         self.noted = [run for trial in self.history.outcomes.values() for run in self.history.disturbed(trial)]
         """The disturbed processes that the user knows of."""
-        self.publisher = Publisher(store, self.history, self.budget, display)
+        self.publisher = Publisher(store, self.history, self.budget, display, trackers or {})
         self.planner = Planner(self.budget, self.publisher)
         logging = LoggingExecutor(executor, self.stages)
         self.runner = Runner(self.publisher, logging, self.room, self.stops_at, self.follow)
@@ -92,7 +97,8 @@ class Study:
         finished = self.finished_result()
         if finished is not None:
             self.note("this study is finished: give a longer --budget, or more --trials, to go on")
-            return finished if finished.price == self.store.request.price else self.reprice(finished)
+            with closing(self.publisher):
+                return self.show_again(finished)
         self.store.begin(self.budget.limits)
         with self.stages.run(), closing(self.publisher), closing(self.runner):
             self.export_so_far()
@@ -159,10 +165,14 @@ class Study:
         if 0 in self.history.outcomes and self.history.baseline.status == "measured":
             self.export(self.confirmation.choose(self.history), self.known_panel, 0.0)
 
-    def reprice(self, best: BestConfig) -> BestConfig:
-        """Write the result of a finished study again, and show it, at another price."""
+    def show_again(self, best: BestConfig) -> BestConfig:
+        """Log the trials of a finished study where asked to; at another price show and write its result again."""
+        is_same = best.price == self.store.request.price
         chosen, share = self.history.outcomes[best.chosen.trial], best.quality_time_share or 0.0
-        self.publisher.show_result(chosen, [chosen, *finalists(self.history)])
+        if self.publisher.tracking or not is_same:
+            self.publisher.show_result(chosen, [chosen, *finalists(self.history)])
+        if is_same:
+            return best
         return self.write(summary.best_config(self.store.request, self.history, chosen, read_panel(self.store), share))
 
     # ---- what is run -------------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Trials in an experiment tracker of the user's: MLflow, Weights & Biases."""
