@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -134,17 +135,26 @@ def test_without_advice_it_says_what_was_measured(recorded: Recorded) -> None:
     assert all(each.reason for each in found.untried)
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_the_terminal_has_at_most_twenty_lines(recorded: Recorded, width: int) -> None:
     for scope in ("regional", "full"):
         for vae in (False, True):
             recorded.add({"compile.scope": scope, "compile.vae": vae, "steps": 20}, 2.0)
-    console = make_console(io.StringIO(), width)
-    with console.capture() as captured:
-        console.print(ExplanationText(explain(recorded.history, 5)))
-    lines = captured.get().splitlines()
+    terminal, file = Terminal(), io.StringIO()
+    for stream in (terminal, file):
+        make_console(stream, width).print(ExplanationText(explain(recorded.history, 5)))
+    text = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue())
+    lines = text.splitlines()
     assert 8 < len(lines) <= 20 and max(map(len, lines)) <= width
-    assert "measured (trial 2)" in captured.get() or width < 80
+    assert "measured (trial 2, not in pairs)" in text or width < 80
+    assert "..." not in file.getvalue() and "it cannot gain more than the timing noise" in " ".join(
+        file.getvalue().split()
+    )
 
 
 def test_a_chosen_baseline_needs_no_worth(recorded: Recorded) -> None:

@@ -50,6 +50,14 @@ POINTS = (
 )
 
 
+def test_a_score_from_few_prompts_is_marked() -> None:
+    few = (*POINTS[1:2], point(12, "steps=8", 0.02, 0.308, scored_prompts=4))
+    text = printed(front_table(few), 120)
+    (row,) = (line for line in text.splitlines() if "steps=8" in line)
+    assert "0.3080^" in row and "]^" in row
+    assert "^ scored on 4 prompts only" in text and "^" not in printed(front_table(POINTS), 120)
+
+
 def printed(what: RenderableType, width: int = 80) -> str:
     stream = io.StringIO()
     make_console(stream, width).print(what)

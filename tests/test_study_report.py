@@ -52,6 +52,10 @@ def test_every_renderer_shows_the_chosen_configuration(finished: Path, name: str
     if name == "csv":
         rows = list(csv.DictReader(io.StringIO(text)))
         assert [int(row["trial"]) for row in rows] == [outcome.number for outcome in report.outcomes]
+        chosen = report.best.chosen
+        assert float(rows[chosen.trial]["latency_s"]) == chosen.latency_s.value, "over all its processes"
+        assert float(rows[chosen.trial]["latency_high_s"]) == chosen.latency_s.high
+        assert rows[0]["scored_prompts"] == "2"
         assert rows[0]["steps"] == str(report.outcomes[0].values["steps"])
 
 

@@ -13,8 +13,8 @@ from tuner.records.outcome import Outcome
 from tuner.report.formatting import first_line, label
 from tuner.result import front
 from tuner.search.bounds import refusal_reason
-from tuner.search.gain import timing_noise
-from tuner.search.history import History
+from tuner.search.gain import speed_up, timing_noise
+from tuner.search.history import BASELINE, History
 from tuner.space.candidates import candidate_key
 
 Setting = tuple[str, Value]
@@ -107,7 +107,12 @@ class Trials:
         return self.by_key.get(candidate_key(self.history.space.without(outcome.values, name)))
 
     def ratio(self, slower: Outcome, faster: Outcome) -> Estimate:
-        """Return the latency per image of one trial over that of another, with its interval."""
+        """Return the latency per image of one trial over that of another, with its interval.
+
+        Over the baseline's it is the speed-up that is shown everywhere, from pairs of processes where there are some.
+        """
+        if slower.number == BASELINE:
+            return speed_up(self.history, faster)
         runs = [self.history.undisturbed(trial) or [trial] for trial in (slower, faster)]
         return front.widen(front.speed_up(*runs), noise_of(self.history))
 

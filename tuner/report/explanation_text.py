@@ -1,4 +1,4 @@
-"""The explanation of a choice in the terminal: at most twenty lines, each of one row."""
+"""The explanation of a choice: at most twenty lines, each of one row of a terminal, and whole in a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tuner.numbers import format_gain, format_ratio
 from tuner.records.codec import Estimate
 from tuner.report.console import BASELINE, QUIET
 from tuner.report.explanation import MAX_NEXT, Explanation, Forecast, Untried, Worth, setting_text
-from tuner.report.formatting import label, pluralize, shorten
+from tuner.report.formatting import label, pluralize, shorten, wrap_text
+from tuner.search.history import BASELINE as BASELINE_TRIAL
 
 MAX_SETTINGS, MAX_FORECASTS, MAX_UNTRIED = 6, 4, 3
 """Rows of each part; the report in full has the rest. With the headings they are 20 at most."""
@@ -26,7 +27,11 @@ class ExplanationText:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for line, style in lines(self.explanation):
-            yield Text(shorten(line, options.max_width), style=style, no_wrap=True)
+            if console.is_terminal:
+                yield Text(shorten(line, options.max_width), style=style, no_wrap=True)
+            else:
+                text = line.lstrip()
+                yield from wrap_text("", text, options.max_width, style, indent=len(line) - len(text))
 
 
 def lines(found: Explanation) -> Iterator[tuple[str, str]]:
@@ -63,7 +68,8 @@ def ratio_text(ratio: Estimate) -> str:
 def worth_text(worth: Worth) -> str:
     """Format what a setting is worth and how that is known."""
     ratio = f"{ratio_text(worth.ratio)}, " if worth.ratio else ""
-    source = f"measured (trial {worth.trial_without})" if worth.trial_without is not None else worth.source
+    pairs = "as in the table" if worth.trial_without == BASELINE_TRIAL else "not in pairs"
+    source = f"measured (trial {worth.trial_without}, {pairs})" if worth.trial_without is not None else worth.source
     needed = f"; needed by {label(worth.needed_by)}" if worth.needed_by else ""
     return f"{setting_text(worth)}  {ratio}{source}{needed}"
 

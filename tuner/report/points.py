@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from tuner.numbers import format_ratio
-from tuner.records.codec import Record, Value
+from tuner.records.codec import PositiveCount, Record, Value
+from tuner.records.model import Workload
 from tuner.records.outcome import Outcome
 from tuner.report.console import Glyphs
 from tuner.report.formatting import label
@@ -15,13 +16,17 @@ from tuner.search.gain import finalists, is_in_doubt, speed_up
 from tuner.search.history import History
 from tuner.timing.target import meets_latency_target
 
+FEW_PROMPTS = "^"
+"""Marks a score that is not from all prompts of the study."""
+
 
 class FrontPoint(Record):
     """One row of the front.
 
     `quality_low` and `quality_high` are the 95 % interval of the paired difference, moved to `quality`. A predicted
     latency was not measured itself. The gain of a doubtful point was measured in pairs, which did not decide it.
-    Only the baseline may miss the latency target and still be a point.
+    Only the baseline may miss the latency target and still be a point. `scored_prompts` counts the prompts that the
+    quality is from, if not all of the workload's are.
     """
 
     number: int
@@ -39,6 +44,7 @@ class FrontPoint(Record):
     is_predicted: bool = False
     is_doubtful: bool = False
     misses_target: bool = False
+    scored_prompts: PositiveCount | None = None
 
 
 def front_point(
@@ -91,7 +97,16 @@ def _point(history: History, number: int, *, is_chosen: bool) -> FrontPoint:
         is_chosen=is_chosen,
     )  # fmt: skip
     gain, is_doubtful = speed_up(history, outcome), is_in_doubt(history, outcome)
-    return msgspec.structs.replace(point, speed_up=gain.value, is_doubtful=is_doubtful)
+    return msgspec.structs.replace(
+        point, speed_up=gain.value, is_doubtful=is_doubtful,
+        scored_prompts=scored_prompts(outcome, history.space.workload),
+    )  # fmt: skip
+
+
+def scored_prompts(outcome: Outcome, workload: Workload) -> int | None:
+    """Return how many prompts the quality of a trial is from; None if from all, or if it was not scored."""
+    count = len(outcome.quality.scores) if outcome.quality else 0
+    return count if 0 < count < len(workload.prompts) else None
 
 
 def in_order(points: Iterable[FrontPoint]) -> list[FrontPoint]:
@@ -102,6 +117,19 @@ def in_order(points: Iterable[FrontPoint]) -> list[FrontPoint]:
 def gain_cell(point: FrontPoint) -> str:
     """Return the speed-up of a point for a table, marked if it is in doubt."""
     return f"{format_ratio(point.speed_up)}x{'?' if point.is_doubtful else ''}"
+
+
+def few_prompts(point: FrontPoint) -> str:
+    """Return the mark of a score that is not from all prompts."""
+    return FEW_PROMPTS if point.scored_prompts else ""
+
+
+def few_prompts_note(points: Iterable[FrontPoint]) -> str | None:
+    """Return what that mark means in a table; None if no point has it."""
+    counts = {point.scored_prompts for point in points if point.scored_prompts}
+    if not counts:
+        return None
+    return f"{FEW_PROMPTS} scored on {' or '.join(map(str, sorted(counts)))} prompts only, not on all of the study's"
 
 
 def is_marked(point: FrontPoint) -> bool:

@@ -31,10 +31,11 @@ from tuner.search.request import Refusal, Request, read_request
 
 
 class StudyReport(Record):
-    """A study so far. `refused` counts the refused candidates by reason, `conclusion` has a few lines of text.
+    """A study so far.
 
-    `explanation` says why this configuration was chosen, `advice` what was expected before the search. `time` is None
-    of a study that an earlier version made.
+    The `outcomes` have the latency over all their processes. `refused` counts the refused candidates by reason,
+    `conclusion` has a few lines of text. `explanation` says why this configuration was chosen, `advice` what was
+    expected before the search. `time` is None of a study that an earlier version made.
     """
 
     folder: str
@@ -74,7 +75,7 @@ def read_report(folder: Path) -> StudyReport:
         best=best,
         metric_title=get_metric(request.quality.metric).title,
         points=tuple(front_points(history, best.chosen.trial)),
-        outcomes=tuple(history.outcomes.values()),
+        outcomes=tuple(history.all_settled()),
         refused=dict(Counter(refusal.reason for refusal in read_refusals(paths.database))),
         conclusion=conclusion(request, history, best.chosen.trial, folder),
         state=read_state(paths),

@@ -15,7 +15,7 @@ MAX_MESSAGE = 120
 """Characters of a failure's message; its log has all of it."""
 
 
-def result_text(outcome: Outcome, plus_minus: str = "+-") -> str:
+def result_text(outcome: Outcome, plus_minus: str = "+-", max_message: int = MAX_MESSAGE) -> str:
     """Format a trial's numbers, the findings that rejected it, or its failure."""
     if outcome.status == "measured":
         return _measured_text(outcome, plus_minus)
@@ -24,7 +24,7 @@ def result_text(outcome: Outcome, plus_minus: str = "+-") -> str:
     if outcome.failure is None:
         return "failed without a reason"
     failure = outcome.failure
-    return f"{failure.kind} in {one_line(failure.stage)}: {shorten(first_line(failure.message), MAX_MESSAGE)}"
+    return f"{failure.kind} in {one_line(failure.stage)}: {shorten(first_line(failure.message), max_message)}"
 
 
 def _measured_text(outcome: Outcome, plus_minus: str) -> str:

@@ -10,11 +10,14 @@ from tuner.numbers import format_exact, format_signed
 from tuner.records.codec import Estimate
 from tuner.records.outcome import Outcome
 from tuner.report.formatting import label, one_line
-from tuner.report.points import FrontPoint
+from tuner.report.points import FrontPoint, scored_prompts
 from tuner.report.study_report import StudyReport
 from tuner.report.trial_text import result_text
 from tuner.result import front
 from tuner.timing.target import meets_latency_target
+
+MAX_REASON = 500
+"""Characters of a failure's message; its log has all of it."""
 
 KINDS = ("chosen", "baseline", "front", "measured", "rejected", "failed")
 """How a trial is marked, the first that is true."""
@@ -109,14 +112,16 @@ def _speed_up(report: StudyReport, outcome: Outcome) -> float | None:
 def _reason(report: StudyReport, outcome: Outcome, point: FrontPoint | None, kind: str) -> str:
     """Return why a trial was rejected, failed, or was measured and is not the chosen one."""
     if outcome.status != "measured":
-        return result_text(outcome)
+        return result_text(outcome, max_message=MAX_REASON)
     fixed = {
         "chosen": "the cheapest that is as good",
         "baseline": "the untouched pipeline, which all are compared with",
     }
     text = fixed.get(kind) or _why_not(report, outcome, point)
     flags = outcome.quality.flags if outcome.quality else ()
-    return "; ".join([text, *map(one_line, flags)])
+    count, prompts = scored_prompts(outcome, report.request.space.workload), report.request.space.workload.prompts
+    few = [f"scored on {count} of {len(prompts)} prompts"] if count is not None else []
+    return "; ".join([text, *few, *map(one_line, flags)])
 
 
 def _why_not(report: StudyReport, outcome: Outcome, point: FrontPoint | None) -> str:
