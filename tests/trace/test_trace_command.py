@@ -165,6 +165,17 @@ def test_a_malformed_file_gives_one_line(what: str, tmp_path: Path) -> None:
     assert len(done.stderr) < 600
 
 
+def test_a_study_has_its_traces_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = f"tune: {tmp_path}: a trace is expected here, and this is a folder; "
+    assert cli.main(["trace", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"{expected}it has no *.pt.trace.json.gz\n"
+    trace = tmp_path / "trials" / "0007" / "denoise.1.pt.trace.json.gz"
+    trace.parent.mkdir(parents=True)
+    trace.touch()
+    assert cli.main(["trace", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"{expected}name a trace in it, such as {trace}\n"
+
+
 def test_one_name_of_fifty_megabytes_is_judged_in_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "long.json"
     path.write_bytes(one_event(name="aten::" + "n" * 50_000_000))

@@ -88,7 +88,10 @@ class WordingTarget(Target):
                 said.missing.append(setting(name, values[name]))
         if not said.data:
             trial = best.chosen.trial
-            raise BadInput(f"trial {trial}: {self.title} {self.version} has none of: {', '.join(said.missing)}")
+            missing = ", ".join(said.missing)
+            raise BadInput(
+                f"trial {trial}: {self.title} {self.version} has none of: {missing}; --to python has every setting"
+            )
         return said
 
     def _is_missing(self, name: str, values: Values) -> bool:

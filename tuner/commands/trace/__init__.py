@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tuner.commands.arguments import Subparsers, add_json, milliseconds
 from tuner.commands.output import print_result
+from tuner.errors import BadInput
 
 SUMMARY = "check a profiler trace for graph breaks, device syncs and GPU idle time"
 DESCRIPTION = """\
@@ -41,6 +42,15 @@ def run(options: argparse.Namespace) -> int:
     from tuner.commands.trace.report import examine_trace
     from tuner.commands.trace.text import TraceText
 
+    require_file(options.file)
     examined = examine_trace(options.file, options.max_idle_ms)
     print_result(examined.report, TraceText(examined), options.json)
     return EXIT_CODES[examined.report.verdict.status]
+
+
+def require_file(path: Path) -> None:
+    """Raise BadInput for a folder, naming a trace in it if it has one."""
+    if path.is_dir():
+        found = min(path.rglob("*.pt.trace.json*"), default=None)
+        hint = f"name a trace in it, such as {found}" if found else "it has no *.pt.trace.json.gz"
+        raise BadInput(f"{path}: a trace is expected here, and this is a folder; {hint}")
