@@ -45,7 +45,7 @@ WRONG = {
     "nosuch": "tune: nosuch: no such study; in traces there are: begun",
     "nosuch.json": "tune: nosuch.json: no such file; name a best_config.json, or the folder or the name of a study",
     "empty": "tune: empty: this folder has no best_config.json; in traces there are: begun",
-    "begun": "tune: traces/begun: this study has no best_config.json yet; it has one once `tune run` has a result",
+    "begun": "tune: traces/begun/best_config.json: not there yet: no result so far; `tune resume traces/begun` goes on",
     "other.json": "tune: other.json: format: it is missing; name a best_config.json, which `tune run` writes into the "
     "folder of its study",
     "list.json": "tune: list.json: must be an object, not a list; name a best_config.json",

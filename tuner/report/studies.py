@@ -80,10 +80,17 @@ def find_result(result: str | None, studies: Path) -> Path:
             require_own_tree(folder)
             return folder / RESULT
         if (folder / "study.json").exists():
-            raise BadInput(f"{folder}: this study has no {RESULT} yet; it has one once `tune run` has a result")
+            raise no_result(folder)
     if result is not None and Path(result).suffix:
         raise BadInput(f"{result}: {absent(result, 'file')}; name a {RESULT}, or the folder or the name of a study")
     raise no_such_study(str(result), studies, RESULT)
+
+
+def no_result(folder: Path) -> BadInput:
+    """Make the error for a study that has no result yet."""
+    is_running = read_state(StudyFolder(folder)) == "running"
+    remedy = "the study runs: ask again in a minute" if is_running else f"`tune resume {folder}` goes on"
+    return BadInput(f"{folder / RESULT}: not there yet: no result so far; {remedy}")
 
 
 def list_studies(folder: Path) -> StudyList:

@@ -21,7 +21,7 @@ from tuner.report.conclusion import conclusion
 from tuner.report.explanation import Explanation, explain
 from tuner.report.points import FrontPoint, front_points
 from tuner.report.result_check import result_problem
-from tuner.report.studies import State, read_state
+from tuner.report.studies import State, no_result, read_state
 from tuner.report.time_account import TimeAccount, make_account
 from tuner.result.config import read_best
 from tuner.result.records import BestConfig
@@ -57,9 +57,7 @@ def read_report(folder: Path) -> StudyReport:
     paths = StudyFolder(folder)
     request = read_request(paths.request)
     if not paths.best_config.exists():
-        is_running = read_state(paths) == "running"
-        remedy = "the study runs: ask again in a minute" if is_running else f"`tune resume {folder}` goes on"
-        raise BadInput(f"{paths.best_config}: not there yet: no result so far; {remedy}")
+        raise no_result(folder)
     if paths.repricing.exists():
         raise BadInput(f"{paths.repricing}: the costs are between two prices; `tune resume {folder}` completes them")
     best = read_best(paths.best_config)
