@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,13 +14,13 @@ import pytest
 from tuner.execution import launch, template
 from tuner.execution.executor import Ended, Executor
 from tuner.execution.inline import InlineExecutor
-from tuner.execution.launch import FreshLauncher
+from tuner.execution.launch import FreshLauncher, Launcher, Place
 from tuner.execution.local import LocalExecutor
 from tuner.execution.template import TemplateLauncher
 from tuner.records.outcome import Device, Failure
 from tuner.records.protocol import Job, Message, StageStarted, WorkerFailed
 
-DEVICES = (Device(name="one"), Device(name="two"))
+DEVICES = (Device(name="cpu", index=0), Device(name="cpu", index=1))
 FAILED = WorkerFailed(failure=Failure(kind="error", stage="load", message="planted"))
 
 WORKER = """
@@ -28,6 +29,8 @@ job, pipe = open(sys.argv[1]).read(), int(sys.argv[2])
 os.write(pipe, b'{"type":"stage","stage":"load"}\\n')
 if '"sleeps' in job:
     time.sleep(3600)
+if '"says where' in job:
+    print(os.environ["CUDA_VISIBLE_DEVICES"], sorted(os.sched_getaffinity(0)), file=sys.stderr, flush=True)
 os.write(pipe, b'{"type":"failed","failure":{"kind":"error","stage":"load","message":"planted"}}\\n')
 """
 
@@ -67,7 +70,17 @@ def forking(folder: Path, slots: int = 1) -> Executor:
     return LocalExecutor(DEVICES, TemplateLauncher(folder / "cache", folder / "template.log"), slots=slots)
 
 
-EXECUTORS: dict[str, Callable[..., Executor]] = {"inline": inline, "local": local, "forking": forking}
+def pinned(folder: Path, slots: int = 1) -> Executor:
+    """Each device with a launcher of its own, and a core."""
+    cores = sorted(os.sched_getaffinity(0))
+    places = [Place(f"GPU-{device.index}", frozenset({cores[device.index % len(cores)]})) for device in DEVICES]
+    launchers = [FreshLauncher(folder / "cache", place) for place in places]
+    return LocalExecutor(DEVICES, dict(zip(DEVICES, launchers, strict=True)), slots=slots)
+
+
+EXECUTORS: dict[str, Callable[..., Executor]] = {
+    "inline": inline, "local": local, "forking": forking, "pinned": pinned,
+}  # fmt: skip
 
 
 @pytest.fixture(params=EXECUTORS)
@@ -175,3 +188,20 @@ def test_a_silent_worker_is_not_waited_for_beyond_the_time(tmp_path: Path, make_
         assert time.monotonic() >= before + 0.3
         worker = executor.running[handle.id][1].process
     assert worker.poll() is not None, "leaving the executor kills what still runs"
+
+
+@pytest.mark.parametrize("make", [FreshLauncher, lambda cache, place: TemplateLauncher(cache, cache / "log", place)])
+def test_workers_see_the_gpu_of_their_device_and_run_on_its_cores(
+    make: Callable[..., Launcher], tmp_path: Path, make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "WORKER", (sys.executable, "-c", WORKER))
+    monkeypatch.setattr(template, "TEMPLATE", (sys.executable, "-c", TEMPLATE))
+    mine = os.sched_getaffinity(0)
+    launchers = {device: make(tmp_path, Place(f"GPU-{device.index}", frozenset({core})))
+                 for device, core in zip(DEVICES, [min(mine), max(mine)], strict=True)}  # fmt: skip
+    with LocalExecutor(DEVICES, launchers) as executor:
+        handles = [executor.submit(make_job(f"says where {device.index}"), device) for device in DEVICES]
+        list(executor.wait(lambda: math.inf))
+    said = [(Path(handle.job.points[0].folder) / "worker.log").read_text() for handle in handles]
+    assert said == [f"GPU-0 [{min(mine)}]\n", f"GPU-1 [{max(mine)}]\n"]
+    assert os.sched_getaffinity(0) == mine

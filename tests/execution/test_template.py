@@ -45,9 +45,10 @@ def executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalE
 
 
 def template_of(executor: LocalExecutor) -> Template:
-    assert isinstance(executor.launcher, TemplateLauncher)
-    assert executor.launcher.template is not None
-    return executor.launcher.template
+    launcher = executor.launchers[DEVICES[0]]
+    assert isinstance(launcher, TemplateLauncher)
+    assert launcher.template is not None
+    return launcher.template
 
 
 def run(executor: LocalExecutor, job: Job) -> list[object]:

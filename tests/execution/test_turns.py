@@ -265,13 +265,14 @@ def test_a_worker_that_is_killed_gives_its_turn_to_the_next(
 def test_a_template_may_die_while_one_of_its_workers_has_its_turn(
     executor: LocalExecutor, submit: Submit, tmp_path: Path
 ) -> None:
-    if not isinstance(executor.launcher, template.TemplateLauncher):
+    launcher = executor.launchers[DEVICE]
+    if not isinstance(launcher, template.TemplateLauncher):
         return
     ticks = ticking(executor, submit, tmp_path)
     thrice = submit("thrice")
     read_until(executor, thrice, TurnWanted)
-    assert executor.launcher.template is not None
-    executor.launcher.template.process.kill()
+    assert launcher.template is not None
+    launcher.template.process.kill()
     read_until(executor, thrice, Ended)
     assert len(times(tmp_path / "thrice" / "turns")) == 3
     executor.cancel(ticks)

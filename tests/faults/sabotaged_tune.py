@@ -25,7 +25,7 @@ if __name__ == "__main__":
     launch.WORKER = WORKER
     template.TEMPLATE = TEMPLATE
     if "TUNER_TEMPLATE" not in os.environ:
-        template.make_launcher = lambda cache, _: launch.FreshLauncher(cache)  # quicker than to import the libraries
+        template.make_launcher = lambda cache, *_: launch.FreshLauncher(cache)  # quicker than to import the libraries
     finalists.EXAMINER = (sys.executable, "-c", EMPTY_PANEL)  # images that are made up say nothing
     slots.MAX_SLOTS["cpu"] = int(os.environ.get("TUNER_SLOTS", "1"))  # faults are planted by the order of the workers
     process.DEADLINES_S.update(json.loads(os.environ.get("TUNER_DEADLINES", "{}")))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +21,28 @@ MARK = "TUNER_WORKER"
 """The environment variable by which what a worker started is found again, whoever has adopted it. A process that was
 forked without a program of its own has the mark of the one that forked it."""
 
+
+@dataclass(frozen=True)
+class Place:
+    """Where workers run: on which GPU, by its UUID, and on which cores. By default where this process may."""
+
+    gpu: str | None = None
+    cores: frozenset[int] = frozenset()
+
+    @contextlib.contextmanager
+    def pinned(self) -> Iterator[None]:
+        """Let processes that this thread starts meanwhile run on these cores only, with all that they start."""
+        before = os.sched_getaffinity(0) if self.cores else set()
+        try:
+            if self.cores:
+                os.sched_setaffinity(0, self.cores)
+            yield
+        finally:
+            if before:
+                os.sched_setaffinity(0, before)
+
+
+ANYWHERE = Place()
 
 TURN = b"1"
 """What a worker reads from its lifeline when it is granted a turn."""
@@ -107,11 +130,13 @@ class FreshLauncher(Launcher):
 
     start_limit_s = 120.0
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, cache: Path, place: Place = ANYWHERE) -> None:
         self.cache = cache
+        self.place = place
 
     def start(self, start: Start) -> StartedProcess:
-        return FreshProcess(start, worker_environment(self.cache))
+        with self.place.pinned():
+            return FreshProcess(start, worker_environment(self.cache, self.place))
 
     def close(self) -> None:
         """Do nothing: nothing was kept."""
@@ -125,10 +150,11 @@ def kill_marked(mark: str) -> None:
                 process.kill()
 
 
-def worker_environment(cache: Path) -> dict[str, str]:
-    """Return the parent's environment, with the compilers' caches inside the study and quiet libraries."""
+def worker_environment(cache: Path, place: Place = ANYWHERE) -> dict[str, str]:
+    """Return the parent's environment, with the compilers' caches inside the study, one GPU, and quiet libraries."""
     return {
         **python.environment(),
+        **({"CUDA_VISIBLE_DEVICES": place.gpu} if place.gpu else {}),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
         "TRITON_CACHE_DIR": str(cache / "triton"),
         "TOKENIZERS_PARALLELISM": "false",

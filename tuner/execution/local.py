@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import selectors
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,14 +23,16 @@ POLL_S = 0.2
 class LocalExecutor(Executor):
     """Runs each job in a process of its own on this machine, up to `slots` of them at once on a device.
 
-    `folder` takes the jobs and the workers' logs, if that is not the folder of the job's first point.
+    `launcher` starts the workers of all devices, or there is one for each. `folder` takes the jobs and the workers'
+    logs, if that is not the folder of the job's first point.
     """
 
     def __init__(
-        self, devices: Sequence[Device], launcher: Launcher, folder: Path | None = None, slots: int = 1
-    ) -> None:
+        self, devices: Sequence[Device], launcher: Launcher | Mapping[Device, Launcher], folder: Path | None = None,
+        slots: int = 1,
+    ) -> None:  # fmt: skip
         self.devices = tuple(devices)
-        self.launcher = launcher
+        self.launchers = launcher if isinstance(launcher, Mapping) else dict.fromkeys(self.devices, launcher)
         self.folder = folder
         self.running: dict[str, tuple[Handle, WorkerProcess]] = {}
         self.turns = {device: Turns(device, slots) for device in self.devices}
@@ -43,7 +45,7 @@ class LocalExecutor(Executor):
         if device not in self.free():
             raise ValueError(f"{device.name}: this device is not free")
         handle = Handle(job, device)
-        worker = WorkerProcess(job, self.folder or Path(job.points[0].folder), self.launcher)
+        worker = WorkerProcess(job, self.folder or Path(job.points[0].folder), self.launchers[device])
         self.running[handle.id] = (handle, worker)
         self.turns[device].add(worker)
         self.selector.register(worker.pipe, selectors.EVENT_READ)
@@ -97,7 +99,8 @@ class LocalExecutor(Executor):
             self.cancel(handle)
         for turns in self.turns.values():
             turns.guard.close()
-        self.launcher.close()
+        for launcher in self.launchers.values():
+            launcher.close()
         self.selector.close()
 
 

@@ -18,11 +18,13 @@ import psutil
 
 from tuner.execution import python
 from tuner.execution.launch import (
+    ANYWHERE,
     MARK,
     TURN,
     UNKNOWN_EXIT,
     FreshLauncher,
     Launcher,
+    Place,
     Start,
     StartedProcess,
     kill_marked,
@@ -39,24 +41,24 @@ RELEASE_S = 10.0
 MAX_MESSAGE_BYTES = 1 << 16
 
 
-def make_launcher(cache: Path, log: Path) -> Launcher:
+def make_launcher(cache: Path, log: Path, place: Place = ANYWHERE) -> Launcher:
     """Return the quickest launcher that works on this system. `log` takes what the template reports."""
-    return TemplateLauncher(cache, log) if sys.platform == "linux" else FreshLauncher(cache)
+    return TemplateLauncher(cache, log, place) if sys.platform == "linux" else FreshLauncher(cache, place)
 
 
 class Template:
     """The template process, and what it reported of the workers that it forked."""
 
-    def __init__(self, start: Start, cache: Path, log: Path) -> None:
+    def __init__(self, start: Start, cache: Path, log: Path, place: Place) -> None:
         """Start the template for jobs like that of `start`."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.mark = uuid.uuid4().hex
-        environment = worker_environment(cache) | {
+        environment = worker_environment(cache, place) | {
             MARK: self.mark,
             "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking whether there is a GPU must not start CUDA before a fork
             "OPENBLAS_NUM_THREADS": "1",  # a process with threads must not be forked
         }
-        with theirs, log.open("ab") as file:
+        with theirs, log.open("ab") as file, place.pinned():
             self.process = subprocess.Popen(
                 [*TEMPLATE, str(theirs.fileno()), str(start.job)], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
                 pass_fds=(theirs.fileno(),), start_new_session=True, env=environment,
@@ -189,10 +191,11 @@ class TemplateLauncher(Launcher):
 
     start_limit_s = 1800.0  # the template reads the weights meanwhile, and may have to fetch them
 
-    def __init__(self, cache: Path, log: Path) -> None:
+    def __init__(self, cache: Path, log: Path, place: Place = ANYWHERE) -> None:
         self.cache = cache
         self.log = log
-        self.afresh = FreshLauncher(cache)
+        self.place = place
+        self.afresh = FreshLauncher(cache, place)
         self.template: Template | None = None
 
     def start(self, start: Start) -> StartedProcess:
@@ -201,7 +204,7 @@ class TemplateLauncher(Launcher):
                 return self.afresh.start(start)
             self.close()
         if self.template is None:
-            self.template = Template(start, self.cache, self.log)
+            self.template = Template(start, self.cache, self.log, self.place)
         return ForkedProcess(self.template, start, self.afresh.start)
 
     def close(self) -> None:

@@ -189,9 +189,16 @@ class Failure(Record):
 
 
 class Device(Record):
-    """A device that runs one job at a time, like "cuda" or "cpu"."""
+    """A device that jobs run on, "cuda" or "cpu". Of several GPUs `index` says which one, and `uuid` is CUDA's name."""
 
     name: str
+    index: Count = 0
+    uuid: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The name of the device in texts."""
+        return f"{'GPU' if self.name == 'cuda' else self.name} {self.index}"
 
 
 class Pair(Record):
