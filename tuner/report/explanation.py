@@ -114,7 +114,8 @@ class Trials:
         if slower.number == BASELINE:
             return speed_up(self.history, faster)
         runs = [self.history.undisturbed(trial) or [trial] for trial in (slower, faster)]
-        return front.widen(front.speed_up(*runs), noise_of(self.history))
+        comparable = [list(map(self.history.comparable, processes)) for processes in runs]
+        return front.widen(front.speed_up(*comparable), noise_of(self.history))
 
 
 def expectations(history: History) -> Mapping[Setting, Expectation]:

@@ -108,6 +108,21 @@ def merge_timings(runs: Sequence[Timing]) -> Timing:
     )
 
 
+def scaled(timing: Timing, scale: float) -> Timing:
+    """Return a timing whose calls take `scale` times as long."""
+
+    def longer(estimate: Estimate) -> Estimate:
+        return Estimate(value=estimate.value * scale, low=estimate.low * scale, high=estimate.high * scale)
+
+    return msgspec.structs.replace(
+        timing,
+        latency_s=longer(timing.latency_s),
+        images_per_s=timing.images_per_s / scale,
+        device_s=None if timing.device_s is None else longer(timing.device_s),
+        latency_p95_s=None if timing.latency_p95_s is None else timing.latency_p95_s * scale,
+    )
+
+
 def seconds_per_image(outcome: Outcome) -> Estimate:
     """Return the latency of a measured outcome per image."""
     assert outcome.timing is not None

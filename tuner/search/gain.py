@@ -8,9 +8,9 @@ from tuner.records.codec import Estimate
 from tuner.records.outcome import Outcome, PredictionCheck
 from tuner.result import config, front
 from tuner.result.records import MeasuredPoint, TimingNoise
-from tuner.search.history import History
+from tuner.search.history import History, by_device
 from tuner.timing import prediction
-from tuner.timing.intervals import coefficient_of_variation, paired_ratio
+from tuner.timing.intervals import paired_ratio, pooled_variation
 
 MIN_PAIRS = 2
 """How many pairs of baseline and candidate a confirmed gain needs."""
@@ -20,31 +20,35 @@ MAX_PAIRS = 6
 
 
 def timing_noise(history: History) -> TimingNoise | None:
-    """Return how far fresh processes of the baseline differ (A/A); None before there are two."""
+    """Return how far fresh processes of the baseline differ on a device (A/A); None before there are two."""
     runs = history.undisturbed(history.baseline)
-    if len(runs) < 2:
+    groups = [group for group in by_device(runs) if len(group) > 1]
+    if not groups:
         runs = [history.baseline, *history.repetitions_of(history.baseline)]
+        groups = [group for group in by_device(runs) if len(group) > 1] or [runs]
     if len(runs) < 2:
         return None
-    spread = coefficient_of_variation([front.seconds_per_image(run).value for run in runs])
-    return TimingNoise(processes=len(runs), coefficient_of_variation=spread)
+    spread = pooled_variation([[front.seconds_per_image(run).value for run in group] for group in groups])
+    return TimingNoise(processes=sum(map(len, groups)), coefficient_of_variation=spread)
 
 
 def speed_up(history: History, outcome: Outcome) -> Estimate:
     """Return the throughput over the baseline's, from pairs of fresh processes.
 
     Before there are enough pairs it comes from the search, with an interval as wide as the baseline's processes spread.
+    The baseline is that of the same device.
     """
     baseline = history.baseline
     if outcome.number == baseline.number:
         return Estimate(value=1.0, low=1.0, high=1.0)
     pairs = history.pairs_of(outcome)
     if len(pairs) < MIN_PAIRS:
-        before, after = (history.undisturbed(trial) or [trial] for trial in (baseline, outcome))
-        ratio = front.speed_up(before, after)
+        after = history.undisturbed(outcome) or [outcome]
+        after = [run for run in after if run.device == after[-1].device]
+        ratio = front.speed_up(history.baseline_on(after[0].device) or [baseline], after)
         return front.widen(ratio, _spread(history))
     paired = [pair[0] for pair in pairs]
-    unpaired = [run for run in history.undisturbed(baseline) if run not in paired]
+    unpaired = [run for run in history.baseline_on(paired[-1].device) if run not in paired]
     return paired_ratio(
         [front.seconds_per_image(run).value for run, _ in pairs],
         [front.seconds_per_image(run).value for _, run in pairs],
@@ -93,7 +97,9 @@ def prediction_checks(history: History) -> list[PredictionCheck]:
     """Compare the predicted latencies of trials with what fresh processes measured later."""
     spread = _spread(history)
     return [
-        prediction.check(number, outcome.timing.latency_s, settled.latency_s, spread)
+        prediction.check(
+            number, outcome.timing.latency_s, front.scaled(settled, 1 / history.scale(outcome.device)).latency_s, spread
+        )
         for number, outcome in history.outcomes.items()
         if outcome.timing and outcome.timing.predicted_from
         and (settled := history.settled(outcome).timing) and not settled.predicted_from

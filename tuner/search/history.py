@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import compress
+from statistics import median
 
 import msgspec
 
@@ -12,7 +13,7 @@ from tuner.records.advice import Advice
 from tuner.records.codec import Values
 from tuner.records.gate import Allowance
 from tuner.records.model import Workload
-from tuner.records.outcome import Outcome, Timing
+from tuner.records.outcome import Device, Outcome, Timing
 from tuner.records.quality import NoiseFloor
 from tuner.records.warm_start import WarmStart
 from tuner.result import front
@@ -29,10 +30,11 @@ MAX_TRIES = 2
 
 @dataclass(frozen=True, eq=False)
 class InFlight:
-    """What a worker does now: the trial, and the step sweep of its build. A repetition has none."""
+    """What a worker does now: the trial, the step sweep of its build, and where. A repetition has no sweep."""
 
     number: int
     sweep: Sequence[Values] = ()
+    device: Device | None = None
 
 
 @dataclass
@@ -43,6 +45,7 @@ class History:
     `running` is what workers do now. `advice` is what the baseline's measurements let one expect, once it is measured,
     `warm_start` what another study taught.
     With `awaits_reference` the baseline is timed but not recorded yet: its images are still being generated.
+    `devices` are those that can be used now.
     """
 
     space: SearchSpace
@@ -55,6 +58,7 @@ class History:
     advice: Advice | None = None
     warm_start: WarmStart | None = None
     awaits_reference: bool = False
+    devices: list[Device] = field(default_factory=list)
 
     @property
     def baseline(self) -> Outcome:
@@ -92,9 +96,10 @@ class History:
         builds = (running for running in self.running if running.sweep)
         return next((r.number for r in builds if (build_key(r.sweep[0]), r.sweep[0]["batch"]) == wanted), None)
 
-    def is_repeating(self, number: int) -> bool:
-        """Return whether a trial is measured again now."""
-        return any(running.number == number and not running.sweep for running in self.running)
+    def is_repeating(self, number: int, device: Device | None = None) -> bool:
+        """Return whether a trial is measured again now, on this device if one is given."""
+        repeating = (running for running in self.running if running.number == number and not running.sweep)
+        return any(device in (None, running.device) for running in repeating)
 
     @property
     def pending(self) -> int:
@@ -152,9 +157,11 @@ class History:
 
     def disturbed(self, outcome: Outcome) -> list[Outcome]:
         """Return the processes of a trial that something else on the machine slowed: they do not count."""
-        processes = self.processes_of(outcome)
-        flags = disturbance.disturbed([front.seconds_per_image(process).value for process in processes])
-        return list(compress(processes, flags))
+        slowed: list[Outcome] = []
+        for processes in by_device(self.processes_of(outcome)):
+            flags = disturbance.disturbed([front.seconds_per_image(process).value for process in processes])
+            slowed += compress(processes, flags)
+        return slowed
 
     def undisturbed(self, outcome: Outcome) -> list[Outcome]:
         """Return the processes of a trial that count."""
@@ -178,13 +185,52 @@ class History:
     def settled(self, outcome: Outcome) -> Outcome:
         """Return an outcome with the latency that is shown, exported and compared everywhere, and the cost of that.
 
-        It is the median over the medians of the processes that count, with the widest of their intervals.
+        It is the median over the medians of the processes that count, with the widest of their intervals. With several
+        devices it is that of the baseline's.
         """
-        processes = self.undisturbed(outcome)
-        if processes in ([], [outcome]):
-            return outcome
+        return self._merged(outcome, [self.comparable(process) for process in self.undisturbed(outcome) or [outcome]])
+
+    def as_measured(self, outcome: Outcome) -> Outcome:
+        """Return an outcome with the latency of the processes that count, on whatever devices they ran."""
+        return self._merged(outcome, self.undisturbed(outcome) or [outcome])
+
+    def _merged(self, outcome: Outcome, processes: Sequence[Outcome]) -> Outcome:
+        if len(processes) == 1 and processes[0].repetition == outcome.repetition:
+            return processes[0]
         timing = front.merge_timings([process.timing for process in processes if process.timing is not None])
         return msgspec.structs.replace(outcome, timing=timing, cost_usd_per_1000_images=self.cost(timing))
+
+    # ---- several devices --------------------------------------------------------------------------------------------
+
+    def baseline_on(self, device: Device | None) -> list[Outcome]:
+        """Return the untouched pipeline's processes on a device that count, or its trial if that is all there is."""
+        found = [run for run in self.undisturbed(self.baseline) if run.device == device]
+        return found or [run for run in [self.baseline] if run.device == device and run.timing is not None]
+
+    def scale(self, device: Device | None) -> float:
+        """Return how much longer a call of the untouched pipeline takes on the baseline's device than on this one.
+
+        It is 1 where that is not known.
+        """
+        if BASELINE not in self.outcomes or device in (None, self.baseline.device):
+            return 1.0
+        here, there = (
+            [front.seconds_per_image(run).value for run in self.baseline_on(each)]
+            for each in (device, self.baseline.device)
+        )
+        return median(there) / median(here) if here and there else 1.0
+
+    def comparable(self, process: Outcome) -> Outcome:
+        """Return what a process measured, as on the baseline's device: its ratio to the baseline on its own counts."""
+        scale = self.scale(process.device)
+        if scale == 1.0 or process.timing is None:
+            return process
+        timing = front.scaled(process.timing, scale)
+        return msgspec.structs.replace(process, timing=timing, cost_usd_per_1000_images=self.cost(timing))
+
+    def all_comparable(self) -> list[Outcome]:
+        """Return every trial as it was measured first, as on the baseline's device."""
+        return [self.comparable(outcome) for outcome in self.outcomes.values()]
 
     def all_settled(self) -> Sequence[Outcome]:
         """Return every trial with the latency that is shown of it."""
@@ -193,6 +239,14 @@ class History:
     def cost(self, timing: Timing) -> float:
         """Return US dollars for 1000 images; with a latency target only images that meet it count."""
         return cost_of(timing, self.price)
+
+
+def by_device(processes: Sequence[Outcome]) -> list[list[Outcome]]:
+    """Divide processes by the device that they ran on."""
+    found: dict[Device | None, list[Outcome]] = {}
+    for process in processes:
+        found.setdefault(process.device, []).append(process)
+    return list(found.values())
 
 
 def was_built(outcome: Outcome) -> bool:

@@ -123,7 +123,7 @@ class BuildAttempt:
 
     def _worth_s(self, batch: int) -> float | None:
         to_beat_s = latency_to_beat_s(self.history) if 0 in self.history.outcomes else None
-        return None if to_beat_s is None else batch * to_beat_s
+        return None if to_beat_s is None else batch * to_beat_s / self.history.scale(self.device)
 
     def _reference(self) -> Reference | None:
         baseline = self.history.outcomes.get(0)

@@ -250,10 +250,11 @@ class Publisher:
         self.store.keep_repetition(event.outcome)
         self.history.repetitions.append(event.outcome)
         self._keep_time()
-        trial = self.history.settled(self.history.outcomes[event.outcome.number])
-        self.store.correct(trial)
-        self._write_board(trial)
-        self._track(trial)
+        trial = self.history.outcomes[event.outcome.number]
+        self.store.correct(self.history.as_measured(trial))
+        settled = self.history.settled(trial)
+        self._write_board(settled)
+        self._track(settled)
         self.display.trial_ended(event.outcome, "repeated in a fresh process")
         self.show_front()
 

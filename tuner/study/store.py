@@ -232,7 +232,7 @@ class Store:
         history = History(self.request.space, self.request.price, outcomes, repetitions)
         self._compare(history)
         for number in {repetition.number for repetition in repetitions}:
-            self.correct(history.settled(outcomes[number]))
+            self.correct(history.as_measured(outcomes[number]))
         self._clear_away()
 
     def _forget(self, outcomes: dict[int, Outcome]) -> None:
@@ -307,10 +307,16 @@ class Store:
 
 
 def _possibly_known(history: History, outcome: Outcome) -> Iterator[Outcome]:
-    """Yield what Optuna may have been told of a trial: at its end, and after each of its repetitions."""
+    """Yield what Optuna may have been told of a trial: at its end, and after each of its repetitions.
+
+    Those of several devices need not end in the order of their ids.
+    """
     own = [repetition for repetition in history.repetitions if repetition.number == outcome.number]
     for count in range(len(own) + 1):
-        yield dataclasses.replace(history, repetitions=own[:count]).settled(outcome)
+        yield dataclasses.replace(history, repetitions=own[:count]).as_measured(outcome)
+    for last in own[:-1]:
+        others = [repetition for repetition in own if repetition is not last]
+        yield dataclasses.replace(history, repetitions=others).as_measured(outcome)
 
 
 def _is_told(trial: Any, possibly_known: Iterator[Outcome]) -> bool:

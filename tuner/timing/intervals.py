@@ -47,6 +47,16 @@ def coefficient_of_variation(medians: Sequence[float]) -> float:
     return stdev(medians) / fmean(medians)
 
 
+def pooled_variation(groups: Sequence[Sequence[float]]) -> float:
+    """Return the coefficient of variation within groups, each of the medians that several processes measured.
+
+    Needs a group of two. What groups differ by does not count.
+    """
+    several = [group for group in groups if len(group) > 1]
+    squares = sum((len(group) - 1) * coefficient_of_variation(group) ** 2 for group in several)
+    return math.sqrt(squares / sum(len(group) - 1 for group in several))
+
+
 def widest_ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
     """Return the ratio of two estimates that were not measured in pairs, with the widest interval that theirs allow."""
     smallest = max(denominator.low, 1e-9)  # the interval of a prediction may reach 0

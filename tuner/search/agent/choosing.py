@@ -110,16 +110,16 @@ class Comparison:
     """The models, the front and the costs of one choice."""
 
     def __init__(self, chooser: Chooser, history: History) -> None:
-        observer, outcomes = chooser.observer, list(history.outcomes.values())
+        observer = chooser.observer
         self.trials = observer.trials(history)
         self.running = [values for flight in history.running for values in flight.sweep]
-        self.front_values = [outcome.values for outcome in front.pareto_front(outcomes)]
+        self.front_values = [each.values for each in front.pareto_front([trial.outcome for trial in self.trials])]
         self.columns = chooser.columns
         self.seed = random_state(chooser.context, history)
         scale = history.space.tolerance or 1.0
         self.limit = LIMIT * scale
         self.costs = Costs(history, self.trials, self.columns, scale)
-        self.known = Known(history, lambda outcome: observer.of(outcome).key)
+        self.known = Known(history, lambda outcome: observer.of(history.comparable(outcome)).key)
         self.chances = Chances(self.trials, history.refused, self.columns)
         self.bill = Bill(self.trials, self.running, chooser.context.slots)
         ceiling = front.seconds_per_image(history.baseline).value

@@ -80,13 +80,13 @@ class Observer:
         self.made: dict[int, Observed] = {}
 
     def trials(self, history: History) -> list[Observed]:
-        """Return the recorded trials of a study, in their order."""
-        return [self.of(outcome) for outcome in history.outcomes.values()]
+        """Return the recorded trials of a study, in their order, as on the baseline's device."""
+        return [self.of(outcome) for outcome in history.all_comparable()]
 
     def of(self, outcome: Outcome) -> Observed:
         """Return a recorded trial with what follows from it."""
         made = self.made.get(outcome.number)
-        if made is None or made.outcome is not outcome:
+        if made is None or made.outcome != outcome:
             made = self.made[outcome.number] = Observed(outcome, self.columns.rows([outcome.values])[0])
         return made
 
