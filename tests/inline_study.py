@@ -30,6 +30,7 @@ from tuner.result.prices import Price
 from tuner.result.records import BestConfig
 from tuner.search.request import Request
 from tuner.space import reader
+from tuner.study.devices import Check
 from tuner.study.loop import Study
 from tuner.study.store import Store
 from tuner.tracking.tracker import Tracker
@@ -147,6 +148,8 @@ class Bench:
         self.price = Price(usd_per_hour=3.6, source="here")
         self.slots = 1
         self.trackers: dict[str, Tracker] = {}
+        self.devices: tuple[Device, ...] = (DEVICE,)
+        self.check: Check = lambda _: None
         (folder / "space.yaml").write_text(SPACE)
 
     @contextmanager
@@ -160,8 +163,13 @@ class Bench:
         )
         with Store(self.folder / "study", request) as store:
             self.told: Any = Told()
-            self.executor = InlineExecutor(lambda job: self.work(job), slots=self.slots)
-            yield Study(store, Limits(budget_s=budget_s, max_trials=trials), self.told, self.executor, self.trackers)
+            self.executor = InlineExecutor(lambda job: self.work(job), self.devices, self.slots)
+            limits = Limits(budget_s=budget_s, max_trials=trials)
+            yield Study(store, limits, self.told, self.executor, self.check, self.trackers)
+
+    def device_of(self, job: Job) -> Device:
+        """The device that a job runs on."""
+        return next(handle.device for handle in self.executor.running.values() if handle.job is job)
 
     def run(self, *settings: str, **limits: Any) -> BestConfig:
         with self.study(*settings, **limits) as found:

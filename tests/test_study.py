@@ -41,6 +41,7 @@ from tuner.search.confirmation import Confirmation
 from tuner.search.gain import MAX_PAIRS, MIN_PAIRS
 from tuner.study import loop, narration
 from tuner.study.attempt import BuildAttempt
+from tuner.study.attempting import make_build
 from tuner.study.events import NoiseFloorMeasured, Note
 from tuner.study.loop import Study
 from tuner.study.store import Store
@@ -588,7 +589,7 @@ def test_a_variation_that_was_drawn_late_counts_in_the_floor(bench: Bench, worke
         assert again.history.quality_floor == 0.3
         (proposal,) = [again.search.propose(again.history, DEVICE)]
         assert proposal is not None
-        reference = again.runner.build(proposal, DEVICE).job(again.budget).reference
+        reference = make_build(again.publisher, proposal, DEVICE).job(again.budget).reference
         assert reference is not None and reference.floor == 0.3
 
 

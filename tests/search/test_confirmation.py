@@ -8,14 +8,14 @@ import msgspec
 import pytest
 
 from tuner.records.codec import Estimate
-from tuner.records.outcome import Failure, Outcome, Pair, Status, Timing
+from tuner.records.outcome import Device, Failure, Outcome, Pair, Status, Timing
 from tuner.result.prices import Price
 from tuner.search.baseline import Failures
 from tuner.search.confirmation import PairedRuns
 from tuner.search.gain import MIN_PAIRS, is_confirmed, speed_up
 from tuner.search.history import History
 
-BASELINE, CANDIDATE = 0, 7
+BASELINE, CANDIDATE, DEVICE = 0, 7, Device(name="cpu")
 
 
 def outcome(
@@ -79,7 +79,7 @@ def test_a_pair_is_measured_baseline_first() -> None:
     known, paired = history(), PairedRuns(CANDIDATE)
     measured = []
     for repetition in range(4):
-        proposal = paired.propose(known)
+        proposal = paired.propose(known, DEVICE)
         assert proposal is not None and proposal.repeats is not None
         done = outcome(proposal.repeats, 1.0, proposal.pair, repetition)
         measured.append((proposal.repeats, proposal.pair.index if proposal.pair else None))
@@ -90,7 +90,7 @@ def test_a_pair_is_measured_baseline_first() -> None:
 
 def test_a_pair_that_a_killed_run_left_incomplete_is_not_completed_later() -> None:
     known = history(*runs((BASELINE, 0)))
-    proposal = PairedRuns(CANDIDATE).propose(known)
+    proposal = PairedRuns(CANDIDATE).propose(known, DEVICE)
     assert proposal is not None
     assert (proposal.repeats, proposal.pair) == (BASELINE, pair(1))
 

@@ -36,7 +36,8 @@ def outcome(number: int, seconds: float, repetition: int | None = None, pair: Pa
     )  # fmt: skip
     return Outcome(
         number=number, purpose="search" if repetition is None else "confirm", values={"steps": 28, "batch": 1},
-        build_key=str(number), image_key="", status="measured", repetition=repetition, pair=pair, timing=timing,
+        build_key=str(number), image_key="", status="measured", repetition=repetition, pair=pair, device=DEVICE,
+        timing=timing,
         quality=QUALITY if repetition is None else None, cost_usd_per_1000_images=seconds, wall_s=1.0,
         build=Build(changes={}, load_s=0.0, apply_s=0.0, first_call_s=0.0, trace=None, verdict=None),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 from tuner.api.loaded import require_as_saved, source_of
 from tuner.api.study import Study
 from tuner.commands import run
-from tuner.commands.arguments import STRATEGIES, TRACKERS, folder, positive, seconds
+from tuner.commands.arguments import STRATEGIES, TRACKERS, folder, gpus, positive, seconds
 from tuner.errors import BadInput
 from tuner.records.codec import Value
 from tuner.records.outcome import Outcome
@@ -45,7 +45,7 @@ def tune(
     `out` takes the study, whose folder is the same for the same request: it goes on if it was begun. `on_trial` is
     called with each trial and repetition when it is recorded. With `progress` a line is printed for each event. The
     other options are those of `tune run`, with underscores: trials, quality, scorer, price, latency_target, device,
-    warm_start, study, revision, variant, base, metric, log.
+    gpus, warm_start, study, revision, variant, base, metric, log.
 
     Raises TunerError: BadInput for what is not valid, Unavailable for what is missing, Interrupted after Ctrl-C.
     """
@@ -53,11 +53,11 @@ def tune(
         model=source_of(model), space=None if space is None else os.fspath(space), set=settings_text(settings or {}),
         budget=budget, out=out, **options,
     )  # fmt: skip
-    study_folder, request = run.prepare(given)
+    study_folder, request, choice = run.prepare(given)
     if not isinstance(model, str | os.PathLike):
         require_as_saved(model, request.model)
     display = Reporter(request.space.baseline, on_trial, progress=progress)
-    run.conduct(study_folder, request, run.limits_of(given), given.model, display, run.Search.of(given), given.log)
+    run.conduct(study_folder, request, run.limits_of(given), given.model, display, choice, run.Search.of(given))
     display.note(page_note(study_folder))
     return Study(study_folder)
 
@@ -84,6 +84,8 @@ def converted(name: str, value: Any) -> Any:
             raise ValueError(f"{value!r} is none of {', '.join(STRATEGIES)}")
         if name == "log":
             return checked_trackers([value] if isinstance(value, str) else list(value))
+        if name == "gpus" and value is not None:
+            return gpus(str(value))
         if name == "trials" and value is not None:
             return positive(str(value))
         if name == "warm_start" and value is not None:

@@ -100,6 +100,15 @@ def add_format(parser: argparse.ArgumentParser, formats: Iterable[str], default:
     group.add_argument("--json", action="store_const", const="json", dest="format", help="short for --format json")
 
 
+def add_gpus(parser: argparse.ArgumentParser) -> None:
+    """Add --gpus."""
+    parser.add_argument(
+        "--gpus", type=gpus, metavar="all|N|LIST",
+        help="GPUs to run trials on at the same time, one each: all, so many idle ones, or those with these indices, "
+        "such as 0,2 (default: all that are visible and idle)",
+    )  # fmt: skip
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add --json."""
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
@@ -111,6 +120,14 @@ def device(text: str) -> str:
         return DEVICES[text.lower()]
     hint = "; CUDA_VISIBLE_DEVICES=N selects one of several GPUs" if text.lower().startswith("cuda") else ""
     raise argparse.ArgumentTypeError(f"{text!r} is not a device: use auto, cuda or cpu{hint}")
+
+
+def gpus(text: str) -> str:
+    """Parse a choice of GPUs: all, a number of them, or a list of indices; that of one index ends with a comma."""
+    if re.fullmatch(r"all|0*[1-9]\d{0,3}|\d{1,4}(,\d{1,4})+|\d{1,4},", text, re.ASCII):
+        return text
+    hint = "; 0, is the first one alone" if text == "0" else ""
+    raise argparse.ArgumentTypeError(f"{text!r} is no choice of GPUs: use all, a number, or indices such as 0,2{hint}")
 
 
 def seconds(text: str) -> float:

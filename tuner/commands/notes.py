@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tuner.hardware.gpus import Choice
     from tuner.search.request import Request
 
 MAX_REASONS = 3
 """More reasons why values are left out are not listed one by one."""
 
 
-def start_notes(request: Request) -> Iterator[str]:
+def start_notes(request: Request, choice: Choice) -> Iterator[str]:
     """Yield what the user should know before the study starts: the price, other GPU users, what is left out."""
     from tuner.hardware import environment, telemetry
     from tuner.numbers import format_latency
@@ -24,11 +25,11 @@ def start_notes(request: Request) -> Iterator[str]:
         limit = format_latency(target_s)
         yield f"latency target {limit}: slower calls do not count, slower configurations are not chosen"
     yield from negative_prompt_notes(request)
-    neighbours = (
-        telemetry.other_users_warning(environment.gpu_usage()) if request.environment.device == "cuda" else None
-    )
-    if neighbours:
-        yield neighbours
+    for gpu in choice.gpus:
+        warning = telemetry.other_users_warning(environment.gpu_usage(gpu.uuid))
+        if warning:
+            yield warning.replace("this GPU", "this GPU" if len(choice.gpus) == 1 else f"GPU {gpu.index}")
+    yield from choice.left_out
     yield from left_out_notes(request)
 
 

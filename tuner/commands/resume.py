@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.commands.arguments import Subparsers, add_log, add_study, positive, price, seconds
+from tuner.commands.arguments import Subparsers, add_gpus, add_log, add_study, positive, price, seconds
 from tuner.commands.progress import add_progress
 from tuner.errors import BadInput
 from tuner.files import resolved
@@ -48,6 +48,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="price of one machine hour: all costs of the study are computed again (default: that of its last run)",
     )  # fmt: skip
     add_log(parser)
+    add_gpus(parser)
     add_progress(parser, "print the report as JSON; progress goes to standard error")
     parser.set_defaults(run=run)
 
@@ -55,6 +56,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run a study on from what it recorded."""
     from tuner.commands import checks
+    from tuner.commands.devices import choose_gpus, first_uuid
     from tuner.commands.run import run_study
     from tuner.report.studies import find_study
     from tuner.search.request import read_request
@@ -63,11 +65,12 @@ def run(options: argparse.Namespace) -> int:
     request = read_request(folder / "study.json")
     check_code(folder / "study.json", request.quality)
     check_space(folder / "study.json", request.space)
-    check_machine(folder / "study.json", request.environment)
+    choice = choose_gpus(options.gpus, request.environment.device)
+    check_machine(folder / "study.json", request.environment, first_uuid(choice))
     check_model(folder / "study.json", request)
     checks.check_models(request)
     request = priced(request, options.price)
-    return run_study(folder, request, limits_of(folder, options), options, request.model.source)
+    return run_study(folder, request, limits_of(folder, options), options, request.model.source, choice)
 
 
 def priced(request: Request, usd_per_hour: float | None) -> Request:
@@ -120,13 +123,13 @@ def limits_of(folder: Path, options: argparse.Namespace) -> Limits:
     return Limits(budget_s=options.budget or last.budget_s, max_trials=options.trials or last.max_trials)
 
 
-def check_machine(file: Path, recorded: Environment) -> None:
+def check_machine(file: Path, recorded: Environment, gpu: str | None = None) -> None:
     """Raise BadInput, naming what differs, unless this machine is the one where the study began."""
     import msgspec
 
     from tuner.hardware import environment
 
-    now, then = (_flat(msgspec.to_builtins(each)) for each in (environment.detect(recorded.device), recorded))
+    now, then = (_flat(msgspec.to_builtins(each)) for each in (environment.detect(recorded.device, gpu), recorded))
     for name in then | now:
         if now.get(name) != then.get(name):
             raise BadInput(

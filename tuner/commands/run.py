@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tuner.commands.arguments import (
     Subparsers,
     add_device,
+    add_gpus,
     add_log,
     add_model,
     add_space,
@@ -28,6 +29,7 @@ from tuner.errors import BadInput, Interrupted, Unavailable, did_you_mean
 from tuner.files import StudyFolder, absent, kind_at, resolved
 
 if TYPE_CHECKING:
+    from tuner.hardware.gpus import Choice
     from tuner.records.outcome import Limits
     from tuner.records.quality import QualityPolicy
     from tuner.report.display import Display
@@ -69,6 +71,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("run", help=SUMMARY, description=DESCRIPTION, epilog=EXAMPLES)
     add_model(parser)
     add_device(parser)
+    add_gpus(parser)
     _add_search(parser)
     _add_quality(parser)
     _add_limits(parser)
@@ -145,11 +148,12 @@ class Search:
     strategy: str | None
     warm_start: str | None
     studies: Path
+    log: Sequence[str]
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Search:
-        """Return what the options of `tune run` say; those of `tune resume` have neither."""
-        return cls(getattr(options, "strategy", None), getattr(options, "warm_start", None), options.out)
+        """Return what the options of `tune run` say; those of `tune resume` have neither of the first two."""
+        return cls(getattr(options, "strategy", None), getattr(options, "warm_start", None), options.out, options.log)
 
 
 # ---- the study ------------------------------------------------------------------------------------------------------
@@ -157,23 +161,25 @@ class Search:
 
 def run(options: argparse.Namespace) -> int:
     """Run or resume a study and report its result."""
-    folder, request = prepare(options)
+    folder, request, choice = prepare(options)
     if options.dry_run:
         return show_plan(folder, request, options)
-    return run_study(folder, request, limits_of(options), options, options.model)
+    return run_study(folder, request, limits_of(options), options, options.model, choice)
 
 
-def prepare(options: argparse.Namespace) -> tuple[Path, Request]:
-    """Return the folder and the request of the study that options ask for. Raises BadInput or Unavailable."""
+def prepare(options: argparse.Namespace) -> tuple[Path, Request, Choice]:
+    """Return the folder, the request and the GPUs of the study that options ask for. Raises BadInput or Unavailable."""
     from tuner.commands import checks
+    from tuner.commands.devices import choose_gpus, first_uuid
 
-    request = make_request(options)
+    choice = choose_gpus(options.gpus, options.device)
+    request = make_request(options, first_uuid(choice))
     if kind_at(options.out) not in (None, "a folder"):
         raise BadInput(f"--out {options.out}: {absent(options.out, 'folder')}")
     folder = resolved(options.out) / study_name(options.study, request.model.source, request.fingerprint())
     checks.check_call(request, options.space or request.space.name, space_settings(options))
     checks.check_models(request)
-    return folder, request
+    return folder, request, choice
 
 
 def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> int:
@@ -208,48 +214,53 @@ def limits_of(options: argparse.Namespace) -> Limits:
     return Limits(budget_s=options.budget, max_trials=options.trials)
 
 
-def run_study(folder: Path, request: Request, limits: Limits, options: argparse.Namespace, model_name: str) -> int:
+def run_study(
+    folder: Path, request: Request, limits: Limits, options: argparse.Namespace, model_name: str, choice: Choice
+) -> int:
     """Run a study in a folder until it ends within its limits, and report its result as options say."""
     from tuner.commands.progress import make_progress
 
     display = make_progress(options.amount, options.json, request.space.baseline)
-    conduct(folder, request, limits, model_name, display, Search.of(options), options.log)
+    conduct(folder, request, limits, model_name, display, choice, Search.of(options))
     report_study(folder, as_json=options.json)
     return 0
 
 
 def conduct(
-    folder: Path, request: Request, limits: Limits, model_name: str, display: Display, wanted: Search,
-    log: Sequence[str] = (),
+    folder: Path, request: Request, limits: Limits, model_name: str, display: Display, choice: Choice, wanted: Search
 ) -> None:  # fmt: skip
     """Run a study in a folder until it ends within its limits. Raises Interrupted after Ctrl-C."""
+    from functools import partial
+
+    from tuner.commands.devices import launchers, places
     from tuner.commands.notes import start_notes
     from tuner.execution.local import LocalExecutor
-    from tuner.execution.template import make_launcher
-    from tuner.records.outcome import Device
+    from tuner.hardware.gpus import trouble_of
     from tuner.report.conclusion import interruption
     from tuner.search.strategies import DEFAULT
     from tuner.study.course import keep_strategy
     from tuner.study.loop import Study
-    from tuner.study.slots import PARTNER, max_slots
+    from tuner.study.slots import PARTNER, max_slots, share_of
     from tuner.study.store import Store
     from tuner.study.warm_start import keep_warm_start, warm_start_notes
     from tuner.tracking.trackers import connect
 
-    trackers = connect(log, folder.name)
-    title = f"{model_name} ({request.model.pipeline_class}) on {request.environment.device_name}"
-    device, places = Device(name=request.environment.device), max_slots(request.environment) + PARTNER
+    trackers = connect(wanted.log, folder.name)
+    found = places(request.environment.device, choice)
+    count = f"{len(found)} x " if len(found) > 1 else ""
+    title = f"{model_name} ({request.model.pipeline_class}) on {count}{request.environment.device_name}"
+    slots = max_slots(share_of(request.environment, len(found))) + PARTNER
     with (
         Store(folder, request) as store,
-        LocalExecutor([device], make_launcher(store.paths.cache, store.paths.template_log), slots=places) as executor,
+        LocalExecutor(list(found), launchers(found, store.paths), slots=slots) as executor,
     ):
         limits = with_demo_budget(store.with_last_budget(limits), request)
         keep_strategy(store, wanted.strategy, DEFAULT)
         keep_warm_start(store, wanted.warm_start, wanted.studies)
-        study = Study(store, limits, display, executor, trackers)
+        study = Study(store, limits, display, executor, partial(trouble_of, shared=choice.shared), trackers)
         try:
             recorded = list(study.history.outcomes.values())
-            notes = [*start_notes(request), *warm_start_notes(study.history.warm_start)]
+            notes = [*start_notes(request, choice), *warm_start_notes(study.history.warm_start)]
             display.started(title, folder, limits, notes, store.spent_s, recorded)
             study.run()
         except KeyboardInterrupt:
@@ -280,13 +291,16 @@ def with_demo_budget(limits: Limits, request: Request) -> Limits:
     return msgspec.structs.replace(limits, budget_s=QUICK_BUDGET_S) if is_open else limits
 
 
-def make_request(options: argparse.Namespace) -> Request:
-    """Resolve the model and the search space, and check the options. Raises BadInput or Unavailable."""
+def make_request(options: argparse.Namespace, gpu: str | None = None) -> Request:
+    """Resolve the model and the search space, and check the options. `gpu` is the UUID of the GPU that it is for.
+
+    Raises BadInput or Unavailable.
+    """
     from tuner.commands.requests import resolve
 
     return resolve(
         options, space_settings(options), options.scorer, options.price,
-        lambda scorer: quality_policy(options.quality, options.metric, scorer),
+        lambda scorer: quality_policy(options.quality, options.metric, scorer), gpu,
     )  # fmt: skip
 
 

@@ -40,6 +40,8 @@ class InlineExecutor(Executor):
     def wait(self, until: Callable[[], float]) -> Iterator[tuple[Handle, Message | StoodStill | Ended]]:
         self.deadlines.append(until())
         for handle in list(self.running.values()):
+            if handle.id not in self.running:  # cancelled because of another job's message
+                continue
             for message in self.work(handle.job):
                 if handle.id not in self.running:
                     break

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tuner.errors import Unavailable
+from tuner.hardware import gpus
 from tuner.records.machine import Environment
 
 T = TypeVar("T")
@@ -25,9 +26,12 @@ LIBRARIES = (
 """Distributions that affect measurements or that enable a knob."""
 
 
-def detect(device: str = "auto") -> Environment:
-    """Describe this machine. `device` is auto, cuda or cpu. Raises Unavailable if cuda is requested and not usable."""
-    cuda = None if device == "cpu" else _first_gpu()
+def detect(device: str = "auto", gpu: str | None = None) -> Environment:
+    """Describe this machine. `device` is auto, cuda or cpu, `gpu` the UUID of one (default: the first visible one).
+
+    Raises Unavailable if cuda is requested and not usable.
+    """
+    cuda = None if device == "cpu" else _query_gpu(_describe_gpu, gpu) if gpu else _first_gpu()
     if device == "cuda" and cuda is None:
         raise Unavailable(f"--device cuda: {no_gpu_reason()}")
     common = {
@@ -82,39 +86,34 @@ def driver_gpu_name() -> str | None:
     return _query_gpu(lambda handle: str(pynvml.nvmlDeviceGetName(handle)))
 
 
-def gpu_usage() -> tuple[int, int] | None:
-    """Return the number of processes on the first visible GPU and the bytes of its memory in use."""
+def gpu_usage(uuid: str | None = None) -> tuple[int, int] | None:
+    """Return the number of processes on a GPU, the first visible one by default, and the bytes of its memory in use."""
     import pynvml
 
     return _query_gpu(
         lambda handle: (
             len(pynvml.nvmlDeviceGetComputeRunningProcesses(handle)),
             int(pynvml.nvmlDeviceGetMemoryInfo(handle).used),
-        )
+        ),
+        uuid,
     )
 
 
-def _query_gpu(query: Callable[[object], T]) -> T | None:
-    """Query NVML about the first visible GPU. Returns None without a driver, without a GPU, or if NVML fails."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    try:
-        handle = _visible_gpu()
-        return None if handle is None else query(handle)
-    except pynvml.NVMLError:
-        return None
-    finally:
-        pynvml.nvmlShutdown()
+def _query_gpu(query: Callable[[object], T], uuid: str | None = None) -> T | None:
+    """Query NVML about a GPU, the first visible one by default. Returns None without a driver, a GPU, or an answer."""
+    with gpus.opened() as nvml:
+        if nvml is None:
+            return None
+        try:
+            handles = [nvml.nvmlDeviceGetHandleByUUID(uuid)] if uuid else gpus.visible_handles(nvml)
+            return query(handles[0]) if handles else None
+        except nvml.NVMLError:
+            return None
 
 
 def _describe_gpu(handle: object) -> dict[str, object]:
     import pynvml
 
-    # NVML and CUDA may number several GPUs in a different order: CUDA_DEVICE_ORDER=PCI_BUS_ID makes them agree.
     major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
     return {
         "device_name": str(pynvml.nvmlDeviceGetName(handle)),
@@ -122,20 +121,6 @@ def _describe_gpu(handle: object) -> dict[str, object]:
         "device_memory_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
         "driver": str(pynvml.nvmlSystemGetDriverVersion()),
     }
-
-
-def _visible_gpu() -> object | None:
-    """Return the NVML handle of the first entry of CUDA_VISIBLE_DEVICES, which may be an index or a UUID."""
-    import pynvml as nvml
-
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    first = "0" if visible is None else visible.split(",")[0].strip()
-    try:
-        if first.startswith(("GPU-", "MIG-")):
-            return nvml.nvmlDeviceGetHandleByUUID(first)  # type: ignore[no-any-return]
-        return nvml.nvmlDeviceGetHandleByIndex(int(first))  # type: ignore[no-any-return]
-    except (nvml.NVMLError, ValueError):
-        return None
 
 
 def no_gpu_reason() -> str:

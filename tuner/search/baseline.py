@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from tuner.records.outcome import Device, Outcome
 from tuner.search.budget import Budget
 from tuner.search.history import BASELINE, History, was_throttled
-from tuner.search.strategy import Proposal, Strategy, repetition
+from tuner.search.strategy import Proposal, Strategy
 
 MAX_BASELINES = 4
 """Fresh processes of the baseline at the start, if they are quick."""
@@ -15,48 +17,53 @@ BASELINES_SHARE = 0.05
 
 
 class Baseline(Strategy):
-    """Trial 0, the untouched pipeline, and again in fresh processes: their spread is the timing noise (A/A)."""
+    """Trial 0, the untouched pipeline, and again in fresh processes: their spread is the timing noise (A/A).
+
+    Each device has processes of its own. Those of other devices than the first begin beside trial 0.
+    """
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
-        self.failures = Failures()
+        self.failures: defaultdict[Device | None, Failures] = defaultdict(Failures)
         self.was_proposed = False
 
     def propose(self, history: History, device: Device) -> Proposal | None:
         values = history.space.candidate({})
-        is_building = history.find_running(values) is not None and not history.awaits_reference
-        if is_building or history.is_repeating(BASELINE):
+        is_building = device in history.builders(values) and not history.awaits_reference
+        if is_building or history.is_repeating(BASELINE, device):
             return None
-        if BASELINE not in history.outcomes:
-            if self.was_proposed:
-                return None
+        if not self.was_proposed and BASELINE not in history.outcomes:
             self.was_proposed = True
             return Proposal(values=values, purpose="baseline")
-        return repetition(history.baseline) if self.wants_another(history) else None
+        wants_one = self.wants_another(history, device) if BASELINE in history.outcomes else len(history.devices) > 1
+        return Proposal(values=values, purpose="confirm", repeats=BASELINE) if wants_one else None
 
     def is_done(self, history: History) -> bool:
         """Return whether the baseline is recorded, and as many of its repetitions as are wanted."""
         is_recorded = BASELINE in history.outcomes and not history.awaits_reference
-        return is_recorded and not history.is_repeating(BASELINE) and not self.wants_another(history)
-
-    def wants_another(self, history: History) -> bool:
-        """Return whether a repetition is missing, or affordable."""
-        if history.baseline.status != "measured" or self.failures.are_final:
+        if not is_recorded or history.is_repeating(BASELINE):
             return False
-        walls_s = [run.wall_s for run in history.repetitions_of(history.baseline)]
+        return not any(self.wants_another(history, device) for device in history.devices)
+
+    def wants_another(self, history: History, device: Device) -> bool:
+        """Return whether a repetition on a device is missing, or affordable."""
+        if history.baseline.status != "measured" or self.failures[device].are_final:
+            return False
+        walls_s = [run.wall_s for run in history.repetitions_of(history.baseline) if run.device == device]
         timing = history.baseline.timing
         is_composed = timing is not None and bool(timing.predicted_from)  # slow calls: one repetition is dear enough
-        has_two = len(history.undisturbed(history.baseline)) + is_composed > 1
+        counting = [run for run in history.undisturbed(history.baseline) if run.device == device]
+        has_two = len(counting) + is_composed > 1
         return not has_two or (not is_composed and self.is_affordable(walls_s))
 
     def is_affordable(self, walls_s: list[float]) -> bool:
         """Return whether one more repetition would still be a small part of the budget."""
-        is_few = len(walls_s) + 1 < MAX_BASELINES
+        is_few = 0 < len(walls_s) < MAX_BASELINES - 1
         return is_few and sum(walls_s) + max(walls_s) <= BASELINES_SHARE * self.budget.total_s
 
     def observe(self, outcome: Outcome) -> None:
         if outcome.repetition is not None:
-            self.failures.observe(outcome)
+            self.failures[outcome.device].observe(outcome)
 
 
 class SearchAhead(Strategy):

@@ -39,7 +39,7 @@ def by_preference(history: History) -> list[Outcome]:
 class PairedRuns:
     """Proposes the repetitions of a candidate's pairs, the baseline of each pair first.
 
-    Where there is room for both, they run at the same time.
+    Where there is room for both, they run at the same time. A pair runs on one device, and is given up with it.
     """
 
     def __init__(self, candidate: int) -> None:
@@ -48,22 +48,27 @@ class PairedRuns:
         self.is_concluded = False
         self.current_pair: Pair | None = None
         """The pair of which one was proposed and not both were measured yet."""
+        self.device: Device | None = None
+        """The device of that pair."""
         self.measured: set[int] = set()
         """Which trials of it were measured."""
 
-    def propose(self, history: History) -> Proposal | None:
+    def propose(self, history: History, device: Device) -> Proposal | None:
         """Return the next repetition, None while both run. A pair that another run left incomplete is left so."""
-        if self.current_pair is None:
+        if self.current_pair is None or not history.can_use(self.device):
             pairs = [run.pair.index for run in history.repetitions if run.pair and run.pair.candidate == self.candidate]
             self.current_pair = Pair(candidate=self.candidate, index=1 + max(pairs, default=-1))
+            self.device, self.measured = device, set()
+        if device != self.device:
+            return None
         missing = [number for number in (BASELINE, self.candidate) if number not in self.measured]
-        waiting = [number for number in missing if not history.is_repeating(number)]
+        waiting = [number for number in missing if not history.is_repeating(number, device)]
         return repetition(history.outcomes[waiting[0]], self.current_pair) if waiting else None
 
-    def partner(self, history: History) -> Proposal | None:
+    def partner(self, history: History, device: Device) -> Proposal | None:
         """Return the repetition that belongs to one that runs now, or None."""
         is_open = self.current_pair is not None and not self.failures.are_final
-        return self.propose(history) if is_open else None
+        return self.propose(history, device) if is_open else None
 
     def observe(self, outcome: Outcome) -> None:
         """Take note of what came of a repetition of this pair: other candidates are built meanwhile."""
@@ -116,7 +121,7 @@ class Confirmation(Strategy):
 
     def propose(self, history: History, device: Device) -> Proposal | None:
         if history.running:
-            return self.runs.partner(history) if self.runs else None
+            return self.runs.partner(history, device) if self.runs else None
         while True:
             if self.runs is None:
                 first = self.shortlist(history)[0]
@@ -127,7 +132,7 @@ class Confirmation(Strategy):
                     return None
                 self.runs = PairedRuns(first.number)
             if self.wants_another_pair(history, self.runs):
-                return self.runs.propose(history)
+                return self.runs.propose(history, device)
             self.conclude(history, history.outcomes[self.runs.candidate])
 
     def observe(self, outcome: Outcome) -> None:
@@ -233,7 +238,7 @@ class EarlyConfirmation(Strategy):
         if self.runs is None or self.runs.is_concluded:
             return None
         if lacks_pairs(history, self.runs):
-            return self.runs.propose(history)
+            return self.runs.propose(history, device)
         self.runs.is_concluded = True
         if self.runs.failures.are_final:
             self.confirmation.unconfirmed.add(self.runs.candidate)
@@ -255,7 +260,7 @@ class OpenDoubt(Strategy):
 
     def propose(self, history: History, device: Device) -> Proposal | None:
         if history.running:
-            return self.runs.partner(history) if self.runs else None
+            return self.runs.partner(history, device) if self.runs else None
         if not self.has_started:
             doubtful, self.has_started = first_in_doubt(history), True
             self.runs = PairedRuns(doubtful.number) if doubtful else None
@@ -266,7 +271,7 @@ class OpenDoubt(Strategy):
             is_enough = len(history.tried_pairs_of(target)) >= MAX_PAIRS
             if is_enough or self.budget.seconds_left() < pair_s(history, target):
                 return None
-        return self.runs.propose(history)
+        return self.runs.propose(history, device)
 
     def observe(self, outcome: Outcome) -> None:
         if self.runs is not None:

@@ -96,6 +96,11 @@ class History:
         builds = (running for running in self.running if running.sweep)
         return next((r.number for r in builds if (build_key(r.sweep[0]), r.sweep[0]["batch"]) == wanted), None)
 
+    def builders(self, values: Values) -> set[Device | None]:
+        """Return the devices on which the build of a candidate runs now."""
+        number = self.find_running(values)
+        return {running.device for running in self.running if running.sweep and running.number == number}
+
     def is_repeating(self, number: int, device: Device | None = None) -> bool:
         """Return whether a trial is measured again now, on this device if one is given."""
         repeating = (running for running in self.running if running.number == number and not running.sweep)
@@ -191,8 +196,9 @@ class History:
         return self._merged(outcome, [self.comparable(process) for process in self.undisturbed(outcome) or [outcome]])
 
     def as_measured(self, outcome: Outcome) -> Outcome:
-        """Return an outcome with the latency of the processes that count, on whatever devices they ran."""
-        return self._merged(outcome, self.undisturbed(outcome) or [outcome])
+        """Return an outcome with the latency of the processes that count on its own device."""
+        own = [process for process in self.undisturbed(outcome) if process.device == outcome.device]
+        return self._merged(outcome, own or [outcome])
 
     def _merged(self, outcome: Outcome, processes: Sequence[Outcome]) -> Outcome:
         if len(processes) == 1 and processes[0].repetition == outcome.repetition:
@@ -201,6 +207,10 @@ class History:
         return msgspec.structs.replace(outcome, timing=timing, cost_usd_per_1000_images=self.cost(timing))
 
     # ---- several devices --------------------------------------------------------------------------------------------
+
+    def can_use(self, device: Device | None) -> bool:
+        """Return whether a device was not taken out."""
+        return not self.devices or device in self.devices
 
     def baseline_on(self, device: Device | None) -> list[Outcome]:
         """Return the untouched pipeline's processes on a device that count, or its trial if that is all there is."""

@@ -73,7 +73,7 @@ class Observed:
 class Work:
     """What a build is measured at: its step counts, the one asked for first, how many prompts at which batch, where.
 
-    The images of the baseline may take `reference_s`. Up to `slots` builds run at once.
+    The images of the baseline may take `reference_s`. Up to `slots` builds run at once on each of the `devices`.
     """
 
     steps: Sequence[int]
@@ -82,6 +82,7 @@ class Work:
     device: str
     reference_s: float
     slots: int = 1
+    devices: int = 1
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def make_plan(observed: Observed, work: Work, budget_s: float) -> Plan:
         sweep_s=0.0 if is_composed(observed, work) else sum(observed.calls_s(steps, calls) for steps in others),
         repetition_s=repetition_s,
         build_s=build_s,
-        pace_s=max(busy_s, build_s / work.slots),
+        pace_s=max(busy_s, build_s / work.slots) / work.devices,
         confirm_s=RESERVED_PAIRS * (2 * repetition_s + CACHED_SHARE * compile_s),
     )
 

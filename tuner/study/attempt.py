@@ -37,8 +37,8 @@ from tuner.search.pruning import latency_to_beat_s
 from tuner.space.candidates import build_key, build_values, image_key
 from tuner.study.events import BaselineTimed, CallObserved, Event, NoiseFloorMeasured, Note, StageEntered, TrialEnded
 from tuner.study.repetition import RepetitionAttempt
-from tuner.study.slots import max_slots
-from tuner.study.stops import stop_if_disk_full, stop_if_throttled
+from tuner.study.slots import max_slots, share_of
+from tuner.study.stops import stop_if_disk_full
 from tuner.study.store import Store
 from tuner.timing import prediction
 
@@ -168,14 +168,12 @@ class BuildAttempt:
         elif isinstance(message, NoiseFound):
             yield NoiseFloorMeasured(message.noise)
         elif isinstance(message, PointFailed):
-            if self.purpose == "baseline" and message.index == 0:
-                stop_if_throttled(message.failure)
             yield from self._settle(message.index, self._failed(message.index, message.failure))
         elif isinstance(message, WorkerFailed):
             yield from self._end(message.failure)
 
     def _observed(self, message: CallTimed) -> CallObserved:
-        began = self.began or self.submitted
+        began, devices = self.began or self.submitted, max(1, len(self.history.devices))
         return CallObserved(
             Observed(
                 once_s=began - self.submitted,
@@ -190,17 +188,19 @@ class BuildAttempt:
                 batch=int(self.sweep[0]["batch"]),
                 device=self.store.request.environment.device,
                 reference_s=self.reference_s,
-                slots=max_slots(self.store.request.environment),
+                slots=max_slots(share_of(self.store.request.environment, devices)),
+                devices=devices,
             ),
         )
 
-    def close(self, *, is_recorded: bool = True) -> None:
+    def close(self, *, is_recorded: bool = True, runs_again: bool = False) -> None:
         """Give back the candidate's trial if it has no outcome, and remove what points without a result left.
 
-        Unless what it settled `is_recorded`, it counts as without one.
+        Unless what it settled `is_recorded`, it counts as without one. If it `runs_again` its trial stays open.
         """
         if not (is_recorded and 0 in self.settled):
-            self.store.abandon(self.number)
+            if not runs_again:
+                self.store.abandon(self.number)
             shutil.rmtree(self.folder(0), ignore_errors=True)
         shutil.rmtree(self.folder(0) / "sweep", ignore_errors=True)
 

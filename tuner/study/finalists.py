@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tuner.errors import BadInput
 from tuner.execution import python
-from tuner.execution.launch import worker_environment
+from tuner.execution.launch import ANYWHERE, Place, worker_environment
 from tuner.files import atomic_write
 from tuner.model import pipeline
 from tuner.records.codec import encode_pretty, read
@@ -48,7 +48,7 @@ def judge_finalists(
         variations=tuple(filter(store.paths.holds, variations)),
     )
     atomic_write(store.paths.panel("job.json"), encode_pretty(job))
-    ending = _run_examiner(store)
+    ending = _run_examiner(store, Place(history.devices[0].uuid) if history.devices else ANYWHERE)
     with contextlib.suppress(BadInput):
         return read(store.paths.panel("json"), Panel)
     log = store.paths.panel("log")
@@ -72,14 +72,14 @@ def images_of(store: Store, finalists: Sequence[Outcome]) -> dict[int, Path]:
     return {number: folder for number, folder in folders.items() if folder.is_dir()}
 
 
-def _run_examiner(store: Store) -> str:
+def _run_examiner(store: Store, place: Place) -> str:
     """Run the process to its end and kill what it leaves. Returns how it ended."""
     answer = store.paths.panel("json")
     answer.unlink(missing_ok=True)
     with store.paths.panel("log").open("wb") as log:
         process = subprocess.Popen(
             [*EXAMINER, str(store.paths.panel("job.json")), str(answer)], stdin=subprocess.PIPE, stdout=log,
-            stderr=log, start_new_session=True, env=worker_environment(store.paths.cache),
+            stderr=log, start_new_session=True, env=worker_environment(store.paths.cache, place),
         )  # fmt: skip
         try:
             return f"with code {process.wait(DEADLINE_S)}"

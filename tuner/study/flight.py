@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tuner.execution.executor import Handle
-from tuner.records.outcome import Failure, Outcome, Pair
+from tuner.records.outcome import Device, Failure, Outcome, Pair
 from tuner.search.history import InFlight
 from tuner.search.strategy import Proposal
 from tuner.study.attempt import Attempt
@@ -14,7 +14,9 @@ from tuner.study.events import RepetitionEnded, TrialEnded
 
 @dataclass
 class Flight:
-    """An attempt that runs. It is `crowded` if another ran beside it, and runs `again` if that made it fail.
+    """An attempt that runs. `neighbours` are the devices of those that ran beside it.
+
+    It `runs_again` if one of them, or its device, made it fail.
 
     `standing_pair` is its pair if both of that run at the same time. Results are `held` until the baseline's is
     recorded, also those of a worker that `has_ended`. With `wants_reference_s` it waits for the baseline's images, and
@@ -27,7 +29,7 @@ class Flight:
     running: InFlight
     is_alone: bool
     standing_pair: Pair | None = None
-    is_crowded: bool = False
+    neighbours: set[Device] = field(default_factory=set)
     runs_again: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
     held: list[TrialEnded | RepetitionEnded] = field(default_factory=list)
@@ -36,15 +38,27 @@ class Flight:
     has_ended: bool = False
 
     @property
+    def device(self) -> Device:
+        """The device that it runs on."""
+        return self.handle.device
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether its trial, or its repetition, has its outcome."""
+        return any(outcome.number == self.attempt.number for outcome in self.outcomes)
+
+    def lacked_memory(self, outcome: Outcome) -> bool:
+        """Return whether an outcome may be that others took too much memory: of the device, or of the host."""
+        if self.is_alone or outcome.failure is None:
+            return False
+        return (outcome.failure.kind == "out of memory" and self.device in self.neighbours) or (
+            was_killed(outcome.failure) and bool(self.neighbours)
+        )
+
+    @property
     def builds_baseline(self) -> bool:
         """Whether it builds the untouched pipeline and generates the images that all others wait for."""
         return self.proposal.purpose == "baseline"
-
-
-def ran_out(outcome: Outcome) -> bool:
-    """Return whether an attempt may have failed because there was too little memory."""
-    failure = outcome.failure
-    return failure is not None and (failure.kind == "out of memory" or was_killed(failure))
 
 
 def was_killed(failure: Failure) -> bool:

@@ -30,6 +30,7 @@ from tuner.study import narration, summary
 from tuner.study.advising import make_advice, take_advice
 from tuner.study.attempt import Attempt
 from tuner.study.course import building, strategy_of
+from tuner.study.devices import Check
 from tuner.study.events import (
     BaselineTimed,
     CallObserved,
@@ -46,7 +47,7 @@ from tuner.study.finalists import judge_finalists, read_panel
 from tuner.study.planner import Planner
 from tuner.study.repetition import RepetitionAttempt
 from tuner.study.runner import NEVER, Runner
-from tuner.study.slots import max_slots, slots
+from tuner.study.slots import max_slots, share_of, slots
 from tuner.study.stage_log import LoggingExecutor, StageLog
 from tuner.study.store import Store
 from tuner.study.warm_start import read_warm_start
@@ -57,11 +58,14 @@ class Study:
     """One study, from the present state of its folder to its end."""
 
     def __init__(
-        self, store: Store, limits: Limits, display: Display, executor: Executor,
+        self, store: Store, limits: Limits, display: Display, executor: Executor, check: Check = lambda _: None,
         trackers: Mapping[str, Tracker] | None = None,
     ) -> None:  # fmt: skip
+        """Read what a study has recorded. `check` says what is wrong with a device, if anything is."""
         self.store = store
         self.history = load_history(store)
+        self.history.devices = list(executor.free())
+        self.here = share_of(store.request.environment, len(self.history.devices))
         self.known_panel = read_panel(store)
         self.budget = Budget(limits, store.spent_s)
         self.stages = StageLog(store.paths.stages, self.budget)
@@ -70,7 +74,7 @@ class Study:
         self.publisher = Publisher(store, self.history, self.budget, display, trackers or {})
         self.planner = Planner(self.budget, self.publisher)
         logging = LoggingExecutor(executor, self.stages)
-        self.runner = Runner(self.publisher, logging, self.room, self.stops_at, self.follow)
+        self.runner = Runner(self.publisher, logging, self.room, self.stops_at, self.follow, check)
         self.baseline = Baseline(self.budget)
         self.open_doubt = OpenDoubt(self.budget)
         self.confirmation = Confirmation(self.budget, self.note, self.report_confirmation)
@@ -83,7 +87,7 @@ class Study:
             best=lambda history: confirmation.shortlist(history)[0],
             note=self.note,
             seed=int(store.request.fingerprint(), 16),
-            slots=max_slots(store.request.environment),
+            slots=max_slots(self.here),
             is_asked=limits.max_trials is not None,
         )
         searching = search(strategy_of(store), context)
@@ -182,8 +186,8 @@ class Study:
         self.runner.exhaust(strategy)
 
     def room(self) -> int:
-        """Return how many workers may live at once."""
-        return slots(self.store.request.environment, self.history.outcomes.get(0))
+        """Return how many workers may live on a device at once."""
+        return slots(self.here, self.history.outcomes.get(0))
 
     def stops_at(self, attempt: Attempt) -> float:
         """Return when a worker is stopped. A build may use the time reserved for pairs beyond the least number."""
@@ -223,7 +227,8 @@ class Study:
 
     def repetition_s(self, attempt: RepetitionAttempt) -> float:
         """Estimate the seconds of a repetition; for the first one of the baseline by the plan, 0 if unknown."""
-        return repetition_s(self.history, attempt.original) or self.planner.repetition_s
+        original = self.history.outcomes.get(attempt.number)
+        return (repetition_s(self.history, original) if original else 0.0) or self.planner.repetition_s
 
     def report_disturbances(self, trial: Outcome) -> None:
         """Report the processes of a trial that are now known to have been disturbed."""

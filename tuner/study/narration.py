@@ -151,3 +151,9 @@ def prediction_texts(history: History, candidate: Outcome) -> list[str]:
                 f"trial {candidate.number}: predicted {predicted}, {measured}, {verdict} intervals and noise explain"
             )
     return texts
+
+
+def stop_text(number: int, left_s: float) -> str:
+    """Say that a running build was stopped, and why."""
+    reason = "the rest of the time is for the confirmation" if left_s > 1.0 else "the time is up"
+    return f"trial {number} was stopped: {reason}"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from tuner.execution.executor import StoodStill
-from tuner.records.outcome import Device, Outcome, Pair
+from tuner.records.outcome import Device, Outcome
 from tuner.records.protocol import (
     Job,
     Message,
@@ -18,8 +18,9 @@ from tuner.records.protocol import (
     WorkerFailed,
 )
 from tuner.search.budget import Budget
-from tuner.search.history import History
-from tuner.space.candidates import build_values
+from tuner.search.history import BASELINE, History
+from tuner.search.strategy import Proposal
+from tuner.space.candidates import build_key, build_values, image_key
 from tuner.study.events import Event, RepetitionEnded, StageEntered
 from tuner.study.stops import stop_if_disk_full
 from tuner.study.store import Store
@@ -32,16 +33,17 @@ class RepetitionAttempt:
     points = 1
 
     def __init__(
-        self, store: Store, history: History, device: Device, repetition: int, original: Outcome, pair: Pair | None,
+        self, store: Store, history: History, device: Device, repetition: int, proposal: Proposal,
         *, is_standing: bool = False,
     ) -> None:  # fmt: skip
         self.store = store
         self.history = history
         self.device = device
         self.repetition = repetition
-        self.original = original
-        self.number = original.number
-        self.pair = pair
+        assert proposal.repeats is not None
+        self.number = proposal.repeats
+        self.values = proposal.values
+        self.pair = proposal.pair
         self.is_standing = is_standing
         """Whether the other one of its pair runs at the same time."""
         self.has_outcome = False
@@ -49,7 +51,7 @@ class RepetitionAttempt:
 
     def job(self, budget: Budget) -> Job:
         """Return what the worker is asked to do."""
-        request, values = self.store.request, self.original.values
+        request, values = self.store.request, self.values
         folder = self.store.paths.repetition(self.repetition)
         return Job(
             model=request.model,
@@ -77,7 +79,7 @@ class RepetitionAttempt:
             return None
         is_baseline_first = self.pair.index % 2 == 0
         name = f"{self.pair.candidate} {self.pair.index}"
-        return Standing(pair=name, is_first=(self.number == self.history.baseline.number) == is_baseline_first)
+        return Standing(pair=name, is_first=(self.number == BASELINE) == is_baseline_first)
 
     def handle(self, message: Message | StoodStill) -> Iterator[Event]:
         """Turn a message of the worker into events."""
@@ -96,21 +98,20 @@ class RepetitionAttempt:
             stop_if_disk_full(message.failure, self.store.folder)
             yield self._ended(status="failed", failure=message.failure)
 
-    def close(self, *, is_recorded: bool = True) -> None:
+    def close(self, *, is_recorded: bool = True, runs_again: bool = False) -> None:
         """Do nothing: a repetition without a recorded outcome leaves nothing that counts."""
 
     def _ended(self, **result: object) -> RepetitionEnded:
         self.has_outcome = True
-        original = self.original
         outcome = Outcome(
-            number=original.number,
+            number=self.number,
             purpose="confirm",
             repetition=self.repetition,
             pair=self.pair,
             device=self.device,
-            values=original.values,
-            build_key=original.build_key,
-            image_key=original.image_key,
+            values=self.values,
+            build_key=build_key(self.values),
+            image_key=image_key(self.values),
             wall_s=time.monotonic() - self.clock,
             **result,  # type: ignore[arg-type]
         )

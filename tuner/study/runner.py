@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import msgspec
 
 from tuner.execution.executor import Ended, Executor, Handle, StoodStill
-from tuner.records.outcome import Device, Pair
+from tuner.records.outcome import Device, Outcome, Pair
 from tuner.records.protocol import Job, Message, PointTimed, ReferenceWanted, TurnEnded
 from tuner.search.history import BASELINE, History, InFlight
 from tuner.search.strategy import Proposal, Strategy
+from tuner.study import narration
 from tuner.study.attempt import Attempt, BuildAttempt
+from tuner.study.attempting import make_attempt
 from tuner.study.course import keep_building
+from tuner.study.devices import Check, Devices
 from tuner.study.events import (
     CandidateRefused,
     Event,
@@ -27,8 +30,8 @@ from tuner.study.events import (
     WorkerEnded,
     WorkerStoodStill,
 )
-from tuner.study.flight import Flight, ran_out
-from tuner.study.repetition import RepetitionAttempt
+from tuner.study.flight import Flight
+from tuner.study.stops import stop_if_throttled
 
 NEVER = float("inf")
 
@@ -36,13 +39,13 @@ NEVER = float("inf")
 class Runner:
     """Runs attempts and publishes their events.
 
-    `room` returns how many may run at once, `stops_at` when an attempt is stopped, `follow` is called with each event
-    after it was published.
+    `room` returns how many may run at once on a device, `stops_at` when an attempt is stopped, `follow` is called with
+    each event after it was published. `check` says what is wrong with a device.
     """
 
     def __init__(
         self, publisher: Publisher, executor: Executor, room: Callable[[], int], stops_at: Callable[[Attempt], float],
-        follow: Callable[[Attempt, Event], None],
+        follow: Callable[[Attempt, Event], None], check: Check = lambda _: None,
     ) -> None:  # fmt: skip
         self.store = publisher.store
         self.history = publisher.history
@@ -53,14 +56,20 @@ class Runner:
         self.stops_at = stops_at
         self.follow = follow
         self.flights: dict[str, Flight] = {}
-        self.alone: list[Proposal] = []
-        """What failed because of a neighbour, to be run again without one."""
+        self.devices = Devices(self.store, self.history, check)
+        self.strategy: Strategy
+        """What is run now."""
+        self.alone: list[tuple[Proposal, Device]] = []
+        """What failed because of a neighbour, to be run again without one on the same device."""
+        self.moved: list[Proposal] = []
+        """What ran on a device that was taken out, to be run again on another."""
 
     def exhaust(self, strategy: Strategy, is_done: Callable[[History], bool] = lambda _: False) -> None:
         """Run what a strategy proposes until it has nothing more to propose, or `is_done`.
 
         In the second case what runs then goes on, for the next strategy.
         """
+        self.strategy = strategy
         self.fill(strategy)
         while self.flights and not is_done(self.history):
             for handle, message in self.executor.wait(self.next_stop):
@@ -74,28 +83,40 @@ class Runner:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing runs, or waits to be run alone."""
-        return not self.flights and not self.alone
+        """Whether nothing runs, or waits to run again."""
+        return not self.flights and not self.alone and not self.moved
 
     def close(self) -> None:
-        """End what still runs."""
+        """End what still runs, and what was to run again."""
         for flight in list(self.flights.values()):
             self.end(flight)
+        for proposal in (*self.moved, *(proposal for proposal, _ in self.alone)):
+            if proposal.repeats is None and proposal.number is not None:
+                self.store.abandon(proposal.number)
 
     def fill(self, strategy: Strategy) -> None:
-        """Start what is proposed while there is room."""
-        while (device := self.free_device()) is not None:
-            if self.alone:
-                self.start(self.alone.pop(0), device, is_alone=True)
-                continue
-            proposal = strategy.propose(self.history, device)
-            if proposal is None:
-                return
-            is_first = self.is_standing(proposal) and proposal.pair not in self.standing_pairs()
-            self.begin(proposal, device)
-            partner = strategy.propose(self.history, device) if is_first and device in self.executor.free() else None
-            if partner is not None:
-                self.begin(partner, device)
+        """Start what is proposed while there is room: one after the other on each device, so that all have work."""
+        while sum(self.start_next(strategy, device) for device in self.open_devices()):
+            pass
+
+    def start_next(self, strategy: Strategy, device: Device) -> bool:
+        """Start what a device does next. Returns whether there was anything."""
+        if self.is_taken_out(device):
+            return False
+        waiting = [proposal for proposal, of in self.alone if of == device]
+        if waiting:
+            self.alone.remove((waiting[0], device))
+            self.start(waiting[0], device, is_alone=True)
+            return True
+        proposal = self.moved.pop(0) if self.moved else strategy.propose(self.history, device)
+        if proposal is None:
+            return False
+        is_first = self.is_standing(proposal) and proposal.pair not in self.standing_pairs()
+        self.begin(proposal, device)
+        partner = strategy.propose(self.history, device) if is_first and device in self.executor.free() else None
+        if partner is not None:
+            self.begin(partner, device)
+        return True
 
     def begin(self, proposal: Proposal, device: Device) -> None:
         """Start an attempt, or record why it is refused."""
@@ -114,26 +135,24 @@ class Runner:
         """Return the pairs that run now."""
         return {flight.standing_pair for flight in self.flights.values()}
 
-    def free_device(self) -> Device | None:
-        """Return where another attempt may start, or None. What runs alone gets no neighbour.
+    def open_devices(self) -> list[Device]:
+        """Return where another attempt may start."""
+        return list(filter(self.has_room, self.executor.free()))
+
+    def has_room(self, device: Device) -> bool:
+        """Return whether another attempt may start on a device. What runs alone gets no neighbour.
 
         The two of a pair take the room of one, since their calls alternate.
         """
-        is_one_alone = bool(self.alone) or any(flight.is_alone for flight in self.flights.values())
-        running = [flight for flight in self.flights.values() if not flight.has_ended]
-        taken = {flight.standing_pair or flight.handle.id for flight in running}
-        if len(taken) >= (1 if is_one_alone else self.room()):
-            return None
-        return next(iter(self.executor.free()), None)
+        flights = [flight for flight in self.flights.values() if flight.device == device]
+        is_one_alone = any(flight.is_alone for flight in flights) or any(of == device for _, of in self.alone)
+        taken = {flight.standing_pair or flight.handle.id for flight in flights if not flight.has_ended}
+        return device in self.history.devices and len(taken) < (1 if is_one_alone else self.room())
 
     def start(self, proposal: Proposal, device: Device, *, is_alone: bool = False) -> None:
         """Start an attempt."""
         is_standing = self.is_standing(proposal) and not is_alone
-        attempt: Attempt = (
-            self.build(proposal, device)
-            if proposal.repeats is None
-            else self.repetition(proposal, device, is_standing=is_standing)
-        )
+        attempt = make_attempt(self.publisher, proposal, device, is_standing=is_standing)
         started = TrialStarted(attempt.number, proposal.purpose, proposal.values, attempt.points)
         self.publisher.publish(started)
         self.follow(attempt, started)
@@ -142,13 +161,13 @@ class Runner:
         except BaseException:
             attempt.close()
             raise
-        running = InFlight(attempt.number, attempt.sweep if isinstance(attempt, BuildAttempt) else ())
+        running = InFlight(attempt.number, attempt.sweep if isinstance(attempt, BuildAttempt) else (), device)
         flight = Flight(proposal, attempt, handle, running, is_alone, proposal.pair if is_standing else None)
         self.flights[handle.id] = flight
         self.history.running.append(running)
         self.keep_building()
         for each in self.flights.values():
-            each.is_crowded = each.is_crowded or len(self.flights) > 1
+            each.neighbours |= {other.device for other in self.flights.values() if other is not each}
 
     def job(self, attempt: Attempt) -> Job:
         """Return the job of an attempt. Those that compile at once on a CPU share its cores."""
@@ -156,24 +175,6 @@ class Runner:
         is_shared = job.environment.device == "cpu"
         limit_s = None if job.compile_limit_s is None else job.compile_limit_s * (room if is_shared else 1)
         return msgspec.structs.replace(job, compile_limit_s=limit_s, study_pid=os.getpid(), shares_device=room > 1)
-
-    def repetition(self, proposal: Proposal, device: Device, *, is_standing: bool = False) -> RepetitionAttempt:
-        """Prepare to measure a trial again in a fresh process."""
-        assert proposal.repeats is not None
-        original, repetition = self.history.outcomes[proposal.repeats], self.store.reserve_repetition()
-        return RepetitionAttempt(
-            self.store, self.history, device, repetition, original, proposal.pair, is_standing=is_standing
-        )
-
-    def build(self, proposal: Proposal, device: Device) -> BuildAttempt:
-        """Prepare to build a candidate, with the other step counts of the same build."""
-        number = self.store.enter(proposal.values) if proposal.number is None else proposal.number
-        _, *others = self.history.space.step_sweep(proposal.values)
-        wanted = [values for values in others if proposal.steps is None or values["steps"] in proposal.steps]
-        sweep = [proposal.values, *(values for values in wanted if self.history.find(values) is None)][
-            : max(1, self.budget.trials_left(self.history))
-        ]
-        return BuildAttempt(self.store, self.history, device, number, sweep, proposal.purpose, proposal.recipe)
 
     def take(self, handle: Handle, message: Message | StoodStill | Ended, strategy: Strategy) -> None:
         """Publish what follows from a message of an attempt."""
@@ -197,8 +198,8 @@ class Runner:
         if isinstance(message, StoodStill):
             self.publisher.publish(WorkerStoodStill(flight.attempt.number, message.seconds))
         for event in flight.attempt.handle(message):
-            for kept in self.without_a_neighbours_fault(flight, event):
-                self.publish(flight, kept)
+            if flight.handle.id in self.flights and not self.is_excused(flight, event):
+                self.publish(flight, event)
 
     def publish(self, flight: Flight, event: Event) -> None:
         """Publish an event, but hold the results of others until the baseline's is recorded."""
@@ -206,39 +207,49 @@ class Runner:
         if result is not None and self.must_wait(flight):
             flight.held.append(result)
             return
+        if result is not None and flight.builds_baseline and result.outcome.failure is not None:
+            stop_if_throttled(result.outcome.failure)
         self.publisher.publish(event)
         self.follow(flight.attempt, event)
         if result is not None:
             flight.outcomes.append(result.outcome)
             flight.is_judging = False
+        if isinstance(event, RepetitionEnded):
+            self.require_baseline(flight, event.outcome)
 
     def must_wait(self, flight: Flight) -> bool:
-        """Return whether the results of an attempt wait until the baseline's is recorded."""
-        return self.history.awaits_reference and not flight.builds_baseline
+        """Return whether the results of an attempt wait: until the baseline is recorded, and timed on their device."""
+        history = self.history
+        if flight.builds_baseline:
+            return False
+        if BASELINE not in history.outcomes or history.awaits_reference:
+            return True
+        return flight.proposal.repeats != BASELINE and not history.baseline_on(flight.device)
 
     def go_on(self, flight: Flight, strategy: Strategy) -> None:
         """Do what waited for the baseline: publish what was held, and end an attempt that has ended."""
-        if self.must_wait(flight):
+        if flight.handle.id not in self.flights or self.must_wait(flight):
             return
         held, flight.held = flight.held, []
         for event in held:
             self.publish(flight, event)
-        if flight.has_ended:
+        if flight.has_ended and flight.handle.id in self.flights:
             self.end(flight, strategy)
 
     def hand_reference_on(self) -> None:
-        """Let the quickest of the candidates that wait for the baseline's images go on, and once it is judged the next.
+        """Let the quickest of a device's candidates that wait for the baseline's images go on, and then the next.
 
         If that one is as good as the baseline, those that are slower need no images of their own.
         """
-        is_judged = BASELINE in self.history.outcomes and self.history.baseline.quality is not None
-        if not is_judged or any(flight.is_judging for flight in self.flights.values()):
+        if BASELINE not in self.history.outcomes or self.history.baseline.quality is None:
             return
+        judging = {flight.device for flight in self.flights.values() if flight.is_judging}
         waiting = [flight for flight in self.flights.values() if flight.wants_reference_s is not None]
-        flight = min(waiting, key=lambda each: each.wants_reference_s or 0.0, default=None)
-        if flight is not None and isinstance(flight.attempt, BuildAttempt):
-            flight.wants_reference_s, flight.is_judging = None, True
-            self.executor.provide(flight.handle, flight.attempt.with_reference(flight.handle.job))
+        for flight in sorted(waiting, key=lambda each: each.wants_reference_s or 0.0):
+            if flight.device not in judging and isinstance(flight.attempt, BuildAttempt):
+                judging.add(flight.device)
+                flight.wants_reference_s, flight.is_judging = None, True
+                self.executor.provide(flight.handle, flight.attempt.with_reference(flight.handle.job))
 
     def begin_again(self, baseline: Flight) -> None:
         """Give up what was begun beside a baseline that is built once more, alone."""
@@ -248,16 +259,65 @@ class Runner:
         self.history.outcomes.pop(BASELINE, None)
         self.history.awaits_reference = False
 
-    def without_a_neighbours_fault(self, flight: Flight, event: Event) -> Iterator[Event]:
-        """Yield an event, but not that memory ran out where others took some: the attempt is made again alone.
+    def is_excused(self, flight: Flight, event: Event) -> bool:
+        """Return whether a failure is that of the device, or of memory that others took: the attempt is made again.
 
         Another step count than the candidate's is left out: it counts as not tried.
         """
-        if not (flight.is_crowded and isinstance(event, (TrialEnded, RepetitionEnded)) and ran_out(event.outcome)):
-            yield event
+        if not isinstance(event, (TrialEnded, RepetitionEnded)) or event.outcome.failure is None:
+            return False
+        trouble = self.devices.trouble_after(flight.device, event.outcome.failure)
+        if trouble is not None:
+            self.take_out(flight.device, trouble)
+        elif flight.lacked_memory(event.outcome):
+            flight.runs_again = isinstance(event, RepetitionEnded) or event.folder is None
+            self.note(f"trial {flight.attempt.number} ran out of memory beside others: it is run again alone")
+        else:
+            return False
+        return True
+
+    # ---- several devices --------------------------------------------------------------------------------------------
+
+    def is_taken_out(self, device: Device) -> bool:
+        """Return whether a device cannot be used, after a look at it if the last one was some time ago."""
+        trouble = self.devices.trouble_before(device) if device in self.history.devices else None
+        if trouble is not None:
+            self.take_out(device, trouble)
+        return device not in self.history.devices
+
+    def require_baseline(self, flight: Flight, outcome: Outcome) -> None:
+        """Take out a device on which the untouched pipeline could not be timed: nothing there can be compared."""
+        device, failure = flight.device, outcome.failure
+        is_known = outcome.number != BASELINE or bool(self.history.baseline_on(device))
+        if failure is not None and not is_known and len(self.history.devices) > 1:
+            self.take_out(device, f"the untouched pipeline could not be timed: {failure.message}")
+
+    def take_out(self, device: Device, reason: str) -> None:
+        """Take out a device. Builds that run there are made again elsewhere; what was to run there alone, too."""
+        text = self.devices.take_out(device, reason)
+        for flight in [flight for flight in self.flights.values() if flight.device == device]:
+            self.move(flight)
+        self.moved += [proposal for proposal, of in self.alone if of == device and proposal.repeats is None]
+        self.alone = [(proposal, of) for proposal, of in self.alone if of != device]
+        self.note(text)
+
+    def move(self, flight: Flight) -> None:
+        """End an attempt whose device was taken out. A strategy proposes what it repeated again by itself."""
+        if flight.handle.id not in self.flights:
             return
-        flight.runs_again = isinstance(event, RepetitionEnded) or event.folder is None
-        yield Note(f"trial {flight.attempt.number} ran out of memory beside others: it is run again alone")
+        runs_again = flight.proposal.repeats is None and not flight.is_recorded
+        if runs_again and flight.builds_baseline:
+            self.begin_again(flight)
+        if runs_again:
+            self.moved.append(replace(flight.proposal, number=flight.attempt.number))
+        flight.runs_again = runs_again
+        self.end(flight)
+        for outcome in flight.outcomes:
+            self.strategy.observe(outcome)
+
+    def note(self, text: str) -> None:
+        """Tell the user something."""
+        self.publisher.publish(Note(text))
 
     def end(self, flight: Flight, strategy: Strategy | None = None) -> None:
         """End an attempt, whether or not it has come to its end, and tell the strategy what came of it."""
@@ -265,8 +325,8 @@ class Runner:
         self.history.running.remove(flight.running)
         self.executor.cancel(flight.handle)
         if strategy is not None and flight.runs_again:
-            self.alone.append(replace(flight.proposal, number=flight.attempt.number))
-        flight.attempt.close(is_recorded=not flight.held)
+            self.alone.append((replace(flight.proposal, number=flight.attempt.number), flight.device))
+        flight.attempt.close(is_recorded=not flight.held, runs_again=flight.runs_again)
         self.publisher.publish(WorkerEnded(flight.attempt.number))
         if strategy is not None:
             self.keep_building()
@@ -287,9 +347,5 @@ class Runner:
         """Stop the attempts whose time is up."""
         for flight in list(self.flights.values()):
             if not flight.has_ended and time.monotonic() >= self.stops_at(flight.attempt):
-                self.publisher.publish(Note(f"trial {flight.attempt.number} was stopped: {self.stop_reason()}"))
+                self.note(narration.stop_text(flight.attempt.number, self.budget.seconds_left()))
                 self.end(flight, strategy)
-
-    def stop_reason(self) -> str:
-        """Say why a running build is stopped."""
-        return "the rest of the time is for the confirmation" if self.budget.seconds_left() > 1.0 else "the time is up"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import psutil
 
 from tuner.records.machine import Environment
@@ -23,6 +24,11 @@ FREE_SHARE = 0.9
 def max_slots(environment: Environment) -> int:
     """Return how many workers a device may have at most."""
     return max(1, min(MAX_SLOTS[environment.device], environment.cpu_count // CORES_EACH[environment.device]))
+
+
+def share_of(environment: Environment, devices: int) -> Environment:
+    """Return what a device has of a host with several: its share of the cores."""
+    return msgspec.structs.replace(environment, cpu_count=max(1, environment.cpu_count // devices))
 
 
 def slots(environment: Environment, baseline: Outcome | None) -> int:

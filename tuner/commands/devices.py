@@ -1,0 +1,56 @@
+"""Which devices a study runs on, and how their workers are started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tuner.errors import Unavailable
+
+if TYPE_CHECKING:
+    from tuner.execution.launch import Launcher, Place
+    from tuner.files import StudyFolder
+    from tuner.hardware.gpus import Choice
+    from tuner.records.outcome import Device
+
+
+def choose_gpus(asked: str | None, device: str) -> Choice:
+    """Return the GPUs of --gpus, none where the study runs on a CPU. Raises BadInput or Unavailable."""
+    from tuner.hardware import environment, gpus
+
+    visible = [] if device == "cpu" or environment.torch_cuda_version() is None else gpus.visible_gpus()
+    if visible:
+        return gpus.choose(asked, visible)
+    if asked is not None:
+        reason = "--device cpu runs on none" if device == "cpu" else environment.no_gpu_reason()
+        raise Unavailable(f"--gpus {asked}: {reason}")
+    return gpus.Choice()
+
+
+def first_uuid(choice: Choice) -> str | None:
+    """Return the UUID of the first GPU that was chosen, None where it is the one that CUDA takes by itself."""
+    return choice.gpus[0].uuid if choice.gpus and (len(choice.gpus) > 1 or choice.gpus[0].index) else None
+
+
+def places(name: str, choice: Choice) -> Mapping[Device, Place]:
+    """Return the devices of a study, and where the workers of each run. A single one is as the system has it."""
+    import os
+
+    from tuner.execution.launch import ANYWHERE, Place
+    from tuner.hardware.gpus import share_cores
+    from tuner.records.outcome import Device
+
+    if first_uuid(choice) is None:
+        return {Device(name=name): ANYWHERE}
+    devices = [Device(name=name, index=gpu.index, uuid=gpu.uuid) for gpu in choice.gpus]
+    if len(devices) == 1:
+        return {devices[0]: Place(devices[0].uuid)}
+    parts = share_cores([gpu.near for gpu in choice.gpus], frozenset(os.sched_getaffinity(0)))
+    return {device: Place(device.uuid, cores) for device, cores in zip(devices, parts, strict=True)}
+
+
+def launchers(found: Mapping[Device, Place], paths: StudyFolder) -> dict[Device, Launcher]:
+    """Return what starts the workers of each device: a template of its own; the compilers' cache is shared."""
+    from tuner.execution.template import make_launcher
+
+    return {device: make_launcher(paths.cache, paths.template_log, place) for device, place in found.items()}

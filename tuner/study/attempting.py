@@ -1,0 +1,30 @@
+"""Make an attempt of a proposal: a build with its step sweep, or a repetition."""
+
+from __future__ import annotations
+
+from tuner.records.outcome import Device
+from tuner.search.strategy import Proposal
+from tuner.study.attempt import Attempt, BuildAttempt
+from tuner.study.events import Publisher
+from tuner.study.repetition import RepetitionAttempt
+
+
+def make_attempt(publisher: Publisher, proposal: Proposal, device: Device, *, is_standing: bool) -> Attempt:
+    """Prepare to build a candidate, or to measure a trial again in a fresh process."""
+    if proposal.repeats is None:
+        return make_build(publisher, proposal, device)
+    store = publisher.store
+    repetition = store.reserve_repetition()
+    return RepetitionAttempt(store, publisher.history, device, repetition, proposal, is_standing=is_standing)
+
+
+def make_build(publisher: Publisher, proposal: Proposal, device: Device) -> BuildAttempt:
+    """Prepare to build a candidate, with the other step counts of the same build."""
+    store, history = publisher.store, publisher.history
+    number = store.enter(proposal.values) if proposal.number is None else proposal.number
+    _, *others = history.space.step_sweep(proposal.values)
+    wanted = [values for values in others if proposal.steps is None or values["steps"] in proposal.steps]
+    sweep = [proposal.values, *(values for values in wanted if history.find(values) is None)][
+        : max(1, publisher.budget.trials_left(history))
+    ]
+    return BuildAttempt(store, history, device, number, sweep, proposal.purpose, proposal.recipe)
