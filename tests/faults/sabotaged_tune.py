@@ -1,4 +1,7 @@
-"""The command `tune` with sabotaged workers, and with the deadlines in TUNER_DEADLINES (JSON, stage to seconds)."""
+"""The command `tune` with sabotaged workers, and with the deadlines in TUNER_DEADLINES (JSON, stage to seconds).
+
+With TUNER_DEVICES the CPU passes for so many devices; one is lost when its index is a file in the folder TUNER_HIDDEN.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ import sys
 from pathlib import Path
 
 from tuner import cli
+from tuner.commands import devices
 from tuner.execution import launch, process, template
+from tuner.hardware import gpus
+from tuner.records.outcome import Device
 from tuner.search import baseline
 from tuner.study import finalists, slots
 
@@ -19,13 +25,31 @@ pathlib.Path(sys.argv[2]).write_text('{"finalists": {}, "unavailable_reasons": {
 TEMPLATE = (sys.executable, str(Path(__file__).with_name("simulated_template.py")))
 WORKER = (sys.executable, str(Path(__file__).with_name("sabotaged_worker.py")))
 
+
+def hidden(device: Device, **_: object) -> gpus.Trouble | None:
+    """A device is lost once there is a file of its name."""
+    is_hidden = (Path(os.environ["TUNER_HIDDEN"]) / str(device.index)).exists()
+    return gpus.Trouble("the driver does not find it any more", is_lost=True) if is_hidden else None
+
+
+def pretend_devices(count: int) -> None:
+    """Let the CPU pass for several devices, which workers know by CUDA_VISIBLE_DEVICES."""
+    found = {Device(name="cpu", index=index): launch.Place(f"GPU-{index}") for index in range(count)}
+    devices.places = lambda *_: found
+    gpus.trouble_of = hidden
+
+
 if __name__ == "__main__":
+    if "TUNER_DEVICES" in os.environ:
+        pretend_devices(int(os.environ["TUNER_DEVICES"]))
     assert baseline.MAX_BASELINES > 2
     baseline.MAX_BASELINES = 2  # simulated timings have no noise, and each worker takes half a second to start
     launch.WORKER = WORKER
     template.TEMPLATE = TEMPLATE
     if "TUNER_TEMPLATE" not in os.environ:
-        template.make_launcher = lambda cache, *_: launch.FreshLauncher(cache)  # quicker than to import the libraries
+        template.make_launcher = lambda cache, _, place=launch.ANYWHERE: launch.FreshLauncher(
+            cache, place
+        )  # quicker: no libraries
     finalists.EXAMINER = (sys.executable, "-c", EMPTY_PANEL)  # images that are made up say nothing
     slots.MAX_SLOTS["cpu"] = int(os.environ.get("TUNER_SLOTS", "1"))  # faults are planted by the order of the workers
     process.DEADLINES_S.update(json.loads(os.environ.get("TUNER_DEADLINES", "{}")))

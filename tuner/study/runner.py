@@ -10,7 +10,7 @@ from dataclasses import replace
 import msgspec
 
 from tuner.execution.executor import Ended, Executor, Handle, StoodStill
-from tuner.records.outcome import Device, Outcome, Pair
+from tuner.records.outcome import Device, Outcome
 from tuner.records.protocol import Job, Message, PointTimed, ReferenceWanted, TurnEnded
 from tuner.search.history import BASELINE, History, InFlight
 from tuner.search.strategy import Proposal, Strategy
@@ -111,7 +111,8 @@ class Runner:
         proposal = self.moved.pop(0) if self.moved else strategy.propose(self.history, device)
         if proposal is None:
             return False
-        is_first = self.is_standing(proposal) and proposal.pair not in self.standing_pairs()
+        standing = {flight.standing_pair for flight in self.flights.values()}
+        is_first = self.is_standing(proposal) and proposal.pair not in standing
         self.begin(proposal, device)
         partner = strategy.propose(self.history, device) if is_first and device in self.executor.free() else None
         if partner is not None:
@@ -130,10 +131,6 @@ class Runner:
         """Return whether the two of a pair run at the same time: not if one of them was measured before."""
         halves = (run for run in self.history.repetitions if run.pair == proposal.pair and run.status == "measured")
         return proposal.pair is not None and self.room() > 1 and not any(halves)
-
-    def standing_pairs(self) -> set[Pair | None]:
-        """Return the pairs that run now."""
-        return {flight.standing_pair for flight in self.flights.values()}
 
     def open_devices(self) -> list[Device]:
         """Return where another attempt may start."""
