@@ -36,6 +36,9 @@ TIMING_S = 3.0
 NEW_IMAGES, KNOWN_IMAGES = 8, 2
 """Images that are drawn where the image key is new, and where it is known."""
 
+BASELINE_CALLS = 7
+"""Calls of the untouched pipeline by which a further device is known: one to warm up, six that are timed."""
+
 PENALTY_LIMIT = 2.0
 """Twice the tolerance: what loses more is of no use to anybody. With the baseline's latency the reference point."""
 
@@ -131,27 +134,49 @@ class Course:
         return max((share for at, share in self.share_at if at <= seconds), default=0.0)
 
 
-class Replay:
-    """One search against a table. `has_sweep` says whether a build is measured at its other step counts, too."""
+@dataclass(frozen=True)
+class Flying:
+    """A build that was begun, and the device that it runs on."""
 
-    def __init__(self, table: Table, seed: int, area: float, *, has_sweep: bool = True, slots: int = SLOTS) -> None:
+    running: InFlight
+    proposal: Proposal
+    device: int
+
+
+class Replay:
+    """One search against a table. `has_sweep` says whether a build is measured at its other step counts, too.
+
+    Up to `slots` builds are in flight on each of `devices`, which work at the same time. `clock_s` counts the seconds of
+    all of them, idle or not.
+    """
+
+    def __init__(
+        self, table: Table, seed: int, area: float, *, has_sweep: bool = True, slots: int = SLOTS, devices: int = 1
+    ) -> None:
         self.table = table
         self.seed = seed
         self.area = area
         self.has_sweep = has_sweep
         self.slots = slots
+        self.devices = [Device(name="cuda", index=index) for index in range(devices)]
+        self.until_s = [0.0] * devices
+        """When each device has done the builds that have ended."""
         self.history = History(space=table.space, price=PRICE)
         self.trials = Trials(table)
         self.clock_s = 0.0
         self.codes: set[str] = set()
         self.images: set[str] = set()
-        self.flying: list[tuple[InFlight, Proposal]] = []
+        self.flying: list[Flying] = []
         self.course = Course()
         baseline = table.space.candidate({})
         self.front = Front(table.point(baseline).latency_s)
         number = self.trials.enter(baseline)
-        self.baseline_s = self.build(InFlight(number, tuple(self.sweep(baseline))), Proposal(baseline, "baseline"))
-        self.clock_s, self.course.builds = 0.0, 0
+        self.build(Flying(InFlight(number, tuple(self.sweep(baseline))), Proposal(baseline, "baseline"), 0))
+        self.course.builds = 0
+        # Each further device times the untouched pipeline itself.
+        others_s = START_S + BASELINE_CALLS * self.table.point(baseline).latency_s
+        self.until_s = [0.0] + [others_s] * (devices - 1)
+        self.clock_s = 0.0
         self.course.share_at = [(0.0, share) for _, share in self.course.share_at]
 
     def sweep(self, values: Values, steps: Sequence[int] | None = None) -> list[Values]:
@@ -169,10 +194,8 @@ class Replay:
             if not self.flying:
                 self.course.ended = "nothing more to propose"
                 break
-            running, proposal = self.flying.pop(0)
             before = len(self.history.outcomes)
-            self.history.running.remove(running)
-            self.build(running, proposal)
+            self.land(self.next_to_land())
             for outcome in list(self.history.outcomes.values())[before:]:
                 strategy.observe(outcome)
         self.course.trials = len(self.history.outcomes)
@@ -180,9 +203,9 @@ class Replay:
 
     def fill(self, strategy: Strategy) -> None:
         """Start what is proposed while there is room."""
-        while len(self.flying) < self.slots:
+        while (device := self.least_busy()) is not None:
             started = time.perf_counter()
-            proposal = strategy.propose(self.history, DEVICE)
+            proposal = strategy.propose(self.history, self.devices[device])
             self.course.proposal_s.append(time.perf_counter() - started)
             if proposal is None:
                 return
@@ -191,17 +214,42 @@ class Replay:
                 self.trials.tell(number, None, "refused")
                 self.history.refused.append(proposal.values)
                 continue
-            running = InFlight(number, tuple(self.sweep(proposal.values, proposal.steps)))
+            running = InFlight(
+                number, tuple(self.sweep(proposal.values, proposal.steps)), self.devices[device]
+            )  # fmt: skip
             self.history.running.append(running)
-            self.flying.append((running, proposal))
+            self.flying.append(Flying(running, proposal, device))
 
-    def build(self, running: InFlight, proposal: Proposal) -> float:
-        """Let a build come to its end: pass its time, and record its outcomes. Return the seconds that it took."""
-        first = self.table.point(running.sweep[0])
-        compile_s = first.build_s * (self.table.cached_share if first.code in self.codes else 1.0)
-        self.codes.add(first.code)
-        before_s = self.clock_s
-        self.clock_s += START_S + compile_s / SLOTS + TIMING_S
+    def least_busy(self) -> int | None:
+        """Return the device with the fewest builds in flight, None if there is no room."""
+        flying = [sum(each.device == device for each in self.flying) for device in range(len(self.devices))]
+        return flying.index(min(flying)) if min(flying) < self.slots else None
+
+    def compile_s(self, flying: Flying) -> float:
+        """Return what the first call of a build takes beyond a warm one."""
+        first = self.table.point(flying.running.sweep[0])
+        return first.build_s * (self.table.cached_share if first.code in self.codes else 1.0)
+
+    def end_s(self, flying: Flying) -> float:
+        """Return when the next build of a device ends, but for its images."""
+        return self.until_s[flying.device] + START_S + self.compile_s(flying) / SLOTS + TIMING_S
+
+    def next_to_land(self) -> Flying:
+        """Return the build that ends next: each device does its builds in the order in which they began."""
+        firsts = {each.device: each for each in reversed(self.flying)}
+        return min(firsts.values(), key=self.end_s)
+
+    def land(self, flying: Flying) -> None:
+        """Let a build that flies come to its end."""
+        self.flying.remove(flying)
+        self.history.running.remove(flying.running)
+        self.build(flying)
+
+    def build(self, flying: Flying) -> None:
+        """Let a build come to its end: pass its time, and record its outcomes."""
+        running, proposal = flying.running, flying.proposal
+        compile_s, now_s = self.compile_s(flying), self.end_s(flying)
+        self.codes.add(self.table.point(running.sweep[0]).code)
         self.course.builds += 1
         for index, values in enumerate(running.sweep):
             point = self.table.point(values)
@@ -211,10 +259,12 @@ class Replay:
                     self.record(number, values, proposal, point, compile_s)
                 break
             key = image_key(values)
-            self.clock_s += point.latency_s * (KNOWN_IMAGES if key in self.images else NEW_IMAGES)
+            now_s += point.latency_s * (KNOWN_IMAGES if key in self.images else NEW_IMAGES)
+            self.clock_s = max(self.clock_s, len(self.devices) * now_s)
             self.images.add(key)
             self.record(self.trials.enter(values) if number is None else number, values, proposal, point, compile_s)
-        return self.clock_s - before_s
+        self.until_s[flying.device] = now_s
+        self.clock_s = max(self.clock_s, len(self.devices) * now_s)
 
     def record(self, number: int, values: Values, proposal: Proposal, point: Point, compile_s: float) -> None:
         """Record an outcome, with noise, and look how much of the hypervolume is reached without noise."""

@@ -40,9 +40,8 @@ def build_one(replay: Replay, strategy: Strategy) -> Values | None:
         replay.fill(strategy)
         if not replay.flying and len(replay.history.refused) == refused:
             return None
-    running, proposal = replay.flying.pop()
-    replay.history.running.remove(running)
-    replay.build(running, proposal)
+    flying = replay.flying[-1]
+    replay.land(flying)
     for outcome in list(replay.history.outcomes.values())[before:]:
         strategy.observe(outcome)
-    return proposal.values
+    return flying.proposal.values
