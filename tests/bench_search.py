@@ -23,6 +23,10 @@ from search_bench.replay import SHARES, Course, Replay, exhaustive_area
 from search_bench.table import Table, flux, load
 
 
+MINUTES = (5, 20, 60)
+"""After which the share of the hypervolume is shown."""
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("contenders", nargs="*", default=list(CONTENDERS), help=f"of {', '.join(CONTENDERS)}")
@@ -62,15 +66,8 @@ AREAS: dict[tuple[object, str], float] = {}
 
 def main(arguments: Sequence[str]) -> int:
     given = parse(arguments)
-    columns = [f"{share:.0%}" for share in SHARES] + [
-        "5 min",
-        "20 min",
-        "60 min",
-        "builds",
-        "trials",
-        "s a proposal",
-        "ended",
-    ]
+    columns = [f"{share:.0%}" for share in SHARES] + [f"{minutes} min" for minutes in MINUTES]
+    columns += ["builds", "trials", "s a proposal", "ended"]
     print("| search | devices | " + " | ".join(columns) + " |\n|" + " --- |" * (len(columns) + 2), flush=True)
     for name, devices in product(given.contenders, given.devices):
         tasks = [(given, name, devices, seed) for seed in range(given.first_seed, given.first_seed + given.seeds)]
@@ -85,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def row(courses: Sequence[Course], minutes: float) -> list[str]:
     times = [median(course.reached_s.get(share, float("inf")) for course in courses) / 60 for share in SHARES]
-    shares = [median(course.share_after(60 * m) for course in courses) for m in (5, 20, 60)]
+    shares = [median(course.share_after(60 * m) for course in courses) for m in MINUTES]
     ended = sum(course.ended != "time" for course in courses)
     return [
         *(f"{t:.1f}" if t < minutes else f"> {minutes:.0f}" for t in times),

@@ -146,8 +146,8 @@ class Flying:
 class Replay:
     """One search against a table. `has_sweep` says whether a build is measured at its other step counts, too.
 
-    Up to `slots` builds are in flight on each of `devices`, which work at the same time. `clock_s` counts the seconds of
-    all of them, idle or not.
+    Up to `slots` builds are in flight on each of `devices`, which work at the same time. `clock_s` counts the seconds
+    of all of them, idle or not.
     """
 
     def __init__(
