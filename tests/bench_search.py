@@ -22,7 +22,6 @@ from search_bench.contenders import CONTENDERS
 from search_bench.replay import SHARES, Course, Replay, exhaustive_area
 from search_bench.table import Table, flux, load
 
-
 MINUTES = (5, 20, 60)
 """After which the share of the hypervolume is shown."""
 
