@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from study_bench.families import FAMILIES, command, environment, made, make
 
+from tuner.execution.launch import ANYWHERE, Place
+from tuner.hardware import gpus
 from tuner.records.codec import read
 from tuner.records.outcome import Outcome
 from tuner.records.stages import END, read_stages
@@ -41,8 +44,8 @@ class Host:
         """Start a study of a family on so many devices. Its folder is `name` beside the pipeline."""
         folder = self.model(family)
         on_cpu = self.device == "cpu"
-        gpus = ("--device", "cpu") if on_cpu else ("--gpus", str(devices))
-        words = command(FAMILIES[family], self.size, folder, self.budget, [*gpus, *more])
+        where = ("--device", "cpu") if on_cpu else ("--gpus", str(devices))
+        words = command(FAMILIES[family], self.size, folder, self.budget, [*where, *more])
         words[words.index("study")] = name
         pretended = {"SCALE_DEVICES": str(devices)} if on_cpu else {}
         (folder / f"{name}-hidden").mkdir(exist_ok=True)
@@ -51,6 +54,14 @@ class Host:
                 [sys.executable, str(TUNE_ON), *words[3:]], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=environment(SCALE_HIDDEN=str(folder / f"{name}-hidden"), **pretended),
             )  # fmt: skip
+
+    def places(self, devices: int) -> list[Place]:
+        """Where the workers of each of so many devices run, as in a study."""
+        if self.device == "cpu":
+            return [ANYWHERE] * devices
+        visible = gpus.visible_gpus()[: self.devices]
+        cores = gpus.share_cores([gpu.near for gpu in visible], frozenset(os.sched_getaffinity(0)))
+        return [Place(gpu.uuid, own) for gpu, own in zip(visible, cores, strict=True)][:devices]
 
     def study(self, family: str, name: str) -> Path:
         """The folder of a study."""

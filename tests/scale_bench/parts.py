@@ -44,24 +44,22 @@ def rate(host: Host, family: str) -> Figures:
     return found
 
 
-def false_gains(host: Host, processes: int = 16) -> Figures:
-    """Comparisons of the untouched pipeline with itself that call a gain: on one device, then on all at the same time."""
+def false_gains(host: Host) -> Figures:
+    """Comparisons of the untouched pipeline with itself that call a gain: on one device, then on all at once."""
     import bench_aa
 
     found: Figures = {}
+    more = ["--processes", "16"] if host.size == "full" else ["--processes", "4", "--steps", "2", "--allowance", "0.5"]
     for devices in (1, host.devices):
+        places = host.places(devices)
         files = [host.folder / f"aa-{devices}-{index}.json" for index in range(devices)]
-        words = [sys.executable, str(TESTS / "bench_aa.py"), "--device", host.device, "--slowdown", "0"]
-        words += [
-            "--processes",
-            str(processes),
-            *(["--steps", "2", "--allowance", "0.5"] if host.size == "tiny" else []),
-        ]
-        running = [
-            subprocess.Popen([*words, "--json", str(file)], env=environment(CUDA_VISIBLE_DEVICES=str(index)))
-            for index, file in enumerate(files)
-        ]
-        if any([process.wait() for process in running]):
+        words = [sys.executable, str(TESTS / "bench_aa.py"), "--device", host.device, "--slowdown", "0", *more]
+        running = []
+        for place, file in zip(places, files, strict=True):
+            with place.pinned():
+                visible = environment(CUDA_VISIBLE_DEVICES=place.gpu or "")
+                running.append(subprocess.Popen([*words, "--json", str(file)], env=visible))
+        if sum(process.wait() for process in running):
             raise RuntimeError("a process of bench_aa.py failed")
         medians = [json.loads(file.read_text())["plain_s"] for file in files]
         gains = sum(bench_aa.gains(plain, plain) for plain in medians)
@@ -96,14 +94,8 @@ def timed(host: Host, family: str, values: Mapping[str, object], folder: Path) -
     model, kind = pipeline.resolve(str(host.model(family) / "model"), None, "demo")
     space = reader.load(reader.find(None, kind, False), kind, here)
     candidate = space.candidate(dict(values))  # type: ignore[arg-type]
-    point = Point(
-        index=0,
-        folder=str(folder),
-        steps=int(candidate["steps"]),
-        batch=int(candidate["batch"]),
-        score=False,
-        whole=True,
-    )
+    steps, batch = int(candidate["steps"]), int(candidate["batch"])
+    point = Point(index=0, folder=str(folder), steps=steps, batch=batch, score=False, whole=True)
     job = Job(
         model=model, environment=here, workload=space.workload, build=build_values(candidate), points=(point,),
         allowance_s=60.0, trace=False,
