@@ -4,7 +4,8 @@
 time limit, and prints one table last. Names of parts choose some: rate-demo, rate-flux, false-gains, parallel-flux,
 parallel-wan, lost. What a part found is kept in `--folder`: the same command goes on with those that are missing, and
 shows all. `--budget` is that of each study. On a machine without a GPU the CPU passes for several devices, and the
-pipelines are tiny: that tries the script and measures nothing. The parts are in scale_bench/.
+pipelines are tiny: that tries the script and measures nothing; `--simulated` does so in minutes. The parts are in
+scale_bench/.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path("traces/bench-scale"))
     parser.add_argument("--budget", default="10m", help="of each study (10m)")
     parser.add_argument("--limit", type=float, help="seconds for each part (default: its own)")
+    parser.add_argument("--simulated", action="store_true", help="make all figures of studies up: to try the script")
     parser.add_argument("--again", action="store_true", help="also what was measured before")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -54,6 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     size = "full" if here.device == "cuda" else "tiny"
     host = Host(given.devices or visible, here.device, given.folder.resolve(), size, given.budget)
     host.folder.mkdir(parents=True, exist_ok=True)
+    os.environ.update({"TUNER_SIMULATED": "1"} if given.simulated else {})
     if given.part:
         answer(host, given.part)
         return 0

@@ -158,7 +158,7 @@ ARGUMENTS = {
     "--model demo": ("the model has no option: tune run MODEL",),
     "--config x.yaml": ("use --space FILE",),
     "--timeout 5m": ("use --budget TIME",),
-    "--gpu 0": ("use --device cuda", "CUDA_VISIBLE_DEVICES=N"),
+    "--gpu 0": ("--gpus", "0, is the first one alone"),
     "--resume": ("`tune resume`",),
     "--output x": ("use --out DIR",),
     "--set steps": ("write it as KNOB=VALUE", "such as steps=20"),

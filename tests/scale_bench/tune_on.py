@@ -1,6 +1,7 @@
 """The command `tune` on a host whose devices can be hidden, as a GPU is that fell off its bus.
 
 A device is lost when its index is a file in the folder SCALE_HIDDEN. With SCALE_DEVICES the CPU passes for so many.
+With TUNER_SIMULATED workers make their figures up, as those of tests/faults do.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from pathlib import Path
 
 from tuner import cli
 from tuner.commands import devices
-from tuner.execution import launch
+from tuner.execution import launch, template
 from tuner.hardware import gpus
 from tuner.records.outcome import Device
+from tuner.study import finalists
 
 LOST = gpus.Trouble("it is hidden", is_lost=True)
 look = gpus.trouble_of
@@ -24,7 +26,18 @@ def look_at(device: Device, *, shared: bool = False) -> gpus.Trouble | None:
     return LOST if is_hidden else look(device, shared=shared)
 
 
+def simulate_workers() -> None:
+    sys.path.append(str(Path(__file__).resolve().parent.parent))
+    from faults.sabotaged_tune import EMPTY_PANEL, WORKER
+
+    launch.WORKER = WORKER
+    template.make_launcher = lambda cache, _, place=launch.ANYWHERE: launch.FreshLauncher(cache, place)
+    finalists.EXAMINER = (sys.executable, "-c", EMPTY_PANEL)
+
+
 if __name__ == "__main__":
+    if "TUNER_SIMULATED" in os.environ:
+        simulate_workers()
     gpus.trouble_of = look_at
     if "SCALE_DEVICES" in os.environ:
         pretended = range(int(os.environ["SCALE_DEVICES"]))
