@@ -218,6 +218,8 @@ SKIPPING: dict[str, EffectOf] = {
     "text.sequence_length": sequence_length,
     "lora.file": nothing("a fused LoRA changes weights, not the work of a step", "as good images in fewer steps"),
     "lora.scale": nothing("it changes the size of weights' changes, not the work of a step", "better images"),
+    "parallel.kind": nothing("devices that share the work take less time and cost no less", "a shorter latency"),
+    "parallel.degree": nothing("devices that share the work take less time and cost no less", "a shorter latency"),
     "vae.tiny": lambda value, facts: Effect(
         "a tiny VAE has about a fortieth of the parameters", (change(VAE, 0.1, 0.02, 0.35, least=0.01),)
     ),

@@ -38,7 +38,7 @@ class Python(Target):
         carried = Carried()
         carried.add(each for code in codes.values() for each in code.carried)
         parts = [
-            "\n".join([*comments(facts(best)), "#", *comments([requirements(best, codes)])]),
+            "\n".join([*comments(facts(best)), "#", *comments([requirements(best, codes), *started_by(codes)])]),
             "\n".join(imports(best, codes, carried)),
             "\n".join(constants(best)),
             *([carried.text()] if carried.definitions else []),
@@ -66,6 +66,11 @@ def requirements(best: BestConfig, codes: Mapping[str, Code]) -> str:
     return "Needs: pip install " + " ".join(
         f"{name}=={version}" if version else name for name, version in versions.items()
     )
+
+
+def started_by(codes: Mapping[str, Code]) -> Iterator[str]:
+    """Yield how the file has to be started, if not by python itself."""
+    yield from (f"Start with: {code.launcher} FILE" for code in codes.values() if code.launcher)
 
 
 def needed(best: BestConfig, codes: Mapping[str, Code]) -> dict[str, str | None]:
@@ -114,6 +119,7 @@ def load_function(best: BestConfig, codes: Mapping[str, Code]) -> Iterator[str]:
     """Yield the lines of the function that loads the pipeline and applies the settings."""
     yield "def load(model=MODEL, device=DEVICE):"
     yield '    """Load the pipeline and apply the settings. Call it with BATCH prompts: pipe(prompts, **ARGUMENTS)."""'
+    yield from (f"    {line}" for code in codes.values() for line in code.before)
     yield from (f"    {line}" for line in loading(best))
     yield "    pipe.to(device)"
     yield "    pipe.set_progress_bar_config(disable=True)"

@@ -27,6 +27,7 @@ from tuner.knobs.inductor import (
 )
 from tuner.knobs.lora import LoraFile, LoraScale
 from tuner.knobs.memory import GroupOffload, LayerwiseCasting
+from tuner.knobs.parallel import ParallelDegree, ParallelKind
 from tuner.knobs.precision import Dtype
 from tuner.knobs.quantization import GgufFile, QuantizationScheme
 from tuner.knobs.schedule import BeginIndex, SchedulerKind, Steps
@@ -79,6 +80,8 @@ KNOBS: Mapping[str, Knob] = {
         Slicing(),
         LoraFile(),
         LoraScale(),
+        ParallelKind(),
+        ParallelDegree(),
         LayerwiseCasting(),
         GroupOffload(),
         SequenceLength(),

@@ -91,6 +91,13 @@ ALIASES: Mapping[str, Mapping[str, Value]] = {
     }),
     "text.sequence_length": by_word({f"{OFF} default own auto": "workload"}),
     "inductor.max_autotune_gemm_backends": by_word({"all default": "ATEN,TRITON,CPP", "cublas": "ATEN"}),
+    "parallel.kind": by_word({
+        f"{OFF} single": "none",
+        "ulyssesanything usp": "ulysses-anything",
+        "ringattention": "ring",
+        "unified hybrid ulyssesring": "both",
+        "tp tensorparallel": "tensor",
+    }),
     "guidance.stop": by_word({OFF: 1.0}),
     "guidance.truncation": by_word({OFF: 1.0}),
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pprint import pformat
 from typing import Any
 
@@ -13,13 +13,20 @@ class Code:
 
     `lines` are statements over `pipe`. `imports` are the import statements that they need. `carried` are functions and
     classes of this package that they call: their source is copied, with all that it needs. `needs` are distributions
-    that have to be installed besides diffusers and what it needs.
+    that have to be installed besides diffusers and what it needs. `before` are statements that come before the pipeline
+    is loaded. `launcher` is the command that has to start the program, if not python itself.
     """
 
     lines: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     carried: tuple[Any, ...] = ()
     needs: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
+    launcher: str = ""
+
+    def after(self, *before: str, carried: tuple[Any, ...] = (), launcher: str = "") -> Code:
+        """Return this code after other statements, which come before the pipeline is loaded."""
+        return replace(self, before=before, carried=(*self.carried, *carried), launcher=launcher)
 
 
 NOTHING = Code()

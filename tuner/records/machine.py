@@ -13,8 +13,8 @@ Clock = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 Watts = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 
 
-class Environment(Record):
-    """The hardware and software that a measurement depends on."""
+class Environment(Record, omit_defaults=True):
+    """The hardware and software that a measurement depends on. One image may use up to `devices` of these devices."""
 
     device: Literal["cuda", "cpu"]
     device_name: str
@@ -26,6 +26,7 @@ class Environment(Record):
     python: str
     platform: str
     libraries: dict[str, str | None]
+    devices: PositiveCount = 1
 
 
 class Roofline(Record):
