@@ -26,6 +26,7 @@ from tuner.timing.measure import Throttled
 from tuner.worker.bench import Bench
 from tuner.worker.channel import Channel
 from tuner.worker.failures import CompiledWhileTimed
+from tuner.worker.ranks import Ranks
 from tuner.worker.weights import Weights, no_weights
 
 
@@ -37,11 +38,14 @@ def main(arguments: list[str], weights: Weights | None = None) -> int:
     channel = Channel(int(arguments[1]))
     channel.granted, channel.job_file = threading.Semaphore(0), Path(arguments[0])
     threading.Thread(target=end_with_parent, args=(channel.granted,), daemon=True).start()
+    ranks = Ranks(channel)
     try:
         job = read(Path(arguments[0]), Job)
-        run(job, channel, weights or no_weights(job))
+        weights = weights or no_weights(job)
+        ranks.start(job, weights)
+        run(job, channel, weights, ranks)
     except BaseException as error:
-        channel.send(WorkerFailed(failure=channel.failure(error)))
+        channel.send(WorkerFailed(failure=ranks.cause_of(channel.failure(error))))
         return 1
     return 0
 
@@ -56,9 +60,9 @@ def end_with_parent(granted: threading.Semaphore) -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def run(job: Job, channel: Channel, weights: Weights) -> None:
+def run(job: Job, channel: Channel, weights: Weights, ranks: Ranks) -> None:
     """Build the pipeline, and if the gate lets it pass, measure the points one after the other."""
-    bench = Bench(job, channel, weights)
+    bench = Bench(job, channel, weights, ranks)
     build = bench.build(Path(job.points[0].folder))
     channel.send(BuildDone(build=build))
     if not continues(job, build):

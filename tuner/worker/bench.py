@@ -20,6 +20,7 @@ from tuner.timing import roofline
 from tuner.timing.measure import Clock, CudaClock, time_call
 from tuner.worker.calls import PipelineCalls, Stopwatch
 from tuner.worker.channel import Channel
+from tuner.worker.ranks import Ranks
 from tuner.worker.scoring import Scoring
 from tuner.worker.timing import Timer, with_steps
 from tuner.worker.tracing import Tracer
@@ -36,10 +37,11 @@ class Bench:
     tracer: Tracer
     timer: Timer
 
-    def __init__(self, job: Job, channel: Channel, weights: Weights) -> None:
+    def __init__(self, job: Job, channel: Channel, weights: Weights, ranks: Ranks | None = None) -> None:
         self.job = job
         self.weights = weights
         self.channel = channel
+        self.ranks = ranks or Ranks(channel)
         self.cuda = job.environment.device == "cuda"
         self.clock = CudaClock() if self.cuda else Clock()
         self.scoring: Scoring | None = None
@@ -60,10 +62,11 @@ class Bench:
         load_s = stopwatch.lap()
 
         self.channel.enter("apply")
-        self.calls = PipelineCalls(pipe, job, self.channel, self.clock)
+        self.calls = PipelineCalls(pipe, job, self.channel, self.clock, self.ranks)
         self.tracer = Tracer(self.calls)
         self.timer = Timer(self.calls, self.tracer, nvml, self.weights)
         short = self.timer.short(first)
+        self.ranks.join(job.environment.device)
         changes = apply_knobs(pipe, job.build, job.environment)
         apply_s = stopwatch.lap()
 

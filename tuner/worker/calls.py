@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from tuner.knobs import call_arguments
 from tuner.model import pipeline
 from tuner.records.protocol import Alive, Job, Point
+from tuner.records.ranks import Draw
 from tuner.timing.measure import Clock
 from tuner.worker.channel import Channel
+from tuner.worker.ranks import Ranks
 from tuner.worker.remedies import effective_arguments
 from tuner.worker.scoring import scored_frames
 
@@ -19,29 +22,42 @@ from tuner.worker.scoring import scored_frames
 class PipelineCalls:
     """A loaded pipeline, and the calls of it that points make. The parent is notified of each call."""
 
-    def __init__(self, pipe: Any, job: Job, channel: Channel, clock: Clock) -> None:
+    def __init__(self, pipe: Any, job: Job, channel: Channel, clock: Clock, ranks: Ranks | None = None) -> None:
         self.pipe = pipe
         self.job = job
         self.channel = channel
         self.clock = clock
+        self.ranks = ranks or Ranks(channel)
         channel.arguments = effective_arguments(pipe, job.workload)
         self.generation_s: list[float] = []
         """Seconds of each call that generated images of the current point for scoring."""
 
     def user_call(self, point: Point) -> Callable[[], object]:
         """Return a call as a user makes it: `batch` prompts in, PIL images out."""
-        indices, arguments = self.prompt_indices(point), self.arguments(point)
+        command = Draw(indices=self.prompt_indices(point), steps=point.steps, batch=point.batch, output_type="pil")
 
         def call() -> object:
             self.report_alive()
-            return pipeline.generate(self.pipe, self.job.workload, indices, arguments)
+            return self.draw(command)
 
         return call
 
-    def run_steps(self, point: Point, steps: int) -> object:
-        """Call the pipeline once at a point with another step count."""
-        arguments = self.arguments(point) | call_arguments({"steps": steps})
-        return pipeline.generate(self.pipe, self.job.workload, self.prompt_indices(point), arguments)
+    def run_steps(self, point: Point, steps: int, trace_folder: Path | None = None) -> object:
+        """Call the pipeline once at a point with another step count. The other ranks are traced to `trace_folder`."""
+        return self.draw(
+            Draw(
+                indices=self.prompt_indices(point), steps=steps, batch=point.batch, output_type="pil",
+                trace_folder=str(trace_folder) if trace_folder else None,
+            )
+        )  # fmt: skip
+
+    def draw(self, command: Draw) -> Any:
+        """Call the pipeline, on all devices that compute an image."""
+        arguments = call_arguments({**self.job.build, "steps": command.steps, "batch": command.batch})
+        with self.ranks.drawing(command):
+            return pipeline.generate(
+                self.pipe, self.job.workload, command.indices, arguments, output_type=command.output_type
+            )
 
     def generate_images(self, point: Point, first: int, end: int) -> Any:
         """Generate the images of the prompts from `first` up to `end` at the point's batch, as floats in 0..1.
@@ -55,20 +71,14 @@ class PipelineCalls:
             indices = self.prompt_indices(point, start)
             self.report_alive()
             stopwatch = Stopwatch()
-            images = pipeline.generate(
-                self.pipe, self.job.workload, indices, self.arguments(point), output_type="np"
-            )  # fmt: skip
+            images = self.draw(Draw(indices=indices, steps=point.steps, batch=point.batch, output_type="np"))
             self.generation_s.append(stopwatch.lap())
             batches.append(scored_frames(images, indices))
         return np.concatenate(batches)[: end - first]
 
-    def arguments(self, point: Point) -> dict[str, Any]:
-        """Return the arguments of a point's calls that the knobs set."""
-        return call_arguments({**self.job.build, "steps": point.steps, "batch": point.batch})
-
-    def prompt_indices(self, point: Point, start: int = 0) -> list[int]:
+    def prompt_indices(self, point: Point, start: int = 0) -> tuple[int, ...]:
         """Return the prompts of a batch from `start` on, wrapping around at the end."""
-        return [(start + offset) % len(self.job.workload.prompts) for offset in range(point.batch)]
+        return tuple((start + offset) % len(self.job.workload.prompts) for offset in range(point.batch))
 
     @contextmanager
     def turn(self, *, in_pair: bool = False) -> Iterator[None]:

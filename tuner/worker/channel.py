@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Semaphore
 from typing import Any
 
-from tuner.records.codec import encode, read
+from tuner.records.codec import Record, encode, read
 from tuner.records.outcome import Failure
 from tuner.records.protocol import (
     Job,
@@ -22,6 +22,13 @@ from tuner.records.protocol import (
 )
 from tuner.worker.failures import name_failure, one_line
 from tuner.worker.remedies import remedy
+
+
+def send_line(descriptor: int, record: Record) -> None:
+    """Write a record to a pipe as one line of JSON."""
+    line = encode(record) + b"\n"
+    while line:
+        line = line[os.write(descriptor, line) :]
 
 
 class Channel:
@@ -40,9 +47,7 @@ class Channel:
 
     def send(self, message: Message) -> None:
         """Write a message as one line of JSON."""
-        line = encode(message) + b"\n"
-        while line:
-            line = line[os.write(self.descriptor, line) :]
+        send_line(self.descriptor, message)
 
     def enter(self, stage: str, index: int | None = None) -> None:
         """Report that a stage begins, of one call point if `index` is set."""

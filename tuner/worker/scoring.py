@@ -14,6 +14,7 @@ import msgspec
 from tuner import knobs
 from tuner.errors import Unavailable
 from tuner.knobs.compile import compiled_blocks, missing_compiler
+from tuner.knobs.parallel import device_count
 from tuner.model import pipeline
 from tuner.quality import denoiser, guards, panel, race
 from tuner.quality.images import Images, select_frames
@@ -241,6 +242,8 @@ class Scoring:
         if known.denoiser is None:
             return None, "the baseline's calls of its denoiser could not be recorded"
         recorded = denoiser.recorded(Path(known.denoiser))
+        if device_count(self.job.build) > 1:
+            return None, "several devices compute it, and all would have to be given the baseline's latents"
         untouched = knobs.baseline(self.job.environment) | {"steps": recorded["steps"]}
         name = knobs.trajectory_change({**self.job.build, "steps": point.steps}, untouched)
         if name:

@@ -8,7 +8,6 @@ import msgspec
 
 from tuner.hardware import telemetry
 from tuner.knobs import uneven_steps
-from tuner.knobs.graphs import replays_cuda_graphs
 from tuner.records.machine import Memory
 from tuner.records.outcome import Timing, WarmUp
 from tuner.records.protocol import Point
@@ -25,10 +24,10 @@ from tuner.timing.measure import (
     time_call,
     warm_up,
 )
+from tuner.worker import peak
 from tuner.worker.blocks import Blocks
 from tuner.worker.calls import PipelineCalls
 from tuner.worker.failures import CompiledWhileTimed
-from tuner.worker.host_memory import peak_memory_bytes
 from tuner.worker.tracing import Tracer
 from tuner.worker.weights import Weights
 
@@ -150,7 +149,8 @@ class Timer:
 
         call, clock = self.calls.user_call(point), self.calls.clock
         warmed_up = self._warm_up_again(call)
-        self._reset_peak_memory()
+        peak.reset(self.job)
+        self.calls.ranks.reset_peaks()
         before = self.tracer.compile_log.read()
         timing = self._measure(call, point, warmed_up)
         if warmed_up.last_call_s and disturbance.is_disturbed(timing.latency_s.value, warmed_up.last_call_s):
@@ -215,12 +215,6 @@ class Timer:
 
             torch.cuda.empty_cache()
 
-    def _reset_peak_memory(self) -> None:
-        if self.cuda:
-            import torch
-
-            torch.cuda.reset_peak_memory_stats()
-
     def _monitor(self) -> telemetry.GpuMonitor | telemetry.UnavailableMonitor | None:
         if not self.cuda:
             return None
@@ -230,15 +224,9 @@ class Timer:
         return self.nvml.monitor(torch.cuda.memory_reserved)
 
     def _peak_memory(self) -> Memory:
-        if not self.cuda:
-            return Memory(peak_bytes=peak_memory_bytes(), reserved_bytes=None)
-        import torch
-
-        lent = self.weights.lent_bytes(self.calls.pipe)
-        reserved = torch.cuda.max_memory_reserved() + lent
-        in_graphs = replays_cuda_graphs(self.job.build)  # a replay allocates nothing
-        peak = reserved if in_graphs else torch.cuda.max_memory_allocated() + lent
-        return Memory(peak_bytes=peak, reserved_bytes=reserved)
+        """Return the peak of the device that needed most."""
+        own = peak.read(self.job, self.weights.lent_bytes(self.calls.pipe))
+        return max((own, *self.calls.ranks.peaks()), key=lambda memory: memory.peak_bytes)
 
 
 def with_steps(point: Point, steps: int) -> Point:

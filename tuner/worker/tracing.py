@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from tuner.knobs import allowances
+from tuner.knobs.parallel import device_count
 from tuner.records.gate import TraceSummary, Verdict
 from tuner.records.protocol import Job, Point
 from tuner.timing.components import denoisers, patch_calls
@@ -92,7 +93,8 @@ class Tracer:
         self.profiled = self.job.environment.device == "cuda"
         call, scheduler = partial(self.calls.run_steps, point), self.calls.pipe.scheduler
         with self.calls.turn():
-            file = capture.capture(call, scheduler, folder, "denoise")
+            file = capture.capture(partial(call, trace_folder=folder), scheduler, folder, "denoise")
+            others = self.calls.ranks.traces()
         trace = read.load(file)
         allowed = (*allowances(self.job.build), *self.job.allowed)
         verdict = gate.judge(
@@ -111,9 +113,12 @@ class Tracer:
 
 
 def rejects_graph_breaks(job: Job) -> bool:
-    """Return whether a single graph break makes the gate reject the configuration."""
+    """Return whether a single graph break makes the gate reject the configuration before anything is compiled.
+
+    Not on several devices: the call in which one is looked for ends where it is found, and leaves them out of step.
+    """
     captured_by_hand = job.build.get("graphs.denoiser")  # dynamo's reset does not undo it
-    if job.is_baseline or not job.trace or captured_by_hand:
+    if job.is_baseline or not job.trace or captured_by_hand or device_count(job.build) > 1:
         return False
     tolerated = {*job.gate.count_per_step, *(a.kind for a in (*allowances(job.build), *job.allowed))}
     return "graph break" not in tolerated and job.gate.max_idle_ms_per_step == 0
