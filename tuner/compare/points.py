@@ -110,7 +110,7 @@ def usd_per_million(point: MeasuredPoint, usd_per_hour: float) -> Estimate:
     """Return the US dollars for a million images at a price, with the interval of the latency."""
     images = rate(point.batch, point.latency_s)
     low, value, high = (
-        1000.0 * usd_per_1000_images(usd_per_hour, goodput(each, point.within_latency_target))
+        1000.0 * usd_per_1000_images(usd_per_hour * point.devices, goodput(each, point.within_latency_target))
         for each in (images.high, images.value, images.low)
     )
     return Estimate(value=value, low=low, high=high)

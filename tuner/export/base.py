@@ -90,7 +90,7 @@ def _of_trial(recorded: BestConfig, best: BestConfig) -> BestConfig:
     """Return the result with the speed-up of its point. Only the chosen one's is known from pairs."""
     if best.chosen.trial == recorded.chosen.trial:
         return best
-    before, after = (per_image(point.latency_s, point.batch) for point in (best.baseline, best.chosen))
+    before, after = (per_image(point.latency_s, point.batch, point.devices) for point in (best.baseline, best.chosen))
     speed_up = widest_ratio(before, after)
     return msgspec.structs.replace(best, speed_up=speed_up, speed_up_confirmed=False)
 

@@ -80,12 +80,24 @@ class Copies(Record):
     ms_per_step: NonNegative
 
 
+class RankExchanges(Record):
+    """What the exchanges with other ranks take of a step on one rank, and how long of that it waits for the last rank.
+
+    The wait is None if the ranks' exchanges do not match.
+    """
+
+    count_per_step: NonNegative
+    ms_per_step: NonNegative
+    wait_ms_per_step: NonNegative | None
+
+
 class TraceSummary(Record):
     """A summary of the traced steps, usually three of a denoising loop. Shares are of their wall time, 0 to 1.
 
     The GPU waits for the host ("host wait") while its next work is not launched yet, and for itself ("kernel wait")
     between two launched kernels. Times by class, component, operator and kernel are the GPU's, or the CPU's if the
-    trace has no GPU work. `kernels_per_step` counts the GPU's kernels by class.
+    trace has no GPU work. `kernels_per_step` counts the GPU's kernels by class. `ranks` has the exchanges of each
+    device that computes an image together with others.
     """
 
     steps: Count
@@ -105,3 +117,4 @@ class TraceSummary(Record):
     graph_launches_per_step: NonNegative | None = None
     graph_kernel_share: TraceShare | None = None
     kernels_per_step: dict[str, NonNegative] = msgspec.field(default_factory=dict)
+    ranks: tuple[RankExchanges, ...] = ()

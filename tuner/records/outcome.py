@@ -113,7 +113,7 @@ class Timing(Record):
     if the samples of one process are too few to bound it. `within_target` is the share of the samples that met the
     workload's latency target, None without a target. A predicted latency has no samples: `predicted_from` are the step
     counts that were measured, and `generation_s` is the latency of the calls that generated its images. `stalled_calls`
-    took a second or more longer than the others, and do not count.
+    took a second or more longer than the others, and do not count. `devices` computed each image together.
     """
 
     latency_s: Estimate
@@ -129,6 +129,7 @@ class Timing(Record):
     within_target: Share | None = None
     generation_s: Estimate | None = None
     stalled_calls: Count = 0
+    devices: PositiveCount = 1
 
     def __post_init__(self) -> None:
         require_latency(latency_s=self.latency_s, device_s=self.device_s, generation_s=self.generation_s)

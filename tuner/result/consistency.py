@@ -58,7 +58,7 @@ def _latency(point: MeasuredPoint, _: BestConfig) -> Iterator[str]:
 
 def _cost(point: MeasuredPoint, best: BestConfig) -> Iterator[str]:
     usd_per_hour = best.price.usd_per_hour
-    cost = usd_per_1000_images(usd_per_hour, goodput(point.images_per_s, point.within_latency_target))
+    cost = usd_per_1000_images(usd_per_hour * point.devices, goodput(point.images_per_s, point.within_latency_target))
     if differ(point.cost_usd_per_1000_images, cost):
         yield (
             f"cost_usd_per_1000_images: {point.cost_usd_per_1000_images}, although at US$ {usd_per_hour} per hour and "
@@ -120,7 +120,8 @@ def _choice(best: BestConfig) -> Iterator[str]:
 
 def _gain(best: BestConfig) -> Iterator[str]:
     gain, is_baseline = best.speed_up, best.chosen.trial == best.baseline.trial
-    ratio = 1.0 if is_baseline else best.chosen.images_per_s / best.baseline.images_per_s
+    chosen, baseline = (point.images_per_s / point.devices for point in (best.chosen, best.baseline))
+    ratio = 1.0 if is_baseline else chosen / baseline
     if gain.low <= 0:
         yield f"speed_up.low: {gain.low}, which no ratio of throughputs is"
     elif abs(math.log(gain.value / ratio)) > (1e-4 if is_baseline else math.log(UNLIKELY_RATIO)):

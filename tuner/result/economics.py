@@ -20,7 +20,7 @@ class Measurement(Record):
     """The measurements of one configuration. What was not measured is None. A call generates one batch.
 
     `compile_s` is how much longer the first call of its build took than a warm one. `within_target` is the share of
-    calls within the latency target.
+    calls within the latency target. `devices` compute each image together.
     """
 
     images_per_s: Positive
@@ -31,6 +31,7 @@ class Measurement(Record):
     joules_per_image: NonNegative | None = None
     peak_reserved_bytes: Count | None = None
     within_target: Share | None = None
+    devices: PositiveCount = 1
 
 
 class Economics(Record, omit_defaults=True):
@@ -55,9 +56,12 @@ class Economics(Record, omit_defaults=True):
 
 
 def economics(usd_per_hour: float, point: Measurement, baseline: Measurement) -> Economics:
-    """Compute what a configuration costs at a price, and when its compile time has paid off against the baseline."""
+    """Compute what a configuration costs at the price of one device.
+
+    Also compute when its compile time has paid off against the baseline.
+    """
     images_per_s = goodput(point.images_per_s, point.within_target)
-    usd = usd_per_1000_images(usd_per_hour, images_per_s)
+    usd = usd_per_1000_images(usd_per_hour * point.devices, images_per_s)
     count, joules = point.latency_samples, point.joules_per_image
     return Economics(
         usd_per_1000_images=usd,
@@ -93,12 +97,12 @@ def usd_per_1000_images(usd_per_hour: float, images_per_s: float) -> float:
 def break_even_images(point: Measurement, baseline: Measurement) -> int | None:
     """Return the number of images, the first call's included, after which the total time is at most the baseline's.
 
-    None if that is never, or if a compile time is not known.
+    The time of every device counts. None if that is never, or if a compile time is not known.
     """
     if point.compile_s is None or baseline.compile_s is None or point == baseline:
         return None
-    saved_s = 1.0 / baseline.images_per_s - 1.0 / point.images_per_s
-    extra_s = point.compile_s - baseline.compile_s
+    saved_s = baseline.devices / baseline.images_per_s - point.devices / point.images_per_s
+    extra_s = point.devices * point.compile_s - baseline.devices * baseline.compile_s
     if extra_s <= 0:
         return 0 if saved_s >= 0 else None
     images = extra_s / saved_s if saved_s > 0 else math.inf

@@ -124,13 +124,14 @@ def scaled(timing: Timing, scale: float) -> Timing:
 
 
 def seconds_per_image(outcome: Outcome) -> Estimate:
-    """Return the latency of a measured outcome per image."""
+    """Return the seconds of a device that an image of a measured outcome takes: the latency, on one device."""
     assert outcome.timing is not None
     batch = outcome.values["batch"]
     assert isinstance(batch, int)
-    return per_image(outcome.timing.latency_s, batch)
+    return per_image(outcome.timing.latency_s, batch, outcome.timing.devices)
 
 
-def per_image(latency_s: Estimate, batch: int) -> Estimate:
-    """Return the latency of a call per image of its batch."""
-    return Estimate(value=latency_s.value / batch, low=latency_s.low / batch, high=latency_s.high / batch)
+def per_image(latency_s: Estimate, batch: int, devices: int = 1) -> Estimate:
+    """Return the seconds that a call takes per image of its batch, summed over the devices that compute it."""
+    value, low, high = (each * devices / batch for each in (latency_s.value, latency_s.low, latency_s.high))
+    return Estimate(value=value, low=low, high=high)

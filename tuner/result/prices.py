@@ -113,8 +113,11 @@ def cost_usd_per_1000_images(price: Price, images_per_s: float) -> float:
 
 
 def cost_of(timing: Timing, price: Price) -> float:
-    """Return the US dollars for 1000 images; with a latency target only images that meet it count."""
-    return cost_usd_per_1000_images(price, goodput(timing.images_per_s, timing.within_target))
+    """Return the US dollars for 1000 images on all devices that compute one together.
+
+    With a latency target only images that meet it count.
+    """
+    return timing.devices * cost_usd_per_1000_images(price, goodput(timing.images_per_s, timing.within_target))
 
 
 def _source(quotes: Sequence[Quote]) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from tuner.knobs.parallel import device_count
 from tuner.records.codec import (
     Bytes,
     Count,
@@ -79,6 +80,11 @@ class MeasuredPoint(Record):
     def __post_init__(self) -> None:
         require_latency(latency_s=self.latency_s)
 
+    @property
+    def devices(self) -> int:
+        """The number of devices that compute an image together."""
+        return device_count(self.values)
+
     def measurement(self) -> Measurement:
         """Return the measurements that the economics need."""
         return Measurement(
@@ -90,6 +96,7 @@ class MeasuredPoint(Record):
             joules_per_image=self.joules_per_image,
             peak_reserved_bytes=self.peak_reserved_bytes,
             within_target=self.within_latency_target,
+            devices=self.devices,
         )
 
 

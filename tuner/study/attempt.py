@@ -12,6 +12,7 @@ import msgspec
 
 from tuner.execution.executor import StoodStill
 from tuner.knobs import uneven_steps
+from tuner.knobs.parallel import device_count
 from tuner.quality.reference import baseline_reference
 from tuner.records.codec import Values
 from tuner.records.outcome import Build, Device, Failure, Outcome, Purpose
@@ -117,13 +118,15 @@ class BuildAttempt:
             steps=int(values["steps"]),
             batch=int(values["batch"]),
             spot_check=self._spot_check(values),
-            worth_s=self._worth_s(int(values["batch"])),
+            worth_s=self._worth_s(values),
             predict=int(values["steps"]) not in prediction.step_counts_to_measure(steps) and not uneven_steps(values),
         )
 
-    def _worth_s(self, batch: int) -> float | None:
+    def _worth_s(self, values: Values) -> float | None:
         to_beat_s = latency_to_beat_s(self.history) if 0 in self.history.outcomes else None
-        return None if to_beat_s is None else batch * to_beat_s / self.history.scale(self.device)
+        if to_beat_s is None:
+            return None
+        return int(values["batch"]) * to_beat_s / self.history.scale(self.device) / device_count(values)
 
     def _reference(self) -> Reference | None:
         baseline = self.history.outcomes.get(0)

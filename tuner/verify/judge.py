@@ -133,8 +133,8 @@ def speed_up(
     pairs = [(a.timing, b.timing) for a, b in zip(others, runs, strict=False) if a.timing and b.timing]
     if not pairs:
         return None
-    before = [per_image(timing.latency_s, baseline.batch) for timing, _ in pairs]
-    after = [per_image(timing.latency_s, point.batch) for _, timing in pairs]
+    before = [per_image(timing.latency_s, baseline.batch, baseline.devices) for timing, _ in pairs]
+    after = [per_image(timing.latency_s, point.batch, point.devices) for _, timing in pairs]
     if len(pairs) > 1:
         return paired_ratio([each.value for each in before], [each.value for each in after])
     return widest_ratio(before[0], after[0])

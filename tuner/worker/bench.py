@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from tuner.hardware import telemetry
 from tuner.knobs import apply_knobs, require_effects, watch
 from tuner.knobs.cache import skipped_share
@@ -148,6 +150,7 @@ class Bench:
             self.channel.enter("score", point.index)
             self.job = self.channel.await_reference(timing.latency_s.value / point.batch)
             point = self.job.points[point.index]
+        timing = msgspec.structs.replace(timing, devices=self.ranks.count)
         if self.is_dominated(point, timing):
             return PointDone(index=point.index, timing=timing, memory=memory, quality=None, is_dominated=True)
         if self.job.is_baseline and point.index == 0 and self.timer.is_slow:
@@ -156,6 +159,7 @@ class Bench:
         with self.calls.turn_on_cpu():
             quality = self.score(point)
         timing, memory = self.timer.check_prediction(point, timing, memory)
+        timing = msgspec.structs.replace(timing, devices=self.ranks.count)
         share = skipped_share(self.calls.pipe, self.job.build) if point.score else None
         return PointDone(index=point.index, timing=timing, memory=memory, quality=quality, skipped_share=share)
 

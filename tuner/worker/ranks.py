@@ -144,7 +144,8 @@ class Ranks:
             else:
                 failure = self._death_of(other)
         text = f"rank {other.rank} of {self.count}: {failure.message}"
-        self._failure = self._failure or msgspec.structs.replace(failure, message=text)
+        failure = msgspec.structs.replace(failure, message=text, stage=self.channel.stage)
+        self._failure = self._failure or failure
         self._has_failed.set()
         time.sleep(GRACE_S)
         self._last_word.acquire()

@@ -8,7 +8,7 @@ import msgspec
 
 from tuner.hardware import telemetry
 from tuner.knobs import uneven_steps
-from tuner.records.machine import Memory
+from tuner.records.machine import GpuUse, Memory
 from tuner.records.outcome import Timing, WarmUp
 from tuner.records.protocol import Point
 from tuner.timing import disturbance, prediction
@@ -161,7 +161,9 @@ class Timer:
             raise CompiledWhileTimed(f"{late[0].operator} was compiled while it was timed: {late[0].reason}")
         memory = self._peak_memory()
         components = None if point.whole else time_components(call, self.calls.pipe, clock)
-        timing = msgspec.structs.replace(timing, warm_up=warmed_up, components=components)
+        timing = msgspec.structs.replace(
+            timing, warm_up=warmed_up, components=components, gpu=without_energy(timing.gpu, self.calls.ranks.count)
+        )
         self.timings[point.steps, point.batch] = timing
         self.memories[point.batch] = memory
         return timing, memory
@@ -227,6 +229,14 @@ class Timer:
         """Return the peak of the device that needed most."""
         own = peak.read(self.job, self.weights.lent_bytes(self.calls.pipe))
         return max((own, *self.calls.ranks.peaks()), key=lambda memory: memory.peak_bytes)
+
+
+def without_energy(gpu: GpuUse | None, devices: int) -> GpuUse | None:
+    """Return how the GPU was used. Without its energy if others computed too, of which nothing was read."""
+    if gpu is None or devices == 1:
+        return gpu
+    reason = f"energy: it was read of one of {devices} GPUs only"
+    return msgspec.structs.replace(gpu, energy_j=None, unavailable_reasons=(*gpu.unavailable_reasons, reason))
 
 
 def with_steps(point: Point, steps: int) -> Point:

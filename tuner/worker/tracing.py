@@ -88,6 +88,7 @@ class Tracer:
     def trace(self, point: Point, folder: Path, *, asks_for_graphs: bool) -> tuple[TraceSummary, Verdict]:
         """Profile three denoising steps and gate them. If they are rejected, add the source lines of the findings."""
         from tuner.trace import capture, gate, read
+        from tuner.trace.exchanges import rank_exchanges
         from tuner.trace.summary import summarise
 
         self.profiled = self.job.environment.device == "cuda"
@@ -105,7 +106,11 @@ class Tracer:
             with tempfile.TemporaryDirectory() as scratch:
                 diagnostic = read.load(capture.capture(call, scheduler, Path(scratch), "diagnostic", stacks=True))
             verdict = gate.add_source_lines(verdict, diagnostic)
-        return summarise(trace), verdict
+        summary = summarise(trace)
+        if others:
+            ranks = rank_exchanges([trace, *(read.load(Path(file)) for file in others)])
+            summary = msgspec.structs.replace(summary, ranks=ranks)
+        return summary, verdict
 
     def graph_count(self) -> int:
         """Return how many graphs this process has compiled so far."""
