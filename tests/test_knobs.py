@@ -46,7 +46,8 @@ def equipped(environment: Environment) -> Environment:
 
 BARE = [CPU, gpu("7.5"), gpu("9.0"), gpu("12.0")]
 EQUIPPED = [equipped(here) for here in (CPU, *map(gpu, ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")))]
-ENVIRONMENTS = [*BARE, *EQUIPPED]
+EIGHT_GPUS = msgspec.structs.replace(equipped(gpu("9.0")), devices=8)
+ENVIRONMENTS = [*BARE, *EQUIPPED, EIGHT_GPUS]
 KINDS = {name: kind(name) for name in COMPONENTS}
 
 EVERY_VALUE = [(name, value) for name, knob in KNOBS.items() for value in knob.choices]

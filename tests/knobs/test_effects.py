@@ -36,7 +36,14 @@ def test_a_forgotten_effect_is_found() -> None:
 # ---- the tables that the knobs' attributes took the place of ---------------------------------------------------------
 
 EVEN: Mapping[str, Value] = {"cache.kind": "none", "guidance.stop": 1, "guidance.truncation": 1}
-OTHER_ARITHMETIC = (*EVEN, "text.sequence_length", "scheduler.kind", "scheduler.begin_index", "matmul.tf32", "parallel.kind")
+OTHER_ARITHMETIC = (
+    *EVEN,
+    "text.sequence_length",
+    "scheduler.kind",
+    "scheduler.begin_index",
+    "matmul.tf32",
+    "parallel.kind",
+)
 OTHER_STEPS = ("steps", "scheduler.kind", "scheduler.begin_index", "guidance.stop", "guidance.truncation")
 OTHER_NOISE = ("scheduler.kind", "scheduler.begin_index")
 

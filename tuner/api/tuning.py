@@ -45,7 +45,7 @@ def tune(
     `out` takes the study, whose folder is the same for the same request: it goes on if it was begun. `on_trial` is
     called with each trial and repetition when it is recorded. With `progress` a line is printed for each event. The
     other options are those of `tune run`, with underscores: trials, quality, scorer, price, latency_target, device,
-    gpus, warm_start, study, revision, variant, base, metric, log.
+    gpus, devices, warm_start, study, revision, variant, base, metric, log.
 
     Raises TunerError: BadInput for what is not valid, Unavailable for what is missing, Interrupted after Ctrl-C.
     """
@@ -86,7 +86,7 @@ def converted(name: str, value: Any) -> Any:
             return checked_trackers([value] if isinstance(value, str) else list(value))
         if name == "gpus" and value is not None:
             return gpus(str(value))
-        if name == "trials" and value is not None:
+        if name in ("trials", "devices") and value is not None:
             return positive(str(value))
         if name == "warm_start" and value is not None:
             return os.fspath(value)

@@ -93,6 +93,14 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_devices(parser: argparse.ArgumentParser) -> None:
+    """Add --devices."""
+    parser.add_argument(
+        "--devices", type=positive, default=1, metavar="N",
+        help="number of GPUs that may compute one image together, each of which counts in its cost (default: 1)",
+    )  # fmt: skip
+
+
 def add_format(parser: argparse.ArgumentParser, formats: Iterable[str], default: str, of: str = "format") -> None:
     """Add --format, and --json, which is short for --format json and excludes it."""
     group = parser.add_mutually_exclusive_group()

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tuner.execution.launch import Launcher, Place
     from tuner.files import StudyFolder
     from tuner.hardware.gpus import Choice
+    from tuner.records.machine import Environment
     from tuner.records.outcome import Device
 
 
@@ -32,21 +33,31 @@ def first_uuid(choice: Choice) -> str | None:
     return choice.gpus[0].uuid if choice.gpus and (len(choice.gpus) > 1 or choice.gpus[0].index) else None
 
 
-def places(name: str, choice: Choice) -> Mapping[Device, Place]:
-    """Return the devices of a study, and where the workers of each run. A single one is as the system has it."""
+def places(environment: Environment, choice: Choice) -> Mapping[Device, Place]:
+    """Return the devices of a study, and where the workers of each run. A single one is as the system has it.
+
+    Where one image may use several GPUs, these are one device, known by the first of them. Raises Unavailable if there
+    are too few.
+    """
     import os
 
     from tuner.execution.launch import ANYWHERE, Place
     from tuner.hardware.gpus import share_cores
     from tuner.records.outcome import Device
 
+    each = environment.devices
+    if choice.gpus and len(choice.gpus) < each:
+        raise Unavailable(f"--devices {each}: only {len(choice.gpus)} GPUs are idle or were chosen (--gpus)")
     if first_uuid(choice) is None:
-        return {Device(name=name): ANYWHERE}
-    devices = [Device(name=name, index=gpu.index, uuid=gpu.uuid) for gpu in choice.gpus]
+        return {Device(name=environment.device): ANYWHERE}
+    groups = [choice.gpus[first : first + each] for first in range(0, len(choice.gpus) - each + 1, each)]
+    uuids = [",".join(gpu.uuid for gpu in group) for group in groups]
+    devices = [Device(name=environment.device, index=group[0].index, uuid=group[0].uuid) for group in groups]
     if len(devices) == 1:
-        return {devices[0]: Place(devices[0].uuid)}
-    parts = share_cores([gpu.near for gpu in choice.gpus], frozenset(os.sched_getaffinity(0)))
-    return {device: Place(device.uuid, cores) for device, cores in zip(devices, parts, strict=True)}
+        return {devices[0]: Place(uuids[0])}
+    near = [frozenset[int]().union(*(gpu.near for gpu in group)) for group in groups]
+    parts = share_cores(near, frozenset(os.sched_getaffinity(0)))
+    return {device: Place(uuid, cores) for device, uuid, cores in zip(devices, uuids, parts, strict=True)}
 
 
 def launchers(found: Mapping[Device, Place], paths: StudyFolder) -> dict[Device, Launcher]:

@@ -129,7 +129,8 @@ def check_machine(file: Path, recorded: Environment, gpu: str | None = None) -> 
 
     from tuner.hardware import environment
 
-    now, then = (_flat(msgspec.to_builtins(each)) for each in (environment.detect(recorded.device, gpu), recorded))
+    present = environment.detect(recorded.device, gpu, recorded.devices)
+    now, then = (_flat(msgspec.to_builtins(each)) for each in (present, recorded))
     for name in then | now:
         if now.get(name) != then.get(name):
             raise BadInput(

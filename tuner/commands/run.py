@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tuner.commands.arguments import (
     Subparsers,
     add_device,
+    add_devices,
     add_gpus,
     add_log,
     add_model,
@@ -72,6 +73,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_model(parser)
     add_device(parser)
     add_gpus(parser)
+    add_devices(parser)
     _add_search(parser)
     _add_quality(parser)
     _add_limits(parser)
@@ -246,7 +248,7 @@ def conduct(
     from tuner.tracking.trackers import connect
 
     trackers = connect(wanted.log, folder.name)
-    found = places(request.environment.device, choice)
+    found = places(request.environment, choice)
     count = f"{len(found)} x " if len(found) > 1 else ""
     title = f"{model_name} ({request.model.pipeline_class}) on {count}{request.environment.device_name}"
     slots = max_slots(share_of(request.environment, len(found))) + PARTNER
@@ -300,7 +302,7 @@ def make_request(options: argparse.Namespace, gpu: str | None = None) -> Request
 
     return resolve(
         options, space_settings(options), options.scorer, options.price,
-        lambda scorer: quality_policy(options.quality, options.metric, scorer), gpu,
+        lambda scorer: quality_policy(options.quality, options.metric, scorer), gpu, options.devices,
     )  # fmt: skip
 
 

@@ -26,15 +26,18 @@ LIBRARIES = (
 """Distributions that affect measurements or that enable a knob."""
 
 
-def detect(device: str = "auto", gpu: str | None = None) -> Environment:
+def detect(device: str = "auto", gpu: str | None = None, devices: int = 1) -> Environment:
     """Describe this machine. `device` is auto, cuda or cpu, `gpu` the UUID of one (default: the first visible one).
 
-    Raises Unavailable if cuda is requested and not usable.
+    One image may use so many `devices`. Raises Unavailable if cuda is requested and not usable, or has fewer devices.
     """
     cuda = None if device == "cpu" else _query_gpu(_describe_gpu, gpu) if gpu else _first_gpu()
     if device == "cuda" and cuda is None:
         raise Unavailable(f"--device cuda: {no_gpu_reason()}")
+    if cuda is not None and devices > visible_gpu_count():
+        raise Unavailable(f"--devices {devices}: only {visible_gpu_count()} GPUs are visible here")
     common = {
+        "devices": devices,
         "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "cpp_compiler": next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))), None),
         "python": platform.python_version(),
@@ -97,6 +100,12 @@ def gpu_usage(uuid: str | None = None) -> tuple[int, int] | None:
         ),
         uuid,
     )
+
+
+def visible_gpu_count() -> int:
+    """Return the number of GPUs that CUDA sees."""
+    with gpus.opened() as nvml:
+        return len(gpus.visible_handles(nvml)) if nvml is not None else 0
 
 
 def _query_gpu(query: Callable[[object], T], uuid: str | None = None) -> T | None:

@@ -7,9 +7,12 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from tuner.errors import BadInput, TunerError, Unavailable
 from tuner.hardware.environment import detect
 from tuner.knobs import KNOBS, apply_knobs, call_arguments, changed
+from tuner.knobs.parallel import device_count, join_ranks
 from tuner.model import architecture, pipeline
 from tuner.records.codec import Record, Values
 from tuner.records.machine import Environment
@@ -59,6 +62,7 @@ def apply(pipe: Any, config: str | os.PathLike[str], trial: int | None = None) -
 def load(config: str | os.PathLike[str], trial: int | None = None) -> Tuned:
     """Load the pipeline of a best_config.json and apply its chosen configuration, or that of a `trial`.
 
+    A configuration on several devices is loaded by as many processes, which torchrun starts.
     Raises BadInput if the file is malformed or its model is not here, Unavailable if a setting cannot work here.
     """
     best = read_config(config, trial)
@@ -67,6 +71,7 @@ def load(config: str | os.PathLike[str], trial: int | None = None) -> Tuned:
     if best.model.base is not None:
         _check_source(config, "base", best.model.base)
     _warn_of_differences(best, config)
+    _join_ranks(best.chosen.values, config)  # before anything takes memory of a device
     dtype = best.chosen.values["precision.dtype"]
     return _apply(pipeline.load(best.model, detect(best.environment.device), dtype), best, config)
 
@@ -84,6 +89,7 @@ def _apply(pipe: Any, best: BestConfig, config: str | os.PathLike[str]) -> Tuned
     values = best.chosen.values
     wanted, tuned_before = build_values(values), getattr(pipe, APPLIED, None)
     if tuned_before is None:
+        _join_ranks(values, config)
         _change(pipe, values, best.environment.device, config)
         setattr(pipe, APPLIED, wanted)
     elif tuned_before != wanted:
@@ -96,9 +102,19 @@ def _apply(pipe: Any, best: BestConfig, config: str | os.PathLike[str]) -> Tuned
     return Tuned(pipe, Call(batch=best.chosen.batch, arguments=arguments))
 
 
+def _join_ranks(values: Values, config: str | os.PathLike[str]) -> None:
+    """Join the processes that compute an image together, if several devices do. Raises Unavailable without them."""
+    if device_count(values) > 1:
+        try:
+            join_ranks(device_count(values))
+        except Unavailable as error:
+            raise Unavailable(f"{config}: {error}") from None
+
+
 def _change(pipe: Any, values: Values, device: str, config: str | os.PathLike[str]) -> None:
     """Apply the values that a pipeline does not have yet. Raises BadInput or Unavailable if one cannot be applied."""
-    here, found = detect(device), architecture.from_pipeline(pipe)
+    here = msgspec.structs.replace(detect(device), devices=device_count(values))
+    found = architecture.from_pipeline(pipe)
     for name in values:
         conflict = KNOBS[name].conflict_reason(values, found)
         if conflict:
