@@ -33,7 +33,12 @@ def choosing(different: Values, **fields: Any) -> BestConfig:
     best, values = example(), candidate(different)
     changed = {name: value for name, value in values.items() if value != candidate({}).get(name)}
     chosen = measured_point(outcome(5, values, 0.5 * int(values["batch"])), changed, True)
-    return msgspec.structs.replace(best, **{"chosen": chosen, "front": (chosen, best.baseline), **fields})
+    cost = chosen.cost_usd_per_1000_images * chosen.devices
+    chosen = msgspec.structs.replace(chosen, cost_usd_per_1000_images=cost)
+    here = msgspec.structs.replace(best.environment, devices=chosen.devices)
+    return msgspec.structs.replace(
+        best, **{"environment": here, "chosen": chosen, "front": (chosen, best.baseline), **fields}
+    )
 
 
 def written(folder: Path, best: BestConfig) -> Path:

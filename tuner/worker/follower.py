@@ -15,12 +15,13 @@ import msgspec
 import psutil
 
 from tuner.knobs import apply_knobs, call_arguments
+from tuner.knobs.parallel import device_count
 from tuner.model import pipeline
 from tuner.records.protocol import Job, WorkerFailed
 from tuner.records.ranks import Command, Draw, Join, Peak, ReportPeak, ResetPeak, Traced
 from tuner.worker import peak
 from tuner.worker.channel import Channel, send_line
-from tuner.worker.ranks import join_group
+from tuner.worker.group import find_store, join_group
 from tuner.worker.weights import Weights
 
 
@@ -84,19 +85,14 @@ class Follower:
 
     def join(self, command: Join) -> None:
         """Join the group that rank 0 opened."""
-        from torch.distributed import TCPStore
-
-        from tuner.knobs.parallel import device_count
-
-        store = TCPStore("127.0.0.1", command.port, is_master=False)
-        join_group(store, self.rank, device_count(self.job.build), self.job.environment.device)
+        join_group(find_store(command.port), self.rank, device_count(self.job.build), self.job.environment.device)
 
     def obey(self, command: Any) -> None:
         """Do what rank 0 does now."""
         if isinstance(command, Draw):
             self.channel.stage = "call"
             if command.trace_folder is None:
-                self.draw(command)
+                self.draw(command, command.steps)
             else:
                 self.trace(command, Path(command.trace_folder))
         elif isinstance(command, ResetPeak):
@@ -104,9 +100,9 @@ class Follower:
         elif isinstance(command, ReportPeak):
             send_line(self.channel.descriptor, Peak(memory=peak.read(self.job)))
 
-    def draw(self, command: Draw, steps: int | None = None) -> object:
+    def draw(self, command: Draw, steps: int) -> object:
         """Make a call of the pipeline as rank 0 does, whose images are the same."""
-        arguments = call_arguments({**self.job.build, "steps": steps or command.steps, "batch": command.batch})
+        arguments = call_arguments({**self.job.build, "steps": steps, "batch": command.batch})
         return pipeline.generate(
             self.pipe, self.job.workload, command.indices, arguments, output_type=command.output_type
         )

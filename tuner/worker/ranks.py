@@ -13,7 +13,6 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -24,14 +23,13 @@ from tuner.records.outcome import Failure
 from tuner.records.protocol import Job, WorkerFailed
 from tuner.records.ranks import Command, Draw, Join, Peak, Report, ReportPeak, ResetPeak, Traced
 from tuner.worker.channel import Channel, send_line
+from tuner.worker.follower import follow
 from tuner.worker.fork_safety import fork
+from tuner.worker.group import join_group, open_store
 from tuner.worker.weights import Weights
 
 GRACE_S = 3.0
 """How long rank 0 waits for the cause of an error in another rank, and that one for rank 0's own report."""
-
-EXCHANGE_LIMIT = timedelta(hours=2)
-"""Longer than any stage's deadline, which ends a worker whose exchanges hang."""
 
 
 class Rank:
@@ -76,8 +74,6 @@ class Ranks:
             inherited = [end for other in self.others for end in (other.commands, other.reports)]
             for descriptor in (sending, receiving, self.channel.descriptor, *inherited):
                 os.close(descriptor)
-            from tuner.worker.follower import follow
-
             follow(job, weights, rank, commands, reports)
         os.close(commands)
         os.close(reports)
@@ -87,9 +83,7 @@ class Ranks:
         """Join the group with the other ranks, which apply the knobs then."""
         if not self.others:
             return
-        from torch.distributed import TCPStore
-
-        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        store = open_store()
         self.announce(Join(port=store.port))
         join_group(store, 0, self.count, device)
 
@@ -163,13 +157,3 @@ class Ranks:
         self._last_word.acquire()  # a thread that would report it too waits until the process has ended
         has_cause = bool(self.others) and self._has_failed.wait(GRACE_S)
         return self._failure or failure if has_cause else failure
-
-
-def join_group(store: Any, rank: int, count: int, device: str) -> None:
-    """Join the group of all ranks, on an equal share of the CPU's threads."""
-    import torch
-    from torch import distributed
-
-    torch.set_num_threads(max(1, torch.get_num_threads() // count))
-    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=EXCHANGE_LIMIT)
