@@ -3,7 +3,7 @@
 `python tests/bench_parallel.py --family flux --out FOLDER` builds the pipeline with random weights at its real size in
 each process, 2 of them by torchrun, and times whole calls of each configuration, which has processes and a time limit
 of its own. What failed or ran out of time is a row that says so. `--only` selects configurations, `--device cpu --size
-tiny` tries the program without a GPU. The traces of all ranks and the calls' times (rank-N.json) are kept in the folder.
+tiny` tries the program without a GPU. The traces of all ranks and the times of their calls are kept in the folder.
 """
 
 from __future__ import annotations

@@ -76,7 +76,8 @@ class ParallelKind(Knob):
 
     name = KIND
     choices = ("none", *SPLITS)
-    order = 25
+    # After a regional compile, as a cache: its hooks then run around the compiled blocks.
+    order = 43
     other_arithmetic = True
 
     def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
@@ -136,7 +137,7 @@ class ParallelDegree(Knob):
 
     name = DEGREE
     choices = (2, 4, 8)
-    order = 25
+    order = 43
 
     def invalid_reason(self, value: Value) -> str | None:
         is_count = invalid_count_reason(value) is None and int(value) > 1
