@@ -8,6 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from drawing import CPU
+from drawing import GPU as CUDA
+from msgspec.structs import replace
 
 from tuner.commands import arguments, devices
 from tuner.errors import BadInput, TunerError, Unavailable
@@ -79,15 +82,27 @@ def test_gpus_that_are_asked_for_on_a_cpu_are_unavailable(monkeypatch: pytest.Mo
 
 
 def test_a_single_gpu_runs_as_it_always_did() -> None:
-    assert devices.places("cuda", choose(None, HOST[:1])) == {Device(name="cuda"): ANYWHERE}
-    assert devices.places("cpu", gpus.Choice()) == {Device(name="cpu"): ANYWHERE}
-    assert devices.places("cuda", choose("2,", HOST)) == {Device(name="cuda", index=2, uuid="GPU-2"): Place("GPU-2")}
+    assert devices.places(CUDA, choose(None, HOST[:1])) == {Device(name="cuda"): ANYWHERE}
+    assert devices.places(CPU, gpus.Choice()) == {Device(name="cpu"): ANYWHERE}
+    assert devices.places(CUDA, choose("2,", HOST)) == {Device(name="cuda", index=2, uuid="GPU-2"): Place("GPU-2")}
+
+
+def test_gpus_for_one_image_are_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    four = [gpu(index) for index in range(4)]
+    pairs = replace(CUDA, devices=2)
+    found = devices.places(pairs, choose(None, four))
+    assert [(device.index, device.uuid) for device in found] == [(0, "GPU-0"), (2, "GPU-2")]
+    assert [place.gpu for place in found.values()] == ["GPU-0,GPU-1", "GPU-2,GPU-3"]
+    assert list(devices.places(pairs, choose(None, four[:3])).values()) == [Place("GPU-0,GPU-1")]
+    with pytest.raises(Unavailable, match="--devices 2: only 1 GPUs are idle"):
+        devices.places(pairs, choose(None, four[:1]))
 
 
 def test_each_of_several_gpus_gets_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.setattr(gpus, "_siblings", lambda core: {core})
-    found = devices.places("cuda", choose(None, HOST))
+    found = devices.places(CUDA, choose(None, HOST))
     assert [place.gpu for place in found.values()] == ["GPU-0", "GPU-2"]
     assert [set(place.cores) for place in found.values()] == [{0, 1, 2, 3}, {4, 5, 6, 7}]
 
