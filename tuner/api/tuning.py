@@ -14,6 +14,7 @@ from tuner.api.loaded import require_as_saved, source_of
 from tuner.api.study import Study
 from tuner.commands import run
 from tuner.commands.arguments import STRATEGIES, TRACKERS, folder, gpus, positive, seconds
+from tuner.commands.conduct import Search, conduct
 from tuner.errors import BadInput
 from tuner.records.codec import Value
 from tuner.records.outcome import Outcome
@@ -57,7 +58,7 @@ def tune(
     if not isinstance(model, str | os.PathLike):
         require_as_saved(model, request.model)
     display = Reporter(request.space.baseline, on_trial, progress=progress)
-    run.conduct(study_folder, request, run.limits_of(given), given.model, display, choice, run.Search.of(given))
+    conduct(study_folder, request, run.limits_of(given), given.model, display, choice, Search.of(given))
     display.note(page_note(study_folder))
     return Study(study_folder)
 
