@@ -187,7 +187,7 @@ COMMANDS = {
     "--verison": "did you mean --version?",
     "knobs --set steps=4": "it is an option of tune run",
     "doctor --jsno": "did you mean --json?",
-    "cost nope": "nope: No such file",
+    "cost nope": "nope: no such study",
     "trace nope": "nope: No such file",
     "board nope": "nope: no such study",
 }
