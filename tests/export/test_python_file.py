@@ -236,6 +236,16 @@ def test_what_cannot_be_exported_is_refused_in_one_line(tmp_path: Path, fields: 
     assert str(refusal.value).startswith(str(file)) and "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("others", [True, False])
+def test_where_the_untouched_pipeline_is_chosen_the_other_points_are_named(tmp_path: Path, others: bool) -> None:
+    best = choosing({"fuse_qkv": True})
+    front = best.front if others else (best.baseline,)
+    untouched = msgspec.structs.replace(best, chosen=best.baseline, front=front)
+    words = "--trial N takes another point of the front: 5$" if others else "no other point; a longer --budget"
+    with pytest.raises(BadInput, match=words):
+        read_tuned(written(tmp_path, untouched), may_contradict=True)
+
+
 def test_code_from_the_hub_is_not_exported(tmp_path: Path) -> None:
     best = choosing({"attention.backend": "flash_hub", "precision.dtype": "bfloat16"})
     with pytest.raises(BadInput, match=r"chosen\.values\.attention\.backend: flash_hub: .*no remote code"):

@@ -35,11 +35,8 @@ class Target(ABC):
         """Return the file. Raises BadInput if the target cannot have this configuration."""
 
 
-NEEDS_CHANGE = "export; --trial N takes another point of the front"
-
-
 def read_tuned(
-    file: Path, trial: int | None = None, *, may_contradict: bool = False, needs: str = NEEDS_CHANGE
+    file: Path, trial: int | None = None, *, may_contradict: bool = False, needs: str | None = None
 ) -> BestConfig:
     """Read the chosen configuration, or that of a trial, from a best_config.json.
 
@@ -60,9 +57,17 @@ def read_tuned(
     if not differing(best):
         raise BadInput(
             f"{file}: trial {best.chosen.trial} is the untouched pipeline, as diffusers loads it: there is nothing to "
-            f"{needs}"
+            f"{needs or f'export; {_another(best)}'}"
         )
     return best
+
+
+def _another(best: BestConfig) -> str:
+    """Return what else can be taken from a result than the untouched pipeline."""
+    others = sorted({point.trial for point in (*best.front, best.chosen)} - {best.baseline.trial})
+    if not others:
+        return "the front has no other point; a longer --budget of `tune resume` searches on"
+    return f"--trial N takes another point of the front: {', '.join(map(str, others))}"
 
 
 def refusals(best: BestConfig) -> Iterator[tuple[str, str]]:
