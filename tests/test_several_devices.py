@@ -92,6 +92,8 @@ def test_comparisons_are_made_within_a_device(bench: Bench, work: OnDevices) -> 
     outcomes = bench.outcomes()
     assert {outcome.device for outcome in outcomes} == set(DEVICES), "all have work"
     assert built_once(bench)
+    assert sum("a call of the untouched pipeline takes +" in note for note in bench.told.notes) == 1
+    assert sum("a call of the untouched pipeline takes -" in note for note in bench.told.notes) == 1
     assert noise is not None and noise.coefficient_of_variation < 1e-9, "devices differ, processes on one do not"
     for device in DEVICES:
         assert sum(run.number == BASELINE and run.device == device for run in repetitions(bench)) >= 1 + (
@@ -172,6 +174,18 @@ def test_devices_that_are_all_throttled_end_a_study_without_a_baseline(bench: Be
     with pytest.raises(StudyFailed, match="held back"):
         bench.run(trials=12)
     assert len({device for device, _ in work.ran}) == len(DEVICES), "each was tried"
+
+
+def test_a_single_device_is_used_even_if_the_baseline_cannot_be_timed_there_again(
+    bench: Bench, work: OnDevices
+) -> None:
+    bench.devices = DEVICES[:1]
+    bench.run(trials=6)
+    bench.devices = DEVICES[1:2]
+    broken = Failure(kind="error", stage="time", message="planted")
+    work.harm = lambda _, job: None if job.points[0].score else broken
+    bench.run(trials=10)
+    assert len(bench.outcomes()) == 10
 
 
 def test_a_study_stops_when_no_device_is_left_and_goes_on_with_those_there_are_then(

@@ -11,7 +11,7 @@ from tuner.records.codec import Estimate
 from tuner.records.outcome import Device, Failure, Outcome, Pair, Status, Timing
 from tuner.result.prices import Price
 from tuner.search.baseline import Failures
-from tuner.search.confirmation import PairedRuns
+from tuner.search.confirmation import OpenPair, PairedRuns
 from tuner.search.gain import MIN_PAIRS, is_confirmed, speed_up
 from tuner.search.history import History
 
@@ -95,6 +95,24 @@ def test_a_pair_that_a_killed_run_left_incomplete_is_not_completed_later() -> No
     assert (proposal.repeats, proposal.pair) == (BASELINE, pair(1))
 
 
+def test_as_many_pairs_as_a_gain_needs_run_at_the_same_time_each_on_its_device() -> None:
+    known, paired = history(), PairedRuns(CANDIDATE)
+    first, second, third = (Device(name="cpu", index=index) for index in range(3))
+    known.devices = [first, second, third]
+    proposed = {device: paired.propose(known, device) for device in known.devices}
+    assert [each and each.pair for each in proposed.values()] == [pair(0), pair(1), None]
+    known.devices = [second, third]
+    again = paired.propose(known, third)
+    assert again is not None and again.pair == pair(2), "the pair of a device that was taken out is given up"
+    for device, index in ((second, 1), (third, 2)):
+        for number in (BASELINE, CANDIDATE):
+            done = outcome(number, 1.0, pair(index), len(known.repetitions))
+            known.repetitions.append(done)
+            paired.observe(done)
+        assert device not in paired.open
+    assert len(known.tried_pairs_of(known.outcomes[CANDIDATE])) == MIN_PAIRS
+
+
 def test_a_throttled_repetition_is_tried_once_more() -> None:
     failures = Failures()
     throttled = outcome(CANDIDATE, 1.0, status="failed")
@@ -108,11 +126,12 @@ def test_a_throttled_repetition_is_tried_once_more() -> None:
 
 def test_a_build_beside_a_pair_is_not_counted_in_it() -> None:
     runs = PairedRuns(3)
-    runs.current_pair = Pair(candidate=3, index=0)
+    pair = Pair(candidate=3, index=0)
+    runs.open[DEVICE] = OpenPair(pair)
     build = Outcome(number=7, purpose="search", values={}, build_key="", image_key="", status="measured")
     runs.observe(build)
     runs.observe(msgspec.structs.replace(build, number=8, status="rejected"))
-    assert (runs.measured, runs.failures.are_final) == (set(), False)
+    assert (runs.open[DEVICE].measured, runs.failures.are_final) == (set(), False)
     for number in (0, 3):
-        runs.observe(msgspec.structs.replace(build, number=number, pair=runs.current_pair, repetition=number))
-    assert runs.current_pair is None, "both of it were measured"
+        runs.observe(msgspec.structs.replace(build, number=number, pair=pair, repetition=number))
+    assert not runs.open, "both of it were measured"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from tuner.records.outcome import Device, Outcome, Pair
 from tuner.result import front
@@ -36,49 +37,59 @@ def by_preference(history: History) -> list[Outcome]:
     return simplest_first(history, gaining) + baseline
 
 
+@dataclass
+class OpenPair:
+    """A pair of which one was proposed and not both were measured yet, and which trials of it were."""
+
+    pair: Pair
+    measured: set[int] = field(default_factory=set)
+
+
 class PairedRuns:
     """Proposes the repetitions of a candidate's pairs, the baseline of each pair first.
 
-    Where there is room for both, they run at the same time. A pair runs on one device, and is given up with it.
+    Where there is room for both, they run at the same time. A pair runs on one device, and is given up with it. As many
+    as a gain needs run at the same time on several devices.
     """
 
     def __init__(self, candidate: int) -> None:
         self.candidate = candidate
         self.failures = Failures()
         self.is_concluded = False
-        self.current_pair: Pair | None = None
-        """The pair of which one was proposed and not both were measured yet."""
-        self.device: Device | None = None
-        """The device of that pair."""
-        self.measured: set[int] = set()
-        """Which trials of it were measured."""
+        self.open: dict[Device, OpenPair] = {}
 
     def propose(self, history: History, device: Device) -> Proposal | None:
         """Return the next repetition, None while both run. A pair that another run left incomplete is left so."""
-        if self.current_pair is None or not history.can_use(self.device):
-            pairs = [run.pair.index for run in history.repetitions if run.pair and run.pair.candidate == self.candidate]
-            self.current_pair = Pair(candidate=self.candidate, index=1 + max(pairs, default=-1))
-            self.device, self.measured = device, set()
-        if device != self.device:
-            return None
-        missing = [number for number in (BASELINE, self.candidate) if number not in self.measured]
+        self.open = {each: pair for each, pair in self.open.items() if history.can_use(each)}
+        if device not in self.open:
+            tried = len(history.tried_pairs_of(history.outcomes[self.candidate]))
+            if self.open and tried + len(self.open) >= MIN_PAIRS:
+                return None
+            self.open[device] = OpenPair(self.next_pair(history))
+        missing = [number for number in (BASELINE, self.candidate) if number not in self.open[device].measured]
         waiting = [number for number in missing if not history.is_repeating(number, device)]
-        return repetition(history.outcomes[waiting[0]], self.current_pair) if waiting else None
+        return repetition(history.outcomes[waiting[0]], self.open[device].pair) if waiting else None
+
+    def next_pair(self, history: History) -> Pair:
+        """Return a pair that was never begun."""
+        recorded = [run.pair for run in history.repetitions if run.pair and run.pair.candidate == self.candidate]
+        begun = [*recorded, *(each.pair for each in self.open.values())]
+        return Pair(candidate=self.candidate, index=1 + max((pair.index for pair in begun), default=-1))
 
     def partner(self, history: History, device: Device) -> Proposal | None:
         """Return the repetition that belongs to one that runs now, or None."""
-        is_open = self.current_pair is not None and not self.failures.are_final
-        return self.propose(history, device) if is_open else None
+        return self.propose(history, device) if self.open and not self.failures.are_final else None
 
     def observe(self, outcome: Outcome) -> None:
-        """Take note of what came of a repetition of this pair: other candidates are built meanwhile."""
-        if outcome.pair is None or outcome.pair != self.current_pair:
+        """Take note of what came of a repetition of these pairs: other candidates are built meanwhile."""
+        device = next((each for each, pair in self.open.items() if pair.pair == outcome.pair), None)
+        if device is None:
             return
         self.failures.observe(outcome)
         if outcome.status == "measured":
-            self.measured.add(outcome.number)
-        if self.measured == {BASELINE, self.candidate}:
-            self.current_pair, self.measured = None, set()
+            self.open[device].measured.add(outcome.number)
+        if self.open[device].measured == {BASELINE, self.candidate}:
+            del self.open[device]
 
 
 def best_so_far(history: History) -> Outcome:
@@ -92,7 +103,7 @@ def lacks_pairs(history: History, runs: PairedRuns) -> bool:
     target = history.outcomes[runs.candidate]
     tried, pairs = len(history.tried_pairs_of(target)), len(history.pairs_of(target))
     is_needed = tried < MIN_PAIRS or (pairs < MIN_PAIRS and tried < RESERVED_PAIRS)
-    return not runs.failures.are_final and (is_needed or runs.current_pair is not None)
+    return not runs.failures.are_final and (is_needed or bool(runs.open))
 
 
 def first_in_doubt(history: History) -> Outcome | None:
@@ -182,7 +193,8 @@ class Confirmation(Strategy):
     def missing_pairs_s(self, history: History, candidate: Outcome, pairs: int = MIN_PAIRS) -> float:
         """Estimate the seconds of the pairs that a candidate does not have yet."""
         missing = max(0, pairs - len(history.tried_pairs_of(candidate)), MIN_PAIRS - len(history.pairs_of(candidate)))
-        return missing * pair_s(history, candidate)
+        rounds = missing - 1 if missing > 1 and len(history.devices) > 1 else missing  # two pairs at the same time
+        return rounds * pair_s(history, candidate)
 
     def search_ends_at(self, history: History, pairs: int = RESERVED_PAIRS) -> float:
         """Return the `time.monotonic()` at which the search must end to leave time for so many pairs."""
@@ -267,7 +279,7 @@ class OpenDoubt(Strategy):
         if self.runs is None or self.runs.failures.are_final:
             return None
         target = history.outcomes[self.runs.candidate]
-        if self.runs.current_pair is None:
+        if not self.runs.open:
             is_enough = len(history.tried_pairs_of(target)) >= MAX_PAIRS
             if is_enough or self.budget.seconds_left() < pair_s(history, target):
                 return None

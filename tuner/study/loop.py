@@ -117,7 +117,11 @@ class Study:
         noise = timing_noise(self.history)
         assert noise is not None
         self.note(narration.noise_text(noise))
-        for text in (narration.noise_floor_text(self.history), *narration.allowance_texts(self.history)):
+        for text in (
+            *narration.device_texts(self.history),
+            narration.noise_floor_text(self.history),
+            *narration.allowance_texts(self.history),
+        ):
             if text is not None:
                 self.note(text)
         for text in take_advice(self.store, self.history):

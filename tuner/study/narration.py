@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from statistics import median
 
 from tuner.numbers import format_clock, format_duration, format_exact, format_latency, format_ratio
@@ -151,6 +152,15 @@ def prediction_texts(history: History, candidate: Outcome) -> list[str]:
                 f"trial {candidate.number}: predicted {predicted}, {measured}, {verdict} intervals and noise explain"
             )
     return texts
+
+
+def device_texts(history: History) -> Iterator[str]:
+    """Say how fast each further device is, by the untouched pipeline."""
+    first = history.baseline.device
+    for device in history.devices:
+        if first is not None and device != first:
+            longer = 1 / history.scale(device) - 1
+            yield f"{device.title}: a call of the untouched pipeline takes {longer:+.1%} against {first.title}"
 
 
 def stop_text(number: int, left_s: float) -> str:

@@ -78,6 +78,8 @@ class Runner:
                     self.fill(strategy)
                 if is_done(self.history):
                     break
+            for flight in list(self.flights.values()):
+                self.go_on(flight, strategy)
             self.stop_late(strategy)
             self.fill(strategy)
 
@@ -216,12 +218,11 @@ class Runner:
 
     def must_wait(self, flight: Flight) -> bool:
         """Return whether the results of an attempt wait: until the baseline is recorded, and timed on their device."""
-        history = self.history
-        if flight.builds_baseline:
-            return False
-        if BASELINE not in history.outcomes or history.awaits_reference:
-            return True
-        return flight.proposal.repeats != BASELINE and not history.baseline_on(flight.device)
+        history, device = self.history, flight.device
+        if flight.builds_baseline or (BASELINE in history.outcomes and not history.awaits_reference):
+            is_first = flight.builds_baseline or flight.proposal.repeats == BASELINE
+            return not is_first and history.is_repeating(BASELINE, device) and not history.baseline_on(device)
+        return True
 
     def go_on(self, flight: Flight, strategy: Strategy) -> None:
         """Do what waited for the baseline: publish what was held, and end an attempt that has ended."""
