@@ -78,6 +78,15 @@ def test_a_knob_that_cannot_be_written_is_named_and_refused(tmp_path: Path, monk
 # ---- the same images ------------------------------------------------------------------------------------------------
 
 CONFIGURATIONS: list[tuple[str, Values]] = [
+    (
+        "flux",
+        {
+            "modulation.once": True,
+            "single_blocks.fuse_input": True,
+            "single_blocks.split_output": True,
+            "text.keep_prompts": True,
+        },
+    ),
     ("flux", {"fuse_qkv": True, "attention.backend": "_native_math", "batch": 2, "steps": 3}),
     ("flux", {"precision.dtype": "bfloat16", "quantization.scheme": "int8-weight-only", "vae.channels_last": True}),
     ("flux", {"cache.kind": "first-block", "cache.threshold": 0.2, "steps": 6}),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from drawing import CPU, GPU, draw, is_valid, load, values
 from kinds import kind
+from replaying import Recorded
 
 from tuner.knobs import KNOBS, NoEffect, apply_knobs
 from tuner.knobs.compile import compile_options
@@ -178,27 +179,6 @@ def test_the_step_is_offered_where_it_can_work() -> None:
 
 
 # ---- CUDA graphs ----------------------------------------------------------------------------------------------------
-
-
-class Recorded(CapturedCall):
-    """Replays on a CPU as a CUDA graph does: the call runs again on the memory it was recorded with, and writes into
-    the memory of its first outputs."""
-
-    recorded = 0
-
-    def _record(self, call: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        import torch
-        from torch.utils._pytree import tree_leaves
-
-        self.recorded += 1
-        outputs = call()
-
-        def replay() -> None:
-            for held, fresh in zip(tree_leaves(outputs), tree_leaves(call()), strict=True):
-                if isinstance(held, torch.Tensor):
-                    held.copy_(fresh)
-
-        return replay, outputs
 
 
 def test_one_recording_serves_all_inputs_of_one_shape() -> None:

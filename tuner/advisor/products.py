@@ -181,6 +181,33 @@ def fuse_qkv(value: Value, facts: Facts) -> Effect:
     return Effect(f"one product of three has fewer launches, its result is split again{copied}", changes)
 
 
+def fuse_input(value: Value, facts: Facts) -> Effect:
+    """Return the effect of one product instead of four on the input of a single-stream block."""
+    changes = (
+        to_peak(facts, 0.99, 0.95, 1.02), change(ELEMENTWISE, 0.99, 0.93, 1.05, least=0.9),
+        change(HOST, 0.95, 0.85, 1.0, least=0.7),
+    )  # fmt: skip
+    return Effect("one product of four has fewer launches, and its input is quantized once", changes)
+
+
+def split_output(value: Value, facts: Facts) -> Effect:
+    """Return the effect of two products whose inputs are not copied into one tensor."""
+    changes = (
+        change(PRODUCTS, 1.0, 0.97, 1.04, least=0.95), change(ELEMENTWISE, 0.96, 0.88, 1.02, least=0.8),
+        change(HOST, 1.01, 0.98, 1.05, least=0.95),
+    )  # fmt: skip
+    return Effect("attention and MLP are not copied into one tensor, and two outputs are added", changes)
+
+
+def modulation_once(value: Value, facts: Facts) -> Effect:
+    """Return the effect of leaving the products of one row an image out of the steps."""
+    changes = (
+        change(PRODUCTS, 0.975, 0.94, 1.0, least=0.88), change(IDLE, 0.95, 0.8, 1.05, least=0.6),
+        change(HOST, 0.93, 0.8, 1.0, least=0.6),
+    )  # fmt: skip
+    return Effect("the products of one row an image, which read as many weights as others, leave the steps", changes)
+
+
 def layerwise_casting(value: Value, facts: Facts) -> Effect:
     """Return the effect of weights that kernels of their own widen in every step."""
     size, rate, call = facts.roofline.weight_bytes, facts.roofline.copy_bytes_per_s, facts.call
@@ -213,6 +240,9 @@ PRODUCT_EFFECTS: dict[str, EffectOf] = {
         "packed weights are unpacked before each product", (change(PRODUCTS, 1.3, 1.0, 3.0, least=1.0),), "less memory"
     ),
     "fuse_qkv": fuse_qkv,
+    "single_blocks.fuse_input": fuse_input,
+    "single_blocks.split_output": split_output,
+    "modulation.once": modulation_once,
     "memory.layerwise_casting": layerwise_casting,
     "memory.group_offload": group_offload,
 }

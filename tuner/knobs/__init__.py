@@ -27,10 +27,13 @@ from tuner.knobs.inductor import (
 )
 from tuner.knobs.lora import LoraFile, LoraScale
 from tuner.knobs.memory import GroupOffload, LayerwiseCasting
+from tuner.knobs.modulation import ModulationOnce
 from tuner.knobs.parallel import ParallelDegree, ParallelKind
 from tuner.knobs.precision import Dtype
+from tuner.knobs.prompts import KeepPrompts
 from tuner.knobs.quantization import GgufFile, QuantizationScheme
 from tuner.knobs.schedule import BeginIndex, SchedulerKind, Steps
+from tuner.knobs.single_blocks import FuseInput, SplitOutput
 from tuner.knobs.text import SequenceLength
 from tuner.knobs.vae import ChannelsLast, Slicing, Tiling, TinyVae
 from tuner.records.codec import Value, Values
@@ -74,6 +77,9 @@ KNOBS: Mapping[str, Knob] = {
         CacheInterval(),
         CacheMaxSkipSteps(),
         FuseQkv(),
+        FuseInput(),
+        SplitOutput(),
+        ModulationOnce(),
         TinyVae(),
         ChannelsLast(),
         Tiling(),
@@ -85,6 +91,7 @@ KNOBS: Mapping[str, Knob] = {
         LayerwiseCasting(),
         GroupOffload(),
         SequenceLength(),
+        KeepPrompts(),
         GuidanceStop(),
         GuidanceTruncation(),
         SchedulerKind(),

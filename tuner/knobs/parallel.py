@@ -175,8 +175,8 @@ def tensor_conflict(values: Mapping[str, Value]) -> str | None:
     """Return why weights cannot be split, or None: diffusers splits plain linear layers by their names."""
     if values.get("quantization.scheme", "none") != "none" or values.get("quantization.gguf_file", "none") != "none":
         return "quantized weights cannot be split"
-    if values.get("fuse_qkv"):
-        return "the plan to split weights does not know fused projections"
+    if any(values.get(name) for name in ("fuse_qkv", "single_blocks.fuse_input", "single_blocks.split_output")):
+        return "the plan to split weights does not know regrouped products"
     if values.get("memory.layerwise_casting") or values.get("memory.group_offload"):
         return "weights that are split stay as they are on their devices"
     return None
