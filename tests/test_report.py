@@ -105,6 +105,13 @@ def first_row_of(text: str, number: int) -> int:
     return next(at for at, line in enumerate(text.splitlines()) if str(number) in line.lstrip(" ◆★B*").split(" ")[:1])
 
 
+def test_energy_is_a_column_where_the_gpu_tells_it() -> None:
+    joules = [msgspec.structs.replace(each, joules_per_image=100.0 * each.number) for each in POINTS[:3]]
+    with_energy, without = printed(front_table([*joules, POINTS[3]]), 160), printed(front_table(POINTS), 160)
+    assert "joules/" in with_energy and "joules" not in without
+    assert "1200" in with_energy.replace(",", "")
+
+
 @pytest.mark.parametrize("width", [60, 80, 120, 240])
 def test_table_has_the_baseline_on_top_then_the_front_from_the_cheapest_on(width: int) -> None:
     text = printed(front_table(POINTS), width)

@@ -12,9 +12,10 @@ import pytest
 from tuner.hardware import environment
 from tuner.knobs import other_arithmetic
 from tuner.model import pipeline
-from tuner.records.codec import Values, decode, encode
-from tuner.records.machine import Environment, LimitShare, Roofline
-from tuner.records.outcome import Components
+from tuner.records.codec import Estimate, Values, decode, encode
+from tuner.records.gate import TraceSummary
+from tuner.records.machine import Environment, GpuUse, LimitShare, ProbeState, Roofline
+from tuner.records.outcome import Components, Timing
 from tuner.timing import rates, roofline
 from tuner.timing.measure import Clock
 from tuner.timing.shapes import Attention, Product, ShapeRecorder
@@ -102,6 +103,56 @@ def test_a_small_share_is_not_rounded_to_none() -> None:
     assert roofline.describe(LimitShare(share=0.0031, rate="bfloat16"), "cpu") == "0.31 % of this CPU's bf16 rate"
 
 
+# ---- what binds -----------------------------------------------------------------------------------------------------
+
+
+def timed(samples: int, capped: int) -> Timing:
+    """Timed calls of an H200, of which the power cap lowered the clock in some."""
+    gpu = GpuUse(sm_clock_mhz=1650, power_w=687, events={"SW power cap": capped})
+    latency = Estimate(value=1.0, low=1.0, high=1.0)
+    return Timing(latency_s=latency, samples=samples, images_per_s=1.0, stopped="interval within target", gpu=gpu)
+
+
+TRACE = TraceSummary(
+    steps=3, events=9, kernel_events=6, step_ms=1.0, gpu_busy_share=0.9, launches_per_step=2.0, top_operators=()
+)
+
+
+@pytest.mark.parametrize(
+    ("limit", "capped", "waits", "bound"),
+    [
+        ((0.9, "bfloat16"), 0, 0.02, "compute"),
+        ((0.9, roofline.COPY), 0, 0.02, "memory"),
+        ((0.9, "bfloat16"), 6, 0.02, "power"),
+        ((0.3, "bfloat16"), 6, None, "power"),
+        ((0.9, "bfloat16"), 3, 0.02, "compute"),
+        ((0.3, "bfloat16"), 6, 0.3, "launches"),
+        ((0.3, "bfloat16"), 0, 0.02, None),
+    ],
+)
+def test_what_binds_a_step(limit: tuple[float, str], capped: int, waits: float | None, bound: str | None) -> None:
+    trace = msgspec.structs.replace(TRACE, host_wait_share=waits)
+    found = roofline.with_bound(LimitShare(share=limit[0], rate=limit[1]), timed(6, capped), trace)
+    assert (found.bound, found.sm_clock_mhz, found.power_w) == (bound, 1650, 687)
+    assert roofline.describe_bound(found) == (f"bound by {bound}: " if bound else "") + "1650 MHz, 687 W"
+
+
+def test_without_a_gpu_nothing_is_said_of_power() -> None:
+    found = roofline.with_bound(LimitShare(share=0.3, rate="float32"), None, None)
+    assert found.bound is None and roofline.describe_bound(found) == ""
+
+
+def test_the_state_is_read_while_the_device_works_and_kept_by_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(rates.SIDE, "cpu", 64)
+    monkeypatch.setitem(rates.HOLD_S, "cpu", 0.05)
+    states = iter(ProbeState(sm_clock_mhz=clock, power_w=690.0, is_capped=True) for clock in (1700, 1650, 1600))
+    pipe: Any = SimpleNamespace(components={})
+    found = roofline.measure_roofline(lambda _: None, pipe, CPU, 1, state=lambda: next(states))
+    assert found.states.keys() == found.flop_per_s.keys()
+    assert roofline.describe_state(found.states["float32"]) == "1700 MHz, 690 W, at the power cap"
+    assert decode(encode(found), Roofline, "here") == found
+
+
 # ---- the probe ------------------------------------------------------------------------------------------------------
 
 
@@ -185,7 +236,7 @@ def test_a_real_denoiser_is_counted(small: None, tiny_pipeline: Path) -> None:
 def test_a_gpu_without_fp8_is_not_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     gpu: Environment = msgspec.structs.replace(CPU, device="cuda", compute_capability="8.0")
-    monkeypatch.setattr(rates, "product_rate", lambda kind, *_: asked.append(kind) or 1e12)
+    monkeypatch.setattr(rates, "product_rate", lambda kind, *_, **__: asked.append(kind) or 1e12)
     monkeypatch.setattr(rates, "copy_rate", lambda *_: 1e12)
     pipe: Any = SimpleNamespace(components={})
     assert roofline.measure_roofline(lambda _: None, pipe, gpu, 1).copy_bytes_per_s == 1e12

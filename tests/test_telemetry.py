@@ -16,7 +16,7 @@ from tuner.hardware import nvml as nvml_module
 from tuner.hardware import telemetry
 from tuner.hardware.telemetry import GpuMonitor, Nvml, OwnUse, UnavailableMonitor, other_users_warning
 from tuner.records.codec import decode, encode
-from tuner.records.machine import GpuUse
+from tuner.records.machine import GpuUse, ProbeState
 from tuner.timing.measure import Clock, StoppingRule, Throttled, measure
 
 IDLE, LOCKED, CAP, HW, SW_HEAT, HW_HEAT, BRAKE = 0x001, 0x002, 0x004, 0x008, 0x020, 0x040, 0x080
@@ -104,6 +104,22 @@ class FakeNvml:
 @pytest.fixture
 def nvml() -> FakeNvml:
     return FakeNvml()
+
+
+@pytest.mark.parametrize(("reasons", "is_capped"), [(0x4, True), (0x0, False), (0x1, False)])
+def test_the_state_of_a_probe_has_clock_power_and_cap(nvml: FakeNvml, reasons: int, is_capped: bool) -> None:
+    nvml.sm_clock, nvml.reasons = 1650, reasons
+    state = Nvml(UUID, BUS_ID, nvml).state()
+    assert state == ProbeState(sm_clock_mhz=1650, power_w=650.5, is_capped=is_capped)
+
+
+def test_the_state_is_unknown_where_nvml_is_silent(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(*_: object) -> None:
+        raise NvmlError("Not Supported")
+
+    for name in ("PowerUsage", "ClockInfo", "CurrentClocksEventReasons", "CurrentClocksThrottleReasons"):
+        monkeypatch.setattr(FakeNvml, f"nvmlDeviceGet{name}", silent)
+    assert Nvml(UUID, BUS_ID, nvml).state() == ProbeState()
 
 
 def monitor_of(nvml: FakeNvml) -> GpuMonitor:

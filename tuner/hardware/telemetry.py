@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from tuner.hardware.nvml import GpuSample, NvmlDevice, error_text, open_device, reason_names
-from tuner.records.machine import GpuUse
+from tuner.records.machine import GpuUse, ProbeState
 from tuner.timing.intervals import mean_interval
 
 LOW_CLOCK = 0.75
@@ -206,6 +206,14 @@ class Nvml:
         bus: list[Any] = [getattr(gpu, f"pci_{name}_id", None) for name in ("domain", "bus", "device")]
         bus_id = None if None in bus else "{:08X}:{:02X}:{:02X}.0".format(*bus)
         return cls(f"GPU-{gpu.uuid}", bus_id, own=own)
+
+    def state(self) -> ProbeState:
+        """Return clock and power of this moment, and whether the power cap lowers the clock."""
+        if self.gpu is None:
+            return ProbeState()
+        sample, reasons = self.gpu.sample(None), self.gpu.reasons()
+        is_capped = None if reasons is None else "SW power cap" in reason_names(reasons)
+        return ProbeState(sm_clock_mhz=sample.sm_clock_mhz, power_w=sample.power_w, is_capped=is_capped)
 
     def monitor(self, held: Callable[[], int] = lambda: 0) -> GpuMonitor | UnavailableMonitor:
         """Make a monitor for one measurement. `held()` returns the bytes that this process holds now."""

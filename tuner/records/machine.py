@@ -29,6 +29,17 @@ class Environment(Record, omit_defaults=True):
     devices: PositiveCount = 1
 
 
+class ProbeState(Record):
+    """The GPU while a rate was measured: SM clock, power, and whether the power cap lowered the clock.
+
+    None where NVML did not answer.
+    """
+
+    sm_clock_mhz: Clock | None = None
+    power_w: Watts | None = None
+    is_capped: bool | None = None
+
+
 class Roofline(Record):
     """The rates that bound a denoising step on a device (Williams, Waterman and Patterson, "Roofline", CACM 2009).
 
@@ -36,6 +47,7 @@ class Roofline(Record):
     size of the denoiser's weights, both of the untouched pipeline. `flop_per_s` is the rate that a large matrix product
     of each type reaches, `copy_bytes_per_s` the rate at which a large copy reads and writes. `flop_by_class` divides
     `flop_per_step` as traces class kernels. `step_flop_per_s` is the rate of the products that a step has most of.
+    On a GPU large products and copies run for seconds before they are timed; `states` has the GPU's state by rate.
     `attention_s` has the seconds that each attention kernel takes for the largest attention of a step.
     `unavailable_reasons` says what could not be measured, and why.
     """
@@ -47,17 +59,25 @@ class Roofline(Record):
     flop_by_class: dict[str, NonNegative] = msgspec.field(default_factory=dict)
     step_flop_per_s: dict[str, NonNegative] = msgspec.field(default_factory=dict)
     attention_s: dict[str, NonNegative] = msgspec.field(default_factory=dict)
+    states: dict[str, ProbeState] = msgspec.field(default_factory=dict)
     unavailable_reasons: tuple[str, ...] = ()
+
+
+Bound = Literal["compute", "memory", "launches", "power"]
 
 
 class LimitShare(Record):
     """How close a denoising step comes to a rate of the device. `rate` is a number type, or "copy".
 
-    The share is 0 to 1, or a little above 1 if the step is faster than the probe that measured the rate.
+    The share is 0 to 1, or a little above 1 if the step is faster than the probe that measured the rate. `bound` is
+    what limits the step, if that is known, with the SM clock and the power while it was timed.
     """
 
     share: NonNegative
     rate: str
+    bound: Bound | None = None
+    sm_clock_mhz: Clock | None = None
+    power_w: Watts | None = None
 
 
 class GpuUse(Record):

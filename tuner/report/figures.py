@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tuner.numbers import format_large, format_latency, format_number
+from tuner.records.machine import ProbeState, Roofline
 from tuner.records.outcome import Components
 from tuner.report.console import BASELINE, CHOSEN, QUIET
 from tuner.report.formatting import format_other_processes, one_line, pluralize, wrap_text
@@ -109,6 +110,17 @@ def _limit(point: MeasuredPoint, _: BestConfig) -> str | None:
     return roofline.describe(point.limit) if point.limit else None
 
 
+def _bound(point: MeasuredPoint, _: BestConfig) -> str | None:
+    return point.limit.bound if point.limit else None
+
+
+def _state(point: MeasuredPoint, _: BestConfig) -> str | None:
+    limit = point.limit
+    if limit is None:
+        return None
+    return roofline.describe_state(ProbeState(sm_clock_mhz=limit.sm_clock_mhz, power_w=limit.power_w)) or None
+
+
 def _compiling(point: MeasuredPoint, best: BestConfig) -> str | None:
     return format_latency(point.compile_s) if point.compile_s else None
 
@@ -152,6 +164,8 @@ ROWS: tuple[tuple[str, Cell], ...] = (
     ("VAE decode", _part("vae_s")),
     ("rest of the call", _part("rest_s")),
     ("denoiser's share of the limit", _limit),
+    ("the denoiser is bound by", _bound),
+    ("clock and power of the calls", _state),
     ("images per hour", _money("images_per_hour")),
     ("images per 1000 US$", _money("images_per_1000_usd")),
     ("US$ per 1000 images", _money("usd_per_1000_images")),
@@ -171,7 +185,9 @@ ROWS: tuple[tuple[str, Cell], ...] = (
 def notes(best: BestConfig) -> Iterator[str]:
     """Yield how close the chosen denoiser is to its limit, the uncertainty of times, and what is not known."""
     if best.chosen.limit is not None:
-        yield f"The chosen denoiser runs at {roofline.describe(best.chosen.limit, best.environment.device)}"
+        bound = roofline.describe_bound(best.chosen.limit)
+        share = roofline.describe(best.chosen.limit, best.environment.device)
+        yield f"The chosen denoiser runs at {share}{f', {bound}' if bound else ''}"
     calls = [point.components for point in (best.baseline, best.chosen) if point.components]
     if calls:
         seconds = " and ".join(map(format_latency, dict.fromkeys(call.total_s for call in calls)))
@@ -203,9 +219,14 @@ def _timing_notes(best: BestConfig) -> Iterator[str]:
 
 
 def _rate_notes(best: BestConfig) -> Iterator[str]:
-    rates = best.roofline.flop_per_s if best.roofline else {}
+    found = best.roofline or Roofline()
+    rates = found.flop_per_s
     if rates:
         named = [f"{roofline.NAMES.get(dtype, dtype)} {format_number(rate / 1e12)}" for dtype, rate in rates.items()]
-        copy = best.roofline.copy_bytes_per_s if best.roofline else None
+        copy = found.copy_bytes_per_s
         copies = f"; copies {format_number(copy / 1e12)} TB/s" if copy else ""
         yield f"Rates reached here by large products, TFLOP/s: {', '.join(named)}{copies}"
+        states = {dtype: roofline.describe_state(state) for dtype, state in found.states.items()}
+        held = [f"{roofline.NAMES.get(dtype, dtype)} {text}" for dtype, text in states.items() if text]
+        if held:
+            yield f"Each held until the clock had settled: {'; '.join(held)}"

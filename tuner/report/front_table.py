@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from tuner.numbers import decimals, difference_places, format_difference, format_fixed, format_latency
+from tuner.numbers import decimals, difference_places, format_difference, format_fixed, format_latency, format_number
 from tuner.report.console import BASELINE, CHOSEN, QUIET, Glyphs, glyphs_for
 from tuner.report.formatting import OneLine, one_line, wrap_text
 from tuner.report.points import FrontPoint, few_prompts, few_prompts_note, gain_cell, in_order, is_marked, mark
@@ -37,7 +37,7 @@ class _FrontTable:
         def fits(table: Table) -> bool:
             return width_of(table, console, options) <= options.max_width
 
-        count = len(_headings(self.metric))
+        count = len(self._headings())
         whole = self._numbers(options, count, has_configuration=True)
         if fits(whole):
             yield whole
@@ -47,10 +47,13 @@ class _FrontTable:
         notes = "   ".join(_notes(self.points, glyphs_for(options.ascii_only)))
         yield from wrap_text("", notes, options.max_width, QUIET)
 
+    def _headings(self) -> tuple[str, ...]:
+        return _headings(self.metric, has_energy=_has_energy(self.points))
+
     def _numbers(self, options: ConsoleOptions, count: int, has_configuration: bool = False) -> Table:
         """Make the table of the first `count` columns of numbers."""
         glyphs, table = glyphs_for(options.ascii_only), make_table(options)
-        for heading in ("\ntrial", *_headings(self.metric)[:count]):
+        for heading in ("\ntrial", *self._headings()[:count]):
             add_number_column(table, heading)
         if has_configuration:
             table.add_column("\nconfiguration", no_wrap=True)
@@ -95,11 +98,16 @@ def _notes(points: Sequence[FrontPoint], glyphs: Glyphs) -> Iterator[str]:
         yield few
 
 
-def _headings(metric: str) -> tuple[str, ...]:
-    """Return the headings of the columns of numbers, each of two lines."""
+def _has_energy(points: Sequence[FrontPoint]) -> bool:
+    return any(point.joules_per_image is not None for point in points)
+
+
+def _headings(metric: str, *, has_energy: bool) -> tuple[str, ...]:
+    """Return the headings of the columns of numbers, each of two lines. Energy is shown where the GPU tells it."""
+    energy = ("joules/\nimage",) if has_energy else ()
     head, _, tail = metric.rpartition(" ")
     difference = "difference\n[95 % interval]"
-    return ("\nlatency", "\nimages/s", "US$/1000\nimages", "\nspeed-up", f"{head}\n{tail}", difference)
+    return ("\nlatency", "\nimages/s", "US$/1000\nimages", *energy, "\nspeed-up", f"{head}\n{tail}", difference)
 
 
 def _style(point: FrontPoint) -> str:
@@ -118,7 +126,7 @@ def _label(point: FrontPoint) -> str:
     return text if is_named else f"baseline {text}".strip()
 
 
-def _cells(points: Sequence[FrontPoint]) -> list[tuple[str, str, str, str, str, str]]:
+def _cells(points: Sequence[FrontPoint]) -> list[tuple[str, ...]]:
     """Return the cells of each row, the difference last. Each column has its own number of decimals."""
     cost_places = decimals(min(p.cost_usd_per_1000_images for p in points), 3)
     rate_places = decimals(min(p.images_per_s for p in points), 3)
@@ -128,12 +136,17 @@ def _cells(points: Sequence[FrontPoint]) -> list[tuple[str, str, str, str, str, 
             f"{'~' if p.is_predicted else ''}{format_latency(p.latency_s)}{'!' if p.misses_target else ''}",
             format_fixed(p.images_per_s, rate_places),
             format_fixed(p.cost_usd_per_1000_images, cost_places),
+            *([_joules(p)] if _has_energy(points) else []),
             gain_cell(p),
             f"{format_fixed(p.quality, places)}{few_prompts(p)}",
             _difference_cell(p, places),
         )
         for p in points
     ]
+
+
+def _joules(point: FrontPoint) -> str:
+    return "" if point.joules_per_image is None else format_number(point.joules_per_image)
 
 
 def _difference_cell(p: FrontPoint, places: int) -> str:
@@ -157,7 +170,7 @@ class CompactFront:
         for heading in ("trial", "US$/1000", "speed-up", *([self.metric] if has_score else []), "difference"):
             add_number_column(table, heading)
         table.add_column("configuration", overflow="crop")
-        for point, (_, _, cost, speed, score, difference) in zip(shown, _cells(shown), strict=True):
+        for point, (_, _, cost, *_, speed, score, difference) in zip(shown, _cells(shown), strict=True):
             number = _marked_number(point, shown, glyphs, mark(point, glyphs))
             cells = _texts(number, cost, speed, *([score] if has_score else []), difference.split()[0])
             table.add_row(*cells, OneLine(_label(point)), style=_style(point))

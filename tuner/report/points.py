@@ -39,6 +39,7 @@ class FrontPoint(Record):
     quality_high: float
     difference: float
     speed_up: float
+    joules_per_image: float | None = None
     is_baseline: bool = False
     is_chosen: bool = False
     is_predicted: bool = False
@@ -62,6 +63,7 @@ def front_point(
     if timing is None or quality is None or cost is None or baseline.timing is None:
         raise ValueError(f"trial {outcome.number} or its baseline is not measured")
     difference = quality.difference
+    energy_j = timing.gpu.energy_j if timing.gpu else None
     return FrontPoint(
         number=outcome.number,
         label=label(changed),
@@ -73,6 +75,7 @@ def front_point(
         quality_high=quality.mean + difference.high - difference.value,
         difference=difference.value,
         speed_up=timing.images_per_s / baseline.timing.images_per_s,
+        joules_per_image=energy_j.value / int(outcome.values["batch"]) if energy_j else None,
         is_baseline=outcome.number == baseline.number,
         is_chosen=is_chosen,
         is_predicted=timing.predicted_from is not None,

@@ -26,6 +26,10 @@ CALLS = {"cuda": 10, "cpu": 1}
 
 WARM_UP, SAMPLES = 2, 7
 
+HOLD_S = {"cuda": 1.5, "cpu": 0.0}
+"""How long a large product or copy runs before it is timed. An H200 lowers its clock under its power cap; an idle, cool
+one is up to 8 % faster than in a long run."""
+
 LIMIT_S = 2.0
 """How long the samples of a rate may take. A CPU without instructions for a type multiplies a hundred times slower."""
 
@@ -38,11 +42,20 @@ KERNELS = {
 """diffusers' names of torch's attention kernels, and torch's; `native` is torch's own choice."""
 
 
-def product_rate(dtype: str, device: str, clock: Clock, shapes: Sequence[Product] = ()) -> float:
-    """Measure the FLOP per second of matrix products of a type: of these shapes, or of one that is large."""
+def product_rate(
+    dtype: str, device: str, clock: Clock, shapes: Sequence[Product] = (), look: Callable[[], None] | None = None
+) -> float:
+    """Measure the FLOP per second of matrix products of a type: of these shapes, or of one that is large.
+
+    The large one is held until the GPU's clock has settled. `look` is called while it still runs.
+    """
     side = SIDE[device]
     products = shapes or (Product(side, side, side),)
-    seconds = [shape.count * seconds_of(multiplication(dtype, shape, device), device, clock) for shape in products]
+    hold_s = 0.0 if shapes else HOLD_S[device]
+    seconds = [
+        shape.count * seconds_of(multiplication(dtype, shape, device), device, clock, hold_s, look)
+        for shape in products
+    ]
     return sum(shape.count * shape.flop for shape in products) / sum(seconds)
 
 
@@ -69,12 +82,13 @@ def multiplication(dtype: str, shape: Product, device: str) -> Callable[[], obje
     return partial(torch.mm, left, right, out=left.new_empty(shape.rows, shape.columns))
 
 
-def copy_rate(clock: Clock) -> float:
-    """Measure the bytes per second that a large copy within the GPU's memory reads and writes."""
+def copy_rate(clock: Clock, look: Callable[[], None] | None = None) -> float:
+    """Measure the bytes per second that a large copy within the GPU's memory reads and writes, when it is held."""
     import torch
 
     source = torch.ones(COPIED_BYTES, dtype=torch.uint8, device="cuda")
-    return 2.0 * COPIED_BYTES / seconds_of(partial(torch.empty_like(source).copy_, source), "cuda", clock)
+    copy = partial(torch.empty_like(source).copy_, source)
+    return 2.0 * COPIED_BYTES / seconds_of(copy, "cuda", clock, HOLD_S["cuda"], look)
 
 
 def attention_s(backend: str, shape: Attention, device: str, clock: Clock) -> float:
@@ -91,8 +105,11 @@ def attention_s(backend: str, shape: Attention, device: str, clock: Clock) -> fl
         return seconds_of(partial(scaled_dot_product_attention, query, key, value), device, clock)
 
 
-def seconds_of(work: Callable[[], object], device: str, clock: Clock) -> float:
-    """Return the seconds that work takes on the device when it is warm, and release the memory it held."""
+def seconds_of(
+    work: Callable[[], object], device: str, clock: Clock, hold_s: float = 0.0,
+    look: Callable[[], None] | None = None,
+) -> float:  # fmt: skip
+    """Return the seconds that work takes on the device when it has run for `hold_s`, and release the memory it held."""
     import torch
 
     def several() -> None:
@@ -101,7 +118,14 @@ def seconds_of(work: Callable[[], object], device: str, clock: Clock) -> float:
 
     try:
         with torch.inference_mode():
+            until = time.monotonic() + hold_s
+            while time.monotonic() < until:
+                time_call(several, clock)
             samples = _samples(several, clock)
+            if look is not None:
+                several()  # only queued: the device works while it is looked at
+                look()
+                clock.synchronize()
     finally:
         if device == "cuda":
             with contextlib.suppress(RuntimeError):

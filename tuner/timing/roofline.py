@@ -12,10 +12,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
+import msgspec
+
 from tuner.numbers import format_number
 from tuner.records.codec import Value, Values
-from tuner.records.machine import Environment, LimitShare, Roofline
-from tuner.records.outcome import Components
+from tuner.records.gate import TraceSummary
+from tuner.records.machine import Bound, Environment, GpuUse, LimitShare, ProbeState, Roofline
+from tuner.records.outcome import Components, Timing
 from tuner.timing import rates
 from tuner.timing.components import denoisers, patch_calls
 from tuner.timing.measure import Clock, CudaClock
@@ -40,6 +43,15 @@ MIN_CAPABILITY = {FLOAT8: 8.9, FLOAT8_ROW: 9.0, INT8: 7.5}
 
 COUNTED_STEPS = 2
 
+POWER_CAP = "SW power cap"
+"""NVML's reason for a clock that the power limit lowers, see `tuner.hardware.nvml`."""
+
+HOST_BOUND = 0.12
+"""A step in which the GPU waits for the host for a larger share is bound by its launches."""
+
+NEAR = 0.5
+"""A step that reaches less of a rate is not bound by it alone."""
+
 PRODUCTS: Mapping[str, str | None] = {
     "fp8-dynamic-row": FLOAT8,
     "fp8-dynamic-tensor": FLOAT8,
@@ -58,11 +70,14 @@ NAMES = {
 # ---- in the worker --------------------------------------------------------------------------------------------------
 
 
-def measure_roofline(generate: Callable[[int], object], pipe: Any, environment: Environment, batch: int) -> Roofline:
+def measure_roofline(
+    generate: Callable[[int], object], pipe: Any, environment: Environment, batch: int,
+    state: Callable[[], ProbeState] | None = None,
+) -> Roofline:  # fmt: skip
     """Measure what bounds a denoising step of an unmodified pipeline on this device.
 
-    `generate(steps)` makes one call with `batch` images. A quantity that cannot be determined is None, and
-    `unavailable_reasons` says why: none of them is worth losing the baseline.
+    `generate(steps)` makes one call with `batch` images. `state()` reads clock and power of the GPU. A quantity that
+    cannot be determined is None, and `unavailable_reasons` says why: none of them is worth losing the baseline.
     """
     device, unavailable_reasons = environment.device, list[str]()
     clock = CudaClock() if device == "cuda" else Clock()
@@ -73,13 +88,19 @@ def measure_roofline(generate: Callable[[int], object], pipe: Any, environment: 
     flop = attempt("FLOP of a step", partial(_flop_per_step, generate, pipe)) or {}
     shapes = attempt("shapes of a step", partial(_shapes, generate, pipe)) if flop else None
     own = (_dtype(pipe), *OWN_TYPES[device]) if shapes is not None and shapes.products else ()
-    large = {dtype: partial(rates.product_rate, dtype, device, clock) for dtype in TYPES[device]}
+    states: dict[str, ProbeState] = {}
+
+    def looking(rate: str) -> dict[str, Any]:
+        return {"look": lambda: states.update({rate: state()})} if state is not None else {}
+
+    large = {dtype: partial(rates.product_rate, dtype, device, clock, **looking(dtype)) for dtype in TYPES[device]}
     products = shapes.products if shapes is not None else ()
     of_step = {dtype: partial(rates.product_rate, dtype, device, clock, products) for dtype in own}
     kernels: dict[str, Callable[[], float]] = {}
     if shapes is not None and shapes.attention is not None and device == "cuda":
         kernels = {name: partial(rates.attention_s, name, shapes.attention, device, clock) for name in rates.KERNELS}
-    copy_rate = attempt("rate of copies", partial(rates.copy_rate, clock)) if device == "cuda" else None
+    copies = partial(rates.copy_rate, clock, **looking(COPY))
+    copy_rate = attempt("rate of copies", copies) if device == "cuda" else None
     return Roofline(
         flop_per_step=sum(flop.values()) / batch if flop else None,
         flop_by_class={name: count / batch for name, count in flop.items()},
@@ -88,6 +109,7 @@ def measure_roofline(generate: Callable[[int], object], pipe: Any, environment: 
         step_flop_per_s=_known(attempt, "rate of the step's products in", of_step, environment),
         attention_s=_known(attempt, "attention by", kernels, environment),
         copy_bytes_per_s=copy_rate,
+        states=states,
         unavailable_reasons=tuple(unavailable_reasons),
     )
 
@@ -192,6 +214,41 @@ def limit_share(
     if found.weight_bytes and found.copy_bytes_per_s and _has_weights_of(values, baseline):
         shares.append(LimitShare(share=found.weight_bytes / step_s / found.copy_bytes_per_s, rate=COPY))
     return max(shares, key=lambda limit: limit.share, default=None)
+
+
+def with_bound(limit: LimitShare, timing: Timing | None, trace: TraceSummary | None) -> LimitShare:
+    """Add what limits the step: launches, power, or the rate itself, and the clock and power that were seen.
+
+    Launches, if the GPU waits for the host in more than an eighth of the step. Power, if its cap lowered the clock in
+    most of the timed calls: then every byte and product that is left out counts, whatever its share of the rate.
+    """
+    gpu = (timing.gpu if timing is not None else None) or GpuUse()
+    calls = sum(gpu.discarded.values()) + (timing.samples if timing is not None else 0)
+    waits = trace.host_wait_share if trace is not None else None
+    bound: Bound | None = None
+    if waits is not None and waits > HOST_BOUND:
+        bound = "launches"
+    elif calls and 2 * (gpu.events or {}).get(POWER_CAP, 0) > calls:
+        bound = "power"
+    elif limit.share >= NEAR:
+        bound = "memory" if limit.rate == COPY else "compute"
+    return msgspec.structs.replace(limit, bound=bound, sm_clock_mhz=gpu.sm_clock_mhz, power_w=gpu.power_w)
+
+
+def describe_bound(limit: LimitShare) -> str:
+    """Format as `bound by power: 1650 MHz, 687 W`, as far as it is known."""
+    state = describe_state(ProbeState(sm_clock_mhz=limit.sm_clock_mhz, power_w=limit.power_w))
+    return ": ".join(filter(None, (f"bound by {limit.bound}" if limit.bound else "", state)))
+
+
+def describe_state(state: ProbeState) -> str:
+    """Format as `1650 MHz, 687 W, at the power cap`, as far as it is known."""
+    known = (
+        f"{state.sm_clock_mhz:.0f} MHz" if state.sm_clock_mhz is not None else "",
+        f"{state.power_w:.0f} W" if state.power_w is not None else "",
+        "at the power cap" if state.is_capped else "",
+    )
+    return ", ".join(filter(None, known))
 
 
 def describe(limit: LimitShare, device: str = "") -> str:

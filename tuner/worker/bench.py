@@ -105,7 +105,9 @@ class Bench:
             self.channel.enter("probe")
             steps = partial(self.calls.run_steps, first)
             with self.calls.turn():
-                limits = roofline.measure_roofline(steps, pipe, job.environment, first.batch)
+                limits = roofline.measure_roofline(
+                    steps, pipe, job.environment, first.batch, nvml.state if nvml is not None else None
+                )
         return Build(
             changes=changes, load_s=load_s, apply_s=apply_s, first_call_s=first_call_s, compile_s=compile_s,
             trace=trace, verdict=verdict, roofline=limits,
