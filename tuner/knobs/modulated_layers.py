@@ -74,9 +74,12 @@ class Layers:
 
     def fill(self, rows: Any) -> None:
         """Write the rows of a step to where the layers read them."""
+        import torch
+
         key = (rows.shape, rows.dtype)
         if key not in self._buffers:
-            self._buffers[key] = rows.new_empty(rows.shape)
+            with torch.inference_mode(False):  # whoever calls in inference mode now may not do so later
+                self._buffers[key] = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
         buffer = self._buffers[key]
         buffer.copy_(rows)
         if buffer is not self._shown:
