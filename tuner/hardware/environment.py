@@ -34,7 +34,7 @@ def detect(device: str = "auto", gpu: str | None = None, devices: int = 1) -> En
     cuda = None if device == "cpu" else _query_gpu(_describe_gpu, gpu) if gpu else _first_gpu()
     if device == "cuda" and cuda is None:
         raise Unavailable(f"--device cuda: {no_gpu_reason()}")
-    if cuda is not None and devices > visible_gpu_count():
+    if cuda is not None and devices > max(1, visible_gpu_count()):
         raise Unavailable(f"--devices {devices}: only {visible_gpu_count()} GPUs are visible here")
     common = {
         "devices": devices,
