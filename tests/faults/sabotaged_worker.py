@@ -87,7 +87,7 @@ FAULTS = {
 }
 
 
-def simulate(job: Job, channel: Saboteur, _: object) -> None:
+def simulate(job: Job, channel: Saboteur, *_: object) -> None:
     """What worker.run says and writes, without the work. Figures follow from the configuration alone."""
     for stage in ("load", "apply", "compile", "warm up", "trace"):
         channel.enter(stage)

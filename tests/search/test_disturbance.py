@@ -46,7 +46,8 @@ def outcome(number: int, seconds: float, repetition: int | None = None, pair: Pa
 def history(baselines: list[float], others: dict[int, float], repeated: list[float] | None = None) -> History:
     """A study in which each trial was measured, the baseline repeated, and the candidate in pairs with baselines."""
     price = Price(usd_per_hour=3.6, source="here")
-    space = SimpleNamespace(candidate=lambda _: {"batch": 1}, tolerance=1.0, changed=lambda _: {})
+    workload = SimpleNamespace(prompts=("a prompt",))
+    space = SimpleNamespace(candidate=lambda _: {"batch": 1}, tolerance=1.0, changed=lambda _: {}, workload=workload)
     own = {number: outcome(number, seconds) for number, seconds in {BASELINE: baselines[0], **others}.items()}
     known = History(space=cast(Any, space), price=price, outcomes=own)
     for seconds in baselines[1:]:
