@@ -29,7 +29,9 @@ from tuner.records.quality import Quality
 from tuner.result.prices import Price
 from tuner.result.records import BestConfig
 from tuner.search.request import Request
+from tuner.search.strategies import DEFAULT
 from tuner.space import reader
+from tuner.study.course import keep_strategy
 from tuner.study.devices import Check
 from tuner.study.loop import Study
 from tuner.study.store import Store
@@ -150,6 +152,7 @@ class Bench:
         self.trackers: dict[str, Tracker] = {}
         self.devices: tuple[Device, ...] = (DEVICE,)
         self.check: Check = lambda _: None
+        self.strategy = DEFAULT
         (folder / "space.yaml").write_text(SPACE)
 
     @contextmanager
@@ -162,6 +165,7 @@ class Bench:
             price=self.price,
         )
         with Store(self.folder / "study", request) as store:
+            keep_strategy(store, self.strategy, DEFAULT)
             self.told: Any = Told()
             self.executor = InlineExecutor(lambda job: self.work(job), self.devices, self.slots)
             limits = Limits(budget_s=budget_s, max_trials=trials)

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults.harness import Tune, is_whole, wait_until
+from faults.harness import DEMO, Tune, end, is_whole, wait_until
 
 from tuner.result.config import read_config
+from tuner.space.candidates import candidate_key
 
 KILLS = 6
+TRIALS = "24"
 
 
 @pytest.mark.slow
-def test_kills_at_random_instants(tune: Tune) -> None:
+def test_kills_at_random_instants(tune: Tune, undisturbed: Tune) -> None:
     chance = random.Random(0)
     kept: dict[Path, bytes] = {}
     for kill in range(KILLS):
-        process = tune.start()
+        process = tune.start("--trials", TRIALS)
         if kill % 2:  # on a busy machine too some runs must come far enough to lose something
             wait_until(lambda: len(tune.acknowledged()) > len(kept))  # noqa: B023
             time.sleep(chance.uniform(0.0, 0.5))
@@ -37,11 +40,26 @@ def test_kills_at_random_instants(tune: Tune) -> None:
             read_config(tune.folder / "best_config.json")
         kept = now
     assert kept, "no run lived long enough to acknowledge anything"
-    done = tune.run("--trials", str(len(tune.outcomes()) + 2))
+    done = tune.run("--trials", TRIALS)
     assert (done.returncode, done.stderr) == (0, "")
     assert kept.items() <= tune.acknowledged().items()
     assert is_whole(tune.folder / "best_config.json")
     tune.check()
+    undisturbed.run("--trials", TRIALS)
+    assert candidates(tune) == candidates(undisturbed)
+
+
+@pytest.fixture
+def undisturbed(tmp_path: Path, no_pipeline: Path) -> Iterator[Tune]:
+    """The same study, which nobody kills."""
+    tune = Tune(tmp_path / "undisturbed", no_pipeline, DEMO, simulated=True)
+    yield tune
+    end(tune.mark)
+
+
+def candidates(tune: Tune) -> set[str]:
+    """The candidates of a study. Those of one build may have been measured in another order."""
+    return {candidate_key(outcome.values) for outcome in tune.outcomes().values()}
 
 
 def test_a_kill_during_the_baseline_leaves_it_to_the_next_run(tune: Tune) -> None:

@@ -211,6 +211,6 @@ def add_strategy(group: argparse._ArgumentGroup) -> None:
     """Add --strategy, what proposes candidates."""
     group.add_argument(
         "--strategy", choices=STRATEGIES, metavar="NAME",
-        help=f"what proposes candidates: {', '.join(STRATEGIES)} (default: tpe; of a "
+        help=f"what proposes candidates: {', '.join(STRATEGIES)} (default: agent; of a "
         "study that was begun, its own)",
     )  # fmt: skip

@@ -27,7 +27,7 @@ STRATEGIES: Mapping[str, tuple[Make, ...]] = {
 }
 """What `--strategy` chooses from: strategies in the order in which they are asked for a proposal."""
 
-DEFAULT = "tpe"
+DEFAULT = "agent"
 """The strategy of a new study. docs/search.md has what each takes to the same front."""
 
 FIRST = "tpe"

@@ -91,7 +91,9 @@ class Study:
             is_asked=limits.max_trials is not None,
         )
         searching = search(strategy_of(store), context)
-        self.search = FirstOf([self.early, Interrupted(context, building(store)), searching])
+        interrupted = Interrupted(context, building(store))
+        self.runner.interrupted = interrupted.sweeps
+        self.search = FirstOf([self.early, interrupted, searching])
 
     def run(self) -> BestConfig:
         """Do everything that is left to do. Raises StudyFailed if the baseline itself cannot be measured."""

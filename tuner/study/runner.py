@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import msgspec
 
 from tuner.execution.executor import Ended, Executor, Handle, StoodStill
+from tuner.records.codec import Values
 from tuner.records.outcome import Device, Outcome
 from tuner.records.protocol import Job, Message, PointTimed, ReferenceWanted, TurnEnded
 from tuner.search.history import BASELINE, History, InFlight
@@ -55,6 +56,8 @@ class Runner:
         self.room = room
         self.stops_at = stops_at
         self.follow = follow
+        self.interrupted: Sequence[Sequence[Values]] = ()
+        """What was being built when the study was killed, and does not run again yet."""
         self.flights: dict[str, Flight] = {}
         self.devices = Devices(self.store, self.history, check)
         self.strategy: Strategy
@@ -332,9 +335,10 @@ class Runner:
                 strategy.observe(outcome)
 
     def keep_building(self) -> None:
-        """Record what is being built: a study that is killed begins again with that."""
-        builds = [flight.running.sweep for flight in self.flights.values() if flight.running.sweep]
-        keep_building(self.store, builds if self.history.outcomes else [])
+        """Record what is being built: a study that is killed begins again with that, first with the baseline."""
+        builds = [flight.running for flight in self.flights.values() if flight.running.sweep]
+        begun = [build for build in builds if self.history.outcomes or build.number == BASELINE]
+        keep_building(self.store, [*self.interrupted, *(build.sweep for build in begun)])
 
     def next_stop(self) -> float:
         """Return when the first of the attempts is stopped."""

@@ -18,7 +18,7 @@ from tuner.search.agent.features import Array, Columns
 from tuner.search.agent.observed import Observer
 from tuner.search.agent.pool import Build, Pool
 from tuner.search.agent.worth import LEVELS, MIN_TIMING_S, START_S, TIMING_CALLS, Bill, gains, level_of, lowered
-from tuner.search.history import History
+from tuner.search.history import History, was_throttled
 from tuner.search.strategy import SearchContext, random_state
 from tuner.search.unknown import Known
 
@@ -120,6 +120,7 @@ class Comparison:
         self.limit = LIMIT * scale
         self.costs = Costs(history, self.trials, self.columns, scale)
         self.known = Known(history, lambda outcome: observer.of(history.comparable(outcome)).key)
+        self.known.candidates |= {trial.key for trial in self.trials if was_throttled(trial.outcome)}
         self.chances = Chances(self.trials, history.refused, self.columns)
         self.bill = Bill(self.trials, self.running, chooser.context.slots)
         ceiling = front.seconds_per_image(history.baseline).value

@@ -80,8 +80,8 @@ class Observer:
         self.made: dict[int, Observed] = {}
 
     def trials(self, history: History) -> list[Observed]:
-        """Return the recorded trials of a study, in their order, as on the baseline's device."""
-        return [self.of(outcome) for outcome in history.all_comparable()]
+        """Return the recorded trials of a study by number, and as on the baseline's device."""
+        return [self.of(outcome) for outcome in sorted(history.all_comparable(), key=lambda outcome: outcome.number)]
 
     def of(self, outcome: Outcome) -> Observed:
         """Return a recorded trial with what follows from it."""
