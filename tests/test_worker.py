@@ -27,6 +27,7 @@ from tuner.trace import dynamo
 from tuner.worker import bench as worker
 from tuner.worker import calls, timing
 from tuner.worker.calls import PipelineCalls
+from tuner.worker.ranks import Ranks
 from tuner.worker.timing import Timer
 from tuner.worker.tracing import Tracer, rejects_graph_breaks
 
@@ -174,7 +175,7 @@ def test_where_a_break_rejects_inductor_is_asked_only_if_the_pieces_cannot_be_ju
     verdict = Verdict(status="rejected", findings=(finding("graph break"), finding("device sync")))
     monkeypatch.setattr(worker, "apply_knobs", lambda *_: {})
     monkeypatch.setattr(PipelineCalls, "user_call", lambda *_: lambda: module(torch.ones(2)))
-    monkeypatch.setattr(PipelineCalls, "run_steps", lambda *_: module(torch.ones(2)))
+    monkeypatch.setattr(PipelineCalls, "run_steps", lambda *_, **__: module(torch.ones(2)))
     monkeypatch.setattr(Tracer, "trace", lambda *_, **__: (None, verdict))
     job: Any = SimpleNamespace(
         environment=SimpleNamespace(device="cpu"), reference=None, points=(POINT,), workload=WORKLOAD,
@@ -285,6 +286,7 @@ def test_calls_that_most_take_twice_as_long_as_when_warmed_up_are_made_again_onc
         clock=None,
         user_call=lambda _: None,
         channel=make_channel(),
+        ranks=Ranks(make_channel()),
         turn=lambda **_: nullcontext(),
     )
     tracer: Any = SimpleNamespace(graph_count=lambda: 0, compile_log=log)

@@ -67,6 +67,8 @@ def test_more_devices_than_there_are_cannot_be_had() -> None:
         (split("ulysses", cache__kind="first-block"), "decide by its own part"),
         (split("tensor", quantization__scheme="fp8-dynamic-row"), "quantized weights cannot be split"),
         (split("tensor", fuse_qkv=True), "fused projections"),
+        (split("ulysses-anything", compile__scope="regional"), "does not compile"),
+        (split("ulysses", compile__scope="regional"), None),
         (split("ulysses", quantization__scheme="fp8-dynamic-row"), None),
         (split("ring", attention__backend="_native_cudnn"), None),
         (split("ulysses", cache__kind="taylorseer"), None),

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from unittest.mock import patch
 
 from tuner.errors import Unavailable
 from tuner.knobs.base import Knob, NoEffect, denoisers, for_each_denoiser, invalid_count_reason
@@ -27,8 +26,13 @@ WITH_LSE = ("flash", "_native_cudnn", "_native_flash", "sage")
 EXCHANGING = ("native", *WITH_LSE)
 """Attention backends that diffusers' context parallel supports, without those whose kernels come from the hub."""
 
-DECIDING_CACHES = ("first-block", "teacache", "dbcache")
-"""Caches that decide by a number which every rank would compute of its own part."""
+DECIDES_ALONE = "each device would decide by its own part of the image whether the cache skips a step"
+
+CACHES_OF_WHOLE_IMAGES: Mapping[str, str] = {
+    **dict.fromkeys(("first-block", "teacache", "dbcache"), DECIDES_ALONE),
+    "faster": "the cache takes frequencies of a whole image, and each device has a part",
+}
+"""Caches that need more than a part of the image, and what for."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +104,12 @@ class ParallelKind(Knob):
     def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         if values.get(self.name, "none") == "none":
             return None
-        if values.get("cache.kind") in DECIDING_CACHES:
-            return "each device would decide by its own part of the image whether the cache skips a step"
-        if values.get("cache.kind") == "faster":
-            return "the cache takes frequencies of a whole image, and each device has a part"
+        if reason := CACHES_OF_WHOLE_IMAGES.get(str(values.get("cache.kind"))):
+            return reason
         if values[self.name] == "tensor":
             return tensor_conflict(values)
+        if values[self.name] == "ulysses-anything" and values.get("compile.scope", "none") != "none":
+            return "its exchange of lengths does not compile; ulysses does"
         backends = SPLITS[str(values[self.name])].backends
         if values.get("attention.backend", "native") not in backends:
             return f"it works with the attention backends {', '.join(backends)}"
@@ -223,6 +227,8 @@ def split_over_devices(denoiser: Any, config: str, arguments: Mapping[str, Any])
 @contextmanager
 def counted_devices() -> Iterator[None]:
     """Have a machine without accelerators count as one device: diffusers divides by their number."""
+    from unittest.mock import patch
+
     import torch
 
     count = max(1, torch.accelerator.device_count())

@@ -149,8 +149,7 @@ class Timer:
 
         call, clock = self.calls.user_call(point), self.calls.clock
         warmed_up = self._warm_up_again(call)
-        peak.reset(self.job)
-        self.calls.ranks.reset_peaks()
+        self._reset_peak_memory()
         before = self.tracer.compile_log.read()
         timing = self._measure(call, point, warmed_up)
         if warmed_up.last_call_s and disturbance.is_disturbed(timing.latency_s.value, warmed_up.last_call_s):
@@ -216,6 +215,10 @@ class Timer:
             import torch
 
             torch.cuda.empty_cache()
+
+    def _reset_peak_memory(self) -> None:
+        peak.reset(self.job)
+        self.calls.ranks.reset_peaks()
 
     def _monitor(self) -> telemetry.GpuMonitor | telemetry.UnavailableMonitor | None:
         if not self.cuda:
