@@ -14,6 +14,9 @@ from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
 
+BLOCKS = ("FluxSingleTransformerBlock", "ChromaSingleTransformerBlock")
+"""The classes of single-stream blocks for which there is a forward here."""
+
 
 class SingleBlockKnob(Knob):
     """A knob that replaces products of the denoiser's single-stream blocks."""
@@ -31,8 +34,8 @@ class SingleBlockKnob(Knob):
             return None
         for denoiser in architecture.denoisers:
             source = class_source("models", denoiser.class_name)
-            if not any(f"class {name}(" in source for name in FORWARDS):
-                return f"{architecture.pipeline_class} has none of the single-stream blocks {' and '.join(FORWARDS)}"
+            if not any(f"class {name}(" in source for name in BLOCKS):
+                return f"{architecture.pipeline_class} has none of the single-stream blocks {' and '.join(BLOCKS)}"
         return None
 
     def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
@@ -83,7 +86,7 @@ class SplitOutput(SingleBlockKnob):
 def single_blocks(pipe: Any) -> Iterator[Any]:
     """Yield the single-stream blocks of the denoisers."""
     for denoiser in denoisers(pipe):
-        yield from (module for module in denoiser.modules() if type(module).__name__ in FORWARDS)
+        yield from (module for module in denoiser.modules() if type(module).__name__ in BLOCKS)
 
 
 def fuse_input(block: Any) -> None:
@@ -137,9 +140,18 @@ def linear(weight: Any, bias: Any) -> Any:
     return layer.eval()
 
 
+def forward_of(class_name: str) -> Callable[..., Any]:
+    """Return what replaces the forward of a class of single-stream blocks."""
+    forwards: dict[str, Callable[..., Any]] = {
+        "FluxSingleTransformerBlock": flux_forward,
+        "ChromaSingleTransformerBlock": chroma_forward,
+    }
+    return forwards[class_name]
+
+
 def use_own_forward(block: Any) -> None:
     """Give a block a forward that reads the layers that it has now."""
-    block.own_forward = block.forward = types.MethodType(FORWARDS[type(block).__name__], block)
+    block.own_forward = block.forward = types.MethodType(forward_of(type(block).__name__), block)
 
 
 def single_stream(block: Any, hidden_states: Any, temb: Any, attention: dict[str, Any]) -> Any:
@@ -184,10 +196,3 @@ def chroma_forward(
         attention_mask = attention_mask[:, None, None, :] * attention_mask[:, None, :, None]
     attention = {"image_rotary_emb": image_rotary_emb, "attention_mask": attention_mask}
     return single_stream(block, hidden_states, temb, {**attention, **(joint_attention_kwargs or {})})
-
-
-FORWARDS: Mapping[str, Callable[..., Any]] = {
-    "FluxSingleTransformerBlock": flux_forward,
-    "ChromaSingleTransformerBlock": chroma_forward,
-}
-"""What replaces the forward of each class of single-stream blocks."""
