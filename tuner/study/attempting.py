@@ -1,8 +1,14 @@
-"""Make an attempt of a proposal: a build with its step sweep, or a repetition."""
+"""Make an attempt of a proposal, a build with its step sweep or a repetition, and its job."""
 
 from __future__ import annotations
 
+import os
+
+import msgspec
+
 from tuner.records.outcome import Device
+from tuner.records.protocol import Job
+from tuner.search.budget import Budget
 from tuner.search.strategy import Proposal
 from tuner.study.attempt import Attempt, BuildAttempt
 from tuner.study.events import Publisher
@@ -28,3 +34,11 @@ def make_build(publisher: Publisher, proposal: Proposal, device: Device) -> Buil
         : max(1, publisher.budget.trials_left(history))
     ]
     return BuildAttempt(store, history, device, number, sweep, proposal.purpose, proposal.recipe)
+
+
+def make_job(attempt: Attempt, budget: Budget, room: int) -> Job:
+    """Return the job of an attempt that has so much `room`. Those that compile at once on a CPU share its cores."""
+    job = attempt.job(budget)
+    is_shared = job.environment.device == "cpu"
+    limit_s = None if job.compile_limit_s is None else job.compile_limit_s * (room if is_shared else 1)
+    return msgspec.structs.replace(job, compile_limit_s=limit_s, study_pid=os.getpid(), shares_device=room > 1)

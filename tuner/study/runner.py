@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import msgspec
-
 from tuner.execution.executor import Ended, Executor, Handle, StoodStill
 from tuner.records.codec import Values
 from tuner.records.outcome import Device, Outcome
-from tuner.records.protocol import Job, Message, PointTimed, ReferenceWanted, TurnEnded
+from tuner.records.protocol import Message, PointTimed, ReferenceWanted, TurnEnded
 from tuner.search.history import BASELINE, History, InFlight
 from tuner.search.strategy import Proposal, Strategy
 from tuner.study import narration
 from tuner.study.attempt import Attempt, BuildAttempt
-from tuner.study.attempting import make_attempt
+from tuner.study.attempting import make_attempt, make_job
 from tuner.study.course import keep_building
 from tuner.study.devices import Check, Devices
 from tuner.study.events import (
@@ -159,7 +156,7 @@ class Runner:
         self.publisher.publish(started)
         self.follow(attempt, started)
         try:
-            handle = self.executor.submit(self.job(attempt), device)
+            handle = self.executor.submit(make_job(attempt, self.budget, self.room()), device)
         except BaseException:
             attempt.close()
             raise
@@ -170,13 +167,6 @@ class Runner:
         self.keep_building()
         for each in self.flights.values():
             each.neighbours |= {other.device for other in self.flights.values() if other is not each}
-
-    def job(self, attempt: Attempt) -> Job:
-        """Return the job of an attempt. Those that compile at once on a CPU share its cores."""
-        job, room = attempt.job(self.budget), self.room()
-        is_shared = job.environment.device == "cpu"
-        limit_s = None if job.compile_limit_s is None else job.compile_limit_s * (room if is_shared else 1)
-        return msgspec.structs.replace(job, compile_limit_s=limit_s, study_pid=os.getpid(), shares_device=room > 1)
 
     def take(self, handle: Handle, message: Message | StoodStill | Ended, strategy: Strategy) -> None:
         """Publish what follows from a message of an attempt."""
