@@ -66,7 +66,7 @@ def test_more_devices_than_there_are_cannot_be_had() -> None:
         (split("ring"), "works with the attention backends flash"),
         (split("ulysses", cache__kind="first-block"), "decide by its own part"),
         (split("tensor", quantization__scheme="fp8-dynamic-row"), "quantized weights cannot be split"),
-        (split("tensor", fuse_qkv=True), "fused projections"),
+        (split("tensor", fuse_qkv=True), "regrouped products"),
         (split("ulysses-anything", compile__scope="regional"), "does not compile"),
         (split("ulysses", compile__scope="regional"), None),
         (split("ulysses", quantization__scheme="fp8-dynamic-row"), None),
