@@ -116,6 +116,7 @@ def test_a_candidate_need_not_be_judged_if_a_quicker_one_is_as_good(bench: Bench
 
     honest, bench.work = workers.seconds, work
     workers.seconds = lambda job, point: honest(job, point) * (2.0 if point.steps == 20 else 1.0)  # type: ignore[method-assign]
+    bench.strategy = "tpe"  # the agent asks for single step counts
     best = bench.run(trials=14)
     unjudged = [outcome for outcome in bench.outcomes() if outcome.quality is None]
     assert unjudged
