@@ -28,7 +28,7 @@ from tuner.records.quality import NoiseFloor
 from tuner.result.records import BestConfig
 
 CALLS = 7
-MIN_TRIALS, MIN_BUILDS, MIN_FRONT = 10, 3, 3
+MIN_TRIALS, MIN_BUILDS, MIN_FRONT = 10, 3, 2
 
 TIME_A_PIPELINE = f"""
 import json, sys, time, torch, tuner
@@ -70,7 +70,7 @@ class Study:
     def __init__(self, device: str, out: Path) -> None:
         self.device = device
         self.out = out
-        study = ["--device", device, "--out", str(out), "--space", str(SPACE)]
+        study = ["--device", device, "--out", str(out), "--space", str(SPACE), "--strategy", "tpe"]  # recipes first
         for budget_s, trials in LIMITS:
             self.command = ["tune", "run", *study, "--budget", f"{budget_s}s", "--trials", str(trials)]
             start = time.monotonic()
