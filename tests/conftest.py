@@ -181,6 +181,7 @@ def recorded_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from faults.sabotaged_tune import EMPTY_PANEL
 
     bench = Bench(tmp_path_factory.mktemp("recorded"), Workers())
+    bench.strategy = "tpe"  # begins with the recipe, and tries whole rows
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tuner.search.optuna_sampler.MAX_KNOWN_PROPOSALS", 10)
         patch.setattr("tuner.study.finalists.EXAMINER", (sys.executable, "-c", EMPTY_PANEL))

@@ -194,6 +194,7 @@ def test_what_is_expected_is_told_once(ahead: Ahead, monkeypatch: pytest.MonkeyP
 
 def test_the_quickest_is_judged_first_and_what_is_slower_need_not_be(ahead: Ahead, workers: SlowWorkers) -> None:
     workers.is_lossless = True
+    ahead.strategy = "tpe"  # begins with the recipe
     executor = ahead.run_ahead(drawn_after=4)
 
     first, second = list(executor.provided.values())[:2]
@@ -238,6 +239,7 @@ def test_a_candidate_with_the_baselines_image_key_is_compared_with_its_images(
     ahead: Ahead, workers: SlowWorkers
 ) -> None:
     (ahead.folder / "space.yaml").write_text(SPACE.replace(", steps: 14", ""))
+    ahead.strategy = "tpe"  # begins with the recipe
     executor = ahead.run_ahead()
 
     first = next(iter(executor.provided.values()))
