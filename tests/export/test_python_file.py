@@ -84,7 +84,6 @@ CONFIGURATIONS: list[tuple[str, Values]] = [
             "modulation.once": True,
             "single_blocks.fuse_input": True,
             "single_blocks.split_output": True,
-            "text.keep_prompts": True,
         },
     ),
     ("flux", {"fuse_qkv": True, "attention.backend": "_native_math", "batch": 2, "steps": 3}),

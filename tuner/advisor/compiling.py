@@ -139,9 +139,6 @@ COMPILING: dict[str, EffectOf] = {
     "compile.text_encoders": fixed({
         True: Effect("fusing leaves about half of an encoder's time", (change(TEXT, 0.5, 0.38, 0.95, least=0.25),)),
     }),
-    "text.keep_prompts": fixed({
-        True: Effect("prompts seen before are not encoded again", (change(TEXT, 0.05, 0.01, 0.5, least=0.0),)),
-    }),
     "compile.vae": compile_vae,
     "graphs.scheduler_step": fixed({
         True: Effect("the scheduler's arithmetic joins the graph", (change(REST, 0.97, 0.8, 1.02, least=0.5),)),

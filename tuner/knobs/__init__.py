@@ -30,7 +30,6 @@ from tuner.knobs.memory import GroupOffload, LayerwiseCasting
 from tuner.knobs.modulation import ModulationOnce
 from tuner.knobs.parallel import ParallelDegree, ParallelKind
 from tuner.knobs.precision import Dtype
-from tuner.knobs.prompts import KeepPrompts
 from tuner.knobs.quantization import GgufFile, QuantizationScheme
 from tuner.knobs.schedule import BeginIndex, SchedulerKind, Steps
 from tuner.knobs.single_blocks import FuseInput, SplitOutput
@@ -91,7 +90,6 @@ KNOBS: Mapping[str, Knob] = {
         LayerwiseCasting(),
         GroupOffload(),
         SequenceLength(),
-        KeepPrompts(),
         GuidanceStop(),
         GuidanceTruncation(),
         SchedulerKind(),

@@ -220,7 +220,6 @@ KNOB_NAMES: Mapping[str, str] = by_word({
     "cudagraph cudagraphs graphs compilecudagraphs": "graphs.denoiser",
     "fuseqkvprojections fusedqkv fuse": "fuse_qkv",
     "modulation adaln adaptivenorms": "modulation.once",
-    "promptcache textcache textencodercache cacheprompts": "text.keep_prompts",
     "memoryformat channelslast": "vae.channels_last",
     "tinyvae taesd": "vae.tiny",
     "offload cpuoffload enablemodelcpuoffload modelcpuoffload": "memory.group_offload",
