@@ -38,6 +38,7 @@ def test_a_forgotten_effect_is_found() -> None:
 EVEN: Mapping[str, Value] = {"cache.kind": "none", "guidance.stop": 1, "guidance.truncation": 1}
 OTHER_ARITHMETIC = (
     *EVEN, "text.sequence_length", "scheduler.kind", "scheduler.begin_index", "matmul.tf32", "parallel.kind",
+    "modulation.once",
 )  # fmt: skip
 OTHER_STEPS = ("steps", "scheduler.kind", "scheduler.begin_index", "guidance.stop", "guidance.truncation")
 OTHER_NOISE = ("scheduler.kind", "scheduler.begin_index")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ EMBEDDING = re.compile(r"\bt?emb = self\.\w+\(")
 ADAPTIVE = re.compile(r"\bAdaLayerNorm(Zero|ZeroSingle|Continuous)\(|\w+NormZero\(|nn\.SiLU\(\),\s*nn\.Linear\(")
 MAX_BRANCHES = 4
 MAX_SCHEDULES = 32
+MAX_UNKEPT = 2
+"""So many calls in a row whose timesteps cannot be kept are no accident, as one that was interrupted is."""
 
 
 class ModulationOnce(Knob):
@@ -34,6 +37,7 @@ class ModulationOnce(Knob):
     name = "modulation.once"
     choices = (False, True)
     order = 43  # around the denoiser's compiled or captured call
+    other_arithmetic = True  # a step reads a row of a table instead of these weights
 
     def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         if not value:
@@ -96,9 +100,11 @@ class Modulation:
         self._denoiser = denoiser
         self._names = list(inspect.signature(denoiser.forward).parameters)
         self._layers: Layers | None = None
+        self._given = GivenTimesteps(pipe.scheduler)
         self._begun: Any = None
         self._key: Any = None
         self._known: Any = None
+        self._unkept = 0
         self._branches: list[Branch] = []
         self._schedules: dict[Any, Any] = {}
 
@@ -119,25 +125,41 @@ class Modulation:
         branch = self._branch(named) if self.problem is None else None
         if branch is None:
             return layers.compute(named, timestep.flatten()[:1])[0]
+        branch.calls += 1
         if self._known is None:
             branch.passed.append(timestep.flatten()[:1])
             return layers.compute(named, timestep.flatten()[:1])[0]
         if branch.table is None:
             branch.table = layers.compute(named, self._known)
+        if branch.calls == len(self._begun):  # its last step: what follows, as the VAE, needs the memory
+            self._branches.remove(branch)
         return row_of(branch.table, self._known, timestep)
 
     def _begin(self, timestep: Any) -> None:
         """Begin a call of the pipeline: keep the timesteps of the last one, if it had all its steps."""
+        if self._known is None and self._branches:
+            self._keep()
+        scheduler = self._pipe.scheduler
+        self._begun, self._branches = scheduler.timesteps, []
+        given = self._given.key_of(scheduler)
+        self._key = None if given is None else (timestep.dtype, given)
+        self._known = self._schedules.get(self._key)
+
+    def _keep(self) -> None:
+        """Keep the timesteps of a call with a new schedule. Waits for the GPU, once a schedule."""
         import torch
 
-        if self._known is None and self._branches and len(self._branches[0].passed) == len(self._begun):
-            passed = [each for branch in self._branches for each in branch.passed]
-            while len(self._schedules) >= MAX_SCHEDULES:
-                self._schedules.pop(next(iter(self._schedules)))
-            self._schedules[self._key] = torch.unique(torch.cat(passed))
-        self._begun, self._branches = self._pipe.scheduler.timesteps, []
-        self._key = (timestep.dtype, *self._begun.tolist())
-        self._known = self._schedules.get(self._key)
+        if self._key is None or self._branches[0].calls != len(self._begun):
+            self._unkept += 1
+            if self._unkept == MAX_UNKEPT:
+                self.problem = "the pipeline does not give its denoiser each timestep that it asked its scheduler for"
+            return
+        self._unkept = 0
+        while len(self._schedules) >= MAX_SCHEDULES:
+            self._schedules.pop(next(iter(self._schedules)))
+        self._schedules[self._key] = torch.unique(
+            torch.cat([each for branch in self._branches for each in branch.passed])
+        )
 
     def _branch(self, named: dict[str, Any]) -> Branch | None:
         """Return the branch of guidance with these inputs, a new one if they are new; None if they never repeat."""
@@ -145,6 +167,9 @@ class Modulation:
         for branch in self._branches:
             if branch.has(given):
                 return branch
+        if any(map(is_unversioned, given.values())):
+            self.problem = "the pipeline is called in torch.inference_mode, where a change of its inputs is not seen"
+            return None
         if len(self._branches) == MAX_BRANCHES:
             self.problem = "the pipeline gives its denoiser other inputs in each step"
             return None
@@ -152,10 +177,32 @@ class Modulation:
         return self._branches[-1]
 
 
+class GivenTimesteps:
+    """What a scheduler's timesteps were made from, known without reading them from the GPU."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self._timesteps: Any = None
+        self._key: Any = None
+        set_timesteps = scheduler.set_timesteps
+
+        @functools.wraps(set_timesteps)  # pipelines read its signature
+        def noted(*arguments: Any, **named: Any) -> None:
+            set_timesteps(*arguments, **named)
+            self._timesteps = scheduler.timesteps
+            self._key = plain_data((arguments, named, dict(scheduler.config), getattr(scheduler, "shift", None)))
+
+        scheduler.set_timesteps = noted
+
+    def key_of(self, scheduler: Any) -> Any:
+        """Return what the timesteps follow from; None if they were set in another way, or from a tensor."""
+        return self._key if scheduler.timesteps is self._timesteps else None
+
+
 class Branch:
     """The calls of a denoiser within one call of the pipeline that differ in latents and timestep only."""
 
     def __init__(self, given: dict[str, Any]) -> None:
+        self.calls = 0
         self.passed: list[Any] = []
         self.table: Any = None
         self._given = given
@@ -168,11 +215,32 @@ class Branch:
         )
 
 
+def plain_data(value: Any) -> Any:
+    """Return arguments and settings in a form that can be a key, or None if a tensor is among them."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return None
+    if isinstance(value, dict):
+        value = [each for item in sorted(value.items()) for each in item]
+    if not isinstance(value, (list, tuple)):
+        return repr(value.tolist() if hasattr(value, "tolist") else value)
+    plain = tuple(map(plain_data, value))
+    return None if None in plain else plain
+
+
 def version_of(value: Any) -> int:
     """Return how often a tensor was changed in place, 0 for anything else."""
     import torch
 
-    return value._version if isinstance(value, torch.Tensor) and not value.is_inference() else 0
+    return value._version if isinstance(value, torch.Tensor) else 0
+
+
+def is_unversioned(value: Any) -> bool:
+    """Return whether a value is a tensor that does not count its changes."""
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.is_inference()
 
 
 def row_of(table: Any, known: Any, timestep: Any) -> Any:
