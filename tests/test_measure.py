@@ -88,6 +88,9 @@ class Watcher:
     def end(self) -> str | None:
         return next(self.reasons)
 
+    def keep(self, counts: Sequence[bool]) -> None:
+        pass
+
     def report(self) -> GpuUse:
         return GpuUse(power_w=300.0)
 

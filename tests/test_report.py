@@ -107,9 +107,10 @@ def first_row_of(text: str, number: int) -> int:
 
 def test_energy_is_a_column_where_the_gpu_tells_it() -> None:
     joules = [msgspec.structs.replace(each, joules_per_image=100.0 * each.number) for each in POINTS[:3]]
+    joules[0] = msgspec.structs.replace(joules[0], is_predicted=True)
     with_energy, without = printed(front_table([*joules, POINTS[3]]), 160), printed(front_table(POINTS), 160)
     assert "joules/" in with_energy and "joules" not in without
-    assert "1200" in with_energy.replace(",", "")
+    assert "~1200" in with_energy.replace(",", ""), "trial 12 has it from calls with other steps"
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 240])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -106,11 +107,11 @@ def test_a_small_share_is_not_rounded_to_none() -> None:
 # ---- what binds -----------------------------------------------------------------------------------------------------
 
 
-def timed(samples: int, capped: int) -> Timing:
-    """Timed calls of an H200, of which the power cap lowered the clock in some."""
-    gpu = GpuUse(sm_clock_mhz=1650, power_w=687, events={"SW power cap": capped})
+def timed(calls: int, capped: int) -> Timing:
+    """Calls of an H200, of which the power cap lowered the clock in some. The latency is composed, without samples."""
+    gpu = GpuUse(sm_clock_mhz=1650, power_w=687, calls=calls, events={"SW power cap": capped})
     latency = Estimate(value=1.0, low=1.0, high=1.0)
-    return Timing(latency_s=latency, samples=samples, images_per_s=1.0, stopped="interval within target", gpu=gpu)
+    return Timing(latency_s=latency, samples=0, images_per_s=1.0, stopped="interval within target", gpu=gpu)
 
 
 TRACE = TraceSummary(
@@ -151,6 +152,16 @@ def test_the_state_is_read_while_the_device_works_and_kept_by_rate(monkeypatch: 
     assert found.states.keys() == found.flop_per_s.keys()
     assert roofline.describe_state(found.states["float32"]) == "1700 MHz, 690 W, at the power cap"
     assert decode(encode(found), Roofline, "here") == found
+
+
+def test_clock_and_power_are_read_while_much_work_is_queued(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(rates.LOOK_S, "cpu", 0.05)
+    made: list[float] = []
+    at_look: list[int] = []
+    rates.seconds_of(
+        lambda: made.append(time.sleep(0.002) or 0.0), "cpu", Clock(), look=lambda: at_look.append(len(made))
+    )
+    assert at_look[0] - rates.WARM_UP - rates.SAMPLES >= 5
 
 
 # ---- the probe ------------------------------------------------------------------------------------------------------

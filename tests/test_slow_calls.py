@@ -9,15 +9,17 @@ import pytest
 from channels import make_channel
 
 from tuner.hardware import environment
-from tuner.records.machine import Memory
+from tuner.records.codec import Estimate
+from tuner.records.machine import GpuUse, Memory
 from tuner.records.model import Workload
 from tuner.records.outcome import Components
 from tuner.records.protocol import Point, Standing
+from tuner.records.ranks import Draw
 from tuner.timing import measure
 from tuner.timing.measure import Clock, StoppingRule
 from tuner.worker.bench import Bench
 from tuner.worker.calls import PipelineCalls
-from tuner.worker.timing import Timer
+from tuner.worker.timing import Timer, of_one_device
 from tuner.worker.weights import no_weights
 
 
@@ -90,6 +92,36 @@ def test_a_slow_call_is_composed_of_calls_with_few_steps(monkeypatch: pytest.Mon
     slow.made.clear()
     assert timer.time(a_point(20))[0].latency_s.value == pytest.approx(3.0)
     assert slow.made == [], "other step counts need no call of their own"
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_error_of_a_call_on_several_devices_is_that_of_the_job(
+    monkeypatch: pytest.MonkeyPatch, devices: int
+) -> None:
+    timer = SlowCalls().timer(monkeypatch)
+    monkeypatch.setattr(timer.calls.ranks, "others", [SimpleNamespace(commands=1)] * (devices - 1))
+    monkeypatch.setattr("tuner.worker.ranks.send_line", lambda *_: None)
+    timer.job.points = (a_point(4), a_point(3))
+
+    def fail(point: Point) -> Any:
+        with timer.calls.ranks.drawing(Draw(indices=(0,), steps=point.steps, batch=1, output_type="pil")):
+            raise MemoryError(f"at {point.steps} steps")
+
+    monkeypatch.setattr(timer, "time", fail)
+    if devices == 1:
+        timer.time_before_trace()
+        assert str(timer.errors[0]) == "at 3 steps", "the others are tried"
+    else:
+        with pytest.raises(MemoryError, match="at 4 steps"):
+            timer.time_before_trace()
+
+
+def test_what_is_read_of_one_of_several_devices_is_told() -> None:
+    found = of_one_device(GpuUse(energy_j=Estimate(value=1.0, low=1.0, high=1.0)), 2)
+    assert found is not None and found.energy_j is None
+    assert [reason.partition(":")[0] for reason in found.unavailable_reasons] == [
+        "energy", "throttling and other users",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,16 @@ def test_the_state_of_a_probe_has_clock_power_and_cap(nvml: FakeNvml, reasons: i
     assert state == ProbeState(sm_clock_mhz=1650, power_w=650.5, is_capped=is_capped)
 
 
+def test_the_reasons_of_a_probe_are_read_first(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    gpu: Any = Nvml(UUID, BUS_ID, nvml)
+    for name in ("reasons", "sample"):
+        read = getattr(gpu.gpu, name)
+        monkeypatch.setattr(gpu.gpu, name, lambda *given, name=name, read=read: order.append(name) or read(*given))
+    gpu.state()
+    assert order == ["reasons", "sample"]
+
+
 def test_the_state_is_unknown_where_nvml_is_silent(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
     def silent(*_: object) -> None:
         raise NvmlError("Not Supported")
@@ -321,6 +331,16 @@ def test_energy_is_that_of_the_calls_that_count(nvml: FakeNvml) -> None:
     assert energy is not None
     assert energy.value == pytest.approx((1.0 + 1.5) / 2)
     assert energy.low < 1.0 < 1.5 < energy.high, "two calls tell little"
+
+
+def test_the_energy_of_a_stalled_call_does_not_count(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml.energy = iter([0, *(each for joules in (1, 1, 90, *[1] * 9) for each in (0, joules * 1_000))])  # type: ignore[assignment]
+    durations = iter([0.2, 0.2, 5.0, *[0.2] * 9])
+    monkeypatch.setattr("tuner.timing.measure.time_call", lambda *_: (next(durations),) * 2)
+    timing = measure(lambda: None, Clock(), batch=1, rule=StoppingRule(0.0), monitor=monitor_of(nvml))
+    assert timing.stalled_calls == 1 and timing.gpu is not None and timing.gpu.energy_j is not None
+    assert timing.gpu.energy_j.value == pytest.approx(1.0)
+    assert timing.gpu.calls == timing.samples + 1
 
 
 def test_an_energy_counter_that_stands_still_is_none(nvml: FakeNvml) -> None:

@@ -7,7 +7,8 @@ says what is unavailable.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import compress
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -78,6 +79,7 @@ class GpuMonitor:
         self.unexplained = self._unexplained_bytes()
         self.sm_clock_max_mhz = gpu.sm_clock_max_mhz()
         self.samples: list[GpuSample] = []
+        self.calls = 0
         self.events: Counter[str] = Counter()
         self.discarded: Counter[str] = Counter()
         self.before = gpu.counters()
@@ -95,6 +97,7 @@ class GpuMonitor:
         sample = self.gpu.sample(energy_j)
         events = reason_names((before.reasons or 0) | (after.reasons or 0))
         events |= {name for name, ns in after.braked_ns.items() if ns > before.braked_ns.get(name, ns)}
+        self.calls += 1
         self.events.update(events)
         reason = self._discard_reason(events, sample, is_idle=bool((after.reasons or 0) & IDLE))
         if reason is None:
@@ -103,12 +106,17 @@ class GpuMonitor:
             self.discarded[reason] += 1
         return reason
 
+    def keep(self, counts: Sequence[bool]) -> None:
+        """Keep only those of the calls kept so far that still count."""
+        self.samples = list(compress(self.samples, counts))
+
     def report(self) -> GpuUse:
         """Summarize the readings of all calls so far."""
         others, joules = self.gpu.others(self.own.processes()), self._joules()
         shared = SHARED if self.own.is_shared and others.memory_bytes is None else None
         constant = "energy: the counter stood still" if joules and not any(joules) else None
         reasons = self.gpu.unavailable_reasons
+        knows_events = "clock event reasons" not in reasons
         return GpuUse(
             sm_clock_mhz=_median([sample.sm_clock_mhz for sample in self.samples]),
             sm_clock_max_mhz=self.sm_clock_max_mhz,
@@ -117,7 +125,8 @@ class GpuMonitor:
             temperature_c=_median([sample.temperature_c for sample in self.samples]),
             # The counter moves in steps longer than a short call, hence the mean instead of the median.
             energy_j=mean_interval(joules) if len(joules) > 1 and any(joules) else None,
-            events=None if "clock event reasons" in reasons else dict(self.events),
+            calls=self.calls if knows_events else None,
+            events=dict(self.events) if knows_events else None,
             discarded=dict(self.discarded),
             other_processes=others.processes,
             other_memory_bytes=self._others_bytes() if others.memory_bytes is None else others.memory_bytes,
@@ -172,6 +181,9 @@ class UnavailableMonitor:
         """Keep every sample."""
         return None
 
+    def keep(self, counts: Sequence[bool]) -> None:
+        """Do nothing."""
+
     def report(self) -> GpuUse:
         """Return a record with only the reason."""
         return GpuUse(unavailable_reasons=(self.reason,))
@@ -211,7 +223,7 @@ class Nvml:
         """Return clock and power of this moment, and whether the power cap lowers the clock."""
         if self.gpu is None:
             return ProbeState()
-        sample, reasons = self.gpu.sample(None), self.gpu.reasons()
+        reasons, sample = self.gpu.reasons(), self.gpu.sample(None)  # an idle GPU drops its reasons at once
         is_capped = None if reasons is None else "SW power cap" in reason_names(reasons)
         return ProbeState(sm_clock_mhz=sample.sm_clock_mhz, power_w=sample.power_w, is_capped=is_capped)
 

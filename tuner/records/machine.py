@@ -84,10 +84,10 @@ class GpuUse(Record):
     """The state of the GPU while calls were timed, as NVML reported it just before and after each call.
 
     Clocks, power and temperature are medians over the calls that count, `energy_j` is the mean of one such call.
-    `events` counts the calls, discarded ones included, in which each reason for a lower clock was seen. `discarded`
-    counts the calls that do not count, by reason. `other_processes` counts the other processes that compute on the GPU.
-    If they are not visible, as in a container, `other_memory_bytes` still shows the memory that they must hold, from
-    one GiB on. `unavailable_reasons` says what NVML did not report.
+    `calls` counts the calls, discarded ones included, and `events` those in which each reason for a lower clock was
+    seen. `discarded` counts the calls that do not count, by reason. `other_processes` counts the other processes that
+    compute on the GPU. If they are not visible, as in a container, `other_memory_bytes` still shows the memory that
+    they must hold, from one GiB on. `unavailable_reasons` says what NVML did not report.
     """
 
     sm_clock_mhz: Clock | None = None
@@ -96,6 +96,7 @@ class GpuUse(Record):
     power_w: Watts | None = None
     temperature_c: Celsius | None = None
     energy_j: Estimate | None = None
+    calls: Count | None = None
     events: dict[str, Count] | None = None
     discarded: dict[str, Count] = msgspec.field(default_factory=dict)
     other_processes: Count | None = None

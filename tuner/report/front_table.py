@@ -133,7 +133,7 @@ def _cells(points: Sequence[FrontPoint]) -> list[tuple[str, ...]]:
     places = difference_places((p.quality_low, p.quality_high) for p in points if not p.is_baseline)
     return [
         (
-            f"{'~' if p.is_predicted else ''}{format_latency(p.latency_s)}{'!' if p.misses_target else ''}",
+            f"{_tilde(p)}{format_latency(p.latency_s)}{'!' if p.misses_target else ''}",
             format_fixed(p.images_per_s, rate_places),
             format_fixed(p.cost_usd_per_1000_images, cost_places),
             *([_joules(p)] if _has_energy(points) else []),
@@ -146,7 +146,12 @@ def _cells(points: Sequence[FrontPoint]) -> list[tuple[str, ...]]:
 
 
 def _joules(point: FrontPoint) -> str:
-    return "" if point.joules_per_image is None else format_number(point.joules_per_image)
+    return "" if point.joules_per_image is None else f"{_tilde(point)}{format_number(point.joules_per_image)}"
+
+
+def _tilde(point: FrontPoint) -> str:
+    """Return the mark of what was predicted from calls with other steps."""
+    return "~" if point.is_predicted else ""
 
 
 def _difference_cell(p: FrontPoint, places: int) -> str:

@@ -103,6 +103,9 @@ class CallMonitor(Protocol):
     def end(self) -> str | None:
         """Return why the sample of the call must be discarded, or None to keep it."""
 
+    def keep(self, counts: Sequence[bool]) -> None:
+        """Keep only those of the calls kept so far that still count."""
+
     def report(self) -> GpuUse:
         """Summarize the readings."""
 
@@ -168,11 +171,15 @@ class _Samples:
         """Whether a stalled call would show: of two calls each could be the usual one."""
         return len(self.host_s) > MIN_PAIRED_SAMPLES
 
-    def discard_stalled(self) -> None:
-        """Discard the calls that something else on the machine stalled: others are made in their place."""
+    def discard_stalled(self) -> list[bool]:
+        """Discard the calls that something else on the machine stalled: others are made in their place.
+
+        Returns which calls still count.
+        """
         counts = [not is_stalled for is_stalled in disturbance.stalled(self.host_s)]
         self.stalled += counts.count(False)
         self.host_s, self.device_s = list(compress(self.host_s, counts)), list(compress(self.device_s, counts))
+        return counts
 
     def is_check_due(self, is_time_up: bool) -> bool:
         """Return whether to check the interval now, and when the time is up.
@@ -226,7 +233,9 @@ def measure(
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
         if not samples.is_check_due(is_time_up):
             continue
-        samples.discard_stalled()
+        counts = samples.discard_stalled()
+        if monitor is not None:
+            monitor.keep(counts)
         if not samples.are_enough:
             continue
         latency = latency_interval(samples.host_s)

@@ -223,12 +223,11 @@ def with_bound(limit: LimitShare, timing: Timing | None, trace: TraceSummary | N
     most of the timed calls: then every byte and product that is left out counts, whatever its share of the rate.
     """
     gpu = (timing.gpu if timing is not None else None) or GpuUse()
-    calls = sum(gpu.discarded.values()) + (timing.samples if timing is not None else 0)
     waits = trace.host_wait_share if trace is not None else None
     bound: Bound | None = None
     if waits is not None and waits > HOST_BOUND:
         bound = "launches"
-    elif calls and 2 * (gpu.events or {}).get(POWER_CAP, 0) > calls:
+    elif gpu.calls and 2 * (gpu.events or {}).get(POWER_CAP, 0) > gpu.calls:
         bound = "power"
     elif limit.share >= NEAR:
         bound = "memory" if limit.rate == COPY else "compute"

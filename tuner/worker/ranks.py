@@ -106,7 +106,7 @@ class Ranks:
         try:
             yield
         except BaseException:
-            self.is_in_step = False
+            self.is_in_step = not self.others
             raise
 
     def reset_peaks(self) -> None:

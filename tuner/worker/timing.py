@@ -91,6 +91,8 @@ class Timer:
                     try:
                         self.time(point)
                     except Exception as error:  # the other step counts may still work
+                        if not self.calls.ranks.is_in_step:
+                            raise
                         self.errors[point.index] = error
 
     def known_timing(self, point: Point) -> tuple[Timing, Memory] | None:
@@ -161,7 +163,7 @@ class Timer:
         memory = self._peak_memory()
         components = None if point.whole else time_components(call, self.calls.pipe, clock)
         timing = msgspec.structs.replace(
-            timing, warm_up=warmed_up, components=components, gpu=without_energy(timing.gpu, self.calls.ranks.count)
+            timing, warm_up=warmed_up, components=components, gpu=of_one_device(timing.gpu, self.calls.ranks.count)
         )
         self.timings[point.steps, point.batch] = timing
         self.memories[point.batch] = memory
@@ -234,12 +236,15 @@ class Timer:
         return max((own, *self.calls.ranks.peaks()), key=lambda memory: memory.peak_bytes)
 
 
-def without_energy(gpu: GpuUse | None, devices: int) -> GpuUse | None:
-    """Return how the GPU was used. Without its energy if others computed too, of which nothing was read."""
+def of_one_device(gpu: GpuUse | None, devices: int) -> GpuUse | None:
+    """Return how the GPU was used. Without its energy if others computed too, and with what was not read of them."""
     if gpu is None or devices == 1:
         return gpu
-    reason = f"energy: it was read of one of {devices} GPUs only"
-    return msgspec.structs.replace(gpu, energy_j=None, unavailable_reasons=(*gpu.unavailable_reasons, reason))
+    reasons = (
+        f"energy: it was read of one of {devices} GPUs only",
+        f"throttling and other users: they were read of one of {devices} GPUs only",
+    )
+    return msgspec.structs.replace(gpu, energy_j=None, unavailable_reasons=(*gpu.unavailable_reasons, *reasons))
 
 
 def with_steps(point: Point, steps: int) -> Point:
