@@ -7,9 +7,10 @@ wrote. A peer that needs packages of its own gets a virtual environment beside t
 cannot be installed or does not run is listed with the reason. `--model FOLDER` takes a pipeline that is already there,
 which the exported file must name too; otherwise random weights are written to DIR/model.
 
-A row has the median of a call and its 95 % interval, the ratio to the first peer paired by round, seconds from the
-process's start to its first image (cold in the first round, with the compiler's cache after), joules per image, clock
-and power.
+A row has the median of a call and its 95 % interval over the rounds, the ratio to the first peer by image, paired by
+round, how far its images are from the first peer's with the same seeds (relative L2), seconds from the process's start
+to its first image (cold in the first round, with the compiler's cache after; the model is in the page cache in both),
+joules per image, and clock and power during the calls. The exported file is called with its own arguments.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import argparse
 import datetime
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 import venv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +30,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import pipelines
 from peers_bench.recipes import MARK
 
@@ -79,6 +83,10 @@ class Row:
     rounds: list[dict[str, Any]] = field(default_factory=list)
     reason: str = ""
 
+    @property
+    def file_name(self) -> str:
+        return self.peer.name.replace(" ", "-").replace("'", "").replace(",", "")
+
 
 # ---- environments ---------------------------------------------------------------------------------------------------
 
@@ -111,13 +119,14 @@ def python_of(peer: Peer, folder: Path, limit_s: float) -> tuple[str, str]:
 # ---- running --------------------------------------------------------------------------------------------------------
 
 
-def run(row: Row, python: str, job: dict[str, Any], caches: Path, limit_s: float) -> None:
+def run(row: Row, python: str, job: dict[str, Any], out: Path, limit_s: float) -> None:
     """Run a peer's process once and add what it measured; if it fails, say why and run it no more."""
-    cache = caches / row.peer.name.replace(" ", "-").replace("'", "").replace(",", "")
+    cache = out / "caches" / row.file_name
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
                    "TRITON_CACHE_DIR": str(cache / "triton"), "HF_HUB_OFFLINE": "1"}  # fmt: skip
     environment.pop("PYTHONPATH", None)
-    given = json.dumps(job | {"recipe": row.peer.recipe, "mask": row.peer.mask,
+    given = json.dumps(job | {"recipe": row.peer.recipe, "mask": row.peer.mask, "started": time.monotonic(),
+                              "images": str(images_of(row, out)),
                               "packages": [each.partition("==")[0] for each in row.peer.packages]})  # fmt: skip
     process = subprocess.Popen([python, str(RECIPES), given], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                text=True, env=environment, start_new_session=True)  # fmt: skip
@@ -136,53 +145,80 @@ def run(row: Row, python: str, job: dict[str, Any], caches: Path, limit_s: float
 
 
 def compare(rows: Sequence[Row], given: argparse.Namespace, job: dict[str, Any]) -> None:
-    """Run the peers in rounds, every other one in the reverse order."""
+    """Run the peers in rounds, every other one in the reverse order. The first starts without compiled code."""
+    shutil.rmtree(given.out / "caches", ignore_errors=True)
     for number in range(given.rounds):
         for row in rows if number % 2 == 0 else reversed(rows):
             if row.reason:
                 continue
             python, row.reason = python_of(row.peer, given.envs, given.limit)
             if not row.reason:
-                run(row, python, job, given.out / "caches", given.limit)
+                run(row, python, job, given.out, given.limit)
             shown = row.reason or f"{median(row.rounds[-1]['seconds']):.3f} s"
             print(f"round {number + 1}: {row.peer.name}: {shown}", flush=True)
+
+
+def read_once(folder: Path) -> None:
+    """Read the model, so that the first process does not wait for a disk that later ones do not."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                while file.read(1 << 24):
+                    pass
+
+
+def images_of(row: Row, out: Path) -> Path:
+    """Return the file with the images of a peer's last process."""
+    return out / f"images-{row.file_name}.npy"
 
 
 # ---- the table ------------------------------------------------------------------------------------------------------
 
 
 COLUMNS = (
-    "peer", "s a call [95 %]", "against the first", "cold first image, s", "from its cache, s", "J/image", "MHz", "W",
+    "peer", "s a call [95 %]", "against the first", "images differ", "cold first image, s",
+    "from its cache, s", "J/image", "MHz", "W",
 )  # fmt: skip
 
 
-def table(rows: Sequence[Row]) -> list[str]:
+def table(rows: Sequence[Row], out: Path) -> list[str]:
     """Return the table in Markdown, then the peers that did not run."""
     lines = [f"| {' | '.join(COLUMNS)} |", "| --- " * len(COLUMNS) + "|"]
     first = next((row for row in rows if row.rounds and not row.reason), None)
     for row in rows:
         if row.rounds and not row.reason:
-            lines.append(f"| {' | '.join(cells(row, first))} |")
+            lines.append(f"| {' | '.join(cells(row, first, out))} |")
     missing = [f"- {row.peer.name}: {row.reason}" for row in rows if row.reason]
     return [*lines, *(["", "Not run:", "", *missing] if missing else [])]
 
 
-def cells(row: Row, first: Row | None) -> tuple[str, ...]:
-    calls = [second for each in row.rounds for second in each["seconds"]]
+def cells(row: Row, first: Row | None, out: Path) -> tuple[str, ...]:
+    calls = [median(each["seconds"]) for each in row.rounds]
     found = latency_interval(calls) if len(calls) > 1 else None
-    interval = f" [{found.low:.3f}, {found.high:.3f}]" if found else ""
-    starts = [each["built_s"] + each["first_s"] for each in row.rounds]
+    call = f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]" if found else f"{calls[0]:.3f}"
+    starts = [each["first_image_s"] for each in row.rounds]
     warm = f"{median(starts[1:]):.1f}" if len(starts) > 1 else "-"
     known = [known_of(row, name) for name in ("joules", "clock_mhz", "power_w")]
-    return (row.peer.name, f"{median(calls):.3f}{interval}", ratio(row, first), f"{starts[0]:.1f}", warm, *known)
+    off = difference(row, first, out)
+    return (row.peer.name, call, ratio(row, first), off, f"{starts[0]:.1f}", warm, *known)
+
+
+def difference(row: Row, first: Row | None, out: Path) -> str:
+    """Return how far a peer's images are from the first peer's with the same seeds, relative L2."""
+    if first is None or first is row:
+        return "-"
+    ours, theirs = (np.load(images_of(each, out), allow_pickle=False) for each in (row, first))
+    if ours.shape != theirs.shape:
+        return "another size"
+    return f"{np.linalg.norm(ours - theirs) / np.linalg.norm(theirs):.1%}"
 
 
 def ratio(row: Row, first: Row | None) -> str:
-    """Return how many times as fast as the first peer, with its interval from two rounds on."""
+    """Return how many times as fast as the first peer by image, with its interval from two rounds on."""
     if first is None or first is row:
         return "1"
     pairs = list(zip(first.rounds, row.rounds, strict=False))
-    before, after = ([median(each[side]["seconds"]) for each in pairs] for side in (0, 1))
+    before, after = ([median(each[side]["seconds"]) / each[side]["batch"] for each in pairs] for side in (0, 1))
     if len(pairs) < 2:
         return f"{before[0] / after[0]:.2f}"
     found = paired_ratio(before, after)
@@ -231,6 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = given.model or given.out / "model" / f"{given.family}-{given.size}"
     if not model.exists():
         pipelines.write(given.family, model, given.size)
+    read_once(model)
     call: dict[str, Any] = {"num_inference_steps": given.steps}
     if given.size == "tiny":
         call |= {"height": 32, "width": 32, **pipelines.CALL.get(given.family, {})}
@@ -243,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif row.peer.recipe == "ours" and not given.ours:
             row.reason = "no exported file was given (--ours)"
     compare(rows, given, job)
-    text = "\n".join([head(given, rows), "", *table(rows)]) + "\n"
+    text = "\n".join([head(given, rows), "", *table(rows, given.out)]) + "\n"
     atomic_write(given.out / f"peers-{given.family}.md", text.encode())
     print(text)
     return 0

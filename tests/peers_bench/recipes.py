@@ -5,19 +5,24 @@ It reads a job as JSON from its first argument and writes what it measured as JS
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import runpy
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 Job = Mapping[str, Any]
-"""The peer's name, the pipeline's folder, the arguments of the call, the number of calls and the exported file."""
+"""The peer's name, the pipeline's folder, the arguments of the call, the number of calls, the exported file, when the
+parent started this process (`time.monotonic`, one clock for all processes of a machine), and where images go."""
 
 MARK = "measured: "
+SAMPLED_S = 0.05
+"""How often the clock is read during the calls."""
 
 
 def load(job: Job) -> Any:
@@ -151,8 +156,11 @@ def aitune(job: Job) -> Any:
 
 
 def ours(job: Job) -> Any:
-    """Load the pipeline with the file that `tune export --format python` wrote."""
-    return runpy.run_path(job["exported"])["load"]()
+    """Load the pipeline with the file that `tune export --to python` wrote. It is called as that file calls it."""
+    exported = runpy.run_path(job["exported"])
+    pipe = exported["load"]()
+    pipe.own_call = exported["BATCH"], exported["ARGUMENTS"]
+    return pipe
 
 
 RECIPES: Mapping[str, Callable[[Job], Any]] = {
@@ -165,7 +173,7 @@ RECIPES: Mapping[str, Callable[[Job], Any]] = {
 
 
 class Gpu:
-    """NVML's energy, clock and power of the first visible GPU; nothing where there is none."""
+    """NVML's energy and clock of the first visible GPU; nothing where there is none."""
 
     def __init__(self) -> None:
         self.nvml: Any = None
@@ -184,12 +192,23 @@ class Gpu:
     def joules(self) -> float | None:
         return self.nvml and self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.handle) / 1e3
 
-    def state(self) -> tuple[float | None, float | None]:
-        """Return SM clock in MHz and power in watts."""
-        if self.nvml is None:
-            return None, None
-        clock = self.nvml.nvmlDeviceGetClockInfo(self.handle, self.nvml.NVML_CLOCK_SM)
-        return clock, self.nvml.nvmlDeviceGetPowerUsage(self.handle) / 1e3
+    @contextmanager
+    def sampled(self) -> Iterator[list[float]]:
+        """Collect the SM clock in MHz while the context lasts."""
+        clocks: list[float] = []
+        ended = threading.Event()
+
+        def sample() -> None:
+            while not ended.wait(SAMPLED_S):
+                clocks.append(self.nvml.nvmlDeviceGetClockInfo(self.handle, self.nvml.NVML_CLOCK_SM))
+
+        thread = threading.Thread(target=sample, daemon=True)
+        if self.nvml is not None:
+            thread.start()
+        yield clocks
+        ended.set()
+        if self.nvml is not None:
+            thread.join()
 
 
 def finish() -> None:
@@ -201,39 +220,40 @@ def finish() -> None:
 
 def measure(job: Job) -> dict[str, Any]:
     """Build the peer, make its first call, warm up, and time its calls."""
+    import numpy as np
     import torch
 
-    begun = time.perf_counter()
     pipe = RECIPES[job["recipe"]](job)
     pipe.set_progress_bar_config(disable=True)
-    gpu = Gpu()
+    is_own = hasattr(pipe, "own_call")
+    batch, arguments = pipe.own_call if is_own else (1, job["call"])
+    gpu, drawn, seconds = Gpu(), [], []
 
-    def call(seed: int) -> float:
-        start = time.perf_counter()
-        pipe(job["prompt"], generator=torch.Generator().manual_seed(seed), **job["call"])
+    def call(seed: int) -> Any:
+        prompts = [job["prompt"]] * batch if is_own else job["prompt"]
+        generators = [torch.Generator().manual_seed(seed + place) for place in range(batch)]
+        output = pipe(prompts, generator=generators if is_own else generators[0], **copy.deepcopy(arguments))
         finish()
-        return time.perf_counter() - start
+        return (output.images if hasattr(output, "images") else output.frames)[0]
 
-    built_s = time.perf_counter() - begun
-    first_s = call(0)
+    call(0)
+    first_image_s = time.monotonic() - job["started"]
     for _ in range(job["warm_ups"]):
         call(0)
-    before, seconds, states = gpu.joules(), [], []
-    for seed in range(job["calls"]):
-        seconds.append(call(seed))
-        states.append(gpu.state())
+    before = gpu.joules()
+    with gpu.sampled() as clocks:
+        for seed in range(job["calls"]):
+            start = time.perf_counter()
+            drawn.append(call(seed))
+            seconds.append(time.perf_counter() - start)
     after = gpu.joules()
-    joules = (after - before) / len(seconds) if after is not None and before is not None else None
-    clocks, watts = zip(*states, strict=True)
+    joules = after - before if after is not None and before is not None else None
+    np.save(job["images"], np.stack([np.asarray(image, "float32") for image in drawn]))
     return {
-        "built_s": built_s, "first_s": first_s, "seconds": seconds, "joules": joules, "clock_mhz": middle(clocks),
-        "power_w": middle(watts), "versions": versions(job["packages"]),
+        "first_image_s": first_image_s, "seconds": seconds, "batch": batch,
+        "joules": joules and joules / len(seconds) / batch, "power_w": joules and joules / sum(seconds),
+        "clock_mhz": sorted(clocks)[len(clocks) // 2] if clocks else None, "versions": versions(job["packages"]),
     }  # fmt: skip
-
-
-def middle(values: tuple[float | None, ...]) -> float | None:
-    known = sorted(value for value in values if value is not None)
-    return known[len(known) // 2] if known else None
 
 
 def versions(packages: list[str]) -> dict[str, str]:
