@@ -207,3 +207,12 @@ def test_a_study_stops_when_no_device_is_left_and_goes_on_with_those_there_are_t
     after = {outcome.number: outcome for outcome in bench.outcomes()}
     assert before.items() <= after.items() and len(after) == len(before) + 4
     assert {after[number].device for number in after.keys() - before.keys()} == {DEVICES[1]}
+
+
+def test_the_baselines_other_step_counts_may_be_throttled(bench: Bench, work: OnDevices) -> None:
+    bench.devices = DEVICES[:1]
+    work.workers.throttled = lambda job, point: job.is_baseline and point.steps == 20
+    bench.run(trials=6)
+    outcomes = bench.outcomes()
+    assert outcomes[BASELINE].status == "measured"
+    assert [outcome.values["steps"] for outcome in outcomes if outcome.failure] == [20]

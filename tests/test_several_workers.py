@@ -9,12 +9,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from inline_study import Bench, Workers
+from inline_study import DEVICE, Bench, Workers
 
 from tuner.hardware import environment
 from tuner.records.machine import Memory
 from tuner.records.outcome import Failure, Outcome
 from tuner.records.protocol import Job, Message, WorkerFailed
+from tuner.search.strategy import Proposal
 from tuner.space.candidates import candidate_key
 from tuner.study import slots
 from tuner.study.attempt import BuildAttempt
@@ -156,3 +157,32 @@ def test_as_many_workers_live_as_fit(
     )  # fmt: skip
     assert slots.slots(here, baseline) == expected
     assert slots.slots(here, None) == 1
+
+
+def test_no_time_is_left_to_run_again_what_is_stopped(several: Bench) -> None:
+    with several.study(trials=12) as found:
+        found.measure_baseline()
+        values = found.history.space.candidate({"steps": 14, "attention.backend": "_native_math"})
+        found.runner.start(Proposal(values, "search"), DEVICE)
+        (flight,) = found.runner.flights.values()
+        flight.runs_again = True
+        found.runner.builds_end_at = lambda: 0.0
+        found.runner.stop_late(found.search)
+        assert found.runner.is_idle
+        states = [trial.state.name for trial in found.store.study.get_trials()]
+        assert "RUNNING" not in states
+
+
+def test_what_waits_to_run_again_is_given_up_with_the_baseline_it_waited_for(several: Bench) -> None:
+    with several.study(trials=12) as found:
+        runner = found.runner
+        runner.fill(found.baseline)
+        (baseline,) = runner.flights.values()
+        other = {**baseline.proposal.values, "steps": 14}
+        waiting = [Proposal(other, "search", number=found.store.enter(other)) for _ in range(2)]
+        runner.to_run_alone, runner.to_move = [(waiting[0], baseline.device)], [waiting[1]]
+        runner.begin_again(baseline)
+        assert list(runner.flights.values()) == [baseline]
+        runner.end(baseline)
+        assert runner.is_idle
+        assert {trial.state.name for trial in found.store.study.get_trials()} == {"FAIL"}

@@ -53,7 +53,8 @@ class LocalExecutor(Executor):
 
     def wait(self, until: Callable[[], float]) -> Iterator[tuple[Handle, Message | StoodStill | Ended]]:
         while self.running:
-            self.selector.select(max(0.0, min(POLL_S, until() - time.monotonic())))
+            returns_at = until()
+            self.selector.select(max(0.0, min(POLL_S, returns_at - time.monotonic())))
             is_silent = True
             for handle, worker in list(self.running.values()):
                 if handle.id not in self.running:  # cancelled because of another job's message
@@ -71,7 +72,7 @@ class LocalExecutor(Executor):
                 if worker.has_ended:
                     self.cancel(handle)
                     yield handle, Ended()
-            if is_silent and time.monotonic() >= until():
+            if is_silent and time.monotonic() >= returns_at:
                 return
 
     def provide(self, handle: Handle, job: Job) -> None:

@@ -31,9 +31,12 @@ def by_preference(history: History) -> list[Outcome]:
 
     The cheapest comes first, or of those that noise cannot tell from it the simplest.
     """
+    if history.baseline.status != "measured":
+        return []
     trials = front.eligible(history.all_settled(), history.space.tolerance)
-    baseline = [trial for trial in trials if trial.number == history.baseline.number]
-    gaining = [trial for trial in trials if trial not in baseline and may_gain(history, trial)]
+    cost = front.cost(history.settled(history.baseline))
+    baseline = [trial for trial in trials if trial.number == BASELINE]
+    gaining = [trial for trial in trials if trial not in baseline and may_gain(history, trial, cost)]
     return simplest_first(history, gaining) + baseline
 
 
@@ -242,7 +245,7 @@ class EarlyConfirmation(Strategy):
         if first.number == history.baseline.number or confirmation.is_search_over(history):
             return False
         is_cheap = repetition_s(history, first) <= EARLY_SHARE * confirmation.budget.seconds_left()
-        return is_cheap and speed_up(history, first).low > 1.0
+        return is_cheap and speed_up(history, history.outcomes[first.number]).low > 1.0
 
     def propose(self, history: History, device: Device) -> Proposal | None:
         if self.is_due(history):

@@ -73,13 +73,11 @@ def is_in_doubt(history: History, outcome: Outcome) -> bool:
     return len(history.pairs_of(outcome)) < MIN_PAIRS or speed_up(history, outcome).high > 1.0
 
 
-def may_gain(history: History, outcome: Outcome) -> bool:
-    """Return whether a trial may be cheaper than the baseline: by its pairs if it has any, else by its cost."""
-    if history.baseline.status != "measured":
-        return False
-    if history.tried_pairs_of(outcome):
-        return is_confirmed(history, outcome) or is_in_doubt(history, outcome)
-    return front.cost(history.settled(outcome)) < front.cost(history.settled(history.baseline))
+def may_gain(history: History, settled: Outcome, baseline_cost: float) -> bool:
+    """Return whether a settled trial may be cheaper than the baseline: by its pairs if it has any, else by its cost."""
+    if history.tried_pairs_of(settled):
+        return is_confirmed(history, settled) or is_in_doubt(history, settled)
+    return front.cost(settled) < baseline_cost
 
 
 def finalists(history: History) -> list[Outcome]:

@@ -59,6 +59,9 @@ class History:
     warm_start: WarmStart | None = None
     awaits_reference: bool = False
     devices: list[Device] = field(default_factory=list)
+    _scales: dict[Device, float] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _scales_of: tuple[Outcome, int] | None = field(default=None, init=False, repr=False, compare=False)
+    """The baseline, and how many repetitions there were, when the scales were worked out."""
 
     @property
     def baseline(self) -> Outcome:
@@ -222,8 +225,20 @@ class History:
 
         It is 1 where that is not known.
         """
-        if BASELINE not in self.outcomes or device in (None, self.baseline.device):
+        if device is None or BASELINE not in self.outcomes or device == self.baseline.device:
             return 1.0
+        self._forget_scales()
+        if device not in self._scales:
+            self._scales[device] = self._measured_scale(device)
+        return self._scales[device]
+
+    def _forget_scales(self) -> None:
+        """Forget the scales if a process of the baseline may have been recorded since they were worked out."""
+        baseline, count = self._scales_of or (None, 0)
+        if baseline is not self.baseline or count != len(self.repetitions):
+            self._scales, self._scales_of = {}, (self.baseline, len(self.repetitions))
+
+    def _measured_scale(self, device: Device) -> float:
         here, there = (
             [front.seconds_per_image(run).value for run in self.baseline_on(each)]
             for each in (device, self.baseline.device)

@@ -18,7 +18,7 @@ class Flight:
 
     It `runs_again` if one of them, or its device, made it fail.
 
-    `standing_pair` is its pair if both of that run at the same time. Results are `held` until the baseline's is
+    `pair_side_by_side` is its pair if both of that run at the same time. Results are `held` until the baseline's is
     recorded, also those of a worker that `has_ended`. With `wants_reference_s` it waits for the baseline's images, and
     an image of its own takes so long; with `is_judging` it has them, and is the only one that is judged against them.
     """
@@ -28,7 +28,7 @@ class Flight:
     handle: Handle
     running: InFlight
     is_alone: bool
-    standing_pair: Pair | None = None
+    pair_side_by_side: Pair | None = None
     neighbours: set[Device] = field(default_factory=set)
     runs_again: bool = False
     outcomes: list[Outcome] = field(default_factory=list)

@@ -74,7 +74,7 @@ class Study:
         self.publisher = Publisher(store, self.history, self.budget, display, trackers or {})
         self.planner = Planner(self.budget, self.publisher)
         logging = LoggingExecutor(executor, self.stages)
-        self.runner = Runner(self.publisher, logging, self.room, self.stops_at, self.follow, check)
+        self.runner = Runner(self.publisher, logging, self.room, self.builds_end_at, self.follow, check)
         self.baseline = Baseline(self.budget)
         self.open_doubt = OpenDoubt(self.budget)
         self.confirmation = Confirmation(self.budget, self.note, self.report_confirmation)
@@ -195,11 +195,10 @@ class Study:
         """Return how many workers may live on a device at once."""
         return slots(self.here, self.history.outcomes.get(0))
 
-    def stops_at(self, attempt: Attempt) -> float:
-        """Return when a worker is stopped. A build may use the time reserved for pairs beyond the least number."""
-        if not self.history.outcomes or not attempt.can_be_stopped or attempt.number == BASELINE:
-            return NEVER
-        return self.confirmation.search_ends_at(self.history, MIN_PAIRS)
+    def builds_end_at(self) -> float:
+        """Return when builds are stopped. They may use the time reserved for pairs beyond the least number."""
+        is_known = BASELINE in self.history.outcomes
+        return self.confirmation.search_ends_at(self.history, MIN_PAIRS) if is_known else NEVER
 
     def follow(self, attempt: Attempt, event: Event) -> None:
         """Do what follows from an event of an attempt."""

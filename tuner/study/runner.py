@@ -37,12 +37,12 @@ NEVER = float("inf")
 class Runner:
     """Runs attempts and publishes their events.
 
-    `room` returns how many may run at once on a device, `stops_at` when an attempt is stopped, `follow` is called with
-    each event after it was published. `check` says what is wrong with a device.
+    `room` returns how many may run at once on a device, `builds_end_at` when builds are stopped. `follow` is called
+    with each event after it was published. `check` says what is wrong with a device.
     """
 
     def __init__(
-        self, publisher: Publisher, executor: Executor, room: Callable[[], int], stops_at: Callable[[Attempt], float],
+        self, publisher: Publisher, executor: Executor, room: Callable[[], int], builds_end_at: Callable[[], float],
         follow: Callable[[Attempt, Event], None], check: Check = lambda _: None,
     ) -> None:  # fmt: skip
         self.store = publisher.store
@@ -51,7 +51,7 @@ class Runner:
         self.publisher = publisher
         self.executor = executor
         self.room = room
-        self.stops_at = stops_at
+        self.builds_end_at = builds_end_at
         self.follow = follow
         self.interrupted: Sequence[Sequence[Values]] = ()
         """What was being built when the study was killed, and does not run again yet."""
@@ -59,9 +59,9 @@ class Runner:
         self.devices = Devices(self.store, self.history, check)
         self.strategy: Strategy
         """What is run now."""
-        self.alone: list[tuple[Proposal, Device]] = []
+        self.to_run_alone: list[tuple[Proposal, Device]] = []
         """What failed because of a neighbour, to be run again without one on the same device."""
-        self.moved: list[Proposal] = []
+        self.to_move: list[Proposal] = []
         """What ran on a device that was taken out, to be run again on another."""
 
     def exhaust(self, strategy: Strategy, is_done: Callable[[History], bool] = lambda _: False) -> None:
@@ -86,15 +86,20 @@ class Runner:
     @property
     def is_idle(self) -> bool:
         """Whether nothing runs, or waits to run again."""
-        return not self.flights and not self.alone and not self.moved
+        return not self.flights and not self.to_run_alone and not self.to_move
 
     def close(self) -> None:
         """End what still runs, and what was to run again."""
         for flight in list(self.flights.values()):
             self.end(flight)
-        for proposal in (*self.moved, *(proposal for proposal, _ in self.alone)):
+        self.give_up_waiting()
+
+    def give_up_waiting(self) -> None:
+        """Give up what was to run again; its candidates count as not tried."""
+        for proposal in (*self.to_move, *(proposal for proposal, _ in self.to_run_alone)):
             if proposal.repeats is None and proposal.number is not None:
                 self.store.abandon(proposal.number)
+        self.to_move, self.to_run_alone = [], []
 
     def fill(self, strategy: Strategy) -> None:
         """Start what is proposed while there is room: one after the other on each device, so that all have work."""
@@ -105,16 +110,16 @@ class Runner:
         """Start what a device does next. Returns whether there was anything."""
         if self.is_taken_out(device):
             return False
-        waiting = [proposal for proposal, of in self.alone if of == device]
+        waiting = [proposal for proposal, of in self.to_run_alone if of == device]
         if waiting:
-            self.alone.remove((waiting[0], device))
+            self.to_run_alone.remove((waiting[0], device))
             self.start(waiting[0], device, is_alone=True)
             return True
-        proposal = self.moved.pop(0) if self.moved else strategy.propose(self.history, device)
+        proposal = self.to_move.pop(0) if self.to_move else strategy.propose(self.history, device)
         if proposal is None:
             return False
-        standing = {flight.standing_pair for flight in self.flights.values()}
-        is_first = self.is_standing(proposal) and proposal.pair not in standing
+        begun = {flight.pair_side_by_side for flight in self.flights.values()}
+        is_first = self.runs_side_by_side(proposal) and proposal.pair not in begun
         self.begin(proposal, device)
         partner = strategy.propose(self.history, device) if is_first and device in self.executor.free() else None
         if partner is not None:
@@ -129,7 +134,7 @@ class Runner:
         number = self.store.enter(proposal.values) if proposal.number is None else proposal.number
         self.publisher.publish(CandidateRefused(number, proposal.values, proposal.refusal))
 
-    def is_standing(self, proposal: Proposal) -> bool:
+    def runs_side_by_side(self, proposal: Proposal) -> bool:
         """Return whether the two of a pair run at the same time: not if one of them was measured before."""
         halves = (run for run in self.history.repetitions if run.pair == proposal.pair and run.status == "measured")
         return proposal.pair is not None and self.room() > 1 and not any(halves)
@@ -144,14 +149,14 @@ class Runner:
         The two of a pair take the room of one, since their calls alternate.
         """
         flights = [flight for flight in self.flights.values() if flight.device == device]
-        is_one_alone = any(flight.is_alone for flight in flights) or any(of == device for _, of in self.alone)
-        taken = {flight.standing_pair or flight.handle.id for flight in flights if not flight.has_ended}
+        is_one_alone = any(flight.is_alone for flight in flights) or any(of == device for _, of in self.to_run_alone)
+        taken = {flight.pair_side_by_side or flight.handle.id for flight in flights if not flight.has_ended}
         return device in self.history.devices and len(taken) < (1 if is_one_alone else self.room())
 
     def start(self, proposal: Proposal, device: Device, *, is_alone: bool = False) -> None:
         """Start an attempt."""
-        is_standing = self.is_standing(proposal) and not is_alone
-        attempt = make_attempt(self.publisher, proposal, device, is_standing=is_standing)
+        is_side_by_side = self.runs_side_by_side(proposal) and not is_alone
+        attempt = make_attempt(self.publisher, proposal, device, is_standing=is_side_by_side)
         started = TrialStarted(attempt.number, proposal.purpose, proposal.values, attempt.points)
         self.publisher.publish(started)
         self.follow(attempt, started)
@@ -161,7 +166,7 @@ class Runner:
             attempt.close()
             raise
         running = InFlight(attempt.number, attempt.sweep if isinstance(attempt, BuildAttempt) else (), device)
-        flight = Flight(proposal, attempt, handle, running, is_alone, proposal.pair if is_standing else None)
+        flight = Flight(proposal, attempt, handle, running, is_alone, proposal.pair if is_side_by_side else None)
         self.flights[handle.id] = flight
         self.history.running.append(running)
         self.keep_building()
@@ -199,7 +204,8 @@ class Runner:
         if result is not None and self.must_wait(flight):
             flight.held.append(result)
             return
-        if result is not None and flight.builds_baseline and result.outcome.failure is not None:
+        is_baseline = flight.builds_baseline and isinstance(event, TrialEnded) and event.folder is None
+        if is_baseline and result is not None and result.outcome.failure is not None:
             stop_if_throttled(result.outcome.failure)
         self.publisher.publish(event)
         self.follow(flight.attempt, event)
@@ -243,10 +249,11 @@ class Runner:
                 self.executor.provide(flight.handle, flight.attempt.with_reference(flight.handle.job))
 
     def begin_again(self, baseline: Flight) -> None:
-        """Give up what was begun beside a baseline that is built once more, alone."""
+        """Give up what was begun beside a baseline that is built once more, alone, or was to run again."""
         for flight in list(self.flights.values()):
             if flight is not baseline:
                 self.end(flight)
+        self.give_up_waiting()
         self.history.outcomes.pop(BASELINE, None)
         self.history.awaits_reference = False
 
@@ -288,8 +295,8 @@ class Runner:
         text = self.devices.take_out(device, reason)
         for flight in [flight for flight in self.flights.values() if flight.device == device]:
             self.move(flight)
-        self.moved += [proposal for proposal, of in self.alone if of == device and proposal.repeats is None]
-        self.alone = [(proposal, of) for proposal, of in self.alone if of != device]
+        self.to_move += [proposal for proposal, of in self.to_run_alone if of == device and proposal.repeats is None]
+        self.to_run_alone = [(proposal, of) for proposal, of in self.to_run_alone if of != device]
         self.note(text)
 
     def move(self, flight: Flight) -> None:
@@ -300,7 +307,7 @@ class Runner:
         if runs_again and flight.builds_baseline:
             self.begin_again(flight)
         if runs_again:
-            self.moved.append(replace(flight.proposal, number=flight.attempt.number))
+            self.to_move.append(replace(flight.proposal, number=flight.attempt.number))
         flight.runs_again = runs_again
         self.end(flight)
         for outcome in flight.outcomes:
@@ -316,7 +323,7 @@ class Runner:
         self.history.running.remove(flight.running)
         self.executor.cancel(flight.handle)
         if strategy is not None and flight.runs_again:
-            self.alone.append((replace(flight.proposal, number=flight.attempt.number), flight.device))
+            self.to_run_alone.append((replace(flight.proposal, number=flight.attempt.number), flight.device))
         flight.attempt.close(is_recorded=not flight.held, runs_again=flight.runs_again)
         self.publisher.publish(WorkerEnded(flight.attempt.number))
         if strategy is not None:
@@ -330,14 +337,20 @@ class Runner:
         begun = [build for build in builds if self.history.outcomes or build.number == BASELINE]
         keep_building(self.store, [*self.interrupted, *(build.sweep for build in begun)])
 
+    def stoppable(self) -> list[Flight]:
+        """Return the builds that run, but not the baseline's."""
+        flights = (flight for flight in self.flights.values() if not flight.has_ended)
+        return [each for each in flights if each.attempt.can_be_stopped and each.attempt.number != BASELINE]
+
     def next_stop(self) -> float:
-        """Return when the first of the attempts is stopped."""
-        running = (flight for flight in self.flights.values() if not flight.has_ended)
-        return min((self.stops_at(flight.attempt) for flight in running), default=NEVER)
+        """Return when the builds that run are stopped."""
+        return self.builds_end_at() if self.stoppable() else NEVER
 
     def stop_late(self, strategy: Strategy) -> None:
-        """Stop the attempts whose time is up."""
-        for flight in list(self.flights.values()):
-            if not flight.has_ended and time.monotonic() >= self.stops_at(flight.attempt):
-                self.note(narration.stop_text(flight.attempt.number, self.budget.seconds_left()))
-                self.end(flight, strategy)
+        """Stop the builds that run once their time is up."""
+        if time.monotonic() < self.next_stop():
+            return
+        for flight in self.stoppable():
+            self.note(narration.stop_text(flight.attempt.number, self.budget.seconds_left()))
+            flight.runs_again = False
+            self.end(flight, strategy)
