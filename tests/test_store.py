@@ -30,6 +30,7 @@ from tuner.result.prices import Price
 from tuner.search.request import Request
 from tuner.space import reader
 from tuner.space.candidates import build_key, image_key
+from tuner.study.course import keep_strategy, strategy_of
 from tuner.study.store import Store
 
 SPACE = """
@@ -279,6 +280,13 @@ def test_a_study_whose_baseline_was_interrupted_begins_with_the_baseline(folder:
     for _ in range(3):
         with Store(folder, request_) as store:
             assert store.enter(baseline(store)) == 0
+
+
+def test_a_study_that_is_killed_before_its_first_outcome_keeps_its_strategy(folder: Path, request_: Request) -> None:
+    for asked in ("random", None):
+        with Store(folder, request_) as store:
+            keep_strategy(store, asked, "agent")
+            assert strategy_of(store) == "random"
 
 
 def test_a_baseline_that_failed_is_tried_again_as_trial_0(folder: Path, request_: Request) -> None:

@@ -100,6 +100,13 @@ def test_a_study_that_was_begun_keeps_its_start_unless_told_otherwise(bench: Ben
             assert (read_warm_start(store) is not None) == starts_warm
 
 
+def test_a_study_that_is_killed_early_still_starts_without_another(bench: Bench, earlier: Path) -> None:
+    for wanted in (NONE, None):
+        with another(bench) as store:
+            keep_warm_start(store, wanted, bench.folder)
+            assert read_warm_start(store) is None
+
+
 def test_a_study_of_another_class_teaches_nothing(bench: Bench, earlier: Path) -> None:
     with another(bench, "SanaPipeline") as store:
         keep_warm_start(store, None, bench.folder)

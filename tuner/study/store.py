@@ -33,6 +33,9 @@ from tuner.study.database import damage, open_study
 from tuner.study.reprice import reprice
 from tuner.timing.target import MIN_WITHIN, meets_latency_target
 
+ASKED_FOR = ("strategy", "warm_start")
+"""What was asked for stays when a study is begun anew."""
+
 MAX_SPENT_S = 1e8
 """Three years."""
 
@@ -218,7 +221,10 @@ class Store:
             self._forget(outcomes)
         if baseline_failed or not (outcomes or any(trial.values for trial in self._trials())):
             # Nothing is known yet, and the baseline is to be trial 0, also after it was interrupted or failed.
+            asked_for = {name: value for name, value in self.study.user_attrs.items() if name in ASKED_FOR}
             self.study = open_study(self.folder, afresh=True)
+            for name, value in asked_for.items():
+                self.study.set_user_attr(name, value)
             shutil.rmtree(self.paths.repetitions, ignore_errors=True)
             shutil.rmtree(self.paths.artifacts, ignore_errors=True)
         for trial in self._trials():

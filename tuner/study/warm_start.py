@@ -28,15 +28,17 @@ MIN_TRIALS = 8
 def keep_warm_start(store: Store, wanted: str | None, studies: Path) -> None:
     """Record what another study teaches: the one that is wanted, or with `auto` the best of those in a folder.
 
-    A study that was begun keeps what it has, unless something is wanted. Raises BadInput if what is wanted is no study
-    that teaches anything.
+    A study that was begun keeps what it has, also none, unless something is wanted. Raises BadInput if what is wanted is
+    no study that teaches anything.
     """
     file = store.folder / FILE
-    if wanted is None and (file.exists() or store.outcomes()):
+    if wanted is None and (file.exists() or store.outcomes() or store.study.user_attrs.get("warm_start") == NONE):
         return
     warm = None
     if strategy_of(store) == "agent" and wanted != NONE:
         warm = best_of(store, studies) if wanted in (None, AUTO) else from_study(store, find_study(wanted, studies))
+    if wanted is not None:
+        store.study.set_user_attr("warm_start", wanted)
     if warm is not None:
         atomic_write(file, encode_pretty(warm))
     else:
