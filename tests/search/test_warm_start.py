@@ -9,21 +9,24 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from inline_study import Bench
+from inline_study import DEVICE, Bench, Workers
 from search_bench.contenders import agent
 from search_bench.replay import Replay
 from search_bench.stepping import build_one
 from search_bench.table import Table, flux
 
 from tuner.errors import BadInput
-from tuner.records.warm_start import WarmStart
+from tuner.records.codec import Values, encode_pretty
+from tuner.records.outcome import Device
+from tuner.records.warm_start import FILE, Effect, WarmStart
 from tuner.search.agent.costs import Costs
 from tuner.search.agent.features import Columns
 from tuner.search.agent.learnt import learnt
 from tuner.search.agent.observed import Observer
+from tuner.study import warm_start
 from tuner.study.course import keep_strategy
 from tuner.study.store import Store
-from tuner.study.warm_start import NONE, keep_warm_start, read_warm_start, warm_start_notes
+from tuner.study.warm_start import NONE, from_study, keep_warm_start, read_warm_start, warm_start_notes
 
 
 def searched(table: Table, seed: int, builds: int, warm: WarmStart | None = None) -> Replay:
@@ -122,3 +125,37 @@ def test_a_damaged_study_teaches_nothing(bench: Bench, earlier: Path) -> None:
         assert read_warm_start(store) is None
         with pytest.raises(BadInput, match=r"outcome\.json"):
             keep_warm_start(store, str(earlier), bench.folder)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "field"),
+    [
+        ({"effects": ({},)}, r"effects\[0\]"),
+        ({"effects": (dict.fromkeys(("steps", "batch", "cache.kind"), 1),)}, r"effects\[0\]"),
+        ({"front": ({"steps": 28},)}, r"front\[0\]"),
+    ],
+    ids=["no setting", "three settings", "half a candidate"],
+)
+def test_a_damaged_start_is_refused(bench: Bench, damaged: dict[str, tuple[Values, ...]], field: str) -> None:
+    effects = tuple(Effect(part="step", settings=each, mean=0.0, error=0.0) for each in damaged.get("effects", ()))
+    warm = WarmStart(
+        study="/s", device_name="cpu", is_same_device=True, trials=8, effects=effects, front=damaged.get("front", ())
+    )
+    with another(bench) as store:
+        (store.folder / FILE).write_bytes(encode_pretty(warm))
+        with pytest.raises(BadInput, match=rf"{FILE}: {field}"):
+            read_warm_start(store)
+
+
+def test_what_is_learnt_of_a_slower_device_is_scaled(
+    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.devices = (DEVICE, slower := Device(name="cpu", index=1))
+    seconds = workers.seconds
+    workers.seconds = lambda job, point: seconds(job, point) * (3.0 if bench.device_of(job) == slower else 1.0)  # type: ignore[method-assign]
+    bench.run(trials=8)
+    scales: list[float] = []
+    monkeypatch.setattr(warm_start, "learnt", lambda history, space: scales.append(history.scale(slower)) or ((), ()))
+    with another(bench) as store:
+        from_study(store, bench.folder / "study")
+    assert scales == [pytest.approx(1 / 3)]

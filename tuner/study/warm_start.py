@@ -14,7 +14,7 @@ from tuner.report.studies import find_all, find_study
 from tuner.result import front
 from tuner.search.agent.learnt import learnt
 from tuner.search.history import BASELINE, History
-from tuner.search.recorded import outcome_files, read_outcomes
+from tuner.search.recorded import is_candidate, outcome_files, read_outcomes, read_repetitions
 from tuner.search.request import Request, read_request
 from tuner.study.course import strategy_of
 from tuner.study.store import Store
@@ -28,8 +28,8 @@ MIN_TRIALS = 8
 def keep_warm_start(store: Store, wanted: str | None, studies: Path) -> None:
     """Record what another study teaches: the one that is wanted, or with `auto` the best of those in a folder.
 
-    A study that was begun keeps what it has, also none, unless something is wanted. Raises BadInput if what is wanted is
-    no study that teaches anything.
+    A study that was begun keeps what it has, also none, unless something is wanted. Raises BadInput if what is wanted
+    is no study that teaches anything.
     """
     file = store.folder / FILE
     if wanted is None and (file.exists() or store.outcomes() or store.study.user_attrs.get("warm_start") == NONE):
@@ -48,7 +48,16 @@ def keep_warm_start(store: Store, wanted: str | None, studies: Path) -> None:
 def read_warm_start(store: Store) -> WarmStart | None:
     """Read what another study taught. Raises BadInput if the file is damaged."""
     file = store.folder / FILE
-    return read(file, WarmStart) if file.exists() and strategy_of(store) == "agent" else None
+    if not file.exists() or strategy_of(store) != "agent":
+        return None
+    warm = read(file, WarmStart)
+    for index, effect in enumerate(warm.effects):
+        if len(effect.settings) not in (1, 2):
+            raise BadInput(f"{file}: effects[{index}].settings: {len(effect.settings)} settings, not one or two")
+    for index, values in enumerate(warm.front):
+        if not is_candidate(values, store.request):
+            raise BadInput(f"{file}: front[{index}]: not a candidate of this study's search space")
+    return warm
 
 
 def warm_start_notes(warm: WarmStart | None) -> Iterator[str]:
@@ -86,7 +95,9 @@ def from_study(store: Store, folder: Path) -> WarmStart:
     own, paths = store.request, StudyFolder(folder)
     require_own_tree(folder)
     other = read_request(paths.request)
-    history = History(space=other.space, price=other.price, outcomes=read_outcomes(paths, other))
+    outcomes = read_outcomes(paths, other)
+    repetitions = read_repetitions(paths, other, outcomes)
+    history = History(space=other.space, price=other.price, outcomes=outcomes, repetitions=repetitions)
     measured = front.measured(list(history.outcomes.values()))
     for reason in _refusals(store, folder, other, len(measured), has_baseline=BASELINE in [o.number for o in measured]):
         raise BadInput(f"--warm-start {folder}: {reason}")

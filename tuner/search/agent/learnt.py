@@ -47,7 +47,7 @@ def _effects(part: Part, posterior: Posterior, columns: Columns, rows: Array) ->
 
 def _candidates(history: History, space: SearchSpace) -> Iterator[Values]:
     """Yield the candidates of a space that have the settings of those on a study's front."""
-    for outcome in front.pareto_front(list(history.outcomes.values())):
+    for outcome in front.pareto_front(history.all_comparable()):
         changed = history.space.changed(outcome.values)
         if all(value in space.knobs.get(name, ()) for name, value in changed.items()):
             yield space.candidate(changed)
