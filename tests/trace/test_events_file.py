@@ -108,6 +108,18 @@ def test_writing_again_replaces_the_row(tmp_path: Path) -> None:
     assert [e.value for e in events.Scalars("latency_s")] == [2.5]
 
 
+def test_the_row_stays_if_another_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, images=0)
+
+    def fail(file: Path, target: Path) -> None:
+        raise OSError("planted")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="planted"):
+        write(tmp_path, images=0, status="failed:out of memory")
+    assert row(loaded(tmp_path))[STATUS] == "ok"
+
+
 @pytest.fixture
 def table(tmp_path: Path) -> tuple[Any, list[Any]]:
     """What TensorBoard's HParams makes of three trials: the columns, and the rows that `rejected:sync` leaves."""

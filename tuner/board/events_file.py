@@ -155,12 +155,13 @@ def replace_events(folder: Path, kind: str, step: int, values: Sequence[Summary.
     former = list(folder.glob(f"events.out.tfevents.*.{kind}"))
     now = time.time()
     part = folder / ".events.part"
+    written = folder / f"events.out.tfevents.{int(now):010d}.{os.getpid()}.{kind}"
     if values:
         part.write_bytes(_records(now, step, values))
+        part.replace(written)
     for file in former:
-        file.unlink()
-    if values:
-        part.replace(folder / f"events.out.tfevents.{int(now):010d}.{os.getpid()}.{kind}")
+        if not values or file != written:  # within a second the name is the same
+            file.unlink()
 
 
 def _records(now: float, step: int, values: Iterable[Summary.Value]) -> bytes:
