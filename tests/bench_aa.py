@@ -224,7 +224,7 @@ def is_gain(candidate: Sequence[float], baseline: Sequence[float], start: int, l
 def speed_up(candidate: Sequence[float], baseline: Sequence[float], start: int, turns: int) -> Estimate:
     """Of processes in turns, with the noise of further ones of the baseline."""
     noise = around(baseline, start + 2 * MAX_PAIRS, MAX_BASELINES)
-    return paired_ratio(around(baseline, start, turns, 2), around(candidate, start + 1, turns, 2), noise)
+    return paired_ratio(around(baseline, start, turns, 2), around(candidate, start + 1, turns, 2), [noise])
 
 
 def around(medians: Sequence[float], start: int, count: int, stride: int = 1) -> list[float]:

@@ -344,7 +344,7 @@ def test_the_interval_of_a_ratio_covers_it_whatever_the_number_of_pairs(pairs: i
 
 
 def brackets(ratio: float, ours: list[float], theirs: list[float], others: Sequence[float] = ()) -> bool:
-    found = intervals.paired_ratio(ours, theirs, others)
+    found = intervals.paired_ratio(ours, theirs, [others])
     return found.low <= ratio <= found.high
 
 
@@ -353,7 +353,7 @@ def test_two_pairs_are_honest_and_further_processes_help() -> None:
     alone = intervals.paired_ratio(ours, theirs)
     assert alone.value == pytest.approx(1.023, rel=1e-3)
     assert not intervals.differs(alone), "two pairs leave too much open"
-    helped = intervals.paired_ratio(ours, theirs, [1.0, 1.001, 0.999, 1.002])
+    helped = intervals.paired_ratio(ours, theirs, [[1.0, 1.001, 0.999, 1.002]])
     assert helped.value == alone.value
     assert alone.low < helped.low < helped.high < alone.high
     assert intervals.differs(helped)
@@ -434,8 +434,8 @@ def test_no_process_is_in_a_comparison_twice(monkeypatch: pytest.MonkeyPatch) ->
 
     taken: list[tuple[list[float], list[float], list[float]]] = []
 
-    def noted(ours: list[float], theirs: list[float], others: list[float]) -> Estimate:
-        taken.append((ours, theirs, others))
+    def noted(ours: list[float], theirs: list[float], others: list[list[float]]) -> Estimate:
+        taken.append((ours, theirs, *others))
         return Estimate(value=1.0, low=0.9, high=1.1)
 
     monkeypatch.setattr(bench_aa, "paired_ratio", noted)

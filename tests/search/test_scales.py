@@ -5,13 +5,15 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from tuner.records.codec import Estimate
-from tuner.records.outcome import Build, Device, Outcome, Timing
+from tuner.records.outcome import Build, Device, Outcome, Pair, Timing
 from tuner.records.quality import Quality
 from tuner.result.prices import Price
 from tuner.search.confirmation import Confirmation, EarlyConfirmation, by_preference
+from tuner.search.gain import speed_up
 from tuner.search.history import History
 from tuner.study.runner import Runner
 
@@ -69,6 +71,19 @@ def test_a_candidate_of_a_slower_device_is_scaled_once() -> None:
     noisy.repetitions.append(outcome(BASELINE, 4.2, SLOWER, 3))
     assert by_preference(noisy)[0].number == CANDIDATE
     assert not early.is_due(noisy), "its gain is within the noise of its own device"
+
+
+def test_the_noise_of_every_device_that_pairs_ran_on_counts() -> None:
+    quiet, noisy = two_devices(2.0), two_devices(2.0)
+    for known, seconds in ((quiet, 2.0), (noisy, 2.8)):
+        known.repetitions.append(outcome(BASELINE, seconds, FIRST, 3))
+        for index, (device, slower) in enumerate(((FIRST, 1.0), (SLOWER, 2.0))):
+            pair = Pair(candidate=CANDIDATE, index=index)
+            for number in (BASELINE, CANDIDATE):
+                run = outcome(number, slower * (2.0 - number * 0.1), device, len(known.repetitions))
+                known.repetitions.append(msgspec.structs.replace(run, pair=pair))
+    assert speed_up(quiet, quiet.outcomes[CANDIDATE]).low > 1.0
+    assert speed_up(noisy, noisy.outcomes[CANDIDATE]).low < 1.0
 
 
 def test_when_builds_end_is_worked_out_once_for_all_that_run() -> None:

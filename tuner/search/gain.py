@@ -48,11 +48,12 @@ def speed_up(history: History, outcome: Outcome) -> Estimate:
         ratio = front.speed_up(history.baseline_on(after[0].device) or [baseline], after)
         return front.widen(ratio, _spread(history))
     paired = [pair[0] for pair in pairs]
-    unpaired = [run for run in history.baseline_on(paired[-1].device) if run not in paired]
+    devices = [run.device for run in paired]
+    unpaired = [run for run in history.undisturbed(baseline) if run.device in devices and run not in paired]
     return paired_ratio(
         [front.seconds_per_image(run).value for run, _ in pairs],
         [front.seconds_per_image(run).value for _, run in pairs],
-        [front.seconds_per_image(run).value for run in unpaired],
+        [[front.seconds_per_image(run).value for run in group] for group in by_device(unpaired)],
     )
 
 

@@ -68,7 +68,7 @@ def widest_ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
 
 
 def paired_ratio(
-    numerators: Sequence[float], denominators: Sequence[float], unpaired: Sequence[float] = ()
+    numerators: Sequence[float], denominators: Sequence[float], unpaired: Sequence[Sequence[float]] = ()
 ) -> Estimate:
     """Return the ratio of two configurations that fresh processes measured in turn, with its 95 % interval.
 
@@ -77,8 +77,8 @@ def paired_ratio(
     "Rigorous Benchmarking in Reasonable Time", ISMM 2013).
 
     Needs two pairs; the interval then reaches 12.7 standard errors to either side, with three pairs 4.3, with five 2.8.
-    `unpaired` holds medians of further processes of one configuration. Their degrees of freedom narrow the interval,
-    under the assumption that both configurations vary alike between processes.
+    `unpaired` holds medians of further processes of one configuration, in groups of which each ran on one device. Their
+    degrees of freedom narrow the interval, under the assumption that both configurations vary alike between processes.
 
     Raises ValueError with fewer than two pairs.
     """
@@ -87,10 +87,11 @@ def paired_ratio(
     logs = [math.log(top / bottom) for top, bottom in zip(numerators, denominators, strict=True)]
     degrees = len(logs) - 1
     squares = variance(logs) * degrees
-    if len(unpaired) > 1:
-        # The difference of two processes has twice the variance of one process.
-        squares += 2 * variance(map(math.log, unpaired)) * (len(unpaired) - 1)
-        degrees += len(unpaired) - 1
+    for group in unpaired:
+        if len(group) > 1:
+            # The difference of two processes has twice the variance of one process.
+            squares += 2 * variance(map(math.log, group)) * (len(group) - 1)
+            degrees += len(group) - 1
     ratio = _student(fmean(logs), math.sqrt(squares / degrees / len(logs)), degrees)
     return Estimate(value=math.exp(ratio.value), low=math.exp(ratio.low), high=math.exp(ratio.high))
 

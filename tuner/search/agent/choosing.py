@@ -110,8 +110,7 @@ class Comparison:
     """The models, the front and the costs of one choice."""
 
     def __init__(self, chooser: Chooser, history: History) -> None:
-        observer = chooser.observer
-        self.trials = observer.trials(history)
+        self.trials = chooser.observer.trials(history)
         self.running = [values for flight in history.running for values in flight.sweep]
         self.front_values = [each.values for each in front.pareto_front([trial.outcome for trial in self.trials])]
         self.columns = chooser.columns
@@ -119,7 +118,8 @@ class Comparison:
         scale = history.space.tolerance or 1.0
         self.limit = LIMIT * scale
         self.costs = Costs(history, self.trials, self.columns, scale)
-        self.known = Known(history, lambda outcome: observer.of(history.comparable(outcome)).key)
+        keys = {trial.outcome.number: trial.key for trial in self.trials}
+        self.known = Known(history, lambda outcome: keys[outcome.number])
         self.known.candidates |= {trial.key for trial in self.trials if was_throttled(trial.outcome)}
         self.chances = Chances(self.trials, history.refused, self.columns)
         self.bill = Bill(self.trials, self.running, chooser.context.slots)
