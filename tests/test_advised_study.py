@@ -83,6 +83,8 @@ VAE: Values = {"compile.scope": "none", "compile.vae": True}
         (VAE, {"compile.vae": False}, LATE, None),
         (VAE | {"compile.scope": "regional"}, {"compile.vae": False}, LATE, None),
         (FULL, {}, msgspec.structs.replace(LATE, stage="score"), None),
+        (FULL, {}, msgspec.structs.replace(LATE, limit_s=100.0), f"compile.scope=full: trial 9 was {LATE.message}"),
+        (FULL, {}, msgspec.structs.replace(LATE, limit_s=99.0), None),
     ],
 )
 def test_what_compiled_for_too_long_is_not_compiled_in_that_way_again(

@@ -146,5 +146,5 @@ def test_a_rank_that_hangs_is_a_timeout_of_the_stage_and_leaves_nobody(
 ) -> None:
     monkeypatch.setitem(process.DEADLINES_S, "time", HUNG_S)
     failure, left = harm(workers, make_job(TWO, allowance_s=60.0), tmp_path / "trial", 1, signal.SIGSTOP)
-    assert (failure.kind, failure.stage) == ("timeout", "time")
+    assert (failure.kind, failure.stage, failure.limit_s) == ("timeout", "time", HUNG_S)
     assert left == []

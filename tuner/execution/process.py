@@ -111,8 +111,9 @@ class WorkerProcess:
         elif is_silent and not self.is_still and time.monotonic() >= self.entered + self._deadline_s():
             self.has_ended = True
             if self.awaited:
-                text = f"still in stage {self.stage!r} after {self._deadline_s():.0f} s"
-                yield WorkerFailed(failure=Failure(kind="timeout", stage=self.stage, message=text))
+                limit_s = self._deadline_s()
+                text = f"still in stage {self.stage!r} after {limit_s:.0f} s"
+                yield WorkerFailed(failure=Failure(kind="timeout", stage=self.stage, message=text, limit_s=limit_s))
 
     # ---- turns ------------------------------------------------------------------------------------------------------
 

@@ -180,13 +180,17 @@ class PredictionCheck(Record):
 
 
 class Failure(Record):
-    """Why a trial has no result: the stage that failed, the log file with the details, and a setting that may help."""
+    """Why a trial has no result: the stage that failed, the log file with the details, and a setting that may help.
+
+    After a timeout `limit_s` is how long the stage was given.
+    """
 
     kind: FailureKind
     stage: str
     message: str
     log: str = "worker.log"
     remedy: str | None = None
+    limit_s: NonNegative | None = None
 
 
 class Device(Record):

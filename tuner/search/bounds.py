@@ -49,12 +49,17 @@ def no_gain_reason(history: History, values: Values) -> str | None:
 
 
 def slow_compile_reason(history: History, values: Values) -> str | None:
-    """Return why a candidate would compile for too long, since one did with the same settings or fewer, or None."""
+    """Return why a candidate would compile for too long, since one did with the same settings or fewer, or None.
+
+    One that was given less time than a build has now says nothing.
+    """
     if not compiles(values):
         return None
     for trial in history.outcomes.values():
         failure = trial.failure
         if failure is None or (failure.kind, failure.stage) != ("timeout", "compile"):
+            continue
+        if failure.limit_s is not None and failure.limit_s < history.compile_limit_s:
             continue
         settings = compile_settings(history.space.changed(trial.values))
         if all(values.get(name) == value for name, value in settings.items()):

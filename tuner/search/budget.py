@@ -23,6 +23,9 @@ H200), but not FLUX.1-dev with max-autotune, which was not done after 360 s and 
 MIN_COMPILE_LIMIT_S = 80.0
 """The same of short budgets, enough to compile the demo whole on a CPU."""
 
+MAX_COMPILE_LIMIT_S = 900.0
+"""The same of long budgets: a worker that compiles for longer counts as hung."""
+
 REFERENCE_SHARE = 0.12
 """The share of the budget that generating the baseline's images may take. Of the 64 images of the default prompts that
 is all where a call takes 0.6 s and the budget is 330 s, and 16 where a call takes 5 s and the budget is 20 minutes."""
@@ -76,7 +79,8 @@ class Budget:
     @property
     def compile_limit_s(self) -> float:
         """Seconds after which a configuration compiles for too long: others would tell more in that time."""
-        return max(COMPILE_SHARE * (self.limits.budget_s or QUICK_BUDGET_S), MIN_COMPILE_LIMIT_S)
+        share_s = COMPILE_SHARE * (self.limits.budget_s or QUICK_BUDGET_S)
+        return min(max(share_s, MIN_COMPILE_LIMIT_S), MAX_COMPILE_LIMIT_S)
 
     @property
     def reference_s(self) -> float:

@@ -45,7 +45,7 @@ class History:
     `running` is what workers do now. `advice` is what the baseline's measurements let one expect, once it is measured,
     `warm_start` what another study taught.
     With `awaits_reference` the baseline is timed but not recorded yet: its images are still being generated.
-    `devices` are those that can be used now.
+    `devices` are those that can be used now. `compile_limit_s` is how long a build may compile now.
     """
 
     space: SearchSpace
@@ -59,6 +59,7 @@ class History:
     warm_start: WarmStart | None = None
     awaits_reference: bool = False
     devices: list[Device] = field(default_factory=list)
+    compile_limit_s: float = 0.0
     _scales: dict[Device, float] = field(default_factory=dict, init=False, repr=False, compare=False)
     _scales_of: tuple[Outcome, int] | None = field(default=None, init=False, repr=False, compare=False)
     """The baseline, and how many repetitions there were, when the scales were worked out."""

@@ -174,6 +174,7 @@ class Publisher:
         self.store = store
         self.history = history
         self.budget = budget
+        self.history.compile_limit_s = budget.compile_limit_s
         self.display = display
         self.writer = ThreadPoolExecutor(max_workers=1)
         self.written: Future[None] | None = None
@@ -201,6 +202,7 @@ class Publisher:
     @publish.register
     def _(self, event: BudgetChosen) -> None:
         self.budget.limits = msgspec.structs.replace(self.budget.limits, budget_s=event.budget_s)
+        self.history.compile_limit_s = self.budget.compile_limit_s
         self.store.begin(self.budget.limits)
         self.display.limited(self.budget.limits)
 
