@@ -16,7 +16,7 @@ from tuner.commands import arguments, devices
 from tuner.errors import BadInput, TunerError, Unavailable
 from tuner.execution.launch import ANYWHERE, Place
 from tuner.hardware import environment, gpus
-from tuner.hardware.gpus import Gpu, choose, share_cores, trouble_of
+from tuner.hardware.gpus import Gpu, Kind, choose, share_cores, trouble_of
 from tuner.records.outcome import Device
 
 GIB = 1 << 30
@@ -37,18 +37,46 @@ def test_gpus_are_chosen(asked: str | None, chosen: list[int]) -> None:
     assert [found.index for found in choose(asked, HOST).gpus] == chosen
 
 
+def test_so_many_are_of_one_kind_and_a_study_that_goes_on_keeps_its_kind() -> None:
+    mixed = [gpu(0), gpu(1, name="T400"), gpu(2), gpu(3, name="T400")]
+    assert [found.index for found in choose("2", mixed).gpus] == [0, 2]
+    with pytest.raises(Unavailable, match="2 of 4 visible GPUs are idle and of one kind"):
+        choose("3", mixed)
+    for asked in (None, "all", "2"):
+        assert [found.index for found in choose(asked, mixed, mixed[1].kind).gpus] == [1, 3]
+    assert [found.index for found in choose(None, mixed, Kind("A100", 40 * GIB)).gpus] == [0, 2]
+
+
+def test_a_gpu_that_the_driver_cannot_describe_is_left_out(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    def get_memory(handle: str) -> Any:
+        if handle == "GPU-0":
+            raise NvmlError("Unknown Error")
+        return SimpleNamespace(total=140 * GIB, used=0)
+
+    monkeypatch.setattr(nvml, "nvmlDeviceGetMemoryInfo", get_memory)
+    found = gpus.visible_gpus()
+    for asked in (None, "all"):
+        choice = choose(asked, found)
+        assert [each.uuid for each in choice.gpus] == ["GPU-1"]
+        assert choice.left_out == ("GPU 0 is left out: the driver cannot describe it (Unknown Error)",)
+    assert choose(None, found[:1]).gpus == ()
+    for asked in ("all", "0,", "2"):
+        with pytest.raises(Unavailable, match=f"--gpus {asked}: "):
+            choose(asked, found[:1])
+
+
 def test_what_is_left_out_has_a_reason() -> None:
     said = "\n".join(choose(None, HOST).left_out)
     assert "GPU 1 is left out: 2 other processes use it (21.5 GB of its memory)" in said
     assert "GPU 3 is left out: somebody uses it (9.7 GB of its memory)" in said
-    assert "GPU 4 is left out: GPU 4 is another kind than GPU 0 (T400)" in said
+    assert "GPU 4 is left out: GPU 4 (T400, 140 GiB) is of a different kind from GPU 0 (H200, 140 GiB)" in said
 
 
 @pytest.mark.parametrize(
     ("asked", "error", "words"),
     [
-        ("5", Unavailable, "3 of 5 visible GPUs are idle"), ("0,9", Unavailable, "no GPU 9: 5 are visible"),
-        ("0,4", BadInput, "GPU 4 is another kind than GPU 0 (T400)"),
+        ("5", Unavailable, "2 of 5 visible GPUs are idle"), ("0,9", Unavailable, "no GPU 9: 5 are visible"),
+        ("0,4", BadInput, "GPU 4 (T400, 140 GiB) is of a different kind from GPU 0"),
     ],
 )  # fmt: skip
 def test_gpus_that_cannot_be_had_are_refused(asked: str, error: type[TunerError], words: str) -> None:
@@ -94,7 +122,10 @@ def test_gpus_for_one_image_are_one_device(monkeypatch: pytest.MonkeyPatch) -> N
     found = devices.places(pairs, choose(None, four))
     assert [(device.index, device.uuid) for device in found] == [(0, "GPU-0"), (2, "GPU-2")]
     assert [place.gpu for place in found.values()] == ["GPU-0,GPU-1", "GPU-2,GPU-3"]
+    assert [place.uuids for place in found.values()] == [["GPU-0", "GPU-1"], ["GPU-2", "GPU-3"]]
     assert list(devices.places(pairs, choose(None, four[:3])).values()) == [Place("GPU-0,GPU-1")]
+    assert devices.left_over(choose(None, four[:3]), 2) == ["GPU 2 is left out: --devices 2 needs 2 for an image"]
+    assert devices.left_over(choose(None, four), 2) == []
     with pytest.raises(Unavailable, match="--devices 2: only 1 GPUs are idle"):
         devices.places(pairs, choose(None, four[:1]))
 
@@ -203,16 +234,36 @@ def test_only_gpus_that_cuda_sees_are_visible(
     assert {each.uuid: each.near for each in found} == {u: frozenset({1, 2} if u == "GPU-1" else ()) for u in uuids}
 
 
-def test_trouble_has_a_name(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
-    device = Device(name="cuda", index=1, uuid="GPU-1")
+THERE = {5, 7, 8}
+"""The processes that exist here. The study's own is 5; others are of another namespace, or have just ended."""
+
+
+@pytest.mark.parametrize(
+    ("pids", "later", "reason"),
+    [
+        ([], [], None), ([5], [5], None), ([5, 7], [5, 7], "1 other process uses it"), ([7, 8], [7, 8], "2 other"),
+        ([7], [7], "1 other process uses it"), ([5, 7], [5], None), ([5, 9], [5, 9], None), ([9, 10], [9, 10], None),
+    ],
+    ids=["nobody", "own", "a stranger", "strangers alone", "a stranger alone", "one that ends", "ended", "a container"],
+)  # fmt: skip
+def test_others_on_a_gpu_are_noticed(
+    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, pids: list[int], later: list[int], reason: str | None
+) -> None:
+    nvml.pids = pids
     monkeypatch.setattr(gpus.psutil.Process, "children", lambda *_, **__: [SimpleNamespace(pid=5)])
-    for pids, reason in (([], None), ([5], None), ([5, 7], "1 process of others on it"), ([7, 8], None)):
-        nvml.pids = pids
-        found = trouble_of(device)
-        assert (found and found.reason) == reason and not (found and found.is_lost)
-    nvml.pids = [5, 7]
-    assert trouble_of(device, shared=True) is None
+    monkeypatch.setattr(gpus.psutil, "pid_exists", THERE.__contains__)
+    monkeypatch.setattr(gpus.time, "sleep", lambda _: setattr(nvml, "pids", later))
+    device = Device(name="cuda", index=1, uuid="GPU-1")
+    found = trouble_of(device)
+    assert (found is None) == (reason is None)
+    assert found is None or (reason in found.reason and not found.is_lost)  # type: ignore[operator]
+    assert trouble_of(device, may_be_shared=True) is None
+
+
+def test_each_gpu_of_a_group_is_watched(nvml: FakeNvml) -> None:
+    group, device = ["GPU-0", "GPU-1"], Device(name="cuda", uuid="GPU-0")
+    assert trouble_of(device, group) is None
     nvml.gone = {"GPU-1"}
-    lost = trouble_of(device, shared=True)
+    lost = trouble_of(device, group, may_be_shared=True)
     assert lost is not None and lost.is_lost and "GPU is lost" in lost.reason
-    assert trouble_of(Device(name="cuda")) is None, "the only one is not watched"
+    assert trouble_of(device) is None and trouble_of(Device(name="cuda")) is None, "the only one is not watched"

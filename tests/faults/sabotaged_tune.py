@@ -26,7 +26,7 @@ TEMPLATE = (sys.executable, str(Path(__file__).with_name("simulated_template.py"
 WORKER = (sys.executable, str(Path(__file__).with_name("sabotaged_worker.py")))
 
 
-def hidden(device: Device, **_: object) -> gpus.Trouble | None:
+def hidden(device: Device, *_: object, **__: object) -> gpus.Trouble | None:
     """A device is lost once there is a file of its name."""
     is_hidden = (Path(os.environ["TUNER_HIDDEN"]) / str(device.index)).exists()
     return gpus.Trouble("the driver does not find it any more", is_lost=True) if is_hidden else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tuner import cli
@@ -21,9 +22,9 @@ LOST = gpus.Trouble("it is hidden", is_lost=True)
 look = gpus.trouble_of
 
 
-def look_at(device: Device, *, shared: bool = False) -> gpus.Trouble | None:
+def look_at(device: Device, *group: Sequence[str], may_be_shared: bool = False) -> gpus.Trouble | None:
     is_hidden = (Path(os.environ["SCALE_HIDDEN"]) / str(device.index)).exists()
-    return LOST if is_hidden else look(device, shared=shared)
+    return LOST if is_hidden else look(device, *group, may_be_shared=may_be_shared)
 
 
 def simulate_workers() -> None:

@@ -12,8 +12,8 @@ from tuner.errors import Interrupted
 from tuner.files import StudyFolder
 
 if TYPE_CHECKING:
-    from tuner.hardware.gpus import Choice
-    from tuner.records.outcome import Limits
+    from tuner.hardware.gpus import Choice, Trouble
+    from tuner.records.outcome import Device, Limits
     from tuner.report.display import Display
     from tuner.search.request import Request
 
@@ -37,8 +37,6 @@ def conduct(
     folder: Path, request: Request, limits: Limits, model_name: str, display: Display, choice: Choice, wanted: Search
 ) -> None:  # fmt: skip
     """Run a study in a folder until it ends within its limits. Raises Interrupted after Ctrl-C."""
-    from functools import partial
-
     from tuner.commands.devices import launchers, places
     from tuner.commands.notes import start_notes
     from tuner.execution.local import LocalExecutor
@@ -64,7 +62,11 @@ def conduct(
         limits = with_demo_budget(store.with_last_budget(limits), request)
         keep_strategy(store, wanted.strategy, DEFAULT)
         keep_warm_start(store, wanted.warm_start, wanted.studies)
-        study = Study(store, limits, display, executor, partial(trouble_of, shared=choice.shared), trackers)
+
+        def check(device: Device) -> Trouble | None:
+            return trouble_of(device, found[device].uuids, may_be_shared=choice.may_be_shared)
+
+        study = Study(store, limits, display, executor, check, trackers)
         try:
             recorded = list(study.history.outcomes.values())
             notes = [*start_notes(request, choice), *warm_start_notes(study.history.warm_start)]

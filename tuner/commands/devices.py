@@ -60,6 +60,12 @@ def places(environment: Environment, choice: Choice) -> Mapping[Device, Place]:
     return {device: Place(uuid, cores) for device, uuid, cores in zip(devices, uuids, parts, strict=True)}
 
 
+def left_over(choice: Choice, each: int) -> list[str]:
+    """Return which of the chosen GPUs are too few for another image, since `each` of them compute one together."""
+    used = len(choice.gpus) // each * each
+    return [f"GPU {gpu.index} is left out: --devices {each} needs {each} for an image" for gpu in choice.gpus[used:]]
+
+
 def launchers(found: Mapping[Device, Place], paths: StudyFolder) -> dict[Device, Launcher]:
     """Return what starts the workers of each device: a template of its own; the compilers' cache is shared."""
     from tuner.execution.template import make_launcher

@@ -16,6 +16,7 @@ MAX_REASONS = 3
 
 def start_notes(request: Request, choice: Choice) -> Iterator[str]:
     """Yield what the user should know before the study starts: the price, other GPU users, what is left out."""
+    from tuner.commands.devices import left_over
     from tuner.hardware import environment, telemetry
     from tuner.numbers import format_latency
 
@@ -30,6 +31,7 @@ def start_notes(request: Request, choice: Choice) -> Iterator[str]:
         if warning:
             yield warning.replace("this GPU", "this GPU" if len(choice.gpus) == 1 else f"GPU {gpu.index}")
     yield from choice.left_out
+    yield from left_over(choice, request.environment.devices)
     yield from left_out_notes(request)
 
 

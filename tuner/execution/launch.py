@@ -29,6 +29,11 @@ class Place:
     gpu: str | None = None
     cores: frozenset[int] = frozenset()
 
+    @property
+    def uuids(self) -> list[str]:
+        """The UUIDs of its GPUs: several where they compute one image together."""
+        return self.gpu.split(",") if self.gpu else []
+
     @contextlib.contextmanager
     def pinned(self) -> Iterator[None]:
         """Let processes that this thread starts meanwhile run on these cores only, with all that they start."""

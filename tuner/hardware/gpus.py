@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +20,9 @@ from tuner.records.outcome import Device
 BUSY_BYTES = 1 << 30
 """Memory in use from which on a GPU without a visible process counts as busy. The driver itself may take less."""
 
+SETTLED_S = 0.5
+"""Strangers on a GPU are looked for again after so many seconds: a worker may be about to end."""
+
 SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 """Which logical cores are of the same physical one."""
 
@@ -30,9 +34,22 @@ class Trouble(NamedTuple):
     is_lost: bool
 
 
+class Kind(NamedTuple):
+    """The name of a GPU and its memory."""
+
+    name: str
+    memory_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.memory_bytes / 2**30:.0f} GiB"
+
+
 @dataclass(frozen=True)
 class Gpu:
-    """A visible GPU, its place among these, and who uses it now. `near` are the cores next to it, if that is known."""
+    """A visible GPU, its place among these, and who uses it now. `near` are the cores next to it, if that is known.
+
+    `fault` says why it cannot be used, if it cannot.
+    """
 
     index: int
     uuid: str
@@ -41,6 +58,7 @@ class Gpu:
     near: frozenset[int] = frozenset()
     processes: int = 0
     used_bytes: int = 0
+    fault: str | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -48,56 +66,87 @@ class Gpu:
         return not self.processes and self.used_bytes < BUSY_BYTES
 
     @property
-    def kind(self) -> tuple[str, int]:
+    def kind(self) -> Kind:
         """What GPUs must have in common to be compared."""
-        return self.name, self.memory_bytes
+        return Kind(self.name, self.memory_bytes)
 
 
 class Choice(NamedTuple):
-    """The GPUs that a study uses, and why it leaves others out. Those that were named may be `shared` with others."""
+    """The GPUs that a study uses, and why it leaves others out. Others may compute on those that were named.
+
+    `asked` is the choice as it was written.
+    """
 
     gpus: tuple[Gpu, ...] = ()
     left_out: tuple[str, ...] = ()
-    shared: bool = False
+    may_be_shared: bool = False
+    asked: str | None = None
 
 
 # ---- which ----------------------------------------------------------------------------------------------------------
 
 
-def choose(asked: str | None, visible: Sequence[Gpu]) -> Choice:
+def choose(asked: str | None, visible: Sequence[Gpu], kind: Kind | None = None) -> Choice:
     """Return the GPUs that are asked for: "all", a number of idle ones, indices, or None for all that are idle.
 
-    They are of the kind of the first of them. Raises BadInput or Unavailable.
+    They are of one kind: `kind` if any is, else that of the first. Raises BadInput or Unavailable.
     """
-    idle = [gpu for gpu in visible if gpu.is_idle]
+    usable = [gpu for gpu in visible if gpu.fault is None]
+    alike = [gpu for gpu in usable if gpu.kind == kind] or usable
+    idle = [gpu for gpu in alike if gpu.is_idle]
     if asked is None:
-        wanted = idle or list(visible[:1])
-    elif asked == "all":
-        wanted = list(visible)
-    elif asked.isdigit():
-        wanted = idle[: int(asked)]
-        if len(wanted) < int(asked):
-            raise Unavailable(f"--gpus {asked}: {len(idle)} of {len(visible)} visible GPUs are idle; all takes any")
-    else:
-        wanted = [_indexed(asked, int(index), visible) for index in dict.fromkeys(filter(None, asked.split(",")))]
-    others = [gpu for gpu in wanted if gpu.kind != wanted[0].kind]
-    if others and asked not in (None, "all"):
-        raise BadInput(f"--gpus {asked}: {_other_kind(others[0], wanted[0])}; tune it in a study of its own")
-    busy = [] if asked else [f"GPU {gpu.index} is left out: {_use(gpu)}" for gpu in visible if gpu not in wanted]
-    different = [f"GPU {gpu.index} is left out: {_other_kind(gpu, wanted[0])}" for gpu in others]
-    is_shared = asked is not None and not asked.isdigit()
-    return Choice(tuple(gpu for gpu in wanted if gpu not in others), (*busy, *different), is_shared)
+        chosen = _of_first_kind(idle or alike[:1])
+        return Choice(chosen, _left_out(visible, chosen))
+    if asked == "all":
+        chosen = _of_first_kind(alike)
+        if not chosen:
+            raise Unavailable(f"--gpus all: {'; '.join(_left_out(visible, chosen))}")
+        return Choice(chosen, _left_out(visible, chosen), may_be_shared=True, asked=asked)
+    if asked.isdigit():
+        return Choice(_several(int(asked), _of_first_kind(idle), len(visible)), asked=asked)
+    return Choice(_named(asked, visible), may_be_shared=True, asked=asked)
+
+
+def _of_first_kind(gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
+    return tuple(gpu for gpu in gpus if gpu.kind == gpus[0].kind)
+
+
+def _several(count: int, idle: tuple[Gpu, ...], visible: int) -> tuple[Gpu, ...]:
+    if len(idle) < count:
+        raise Unavailable(
+            f"--gpus {count}: {len(idle)} of {visible} visible GPUs are idle and of one kind; all takes busy ones, too"
+        )
+    return idle[:count]
+
+
+def _named(asked: str, visible: Sequence[Gpu]) -> tuple[Gpu, ...]:
+    named = tuple(_indexed(asked, int(index), visible) for index in dict.fromkeys(filter(None, asked.split(","))))
+    other = next((gpu for gpu in named if gpu.kind != named[0].kind), None)
+    if other is not None:
+        raise BadInput(f"--gpus {asked}: {_different(other, named[0])}; tune it in a study of its own")
+    return named
 
 
 def _indexed(asked: str, index: int, visible: Sequence[Gpu]) -> Gpu:
     if index >= len(visible):
-        raise Unavailable(f"--gpus {asked}: there is no GPU {index}: {len(visible)} are visible, counted from 0")
+        raise Unavailable(f"--gpus {asked}: there is no GPU {index}: {len(visible)} are visible, numbered from 0")
+    if visible[index].fault is not None:
+        raise Unavailable(f"--gpus {asked}: GPU {index}: {visible[index].fault}")
     return visible[index]
 
 
-def _other_kind(gpu: Gpu, first: Gpu) -> str:
-    memory = f" with {gpu.memory_bytes / 2**30:.0f} GiB" if gpu.name == first.name else ""
-    return f"GPU {gpu.index} is another kind than GPU {first.index} ({gpu.name}{memory})"
+def _left_out(visible: Sequence[Gpu], chosen: Sequence[Gpu]) -> tuple[str, ...]:
+    return tuple(f"GPU {gpu.index} is left out: {_why_not(gpu, chosen)}" for gpu in visible if gpu not in chosen)
+
+
+def _why_not(gpu: Gpu, chosen: Sequence[Gpu]) -> str:
+    if gpu.fault is not None:
+        return gpu.fault
+    return _different(gpu, chosen[0]) if gpu.kind != chosen[0].kind else _use(gpu)
+
+
+def _different(gpu: Gpu, first: Gpu) -> str:
+    return f"GPU {gpu.index} ({gpu.kind}) is of a different kind from GPU {first.index} ({first.kind})"
 
 
 def _use(gpu: Gpu) -> str:
@@ -142,9 +191,16 @@ def visible_handles(nvml: Any) -> list[Any]:
 
 
 def visible_gpus() -> list[Gpu]:
-    """Return the GPUs that CUDA sees."""
+    """Return the GPUs that CUDA sees. One that NVML cannot describe has a fault."""
     with opened() as nvml:
-        return [_describe(nvml, index, handle) for index, handle in enumerate(visible_handles(nvml))] if nvml else []
+        return [_described(nvml, index, handle) for index, handle in enumerate(visible_handles(nvml))] if nvml else []
+
+
+def _described(nvml: Any, index: int, handle: Any) -> Gpu:
+    try:
+        return _describe(nvml, index, handle)
+    except nvml.NVMLError as error:
+        return Gpu(index, "", "", 0, fault=f"the driver cannot describe it ({error_text(error)})")
 
 
 def _describe(nvml: Any, index: int, handle: Any) -> Gpu:
@@ -158,28 +214,40 @@ def _describe(nvml: Any, index: int, handle: Any) -> Gpu:
     return Gpu(index, str(nvml.nvmlDeviceGetUUID(handle)), name, int(memory.total), near, processes, int(memory.used))
 
 
-def trouble_of(device: Device, *, shared: bool = False) -> Trouble | None:
+def trouble_of(device: Device, group: Sequence[str] = (), *, may_be_shared: bool = False) -> Trouble | None:
     """Return what is wrong with a GPU now: the driver does not find it any more, or others compute on it as well.
 
-    Others may if it is `shared`.
+    Of several that compute one image together, `group` has the UUIDs. Others may compute on it if it `may_be_shared`.
     """
-    if device.uuid is None:
-        return None
+    uuids = group or [uuid for uuid in [device.uuid] if uuid is not None]
     with opened() as nvml:
-        if nvml is None:
+        if uuids and nvml is None:
             return Trouble("the driver does not answer any more", is_lost=True)
-        try:
-            handle = nvml.nvmlDeviceGetHandleByUUID(device.uuid)
-            processes = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        except nvml.NVMLError_NotSupported:
-            return None
-        except nvml.NVMLError as error:
-            return Trouble(f"the driver does not find it any more ({error_text(error)})", is_lost=True)
-    ours = {child.pid for child in psutil.Process().children(recursive=True)}
-    others = [process.pid for process in processes if process.pid not in ours]
-    if shared or not others or len(others) == len(processes):  # a container may show its processes under other numbers
+        found = (_trouble(nvml, uuid, may_be_shared=may_be_shared) for uuid in uuids)
+        return next(filter(None, found), None)
+
+
+def _trouble(nvml: Any, uuid: str, *, may_be_shared: bool) -> Trouble | None:
+    try:
+        handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+        others = _strangers(nvml, handle)
+        if others and not may_be_shared:
+            time.sleep(SETTLED_S)
+            others &= _strangers(nvml, handle)
+    except nvml.NVMLError_NotSupported:
         return None
-    return Trouble(f"{len(others)} process{'es' if len(others) > 1 else ''} of others on it", is_lost=False)
+    except nvml.NVMLError as error:
+        return Trouble(f"the driver does not find it any more ({error_text(error)})", is_lost=True)
+    if may_be_shared or not others:
+        return None
+    return Trouble(f"{len(others)} other process{'es use' if len(others) > 1 else ' uses'} it", is_lost=False)
+
+
+def _strangers(nvml: Any, handle: Any) -> set[int]:
+    """Return the processes on a GPU that are not of this study. Pids of another namespace do not exist in this one."""
+    pids = {process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+    ours = {child.pid for child in psutil.Process().children(recursive=True)}
+    return {pid for pid in pids - ours if psutil.pid_exists(pid)}
 
 
 # ---- cores ----------------------------------------------------------------------------------------------------------
