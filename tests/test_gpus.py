@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 from drawing import CPU
 from drawing import GPU as CUDA
 from msgspec.structs import replace
 
-from tuner.commands import arguments, devices
+from tuner.commands import arguments, devices, resume
 from tuner.errors import BadInput, TunerError, Unavailable
 from tuner.execution.launch import ANYWHERE, Place
 from tuner.hardware import environment, gpus
-from tuner.hardware.gpus import Gpu, Kind, choose, share_cores, trouble_of
+from tuner.hardware.gpus import Gpu, GpuModel, choose, share_cores, trouble_of
 from tuner.records.outcome import Device
+from tuner.report.studies import read_attribute
 
 GIB = 1 << 30
 
@@ -44,7 +47,7 @@ def test_so_many_are_of_one_kind_and_a_study_that_goes_on_keeps_its_kind() -> No
         choose("3", mixed)
     for asked in (None, "all", "2"):
         assert [found.index for found in choose(asked, mixed, mixed[1].kind).gpus] == [1, 3]
-    assert [found.index for found in choose(None, mixed, Kind("A100", 40 * GIB)).gpus] == [0, 2]
+    assert [found.index for found in choose(None, mixed, GpuModel("A100", 40 * GIB)).gpus] == [0, 2]
 
 
 def test_a_gpu_that_the_driver_cannot_describe_is_left_out(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +116,30 @@ def test_a_single_gpu_runs_as_it_always_did() -> None:
     assert devices.places(CUDA, choose(None, HOST[:1])) == {Device(name="cuda"): ANYWHERE}
     assert devices.places(CPU, gpus.Choice()) == {Device(name="cpu"): ANYWHERE}
     assert devices.places(CUDA, choose("2,", HOST)) == {Device(name="cuda", index=2, uuid="GPU-2"): Place("GPU-2")}
+
+
+def test_another_single_gpu_is_not_taken_for_the_one_that_outcomes_do_not_name() -> None:
+    assert devices.places(CUDA, choose(None, HOST[:1]), "GPU-0") == {Device(name="cuda"): ANYWHERE}
+    another = Gpu(0, "GPU-7", "H200", 140 * GIB)
+    assert devices.places(CUDA, choose(None, [another]), "GPU-0") == {Device(name="cuda", uuid="GPU-7"): Place("GPU-7")}
+
+
+def test_a_study_that_goes_on_keeps_its_gpus(tmp_path: Path) -> None:
+    database = tmp_path / "study.db"
+    study = optuna.create_study(storage=f"sqlite:///{database}")
+    store: Any = SimpleNamespace(study=study)
+    assert resume.recorded_gpus(tmp_path) is None
+    for asked in ("2,", "2", None):
+        choice = choose(asked, HOST, HOST[0].kind)
+        devices.keep_gpus(store, choice, devices.places(CUDA, choice))
+        assert resume.recorded_gpus(tmp_path) == asked
+    assert "nameless_gpu" not in study.user_attrs, "each had a name"
+    single = choose(None, HOST[:1])
+    devices.keep_gpus(store, single, devices.places(CUDA, single))
+    assert read_attribute(database, "nameless_gpu") == "GPU-0"
+    study.set_user_attr("gpus", "; rm")
+    with pytest.raises(BadInput, match=r"study\.db: gpus: .* is no choice of GPUs"):
+        resume.recorded_gpus(tmp_path)
 
 
 def test_gpus_for_one_image_are_one_device(monkeypatch: pytest.MonkeyPatch) -> None:

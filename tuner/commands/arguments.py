@@ -108,12 +108,12 @@ def add_format(parser: argparse.ArgumentParser, formats: Iterable[str], default:
     group.add_argument("--json", action="store_const", const="json", dest="format", help="short for --format json")
 
 
-def add_gpus(parser: argparse.ArgumentParser) -> None:
+def add_gpus(parser: argparse.ArgumentParser, default: str = "all that are visible and idle") -> None:
     """Add --gpus."""
     parser.add_argument(
         "--gpus", type=gpus, metavar="all|N|LIST",
         help="GPUs to run trials on at the same time, one each: all, so many idle ones, or those with these indices, "
-        "such as 0,2 (default: all that are visible and idle)",
+        f"such as 0,2 (default: {default})",
     )  # fmt: skip
 
 

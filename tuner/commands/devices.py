@@ -10,18 +10,22 @@ from tuner.errors import Unavailable
 if TYPE_CHECKING:
     from tuner.execution.launch import Launcher, Place
     from tuner.files import StudyFolder
-    from tuner.hardware.gpus import Choice
+    from tuner.hardware.gpus import Choice, GpuModel
     from tuner.records.machine import Environment
     from tuner.records.outcome import Device
+    from tuner.study.store import Store
 
 
-def choose_gpus(asked: str | None, device: str) -> Choice:
-    """Return the GPUs of --gpus, none where the study runs on a CPU. Raises BadInput or Unavailable."""
+def choose_gpus(asked: str | None, device: str, kind: GpuModel | None = None) -> Choice:
+    """Return the GPUs of --gpus, of this kind if there are such; none where the study runs on a CPU.
+
+    Raises BadInput or Unavailable.
+    """
     from tuner.hardware import environment, gpus
 
     visible = [] if device == "cpu" or environment.torch_cuda_version() is None else gpus.visible_gpus()
     if visible:
-        return gpus.choose(asked, visible)
+        return gpus.choose(asked, visible, kind)
     if asked is not None:
         reason = "--device cpu runs on none" if device == "cpu" else environment.no_gpu_reason()
         raise Unavailable(f"--gpus {asked}: {reason}")
@@ -33,9 +37,10 @@ def first_uuid(choice: Choice) -> str | None:
     return choice.gpus[0].uuid if choice.gpus and (len(choice.gpus) > 1 or choice.gpus[0].index) else None
 
 
-def places(environment: Environment, choice: Choice) -> Mapping[Device, Place]:
+def places(environment: Environment, choice: Choice, nameless: str | None = None) -> Mapping[Device, Place]:
     """Return the devices of a study, and where the workers of each run. A single one is as the system has it.
 
+    Outcomes of a single one do not name it: `nameless` is its UUID if the study knows it, and another GPU gets a name.
     Where one image may use several GPUs, these are one device, known by the first of them. Raises Unavailable if there
     are too few.
     """
@@ -48,7 +53,7 @@ def places(environment: Environment, choice: Choice) -> Mapping[Device, Place]:
     each = environment.devices
     if choice.gpus and len(choice.gpus) < each:
         raise Unavailable(f"--devices {each}: only {len(choice.gpus)} GPUs are idle or were chosen (--gpus)")
-    if first_uuid(choice) is None:
+    if first_uuid(choice) is None and (not choice.gpus or nameless in (None, choice.gpus[0].uuid)):
         return {Device(name=environment.device): ANYWHERE}
     groups = [choice.gpus[first : first + each] for first in range(0, len(choice.gpus) - each + 1, each)]
     uuids = [",".join(gpu.uuid for gpu in group) for group in groups]
@@ -64,6 +69,13 @@ def left_over(choice: Choice, each: int) -> list[str]:
     """Return which of the chosen GPUs are too few for another image, since `each` of them compute one together."""
     used = len(choice.gpus) // each * each
     return [f"GPU {gpu.index} is left out: --devices {each} needs {each} for an image" for gpu in choice.gpus[used:]]
+
+
+def keep_gpus(store: Store, choice: Choice, found: Mapping[Device, Place]) -> None:
+    """Record which GPUs were asked for, for `tune resume`, and which one outcomes do not name."""
+    store.study.set_user_attr("gpus", choice.asked)
+    if choice.gpus and any(device.uuid is None for device in found):
+        store.study.set_user_attr("nameless_gpu", choice.gpus[0].uuid)
 
 
 def launchers(found: Mapping[Device, Place], paths: StudyFolder) -> dict[Device, Launcher]:

@@ -12,7 +12,8 @@ from tuner.space.settings import settable_names
 OPTIONS = by_word({
     "model pipeline": "the model has no option: tune run MODEL",
     "resume continue": "the same command goes on, and so does `tune resume`",
-    "gpu gpus cuda cpu": "use --device cuda or --device cpu; CUDA_VISIBLE_DEVICES=N selects one of several GPUs",
+    "gpu gpus": "use --gpus N for so many of them, --gpus 0, for the first one",
+    "cuda cpu": "use --device cuda or --device cpu",
     "timeout time maxtime duration": "use --budget TIME",
     "config yaml spacefile searchspace": "use --space FILE",
     "output outputdir dir folder": "use --out DIR",

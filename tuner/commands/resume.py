@@ -12,6 +12,7 @@ from tuner.errors import BadInput
 from tuner.files import resolved
 
 if TYPE_CHECKING:
+    from tuner.hardware.gpus import GpuModel
     from tuner.records.machine import Environment
     from tuner.records.outcome import Limits
     from tuner.records.quality import QualityPolicy
@@ -48,7 +49,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="price of one machine hour: all costs of the study are computed again (default: that of its last run)",
     )  # fmt: skip
     add_log(parser)
-    add_gpus(parser)
+    add_gpus(parser, "those of its last run")
     add_progress(parser, "print the report as JSON; progress goes to standard error")
     parser.set_defaults(run=run)
 
@@ -65,12 +66,35 @@ def run(options: argparse.Namespace) -> int:
     request = read_request(folder / "study.json")
     check_code(folder / "study.json", request.quality)
     check_space(folder / "study.json", request.space)
-    choice = choose_gpus(options.gpus, request.environment.device)
+    choice = choose_gpus(
+        options.gpus or recorded_gpus(folder), request.environment.device, kind_of(request.environment)
+    )
     check_machine(folder / "study.json", request.environment, first_uuid(choice))
     check_model(folder / "study.json", request)
     checks.check_models(request)
     request = priced(request, options.price)
     return run_study(folder, request, limits_of(folder, options), options, request.model.source, choice)
+
+
+def recorded_gpus(folder: Path) -> str | None:
+    """Return --gpus of the study's last run, None if it had none. Raises BadInput if it is damaged."""
+    from tuner.commands.arguments import gpus
+    from tuner.files import StudyFolder
+    from tuner.report.studies import read_attribute
+
+    database = StudyFolder(folder).database
+    text = read_attribute(database, "gpus")
+    try:
+        return gpus(text) if text is not None else None
+    except argparse.ArgumentTypeError as error:
+        raise BadInput(f"{database}: gpus: {error}") from None
+
+
+def kind_of(environment: Environment) -> GpuModel:
+    """Return the kind of GPU that a study began on."""
+    from tuner.hardware.gpus import GpuModel
+
+    return GpuModel(environment.device_name, environment.device_memory_bytes or 0)
 
 
 def priced(request: Request, usd_per_hour: float | None) -> Request:

@@ -34,7 +34,7 @@ class Trouble(NamedTuple):
     is_lost: bool
 
 
-class Kind(NamedTuple):
+class GpuModel(NamedTuple):
     """The name of a GPU and its memory."""
 
     name: str
@@ -66,9 +66,9 @@ class Gpu:
         return not self.processes and self.used_bytes < BUSY_BYTES
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> GpuModel:
         """What GPUs must have in common to be compared."""
-        return Kind(self.name, self.memory_bytes)
+        return GpuModel(self.name, self.memory_bytes)
 
 
 class Choice(NamedTuple):
@@ -86,7 +86,7 @@ class Choice(NamedTuple):
 # ---- which ----------------------------------------------------------------------------------------------------------
 
 
-def choose(asked: str | None, visible: Sequence[Gpu], kind: Kind | None = None) -> Choice:
+def choose(asked: str | None, visible: Sequence[Gpu], kind: GpuModel | None = None) -> Choice:
     """Return the GPUs that are asked for: "all", a number of idle ones, indices, or None for all that are idle.
 
     They are of one kind: `kind` if any is, else that of the first. Raises BadInput or Unavailable.

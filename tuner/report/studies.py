@@ -156,12 +156,17 @@ def is_locked(lock: Path) -> bool:
 
 
 def read_limits(database: Path, name: str) -> Limits | None:
-    """Read limits that a study recorded in its database, without writing to it. Raises BadInput if it is damaged."""
+    """Read limits that a study recorded in its database. Raises BadInput if it is damaged."""
+    text = read_attribute(database, name)
+    return decode(text, Limits, f"{database}: {name}") if text else None
+
+
+def read_attribute(database: Path, name: str) -> str | None:
+    """Read a text that a study recorded in its database, without writing to it. Raises BadInput if it is damaged."""
     if not database.is_file():
         return None
     try:
         rows = select(database, "study_user_attributes", ATTRIBUTE, (name,))
-        text = msgspec.json.decode(rows[0][0], type=str | None) if rows else None
+        return msgspec.json.decode(rows[0][0], type=str | None) if rows else None
     except msgspec.DecodeError as error:
         raise BadInput(f"{database}: damaged: {error}") from None
-    return decode(text, Limits, f"{database}: {name}") if text else None
