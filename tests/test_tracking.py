@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event, Timer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +19,10 @@ from PIL import Image
 
 from tuner import cli
 from tuner.commands import arguments
+from tuner.tracking import queue
 from tuner.tracking.tracker import Tracker, TrialRun
 from tuner.tracking.trackers import TRACKERS
+from tuner.tracking.wandb import WandB
 
 PROGRAM = """
 import json, sys
@@ -124,6 +128,31 @@ def test_a_trial_is_one_run_however_often_it_is_logged(name: str, tmp_path: Path
     }
 
 
+def test_images_are_sent_with_the_first_log_of_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    known: set[str] = set()
+    sent: list[dict[str, Any]] = []
+
+    def init(**given: Any) -> Any:
+        name = given["id"]
+        run = SimpleNamespace(
+            resumed=name in known, log=sent.append, summary={}, finish=lambda exit_code: known.add(name)
+        )
+        return run
+
+    fake = SimpleNamespace(
+        init=init, Image=lambda file, caption: caption, Settings=lambda **_: None,
+        setup=lambda: SimpleNamespace(settings=SimpleNamespace(mode="offline")),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "wandb", fake)  # type: ignore[arg-type]
+    first, later = WandB("study"), WandB("study")
+    for tracker in (first, first, later):
+        tracker.log(TrialRun(7, {}, {"latency_s": 0.5}, {}, [tmp_path / "0000.png"]))
+    assert [each.get("images") for each in sent] == [["0000"], None, None]
+    known.clear()
+    first.log(TrialRun(7, {}, {"latency_s": 0.5}, {}, [tmp_path / "0000.png"]))
+    assert "images" not in sent[-1], "offline nobody says that a run is known"
+
+
 def test_the_command_line_offers_every_tracker() -> None:
     assert tuple(TRACKERS) == arguments.TRACKERS
 
@@ -137,6 +166,75 @@ def test_a_tracker_that_is_not_installed_is_named_with_the_remedy(
     printed = capsys.readouterr().err
     assert printed.endswith(f"tune: --log {name}: {name} is not installed; pip install {name}\n")
     assert not (tmp_path / "traces").exists(), "before anything is begun"
+
+
+# ---- a tracker that does not answer --------------------------------------------------------------------------------
+
+
+class Hanging(Tracker):
+    """A tracker whose server stands still from a trial on until it is let go."""
+
+    def __init__(self, study: str, hangs_at: int) -> None:
+        self.hangs_at, self.hangs, self.let_go = hangs_at, Event(), Event()
+        self.logged: list[int] = []
+
+    def log(self, trial: TrialRun) -> None:
+        if trial.number >= self.hangs_at:
+            self.hangs.set()
+            self.let_go.wait(30.0)
+        self.logged.append(trial.number)
+
+
+def queue_of(hangs_at: int, notes: list[str]) -> tuple[Hanging, queue.TrackingQueue]:
+    tracker = Hanging("study", hangs_at)
+    found = queue.TrackingQueue("mlflow", tracker, notes.append)
+    for number in range(4):
+        found.add(TrialRun(number, {}, {}, {}, []))
+    assert tracker.hangs.wait(30.0)
+    return tracker, found
+
+
+@pytest.mark.parametrize("is_hurried", [False, True])
+def test_a_tracker_that_hangs_is_not_waited_for_for_ever(is_hurried: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "SOON_S", 0.05)
+    monkeypatch.setattr(queue, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(queue, "GRACE_S", 0.05)
+    notes: list[str] = []
+    tracker, found = queue_of(2, notes)
+    found.close(is_hurried=is_hurried)
+    *before, last = notes
+    assert before == ([] if is_hurried else ["--log mlflow: waiting for 2 trials to be logged"])
+    assert last.startswith("--log mlflow: the tracker did not answer in time, with 2 trials left to log")
+    assert found.thread.daemon, "nor does the interpreter's exit wait"
+    tracker.let_go.set()
+    found.thread.join()
+    assert tracker.logged == [0, 1, 2], "what was waiting is left"
+
+
+def test_a_tracker_that_is_slow_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "SOON_S", 0.05)
+    notes: list[str] = []
+    tracker, found = queue_of(0, notes)
+    Timer(0.1, tracker.let_go.set).start()
+    found.close()
+    assert tracker.logged == [0, 1, 2, 3]
+    assert notes == ["--log mlflow: waiting for 4 trials to be logged"]
+
+
+def test_ctrl_c_does_not_wait_for_a_tracker(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "GRACE_S", 0.05)
+    tracker = Hanging("study", 0)
+    bench.trackers = {"mlflow": tracker}
+    with bench.study(trials=12) as found:
+        monkeypatch.setattr(found, "choose", stop)
+        with pytest.raises(KeyboardInterrupt):
+            found.run()
+    assert tracker.logged == [] and "left to log" in bench.told.notes[-1]
+    tracker.let_go.set()
+
+
+def stop() -> None:
+    raise KeyboardInterrupt
 
 
 # ---- in a study ------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -299,13 +300,13 @@ class Publisher:
         self._keep_time()
 
     def close(self) -> None:
-        """Finish what is being written."""
+        """Finish what is being written; while an exception ends the study, trackers are not waited for."""
         try:
             self._await_board()
         finally:
             self.writer.shutdown()
             for tracker in self.tracking:
-                tracker.close()
+                tracker.close(is_hurried=sys.exception() is not None)
 
     def _write_board(self, outcome: Outcome) -> None:
         """Write a trial's events for TensorBoard in another thread: to read and shrink large images takes seconds."""

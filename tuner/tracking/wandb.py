@@ -20,6 +20,7 @@ class WandB(Tracker):
         import wandb
 
         self.study = study
+        self.shown: set[int] = set()
         self.settings = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True)
         if wandb.setup().settings.mode not in ("offline", "disabled") and not wandb.login(prompt=False):
             raise Unavailable("there is no API key: run `wandb login`, or set WANDB_MODE=offline")
@@ -33,7 +34,9 @@ class WandB(Tracker):
             id=f"{self.study}-{trial.number}", resume="allow", reinit="create_new", settings=self.settings,
             config=dict(trial.knobs),
         )  # fmt: skip
-        shown = [wandb.Image(str(image), caption=image.stem) for image in trial.images]
+        is_known = run.resumed or trial.number in self.shown  # `resumed` is what the server says, if there is one
+        shown = [wandb.Image(str(image), caption=image.stem) for image in (() if is_known else trial.images)]
         run.log({**trial.metrics, **({"images": shown} if shown else {})})
+        self.shown.add(trial.number)
         run.summary.update(trial.tags)
         run.finish(exit_code=0 if trial.metrics else 1)
