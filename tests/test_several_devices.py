@@ -15,8 +15,8 @@ from tuner.records.outcome import Device, Failure, Outcome
 from tuner.records.protocol import Job, Message, PointFailed, WorkerFailed
 from tuner.search.gain import timing_noise
 from tuner.search.history import BASELINE
-from tuner.space.candidates import candidate_key
-from tuner.study import slots
+from tuner.space.candidates import build_key, candidate_key
+from tuner.study import devices, slots
 
 DEVICES = tuple(Device(name="cpu", index=index) for index in range(3))
 SLOWER = {DEVICES[0]: 1.0, DEVICES[1]: 1.3, DEVICES[2]: 0.9}
@@ -139,16 +139,59 @@ def test_what_ran_on_a_lost_device_is_tried_elsewhere(
     with bench.study(trials=20) as found:
         found.runner.devices.check = lambda each: bench.check(each)
         best = found.run()
-        taken_out = found.store.study.user_attrs["taken_out"]
     outcomes = bench.outcomes()
-    assert len(taken_out) == 1 and f"cpu {device.index}" in taken_out[0] and "gone" in taken_out[0]
-    assert sum("is taken out: it is gone" in note for note in bench.told.notes) == 1
+    assert [note for note in bench.told.notes if "taken out" in note] == [
+        f"cpu {device.index} is taken out: it is gone; what ran there is tried elsewhere"
+    ]
     assert len(outcomes) == 20 and built_once(bench)
     assert {outcome.status for outcome in [*outcomes, *repetitions(bench)]} == {"measured"}
     assert best.speed_up.low > 1.0
     if when is IS_BASELINE:
         assert (outcomes[0].number, outcomes[0].purpose) == (BASELINE, "baseline")
         assert outcomes[0].device != device
+
+
+def test_a_candidate_that_costs_two_devices_has_failed(bench: Bench, work: OnDevices) -> None:
+    culprits: set[str] = set()
+    gone: set[Device] = set()
+
+    def harm(device: Device, job: Job) -> Failure | None:
+        if job.build.get("attention.backend") == "native" or culprits - {build_key(job.build)}:
+            return None
+        culprits.add(build_key(job.build))
+        gone.add(device)
+        return Failure(kind="crash", stage="warm up", message="an illegal memory access")
+
+    work.harm = harm
+    bench.check = lambda each: LOST if each in gone else None
+    with bench.study(trials=8) as found:
+        found.run()
+    assert len(gone) == 2, "the third is kept"
+    failed = [outcome for outcome in bench.outcomes() if outcome.failure is not None]
+    assert {outcome.build_key for outcome in failed} == culprits
+    assert sum("is taken out" in note for note in bench.told.notes) == 2
+
+
+def test_a_device_whose_trouble_has_passed_is_used_again(
+    bench: Bench, work: OnDevices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "CHECK_S", 0.0)
+    monkeypatch.setattr(devices, "AGAIN_S", 0.0)
+    begun: list[int] = []
+
+    def check(device: Device) -> Trouble | None:
+        if device != DEVICES[2] or len(bench.told.outcomes) <= 6 or begun:
+            return None
+        begun.append(len(work.ran))
+        return Trouble("others use it", is_lost=False)
+
+    bench.check = check
+    bench.run(trials=16)
+    notes = bench.told.notes
+    assert sum("cpu 2 is taken out: others use it" in note for note in notes) == 1
+    assert notes.count("cpu 2 is used again") == 1
+    assert DEVICES[2] in {device for device, _ in work.ran[begun[0] :]}
+    assert len(bench.outcomes()) == 16 and built_once(bench)
 
 
 def test_a_busy_device_is_left_alone_from_then_on(bench: Bench, work: OnDevices) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from tuner.errors import BadInput
 from tuner.records.codec import Values, decode, encode
-from tuner.records.outcome import Device
 from tuner.search.recorded import is_candidate
 from tuner.search.strategies import FIRST, STRATEGIES
 from tuner.study.store import Store
@@ -30,12 +29,6 @@ def keep_strategy(store: Store, name: str | None, default: str) -> None:
 def keep_building(store: Store, sweeps: Sequence[Sequence[Values]]) -> None:
     """Record the step sweeps of the builds that run now."""
     store.study.set_user_attr("building", encode(list(map(list, sweeps))).decode())
-
-
-def keep_taken_out(store: Store, device: Device, reason: str) -> None:
-    """Record a device that was taken out, and why."""
-    known = store.study.user_attrs.get("taken_out", [])
-    store.study.set_user_attr("taken_out", [*known, f"{device.title} ({device.uuid or device.name}): {reason}"])
 
 
 def building(store: Store) -> list[list[Values]]:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from tuner.execution.executor import Ended, Executor, Handle, StoodStill
+from tuner.hardware.gpus import Trouble
 from tuner.records.codec import Values
-from tuner.records.outcome import Device, Outcome
+from tuner.records.outcome import Device
 from tuner.records.protocol import Message, PointTimed, ReferenceWanted, TurnEnded
 from tuner.search.history import BASELINE, History, InFlight
 from tuner.search.strategy import Proposal, Strategy
@@ -56,7 +57,7 @@ class Runner:
         self.interrupted: Sequence[Sequence[Values]] = ()
         """What was being built when the study was killed, and does not run again yet."""
         self.flights: dict[str, Flight] = {}
-        self.devices = Devices(self.store, self.history, check)
+        self.devices = Devices(self.history, check)
         self.strategy: Strategy
         """What is run now."""
         self.to_run_alone: list[tuple[Proposal, Device]] = []
@@ -103,6 +104,8 @@ class Runner:
 
     def fill(self, strategy: Strategy) -> None:
         """Start what is proposed while there is room: one after the other on each device, so that all have work."""
+        for text in self.devices.put_back():
+            self.note(text)
         while sum(self.start_next(strategy, device) for device in self.open_devices()):
             pass
 
@@ -115,6 +118,8 @@ class Runner:
             self.to_run_alone.remove((waiting[0], device))
             self.start(waiting[0], device, is_alone=True)
             return True
+        if self.to_move and not self.devices.may_move(self.to_move[0], device, list(self.flights.values())):
+            return False
         proposal = self.to_move.pop(0) if self.to_move else strategy.propose(self.history, device)
         if proposal is None:
             return False
@@ -213,7 +218,7 @@ class Runner:
             flight.outcomes.append(result.outcome)
             flight.is_judging = False
         if isinstance(event, RepetitionEnded):
-            self.require_baseline(flight, event.outcome)
+            self.take_out(flight.device, self.devices.trouble_of_baseline(flight.device, event.outcome))
 
     def must_wait(self, flight: Flight) -> bool:
         """Return whether the results of an attempt wait: until the baseline is recorded, and timed on their device."""
@@ -260,13 +265,18 @@ class Runner:
     def is_excused(self, flight: Flight, event: Event) -> bool:
         """Return whether a failure is that of the device, or of memory that others took: the attempt is made again.
 
-        Another step count than the candidate's is left out: it counts as not tried.
+        That of a build that ran on two devices as they were lost is recorded. Another step count than the candidate's
+        is left out: it counts as not tried.
         """
         if not isinstance(event, (TrialEnded, RepetitionEnded)) or event.outcome.failure is None:
             return False
         trouble = self.devices.trouble_after(flight.device, event.outcome.failure)
         if trouble is not None:
+            if trouble.is_lost and self.devices.is_suspect(flight.proposal):
+                self.publish(flight, event)  # before the device is taken out, with which the study may end
             self.take_out(flight.device, trouble)
+        elif flight.device not in self.history.devices:
+            return False
         elif flight.lacked_memory(event.outcome):
             flight.runs_again = isinstance(event, RepetitionEnded) or event.folder is None
             self.note(f"trial {flight.attempt.number} ran out of memory beside others: it is run again alone")
@@ -278,22 +288,15 @@ class Runner:
 
     def is_taken_out(self, device: Device) -> bool:
         """Return whether a device cannot be used, after a look at it if the last one was some time ago."""
-        trouble = self.devices.trouble_before(device) if device in self.history.devices else None
-        if trouble is not None:
-            self.take_out(device, trouble)
+        self.take_out(device, self.devices.trouble_before(device))
         return device not in self.history.devices
 
-    def require_baseline(self, flight: Flight, outcome: Outcome) -> None:
-        """Take out a device on which the untouched pipeline could not be timed: nothing there can be compared."""
-        device, failure = flight.device, outcome.failure
-        is_known = outcome.number != BASELINE or bool(self.history.baseline_on(device))
-        if failure is not None and not is_known and len(self.history.devices) > 1:
-            self.take_out(device, f"the untouched pipeline could not be timed: {failure.message}")
-
-    def take_out(self, device: Device, reason: str) -> None:
-        """Take out a device. Builds that run there are made again elsewhere; what was to run there alone, too."""
-        text = self.devices.take_out(device, reason)
-        for flight in [flight for flight in self.flights.values() if flight.device == device]:
+    def take_out(self, device: Device, trouble: Trouble | None) -> None:
+        """Take out a device if it is in trouble. Builds that run there, or were to run there alone, run elsewhere."""
+        if trouble is None:
+            return
+        text = self.devices.take_out(device, trouble)
+        for flight in self.devices.excused(device, trouble, list(self.flights.values())):
             self.move(flight)
         self.to_move += [proposal for proposal, of in self.to_run_alone if of == device and proposal.repeats is None]
         self.to_run_alone = [(proposal, of) for proposal, of in self.to_run_alone if of != device]
