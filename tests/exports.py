@@ -56,7 +56,7 @@ BESIDE: dict[str, Values] = {
         "compile.scope": "regional", "inductor.coordinate_descent_tuning": True
     },
     "inductor.conv_1x1_as_mm": {"compile.vae": True}, "attention.flash_impl": {"attention.backend": "_native_flash"},
-    "lora.scale": {"lora.file": "/weights/lora.safetensors"},
+    "lora.scale": {"lora.file": "/weights/lora.safetensors"}, "parallel.degree": {"parallel.kind": "ulysses"},
 }  # fmt: skip
 """What a knob needs to be active."""
 
