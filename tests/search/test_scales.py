@@ -15,6 +15,7 @@ from tuner.result.prices import Price
 from tuner.search.confirmation import Confirmation, EarlyConfirmation, by_preference
 from tuner.search.gain import speed_up
 from tuner.search.history import History
+from tuner.study.flight import Flight
 from tuner.study.runner import Runner
 
 BASELINE, CANDIDATE = 0, 1
@@ -89,8 +90,8 @@ def test_the_noise_of_every_device_that_pairs_ran_on_counts() -> None:
 def test_when_builds_end_is_worked_out_once_for_all_that_run() -> None:
     asked: list[int] = []
     attempts = [SimpleNamespace(number=number, can_be_stopped=number < 4) for number in range(5)]
-    runner = cast(Any, Runner.__new__(Runner))
-    runner.flights = {each.number: SimpleNamespace(attempt=each, has_ended=False) for each in attempts}
+    runner, nothing = cast(Any, Runner.__new__(Runner)), cast(Any, None)
+    runner.flights = {each.number: Flight(nothing, cast(Any, each), nothing, nothing, False) for each in attempts}
     runner.builds_end_at = lambda: asked.append(1) or 5.0
     assert (runner.next_stop(), len(asked)) == (5.0, 1)
     runner.flights = {number: flight for number, flight in runner.flights.items() if number in (BASELINE, 4)}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from tuner.execution.executor import Handle
 from tuner.records.outcome import Device, Failure, Outcome, Pair
-from tuner.search.history import InFlight
+from tuner.search.history import BASELINE, InFlight
 from tuner.search.strategy import Proposal
 from tuner.study.attempt import Attempt
 from tuner.study.events import RepetitionEnded, TrialEnded
@@ -46,6 +46,11 @@ class Flight:
     def is_recorded(self) -> bool:
         """Whether its trial, or its repetition, has its outcome."""
         return any(outcome.number == self.attempt.number for outcome in self.outcomes)
+
+    @property
+    def can_be_stopped(self) -> bool:
+        """Whether it is a build that runs, but not the baseline's: it is stopped when the time for builds is up."""
+        return self.attempt.can_be_stopped and self.attempt.number != BASELINE and not self.has_ended
 
     def lacked_memory(self, outcome: Outcome) -> bool:
         """Return whether an outcome may be that others took too much memory: of the device, or of the host."""

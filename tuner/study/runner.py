@@ -91,12 +91,12 @@ class Runner:
 
     def close(self) -> None:
         """End what still runs, and what was to run again."""
-        for flight in list(self.flights.values()):
-            self.end(flight)
-        self.give_up_waiting()
+        self.give_up()
 
-    def give_up_waiting(self) -> None:
-        """Give up what was to run again; its candidates count as not tried."""
+    def give_up(self, but: Flight | None = None) -> None:
+        """End what runs, but for one, and what was to run again: candidates without a result count as not tried."""
+        for flight in [flight for flight in self.flights.values() if flight is not but]:
+            self.end(flight)
         for proposal in (*self.to_move, *(proposal for proposal, _ in self.to_run_alone)):
             if proposal.repeats is None and proposal.number is not None:
                 self.store.abandon(proposal.number)
@@ -255,10 +255,7 @@ class Runner:
 
     def begin_again(self, baseline: Flight) -> None:
         """Give up what was begun beside a baseline that is built once more, alone, or was to run again."""
-        for flight in list(self.flights.values()):
-            if flight is not baseline:
-                self.end(flight)
-        self.give_up_waiting()
+        self.give_up(but=baseline)
         self.history.outcomes.pop(BASELINE, None)
         self.history.awaits_reference = False
 
@@ -340,20 +337,15 @@ class Runner:
         begun = [build for build in builds if self.history.outcomes or build.number == BASELINE]
         keep_building(self.store, [*self.interrupted, *(build.sweep for build in begun)])
 
-    def stoppable(self) -> list[Flight]:
-        """Return the builds that run, but not the baseline's."""
-        flights = (flight for flight in self.flights.values() if not flight.has_ended)
-        return [each for each in flights if each.attempt.can_be_stopped and each.attempt.number != BASELINE]
-
     def next_stop(self) -> float:
         """Return when the builds that run are stopped."""
-        return self.builds_end_at() if self.stoppable() else NEVER
+        return self.builds_end_at() if any(flight.can_be_stopped for flight in self.flights.values()) else NEVER
 
     def stop_late(self, strategy: Strategy) -> None:
         """Stop the builds that run once their time is up."""
         if time.monotonic() < self.next_stop():
             return
-        for flight in self.stoppable():
+        for flight in [flight for flight in self.flights.values() if flight.can_be_stopped]:
             self.note(narration.stop_text(flight.attempt.number, self.budget.seconds_left()))
             flight.runs_again = False
             self.end(flight, strategy)

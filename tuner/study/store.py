@@ -6,9 +6,8 @@ is finished when the study is opened again.
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -20,7 +19,7 @@ from tuner.errors import BadInput
 from tuner.files import StudyFolder, atomic_write, lock_study, numbered, require_own_tree, storage_errors
 from tuner.records.codec import Values, decode, encode_pretty, read
 from tuner.records.database import check as check_database
-from tuner.records.outcome import Limits, Outcome, Timing
+from tuner.records.outcome import Limits, Outcome
 from tuner.records.quality import NoiseFloor
 from tuner.search.history import History
 from tuner.search.recorded import read_outcomes, read_repetitions
@@ -31,7 +30,7 @@ from tuner.study.attributes import attributes
 from tuner.study.compiled_code import own_cache
 from tuner.study.database import damage, open_study
 from tuner.study.reprice import reprice
-from tuner.timing.target import MIN_WITHIN, meets_latency_target
+from tuner.study.told import excess, is_told, possibly_known, values_of
 
 ASKED_FOR = ("strategy", "warm_start")
 """What was asked for stays when a study is begun anew."""
@@ -150,7 +149,7 @@ class Store:
 
     def correct(self, outcome: Outcome) -> None:
         """Tell Optuna what is known of a trial now that it was repeated, unless it has been told that."""
-        values, known, told = _values(outcome), attributes(outcome), self._trials()[outcome.number]
+        values, known, told = values_of(outcome), attributes(outcome), self._trials()[outcome.number]
         if values is not None and (told.values != values or not known.items() <= told.user_attrs.items()):
             told_values.correct(self.study, self.paths.database, outcome.number, values, known)
             sampler, self.study = self.study.sampler, open_study(self.folder)
@@ -260,7 +259,7 @@ class Store:
             trial = trials.get(number)
             if (
                 trial is None
-                or not _is_told(trial, _possibly_known(history, outcome))
+                or not is_told(trial, possibly_known(history, outcome))
                 or not trial.params.items() <= outcome.values.items()
             ):
                 raise BadInput(f"{database}: trial {number} is not what its outcome.json says")
@@ -284,11 +283,11 @@ class Store:
     # ---- Optuna -----------------------------------------------------------------------------------------------------
 
     def _tell(self, outcome: Outcome) -> None:
-        values = _values(outcome)
+        values = values_of(outcome)
         constraints: dict[str, float] = {outcome.status: 0.0 if values else 1.0}
         target_s = self.request.space.workload.latency_target_s
         if target_s is not None and outcome.timing is not None:
-            constraints["latency target"] = _excess(outcome.timing, target_s)
+            constraints["latency target"] = excess(outcome.timing, target_s)
         keep_images(self._trial(outcome.number), self.paths)
         self._end(outcome.number, attributes(outcome), constraints, values)
 
@@ -310,47 +309,3 @@ class Store:
             trial.set_user_attr(f"constraint: {name}", constraints[name])  # optuna-dashboard shows these alone
             trial.set_constraint(name, constraints[name])
         self.study.tell(number, values, state=TrialState.COMPLETE if values else TrialState.PRUNED)
-
-
-def _possibly_known(history: History, outcome: Outcome) -> Iterator[Outcome]:
-    """Yield what Optuna may have been told of a trial: at its end, and after each of its repetitions.
-
-    Those of several devices need not end in the order of their ids.
-    """
-    own = [repetition for repetition in history.repetitions if repetition.number == outcome.number]
-    for count in range(len(own) + 1):
-        yield dataclasses.replace(history, repetitions=own[:count]).as_measured(outcome)
-    for last in own[:-1]:
-        others = [repetition for repetition in own if repetition is not last]
-        yield dataclasses.replace(history, repetitions=others).as_measured(outcome)
-
-
-def _is_told(trial: Any, possibly_known: Iterator[Outcome]) -> bool:
-    """Return whether Optuna's trial has the state, the values and the figures of what was known of a trial.
-
-    The two may be of different moments: another price first brings the values back to those at the trial's end.
-    """
-    known = list(possibly_known)
-    has_values = any(
-        (trial.state.name, trial.values) == ("COMPLETE" if values else "PRUNED", values)
-        for values in map(_values, known)
-    )
-    return has_values and any(_has_figures(trial, attributes(outcome)) for outcome in known)
-
-
-def _has_figures(trial: Any, known: Mapping[str, Any]) -> bool:
-    figures = {name: value for name, value in known.items() if isinstance(value, int | float)}
-    return all(trial.user_attrs.get(name, value) == value for name, value in figures.items())
-
-
-def _excess(timing: Timing, target_s: float) -> float:
-    """Return how far a configuration misses its latency target, as a share of it; above 0 if it does."""
-    if timing.within_target is None or meets_latency_target(timing.within_target):
-        return 0.0
-    return (MIN_WITHIN - timing.within_target) + max(0.0, timing.latency_s.value / target_s - 1)
-
-
-def _values(outcome: Outcome) -> list[float] | None:
-    """Return the values for Optuna, in the order of METRICS; None if the outcome has no place on the front."""
-    cost, quality = outcome.cost_usd_per_1000_images, outcome.quality
-    return [cost, quality.mean] if outcome.status == "measured" and cost is not None and quality is not None else None
