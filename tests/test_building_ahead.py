@@ -193,12 +193,8 @@ def test_what_is_expected_is_told_once(ahead: Ahead, monkeypatch: pytest.MonkeyP
 
 
 def test_the_quickest_is_judged_first_and_what_is_slower_need_not_be(ahead: Ahead, workers: SlowWorkers) -> None:
-<<<<<<< HEAD
     workers.is_lossless = True
     ahead.strategy = "tpe"  # begins with the recipe
-=======
-    workers.is_lossless, ahead.strategy = True, "tpe"  # which tries the recipe first
->>>>>>> 474e23f (What Optuna is told of a trial has a file of its own; the runner gives up in one place; two tests that need the recipe first name their strategy)
     executor = ahead.run_ahead(drawn_after=4)
 
     first, second = list(executor.provided.values())[:2]
@@ -243,11 +239,7 @@ def test_a_candidate_with_the_baselines_image_key_is_compared_with_its_images(
     ahead: Ahead, workers: SlowWorkers
 ) -> None:
     (ahead.folder / "space.yaml").write_text(SPACE.replace(", steps: 14", ""))
-<<<<<<< HEAD
     ahead.strategy = "tpe"  # begins with the recipe
-=======
-    ahead.strategy = "tpe"  # which tries the recipe first
->>>>>>> 474e23f (What Optuna is told of a trial has a file of its own; the runner gives up in one place; two tests that need the recipe first name their strategy)
     executor = ahead.run_ahead()
 
     first = next(iter(executor.provided.values()))

@@ -163,8 +163,9 @@ def test_a_pipeline_whose_inputs_are_new_in_each_step_is_drawn_right_and_told(ti
 @pytest.mark.usefixtures("only_dynamo")
 @pytest.mark.parametrize(
     "beside",
-    [{"compile.scope": "regional"}, {"compile.scope": "full", "graphs.scheduler_step": True},
-     {"cache.kind": "teacache", "cache.threshold": 1e-9}, {"graphs.denoiser": True},
+    [pytest.param({"compile.scope": "regional"}, marks=pytest.mark.exhaustive),  # a part of the last
+     {"compile.scope": "full", "graphs.scheduler_step": True}, {"cache.kind": "teacache", "cache.threshold": 1e-9},
+     pytest.param({"graphs.denoiser": True}, marks=pytest.mark.exhaustive),  # a part of the second
      {"compile.scope": "regional", "single_blocks.fuse_input": True, "quantization.scheme": "int8-weight-only"}],
     ids=lambda beside: " ".join(beside),
 )  # fmt: skip

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tuner.execution.executor import Handle
 from tuner.records.outcome import Device, Failure, Outcome, Pair
 from tuner.search.history import BASELINE, InFlight
 from tuner.search.strategy import Proposal
-from tuner.study.attempt import Attempt
+from tuner.study.attempt import Attempt, BuildAttempt
 from tuner.study.events import RepetitionEnded, TrialEnded
 
 
@@ -69,3 +70,17 @@ class Flight:
 def was_killed(failure: Failure) -> bool:
     """Return whether the worker was killed, as the system does when the host's memory runs out."""
     return failure.kind == "crash" and "SIGKILL" in failure.message
+
+
+def next_to_judge(flights: Sequence[Flight]) -> list[tuple[Flight, BuildAttempt]]:
+    """Return the quickest candidate of each device that waits for the baseline's images, unless one is being judged.
+
+    If that one is as good as the baseline, those that are slower need no images of their own.
+    """
+    judging = {flight.device for flight in flights if flight.is_judging}
+    found: dict[Device, tuple[Flight, BuildAttempt]] = {}
+    waiting = [flight for flight in flights if flight.wants_reference_s is not None and flight.device not in judging]
+    for flight in sorted(waiting, key=lambda each: each.wants_reference_s or 0.0):
+        if isinstance(flight.attempt, BuildAttempt):
+            found.setdefault(flight.device, (flight, flight.attempt))
+    return list(found.values())

@@ -29,7 +29,7 @@ from tuner.study.events import (
     WorkerEnded,
     WorkerStoodStill,
 )
-from tuner.study.flight import Flight
+from tuner.study.flight import Flight, next_to_judge
 from tuner.study.stops import stop_if_throttled
 
 NEVER = float("inf")
@@ -239,19 +239,11 @@ class Runner:
             self.end(flight, strategy)
 
     def hand_reference_on(self) -> None:
-        """Let the quickest of a device's candidates that wait for the baseline's images go on, and then the next.
-
-        If that one is as good as the baseline, those that are slower need no images of their own.
-        """
-        if BASELINE not in self.history.outcomes or self.history.baseline.quality is None:
-            return
-        judging = {flight.device for flight in self.flights.values() if flight.is_judging}
-        waiting = [flight for flight in self.flights.values() if flight.wants_reference_s is not None]
-        for flight in sorted(waiting, key=lambda each: each.wants_reference_s or 0.0):
-            if flight.device not in judging and isinstance(flight.attempt, BuildAttempt):
-                judging.add(flight.device)
+        """Let the quickest of a device's candidates that wait for the baseline's images go on, and then the next."""
+        if BASELINE in self.history.outcomes and self.history.baseline.quality is not None:
+            for flight, attempt in next_to_judge(list(self.flights.values())):
                 flight.wants_reference_s, flight.is_judging = None, True
-                self.executor.provide(flight.handle, flight.attempt.with_reference(flight.handle.job))
+                self.executor.provide(flight.handle, attempt.with_reference(flight.handle.job))
 
     def begin_again(self, baseline: Flight) -> None:
         """Give up what was begun beside a baseline that is built once more, alone, or was to run again."""
@@ -343,9 +335,8 @@ class Runner:
 
     def stop_late(self, strategy: Strategy) -> None:
         """Stop the builds that run once their time is up."""
-        if time.monotonic() < self.next_stop():
-            return
-        for flight in [flight for flight in self.flights.values() if flight.can_be_stopped]:
+        is_late = time.monotonic() >= self.next_stop()
+        for flight in [flight for flight in self.flights.values() if is_late and flight.can_be_stopped]:
             self.note(narration.stop_text(flight.attempt.number, self.budget.seconds_left()))
             flight.runs_again = False
             self.end(flight, strategy)
