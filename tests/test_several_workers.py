@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from inline_study import DEVICE, Bench, Workers
 
+from tuner.execution.executor import StoodStill
 from tuner.hardware import environment
 from tuner.records.machine import Memory
 from tuner.records.outcome import Failure, Outcome
@@ -186,3 +187,13 @@ def test_what_waits_to_run_again_is_given_up_with_the_baseline_it_waited_for(sev
         runner.end(baseline)
         assert runner.is_idle
         assert {trial.state.name for trial in found.store.study.get_trials()} == {"FAIL"}
+
+
+def test_what_stood_still_before_its_last_result_took_no_time(bench: Bench, workers: Workers) -> None:
+    def work(job: Job) -> Iterator[Any]:
+        yield StoodStill(3600.0)
+        yield from workers(job)
+
+    bench.work = work
+    bench.run(trials=3)
+    assert bench.outcomes()[0].wall_s == 0.0

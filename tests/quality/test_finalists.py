@@ -35,6 +35,7 @@ def study(folder: Path) -> tuple[Any, Any]:
     )
     places = {"kernel": str(folder), "compiled": str(folder), "outside": f"{folder}/..", "far": ""}
     history = SimpleNamespace(
+        devices=[],
         judged_workload=WORKLOAD,
         noise_floors=lambda: [rounded(name, place) for name, place in places.items()],
     )

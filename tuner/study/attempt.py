@@ -260,7 +260,7 @@ class BuildAttempt:
 
     def _outcome(self, index: int, **result: object) -> Outcome:
         now = time.monotonic()
-        wall_s, self.clock = now - self.clock, now
+        wall_s, self.clock = max(0.0, now - self.clock), now  # it may have stood still before its last result
         values = self.sweep[index]
         return Outcome(
             number=self.number,

@@ -112,7 +112,7 @@ class RepetitionAttempt:
             values=self.values,
             build_key=build_key(self.values),
             image_key=image_key(self.values),
-            wall_s=time.monotonic() - self.clock,
+            wall_s=max(0.0, time.monotonic() - self.clock),
             **result,  # type: ignore[arg-type]
         )
         return RepetitionEnded(outcome)
