@@ -68,6 +68,7 @@ def drawn_alone(config: Path) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # tests/faults/test_ranks.py has the same calls in ranks of its own each time
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("process_state")
 def test_ranks_of_torchrun_draw_what_one_process_draws(pipeline_folder: Callable[[str], Path], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tuner.result.config import read_config
 from tuner.space.candidates import candidate_key
 
 KILLS = 6
-TRIALS = "24"
+TRIALS = "14"
 
 
 @pytest.mark.slow
