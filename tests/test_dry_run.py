@@ -49,3 +49,10 @@ def test_a_study_that_was_begun_is_said_to_be(tmp_path: Path, capsys: pytest.Cap
 def test_bad_input_is_refused_as_ever(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*ARGUMENTS, "--out", str(tmp_path), "--set", "stepz=3"]) == 2
     assert "stepz" in capsys.readouterr().err
+
+
+def test_devices_that_no_candidate_uses_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*ARGUMENTS, "--out", str(tmp_path), "--devices", "2"]) == 2
+    assert "--devices 2: the search space has no parallel.kind" in capsys.readouterr().err
+    plan = told(tmp_path, capsys, "--devices", "2", "--set", "parallel.kind=[none, ulysses]")
+    assert "parallel.kind" in plan

@@ -46,7 +46,8 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--price", type=price, metavar="USD",
-        help="price of one machine hour: all costs of the study are computed again (default: that of its last run)",
+        help="price of a GPU hour, on a CPU of a machine hour: all costs of the study are computed again "
+        "(default: that of its last run)",
     )  # fmt: skip
     add_log(parser)
     add_gpus(parser, "those of its last run")

@@ -89,7 +89,12 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         help="study of the same pipeline class whose trials give the agent's model its starting point; auto: the best "
         "one in the folder of studies; none: start without (default: auto; of a study that was begun, its own)",
     )  # fmt: skip
-    group.add_argument("--price", type=price, metavar="USD", help="price of one machine hour (default: list price)")
+    group.add_argument(
+        "--price",
+        type=price,
+        metavar="USD",
+        help="price of a GPU hour, on a CPU of a machine hour (default: list price)",
+    )
     group.add_argument(
         "--latency-target", type=seconds, metavar="TIME",
         help="maximum latency of a call, such as 2s; a configuration is not chosen if more than half of its calls "
@@ -163,9 +168,20 @@ def prepare(options: argparse.Namespace) -> tuple[Path, Request, Choice]:
     if kind_at(options.out) not in (None, "a folder"):
         raise BadInput(f"--out {options.out}: {absent(options.out, 'folder')}")
     folder = resolved(options.out) / study_name(options.study, request.model.source, request.fingerprint())
+    check_devices(request)
     checks.check_call(request, options.space or request.space.name, space_settings(options))
     checks.check_models(request)
     return folder, request, choice
+
+
+def check_devices(request: Request) -> None:
+    """Refuse several devices for an image where no candidate would use them."""
+    devices, kinds = request.environment.devices, request.space.knobs.get("parallel.kind", ())
+    if devices > 1 and all(kind == "none" for kind in kinds):
+        raise BadInput(
+            f"--devices {devices}: the search space has no parallel.kind, so an image would use one device; add "
+            "--set 'parallel.kind=[none, ulysses]'"
+        )
 
 
 def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> int:

@@ -27,7 +27,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("results", nargs="*", metavar="RESULT", help=f"{A_RESULT} (default: the newest study)")
     add_studies(parser)
     prices = parser.add_mutually_exclusive_group()
-    prices.add_argument("--price", type=price, metavar="USD", help="price of one machine hour in US dollars")
+    prices.add_argument(
+        "--price", type=price, metavar="USD", help="US dollars for a GPU hour, on a CPU for a machine hour"
+    )
     prices.add_argument(
         "--provider", metavar="NAME", help="use this provider's list prices (default: the lower median of all)"
     )
