@@ -111,9 +111,10 @@ def test_an_outcome_that_contradicts_itself_names_the_field(field: str, value: A
 )
 def test_a_result_that_contradicts_itself_names_the_field(tmp_path: Path, field: str, value: Any, named: str) -> None:
     file = tmp_path / "best_config.json"
-    file.write_bytes(encode_pretty(full_config()))
-    assert read_best(file) == full_config()
-    file.write_text(changed(full_config(), field, value))
+    config = full_config()  # once: it has the second of its making
+    file.write_bytes(encode_pretty(config))
+    assert read_best(file) == config
+    file.write_text(changed(config, field, value))
     with pytest.raises(BadInput) as refusal:
         read_best(file)
     message = str(refusal.value)
