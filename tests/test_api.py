@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,7 +102,7 @@ def test_trials_as_rows_and_as_a_table(study: tuner.Study) -> None:
 
 
 def test_without_pandas_it_says_what_to_do(study: tuner.Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "pandas", None)
+    monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(Unavailable, match="pip install pandas"):
         study.trials.to_pandas()
 

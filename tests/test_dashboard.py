@@ -10,9 +10,7 @@ from wsgiref.util import setup_testing_defaults
 
 import pytest
 from PIL import Image
-
-# Fixtures.
-from test_store import baseline, folder, outcome, request_  # noqa: F401
+from stored_trials import baseline, make_request, outcome
 
 from tuner.files import thumbnail_path
 from tuner.search.request import Request
@@ -22,7 +20,17 @@ Ask = Callable[[str], bytes]
 
 
 @pytest.fixture
-def ask(folder: Path, request_: Request) -> Ask:  # noqa: F811
+def request_(tmp_path: Path) -> Request:
+    return make_request(tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "study"
+
+
+@pytest.fixture
+def ask(folder: Path, request_: Request) -> Ask:
     """Asks optuna-dashboard about a study of three trials: with images, with small copies of them, and rejected."""
     dashboard = pytest.importorskip("optuna_dashboard")
     from optuna.artifacts import FileSystemArtifactStore
@@ -50,10 +58,10 @@ def ask(folder: Path, request_: Request) -> Ask:  # noqa: F811
     return ask
 
 
-def draw(folder: Path, *, small: bool) -> None:  # noqa: F811
-    folder.mkdir(parents=True)
+def draw(images: Path, *, small: bool) -> None:
+    images.mkdir(parents=True)
     for index in range(6):
-        file = folder / f"{index:04}.png"
+        file = images / f"{index:04}.png"
         Image.new("RGB", (8, 8), (index, 0, 0)).save(file)
         if small:
             thumbnail_path(file).parent.mkdir(exist_ok=True)
@@ -76,7 +84,7 @@ def test_a_study_has_its_knobs_objectives_and_constraints(ask: Ask) -> None:
     assert {"key": "constraint: measured", "value": "0.0"} in cheaper["user_attrs"]
 
 
-def test_a_trial_has_its_first_images(ask: Ask, folder: Path) -> None:  # noqa: F811
+def test_a_trial_has_its_first_images(ask: Ask, folder: Path) -> None:
     trials = json.loads(ask("/api/studies/1"))["trials"]
     shown = [[artifact["filename"] for artifact in trial["artifacts"]] for trial in trials]
     assert list(map(sorted, shown)) == [
@@ -89,8 +97,8 @@ def test_a_trial_has_its_first_images(ask: Ask, folder: Path) -> None:  # noqa: 
 
 
 def test_an_image_is_kept_once_though_the_run_was_killed_in_between(
-    folder: Path,  # noqa: F811
-    request_: Request,  # noqa: F811
+    folder: Path,
+    request_: Request,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from optuna.artifacts import FileSystemArtifactStore

@@ -12,7 +12,7 @@ from tuner.errors import StudyFailed
 from tuner.hardware.gpus import Trouble
 from tuner.records.codec import read
 from tuner.records.outcome import Device, Failure, Outcome
-from tuner.records.protocol import Job, Message, PointFailed, WorkerFailed
+from tuner.records.protocol import Job, Message, Point, PointFailed, WorkerFailed
 from tuner.search.gain import timing_noise
 from tuner.search.history import BASELINE
 from tuner.space.candidates import build_key, candidate_key
@@ -34,7 +34,9 @@ class OnDevices:
         self.seconds = workers.seconds
         self.ran: list[tuple[Device, Job]] = []
         self.harm: Callable[[Device, Job], Failure | None] = lambda *_: None
-        workers.seconds = lambda job, point: SLOWER[self.bench.device_of(job)] * self.seconds(job, point)  # type: ignore[method-assign]
+
+    def seconds_there(self, job: Job, point: Point) -> float:
+        return SLOWER[self.bench.device_of(job)] * self.seconds(job, point)
 
     def __call__(self, job: Job) -> Iterator[Message]:
         device = self.bench.device_of(job)
@@ -56,6 +58,7 @@ def work(bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> OnD
     monkeypatch.setattr(slots, "max_slots", lambda _: 2)
     bench.slots, bench.devices = 3, DEVICES
     bench.work = work = OnDevices(bench, workers)
+    monkeypatch.setattr(workers, "seconds", work.seconds_there)
     return work
 
 

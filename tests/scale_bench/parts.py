@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -19,6 +19,7 @@ from tuner.execution.local import run_job
 from tuner.hardware import environment as machine
 from tuner.knobs import KNOBS
 from tuner.model import pipeline
+from tuner.records.codec import Values
 from tuner.records.protocol import Job, Point, PointDone
 from tuner.space import reader
 from tuner.space.candidates import build_values
@@ -88,12 +89,12 @@ def parallel(host: Host, family: str) -> Figures:
     }  # fmt: skip
 
 
-def timed(host: Host, family: str, values: Mapping[str, object], folder: Path) -> PointDone:
+def timed(host: Host, family: str, values: Values, folder: Path) -> PointDone:
     """Whole calls of a configuration in a fresh process."""
     here = machine.detect(host.device)
     model, kind = pipeline.resolve(str(host.model(family) / "model"), None, "demo")
     space = reader.load(reader.find(None, kind, False), kind, here)
-    candidate = space.candidate(dict(values))  # type: ignore[arg-type]
+    candidate = space.candidate(values)
     steps, batch = int(candidate["steps"]), int(candidate["batch"])
     point = Point(index=0, folder=str(folder), steps=steps, batch=batch, score=False, whole=True)
     job = Job(

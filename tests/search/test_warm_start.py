@@ -152,7 +152,9 @@ def test_what_is_learnt_of_a_slower_device_is_scaled(
 ) -> None:
     bench.devices = (DEVICE, slower := Device(name="cpu", index=1))
     seconds = workers.seconds
-    workers.seconds = lambda job, point: seconds(job, point) * (3.0 if bench.device_of(job) == slower else 1.0)  # type: ignore[method-assign]
+    monkeypatch.setattr(
+        workers, "seconds", lambda job, point: seconds(job, point) * (3.0 if bench.device_of(job) == slower else 1.0)
+    )
     bench.run(trials=8)
     scales: list[float] = []
     monkeypatch.setattr(warm_start, "learnt", lambda history, space: scales.append(history.scale(slower)) or ((), ()))
