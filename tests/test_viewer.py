@@ -134,6 +134,20 @@ def test_plain_tensorboard_needs_no_internet_either(studies: Path) -> None:
         process.wait(WITHIN_S)
 
 
+def test_the_profiler_is_changed_before_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It starts a thread that reads the traces as soon as it is made."""
+    from tensorboard import program
+    from tensorboard.plugins.core.core_plugin import CorePluginLoader
+    from torch_tb_profiler import plugin as profiler
+
+    monkeypatch.setattr(profiler, "RunLoader", profiler.RunLoader)
+    for name in ("static_file_route", "is_active"):
+        monkeypatch.setattr(profiler.TorchProfilerPlugin, name, getattr(profiler.TorchProfilerPlugin, name))
+    board = program.TensorBoard(plugins=[CorePluginLoader, profiler.TorchProfilerPlugin, plugin.MendedProfiler])
+    board.configure(["tensorboard", "--logdir", str(tmp_path)])
+    assert profiler.RunLoader.__module__ == "tuner.board.reading"
+
+
 def fetched(address: str) -> bytes:
     """What a server answers, once it is there."""
     deadline = time.monotonic() + WITHIN_S

@@ -6,20 +6,17 @@ With TUNE_SCREENSHOTS set to a folder, the pages are kept there to be looked at.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import browser
 import pytest
 import viewed_study
 from browser import Page
-from faults.harness import wait_until
 
 from tuner.board import pages, start
 
@@ -78,24 +75,8 @@ TWO_CHARTS, FOUR_CHARTS = (
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     study = viewed_study.make(tmp_path_factory.mktemp("studies") / "seen")
-    for is_last in (False, False, True):
-        with start.serve(start.find_log_folder(str(study), study.parent), viewed_study.a_port()) as (address, _):
-            if is_last or has_device_times(address):
-                yield address
-                return
-
-
-def has_device_times(address: str) -> bool:
-    """Whether the profiler read what operators take on the GPU: now and then it does not, on a busy machine."""
-    runs = f"{address}data/plugin/pytorch_profiler/"
-    wait_until(lambda: "0000" in str(answer(f"{runs}runs")) and not answer(f"{runs}runs")["loading"], 60.0)
-    operators = answer(f"{runs}operation?run=0000&worker=denoise&span=1&group_by=Operation")
-    return operators["device_self_time"] is not None
-
-
-def answer(url: str) -> Any:
-    with urlopen(url, timeout=60) as response:
-        return json.load(response)
+    with start.serve(start.find_log_folder(str(study), study.parent), viewed_study.a_port()) as (address, _):
+        yield address
 
 
 @pytest.fixture(scope="module")

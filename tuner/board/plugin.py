@@ -7,17 +7,18 @@ plugin of the same name stops TensorBoard.
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from tensorboard.plugins.base_plugin import TBContext, TBLoader
+from tensorboard.plugins.base_plugin import TBLoader
 
 
 class MendedProfiler(TBLoader):  # type: ignore[misc]
     """Adds no tab; mends torch-tb-profiler's, which then needs no internet and reads current traces."""
 
-    def load(self, context: TBContext) -> None:
-        """Change the plugin. TensorBoard asks its plugins for their routes only when all are loaded."""
+    def fix_flags(self, flags: Namespace) -> None:
+        """Change the plugin before TensorBoard makes it, which starts a thread that reads the traces."""
         from torch_tb_profiler import plugin
 
         from tuner.board import pages, reading
