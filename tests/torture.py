@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -28,7 +29,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import pipelines  # noqa: E402
 import test_cli  # noqa: E402
 from faults import hunting  # noqa: E402
-from faults.harness import DEMO, Tune, assert_one_line, is_whole, wait_until  # noqa: E402
+from faults.forked_tune import Commands, TuneProcess  # noqa: E402
+from faults.harness import Tune, assert_one_line, is_whole, wait_until  # noqa: E402
 from faults.test_damaged_study import DAMAGES  # noqa: E402
 
 ENVIRONMENTS: dict[str, dict[str, str]] = {
@@ -73,10 +75,16 @@ def new(scratch: Path, name: str) -> Tune:
     if not model.exists():
         pipelines.write("flux", model)
     out.mkdir(exist_ok=True)
-    return Tune(out, model, DEMO, simulated=True)
+    return Tune(commands(), out, model)
 
 
-def kill(row: Row, tune: Tune, kills: int, strike: Callable[[Tune, subprocess.Popen[str]], None]) -> None:
+@cache
+def commands() -> Commands:
+    """Where all commands are forked from."""
+    return Commands()
+
+
+def kill(row: Row, tune: Tune, kills: int, strike: Callable[[Tune, TuneProcess], None]) -> None:
     """Strike at random instants and look at what is left each time; then the same command comes to its end."""
     chance, kept = random.Random(0), {}
     for number in range(kills):
@@ -98,7 +106,7 @@ def kill(row: Row, tune: Tune, kills: int, strike: Callable[[Tune, subprocess.Po
         tune.check()
 
 
-def kill_parent(_: Tune, process: subprocess.Popen[str]) -> None:
+def kill_parent(_: Tune, process: TuneProcess) -> None:
     """Kill the parent."""
     process.kill()
 
@@ -137,8 +145,8 @@ def studies_with_kills(
     """Run studies with up to ten kills each, which go on to their end, and yield each with what was killed."""
     chance, number = random.Random(1), 0
     while kills > 0 and number < MAX_STUDIES:
-        tune, forked = new(scratch, f"{prey.find.__name__}-{number}"), prey is hunting.TEMPLATES or number % 2
-        environment = {"TUNER_STAGE_S": prey.stage_s} | ({"TUNER_TEMPLATE": "1"} if forked else {})
+        tune, reads = new(scratch, f"{prey.find.__name__}-{number}"), prey is hunting.TEMPLATES or number % 2
+        environment = {"TUNER_STAGE_S": prey.stage_s} | ({"TUNER_TEMPLATE": "1"} if reads else {})
         process = tune.start("--trials", str(prey.trials), **environment)
         try:
             struck = hunting.hunt(tune, process, prey, min(10, kills), chance)
@@ -201,7 +209,7 @@ def environments(row: Row, scratch: Path, options: argparse.Namespace) -> None:
     for index, (name, variables) in enumerate(list(ENVIRONMENTS.items())[:: options.every]):
         with row.attempt(name):
             tune = new(scratch, f"environment-{index}")
-            done = tune.run("--trials", "3", **variables)
+            done = tune.run_afresh("--trials", "3", **variables)
             assert done.returncode == 0, done.stderr
             assert "Traceback" not in done.stdout + done.stderr, done.stderr
             tune.check()

@@ -9,13 +9,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from faults.harness import DEMO, Tune, end
+from faults.forked_tune import Commands
+from faults.harness import Tune
 
 
 @pytest.fixture(scope="session")
 def no_pipeline(tiny_pipeline: Path) -> Path:
     """What the parent wants to see of a pipeline, for studies whose workers are simulated."""
     return tiny_pipeline
+
+
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Commands]:
+    """Where commands are forked from."""
+    commands = Commands()
+    yield commands
+    commands.close()
 
 
 @pytest.fixture
@@ -30,11 +39,11 @@ def quick_folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def tune(quick_folder: Path, no_pipeline: Path) -> Iterator[Tune]:
+def tune(commands: Commands, quick_folder: Path, no_pipeline: Path) -> Iterator[Tune]:
     """A study with simulated workers."""
-    tune = Tune(quick_folder, no_pipeline, DEMO, simulated=True)
+    tune = Tune(commands, quick_folder, no_pipeline)
     yield tune
-    end(tune.mark)
+    tune.end()
 
 
 @pytest.fixture

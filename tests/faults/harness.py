@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import psutil
+from faults.forked_tune import Commands, TuneProcess
 
 from tuner.records.codec import read
 from tuner.records.outcome import Outcome
@@ -59,14 +60,16 @@ def wait_until(condition: Callable[[], Any], seconds: float = 240.0) -> Any:
 
 
 class Tune:
-    """The command, in a folder of its own, with workers that are simulated unless told otherwise."""
+    """The command, in a folder of its own, with workers that are simulated."""
 
-    def __init__(self, out: Path, model: Path, scorer: Path, *, simulated: bool) -> None:
+    def __init__(self, commands: Commands, out: Path, model: Path, scorer: Path = DEMO) -> None:
+        self.commands = commands
+        self.started: list[TuneProcess] = []
         self.out = out
         self.model = model
         self.scorer = scorer
         self.mark = uuid.uuid4().hex
-        self.environment = {MARK: self.mark, **({"TUNER_SIMULATED": "1"} if simulated else {})}
+        self.environment = {MARK: self.mark, "TUNER_SIMULATED": "1"}
         self.folder = out / "study"
 
     def arguments(self, *more: str) -> list[str]:
@@ -75,28 +78,34 @@ class Tune:
             "--out", str(self.out), "--study", "study", "--budget", "10m", *more,
         ]  # fmt: skip
 
-    def start(self, *more: str, **environment: Any) -> subprocess.Popen[str]:
+    def start(self, *more: str, **environment: Any) -> TuneProcess:
         """Start it. An environment value that is no text goes as JSON."""
         return self.start_command(*self.arguments(*more), **environment)
 
-    def start_command(self, *arguments: str, **environment: Any) -> subprocess.Popen[str]:
+    def start_command(self, *arguments: str, **environment: Any) -> TuneProcess:
         """Start any command of `tune`."""
         given = {name: value if isinstance(value, str) else json.dumps(value) for name, value in environment.items()}
-        return subprocess.Popen(
-            [sys.executable, str(HERE / "sabotaged_tune.py"), *arguments],
-            env=os.environ | self.environment | given, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        process = self.commands.start(list(arguments), {**os.environ, **self.environment, **given})
+        self.started.append(process)
+        return process
 
     def run(self, *more: str, **environment: Any) -> subprocess.CompletedProcess[str]:
         """Run it to its end."""
         return self.command(*self.arguments(*more), **environment)
 
+    def run_afresh(self, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run it to its end in a new interpreter, which the environment may change."""
+        return subprocess.run(
+            [sys.executable, str(HERE / "sabotaged_tune.py"), *self.arguments(*more)],
+            env={**os.environ, **self.environment, **environment}, text=True, capture_output=True, timeout=480,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
     def command(self, *arguments: str, **environment: Any) -> subprocess.CompletedProcess[str]:
         """Run any command of `tune` to its end."""
         process = self.start_command(*arguments, **environment)
-        out, error = process.communicate(timeout=480)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, error)
+        out, error = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode or 0, out, error)
 
     def outcomes(self) -> dict[int, Outcome]:
         files = self.folder.glob("trials/*/outcome.json")
@@ -111,7 +120,14 @@ class Tune:
         return {file: file.read_bytes() for file in self.folder.glob("*/*/outcome.json")}
 
     def left(self) -> list[psutil.Process]:
-        return marked(self.mark)
+        """What still runs: the commands themselves were forked, and so have no mark in their environment."""
+        return [psutil.Process(process.pid) for process in self.started if process.poll() is None] + marked(self.mark)
+
+    def end(self) -> None:
+        """Kill what is left."""
+        for process in self.started:
+            process.kill()
+        end(self.mark)
 
     def wait_until_gone(self) -> None:
         """The promise is five seconds; a machine that is busy with other things gets some more."""

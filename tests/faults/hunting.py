@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from faults.forked_tune import TuneProcess
 from faults.harness import Tune
 
 from tuner.records.codec import read
@@ -75,7 +75,7 @@ WORKERS = Prey(workers, any_moment_s, spared=0.3, after_baseline=True, trials=25
 TEMPLATES = Prey(templates, mostly_serving_s, spared=0.0, after_baseline=False, trials=14, stage_s="0.05")
 
 
-def hunt(tune: Tune, process: subprocess.Popen[str], prey: Prey, kills: int, chance: random.Random) -> list[Kill]:
+def hunt(tune: Tune, process: TuneProcess, prey: Prey, kills: int, chance: random.Random) -> list[Kill]:
     """Kill until so many are killed or the study has ended."""
     seen: set[psutil.Process] = set()
     done: list[Kill] = []

@@ -39,18 +39,19 @@ def pretend_devices(count: int) -> None:
     gpus.trouble_of = hidden
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> int:
+    """Run a command with everything planted that the environment names."""
     if "TUNER_DEVICES" in os.environ:
         pretend_devices(int(os.environ["TUNER_DEVICES"]))
     assert baseline.MAX_BASELINES > 2
     baseline.MAX_BASELINES = 2  # simulated timings have no noise, and each worker takes half a second to start
     launch.WORKER = WORKER
     template.TEMPLATE = TEMPLATE
-    if "TUNER_TEMPLATE" not in os.environ:
-        template.make_launcher = lambda cache, _, place=launch.ANYWHERE: launch.FreshLauncher(
-            cache, place
-        )  # quicker: no libraries
     finalists.EXAMINER = (sys.executable, "-c", EMPTY_PANEL)  # images that are made up say nothing
     slots.MAX_SLOTS["cpu"] = int(os.environ.get("TUNER_SLOTS", "1"))  # faults are planted by the order of the workers
     process.DEADLINES_S.update(json.loads(os.environ.get("TUNER_DEADLINES", "{}")))
-    sys.exit(cli.main(sys.argv[1:]))
+    return cli.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -24,6 +24,10 @@ from tuner.records.protocol import BuildDone, Job, Point, PointDone
 from tuner.records.quality import Quality
 from tuner.worker import __main__
 from tuner.worker.channel import Channel
+from tuner.worker.weights import Weights
+
+worker_main = __main__.main
+"""As it is, since a template whose workers are sabotaged has this module's in its place."""
 
 STAGE_S = float(os.environ.get("TUNER_STAGE_S", "0.02"))
 TURN_S = float(os.environ.get("TUNER_TURN_S", str(STAGE_S)))
@@ -162,7 +166,8 @@ def which(folder: Path) -> str:
     return str(count) if folder.parent.name == "trials" else f"repetition {count}"
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], weights: Weights | None = None) -> int:
+    """Run a job with the fault that was planted in it."""
     faults = json.loads(os.environ.get("TUNER_FAULTS", "{}"))
     planted = faults.get(which(Path(arguments[0]).parent)) or faults.get("*")
     if planted:
@@ -170,7 +175,7 @@ def main(arguments: list[str]) -> int:
     __main__.Channel = Saboteur  # type: ignore[misc]
     if "TUNER_SIMULATED" in os.environ:
         __main__.run = simulate
-    return __main__.main(arguments)
+    return worker_main(arguments, weights)
 
 
 if __name__ == "__main__":

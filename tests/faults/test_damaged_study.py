@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.harness import DEMO, Tune, assert_one_line, end
+from faults.forked_tune import Commands
+from faults.harness import Tune, assert_one_line
 from faults.sabotaged_tune import WORKER
 
 from tuner import cli
@@ -21,20 +22,20 @@ from tuner.records.outcome import Outcome
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory, no_pipeline: Path) -> Path:
+def sound(commands: Commands, tmp_path_factory: pytest.TempPathFactory, no_pipeline: Path) -> Path:
     """A finished study."""
-    tune = Tune(tmp_path_factory.mktemp("sound"), no_pipeline, DEMO, simulated=True)
+    tune = Tune(commands, tmp_path_factory.mktemp("sound"), no_pipeline)
     assert tune.run("--trials", "10").returncode == 0
     tune.check()
     return tune.out
 
 
 @pytest.fixture
-def copy(sound: Path, tmp_path: Path, no_pipeline: Path) -> Iterator[Tune]:
-    tune = Tune(tmp_path / "out", no_pipeline, DEMO, simulated=True)
+def copy(commands: Commands, sound: Path, tmp_path: Path, no_pipeline: Path) -> Iterator[Tune]:
+    tune = Tune(commands, tmp_path / "out", no_pipeline)
     shutil.copytree(sound, tune.out)
     yield tune
-    end(tune.mark)
+    tune.end()
 
 
 def truncate(file: Path) -> None:

@@ -9,16 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults.harness import DEMO, Tune, assert_one_line, end, wait_until
+from faults.forked_tune import Commands
+from faults.harness import Tune, assert_one_line, wait_until
 from faults.sabotaged_worker import fill_disk
 
 
 @pytest.fixture
-def tune_there(disk: Path, no_pipeline: Path) -> Iterator[Tune]:
-    tune = Tune(disk, no_pipeline, DEMO, simulated=True)
+def tune_there(commands: Commands, disk: Path, no_pipeline: Path) -> Iterator[Tune]:
+    tune = Tune(commands, disk, no_pipeline)
     tune.environment["TUNER_DISK"] = str(disk)
     yield tune
-    end(tune.mark)
+    tune.end()
 
 
 def assert_goes_on(tune: Tune, kept: dict[Path, bytes]) -> None:

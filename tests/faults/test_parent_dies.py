@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults.harness import DEMO, Tune, end, is_whole, wait_until
+from faults.forked_tune import Commands
+from faults.harness import Tune, is_whole, wait_until
 
 from tuner.result.config import read_config
 from tuner.space.candidates import candidate_key
@@ -50,11 +51,11 @@ def test_kills_at_random_instants(tune: Tune, undisturbed: Tune) -> None:
 
 
 @pytest.fixture
-def undisturbed(tmp_path: Path, no_pipeline: Path) -> Iterator[Tune]:
+def undisturbed(commands: Commands, tmp_path: Path, no_pipeline: Path) -> Iterator[Tune]:
     """The same study, which nobody kills."""
-    tune = Tune(tmp_path / "undisturbed", no_pipeline, DEMO, simulated=True)
+    tune = Tune(commands, tmp_path / "undisturbed", no_pipeline)
     yield tune
-    end(tune.mark)
+    tune.end()
 
 
 def candidates(tune: Tune) -> set[str]:

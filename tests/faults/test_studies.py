@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from faults.harness import DEMO, Tune, end, wait_until
+from faults.forked_tune import Commands
+from faults.harness import Tune, wait_until
 
 from tuner import cli
 from tuner.commands import show
@@ -28,13 +29,13 @@ from tuner.study.database import open_study
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, no_pipeline: Path) -> Iterator[Tune]:
+def finished(commands: Commands, tmp_path_factory: pytest.TempPathFactory, no_pipeline: Path) -> Iterator[Tune]:
     """A study that came to its end."""
-    tune = Tune(tmp_path_factory.mktemp("finished"), no_pipeline, DEMO, simulated=True)
+    tune = Tune(commands, tmp_path_factory.mktemp("finished"), no_pipeline)
     done = tune.run("--trials", "8")
     assert done.returncode == 0, done.stderr
     yield tune
-    end(tune.mark)
+    tune.end()
 
 
 def run(*arguments: str) -> int:
@@ -85,8 +86,10 @@ def test_another_price_scales_every_cost_of_a_study(
     assert run("show", str(copy)) == 0
 
 
-def test_a_study_goes_on_under_another_name(finished: Tune, tmp_path: Path, no_pipeline: Path) -> None:
-    tune = Tune(tmp_path, no_pipeline, DEMO, simulated=True)
+def test_a_study_goes_on_under_another_name(
+    commands: Commands, finished: Tune, tmp_path: Path, no_pipeline: Path
+) -> None:
+    tune = Tune(commands, tmp_path, no_pipeline)
     shutil.copytree(finished.folder, tmp_path / "renamed")
     done = tune.command("resume", str(tmp_path / "renamed"), "--trials", "9")
     assert (done.returncode, done.stderr) == (0, "")
