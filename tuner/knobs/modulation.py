@@ -76,6 +76,7 @@ class ModulationOnce(Knob):
         return next((call.problem for call in calls if isinstance(call, Modulation) and call.problem), None)
 
 
+@functools.cache
 def embeds_once(class_name: str) -> bool:
     """Return whether a denoiser's forward embeds the timestep in one module, which adaptive norms read as it is."""
     tree = class_tree("models", class_name)
