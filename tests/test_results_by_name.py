@@ -42,9 +42,9 @@ def test_a_result_without_its_study_is_found_by_its_folder() -> None:
 
 
 WRONG = {
-    "nosuch": "tune: nosuch: no such study; in traces there are: begun",
+    "nosuch": "tune: nosuch: no such study; `tune list --out traces` lists the studies",
     "nosuch.json": "tune: nosuch.json: no such file; name a best_config.json, or the folder or the name of a study",
-    "empty": "tune: empty: this folder has no best_config.json; in traces there are: begun",
+    "empty": "tune: empty: this folder has no best_config.json; `tune list --out traces` lists the studies",
     "begun": "tune: traces/begun/best_config.json: not there yet: no result so far; `tune resume traces/begun` goes on",
     "other.json": "tune: other.json: format: it is missing; name a best_config.json, which `tune run` writes into the "
     "folder of its study",

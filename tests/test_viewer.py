@@ -59,8 +59,8 @@ def test_a_study_is_found_by_name_or_path(studies: Path) -> None:
 @pytest.mark.parametrize(
     ("study", "said"),
     [
-        ("oldr", "oldr: no such study; did you mean older?"),
-        ("something else", "something else: no such study; in {} there are: newer, older"),
+        ("oldr", "oldr: no such study; did you mean older? `tune list --out {}` lists the studies"),
+        ("something else", "something else: no such study; `tune list --out {}` lists the studies"),
         ("empty", "{}/empty: nothing to show yet, neither trials nor traces"),
     ],
 )

@@ -154,7 +154,7 @@ def test_a_list_has_every_study_below_a_folder(
 def test_a_list_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("list", str(tmp_path)) == 0
     assert "no study in there" in " ".join(capsys.readouterr().out.split())
-    assert run("list", str(tmp_path / "none")) == 2
+    assert run("list", "--out", str(tmp_path / "none")) == 2
     assert capsys.readouterr().err == f"tune: {tmp_path / 'none'}: no such folder\n"
 
 

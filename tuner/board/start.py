@@ -43,11 +43,11 @@ def find_log_folder(study: str | None, studies: Path) -> Path:
 
 
 def no_such_study(study: str, studies: Path, needs: str = "study.json") -> BadInput:
-    """Make the error for a study that is not there, with those that are. `needs` is what its folder would have."""
-    known = [folder.name for folder in studies_in(studies)]
-    hint = did_you_mean(study, known, f"in {studies} there are: {', '.join(known) or 'none'}")
-    is_folder = kind_at(study) == "a folder"
-    return BadInput(f"{study}: {f'this folder has no {needs}' if is_folder else absent(study, 'study')}; {hint}")
+    """Make the error for a study that is not there. `needs` is what its folder would have."""
+    similar = did_you_mean(study, [folder.name for folder in studies_in(studies)])
+    problem = f"this folder has no {needs}" if kind_at(study) == "a folder" else absent(study, "study")
+    hint = f"{similar} `tune list --out {studies}` lists the studies".strip()
+    return BadInput(f"{study}: {problem}; {hint}")
 
 
 def newest(studies: Path) -> Path:
