@@ -81,6 +81,12 @@ def test_the_newest_study_is_meant_if_none_is_given(command: str, capsys: pytest
     assert capsys.readouterr().err.startswith("tune: traces/seen/best_config.json: must be an object")
 
 
+@pytest.mark.parametrize("word", ["md", "markdown"])
+@pytest.mark.parametrize("command", ["show", "report", "compare"])
+def test_markdown_has_either_name(command: str, word: str) -> None:
+    assert cli.make_parser().parse_args([command, "seen", "--format", word]).format == "md"
+
+
 @pytest.mark.parametrize(
     "line", ["show --json --format csv", "report --format md --json", "compare a --json --format csv"]
 )

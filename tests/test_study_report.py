@@ -44,8 +44,8 @@ def test_every_renderer_shows_the_chosen_configuration(finished: Path, name: str
     text = RENDERERS[name]().render(report)
     assert report.best.chosen.changed
     assert all(knob in text for knob in report.best.chosen.changed)
-    assert "tune board" in text or name not in ("terminal", "markdown")
-    assert "load and build" in text or name in ("markdown", "csv")
+    assert "tune board" in text or name not in ("terminal", "md")
+    assert "load and build" in text or name in ("md", "csv")
     assert "Time" in text or name in ("json", "html", "csv")
     if name == "json":
         assert msgspec.json.decode(text, type=StudyReport) == report

@@ -104,7 +104,9 @@ def add_devices(parser: argparse.ArgumentParser) -> None:
 def add_format(parser: argparse.ArgumentParser, formats: Iterable[str], default: str, of: str = "format") -> None:
     """Add --format, and --json, which is short for --format json and excludes it."""
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--format", choices=formats, default=default, help=f"{of} (default: {default})")
+    group.add_argument(
+        "--format", type=format_name, choices=formats, default=default, help=f"{of} (default: {default})"
+    )
     group.add_argument("--json", action="store_const", const="json", dest="format", help="short for --format json")
 
 
@@ -120,6 +122,11 @@ def add_gpus(parser: argparse.ArgumentParser, default: str = "all that are visib
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add --json."""
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def format_name(text: str) -> str:
+    """Parse the name of a format; Markdown has two."""
+    return "md" if text == "markdown" else text
 
 
 def device(text: str) -> str:

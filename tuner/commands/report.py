@@ -10,8 +10,7 @@ from tuner.commands.arguments import Subparsers, add_format, add_study
 from tuner.errors import BadInput
 from tuner.files import absent
 
-FORMATS = {"html": "html", "md": "markdown", "json": "json"}
-"""The renderer of each format."""
+FORMATS = ("html", "md", "json")
 
 SUMMARY = "write the report of a study as one HTML file, or as Markdown or JSON"
 DESCRIPTION = """\
@@ -56,10 +55,10 @@ def run(options: argparse.Namespace) -> int:
     if options.format == "html":
         sys.stdout.write(f"{write_page(report, options.output)}\n")
     elif options.output is not None:
-        write_text(options.output, RENDERERS[FORMATS[options.format]]().render(report))
+        write_text(options.output, RENDERERS[options.format]().render(report))
         sys.stdout.write(f"{options.output}\n")
     else:
-        sys.stdout.write(RENDERERS[FORMATS[options.format]]().render(report))
+        sys.stdout.write(RENDERERS[options.format]().render(report))
     sys.stdout.flush()
     return 0
 

@@ -12,7 +12,7 @@ from tuner.errors import BadInput
 if TYPE_CHECKING:
     from tuner.report.study_report import StudyReport
 
-FORMATS = ("terminal", "markdown", "json", "html", "csv")
+FORMATS = ("terminal", "md", "json", "html", "csv")
 PARQUET = "parquet"
 """The format that is not text, and that needs a further library."""
 
@@ -26,7 +26,7 @@ now.
 EXAMPLES = """\
 examples:
   tune show                                      the newest study
-  tune show demo-9ec7c40c --format markdown      for an issue or a README
+  tune show demo-9ec7c40c --format md            for an issue or a README
   tune show demo-9ec7c40c --format html > report.html
   tune show --format csv > trials.csv            a row for each trial
   tune show --format parquet > trials.parquet    the same with types; needs pyarrow

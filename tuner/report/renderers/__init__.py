@@ -11,7 +11,7 @@ from tuner.report.renderers.terminal import Terminal
 
 RENDERERS: dict[str, type[Renderer]] = {
     "terminal": Terminal,
-    "markdown": Markdown,
+    "md": Markdown,
     "json": Json,
     "html": Html,
     "csv": Csv,
