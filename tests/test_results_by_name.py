@@ -46,9 +46,11 @@ WRONG = {
     "nosuch.json": "tune: nosuch.json: no such file; name a best_config.json, or the folder or the name of a study",
     "empty": "tune: empty: this folder has no best_config.json; `tune list --out traces` lists the studies",
     "begun": "tune: traces/begun/best_config.json: not there yet: no result so far; `tune resume traces/begun` goes on",
-    "other.json": "tune: other.json: format: it is missing; name a best_config.json, which `tune run` writes into the "
-    "folder of its study",
-    "list.json": "tune: list.json: must be an object, not a list; name a best_config.json",
+    "other.json": "tune: other.json: it is no result of `tune run`; name a best_config.json, which `tune run` writes into "
+    "the folder of its study",
+    "list.json": "tune: list.json: it is no result of `tune run`; name a best_config.json",
+    "study.json": "tune: study.json: it is no result of `tune run`; name a best_config.json",
+    "newer.json": "tune: newer.json was written by diffusion-tuner 9.0, whose fields have other names; run the study again",
     "image.png": "tune: image.png: not JSON: ",
     "cut.json": "tune: cut.json: not JSON: it ends too early; name a best_config.json",
     "field.json": "tune: field.json: modle: unknown field",
@@ -63,6 +65,8 @@ def test_what_is_no_result_gives_one_line(given: str, command: str, capsys: pyte
     Path("empty").mkdir()
     Path("other.json").write_text('{"a": 1}')
     Path("list.json").write_text("[1]")
+    Path("study.json").write_text('{"format": "diffusion-tuner-study/2"}')
+    Path("newer.json").write_text('{"format": "diffusion-tuner/3", "tuner_version": "9.0"}')
     Path("image.png").write_bytes(b"\x89PNG")
     Path("cut.json").write_text('{"format": "diffu')
     Path("field.json").write_text('{"format": "diffusion-tuner/2", "modle": {}}')
@@ -78,7 +82,7 @@ def test_what_is_no_result_gives_one_line(given: str, command: str, capsys: pyte
 def test_the_newest_study_is_meant_if_none_is_given(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     make_study("seen", "[1]")
     assert cli.main([command, *COMMANDS[command]]) == BadInput.exit_code
-    assert capsys.readouterr().err.startswith("tune: traces/seen/best_config.json: must be an object")
+    assert capsys.readouterr().err.startswith("tune: traces/seen/best_config.json: it is no result")
 
 
 @pytest.mark.parametrize("word", ["md", "markdown"])

@@ -1,4 +1,4 @@
-"""Read files that earlier versions of this package wrote in another format."""
+"""Read files that other versions of this package wrote in another format."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ R = TypeVar("R")
 
 
 class OldFile(msgspec.Struct):
-    """What identifies a file of an earlier version. A subclass adds the fields that only such a file has."""
+    """What identifies a file of another version. A subclass adds the fields that only such a file has."""
 
     tuner_version: str = "0.1.0"
 
 
 def read_versioned(path: Path, record_type: type[R], old: type[OldFile]) -> R:
-    """Read a record from a file, and say what to do if an earlier version wrote it.
+    """Read a record from a file, and say what to do if another version wrote it.
 
     Raises BadInput with the path if the file is missing, unreadable, malformed or decodes as `old`.
     """

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
@@ -31,16 +31,16 @@ STALLED = "a stall of a second or more"
 SCHEMA_FILE = Path(__file__).parent / "best_config.schema.json"
 
 
-class _OldConfig(OldFile, kw_only=True):
-    """A best_config.json whose fields have the names of version 0.1."""
+class _OtherConfig(OldFile, kw_only=True):
+    """A best_config.json of a version whose fields have other names."""
 
-    format: Literal["diffusion-tuner/1"]
+    format: Annotated[str, msgspec.Meta(pattern=r"^diffusion-tuner/(?!2$)\d+$")]
 
 
 class _Marked(msgspec.Struct):
     """What a best_config.json of any version has."""
 
-    format: str
+    format: Annotated[str, msgspec.Meta(pattern=r"^diffusion-tuner/\d+$")]
 
 
 def read_best(path: Path) -> BestConfig:
@@ -56,9 +56,11 @@ def _read(path: Path) -> BestConfig:
         msgspec.json.decode(read_file(path), type=_Marked)
     except RecursionError:
         pass  # the next line says so
+    except msgspec.ValidationError:
+        raise BadInput(f"{path}: it is no result of `tune run`; {NO_RESULT}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: {explain(error)}; {NO_RESULT}") from None
-    return read_versioned(path, BestConfig, _OldConfig)
+    return read_versioned(path, BestConfig, _OtherConfig)
 
 
 def _require_consistent(best: BestConfig, config: str | os.PathLike[str]) -> None:
