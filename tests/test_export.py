@@ -30,7 +30,7 @@ from tuner.records.model import Model, Workload
 from tuner.records.outcome import Build, Components, Outcome, Timing
 from tuner.records.quality import Quality
 from tuner.result import config
-from tuner.result.config import measured_point, read_config
+from tuner.result.config import measured_point, package_version, read_config
 from tuner.result.prices import Price
 from tuner.result.records import BestConfig, MeasuredPoint, TrialCounts
 
@@ -153,7 +153,7 @@ MALFORMED: list[tuple[dict[str, Any], str]] = [
     (without("chosen", "values", "precision.dtype"), "chosen.values: precision.dtype"),
     (without("chosen", "values", "compile.scope"), "chosen.values: compile.scope"),
     (without("chosen", "latency_s", "low"), "low"),
-    (changed("format", to="diffusion-tuner/9"), "format"),
+    (changed("format", to="diffusion-tuner/9"), "was written by"),
     (changed("extra", to=1), "extra"),
     (changed("model", "pipeline_class", to=7), "model.pipeline_class"),
     (changed("model", "exec", to="import os"), "exec"),
@@ -252,6 +252,18 @@ def test_a_file_that_only_names_an_old_version_is_judged_by_its_fields(tmp_path:
     with pytest.raises(BadInput) as refusal:
         read_config(tmp_path / "best.json")
     assert "\n" not in str(refusal.value)
+
+
+def test_a_knob_of_another_version_is_no_damage(tmp_path: Path) -> None:
+    data = changed("tuner_version", to="9.0\n1")
+    data["chosen"]["values"]["warp.drive"] = 9
+    (tmp_path / "best.json").write_text(json.dumps(data))
+    with pytest.raises(BadInput) as refusal:
+        read_config(tmp_path / "best.json")
+    assert str(refusal.value) == (
+        f"{tmp_path}/best.json: chosen.values.warp.drive: diffusion-tuner {package_version()} has no such knob, and "
+        "9.0 1 wrote the file; use that version, or tune again with `tune run`"
+    )
 
 
 @pytest.mark.parametrize("text", ["", "{}", "null", "[]", "\x00", '{"format": NaN}', "{" * 50_000])

@@ -38,7 +38,7 @@ def read_checked(file: str) -> BestConfig:
     best = read_config(file)
     points = {"baseline": best.baseline, **{f"front[{index}]": point for index, point in enumerate(best.front)}}
     for name, point in points.items():
-        check_values(point.values, f"{file}: {name}.values")
+        check_values(point.values, f"{file}: {name}.values", best.tuner_version)
         if "steps" not in point.values:
             raise BadInput(f"{file}: {name}.values: steps is missing")
     return best

@@ -81,7 +81,7 @@ def read_config(
     if trial is not None:
         best = msgspec.structs.replace(best, chosen=_point(best, trial, config))
     for field in ("values", "changed"):
-        check_values(getattr(best.chosen, field), f"{config}: chosen.{field}")
+        check_values(getattr(best.chosen, field), f"{config}: chosen.{field}", best.tuner_version)
     values = _complete(best, config)
     for name, value in best.chosen.changed.items():
         if values.get(name) != value:
@@ -102,11 +102,14 @@ def _point(best: BestConfig, trial: int, config: str | os.PathLike[str]) -> Meas
     return points[trial]
 
 
-def check_values(values: Values, where: str) -> None:
-    """Raise BadInput unless the catalogue has every knob and its value."""
+def check_values(values: Values, where: str, writer: str) -> None:
+    """Raise BadInput unless the catalogue has every knob and its value. `writer` is the version that wrote the file."""
     for name, value in values.items():
         if name not in KNOBS:
-            raise BadInput(f"{where}.{name}: unknown knob")
+            raise BadInput(
+                f"{where}.{name}: diffusion-tuner {package_version()} has no such knob, and "
+                f"{' '.join(writer[:40].split())} wrote the file; use that version, or tune again with `tune run`"
+            )
         invalid_reason = KNOBS[name].invalid_reason(value)
         if invalid_reason:
             raise BadInput(f"{where}.{name}: {value} {invalid_reason}")
