@@ -46,6 +46,15 @@ def test_a_study_that_was_begun_is_said_to_be(tmp_path: Path, capsys: pytest.Cap
     assert (plan.folder, plan.recorded_trials) == (str(tmp_path / "study"), 3)
 
 
+def test_a_recipe_that_conflicts_with_a_pinned_value_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = msgspec.json.decode(told(tmp_path, capsys, "--json", "--set", "cache.kind=teacache"), type=DryRun)
+    name = "whole-model compile in half precision"
+    assert name not in [recipe.name for recipe in plan.recipes] and len(plan.recipes) > 1
+    assert plan.left_out[f"recipe {name}"].startswith("cache.kind=teacache: it decides between the blocks")
+
+
 def test_bad_input_is_refused_as_ever(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*ARGUMENTS, "--out", str(tmp_path), "--set", "stepz=3"]) == 2
     assert "stepz" in capsys.readouterr().err

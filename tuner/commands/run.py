@@ -186,10 +186,11 @@ def check_devices(request: Request) -> None:
 
 def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> int:
     """Print what a study would do."""
-    from tuner.report.dry_run import DryRun, DryRunText, PlannedRecipe, combinations
+    from tuner.report.dry_run import DryRun, DryRunText, PlannedRecipe, combinations, refused_recipes
     from tuner.search.recorded import outcome_files
 
     space, limits = request.space, with_demo_budget(with_last_budget(folder, limits_of(options)), request)
+    refused = refused_recipes(space)
     plan = DryRun(
         model=options.model,
         pipeline_class=request.model.pipeline_class,
@@ -202,8 +203,12 @@ def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> in
         baseline=space.baseline,
         knobs=space.knobs,
         combinations=combinations(space),
-        recipes=tuple(PlannedRecipe(name=recipe.name, values=recipe.values) for recipe in space.recipes),
-        left_out=space.left_out,
+        recipes=tuple(
+            PlannedRecipe(name=recipe.name, values=recipe.values)
+            for recipe in space.recipes
+            if recipe.name not in refused
+        ),
+        left_out=space.left_out | {f"recipe {name}": reason for name, reason in refused.items()},
     )
     print_result(plan, DryRunText(plan), options.json)
     return 0

@@ -54,6 +54,12 @@ def combinations(space: SearchSpace) -> int:
     return math.prod(len(values) for values in space.knobs.values())
 
 
+def refused_recipes(space: SearchSpace) -> dict[str, str]:
+    """Return the recipes that the search will refuse, since they conflict with a pinned value, with the reason."""
+    reasons = {recipe.name: space.conflict_reason(space.candidate(recipe.values)) for recipe in space.recipes}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
 @dataclass(frozen=True)
 class DryRunText:
     """The knobs and their values, the recipes, what is left out, and how long it takes."""
