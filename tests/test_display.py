@@ -23,12 +23,12 @@ from rich.console import Console
 from tuner.records.codec import Estimate
 from tuner.records.gate import Finding, Verdict
 from tuner.records.machine import GpuUse, Memory
-from tuner.records.outcome import Build, Failure, Limits, Outcome, Timing
+from tuner.records.outcome import Build, Failure, FailureKind, Limits, Outcome, Timing
 from tuner.records.quality import Quality
 from tuner.report import plain
 from tuner.report.display import Display
 from tuner.report.live import LiveDisplay, make_display
-from tuner.report.plain import MAX_LINE, PlainDisplay
+from tuner.report.plain import PlainDisplay
 from tuner.report.points import FrontPoint
 from tuner.report.running import RunningSet
 from tuner.report.trial_text import result_text
@@ -172,17 +172,28 @@ def test_a_line_says_how_a_latency_came_about() -> None:
     assert "(" not in said(gpu=GpuUse())
 
 
-def test_plain_lines_are_short_and_hold_no_control_characters() -> None:
+def test_plain_lines_hold_no_control_characters_and_cut_what_other_programs_say() -> None:
     stream = io.StringIO()
     shown = make_display(stream, BASELINE)
     play(shown)
-    shown.trial_ended(failed(5, "x" * 5000), "y" * 500)
+    shown.trial_ended(failed(5, "x" * 5000), "")
     shown.note("a\nb\x1b[2Jc\rd\x07")
     shown.closed()
     text = stream.getvalue()
     assert all(character == "\n" or character.isprintable() for character in text)
-    assert max(map(len, text.splitlines())) <= MAX_LINE
+    assert "x" * 100 in text and "x" * 120 not in text
     assert "note: a bc d" in text
+
+
+@pytest.mark.parametrize("kind", ["no effect", "timeout", "inconclusive trace"])
+def test_what_the_package_says_is_told_to_its_end(kind: FailureKind) -> None:
+    stream = io.StringIO()
+    shown = make_display(stream, BASELINE)
+    own = "so it goes, " * 40 + "install this"
+    shown.trial_ended(outcome(5, "failed", failure=Failure(kind=kind, stage="apply", message=own)), "")
+    shown.note(own)
+    shown.refused({"steps": 4}, own)
+    assert [line.count(own) for line in lines_of(stream)] == [1, 1, 1]
 
 
 def test_a_trial_is_named_by_what_differs_from_the_baseline() -> None:

@@ -61,7 +61,6 @@ def told(amount: Amount, as_json: bool, capsys: pytest.CaptureFixture[str]) -> t
     shown.trial_started(1, "search", {"steps": 4}, 1)
     shown.stage(1, "load", None)
     shown.stage(1, "compile", None)
-    shown.refused({"steps": 5}, "because " * 50)
     shown.closed()
     out, error = capsys.readouterr()
     return out, error
@@ -71,10 +70,9 @@ def test_quiet_tells_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert told("quiet", False, capsys) == ("", "")
 
 
-def test_verbose_has_every_stage_and_whole_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_verbose_has_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
     normal, verbose = told("normal", False, capsys)[0], told("verbose", False, capsys)[0]
     assert " took " not in normal and "starting took 0.0 s" in verbose and "compiling took" in verbose
-    assert normal.count("because") < 50 == verbose.count("because")
 
 
 def test_beside_json_progress_is_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:

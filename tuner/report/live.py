@@ -117,7 +117,7 @@ class LiveDisplay(Display):
         self._counts["refused"] += 1
         if reason not in self._reasons:
             self._reasons.add(reason)
-            text = Text(f"{shorten(one_line(reason), 200)}\n{shorten(label(values), 200)}", style=QUIET)
+            text = Text(f"{one_line(reason)}\n{shorten(label(values), 200)}", style=QUIET)
             self._print(_entry("", "refused", QUIET, text))
 
     def front(self, points: Sequence[FrontPoint], best: str) -> None:

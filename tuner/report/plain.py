@@ -17,10 +17,8 @@ from tuner.report.points import FrontPoint
 from tuner.report.running import Running, RunningSet
 from tuner.report.trial_text import limits_text, result_text, trial_text
 
-MAX_LINE = 300
-"""Characters of a line."""
-
-MAX_WHOLE_LINE = 10_000
+MAX_LINE = 10_000
+"""Characters of a line. None of the package's own is as long."""
 
 NOTABLE_S = 2.0
 """A stage that took at least this long gets a line when it ends."""
@@ -33,7 +31,7 @@ class PlainDisplay(Display):
     """Writes one line for each event, with the seconds since the start, and flushes it.
 
     Lines have no control characters. A closed stream is ignored: it must not end the study. The whole of it has a line
-    for each stage, however short, and its lines are not cut.
+    for each stage, however short.
     """
 
     def __init__(
@@ -46,7 +44,6 @@ class PlainDisplay(Display):
     ) -> None:
         self._stream = stream
         self._notable_s = 0.0 if is_whole else NOTABLE_S
-        self._max_line = MAX_WHOLE_LINE if is_whole else MAX_LINE
         self._heartbeat_s = heartbeat_s
         self._baseline = baseline
         self._begin = time.monotonic()
@@ -93,11 +90,10 @@ class PlainDisplay(Display):
     def trial_ended(self, outcome: Outcome, remark: str) -> None:
         tail = f" ({one_line(remark)})" if remark else ""
         name, result = label(changes(outcome.values, self._baseline)), result_text(outcome)
-        room = self._max_line - 40 - len(result) - len(tail)
-        self._write(f"trial {outcome.number} {outcome.status}: {result}{tail} | {shorten(name, max(40, room))}")
+        self._write(f"trial {outcome.number} {outcome.status}: {result}{tail} | {name}")
 
     def refused(self, values: Mapping[str, Value], reason: str) -> None:
-        self._write(f"refused: {shorten(one_line(reason), self._max_line * 2 // 5)} | {label(values)}")
+        self._write(f"refused: {reason} | {label(values)}")
 
     def front(self, points: Sequence[FrontPoint], best: str) -> None:
         text = _front_text(points, best)
@@ -132,7 +128,7 @@ class PlainDisplay(Display):
     def _write(self, text: str) -> None:
         line = f"[{time.monotonic() - self._begin:7.1f} s] {one_line(text)}"
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        line = shorten(line.encode(encoding, "backslashreplace").decode(encoding), self._max_line)
+        line = shorten(line.encode(encoding, "backslashreplace").decode(encoding), MAX_LINE)
         with self._lock:
             try:
                 self._stream.write(line + "\n")

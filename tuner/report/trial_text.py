@@ -12,7 +12,10 @@ from tuner.report.trial_counts import undeclared_findings
 from tuner.timing.target import meets_latency_target
 
 MAX_MESSAGE = 120
-"""Characters of a failure's message; its log has all of it."""
+"""Characters of another program's message; the trial's log has all of it."""
+
+FOREIGN = ("error", "compile error", "out of memory", "disk full")
+"""The kinds of failure whose message is another program's. The own ones end with what to do, and are not cut."""
 
 
 def result_text(outcome: Outcome, plus_minus: str = "+-", max_message: int = MAX_MESSAGE) -> str:
@@ -23,8 +26,9 @@ def result_text(outcome: Outcome, plus_minus: str = "+-", max_message: int = MAX
         return findings_text(undeclared_findings(outcome))
     if outcome.failure is None:
         return "failed without a reason"
-    failure = outcome.failure
-    return f"{failure.kind} in {one_line(failure.stage)}: {shorten(first_line(failure.message), max_message)}"
+    failure, message = outcome.failure, first_line(outcome.failure.message)
+    text = shorten(message, max_message) if failure.kind in FOREIGN else message
+    return f"{failure.kind} in {one_line(failure.stage)}: {text}"
 
 
 def _measured_text(outcome: Outcome, plus_minus: str) -> str:
