@@ -60,7 +60,7 @@ EXAMPLES = """\
 examples:
   tune doctor                                    check this machine
   tune run                                       try it on the bundled demo
-  tune run black-forest-labs/FLUX.1-dev --budget 2h --price 2.49
+  tune run black-forest-labs/FLUX.1-dev --price 2.49
   tune list                                      list the studies
   tune board                                     look at the newest study
 

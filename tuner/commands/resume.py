@@ -28,7 +28,7 @@ the machine where it began, with the same versions of the libraries.
 EXAMPLES = """\
 examples:
   tune resume                                    the newest study
-  tune resume flux-1-dev-1a2b3c4d --budget 3h    with a longer budget
+  tune resume flux-1-dev-1a2b3c4d --budget 1h    with a longer budget
   tune resume flux-1-dev-1a2b3c4d --price 2.49   at another price
 """
 

@@ -44,7 +44,7 @@ same command resumes the study.
 EXAMPLES = """\
 examples:
   tune run                          tune the bundled demo pipeline
-  tune run black-forest-labs/FLUX.1-dev --budget 2h --price 2.49
+  tune run black-forest-labs/FLUX.1-dev --price 2.49
   tune run ./my-pipeline --set workload.height=768 --set workload.width=768
   tune run ./my-pipeline --set compile.mode=default --latency-target 2s
   tune run ./my-pipeline --dry-run  say what would be tried
