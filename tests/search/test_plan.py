@@ -86,6 +86,13 @@ def test_images_take_the_share_that_they_were_given(reference_s: float, prompts:
     assert judged_prompts(call(1.0), given) == prompts
 
 
+@pytest.mark.parametrize(("call_s", "budget_s", "prompts"), [(0.5, 330.0, 72), (5.0, 1200.0, 16)])
+def test_the_default_prompts_are_judged_as_docs_quality_says(call_s: float, budget_s: float, prompts: int) -> None:
+    budget = Budget(Limits(budget_s=budget_s, max_trials=None))
+    given = Work(steps=SWEEP, prompts=72, batch=1, device="cuda", reference_s=budget.reference_s)
+    assert judged_prompts(call(call_s / 7), given) == prompts
+
+
 def test_a_slow_call_is_timed_by_fewer_calls_on_a_gpu_only() -> None:
     """A call of 28 steps takes 0.98 s, or 1.05 s and is put together from shorter ones."""
     assert plan_of(0.15, prompts=1).build_s < plan_of(0.14, prompts=1).build_s

@@ -27,8 +27,8 @@ MAX_COMPILE_LIMIT_S = 900.0
 """The same of long budgets: a worker that compiles for longer counts as hung."""
 
 REFERENCE_SHARE = 0.12
-"""The share of the budget that generating the baseline's images may take. Of the 64 images of the default prompts that
-is all where a call takes 0.6 s and the budget is 330 s, and 16 where a call takes 5 s and the budget is 20 minutes."""
+"""The share of the budget that generating the baseline's images may take. Of the 72 images of the default prompts that
+is all where a call takes 0.5 s and the budget is 330 s, and 16 where a call takes 5 s and the budget is 20 minutes."""
 
 SWEEP_SHARE = 0.01
 """The share of the budget that judging the other step counts of one build may take if its calls are slow. In 20 minutes
