@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tuner import cli
+from tuner.errors import BadInput
 from tuner.execution.inline import InlineExecutor
 from tuner.records.codec import decode, read
 from tuner.records.machine import Memory
@@ -51,6 +52,15 @@ def test_one_job_without_images_is_all_that_is_measured(jobs: list[Job], capsys:
     assert "compile.scope regional 1.66x" in shown
     assert "fusing leaves about 60 % of the element-wise work" in shown
     assert "with compile.scope=regional: " in shown
+
+
+def test_several_devices_are_advised_on_where_the_space_uses_them(jobs: list[Job], capsys: Capture) -> None:
+    several = ["advise", "demo", "--device", "cpu", "--devices", "2"]
+    assert cli.main([*several, "--set", "parallel.kind=[none, ulysses]"]) == 0
+    assert "devices that share the work" in " ".join(capsys.readouterr().out.split())
+    assert cli.main(several) == BadInput.exit_code
+    assert "--devices 2: the search space has no parallel.kind" in capsys.readouterr().err
+    assert len(jobs) == 1
 
 
 def test_json_is_the_record(jobs: list[Job], capsys: Capture) -> None:

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from kinds import COMPONENTS, kind
 
+from tuner.cli import main
 from tuner.commands.knobs.catalogue import USER_VALUE, Catalogue, about, catalogue
 from tuner.commands.knobs.table import CatalogueTable
 from tuner.commands.reasons import group_by_reason
@@ -168,6 +169,13 @@ def test_the_command_writes_strict_json(tmp_path: Path) -> None:
     assert (found.model, found.pipeline_class, found.environment.device) == ("demo", "FluxPipeline", "cpu")
     assert list(json.loads(done.stdout)) == ["model", "pipeline_class", "environment", "knobs", "not_offered"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_lists_what_several_devices_can_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["knobs", "--device", "cpu", "--devices", "4", "--json"]) == 0
+    found = decode(capsys.readouterr().out, Catalogue, "the command")
+    degrees = next(entry.values for entry in found.knobs if entry.name == "parallel.degree")
+    assert [value.value for value in degrees if value.available] == [2, 4]
 
 
 def test_the_command_imports_no_torch_and_is_quick(tmp_path: Path) -> None:

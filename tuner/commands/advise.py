@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.commands.arguments import Subparsers, add_device, add_format, add_model, add_space
+from tuner.commands.arguments import Subparsers, add_device, add_devices, add_format, add_model, add_space
 from tuner.commands.output import print_result
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("advise", help=SUMMARY, description=DESCRIPTION, epilog=EXAMPLES)
     add_model(parser)
     add_device(parser)
+    add_devices(parser)
     add_space(parser)
     add_format(parser, ("terminal", "json"), "terminal", "format of the advice")
     parser.set_defaults(run=run)
@@ -47,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
     from tuner.report.advice_table import AdviceTable
 
     request = resolve(options, options.set)
+    checks.check_devices(request)
     checks.check_call(request, options.space or request.space.name, options.set)
     report = make_report(request, options.model)
     print_result(report, AdviceTable(report), options.format == "json")

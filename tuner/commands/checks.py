@@ -55,6 +55,16 @@ def trial_import(name: str) -> str | None:
     return answer.decode(errors="replace") or (ended if child.returncode else None)
 
 
+def check_devices(request: Request) -> None:
+    """Refuse several devices for an image where no candidate would use them."""
+    devices, kinds = request.environment.devices, request.space.knobs.get("parallel.kind", ())
+    if devices > 1 and all(kind == "none" for kind in kinds):
+        raise BadInput(
+            f"--devices {devices}: the search space has no parallel.kind, so an image would use one device; add "
+            "--set 'parallel.kind=[none, ulysses]'"
+        )
+
+
 def check_models(request: Request) -> None:
     """Check the folders of the pipeline and of the CLIP model that scores. Raises BadInput or Unavailable."""
     check_pipeline(request.model)

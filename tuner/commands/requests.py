@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 def resolve(
     options: argparse.Namespace, settings: Sequence[str], scorer: str | None = None, price: float | None = None,
-    quality: Callable[[str], QualityPolicy] | None = None, gpu: str | None = None, devices: int = 1,
+    quality: Callable[[str], QualityPolicy] | None = None, gpu: str | None = None,
 ) -> Request:  # fmt: skip
     """Resolve the model, the device and the search space with its settings. Raises BadInput or Unavailable.
 
     `quality` makes the quality policy for a scorer; without it the default one is taken. `gpu` is the UUID of the GPU,
-    by default the first visible one. One image may use so many `devices`.
+    by default the first visible one.
     """
     from tuner.hardware import environment
     from tuner.model import pipeline
@@ -29,7 +29,7 @@ def resolve(
     from tuner.space.settings import check_written
 
     check_written(options.set)
-    env = environment.detect(options.device, gpu, devices)
+    env = environment.detect(options.device, gpu, options.devices)
     model, architecture = pipeline.resolve(options.model, options.revision, scorer, options.variant, options.base)
     space_file = reader.find(options.space, architecture, model.source == pipeline.DEMO)
     policy = quality(model.scorer) if quality else QualityPolicy()

@@ -168,20 +168,10 @@ def prepare(options: argparse.Namespace) -> tuple[Path, Request, Choice]:
     if kind_at(options.out) not in (None, "a folder"):
         raise BadInput(f"--out {options.out}: {absent(options.out, 'folder')}")
     folder = resolved(options.out) / study_name(options.study, request.model.source, request.fingerprint())
-    check_devices(request)
+    checks.check_devices(request)
     checks.check_call(request, options.space or request.space.name, space_settings(options))
     checks.check_models(request)
     return folder, request, choice
-
-
-def check_devices(request: Request) -> None:
-    """Refuse several devices for an image where no candidate would use them."""
-    devices, kinds = request.environment.devices, request.space.knobs.get("parallel.kind", ())
-    if devices > 1 and all(kind == "none" for kind in kinds):
-        raise BadInput(
-            f"--devices {devices}: the search space has no parallel.kind, so an image would use one device; add "
-            "--set 'parallel.kind=[none, ulysses]'"
-        )
 
 
 def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> int:
@@ -242,7 +232,7 @@ def make_request(options: argparse.Namespace, gpu: str | None = None) -> Request
 
     return resolve(
         options, space_settings(options), options.scorer, options.price,
-        lambda scorer: quality_policy(options.quality, options.metric, scorer), gpu, options.devices,
+        lambda scorer: quality_policy(options.quality, options.metric, scorer), gpu,
     )  # fmt: skip
 
 

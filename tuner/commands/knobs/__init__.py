@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from tuner.commands.arguments import Subparsers, add_device, add_json, add_model
+from tuner.commands.arguments import Subparsers, add_device, add_devices, add_json, add_model
 from tuner.commands.output import print_result
 
 SUMMARY = "list the settings that tune run can vary, and why some cannot be used here"
@@ -20,6 +20,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("knobs", help=SUMMARY, description=DESCRIPTION)
     add_model(parser)
     add_device(parser)
+    add_devices(parser)
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -32,6 +33,6 @@ def run(options: argparse.Namespace) -> int:
     from tuner.model import pipeline
 
     _, architecture = pipeline.resolve(options.model, options.revision, None, options.variant, options.base)
-    result = catalogue(options.model, architecture, environment.detect(options.device))
+    result = catalogue(options.model, architecture, environment.detect(options.device, devices=options.devices))
     print_result(result, CatalogueTable(result), options.json)
     return 0
