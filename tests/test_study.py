@@ -41,7 +41,7 @@ from tuner.search.confirmation import Confirmation
 from tuner.search.gain import MAX_PAIRS, MIN_PAIRS
 from tuner.study import loop, narration
 from tuner.study.attempt import BuildAttempt
-from tuner.study.attempting import make_build
+from tuner.study.attempt_factory import make_build
 from tuner.study.course import building, keep_building
 from tuner.study.events import NoiseFloorMeasured, Note
 from tuner.study.loop import Study

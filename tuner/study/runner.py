@@ -15,7 +15,7 @@ from tuner.search.history import BASELINE, History, InFlight
 from tuner.search.strategy import Proposal, Strategy
 from tuner.study import narration
 from tuner.study.attempt import Attempt, BuildAttempt
-from tuner.study.attempting import make_attempt, make_job
+from tuner.study.attempt_factory import make_attempt, make_job
 from tuner.study.course import keep_building
 from tuner.study.devices import Check, Devices
 from tuner.study.events import (
