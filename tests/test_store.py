@@ -48,30 +48,27 @@ from pathlib import Path
 from tuner.files import atomic_write
 size = 1 << 18
 count = 0
-print("ready", flush=True)
 while True:
     count += 1
     atomic_write(Path(sys.argv[1]), b"%d " % count + bytes([count % 256]) * size)
+    print(count, flush=True)
 """
 
 
 def test_a_killed_writer_leaves_the_old_content_or_the_new(tmp_path: Path) -> None:
     file = tmp_path / "outcome.json"
     chance = random.Random(0)
-    kills, seen = 30, set()
-    for _ in range(kills):
+    for _ in range(30):
         writer = subprocess.Popen([sys.executable, "-c", WRITER, str(file)], stdout=subprocess.PIPE)
         assert writer.stdout is not None
-        writer.stdout.readline()
-        time.sleep(chance.uniform(0.0, 0.03))
+        acknowledged = [int(writer.stdout.readline()) for _ in range(chance.randint(1, 5))]
+        time.sleep(chance.uniform(0.0, 0.01))
         writer.kill()
         assert writer.wait() == -signal.SIGKILL
         writer.stdout.close()
-        if file.exists():
-            count, _, filling = file.read_bytes().partition(b" ")
-            assert filling == bytes([int(count) % 256]) * (1 << 18)
-            seen.add(count)
-    assert len(seen) > 3
+        count, _, filling = file.read_bytes().partition(b" ")
+        assert int(count) >= acknowledged[-1]
+        assert filling == bytes([int(count) % 256]) * (1 << 18)
 
 
 def test_a_failed_write_leaves_the_old_content_and_nothing_beside_it(
