@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace as replace_gpu
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +21,8 @@ from tuner.errors import BadInput, TunerError, Unavailable
 from tuner.execution.launch import ANYWHERE, Place
 from tuner.hardware import environment, gpus
 from tuner.hardware.gpus import Gpu, GpuModel, choose, share_cores, trouble_of
+from tuner.records.codec import decode, encode
 from tuner.records.outcome import Device
-from tuner.report.studies import read_attribute
 
 GIB = 1 << 30
 
@@ -114,30 +115,26 @@ def test_gpus_that_are_asked_for_on_a_cpu_are_unavailable(monkeypatch: pytest.Mo
 
 
 def test_a_single_gpu_runs_as_it_always_did() -> None:
-    assert devices.places(CUDA, choose(None, HOST[:1])) == {Device(name="cuda"): ANYWHERE}
+    assert devices.places(CUDA, choose(None, HOST[:1])) == {Device(name="cuda", uuid="GPU-0"): ANYWHERE}
     assert devices.places(CPU, gpus.Choice()) == {Device(name="cpu"): ANYWHERE}
     assert devices.places(CUDA, choose("2,", HOST)) == {Device(name="cuda", index=2, uuid="GPU-2"): Place("GPU-2")}
 
 
-def test_another_single_gpu_is_not_taken_for_the_one_that_outcomes_do_not_name() -> None:
-    assert devices.places(CUDA, choose(None, HOST[:1]), "GPU-0") == {Device(name="cuda"): ANYWHERE}
-    another = Gpu(0, "GPU-7", "H200", 140 * GIB)
-    assert devices.places(CUDA, choose(None, [another]), "GPU-0") == {Device(name="cuda", uuid="GPU-7"): Place("GPU-7")}
+def test_a_gpu_is_the_same_alone_among_others_and_at_another_index() -> None:
+    alone, among = devices.places(CUDA, choose(None, HOST[:1])), devices.places(CUDA, choose("0,2", HOST))
+    moved = devices.places(CUDA, choose(None, [replace_gpu(HOST[0], index=1)]))
+    assert {*alone} == {*moved} == {next(iter(among))} == {decode(encode(next(iter(moved))), Device, "outcome.json")}
+    another = devices.places(CUDA, choose(None, [replace_gpu(HOST[0], uuid="GPU-7")]))
+    assert {*another}.isdisjoint(alone)
 
 
 def test_a_study_that_goes_on_keeps_its_gpus(tmp_path: Path) -> None:
     database = tmp_path / "study.db"
     study = optuna.create_study(storage=f"sqlite:///{database}")
-    store: Any = SimpleNamespace(study=study)
     assert resume.recorded_gpus(tmp_path) is None
     for asked in ("2,", "2", None):
-        choice = choose(asked, HOST, HOST[0].kind)
-        devices.keep_gpus(store, choice, devices.places(CUDA, choice))
+        study.set_user_attr("gpus", asked)
         assert resume.recorded_gpus(tmp_path) == asked
-    assert "nameless_gpu" not in study.user_attrs, "each had a name"
-    single = choose(None, HOST[:1])
-    devices.keep_gpus(store, single, devices.places(CUDA, single))
-    assert read_attribute(database, "nameless_gpu") == "GPU-0"
     study.set_user_attr("gpus", "; rm")
     with pytest.raises(BadInput, match=r"study\.db: gpus: .* is no choice of GPUs"):
         resume.recorded_gpus(tmp_path)

@@ -37,12 +37,11 @@ def conduct(
     folder: Path, request: Request, limits: Limits, model_name: str, display: Display, choice: Choice, wanted: Search
 ) -> None:  # fmt: skip
     """Run a study in a folder until it ends within its limits. Raises Interrupted after Ctrl-C."""
-    from tuner.commands.devices import keep_gpus, launchers, places
+    from tuner.commands.devices import launchers, places
     from tuner.commands.notes import start_notes
     from tuner.execution.local import LocalExecutor
     from tuner.hardware.gpus import trouble_of
     from tuner.report.conclusion import interruption
-    from tuner.report.studies import read_attribute
     from tuner.search.strategies import DEFAULT
     from tuner.study.course import keep_strategy
     from tuner.study.loop import Study
@@ -52,8 +51,7 @@ def conduct(
     from tuner.tracking.trackers import connect
 
     trackers = connect(wanted.log, folder.name)
-    nameless = read_attribute(StudyFolder(folder).database, "nameless_gpu")
-    found = places(request.environment, choice, nameless)
+    found = places(request.environment, choice)
     count = f"{len(found)} x " if len(found) > 1 else ""
     title = f"{model_name} ({request.model.pipeline_class}) on {count}{request.environment.device_name}"
     slots = max_slots(share_of(request.environment, len(found))) + PARTNER
@@ -62,7 +60,7 @@ def conduct(
         LocalExecutor(list(found), launchers(found, store.paths), slots=slots) as executor,
     ):
         limits = with_demo_budget(store.with_last_budget(limits), request)
-        keep_gpus(store, choice, found)
+        store.study.set_user_attr("gpus", choice.asked)  # for `tune resume`
         keep_strategy(store, wanted.strategy, DEFAULT)
         keep_warm_start(store, wanted.warm_start, wanted.studies)
 

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from tuner.hardware.gpus import Choice, GpuModel
     from tuner.records.machine import Environment
     from tuner.records.outcome import Device
-    from tuner.study.store import Store
 
 
 def choose_gpus(asked: str | None, device: str, kind: GpuModel | None = None) -> Choice:
@@ -37,10 +36,9 @@ def first_uuid(choice: Choice) -> str | None:
     return choice.gpus[0].uuid if choice.gpus and (len(choice.gpus) > 1 or choice.gpus[0].index) else None
 
 
-def places(environment: Environment, choice: Choice, nameless: str | None = None) -> Mapping[Device, Place]:
-    """Return the devices of a study, and where the workers of each run. A single one is as the system has it.
+def places(environment: Environment, choice: Choice) -> Mapping[Device, Place]:
+    """Return the devices of a study, and where the workers of each run: of a single one where CUDA runs by itself.
 
-    Outcomes of a single one do not name it: `nameless` is its UUID if the study knows it, and another GPU gets a name.
     Where one image may use several GPUs, these are one device, known by the first of them. Raises Unavailable if there
     are too few.
     """
@@ -51,15 +49,15 @@ def places(environment: Environment, choice: Choice, nameless: str | None = None
     from tuner.records.outcome import Device
 
     each = environment.devices
-    if choice.gpus and len(choice.gpus) < each:
-        raise Unavailable(f"--devices {each}: only {len(choice.gpus)} GPUs are idle or were chosen (--gpus)")
-    if first_uuid(choice) is None and (not choice.gpus or nameless in (None, choice.gpus[0].uuid)):
+    if not choice.gpus:
         return {Device(name=environment.device): ANYWHERE}
+    if len(choice.gpus) < each:
+        raise Unavailable(f"--devices {each}: only {len(choice.gpus)} GPUs are idle or were chosen (--gpus)")
     groups = [choice.gpus[first : first + each] for first in range(0, len(choice.gpus) - each + 1, each)]
     uuids = [",".join(gpu.uuid for gpu in group) for group in groups]
     devices = [Device(name=environment.device, index=group[0].index, uuid=group[0].uuid) for group in groups]
     if len(devices) == 1:
-        return {devices[0]: Place(uuids[0])}
+        return {devices[0]: ANYWHERE if first_uuid(choice) is None else Place(uuids[0])}
     near = [frozenset[int]().union(*(gpu.near for gpu in group)) for group in groups]
     parts = share_cores(near, frozenset(os.sched_getaffinity(0)))
     return {device: Place(uuid, cores) for device, uuid, cores in zip(devices, uuids, parts, strict=True)}
@@ -69,13 +67,6 @@ def left_over(choice: Choice, each: int) -> list[str]:
     """Return which of the chosen GPUs are too few for another image, since `each` of them compute one together."""
     used = len(choice.gpus) // each * each
     return [f"GPU {gpu.index} is left out: --devices {each} needs {each} for an image" for gpu in choice.gpus[used:]]
-
-
-def keep_gpus(store: Store, choice: Choice, found: Mapping[Device, Place]) -> None:
-    """Record which GPUs were asked for, for `tune resume`, and which one outcomes do not name."""
-    store.study.set_user_attr("gpus", choice.asked)
-    if choice.gpus and any(device.uuid is None for device in found):
-        store.study.set_user_attr("nameless_gpu", choice.gpus[0].uuid)
 
 
 def launchers(found: Mapping[Device, Place], paths: StudyFolder) -> dict[Device, Launcher]:

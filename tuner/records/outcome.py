@@ -194,11 +194,25 @@ class Failure(Record):
 
 
 class Device(Record):
-    """A device that jobs run on, "cuda" or "cpu". Of several GPUs `index` says which one, and `uuid` is CUDA's name."""
+    """A device that jobs run on, "cuda" or "cpu".
+
+    `uuid` is CUDA's name of a GPU: it identifies it, since the `index` among those that are visible can change.
+    """
 
     name: str
     index: Count = 0
     uuid: str | None = None
+
+    @property
+    def identity(self) -> tuple[str, str | int]:
+        """What two records of the same device have in common."""
+        return self.name, self.index if self.uuid is None else self.uuid
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Device) and self.identity == other.identity
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
 
     @property
     def title(self) -> str:
