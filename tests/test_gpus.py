@@ -107,7 +107,7 @@ def test_other_texts_are_no_choice_of_gpus(text: str) -> None:
 
 def test_gpus_that_are_asked_for_on_a_cpu_are_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.choose_gpus(None, "cpu").gpus == ()
-    with pytest.raises(Unavailable, match="--gpus 2: --device cpu runs on none"):
+    with pytest.raises(Unavailable, match="--gpus 2: a study on the CPU uses no GPUs"):
         devices.choose_gpus("2", "cpu")
     monkeypatch.setattr(environment, "torch_cuda_version", lambda: None)
     with pytest.raises(Unavailable, match=r"--gpus all: .*has no CUDA"):
@@ -151,7 +151,7 @@ def test_gpus_for_one_image_are_one_device(monkeypatch: pytest.MonkeyPatch) -> N
     assert list(devices.places(pairs, choose(None, four[:3])).values()) == [Place("GPU-0,GPU-1")]
     assert devices.left_over(choose(None, four[:3]), 2) == ["GPU 2 is left out: --devices 2 needs 2 for an image"]
     assert devices.left_over(choose(None, four), 2) == []
-    with pytest.raises(Unavailable, match="--devices 2: only 1 GPUs are idle"):
+    with pytest.raises(Unavailable, match=r"--devices 2: it needs 2 GPUs; .*: 1"):
         devices.places(pairs, choose(None, four[:1]))
 
 

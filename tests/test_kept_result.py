@@ -215,7 +215,7 @@ def test_what_is_only_words_keeps_the_study(bench: Bench, workers: Workers) -> N
 )
 def test_what_trials_depend_on_makes_another_study(bench: Bench, setting: str) -> None:
     bench.run(trials=3)
-    with pytest.raises(BadInput, match="something else"), bench.study(setting):
+    with pytest.raises(BadInput, match="the study here has another model, machine, search space"), bench.study(setting):
         pass
 
 

@@ -607,7 +607,7 @@ def test_settings_pin_and_narrow_knobs_and_the_last_wins(tmp_path: Path) -> None
         ("workload.prompts=[]", "workload.prompts"),
         ("baseline.fuse_qkv=true", "baseline.fuse_qkv"),
         ("quality.tolerance=-1", "quality.tolerance"),
-        ("=1", "unknown knob"),
+        ("=1", "write it as KNOB=VALUE"),
         ("steps=[1", "not YAML"),
         ("steps=!!python/name:os.system", "not YAML"),
         ("recipes=[]", "unknown knob"),

@@ -118,6 +118,11 @@ def test_a_study_of_another_class_teaches_nothing(bench: Bench, earlier: Path) -
             keep_warm_start(store, "study", bench.folder)
 
 
+def test_a_study_that_is_not_there_is_named_with_its_option(bench: Bench) -> None:
+    with another(bench) as store, pytest.raises(BadInput, match="--warm-start nosuch: no such study"):
+        keep_warm_start(store, "nosuch", bench.folder)
+
+
 def test_a_damaged_study_teaches_nothing(bench: Bench, earlier: Path) -> None:
     with another(bench) as store:
         (earlier / "trials" / "0003" / "outcome.json").write_text("{}")

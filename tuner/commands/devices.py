@@ -26,7 +26,7 @@ def choose_gpus(asked: str | None, device: str, kind: GpuModel | None = None) ->
     if visible:
         return gpus.choose(asked, visible, kind)
     if asked is not None:
-        reason = "--device cpu runs on none" if device == "cpu" else environment.no_gpu_reason()
+        reason = "a study on the CPU uses no GPUs" if device == "cpu" else environment.no_gpu_reason()
         raise Unavailable(f"--gpus {asked}: {reason}")
     return gpus.Choice()
 
@@ -52,7 +52,7 @@ def places(environment: Environment, choice: Choice) -> Mapping[Device, Place]:
     if not choice.gpus:
         return {Device(name=environment.device): ANYWHERE}
     if len(choice.gpus) < each:
-        raise Unavailable(f"--devices {each}: only {len(choice.gpus)} GPUs are idle or were chosen (--gpus)")
+        raise Unavailable(f"--devices {each}: it needs {each} GPUs; idle, or chosen with --gpus: {len(choice.gpus)}")
     groups = [choice.gpus[first : first + each] for first in range(0, len(choice.gpus) - each + 1, each)]
     uuids = [",".join(gpu.uuid for gpu in group) for group in groups]
     devices = [Device(name=environment.device, index=group[0].index, uuid=group[0].uuid) for group in groups]

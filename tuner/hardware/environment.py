@@ -35,7 +35,7 @@ def detect(device: str = "auto", gpu: str | None = None, devices: int = 1) -> En
     if device == "cuda" and cuda is None:
         raise Unavailable(f"--device cuda: {no_gpu_reason()}")
     if cuda is not None and devices > max(1, visible_gpu_count()):
-        raise Unavailable(f"--devices {devices}: only {visible_gpu_count()} GPUs are visible here")
+        raise Unavailable(f"--devices {devices}: it needs {devices} GPUs; visible here: {visible_gpu_count()}")
     common = {
         "devices": devices,
         "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,

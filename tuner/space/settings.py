@@ -33,7 +33,8 @@ def apply_settings(written: SpaceFile, settings: Sequence[str]) -> SpaceFile:
 def check_written(settings: Sequence[str]) -> None:
     """Check that each setting has a name and a value. Raises BadInput with the one that has not."""
     for setting in settings:
-        if "=" not in setting:
+        name, equals, _ = setting.partition("=")
+        if not (name.strip() and equals):
             example = f"KNOB=VALUE or workload.FIELD=VALUE, such as {EXAMPLE}"
             raise BadInput(f"--set {format_value(setting)}: write it as {example}, in one word or in quotes")
 
@@ -58,9 +59,8 @@ def check_available(settings: Sequence[str], left_out: Mapping[str, str]) -> Non
 def _parse(text: str, written: SpaceFile) -> SpaceFile:
     """Parse one NAME=VALUE, of a knob or of a field of workload, baseline, quality or gate."""
     where = f"--set {format_value(text)}"
-    name, equals, value_text = (part.strip() for part in text.partition("="))
-    if not equals:
-        check_written([text])
+    check_written([text])
+    name, _, value_text = (part.strip() for part in text.partition("="))
     group, _, field = name.partition(".")
     if group not in GROUPS and name not in KNOBS:
         inner = name.partition(".")[2]

@@ -72,7 +72,10 @@ class Store:
         if recorded is None and (any(self.paths.trials.iterdir()) or self.paths.repetitions.exists()):
             raise BadInput(f"{self.folder}: it has trials but no study.json, so it is no study; choose another --study")
         if recorded is not None and recorded.fingerprint() != self.request.fingerprint():
-            raise BadInput(f"{file}: this folder holds a study of something else; name another one with --study")
+            raise BadInput(
+                f"{file}: the study here has another model, machine, search space or metric; give its options to go on "
+                "with it, or name another one with --study"
+            )
         if recorded is not None and recorded.price.usd_per_hour != self.request.price.usd_per_hour:
             atomic_write(self.paths.repricing, b"")  # stays until all costs are those of the new price
         if recorded != self.request:

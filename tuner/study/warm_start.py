@@ -36,13 +36,21 @@ def keep_warm_start(store: Store, wanted: str | None, studies: Path) -> None:
         return
     warm = None
     if strategy_of(store) == "agent" and wanted != NONE:
-        warm = best_of(store, studies) if wanted in (None, AUTO) else from_study(store, find_study(wanted, studies))
+        warm = best_of(store, studies) if wanted in (None, AUTO) else from_study(store, named(wanted, studies))
     if wanted is not None:
         store.study.set_user_attr("warm_start", wanted)
     if warm is not None:
         atomic_write(file, encode_pretty(warm))
     else:
         file.unlink(missing_ok=True)
+
+
+def named(wanted: str, studies: Path) -> Path:
+    """Return the folder of the study that --warm-start names. Raises BadInput if there is none."""
+    try:
+        return find_study(wanted, studies)
+    except BadInput as error:
+        raise BadInput(f"--warm-start {error}") from None
 
 
 def read_warm_start(store: Store) -> WarmStart | None:
