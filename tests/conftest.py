@@ -48,8 +48,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         family = chosen.params.get("family") if chosen is not None else None
         if isinstance(family, str) and family not in CORE and item.path.name != "test_pipelines.py":
             item.add_marker("exhaustive")
-        if item.path.name == "test_families.py" and chosen and str(chosen.params.get("name")).startswith("inductor."):
-            item.add_marker("exhaustive")  # test_inductor.py has each of them once
+        if item.path.name == "test_families.py" and chosen and is_tried_elsewhere(str(chosen.params.get("name"))):
+            item.add_marker("exhaustive")
+
+
+def is_tried_elsewhere(knob: str) -> bool:
+    """Whether a file of its own has each value of a knob once: what is captured is captured whole on a UNet only here."""
+    return knob.startswith(("inductor.", "compile.")) and knob != "compile.scope"
 
 
 def pytest_collection_finish() -> None:

@@ -57,7 +57,7 @@ print(json.dumps({{"s_per_image": median_s / batch, "count": len(images[-1]), "s
 
 SPACE = Path(__file__).parent / "data" / "short_search.yaml"
 
-LIMITS = ((240, 10), (360, 18), (540, 30))
+LIMITS = ((300, 10), (480, 18))
 """Budgets in s, and how many trials each may record."""
 
 MAX_OVERTIME_S = 70

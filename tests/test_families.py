@@ -35,7 +35,7 @@ from tuner.space.candidates import SearchSpace
 CPU = detect("cpu")
 STEPS = 4
 MAX_CALLED = 6
-CANDIDATES = int(os.environ.get("TUNER_CANDIDATES", "2"))
+CANDIDATES = int(os.environ.get("TUNER_CANDIDATES", "1"))
 PROMPTS = ("a red cat", "the blue dog")
 COST_ONLY_DB = 38.0
 """Images of a knob that changes the cost alone are equal up to rounding, of bfloat16 at worst."""
