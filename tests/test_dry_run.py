@@ -65,3 +65,9 @@ def test_devices_that_no_candidate_uses_are_refused(tmp_path: Path, capsys: pyte
     assert "--devices 2: the search space has no parallel.kind" in capsys.readouterr().err
     plan = told(tmp_path, capsys, "--devices", "2", "--set", "parallel.kind=[none, ulysses]")
     assert "parallel.kind" in plan
+
+
+def test_a_study_to_start_from_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*ARGUMENTS, "--out", str(tmp_path), "--warm-start", "nosuch"]) == 2
+    assert capsys.readouterr().err.startswith("tune: --warm-start nosuch: no such study")
+    assert list(tmp_path.iterdir()) == []

@@ -162,6 +162,7 @@ def prepare(options: argparse.Namespace) -> tuple[Path, Request, Choice]:
     """Return the folder, the request and the GPUs of the study that options ask for. Raises BadInput or Unavailable."""
     from tuner.commands import checks
     from tuner.commands.devices import choose_gpus, first_uuid
+    from tuner.study.warm_start import require_study
 
     choice = choose_gpus(options.gpus, options.device)
     request = make_request(options, first_uuid(choice))
@@ -171,6 +172,7 @@ def prepare(options: argparse.Namespace) -> tuple[Path, Request, Choice]:
     checks.check_devices(request)
     checks.check_call(request, options.space or request.space.name, space_settings(options))
     checks.check_models(request)
+    require_study(options.warm_start, resolved(options.out))
     return folder, request, choice
 
 

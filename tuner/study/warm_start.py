@@ -45,6 +45,12 @@ def keep_warm_start(store: Store, wanted: str | None, studies: Path) -> None:
         file.unlink(missing_ok=True)
 
 
+def require_study(wanted: str | None, studies: Path) -> None:
+    """Raise BadInput if --warm-start names a study that is not there."""
+    if wanted not in (None, AUTO, NONE):
+        named(wanted, studies)
+
+
 def named(wanted: str, studies: Path) -> Path:
     """Return the folder of the study that --warm-start names. Raises BadInput if there is none."""
     try:
