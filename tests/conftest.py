@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def is_tried_elsewhere(knob: str) -> bool:
-    """Whether a file of its own has each value of a knob once: what is captured is captured whole on a UNet only here."""
+    """Whether a file of its own has each value of a knob once. Only here is a UNet captured whole."""
     return knob.startswith(("inductor.", "compile.")) and knob != "compile.scope"
 
 

@@ -352,22 +352,17 @@ def test_only_a_cache_inside_a_whole_graph_breaks_it(
     assert (breaks_of(fresh(), different) > 0) is broken
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # test_end_to_end.py compiles each time
 @pytest.mark.parametrize(
     "different",
     [
-        pytest.param(
-            {
-                "fuse_qkv": True, "quantization.scheme": "int8-dynamic", "compile.scope": "regional",
-                "cache.kind": "first-block",
-            },
-            id="fused, quantized, compiled, cached",
-        ),
-        pytest.param(
-            {"compile.scope": "full", "inductor.freezing": True, "inductor.aggressive_fusion": True},
-            id="frozen whole graph", marks=pytest.mark.exhaustive,
-        ),
+        {
+            "fuse_qkv": True, "quantization.scheme": "int8-dynamic", "compile.scope": "regional",
+            "cache.kind": "first-block",
+        },
+        {"compile.scope": "full", "inductor.freezing": True, "inductor.aggressive_fusion": True},
     ],
+    ids=["fused, quantized, compiled, cached", "frozen whole graph"],
 )  # fmt: skip
 def test_knobs_work_together_when_inductor_really_compiles(
     fresh: Callable[[], Any], untouched: Any, different: Values

@@ -134,6 +134,3 @@ def test_as_a_program(tmp_path: Path) -> None:
     program = [sys.executable, str(Path(pipelines.__file__)), "pixart", str(tmp_path / "pixart")]
     subprocess.run(program, check=True, capture_output=True)
     assert (tmp_path / "pixart" / "model_index.json").is_file()
-    refused = subprocess.run([*program, "--size", "full"], check=False, capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert "only flux, sdxl, wan have a full size" in refused.stderr

@@ -35,7 +35,7 @@ TWO: Values = {"parallel.kind": "ulysses", "parallel.degree": 2}
 SURELY_EQUAL_DB = 70.0
 """Images of 8 bits that rounding alone tells apart are closer."""
 
-HUNG_S = 8.0
+HUNG_S = 5.0
 
 
 @pytest.fixture(scope="module")
