@@ -47,7 +47,7 @@ STATIONS = {
     "quality": {"records", "errors", "files", "numbers"},
     "trace": {"records", "errors", "files", "numbers"},
     "space": {"records", "errors", "files", "numbers", "demo", "knobs", "quality"},
-    "execution": {"records", "errors", "files"},
+    "execution": {"records", "errors", "files", "hardware"},
     "demo": set(),
 }
 """The only folders that each of these may import."""

@@ -54,11 +54,11 @@ def tune(
         model=source_of(model), space=None if space is None else os.fspath(space), set=settings_text(settings or {}),
         budget=budget, out=out, **options,
     )  # fmt: skip
-    study_folder, request, choice = run.prepare(given)
+    study_folder, request, machines = run.prepare(given)
     if not isinstance(model, str | os.PathLike):
         require_as_saved(model, request.model)
     display = Reporter(request.space.baseline, on_trial, progress=progress)
-    conduct(study_folder, request, run.limits_of(given), given.model, display, choice, Search.of(given))
+    conduct(study_folder, request, run.limits_of(given), given.model, display, machines, Search.of(given))
     display.note(page_note(study_folder))
     return Study(study_folder)
 

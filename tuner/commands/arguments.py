@@ -119,6 +119,15 @@ def add_gpus(parser: argparse.ArgumentParser, default: str = "all that are visib
     )  # fmt: skip
 
 
+def add_ray(parser: argparse.ArgumentParser) -> None:
+    """Add --ray."""
+    parser.add_argument(
+        "--ray", metavar="auto|ADDRESS",
+        help="run trials on all GPUs of a Ray cluster, of one without GPUs on a CPU of each node; auto: the cluster "
+        "that this node belongs to (default: this host alone)",
+    )  # fmt: skip
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add --json."""
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")

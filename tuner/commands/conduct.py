@@ -12,8 +12,8 @@ from tuner.errors import Interrupted
 from tuner.files import StudyFolder
 
 if TYPE_CHECKING:
-    from tuner.hardware.gpus import Choice, Trouble
-    from tuner.records.outcome import Device, Limits
+    from tuner.commands.devices import Machines
+    from tuner.records.outcome import Limits
     from tuner.report.display import Display
     from tuner.search.request import Request
 
@@ -34,13 +34,12 @@ class Search:
 
 
 def conduct(
-    folder: Path, request: Request, limits: Limits, model_name: str, display: Display, choice: Choice, wanted: Search
+    folder: Path, request: Request, limits: Limits, model_name: str, display: Display, machines: Machines,
+    wanted: Search,
 ) -> None:  # fmt: skip
     """Run a study in a folder until it ends within its limits. Raises Interrupted after Ctrl-C."""
-    from tuner.commands.devices import launchers, places
+    from tuner.commands.devices import opened, places
     from tuner.commands.notes import start_notes
-    from tuner.execution.local import LocalExecutor
-    from tuner.hardware.gpus import trouble_of
     from tuner.report.conclusion import interruption
     from tuner.search.strategies import DEFAULT
     from tuner.study.course import keep_strategy
@@ -51,26 +50,19 @@ def conduct(
     from tuner.tracking.trackers import connect
 
     trackers = connect(wanted.log, folder.name)
-    found = places(request.environment, choice)
+    found = places(request.environment, machines)
     count = f"{len(found)} x " if len(found) > 1 else ""
     title = f"{model_name} ({request.model.pipeline_class}) on {count}{request.environment.device_name}"
-    slots = max_slots(share_of(request.environment, len(found))) + PARTNER
-    with (
-        Store(folder, request) as store,
-        LocalExecutor(list(found), launchers(found, store.paths), slots=slots) as executor,
-    ):
+    slots = max_slots(share_of(request.environment, found)) + PARTNER
+    with Store(folder, request) as store, opened(store, machines, found, slots) as (executor, check):
         limits = with_demo_budget(store.with_last_budget(limits), request)
-        store.study.set_user_attr("gpus", choice.asked)  # for `tune resume`
+        store.study.set_user_attr("gpus", machines.asked)  # for `tune resume`
         keep_strategy(store, wanted.strategy, DEFAULT)
         keep_warm_start(store, wanted.warm_start, wanted.studies)
-
-        def check(device: Device) -> Trouble | None:
-            return trouble_of(device, found[device].uuids, may_be_shared=choice.may_be_shared)
-
         study = Study(store, limits, display, executor, check, trackers)
         try:
             recorded = list(study.history.outcomes.values())
-            notes = [*start_notes(request, choice), *warm_start_notes(study.history.warm_start)]
+            notes = [*start_notes(request, machines), *warm_start_notes(study.history.warm_start)]
             display.started(title, folder, limits, notes, store.spent_s, recorded)
             study.run()
         except KeyboardInterrupt:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tuner.commands.arguments import Subparsers, add_gpus, add_log, add_study, positive, price, seconds
+from tuner.commands.arguments import Subparsers, add_gpus, add_log, add_ray, add_study, positive, price, seconds
 from tuner.commands.progress import add_progress
 from tuner.errors import BadInput
 from tuner.files import resolved
 
 if TYPE_CHECKING:
+    from tuner.commands.devices import Machines
     from tuner.hardware.gpus import GpuModel
     from tuner.records.machine import Environment
     from tuner.records.outcome import Limits
@@ -51,6 +52,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )  # fmt: skip
     add_log(parser)
     add_gpus(parser, "those of its last run")
+    add_ray(parser)
     add_progress(parser, "print the report as JSON; progress goes to standard error")
     parser.set_defaults(run=run)
 
@@ -58,7 +60,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run a study on from what it recorded."""
     from tuner.commands import checks
-    from tuner.commands.devices import choose_gpus, first_uuid
+    from tuner.commands.devices import choose_gpus, connect, first_uuid
     from tuner.commands.run import run_study
     from tuner.report.studies import find_study
     from tuner.search.request import read_request
@@ -67,14 +69,18 @@ def run(options: argparse.Namespace) -> int:
     request = read_request(folder / "study.json")
     check_code(folder / "study.json", request.quality)
     check_space(folder / "study.json", request.space)
-    choice = choose_gpus(
-        options.gpus or recorded_gpus(folder), request.environment.device, kind_of(request.environment)
-    )
-    check_machine(folder / "study.json", request.environment, first_uuid(choice))
+    machines: Machines
+    if options.ray is not None:
+        machines = connect(options, request.environment.device, request.environment)
+    else:
+        machines = choice = choose_gpus(
+            options.gpus or recorded_gpus(folder), request.environment.device, kind_of(request.environment)
+        )
+        check_machine(folder / "study.json", request.environment, first_uuid(choice))
     check_model(folder / "study.json", request)
     checks.check_models(request)
     request = priced(request, options.price)
-    return run_study(folder, request, limits_of(folder, options), options, request.model.source, choice)
+    return run_study(folder, request, limits_of(folder, options), options, request.model.source, machines)
 
 
 def recorded_gpus(folder: Path) -> str | None:
@@ -150,24 +156,16 @@ def limits_of(folder: Path, options: argparse.Namespace) -> Limits:
 
 def check_machine(file: Path, recorded: Environment, gpu: str | None = None) -> None:
     """Raise BadInput, naming what differs, unless this machine is the one where the study began."""
-    import msgspec
-
     from tuner.hardware import environment
 
     present = environment.detect(recorded.device, gpu, recorded.devices)
-    now, then = (_flat(msgspec.to_builtins(each)) for each in (present, recorded))
+    now, then = (environment.flat(each) for each in (present, recorded))
     for name in then | now:
         if now.get(name) != then.get(name):
             raise BadInput(
                 f"{file}: environment.{name}: it was {then.get(name)} and is {now.get(name)} now, so that times cannot "
                 "be compared; go on where the study began, or begin another with `tune run`"
             )
-
-
-def _flat(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of an environment, and each library as a field of its own."""
-    libraries = {f"libraries.{name}": version for name, version in fields["libraries"].items()}
-    return {name: value for name, value in fields.items() if name != "libraries"} | libraries
 
 
 def check_model(file: Path, request: Request) -> None:

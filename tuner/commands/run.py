@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from tuner.commands.arguments import (
     add_gpus,
     add_log,
     add_model,
+    add_ray,
     add_space,
     add_strategy,
     folder,
@@ -30,7 +31,8 @@ from tuner.errors import BadInput, Unavailable, did_you_mean
 from tuner.files import StudyFolder, absent, kind_at, resolved
 
 if TYPE_CHECKING:
-    from tuner.hardware.gpus import Choice
+    from tuner.commands.devices import Machines
+    from tuner.records.machine import Environment
     from tuner.records.outcome import Limits
     from tuner.records.quality import QualityPolicy
     from tuner.search.request import Request
@@ -73,6 +75,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_device(parser)
     add_gpus(parser)
     add_devices(parser)
+    add_ray(parser)
     _add_search(parser)
     _add_quality(parser)
     _add_limits(parser)
@@ -152,20 +155,26 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run or resume a study and report its result."""
-    folder, request, choice = prepare(options)
+    folder, request, machines = prepare(options)
     if options.dry_run:
         return show_plan(folder, request, options)
-    return run_study(folder, request, limits_of(options), options, options.model, choice)
+    return run_study(folder, request, limits_of(options), options, options.model, machines)
 
 
-def prepare(options: argparse.Namespace) -> tuple[Path, Request, Choice]:
-    """Return the folder, the request and the GPUs of the study that options ask for. Raises BadInput or Unavailable."""
+def prepare(options: argparse.Namespace) -> tuple[Path, Request, Machines]:
+    """Return folder, request and machines of the study that options ask for. Raises BadInput or Unavailable."""
     from tuner.commands import checks
-    from tuner.commands.devices import choose_gpus, first_uuid
+    from tuner.commands.devices import choose_gpus, connect, first_uuid
+    from tuner.hardware import environment
     from tuner.study.warm_start import require_study
 
-    choice = choose_gpus(options.gpus, options.device)
-    request = make_request(options, first_uuid(choice))
+    machines: Machines
+    if options.ray is not None:
+        machines = cluster = connect(options, options.device)
+        request = make_request(options, lambda: cluster.environment)
+    else:
+        machines = choice = choose_gpus(options.gpus, options.device)
+        request = make_request(options, lambda: environment.detect(options.device, first_uuid(choice), options.devices))
     if kind_at(options.out) not in (None, "a folder"):
         raise BadInput(f"--out {options.out}: {absent(options.out, 'folder')}")
     folder = resolved(options.out) / study_name(options.study, request.model.source, request.fingerprint())
@@ -173,7 +182,7 @@ def prepare(options: argparse.Namespace) -> tuple[Path, Request, Choice]:
     checks.check_call(request, options.space or request.space.name, space_settings(options))
     checks.check_models(request)
     require_study(options.warm_start, resolved(options.out))
-    return folder, request, choice
+    return folder, request, machines
 
 
 def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> int:
@@ -214,19 +223,19 @@ def limits_of(options: argparse.Namespace) -> Limits:
 
 
 def run_study(
-    folder: Path, request: Request, limits: Limits, options: argparse.Namespace, model_name: str, choice: Choice
+    folder: Path, request: Request, limits: Limits, options: argparse.Namespace, model_name: str, machines: Machines
 ) -> int:
     """Run a study in a folder until it ends within its limits, and report its result as options say."""
     from tuner.commands.progress import make_progress
 
     display = make_progress(options.amount, options.json, request.space.baseline)
-    conduct(folder, request, limits, model_name, display, choice, Search.of(options))
+    conduct(folder, request, limits, model_name, display, machines, Search.of(options))
     report_study(folder, as_json=options.json)
     return 0
 
 
-def make_request(options: argparse.Namespace, gpu: str | None = None) -> Request:
-    """Resolve the model and the search space, and check the options. `gpu` is the UUID of the GPU that it is for.
+def make_request(options: argparse.Namespace, detect: Callable[[], Environment] | None = None) -> Request:
+    """Resolve the model and the search space, and check the options. `detect` describes the machine that it is for.
 
     Raises BadInput or Unavailable.
     """
@@ -234,7 +243,7 @@ def make_request(options: argparse.Namespace, gpu: str | None = None) -> Request
 
     return resolve(
         options, space_settings(options), options.scorer, options.price,
-        lambda scorer: quality_policy(options.quality, options.metric, scorer), gpu,
+        lambda scorer: quality_policy(options.quality, options.metric, scorer), detect,
     )  # fmt: skip
 
 

@@ -10,7 +10,9 @@ import shutil
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from tuner.errors import Unavailable
 from tuner.hardware import gpus
@@ -50,6 +52,13 @@ def detect(device: str = "auto", gpu: str | None = None, devices: int = 1) -> En
         device="cpu", device_name=cpu_name(), compute_capability=None, device_memory_bytes=None, driver=None,
         **common,  # type: ignore[arg-type]
     )  # fmt: skip
+
+
+def flat(environment: Environment) -> dict[str, Any]:
+    """Return the fields of an environment, and each library as a field of its own."""
+    fields = msgspec.to_builtins(environment)
+    libraries = {f"libraries.{name}": version for name, version in fields.pop("libraries").items()}
+    return {**fields, **libraries}
 
 
 def installed_version(distribution: str) -> str | None:

@@ -28,10 +28,14 @@ SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
 class Trouble(NamedTuple):
-    """What is wrong with a device: it cannot be used at all, or should not be used now."""
+    """What is wrong with a device: it cannot be used at all, or should not be used now.
+
+    One that is lost may come back: with `again_s` it is looked at again after so many seconds.
+    """
 
     reason: str
     is_lost: bool
+    again_s: float | None = None
 
 
 class GpuModel(NamedTuple):

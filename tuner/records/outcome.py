@@ -196,17 +196,19 @@ class Failure(Record):
 class Device(Record):
     """A device that jobs run on, "cuda" or "cpu".
 
-    `uuid` is CUDA's name of a GPU: it identifies it, since the `index` among those that are visible can change.
+    `uuid` is CUDA's name of a GPU: it identifies it, since the `index` among those that are visible can change. `node`
+    is the machine's name in a cluster, None on this one.
     """
 
     name: str
     index: Count = 0
     uuid: str | None = None
+    node: str | None = None
 
     @property
-    def identity(self) -> tuple[str, str | int]:
+    def identity(self) -> tuple[object, ...]:
         """What two records of the same device have in common."""
-        return self.name, self.index if self.uuid is None else self.uuid
+        return (self.name, self.node, self.index) if self.uuid is None else (self.name, self.uuid)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Device) and self.identity == other.identity
@@ -217,7 +219,8 @@ class Device(Record):
     @property
     def title(self) -> str:
         """The name of the device in texts."""
-        return f"{'GPU' if self.name == 'cuda' else self.name} {self.index}"
+        title = f"{'GPU' if self.name == 'cuda' else self.name} {self.index}"
+        return title if self.node is None else f"{title} of {self.node}"
 
 
 class Pair(Record):

@@ -176,7 +176,7 @@ class BuildAttempt:
             yield from self._end(message.failure)
 
     def _observed(self, message: CallTimed) -> CallObserved:
-        began, devices = self.began or self.submitted, max(1, len(self.history.devices))
+        began, devices = self.began or self.submitted, self.history.devices
         return CallObserved(
             Observed(
                 once_s=began - self.submitted,
@@ -192,7 +192,7 @@ class BuildAttempt:
                 device=self.store.request.environment.device,
                 reference_s=self.reference_s,
                 slots=max_slots(share_of(self.store.request.environment, devices)),
-                devices=devices,
+                devices=max(1, len(devices)),
             ),
         )
 

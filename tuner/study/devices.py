@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -19,11 +20,19 @@ CHECK_S = 5.0
 AGAIN_S = 300.0
 """A device that was busy or held back is looked at again after so many seconds."""
 
+RETURN_S = 120.0
+"""Where no device is left, one that may come back is waited for."""
+
+NOT_TIMED = Trouble("the untouched pipeline was not timed there", is_lost=False)
+
 Check = Callable[[Device], Trouble | None]
 
 
 class Devices:
-    """Which devices can be used (`history.devices`), and what is wrong with one. A single device is never taken out."""
+    """Which devices can be used (`history.devices`), and what is wrong with one.
+
+    A single device is taken out only if it is lost and may come back.
+    """
 
     def __init__(self, history: History, check: Check) -> None:
         self.history = history
@@ -45,9 +54,11 @@ class Devices:
 
     def trouble_after(self, device: Device, failure: Failure) -> Trouble | None:
         """Return what is wrong with the device on which an attempt failed: then that says nothing of the attempt."""
-        if len(self.all) < 2 or device not in self.history.devices:
+        if device not in self.history.devices:
             return None
         trouble = self.check(device)
+        if len(self.all) < 2:
+            return trouble if trouble and trouble.again_s is not None else None
         if trouble is None and failure.kind == "throttled":
             trouble = Trouble(f"held back: {failure.message}", is_lost=False)
         is_last = self.history.devices == [device]
@@ -61,26 +72,42 @@ class Devices:
         return Trouble(reason, is_lost=False) if len(self.history.devices) > 1 else None
 
     def take_out(self, device: Device, trouble: Trouble) -> str:
-        """Take out a device. Returns what to tell. Raises StudyFailed if it was the last one."""
+        """Take out a device. Returns what to tell. Raises StudyFailed if it was the last one, and none comes back."""
         self.history.devices.remove(device)
-        if not trouble.is_lost:
-            self.resting[device] = time.monotonic() + AGAIN_S
+        self._let_rest(device, trouble)
         text = f"{device.title} is taken out: {trouble.reason}"
+        ends = time.monotonic() + RETURN_S
+        while not self.history.devices and (next_s := min(self.resting.values(), default=math.inf)) <= ends:
+            time.sleep(max(0.0, next_s - time.monotonic()))
+            text = "; ".join([text, *self.put_back()])
         if not self.history.devices:
             raise StudyFailed(f"{text}; no other is left; the same command goes on with those that can be used then")
         return f"{text}; what ran there is tried elsewhere"
 
     def put_back(self) -> list[str]:
-        """Put back devices whose trouble has passed, if the untouched pipeline was timed there. Return what to tell."""
-        due = [device for device, at in self.resting.items() if time.monotonic() >= at]
-        found = [device for device in due if self._has_baseline(device) and self.check(device) is None]
-        self.resting |= dict.fromkeys(due, time.monotonic() + AGAIN_S)
-        for device in found:
+        """Put back devices whose trouble has passed, and return what to tell.
+
+        Once the untouched pipeline is recorded, it must have been timed there.
+        """
+        found = []
+        for device in [device for device, at in self.resting.items() if time.monotonic() >= at]:
             del self.resting[device]
+            is_comparable = BASELINE not in self.history.outcomes or self._has_baseline(device)
+            trouble = self.check(device) if is_comparable else NOT_TIMED
+            if trouble is None:
+                found.append(device)
+            else:
+                self._let_rest(device, trouble)
         if found:
             usable = {*self.history.devices, *found}
             self.history.devices[:] = [device for device in self.all if device in usable]
         return [f"{device.title} is used again" for device in found]
+
+    def _let_rest(self, device: Device, trouble: Trouble) -> None:
+        """Look at a device again after a while, unless it is lost for good."""
+        again_s = trouble.again_s or (None if trouble.is_lost else AGAIN_S)
+        if again_s is not None:
+            self.resting[device] = time.monotonic() + again_s
 
     # ---- builds that may be the cause -------------------------------------------------------------------------------
 

@@ -37,10 +37,11 @@ def judge_finalists(
     images = images_of(store, finalists)
     if len(images) < 2:
         return Panel(finalists={}, unavailable_reasons={})
+    is_elsewhere = any(device.node is not None for device in history.devices)
     variations = [path for noise in history.noise_floors() for path in noise.variations.values()]
     job = PanelJob(
         workload=history.judged_workload,
-        device=store.request.environment.device,
+        device="cpu" if is_elsewhere else store.request.environment.device,
         scorer=pipeline.scorer_source(store.request.model),
         policy=store.request.quality,
         images={number: str(folder) for number, folder in images.items()},
@@ -48,7 +49,8 @@ def judge_finalists(
         variations=tuple(filter(store.paths.holds, variations)),
     )
     atomic_write(store.paths.panel("job.json"), encode_pretty(job))
-    ending = _run_examiner(store, Place(history.devices[0].uuid) if history.devices else ANYWHERE)
+    is_here = bool(history.devices) and not is_elsewhere
+    ending = _run_examiner(store, Place(history.devices[0].uuid) if is_here else ANYWHERE)
     with contextlib.suppress(BadInput):
         return read(store.paths.panel("json"), Panel)
     log = store.paths.panel("log")

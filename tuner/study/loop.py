@@ -65,7 +65,7 @@ class Study:
         self.store = store
         self.history = load_history(store)
         self.history.devices = list(executor.free())
-        self.here = share_of(store.request.environment, len(self.history.devices))
+        self.here = share_of(store.request.environment, self.history.devices)
         self.known_panel = read_panel(store)
         self.budget = Budget(limits, store.spent_s)
         self.stages = StageLog(store.paths.stages, self.budget)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
 import msgspec
 import psutil
 
 from tuner.records.machine import Environment
-from tuner.records.outcome import Outcome
+from tuner.records.outcome import Device, Outcome
 
 MAX_SLOTS = {"cpu": 2, "cuda": 4}
 """The largest number of workers. On a CPU all share the cores, and two keep them busy."""
@@ -26,9 +29,10 @@ def max_slots(environment: Environment) -> int:
     return max(1, min(MAX_SLOTS[environment.device], environment.cpu_count // CORES_EACH[environment.device]))
 
 
-def share_of(environment: Environment, devices: int) -> Environment:
+def share_of(environment: Environment, devices: Iterable[Device]) -> Environment:
     """Return what a device has of a host with several: its share of the cores."""
-    return msgspec.structs.replace(environment, cpu_count=max(1, environment.cpu_count // devices))
+    most = max(Counter(device.node for device in devices).values(), default=1)
+    return msgspec.structs.replace(environment, cpu_count=max(1, environment.cpu_count // most))
 
 
 def slots(environment: Environment, baseline: Outcome | None) -> int:

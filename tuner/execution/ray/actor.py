@@ -1,0 +1,182 @@
+"""What runs beside a device of a Ray cluster: the executor of this machine, for a parent elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from filelock import FileLock
+
+from tuner.execution.launch import Launcher, Place
+from tuner.execution.local import LocalExecutor
+from tuner.execution.ray.session import Command, Event, Session
+from tuner.execution.ray.shipping import Scratch, with_paths, write_files
+from tuner.execution.template import make_launcher
+from tuner.hardware import environment, gpus
+from tuner.records.codec import Record, decode, encode, fingerprint
+from tuner.records.machine import Environment
+from tuner.records.outcome import Device
+from tuner.records.protocol import Job
+
+LOG = Path("/dev/stderr")
+"""What a template reports stands in Ray's log of the actor."""
+
+GROUPS = {"events": 1, "checks": 1}
+"""Calls that wait beside the others, one thread each."""
+
+Files = Mapping[str, Any]
+"""Ray's references to the contents of files, by their paths."""
+
+
+class Found(Record):
+    """What an actor found: its environment, its GPU's UUID, and the cores next to that."""
+
+    environment: Environment
+    gpu: str | None
+    near: frozenset[int]
+
+
+class Setup(Record):
+    """What an actor needs to know of a study.
+
+    `run` names this run of the study: the file `nonce` in its folder holds it. `near` has the cores next to each GPU
+    of the node, of which this one is number `rank`. `models` are paths that workers read.
+    """
+
+    session: str
+    run: str
+    study: str
+    nonce: str
+    device: Device
+    near: tuple[frozenset[int], ...]
+    rank: int
+    slots: int
+    models: tuple[str, ...]
+
+
+class Opened(Record):
+    """Whether a node sees the study's folder, and the paths of models that it lacks."""
+
+    sees_folder: bool
+    missing: tuple[str, ...]
+
+
+class DeviceActor:
+    """Runs the jobs of one device. Records come and go as JSON, files as Ray's objects."""
+
+    def __init__(self) -> None:
+        self.scratch: Scratch | None = None
+        self.session: Session | None = None
+        self.setup: Setup
+        self.moved: dict[str, str] = {}
+        """Where models that were sent lie, by their paths on the parent's node."""
+
+    def describe(self, kind: str) -> bytes:
+        """Return what there is."""
+        found = environment.detect(kind)
+        gpu = gpus.visible_gpus()[0] if found.device == "cuda" else None
+        uuid, near = (gpu.uuid, gpu.near) if gpu else (None, frozenset[int]())
+        return encode(Found(environment=found, gpu=uuid, near=near))
+
+    def open(self, data: bytes, node: str) -> bytes:
+        """Begin to take jobs of a study. What an earlier session runs is killed."""
+        self.close()
+        self.setup = setup = decode(data, Setup, "setup")
+        self.scratch = Scratch(setup.run, node)
+        sees_folder = self.sees(Path(setup.nonce), setup.run)
+        self.root = Path(setup.study) if sees_folder else self.scratch.folder / f"actor-{os.getpid()}"
+        self.inputs = Path(setup.study) if sees_folder else self.scratch.folder / "inputs"
+        part = gpus.share_cores(setup.near, frozenset(os.sched_getaffinity(0)))[setup.rank]
+        place = Place(setup.device.uuid, part if len(setup.near) > 1 else frozenset())
+        executor = LocalExecutor([setup.device], self.launcher(place), slots=setup.slots)
+        self.session = Session(executor, self.root, sends=not sees_folder)
+        missing = tuple(path for path in setup.models if not os.path.exists(path))  # noqa: PTH110
+        return encode(Opened(sees_folder=sees_folder, missing=missing))
+
+    def sees(self, nonce: Path, run: str) -> bool:
+        """Return whether the study's folder is here as well: the same, and no copy."""
+        try:
+            return nonce.read_text(encoding="ascii") == run
+        except (OSError, ValueError):
+            return False
+
+    def launcher(self, place: Place) -> Launcher:
+        """Return what starts workers. Compiled code stays on the node."""
+        assert self.scratch is not None
+        return make_launcher(self.scratch.folder / "cache", LOG, place)
+
+    def receive(self, path: str, files: Files) -> None:
+        """Take a model that this node lacks, unless another actor of the node has it."""
+        assert self.scratch is not None
+        folder = self.scratch.folder / "models" / fingerprint({"path": path})
+        self.fetch(folder, files)
+        self.moved[path] = str(folder / Path(path).name)
+
+    def fetch(self, folder: Path, files: Files) -> None:
+        """Make a folder of files, once on a node."""
+        import ray
+
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                partial = folder.with_suffix(".partial")
+                partial.mkdir(exist_ok=True)
+                for name, contents in files.items():
+                    write_files(partial, {name: ray.get(contents)})
+                partial.rename(folder)
+
+    def post(
+        self, session: str, number: int, kind: str, name: str, job: bytes | None = None,
+        inputs: Mapping[str, Files] | None = None,
+    ) -> None:  # fmt: skip
+        """Take a command of a session, and first the files that its job reads."""
+        if self.session is None or self.setup.session != session:
+            return
+        try:
+            for key, files in (inputs or {}).items():
+                self.fetch(self.inputs / key, files)
+            found = None if job is None else self.local(decode(job, Job, "job"))
+            self.session.post(number, Command(kind, name, found))
+        except Exception as error:  # of the disk, of Ray, or of what another version sent
+            self.session.post(number, Command("fail", name, reason=f"the job did not reach its node: {error}"))
+
+    def local(self, job: Job) -> Job:
+        """Return a job with this node's paths."""
+        job = with_paths(job, lambda path: str(self.root / path), lambda path: str(self.inputs / path))
+        names = ("source", "base", "scorer")
+        model = {name: self.moved.get(getattr(job.model, name), getattr(job.model, name)) for name in names}
+        paths = {name: self.moved.get(path, path) for name, path in job.quality.metric_paths.items()}
+        return msgspec.structs.replace(
+            job, model=msgspec.structs.replace(job.model, **model), study_pid=os.getpid(),
+            quality=msgspec.structs.replace(job.quality, metric_paths=paths),
+        )  # fmt: skip
+
+    def collect(self, session: str) -> tuple[list[Event], str | None]:
+        """Wait for events of a session. Raises RuntimeError if it is over."""
+        if self.session is None or self.setup.session != session:
+            raise RuntimeError("the actor was started again")
+        return self.session.collect()
+
+    def trouble(self) -> tuple[str, bool] | None:
+        """Return what is wrong with the device, and whether it is lost."""
+        found = gpus.trouble_of(self.setup.device)
+        return found and (found.reason, found.is_lost)
+
+    def close(self) -> None:
+        """Kill what runs, and leave nothing behind."""
+        if self.session is not None:
+            self.session.close()
+            self.session = None
+        if self.scratch is not None:
+            self.scratch.close()
+            self.scratch = None
+
+
+def actor_class(ray: Any, kind: type[DeviceActor]) -> Any:
+    """Return the class of actors of this kind. Waiting for events must not keep other calls waiting."""
+    for name, group in (("collect", "events"), ("trouble", "checks")):
+        setattr(kind, name, ray.method(concurrency_group=group)(getattr(kind, name)))
+    return ray.remote(concurrency_groups=GROUPS, max_restarts=-1)(kind)

@@ -1,0 +1,166 @@
+"""The devices of a Ray cluster: an actor for each, and those of one family, which a study can use together."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tuner.errors import Unavailable
+from tuner.execution import python
+from tuner.execution.executor import Executor
+from tuner.execution.ray.actor import DeviceActor, Found, actor_class
+from tuner.execution.ray.executor import START_S, RayExecutor, Site, last_line
+from tuner.files import StudyFolder
+from tuner.hardware import environment
+from tuner.hardware.gpus import Trouble
+from tuner.records.codec import decode
+from tuner.records.machine import Environment
+from tuner.records.model import Model
+from tuner.records.outcome import Device
+
+ACTOR = DeviceActor
+"""The class of the actors."""
+
+MISSING = "ray is not installed here: pip install 'diffusion-tuner[ray]'"
+
+OF_THE_NODE = ("cpu_count", "driver", "platform")
+"""The fields of an environment in which the nodes of a family may differ."""
+
+
+class Cluster:
+    """The devices of a family in a Ray cluster, and why others are left out."""
+
+    asked = None
+    """No GPUs of this host are asked for."""
+
+    def __init__(self, ray: Any, sites: Sequence[Site], left_out: Sequence[str]) -> None:
+        self.ray = ray
+        self.sites = sites
+        self.left_out = left_out
+
+    @property
+    def environment(self) -> Environment:
+        """That of the first device."""
+        return self.sites[0].found.environment
+
+    @property
+    def devices(self) -> list[Device]:
+        """The devices."""
+        return [site.device for site in self.sites]
+
+    @contextlib.contextmanager
+    def opened(
+        self, paths: StudyFolder, model: Model, metrics: Mapping[str, str], slots: int
+    ) -> Iterator[tuple[Executor, Callable[[Device], Trouble | None]]]:
+        """Yield an executor for a study, and what says what is wrong with a device."""
+        named = (model.source, model.base, model.scorer, *metrics.values())
+        models = [path for path in named if path is not None and Path(path).is_absolute() and Path(path).exists()]
+        with RayExecutor(self.ray, self.sites, paths, models, slots) as executor:
+            yield executor, executor.trouble_of
+
+
+def connect(address: str, device: str = "auto", family: Environment | None = None) -> Cluster:
+    """Start an actor for each device of the cluster at an address, and return those of one family.
+
+    That is the family of an environment if one is given, else the largest. Raises Unavailable if there is none.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise Unavailable(f"--ray {address}: {MISSING}")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # else Ray prints on standard output
+    import ray
+
+    try:
+        with contextlib.chdir(Path(python.PACKAGE).parent):  # Ray lets actors import from the current folder first
+            ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise Unavailable(
+            f"--ray {address}: no cluster answers: {reason}; start one with `ray start --head`, or give its HOST:PORT"
+        ) from None
+    sites, left_out = start_actors(ray, device)
+    family = family or largest_family(sites)
+    chosen = []
+    for site in sites:
+        other = family and difference(family, site.found.environment)
+        if other is None:
+            chosen.append(site)
+            continue
+        left_out.append(f"{site.device.title} is left out: {other}")
+        ray.kill(site.actor)
+    if not chosen:
+        raise Unavailable(f"--ray {address}: no device can be used: {'; '.join(left_out) or 'the cluster has none'}")
+    return Cluster(ray, ranked(chosen), left_out)
+
+
+def start_actors(ray: Any, device: str) -> tuple[list[Site], list[str]]:
+    """Start an actor for each GPU or, without GPUs, for each node with CPUs. Return those that answer, and why others
+    do not."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    has_gpus = any(node["Resources"].get("GPU", 0) >= 1 for node in nodes)
+    each = "GPU" if device == "cuda" or (device == "auto" and has_gpus) else "CPU"
+    kind, asked = actor_class(ray, ACTOR), {}
+    for node in nodes:
+        gpus, cpus = (int(node["Resources"].get(name, 0)) for name in ("GPU", "CPU"))
+        count = gpus if each == "GPU" else min(1, cpus)
+        for _ in range(count):
+            pinned = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            actor = kind.options(
+                num_gpus=int(each == "GPU"), num_cpus=cpus // count, scheduling_strategy=pinned
+            ).remote()  # fmt: skip
+            asked[actor.describe.remote("cuda" if each == "GPU" else "cpu")] = (actor, node)
+    if asked:
+        ray.wait(list(asked), num_returns=len(asked), timeout=START_S)
+    sites: list[Site] = []
+    left_out: list[str] = []
+    for ref, (actor, node) in asked.items():
+        try:
+            found = decode(ray.get(ref, timeout=0), Found, "actor")
+        except ray.exceptions.RayError as error:
+            left_out.append(f"a {each} of {node['NodeName']} is left out: {why_not(error)}")
+            ray.kill(actor)
+            continue
+        name, before = node["NodeName"], sum(site.device.node == node["NodeName"] for site in sites)
+        at = Device(name=found.environment.device, index=before, uuid=found.gpu, node=name)
+        sites.append(Site(actor, node["NodeID"], at, found))
+    return sites, left_out
+
+
+def why_not(error: Exception) -> str:
+    """Return in one line why an actor does not answer."""
+    if type(error).__name__ == "GetTimeoutError":
+        return f"it had no free resources for {START_S:.0f} s (`ray status` says who has them)"
+    return f"its actor failed: {last_line(error)}"
+
+
+# ---- families -------------------------------------------------------------------------------------------------------
+
+
+def largest_family(sites: Sequence[Site]) -> Environment | None:
+    """Return the environment of a device of the family that has most."""
+    environments = [site.found.environment for site in sites]
+    alike = [sum(difference(each, other) is None for other in environments) for each in environments]
+    return environments[alike.index(max(alike))] if environments else None
+
+
+def difference(family: Environment, other: Environment) -> str | None:
+    """Return in which field a device is of another family, with both values, or None if it is of this one."""
+    then, now = (environment.flat(each) for each in (family, other))
+    for name in then | now:
+        if name not in OF_THE_NODE and then.get(name) != now.get(name):
+            return f"{name} is {now.get(name)} there, and {then.get(name)} on the devices that are used"
+    return None
+
+
+def ranked(sites: Sequence[Site]) -> list[Site]:
+    """Tell each device its place among those of its node, whose cores they share."""
+    of_node: defaultdict[str, list[Site]] = defaultdict(list)
+    for site in sites:
+        of_node[site.node].append(site)
+    near = {node: tuple(site.found.near for site in its) for node, its in of_node.items()}
+    return [replace(site, rank=of_node[site.node].index(site), near=near[site.node]) for site in sites]
