@@ -1,0 +1,162 @@
+"""Executors in a Ray cluster of three nodes here: the contract, and a study that loses an actor and a node."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray_nodes
+from execution.test_executor import (  # noqa: F401  (the contract, over the fixture `make` below)
+    DEVICES,
+    WORKER,
+    executor,
+    test_a_busy_device_takes_no_second_job,
+    test_a_cancelled_job_sends_nothing_more,
+    test_a_device_is_busy_while_its_job_runs,
+    test_a_device_takes_as_many_jobs_as_it_has_slots,
+    test_a_job_can_be_cancelled_because_of_its_message,
+    test_a_job_cancelled_because_of_anothers_message_sends_nothing_more,
+    test_a_job_ends_with_exactly_one_end,
+    test_jobs_on_several_devices_are_told_apart,
+    test_nothing_is_lost_when_waiting_is_interrupted,
+    test_waiting_for_nothing_returns_at_once,
+)
+from faults.sabotaged_tune import EMPTY_PANEL
+from inline_study import SMALL, Told
+from kinds import kind
+
+from tuner.execution.executor import Executor
+from tuner.execution.ray.cluster import Cluster, connect
+from tuner.execution.ray.executor import RayExecutor
+from tuner.files import StudyFolder
+from tuner.hardware import environment
+from tuner.records.codec import read
+from tuner.records.model import Model
+from tuner.records.outcome import Limits, Outcome
+from tuner.result.prices import Price
+from tuner.search import baseline
+from tuner.search.request import Request
+from tuner.space import reader
+from tuner.study import finalists
+from tuner.study.loop import Study
+from tuner.study.store import Store
+
+SPACE = f"""{SMALL}
+knobs:
+  attention.backend: [native, _native_math]
+  fuse_qkv: [false, true]
+  precision.dtype: [float32, bfloat16]
+  cache.kind: [none, first-block]
+  cache.threshold: [0.05, 0.1]
+"""
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    with ray_nodes.started() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def cluster(nodes: Any) -> Cluster:
+    return connect(nodes.address, "cpu")
+
+
+@pytest.fixture
+def make(cluster: Cluster) -> Callable[..., Executor]:
+    def make(folder: Path, slots: int = 1) -> Executor:
+        (folder / ray_nodes.PROGRAM).write_text(WORKER)
+        (folder / ray_nodes.UNSEEN).touch()
+        sites = [replace(site, device=device) for site, device in zip(cluster.sites, DEVICES, strict=False)]
+        return RayExecutor(cluster.ray, sites, StudyFolder(folder), [], slots)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baseline, "MAX_BASELINES", 2)
+    monkeypatch.setattr(finalists, "EXAMINER", (sys.executable, "-S", "-c", EMPTY_PANEL))
+
+
+class Harm(Told):
+    """A display that does something once so many trials are recorded."""
+
+    def __init__(self, **harms: Callable[[], None]) -> None:
+        super().__init__()
+        self.harms = {int(count.removeprefix("at_")): harm for count, harm in harms.items()}
+
+    def trial_ended(self, outcome: Outcome, remark: str) -> None:
+        super().trial_ended(outcome, remark)
+        self.harms.pop(len(self.outcomes), lambda: None)()
+
+
+@contextmanager
+def study(
+    cluster: Cluster, folder: Path, told: Told, *, trials: int, sees_folder: bool, stage_s: float = 0.02
+) -> Iterator[Study]:
+    here = environment.detect("cpu")
+    folder.with_suffix(".yaml").write_text(SPACE)
+    request = Request(
+        model=Model(source="/model", revision=None, pipeline_class="FluxPipeline", scorer="/scorer"),
+        environment=here,
+        space=reader.load(folder.with_suffix(".yaml"), kind(), here, ()),
+        price=Price(usd_per_hour=3.6, source="here"),
+    )
+    with Store(folder, request) as store:
+        (folder / ray_nodes.PROGRAM).write_text(ray_nodes.WORKER.replace("STAGE_S", str(stage_s)))
+        if not sees_folder:
+            (folder / ray_nodes.UNSEEN).touch()
+        with cluster.opened(store.paths, request.model, {}, 2) as (executor, check):
+            yield Study(store, Limits(budget_s=600.0, max_trials=trials), told, executor, check)
+
+
+def outcomes(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in folder.glob("*/*/outcome.json")}
+
+
+@pytest.mark.parametrize("sees_folder", [True, False])
+def test_a_study_has_all_files(cluster: Cluster, tmp_path: Path, sees_folder: bool) -> None:
+    """Workers fail unless they find the baseline's images: they are seen, or travel as theirs do."""
+    folder = tmp_path / "study"
+    with study(cluster, folder, Told(), trials=5, sees_folder=sees_folder) as found:
+        found.run()
+    trials = [read(file, Outcome) for file in outcomes(folder) if file.parent.parent.name == "trials"]
+    assert [outcome.failure for outcome in trials] == [None] * 5
+    for outcome in trials:
+        trial = folder / "trials" / f"{outcome.number:04}"
+        assert len(list((trial / "images").glob("*.png"))) == 2
+        assert "was here" in (trial / "worker.log").read_text()
+        assert (str(folder) in (trial / "job.json").read_text()) == sees_folder
+    assert not (folder / "ray_run").exists()
+
+
+def test_a_study_survives_an_actor_and_a_node(nodes: Any, cluster: Cluster, tmp_path: Path) -> None:
+    victims = {site.node: site for site in cluster.sites}
+    lost, *_, restarted = [node for node in nodes.list_all_nodes() if not node.head]
+    pid = cluster.ray.get(victims[restarted.node_id].actor.pid.remote())
+    kept: list[dict[Path, bytes]] = []
+
+    def harm(pid: int) -> None:
+        kept.append(outcomes(folder))
+        os.kill(pid, signal.SIGKILL)
+
+    raylet = lost.all_processes["raylet"][0].process.pid
+    told, folder = Harm(at_4=lambda: harm(pid), at_10=lambda: harm(raylet)), tmp_path / "study"
+    with study(cluster, folder, told, trials=20, stage_s=0.1, sees_folder=False) as found:
+        found.run()
+    after = outcomes(folder)
+    assert len(kept) == 2 and all(before.items() <= after.items() for before in kept)
+    assert {read(file, Outcome).failure for file in after} == {None}, "what was lost is no failure of a trial"
+    assert sum(file.parent.parent.name == "trials" for file in after) == 20
+    taken_out = [note for note in told.notes if "is taken out: its actor died" in note]
+    assert len(taken_out) == 2, told.notes
+    back = [note for note in told.notes if "is used again" in note]
+    assert back == [f"{victims[restarted.node_id].device.title} is used again"]
