@@ -17,7 +17,7 @@ from tuner.execution.ray import cluster
 from tuner.execution.ray.actor import DeviceActor
 
 PROGRAM = "simulated_worker.py"
-"""In a study's folder: what its workers run."""
+"""In a study's folder, or beside it: what its workers run."""
 
 UNSEEN = "unseen"
 """In a study's folder: nodes do as if they did not see it."""
@@ -39,7 +39,7 @@ for stage in ("load", "compile", "trace"):
     time.sleep(STAGE_S)
 say("build", build={"changes": {}, "load_s": 0.1, "apply_s": 0.1, "first_call_s": 0.1, "trace": None, "verdict": None})
 luck = zlib.crc32(json.dumps(job["build"], sort_keys=True).encode()) % 1000 / 1000
-reference = job["reference"]
+reference, first = job["reference"], 0.0
 if reference:
     assert len(os.listdir(reference["images"])) == len(job["workload"]["prompts"]), "the baseline's images"
 for point in job["points"]:
@@ -56,7 +56,8 @@ for point in job["points"]:
         os.makedirs(point["folder"] + "/images", exist_ok=True)
         for index in range(len(job["workload"]["prompts"])):
             open(f"{point['folder']}/images/{index:04}.png", "wb").write(PNG)
-        difference = mean - reference["scores"][0] if reference else 0.0
+        first = first or mean
+        difference = mean - (reference["scores"][0] if reference else first)
         quality = {"metric": "clip_score", "scores": [mean] * len(job["workload"]["prompts"]), "mean": mean,
                    "difference": exactly(difference), "psnr_db": None, "ssim": None}
     print("worker", os.getpid(), "was here", file=sys.stderr, flush=True)
@@ -75,7 +76,9 @@ class SimulatedActor(DeviceActor):
         return super().sees(nonce, run) and not (nonce.parent / UNSEEN).exists()
 
     def launcher(self, place: Place) -> Launcher:
-        launch.WORKER = (sys.executable, "-S", str(Path(self.setup.study) / PROGRAM))
+        study = Path(self.setup.study)
+        program = next(folder / PROGRAM for folder in (study, study.parent) if (folder / PROGRAM).exists())
+        launch.WORKER = (sys.executable, "-S", str(program))
         assert self.scratch is not None
         return FreshLauncher(self.scratch.folder / "cache", place)
 

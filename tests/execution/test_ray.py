@@ -149,13 +149,13 @@ def test_a_study_survives_an_actor_and_a_node(nodes: Any, cluster: Cluster, tmp_
         os.kill(pid, signal.SIGKILL)
 
     raylet = lost.all_processes["raylet"][0].process.pid
-    told, folder = Harm(at_4=lambda: harm(pid), at_10=lambda: harm(raylet)), tmp_path / "study"
-    with study(cluster, folder, told, trials=20, stage_s=0.1, sees_folder=False) as found:
+    told, folder = Harm(at_3=lambda: harm(pid), at_8=lambda: harm(raylet)), tmp_path / "study"
+    with study(cluster, folder, told, trials=14, stage_s=0.1, sees_folder=False) as found:
         found.run()
     after = outcomes(folder)
     assert len(kept) == 2 and all(before.items() <= after.items() for before in kept)
     assert {read(file, Outcome).failure for file in after} == {None}, "what was lost is no failure of a trial"
-    assert sum(file.parent.parent.name == "trials" for file in after) == 20
+    assert sum(file.parent.parent.name == "trials" for file in after) == 14
     taken_out = [note for note in told.notes if "is taken out: its actor died" in note]
     assert len(taken_out) == 2, told.notes
     back = [note for note in told.notes if "is used again" in note]

@@ -1,6 +1,7 @@
 """The command `tune` with sabotaged workers, and with the deadlines in TUNER_DEADLINES (JSON, stage to seconds).
 
 With TUNER_DEVICES the CPU passes for so many devices; one is lost when its index is a file in the folder TUNER_HIDDEN.
+With TUNER_RAY the actors of a Ray cluster are those of `ray_nodes.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from tuner import cli
 from tuner.commands import devices
 from tuner.execution import launch, process, template
+from tuner.execution.ray import cluster
 from tuner.hardware import gpus
 from tuner.records.outcome import Device
 from tuner.search import baseline
@@ -43,6 +45,11 @@ def main(arguments: list[str]) -> int:
     """Run a command with everything planted that the environment names."""
     if "TUNER_DEVICES" in os.environ:
         pretend_devices(int(os.environ["TUNER_DEVICES"]))
+    if "TUNER_RAY" in os.environ:
+        sys.path.append(str(Path(__file__).parent.parent))
+        from ray_nodes import SimulatedActor
+
+        cluster.ACTOR = SimulatedActor
     assert baseline.MAX_BASELINES > 2
     baseline.MAX_BASELINES = 2  # simulated timings have no noise, and each worker takes half a second to start
     launch.WORKER = WORKER

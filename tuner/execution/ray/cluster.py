@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import socket
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +29,12 @@ ACTOR = DeviceActor
 """The class of the actors."""
 
 MISSING = "ray is not installed here: pip install 'diffusion-tuner[ray]'"
+
+QUIET = {"RAY_DEDUP_LOGS_SKIP_REGEX": "."}
+"""The environment in which Ray prints nothing among the output of a study."""
+
+CONNECT_S = 5.0
+"""How long a cluster may take to accept a connection."""
 
 OF_THE_NODE = ("cpu_count", "driver", "platform")
 """The fields of an environment in which the nodes of a family may differ."""
@@ -72,13 +79,14 @@ def connect(address: str, device: str = "auto", family: Environment | None = Non
     """
     if importlib.util.find_spec("ray") is None:
         raise Unavailable(f"--ray {address}: {MISSING}")
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # else Ray prints on standard output
+    os.environ |= QUIET
     import ray
 
     try:
+        require_listener(address)
         with contextlib.chdir(Path(python.PACKAGE).parent):  # Ray lets actors import from the current folder first
             ray.init(address=address, logging_level="ERROR", log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise Unavailable(
             f"--ray {address}: no cluster answers: {reason}; start one with `ray start --head`, or give its HOST:PORT"
@@ -96,6 +104,13 @@ def connect(address: str, device: str = "auto", family: Environment | None = Non
     if not chosen:
         raise Unavailable(f"--ray {address}: no device can be used: {'; '.join(left_out) or 'the cluster has none'}")
     return Cluster(ray, ranked(chosen), left_out)
+
+
+def require_listener(address: str) -> None:
+    """Raise OSError if nothing listens at an address HOST:PORT: Ray would go on trying."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
 
 
 def start_actors(ray: Any, device: str) -> tuple[list[Site], list[str]]:
