@@ -20,7 +20,7 @@ PROGRAM = "simulated_worker.py"
 """In a study's folder, or beside it: what its workers run."""
 
 UNSEEN = "unseen"
-"""In a study's folder: nodes do as if they did not see it."""
+"""In a study's folder: nodes do as if they saw neither this nor the model."""
 
 WORKER = """
 import json, os, sys, time, zlib
@@ -37,6 +37,8 @@ def exactly(value):
 for stage in ("load", "compile", "trace"):
     say("stage", stage=stage)
     time.sleep(STAGE_S)
+if os.path.isdir(job["model"]["source"]):
+    assert os.listdir(job["model"]["source"] + "/unet") == ["weights"]
 say("build", build={"changes": {}, "load_s": 0.1, "apply_s": 0.1, "first_call_s": 0.1, "trace": None, "verdict": None})
 luck = zlib.crc32(json.dumps(job["build"], sort_keys=True).encode()) % 1000 / 1000
 reference, first = job["reference"], 0.0
@@ -74,6 +76,9 @@ class SimulatedActor(DeviceActor):
 
     def sees(self, nonce: Path, run: str) -> bool:
         return super().sees(nonce, run) and not (nonce.parent / UNSEEN).exists()
+
+    def lacks(self, path: str) -> bool:
+        return super().lacks(path) or (Path(self.setup.study) / UNSEEN).exists()
 
     def launcher(self, place: Place) -> Launcher:
         study = Path(self.setup.study)

@@ -262,3 +262,28 @@ def test_the_baselines_other_step_counts_may_be_throttled(bench: Bench, work: On
     outcomes = bench.outcomes()
     assert outcomes[BASELINE].status == "measured"
     assert [outcome.values["steps"] for outcome in outcomes if outcome.failure] == [20]
+
+
+def test_a_device_that_is_lost_and_comes_back_is_waited_for_where_no_other_is_left(
+    bench: Bench, work: OnDevices
+) -> None:
+    """As an actor that Ray starts again."""
+    bench.slots, bench.devices, lost = 1, DEVICES[:1], [0]
+    gone = Trouble("its actor died", is_lost=True, again_s=0.1)
+
+    def harm(device: Device, job: Job) -> Failure | None:
+        if job.is_baseline or len(work.ran) % 7:
+            return None
+        lost.append(2)
+        return Failure(kind="crash", stage="start", message="gone")
+
+    def check(device: Device) -> Trouble | None:
+        lost[-1] -= 1
+        return gone if lost[-1] >= 0 else None
+
+    work.harm, bench.check = harm, check
+    bench.run(trials=12)
+    assert len(bench.outcomes()) == 12 and len(lost) > 2
+    assert {outcome.status for outcome in bench.outcomes()} == {"measured"}
+    taken_out = [note for note in bench.told.notes if "its actor died; cpu 0 is used again" in note]
+    assert len(taken_out) == len(lost) - 1

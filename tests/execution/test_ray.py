@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import ray_nodes
 from execution.test_executor import (  # noqa: F401  (the contract, over the fixture `make` below)
@@ -32,9 +33,13 @@ from faults.sabotaged_tune import EMPTY_PANEL
 from inline_study import SMALL, Told
 from kinds import kind
 
+from tuner import cli
+from tuner.errors import BadInput
 from tuner.execution.executor import Executor
-from tuner.execution.ray.cluster import Cluster, connect
+from tuner.execution.ray import executor as ray_executor
+from tuner.execution.ray.cluster import Cluster, connect, difference, largest_family
 from tuner.execution.ray.executor import RayExecutor
+from tuner.execution.ray.shipping import write_files
 from tuner.files import StudyFolder
 from tuner.hardware import environment
 from tuner.records.codec import read
@@ -105,7 +110,9 @@ def study(
     here = environment.detect("cpu")
     folder.with_suffix(".yaml").write_text(SPACE)
     request = Request(
-        model=Model(source="/model", revision=None, pipeline_class="FluxPipeline", scorer="/scorer"),
+        model=Model(
+            source=str(folder.parent / "model"), revision=None, pipeline_class="FluxPipeline", scorer="/scorer"
+        ),
         environment=here,
         space=reader.load(folder.with_suffix(".yaml"), kind(), here, ()),
         price=Price(usd_per_hour=3.6, source="here"),
@@ -124,8 +131,10 @@ def outcomes(folder: Path) -> dict[Path, bytes]:
 
 @pytest.mark.parametrize("sees_folder", [True, False])
 def test_a_study_has_all_files(cluster: Cluster, tmp_path: Path, sees_folder: bool) -> None:
-    """Workers fail unless they find the baseline's images: they are seen, or travel as theirs do."""
-    folder = tmp_path / "study"
+    """Workers fail unless they find the model and the baseline's images: these are seen, or travel as theirs do."""
+    folder, weights = tmp_path / "study", tmp_path / "model" / "unet" / "weights"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"w" * (1 << 21))
     with study(cluster, folder, Told(), trials=5, sees_folder=sees_folder) as found:
         found.run()
     trials = [read(file, Outcome) for file in outcomes(folder) if file.parent.parent.name == "trials"]
@@ -134,8 +143,61 @@ def test_a_study_has_all_files(cluster: Cluster, tmp_path: Path, sees_folder: bo
         trial = folder / "trials" / f"{outcome.number:04}"
         assert len(list((trial / "images").glob("*.png"))) == 2
         assert "was here" in (trial / "worker.log").read_text()
-        assert (str(folder) in (trial / "job.json").read_text()) == sees_folder
+        job = (trial / "job.json").read_text()
+        assert (str(folder) in job, str(weights.parents[1]) in job) == (sees_folder, sees_folder)
     assert not (folder / "ray_run").exists()
+
+
+def test_a_node_that_does_not_answer_is_lost_and_comes_back(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_executor, "ANSWER_S", 1.0)
+    monkeypatch.setattr(ray_executor, "SILENT_S", 1.0)
+    site = cluster.sites[0]
+    pid, folder = cluster.ray.get(site.actor.pid.remote()), tmp_path / "study"
+    told = Harm(at_3=lambda: os.kill(pid, signal.SIGSTOP), at_7=lambda: os.kill(pid, signal.SIGCONT))
+    with study(cluster, folder, told, trials=14, stage_s=0.1, sees_folder=False) as found:
+        found.run()
+    assert f"{site.device.title} is used again" in told.notes
+    assert any("did not answer" in note for note in told.notes)
+    assert {read(file, Outcome).failure for file in outcomes(folder)} == {None}
+
+
+def test_what_a_node_sends_stays_in_its_jobs_folder(tmp_path: Path) -> None:
+    write_files(tmp_path, {"trials/0001/images/0000.png": b"image"}, "trials/0001")
+    for name in ("trials/0002/outcome.json", "trials/0001/../0002/outcome.json", str(tmp_path / "study.json")):
+        with pytest.raises(BadInput, match="belongs elsewhere"):
+            write_files(tmp_path, {name: b"{}"}, "trials/0001")
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["0000.png"]
+
+
+def test_a_family_differs_in_nothing_that_a_comparison_depends_on(cluster: Cluster) -> None:
+    site, here = cluster.sites[0], cluster.environment
+    other = msgspec.structs.replace(here, libraries={**here.libraries, "torch": "2.99"})
+    alike = msgspec.structs.replace(here, cpu_count=64, driver="999", platform="another kernel")
+    assert difference(here, alike) is None
+    assert (
+        difference(here, other)
+        == f"libraries.torch is 2.99 there, and {here.libraries['torch']} on the devices that are used"
+    )
+    found = [
+        replace(site, found=msgspec.structs.replace(site.found, environment=each)) for each in (other, here, alike)
+    ]
+    assert largest_family(found) == here
+
+
+def test_without_ray_or_a_cluster_one_line_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["run", "demo", "--device", "cpu", "--ray", "127.0.0.1:1"]) == 2
+    assert capsys.readouterr().err.startswith("tune: --ray 127.0.0.1:1: no cluster answers: [Errno 111]")
+    assert cli.main(["run", "demo", "--ray", "auto", "--gpus", "all"]) == 2
+    assert "not together with --gpus" in capsys.readouterr().err
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    assert cli.main(["run", "demo", "--device", "cpu", "--ray", "auto"]) == 2
+    assert (
+        capsys.readouterr().err == "tune: --ray auto: ray is not installed here: pip install 'diffusion-tuner[ray]'\n"
+    )
 
 
 def test_a_study_survives_an_actor_and_a_node(nodes: Any, cluster: Cluster, tmp_path: Path) -> None:

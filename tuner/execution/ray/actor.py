@@ -93,8 +93,7 @@ class DeviceActor:
         place = Place(setup.device.uuid, part if len(setup.near) > 1 else frozenset())
         executor = LocalExecutor([setup.device], self.launcher(place), slots=setup.slots)
         self.session = Session(executor, self.root, sends=not sees_folder)
-        missing = tuple(path for path in setup.models if not os.path.exists(path))  # noqa: PTH110
-        return encode(Opened(sees_folder=sees_folder, missing=missing))
+        return encode(Opened(sees_folder=sees_folder, missing=tuple(filter(self.lacks, setup.models))))
 
     def sees(self, nonce: Path, run: str) -> bool:
         """Return whether the study's folder is here as well: the same, and no copy."""
@@ -102,6 +101,10 @@ class DeviceActor:
             return nonce.read_text(encoding="ascii") == run
         except (OSError, ValueError):
             return False
+
+    def lacks(self, path: str) -> bool:
+        """Return whether a model is not here."""
+        return not Path(path).exists()
 
     def launcher(self, place: Place) -> Launcher:
         """Return what starts workers. Compiled code stays on the node."""

@@ -31,6 +31,9 @@ START_S = 60.0
 ANSWER_S = 10.0
 """A node that does not answer for so many seconds counts as lost."""
 
+SILENT_S = 60.0
+"""A node that runs jobs and reported nothing for so many seconds is asked whether it is there."""
+
 RETRY_S = 2.0
 """Whether Ray has started a lost actor again is looked at after so many seconds."""
 
@@ -59,6 +62,8 @@ class Site:
     lost: str = ""
     is_told: bool = False
     """Whether the study knows that it is lost."""
+    heard: float = 0.0
+    """When it was last heard of."""
     opening: Any = None
     """Ray's promise that the actor takes jobs again."""
 
@@ -155,6 +160,7 @@ class RayExecutor(Executor):
             returns_at = until()
             if not self.events and not self._collect(returns_at) and time.monotonic() >= returns_at:
                 return
+            self._ask_silent()
             while self.events:
                 name, data, files = self.events.popleft()
                 handle = self.running.get(name)
@@ -186,6 +192,7 @@ class RayExecutor(Executor):
         except self.ray.exceptions.RayError as error:
             self._lose(site, error)
             return
+        site.heard = time.monotonic()
         self.events.extend(events)
         self._await_events(site)
 
@@ -210,14 +217,24 @@ class RayExecutor(Executor):
     def trouble_of(self, device: Device) -> Trouble | None:
         """Return what is wrong with a device. One that was lost is told as lost once before it may be used again."""
         site = self.sites[device]
-        if site.lost:
-            return self._trouble_of_lost(site)
+        trouble = None if site.lost else self._ask(site)
+        return self._trouble_of_lost(site) if site.lost else trouble
+
+    def _ask(self, site: Site) -> Trouble | None:
+        """Ask an actor what is wrong with its device. One that does not answer is lost."""
         try:
             trouble = self.ray.get(site.actor.trouble.remote(), timeout=ANSWER_S)
         except self.ray.exceptions.RayError as error:
             self._lose(site, error)
-            return self._trouble_of_lost(site)
+            return None
+        site.heard = time.monotonic()
         return None if trouble is None else Trouble(*trouble)
+
+    def _ask_silent(self) -> None:
+        """Take note of nodes that do not answer although they run jobs."""
+        for site in {handle.device: self.sites[handle.device] for handle in self.running.values()}.values():
+            if not site.lost and time.monotonic() - site.heard > SILENT_S:
+                self._ask(site)
 
     def _trouble_of_lost(self, site: Site) -> Trouble | None:
         trouble = Trouble(site.lost, is_lost=True, again_s=RETRY_S)
@@ -254,7 +271,7 @@ class RayExecutor(Executor):
         for path in opened.missing:
             files = self._pack(Path(path), Path(path).parent).files
             self.ray.get(site.actor.receive.remote(path, files))
-        site.lost = ""
+        site.lost, site.heard = "", time.monotonic()
         self._await_events(site)
 
     def __enter__(self) -> Self:

@@ -75,12 +75,12 @@ class Session:
     def collect(self) -> tuple[list[Event], str | None]:
         """Wait for events, and return them with the id of the job that has the device to itself.
 
-        Raises RuntimeError if the session is closed, or its thread has failed.
+        Returns at once if the session is closed. Raises RuntimeError if its thread has failed.
         """
         with self.changed:
             self.changed.wait_for(lambda: self.events or self.told != self.holder or self.is_closed or self.problem)
-            if self.is_closed or self.problem:
-                raise RuntimeError(self.problem or "the session was closed")
+            if self.problem:
+                raise RuntimeError(self.problem)
             events, self.events, self.told = self.events, [], self.holder
             return events, self.holder
 
