@@ -37,8 +37,7 @@ def exactly(value):
 for stage in ("load", "compile", "trace"):
     say("stage", stage=stage)
     time.sleep(STAGE_S)
-if os.path.isdir(job["model"]["source"]):
-    assert os.listdir(job["model"]["source"] + "/unet") == ["weights"]
+assert os.listdir(job["model"]["source"]), "the model"
 say("build", build={"changes": {}, "load_s": 0.1, "apply_s": 0.1, "first_call_s": 0.1, "trace": None, "verdict": None})
 luck = zlib.crc32(json.dumps(job["build"], sort_keys=True).encode()) % 1000 / 1000
 reference, first = job["reference"], 0.0

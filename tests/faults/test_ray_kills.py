@@ -34,16 +34,20 @@ def actors() -> list[psutil.Process]:
     return found
 
 
-def kill_actor(nodes: Any) -> None:
-    random.choice(wait_until(actors, 60.0)).kill()
+def kill_actor(nodes: Any) -> bool:
+    found = actors()  # none once the study is over
+    if found:
+        random.choice(found).kill()
+    return bool(found)
 
 
-def kill_raylet(nodes: Any) -> None:
-    victims = [node for node in nodes.list_all_nodes() if not node.head]
-    if victims:
-        victim = random.choice(victims)
+def kill_raylet(nodes: Any) -> bool:
+    found = [node for node in nodes.list_all_nodes() if not node.head]
+    if found:
+        victim = random.choice(found)
         os.kill(victim.all_processes["raylet"][0].process.pid, signal.SIGKILL)
         nodes.remove_node(victim, allow_graceful=False)
+    return bool(found)
 
 
 @pytest.mark.exhaustive
@@ -62,11 +66,13 @@ def test_kills_at_random(nodes: Any, tune: Tune, victim: str) -> None:
         while process.poll() is None and figures["kills"] < KILLS:
             time.sleep(random.uniform(0.5, 4.0))
             before = tune.acknowledged()
+            if process.poll() is not None:
+                break
             if victim == "parent":
                 process.kill()
-            elif process.poll() is None:
-                {"actor": kill_actor, "raylet": kill_raylet}[victim](nodes)
-            figures["kills"] += 1
+                figures["kills"] += 1
+            else:
+                figures["kills"] += {"actor": kill_actor, "raylet": kill_raylet}[victim](nodes)
             time.sleep(0.5)
             figures["lost"] += len(before.items() - tune.acknowledged().items())
             if victim == "raylet" and len(nodes.list_all_nodes()) < 2:
