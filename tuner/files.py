@@ -84,11 +84,6 @@ class StudyFolder:
         return self.root / "stages.jsonl"
 
     @property
-    def nonce(self) -> Path:
-        """The name of the run that goes on in a cluster: nodes that find it see this folder."""
-        return self.root / "ray_run"
-
-    @property
     def template_log(self) -> Path:
         """What the process that workers are forked from reports."""
         return self.root / "template.log"
@@ -224,7 +219,7 @@ OWN_NAME = re.compile("[0-9]{4}|[1-9][0-9]{4,5}")
 PLACES = tuple((name,) for name in (*NUMBERED, "strips", "cache", "artifacts"))
 FILES = (
     "study.json", "study.db", "study.db-journal", "study.db-wal", "study.db-shm", "lock", "advice.json",
-    "warm_start.json", "best_config.json", "report.html", "stages.jsonl", "template.log", "ray_run", "panel.json",
+    "warm_start.json", "best_config.json", "report.html", "stages.jsonl", "template.log", "panel.json",
     "panel.job.json", "panel.log",
 )  # fmt: skip
 

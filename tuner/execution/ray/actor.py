@@ -42,7 +42,7 @@ class Found(Record):
 class Setup(Record):
     """What an actor needs to know of a study.
 
-    `run` names this run of the study: the file `nonce` in its folder holds it. `near` has the cores next to each GPU
+    `run` names this run of the study, and the file `nonce` in its folder holds that. `near` has the cores next to each GPU
     of the node, of which this one is number `rank`. `models` are paths that workers read.
     """
 
@@ -93,7 +93,7 @@ class DeviceActor:
         place = Place(setup.device.uuid, part if len(setup.near) > 1 else frozenset())
         executor = LocalExecutor([setup.device], self.launcher(place), slots=setup.slots)
         self.session = Session(executor, self.root, sends=not sees_folder)
-        return encode(Opened(sees_folder=sees_folder, missing=tuple(filter(self.lacks, setup.models))))
+        return encode(Opened(sees_folder=sees_folder, missing=tuple(filter(self.is_missing, setup.models))))
 
     def sees(self, nonce: Path, run: str) -> bool:
         """Return whether the study's folder is here as well: the same, and no copy."""
@@ -102,7 +102,7 @@ class DeviceActor:
         except (OSError, ValueError):
             return False
 
-    def lacks(self, path: str) -> bool:
+    def is_missing(self, path: str) -> bool:
         """Return whether a model is not here."""
         return not Path(path).exists()
 

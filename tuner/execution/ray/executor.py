@@ -22,6 +22,9 @@ from tuner.records.codec import decode, encode, fingerprint
 from tuner.records.outcome import Device, Failure
 from tuner.records.protocol import Job, Message, WorkerFailed, decode_message
 
+NONCE = "ray_run"
+"""The file in a study's folder with the name of this run: a node that finds it sees the same folder."""
+
 POLL_S = 1.0
 """Ctrl-C is noticed, and an end that moves is looked at, after so many seconds at most."""
 
@@ -62,7 +65,7 @@ class Site:
     lost: str = ""
     is_told: bool = False
     """Whether the study knows that it is lost."""
-    heard: float = 0.0
+    heard_at: float = 0.0
     """When it was last heard of."""
     opening: Any = None
     """Ray's promise that the actor takes jobs again."""
@@ -89,6 +92,7 @@ class RayExecutor(Executor):
         self.paths = paths
         self.models = tuple(models)
         self.slots = slots
+        self.nonce = paths.root / NONCE
         self.run = secrets.token_hex(16)
         self.running: dict[str, Handle] = {}
         self.collecting: dict[Any, Site] = {}
@@ -192,7 +196,7 @@ class RayExecutor(Executor):
         except self.ray.exceptions.RayError as error:
             self._lose(site, error)
             return
-        site.heard = time.monotonic()
+        site.heard_at = time.monotonic()
         self.events.extend(events)
         self._await_events(site)
 
@@ -227,13 +231,13 @@ class RayExecutor(Executor):
         except self.ray.exceptions.RayError as error:
             self._lose(site, error)
             return None
-        site.heard = time.monotonic()
+        site.heard_at = time.monotonic()
         return None if trouble is None else Trouble(*trouble)
 
     def _ask_silent(self) -> None:
         """Take note of nodes that do not answer although they run jobs."""
         for site in {handle.device: self.sites[handle.device] for handle in self.running.values()}.values():
-            if not site.lost and time.monotonic() - site.heard > SILENT_S:
+            if not site.lost and time.monotonic() - site.heard_at > SILENT_S:
                 self._ask(site)
 
     def _trouble_of_lost(self, site: Site) -> Trouble | None:
@@ -259,7 +263,7 @@ class RayExecutor(Executor):
         """Let an actor begin to take jobs."""
         site.session, site.posted, site.holder = uuid.uuid4().hex, 0, None
         setup = Setup(
-            session=site.session, run=self.run, study=str(self.paths.root), nonce=str(self.paths.nonce),
+            session=site.session, run=self.run, study=str(self.paths.root), nonce=str(self.nonce),
             device=site.device, near=site.near, rank=site.rank, slots=self.slots, models=self.models,
         )  # fmt: skip
         return site.actor.open.remote(encode(setup), site.node)
@@ -271,11 +275,11 @@ class RayExecutor(Executor):
         for path in opened.missing:
             files = self._pack(Path(path), Path(path).parent).files
             self.ray.get(site.actor.receive.remote(path, files))
-        site.lost, site.heard = "", time.monotonic()
+        site.lost, site.heard_at = "", time.monotonic()
         self._await_events(site)
 
     def __enter__(self) -> Self:
-        self.paths.nonce.write_text(self.run, encoding="ascii")
+        self.nonce.write_text(self.run, encoding="ascii")
         for site in self.sites.values():
             site.opening = self._open(site)
         for site in self.sites.values():
@@ -290,7 +294,7 @@ class RayExecutor(Executor):
         self.running.clear()
         closing = [site.actor.close.remote() for site in self.sites.values()]
         self.ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
-        self.paths.nonce.unlink(missing_ok=True)
+        self.nonce.unlink(missing_ok=True)
 
 
 def _contents(file: Path) -> Any:
