@@ -120,6 +120,8 @@ class Clock:
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
+        self.answers: Counter[str] = Counter()
+        """Calls that returned something, as a strategy does that has a proposal."""
         self.inner: list[float] = []
 
     def watch(self, owner: Any, name: str, label: str) -> None:
@@ -129,7 +131,9 @@ class Clock:
             started = time.process_time()
             self.inner.append(0.0)
             try:
-                return call(*given, **named)
+                result = call(*given, **named)
+                self.answers[label] += result is not None
+                return result
             finally:
                 spent = time.process_time() - started
                 self.seconds[label] += spent - self.inner.pop()
@@ -193,8 +197,7 @@ def measure(found: cluster.Cluster, folder: Path, given: argparse.Namespace) -> 
     )
     for label, seconds in clock.seconds.most_common():
         print(f"  {label}: {seconds:.1f} s, {1000 * seconds / jobs:.1f} ms a job, {clock.calls[label]} calls")
-    proposing = clock.seconds["strategy"]
-    print(f"  {clock.calls['strategy'] / max(proposing, 1e-9):.0f} proposals a second of the strategy's time")
+    print(f"  {clock.answers['strategy'] / clock.seconds['strategy']:.1f} proposals a second of the strategy's time")
 
 
 if __name__ == "__main__":

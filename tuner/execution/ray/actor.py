@@ -42,8 +42,8 @@ class Found(Record):
 class Setup(Record):
     """What an actor needs to know of a study.
 
-    `run` names this run of the study, and the file `nonce` in its folder holds that. `near` has the cores next to each GPU
-    of the node, of which this one is number `rank`. `models` are paths that workers read.
+    `run` names this run of the study, and the file `nonce` in its folder holds that. `near` has the cores next to each
+    GPU of the node, of which this one is number `rank`. `models` are paths that workers read.
     """
 
     session: str
