@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tuner.hardware.gpus import Choice, GpuModel, Trouble
     from tuner.records.machine import Environment
     from tuner.records.outcome import Device
+    from tuner.study.store import Store
 
     Machines = Choice | Cluster
     """Where a study runs: on GPUs of this host, or in a cluster."""
