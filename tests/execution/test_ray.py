@@ -109,6 +109,7 @@ def study(
 ) -> Iterator[Study]:
     here = environment.detect("cpu")
     folder.with_suffix(".yaml").write_text(SPACE)
+    write_files(folder.parent / "model", {"unet/weights": b"w" * (1 << 21)})
     request = Request(
         model=Model(
             source=str(folder.parent / "model"), revision=None, pipeline_class="FluxPipeline", scorer="/scorer"
@@ -132,9 +133,7 @@ def outcomes(folder: Path) -> dict[Path, bytes]:
 @pytest.mark.parametrize("sees_folder", [True, False])
 def test_a_study_has_all_files(cluster: Cluster, tmp_path: Path, sees_folder: bool) -> None:
     """Workers fail unless they find the model and the baseline's images: these are seen, or travel as theirs do."""
-    folder, weights = tmp_path / "study", tmp_path / "model" / "unet" / "weights"
-    weights.parent.mkdir(parents=True)
-    weights.write_bytes(b"w" * (1 << 21))
+    folder = tmp_path / "study"
     with study(cluster, folder, Told(), trials=5, sees_folder=sees_folder) as found:
         found.run()
     trials = [read(file, Outcome) for file in outcomes(folder) if file.parent.parent.name == "trials"]
@@ -144,7 +143,7 @@ def test_a_study_has_all_files(cluster: Cluster, tmp_path: Path, sees_folder: bo
         assert len(list((trial / "images").glob("*.png"))) == 2
         assert "was here" in (trial / "worker.log").read_text()
         job = (trial / "job.json").read_text()
-        assert (str(folder) in job, str(weights.parents[1]) in job) == (sees_folder, sees_folder)
+        assert (str(folder) in job, str(tmp_path / "model") in job) == (sees_folder, sees_folder)
     assert not (folder / "ray_run").exists()
 
 
