@@ -8,9 +8,9 @@ import pytest
 
 from tuner.records.codec import Values
 from tuner.records.machine import Roofline
-from tuner.records.outcome import Build, Outcome
+from tuner.records.outcome import Build, Failure, Outcome
 from tuner.result.prices import Price
-from tuner.search.bounds import ruled_out_reason
+from tuner.search.bounds import idle_cache_reason, ruled_out_reason
 from tuner.search.history import History
 
 
@@ -43,3 +43,42 @@ def test_a_type_whose_products_are_far_slower_is_ruled_out(rates: dict[str, floa
     assert reason is None or "bfloat16: large products reach 1 GFLOP/s" in reason
     assert ruled_out_reason(known, known.outcomes[0].values) is None
     assert ruled_out_reason(known, {**candidate, "quantization.scheme": "int8-dynamic"}) is None, "int8 decides"
+
+
+CACHED: Values = {"cache.kind": "teacache", "cache.threshold": 0.2, "steps": 10, "batch": 1}
+
+
+@pytest.mark.parametrize(
+    ("different", "is_refused"),
+    [
+        ({}, True),
+        ({"cache.threshold": 0.1}, True),
+        ({"steps": 6, "fuse_qkv": True}, True),
+        ({"cache.threshold": 0.4}, False),
+        ({"steps": 14}, False),
+        ({"cache.threshold": 0.1, "steps": 14}, False),
+        ({"cache.kind": "first-block"}, False),
+        ({"scheduler.kind": "EulerDiscreteScheduler"}, False),
+        ({"cache.kind": "none"}, False),
+    ],
+    ids=str,
+)
+def test_a_cache_that_skipped_nothing_is_not_tried_where_it_skips_less(different: Values, is_refused: bool) -> None:
+    known = history(None)
+    message = "cache.kind=teacache: it never skipped anything in 240 steps"
+    known.outcomes[3] = Outcome(
+        number=3, purpose="search", values=CACHED, build_key="", image_key="", status="failed",
+        failure=Failure(kind="no effect", stage="score", message=message),
+    )  # fmt: skip
+    reason = idle_cache_reason(known, CACHED | different)
+    assert (reason is not None) is is_refused
+    assert reason is None or reason == f"it skips no more than trial 3 with cache.threshold=0.2 steps=10: {message}"
+
+
+def test_another_knob_without_effect_says_nothing_of_caches() -> None:
+    known = history(None)
+    failure = Failure(kind="no effect", stage="apply", message="fuse_qkv=true: nothing to fuse")
+    known.outcomes[3] = Outcome(
+        number=3, purpose="search", values=CACHED, build_key="", image_key="", status="failed", failure=failure
+    )
+    assert idle_cache_reason(known, CACHED) is None

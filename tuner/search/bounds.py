@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tuner.knobs import KNOBS
+from tuner.knobs.cache import THRESHOLD, CacheKind
 from tuner.knobs.compile import compiles
 from tuner.records.codec import Values
 from tuner.search.history import History
@@ -11,9 +13,13 @@ MIN_RATE_SHARE = 0.25
 """A dtype whose large matrix products reach less than this share of the baseline's rate is too slow to gain."""
 
 
+RAISES_SKIPS = (THRESHOLD, "steps")
+"""Knobs with whose value the share of the steps that a cache skips rises: with more steps each differs less."""
+
+
 def refusal_reason(history: History, values: Values) -> str | None:
     """Return why a candidate is not worth a process, or None."""
-    reasons = (ruled_out_reason, no_gain_reason, slow_compile_reason)
+    reasons = (ruled_out_reason, no_gain_reason, slow_compile_reason, idle_cache_reason)
     return history.space.conflict_reason(values) or next(
         filter(None, (each(history, values) for each in reasons)), None
     )
@@ -66,6 +72,31 @@ def slow_compile_reason(history: History, values: Values) -> str | None:
             names = " ".join(f"{name}={format_value(value)}" for name, value in settings.items())
             return f"{names}: trial {trial.number} was {failure.message}"
     return None
+
+
+def idle_cache_reason(history: History, values: Values) -> str | None:
+    """Return why a candidate's cache would skip nothing, or None: it did not with a threshold and steps as high."""
+    message = f"{CacheKind.name}={values.get(CacheKind.name)}: "
+    for trial in history.outcomes.values():
+        failure = trial.failure
+        if failure is None or failure.kind != "no effect" or not failure.message.startswith(message):
+            continue
+        if skips_no_more(values, trial.values):
+            least = {name: trial.values[name] for name in RAISES_SKIPS if name in trial.values}
+            settings = " ".join(f"{name}={format_value(value)}" for name, value in least.items())
+            return f"it skips no more than trial {trial.number} with {settings}: {failure.message}"
+    return None
+
+
+def skips_no_more(values: Values, other: Values) -> bool:
+    """Return whether a cache skips no more than another: the same one, on the same trajectory of latents."""
+    alike = [name for name, knob in KNOBS.items() if name.startswith("cache.") or knob.changes_trajectory]
+    return all(
+        float(values.get(name, 0)) <= float(other.get(name, 0))
+        if name in RAISES_SKIPS
+        else values.get(name) == other.get(name)
+        for name in alike
+    )
 
 
 def compile_settings(values: Values) -> Values:
