@@ -45,7 +45,8 @@ class TuneProcess:
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has ended, which was not reported yet
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
@@ -53,7 +54,7 @@ class TuneProcess:
     def communicate(self, timeout: float = 480.0) -> tuple[str, str]:
         """What it wrote to standard output and to standard error, once it has ended."""
         deadline = time.monotonic() + timeout
-        texts = ["", ""]
+        written = [b"", b""]
         unread = {file.fileno(): index for index, file in enumerate(self.outputs) if not file.closed}
         while unread:
             ready, _, _ = select.select(list(unread), [], [], max(0.0, deadline - time.monotonic()))
@@ -61,12 +62,12 @@ class TuneProcess:
                 raise subprocess.TimeoutExpired(self.args, timeout)
             for descriptor in ready:
                 data = os.read(descriptor, 1 << 16)
-                texts[unread[descriptor]] += data.decode()
+                written[unread[descriptor]] += data
                 if not data:
                     self.outputs[unread.pop(descriptor)].close()
         while self.poll() is None:
             time.sleep(REAP_S)
-        return texts[0], texts[1]
+        return written[0].decode(), written[1].decode()
 
 
 class Commands:
@@ -90,6 +91,7 @@ class Commands:
         os.close(their_stderr)
         while (message := self._read())["is"] != "started":
             continue
+        self.codes.pop(message["pid"], None)
         return TuneProcess(self, message["pid"], arguments, stdout, stderr)
 
     def exit_code(self, pid: int) -> int | None:

@@ -121,7 +121,8 @@ class Tune:
 
     def left(self) -> list[psutil.Process]:
         """What still runs: the commands themselves were forked, and so have no mark in their environment."""
-        return [psutil.Process(process.pid) for process in self.started if process.poll() is None] + marked(self.mark)
+        running = [process.pid for process in self.started if process.poll() is None]
+        return [each for each in psutil.process_iter() if each.pid in running] + marked(self.mark)
 
     def end(self) -> None:
         """Kill what is left."""
