@@ -157,7 +157,7 @@ CONFIGS: list[tuple[str, Any]] = [
     ("quality_floor", -1), ("quality_time_share", 1.01), ("quality_tolerance", -1), ("quality_tolerance", NAN),
     ("workload.height", -8), ("workload.seeds", [1]), ("workload.guidance_scale", HUGE),
     ("environment.device_memory_bytes", 10**19), ("environment.cpu_count", 0), ("created_at", "yesterday"),
-    ("created_at", ""), ("format", "diffusion-tuner/99"),
+    ("created_at", ""),
 ]  # fmt: skip
 
 PANELS: list[tuple[str, Any]] = [

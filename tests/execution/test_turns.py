@@ -170,7 +170,7 @@ def test_turns_are_granted_in_the_order_of_request(executor: LocalExecutor, subm
     assert sorted(began, key=began.__getitem__) == wanted
 
 
-def test_a_pair_begins_when_both_are_ready_and_takes_turns(
+def test_a_pair_begins_when_both_are_ready_with_its_first(
     executor: LocalExecutor, make_job: Callable[..., Job], tmp_path: Path
 ) -> None:
     for name, is_first in (("early", False), ("late", True)):
@@ -178,7 +178,9 @@ def test_a_pair_begins_when_both_are_ready_and_takes_turns(
         executor.submit(job, DEVICE)
     list(executor.wait(lambda: math.inf))
     turns = [(began, name) for name in ("early", "late") for began, _ in times(tmp_path / name / "turns")[1:]]
-    assert [name for _, name in sorted(turns)] == ["late", "early"] * 3
+    names = [name for _, name in sorted(turns)]
+    assert names[:2] == ["late", "early"], "its first begins, although the other asked first"
+    assert sorted(names) == ["early"] * 3 + ["late"] * 3, "then whoever asks first: one that was stopped may be slow to"
 
 
 @pytest.mark.parametrize("victim", ["early", "late"])

@@ -43,6 +43,8 @@ def test_a_study_goes_on_with_the_other_devices(tune: Tune, tmp_path: Path) -> N
     assert before.items() <= tune.acknowledged().items()
     after = [read(file, Outcome) for file in tune.acknowledged().keys() - before.keys()]
     assert {outcome.status for outcome in after} <= {"measured", "rejected"}, "what was lost is no failure of a trial"
-    assert {outcome.device.index for outcome in after if outcome.device} == {0, 2}
+    devices = [outcome.device.index for outcome in after if outcome.device]
+    assert set(devices) - {LOST} == {0, 2}
+    assert devices.count(LOST) <= 1, "what its worker had told when it was killed"
     assert len(tune.outcomes()) == 30
     tune.check()
