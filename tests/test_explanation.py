@@ -159,3 +159,15 @@ def test_the_terminal_has_at_most_twenty_lines(recorded: Recorded, width: int) -
 
 def test_a_chosen_baseline_needs_no_worth(recorded: Recorded) -> None:
     assert explain(recorded.history, 0).settings == ()
+
+
+def test_what_the_search_refuses_is_untried_for_that_reason(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "tuner.report.explanation.refusal_reason", lambda _, values: "too slow" if values["steps"] == 20 else None
+    )
+    (reason,) = [
+        each.reason for each in explain(recorded.history, 5).untried if (each.knob, each.value) == ("steps", 20)
+    ]
+    assert reason == "too slow"

@@ -30,6 +30,7 @@ from tuner.records.model import Model, Workload
 from tuner.records.outcome import Build, Components, Outcome, Timing
 from tuner.records.quality import Quality
 from tuner.result import config
+from tuner.result.apply import result_file
 from tuner.result.config import measured_point, package_version, read_config
 from tuner.result.prices import Price
 from tuner.result.records import BestConfig, MeasuredPoint, TrialCounts
@@ -279,6 +280,11 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     (tmp_path / "best.json").write_text(json.dumps(data))
     with pytest.raises(BadInput, match=r"chosen\.values\.attention\.backend: flex: .*compiled"):
         tuner.apply(FluxPipeline(), tmp_path / "best.json")
+
+
+def test_the_folder_of_a_study_stands_for_its_result(tmp_path: Path) -> None:
+    assert result_file(tmp_path) == tmp_path / "best_config.json"
+    assert result_file(tmp_path / "other.json") == tmp_path / "other.json"
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def _untried_reason(history: History, setting: Setting) -> str:
     ended = [o for o in history.outcomes.values() if o.values.get(name) == value and o.status != "measured"]
     if ended:
         return _end_text(ended[-1])
-    return "the search ended before it"
+    return refusal_reason(history, history.space.candidate({name: value})) or "the search ended before it"
 
 
 def _end_text(outcome: Outcome) -> str:

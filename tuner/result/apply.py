@@ -34,6 +34,12 @@ class Call(Record):
     arguments: dict[str, Any]
 
 
+def result_file(config: str | os.PathLike[str]) -> Path:
+    """Return the best_config.json itself where the folder of its study is given."""
+    path = Path(config)
+    return path / "best_config.json" if path.is_dir() else path
+
+
 class Tuned(NamedTuple):
     """A tuned pipeline and how to call it."""
 
@@ -48,6 +54,7 @@ def apply(pipe: Any, config: str | os.PathLike[str], trial: int | None = None) -
     setting cannot work here. Warns if it was measured on another device, or with other versions. A setting that the
     pipeline already has is kept; the same configuration may be applied twice.
     """
+    config = result_file(config)
     best = read_config(config, trial)
     name = type(pipe).__name__
     if name != best.model.pipeline_class:
@@ -65,6 +72,7 @@ def load(config: str | os.PathLike[str], trial: int | None = None) -> Tuned:
     A configuration on several devices is loaded by as many processes, which torchrun starts.
     Raises BadInput if the file is malformed or its model is not here, Unavailable if a setting cannot work here.
     """
+    config = result_file(config)
     best = read_config(config, trial)
     source = best.model.source
     _check_source(config, "source", source, is_file=best.model.base is not None)
