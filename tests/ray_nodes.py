@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -15,9 +16,13 @@ from tuner.execution import launch
 from tuner.execution.launch import FreshLauncher, Launcher, Place
 from tuner.execution.ray import cluster
 from tuner.execution.ray.actor import DeviceActor
+from tuner.records.protocol import Job
 
 PROGRAM = "simulated_worker.py"
 """In a study's folder, or beside it: what its workers run."""
+
+BROKEN = "broken"
+"""In a study's folder: no job can be taken."""
 
 UNSEEN = "unseen"
 """In a study's folder: nodes do as if they saw neither this nor the model."""
@@ -85,6 +90,11 @@ class SimulatedActor(DeviceActor):
         launch.WORKER = (sys.executable, "-S", str(program))
         assert self.scratch is not None
         return FreshLauncher(self.scratch.folder / "cache", place)
+
+    def local(self, job: Job) -> Job:
+        if (Path(self.setup.study) / BROKEN).exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().local(job)
 
     def pid(self) -> int:
         return os.getpid()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -35,16 +36,21 @@ from kinds import kind
 
 from tuner import cli
 from tuner.errors import BadInput
-from tuner.execution.executor import Executor
+from tuner.execution import launch
+from tuner.execution.executor import Ended, Executor
+from tuner.execution.launch import FreshLauncher
+from tuner.execution.local import LocalExecutor
 from tuner.execution.ray import executor as ray_executor
 from tuner.execution.ray.cluster import Cluster, connect, difference, largest_family
 from tuner.execution.ray.executor import RayExecutor
+from tuner.execution.ray.session import Command, Session
 from tuner.execution.ray.shipping import write_files
 from tuner.files import StudyFolder
 from tuner.hardware import environment
 from tuner.records.codec import read
 from tuner.records.model import Model
 from tuner.records.outcome import Limits, Outcome
+from tuner.records.protocol import Job, WorkerFailed
 from tuner.result.prices import Price
 from tuner.search import baseline
 from tuner.search.request import Request
@@ -143,7 +149,9 @@ def test_a_study_has_all_files(cluster: Cluster, tmp_path: Path, sees_folder: bo
         assert len(list((trial / "images").glob("*.png"))) == 2
         assert "was here" in (trial / "worker.log").read_text()
         job = (trial / "job.json").read_text()
-        assert (str(folder) in job, str(tmp_path / "model") in job) == (sees_folder, sees_folder)
+        assert (str(folder) in job) == (sees_folder and outcome.number > 0), "the baseline's images"
+        assert (str(tmp_path / "model") in job) == sees_folder
+        assert str(trial) not in job, "a worker that is cut off must not write beside the one that follows it"
     assert not (folder / "ray_run").exists()
 
 
@@ -160,6 +168,37 @@ def test_a_node_that_does_not_answer_is_lost_and_comes_back(
     assert f"{site.device.title} is used again" in told.notes
     assert any("did not answer" in note for note in told.notes)
     assert {read(file, Outcome).failure for file in outcomes(folder)} == {None}
+
+
+def test_a_broken_node_is_lost_for_good_and_no_trial_has_failed(
+    executor: Executor,  # noqa: F811
+    make_job: Callable[..., Job],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / ray_nodes.BROKEN).touch()
+    device = executor.free()[0]
+    executor.submit(make_job(), device)
+    events = [event for _, event in executor.wait(lambda: math.inf)]
+    assert [type(event) for event in events] == [WorkerFailed, Ended]
+    told, later = executor.trouble_of(device), executor.trouble_of(device)
+    assert told.is_lost and later.is_lost and (told.again_s, later.again_s) == (ray_executor.RETRY_S, None)
+    assert "No space left on device" in told.reason
+
+
+def test_a_full_disk_of_a_node_is_its_trouble_and_not_the_studys(
+    tmp_path: Path, make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        launch, "WORKER", (sys.executable, "-c", WORKER.replace('"kind":"error"', '"kind":"disk full"'))
+    )
+    session = Session(LocalExecutor(DEVICES[:1], FreshLauncher(tmp_path / "cache")), tmp_path)
+    session.post(0, Command("submit", "0", make_job()))
+    try:
+        with pytest.raises(RuntimeError, match="planted"):
+            while True:
+                assert not any(isinstance(data, bytes) and b"disk full" in data for _, data, _ in session.collect()[0])
+    finally:
+        session.close()
 
 
 def test_what_a_node_sends_stays_in_its_jobs_folder(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from filelock import FileLock
 from tuner.execution.launch import Launcher, Place
 from tuner.execution.local import LocalExecutor
 from tuner.execution.ray.session import Command, Event, Session
-from tuner.execution.ray.shipping import Scratch, with_paths, write_files
+from tuner.execution.ray.shipping import Scratch, last_line, with_paths, write_files
 from tuner.execution.template import make_launcher
 from tuner.hardware import environment, gpus
 from tuner.records.codec import Record, decode, encode, fingerprint
@@ -64,6 +64,10 @@ class Opened(Record):
     missing: tuple[str, ...]
 
 
+class Restarted(Exception):
+    """The actor died, and was started again: it knows nothing of the study."""
+
+
 class DeviceActor:
     """Runs the jobs of one device. Records come and go as JSON, files as Ray's objects."""
 
@@ -87,12 +91,12 @@ class DeviceActor:
         self.setup = setup = decode(data, Setup, "setup")
         self.scratch = Scratch(setup.run, node)
         sees_folder = self.sees(Path(setup.nonce), setup.run)
-        self.root = Path(setup.study) if sees_folder else self.scratch.folder / f"actor-{os.getpid()}"
+        self.root = self.scratch.folder / f"actor-{os.getpid()}"
         self.inputs = Path(setup.study) if sees_folder else self.scratch.folder / "inputs"
         part = gpus.share_cores(setup.near, frozenset(os.sched_getaffinity(0)))[setup.rank]
         place = Place(setup.device.uuid, part if len(setup.near) > 1 else frozenset())
         executor = LocalExecutor([setup.device], self.launcher(place), slots=setup.slots)
-        self.session = Session(executor, self.root, sends=not sees_folder)
+        self.session = Session(executor, self.root)
         return encode(Opened(sees_folder=sees_folder, missing=tuple(filter(self.is_missing, setup.models))))
 
     def sees(self, nonce: Path, run: str) -> bool:
@@ -144,7 +148,7 @@ class DeviceActor:
             found = None if job is None else self.local(decode(job, Job, "job"))
             self.session.post(number, Command(kind, name, found))
         except Exception as error:  # of the disk, of Ray, or of what another version sent
-            self.session.post(number, Command("fail", name, reason=f"the job did not reach its node: {error}"))
+            self.session.fail(f"a job did not reach its node: {last_line(error)}")
 
     def local(self, job: Job) -> Job:
         """Return a job with this node's paths."""
@@ -158,13 +162,15 @@ class DeviceActor:
         )  # fmt: skip
 
     def collect(self, session: str) -> tuple[list[Event], str | None]:
-        """Wait for events of a session. Raises RuntimeError if it is over."""
+        """Wait for events of a session. Raises Restarted if it is over."""
         if self.session is None or self.setup.session != session:
-            raise RuntimeError("the actor was started again")
+            raise Restarted
         return self.session.collect()
 
     def trouble(self) -> tuple[str, bool] | None:
-        """Return what is wrong with the device, and whether it is lost."""
+        """Return what is wrong with the device, and whether it is lost. Raises Restarted without a session."""
+        if self.session is None:
+            raise Restarted
         found = gpus.trouble_of(self.setup.device)
         return found and (found.reason, found.is_lost)
 

@@ -16,7 +16,8 @@ from tuner.errors import Unavailable
 from tuner.execution import python
 from tuner.execution.executor import Executor
 from tuner.execution.ray.actor import DeviceActor, Found, actor_class
-from tuner.execution.ray.executor import START_S, RayExecutor, Site, last_line
+from tuner.execution.ray.executor import START_S, RayExecutor, Site
+from tuner.execution.ray.shipping import last_line
 from tuner.files import StudyFolder
 from tuner.hardware import environment
 from tuner.hardware.gpus import Trouble

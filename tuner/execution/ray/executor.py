@@ -13,9 +13,9 @@ from typing import Any, Self
 
 from tuner.errors import BadInput
 from tuner.execution.executor import Ended, Executor, Handle, StoodStill
-from tuner.execution.ray.actor import Found, Opened, Setup
+from tuner.execution.ray.actor import Found, Opened, Restarted, Setup
 from tuner.execution.ray.session import Event
-from tuner.execution.ray.shipping import files_below, with_paths, write_files
+from tuner.execution.ray.shipping import files_below, last_line, with_paths, write_files
 from tuner.files import StudyFolder
 from tuner.hardware.gpus import Trouble
 from tuner.records.codec import decode, encode, fingerprint
@@ -65,6 +65,8 @@ class Site:
     lost: str = ""
     is_told: bool = False
     """Whether the study knows that it is lost."""
+    is_broken: bool = False
+    """Whether its actor lives, but failed: then it is not used again in this run."""
     heard_at: float = 0.0
     """When it was last heard of."""
     opening: Any = None
@@ -212,11 +214,23 @@ class RayExecutor(Executor):
 
     def _lose(self, site: Site, error: Exception) -> None:
         """Take note that an actor is gone, with its jobs."""
-        site.lost, site.is_told, site.holder, site.opening = _reason(error), False, None, None
+        site.lost, site.is_told, site.holder, site.opening = self._reason(error), False, None, None
+        site.is_broken = isinstance(error, self.ray.exceptions.RayTaskError) and not isinstance(error, Restarted)
         self.collecting = {ref: other for ref, other in self.collecting.items() if other is not site}
         for handle in self.running.values():
             if handle.device == site.device:
                 self._fail(handle, site.lost)
+
+    def _reason(self, error: Exception) -> str:
+        """Return in one line why a device was lost."""
+        known = (
+            ((self.ray.exceptions.ActorDiedError, Restarted), "its actor died, or its node did"),
+            (self.ray.exceptions.ActorUnavailableError, "its actor died, or its node does not answer"),
+            (self.ray.exceptions.GetTimeoutError, "its node did not answer in time"),
+        )
+        return next(
+            (text for kinds, text in known if isinstance(error, kinds)), f"its actor failed: {last_line(error)}"
+        )
 
     def trouble_of(self, device: Device) -> Trouble | None:
         """Return what is wrong with a device. One that was lost is told as lost once before it may be used again."""
@@ -245,8 +259,10 @@ class RayExecutor(Executor):
         if not site.is_told:
             site.is_told = True
             return trouble
+        if site.is_broken:
+            return trouble._replace(again_s=None)
         site.opening = site.opening or self._open(site)
-        if not self.ray.wait([site.opening], timeout=0.5)[0]:
+        if not self.ray.wait([site.opening], timeout=0)[0]:
             return trouble
         try:
             self._finish_opening(site)
@@ -311,19 +327,3 @@ def _decoded(data: bytes | float | None) -> Message | StoodStill | Ended:
     if data is None:
         return Ended()
     return StoodStill(data) if isinstance(data, float) else decode_message(data)
-
-
-def _reason(error: Exception) -> str:
-    """Return in one line why a device was lost."""
-    known = {
-        "ActorDiedError": "its actor died, or its node did",
-        "ActorUnavailableError": "its actor died, or its node does not answer",
-        "GetTimeoutError": f"its node did not answer for {ANSWER_S:.0f} s",
-    }
-    return known.get(type(error).__name__, f"its actor failed: {last_line(error)}")
-
-
-def last_line(error: Exception) -> str:
-    """Return what an error of Ray says at the end of its traceback."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:200] if lines else type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -14,8 +15,18 @@ from tuner.execution.executor import Ended, Handle, StoodStill
 from tuner.execution.local import LocalExecutor
 from tuner.execution.ray.shipping import Written
 from tuner.records.codec import encode
-from tuner.records.outcome import Device, Failure
-from tuner.records.protocol import Alive, CallTimed, Job, Message, StageStarted, TurnEnded, TurnWanted, WorkerFailed
+from tuner.records.outcome import Device
+from tuner.records.protocol import (
+    Alive,
+    CallTimed,
+    Job,
+    Message,
+    PointFailed,
+    StageStarted,
+    TurnEnded,
+    TurnWanted,
+    WorkerFailed,
+)  # fmt: skip
 
 Event = tuple[str, bytes | float | None, dict[str, bytes]]
 """The id of a job, its message as JSON, the seconds that it stood still, or None at its end, and files it wrote."""
@@ -25,25 +36,24 @@ WITHOUT_FILES = (StageStarted, Alive, CallTimed, TurnWanted, TurnEnded, StoodSti
 
 
 class Command(NamedTuple):
-    """What the parent wants done: to "submit", "provide" or "cancel" a job, or to "fail" it with a reason."""
+    """What the parent wants done: to "submit", "provide" or "cancel" a job."""
 
     kind: str
     name: str
     job: Job | None = None
-    reason: str = ""
 
 
 class Session:
-    """Runs jobs until it is closed. Commands are numbered from 0: two calls of an actor may overtake each other.
+    """Runs jobs until it is closed or fails.
 
-    Without `sends` nothing that workers wrote is sent: the parent sees the same folder, `root`.
+    Commands are numbered from 0, since two calls of an actor may overtake each other.
+    What workers write below `root` is sent to the parent.
     """
 
-    def __init__(self, executor: LocalExecutor, root: Path, *, sends: bool) -> None:
+    def __init__(self, executor: LocalExecutor, root: Path) -> None:
         self.executor = executor
         self.device: Device = executor.devices[0]
         self.root = root
-        self.sends = sends
         self.handles: dict[str, Handle] = {}
         self.names: dict[str, str] = {}
         """The parent's names of jobs by their handles' ids."""
@@ -75,7 +85,7 @@ class Session:
     def collect(self) -> tuple[list[Event], str | None]:
         """Wait for events, and return them with the id of the job that has the device to itself.
 
-        Returns at once if the session is closed. Raises RuntimeError if its thread has failed.
+        Returns at once if the session is closed. Raises RuntimeError if it has failed.
         """
         with self.changed:
             self.changed.wait_for(lambda: self.events or self.told != self.holder or self.is_closed or self.problem)
@@ -83,6 +93,12 @@ class Session:
                 raise RuntimeError(self.problem)
             events, self.events, self.told = self.events, [], self.holder
             return events, self.holder
+
+    def fail(self, problem: str) -> None:
+        """Kill what runs: this node is of no use, whatever the job."""
+        with self.changed:
+            self.problem, self.is_closed = problem, True
+            self._wake()
 
     def close(self) -> None:
         """Kill what still runs."""
@@ -112,7 +128,7 @@ class Session:
                         self.changed.wait_for(lambda: self._has_work() or bool(self.executor.running))
         except BaseException:
             with self.changed:
-                self.problem = traceback.format_exc()
+                self.problem = self.problem or traceback.format_exc()
                 self.changed.notify_all()
 
     def _has_work(self) -> bool:
@@ -130,18 +146,14 @@ class Session:
             if command.kind == "submit":
                 self.waiting.append(command)
             else:
-                {"provide": self._provide, "cancel": self._cancel, "fail": self._fail}[command.kind](command)
+                {"provide": self._provide, "cancel": self._cancel}[command.kind](command)
         while self.waiting and self.executor.free():
             self._submit(self.waiting.pop(0))
         self._note_holder()
 
     def _submit(self, command: Command) -> None:
         assert command.job is not None
-        try:
-            handle = self.executor.submit(command.job, self.device)
-        except OSError as error:
-            self._fail(Command("fail", command.name, reason=f"the worker could not be started: {error}"))
-            return
+        handle = self.executor.submit(command.job, self.device)
         self.handles[command.name], self.names[handle.id] = handle, command.name
         self.written[handle.id] = Written(self.root, Path(command.job.points[0].folder))
 
@@ -158,12 +170,10 @@ class Session:
             self.executor.cancel(handle)
             self._forget(handle)
 
-    def _fail(self, command: Command) -> None:
-        self._tell(command.name, WorkerFailed(failure=Failure(kind="error", stage="start", message=command.reason)))
-        self._tell(command.name, Ended())
-
     def _report(self, handle: Handle, event: Message | StoodStill | Ended) -> None:
-        sends = self.sends and not isinstance(event, WITHOUT_FILES)
+        if isinstance(event, (PointFailed, WorkerFailed)) and event.failure.kind == "disk full":
+            raise OSError(errno.ENOSPC, event.failure.message)  # this node's disk, not the study's
+        sends = not isinstance(event, WITHOUT_FILES)
         self._tell(self.names[handle.id], event, self.written[handle.id].changed() if sends else {})
         if isinstance(event, Ended):
             self._forget(self.handles.pop(self.names[handle.id]))
@@ -178,8 +188,7 @@ class Session:
     def _forget(self, handle: Handle) -> None:
         del self.names[handle.id]
         written = self.written.pop(handle.id)
-        if self.sends:
-            shutil.rmtree(written.folder, ignore_errors=True)
+        shutil.rmtree(written.folder, ignore_errors=True)
 
     def _note_holder(self) -> None:
         """Take note of the job that has the device to itself."""

@@ -110,3 +110,9 @@ def remove_unused(folder: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
         finally:
             os.close(lock)
+
+
+def last_line(error: Exception) -> str:
+    """Return what an error of Ray says at the end of its traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__
