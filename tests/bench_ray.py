@@ -25,7 +25,7 @@ from kinds import kind
 
 from tuner.execution.launch import Launcher, Place, Start, StartedProcess
 from tuner.execution.ray import cluster
-from tuner.execution.ray.actor import DeviceActor, Found
+from tuner.execution.ray.actor import DeviceActor, Found, own_version
 from tuner.execution.ray.executor import RayExecutor
 from tuner.hardware import environment
 from tuner.records.codec import Estimate, encode, read
@@ -94,7 +94,11 @@ class BenchActor(DeviceActor):
     """An actor whose GPU and whose workers are made up."""
 
     def describe(self, kind: str) -> bytes:
-        return encode(Found(environment=environment.detect("cpu"), gpu=None, near=frozenset()))
+        import ray
+
+        return encode(
+            Found(version=own_version(), environment=environment.detect("cpu"), index=int(ray.get_gpu_ids()[0]))
+        )
 
     def launcher(self, place: Place) -> Launcher:
         return ThreadLauncher()

@@ -96,6 +96,9 @@ class SimulatedActor(DeviceActor):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return super().local(job)
 
+    def threads(self) -> str | None:
+        return os.environ.get("OMP_NUM_THREADS")
+
     def pid(self) -> int:
         return os.getpid()
 

@@ -41,13 +41,14 @@ from tuner.execution.executor import Ended, Executor
 from tuner.execution.launch import FreshLauncher
 from tuner.execution.local import LocalExecutor
 from tuner.execution.ray import executor as ray_executor
-from tuner.execution.ray.cluster import Cluster, connect, difference, largest_family
+from tuner.execution.ray.cluster import Cluster, connect, difference, largest_family, site_of
 from tuner.execution.ray.executor import RayExecutor
 from tuner.execution.ray.session import Command, Session
 from tuner.execution.ray.shipping import write_files
 from tuner.files import StudyFolder
 from tuner.hardware import environment
 from tuner.records.codec import read
+from tuner.records.machine import Environment
 from tuner.records.model import Model
 from tuner.records.outcome import Limits, Outcome
 from tuner.records.protocol import Job, WorkerFailed
@@ -109,14 +110,9 @@ class Harm(Told):
         self.harms.pop(len(self.outcomes), lambda: None)()
 
 
-@contextmanager
-def study(
-    cluster: Cluster, folder: Path, told: Told, *, trials: int, sees_folder: bool, stage_s: float = 0.02
-) -> Iterator[Study]:
-    here = environment.detect("cpu")
+def request_for(folder: Path, here: Environment) -> Request:
     folder.with_suffix(".yaml").write_text(SPACE)
-    write_files(folder.parent / "model", {"unet/weights": b"w" * (1 << 21)})
-    request = Request(
+    return Request(
         model=Model(
             source=str(folder.parent / "model"), revision=None, pipeline_class="FluxPipeline", scorer="/scorer"
         ),
@@ -124,6 +120,14 @@ def study(
         space=reader.load(folder.with_suffix(".yaml"), kind(), here, ()),
         price=Price(usd_per_hour=3.6, source="here"),
     )
+
+
+@contextmanager
+def study(
+    cluster: Cluster, folder: Path, told: Told, *, trials: int, sees_folder: bool, stage_s: float = 0.02
+) -> Iterator[Study]:
+    write_files(folder.parent / "model", {"unet/weights": b"w" * (1 << 21)})
+    request = request_for(folder, environment.detect("cpu"))
     with Store(folder, request) as store:
         (folder / ray_nodes.PROGRAM).write_text(ray_nodes.WORKER.replace("STAGE_S", str(stage_s)))
         if not sees_folder:
@@ -210,7 +214,8 @@ def test_what_a_node_sends_stays_in_its_jobs_folder(tmp_path: Path) -> None:
 
 
 def test_a_family_differs_in_nothing_that_a_comparison_depends_on(cluster: Cluster) -> None:
-    site, here = cluster.sites[0], cluster.environment
+    site = cluster.sites[0]
+    here = site.found.environment
     other = msgspec.structs.replace(here, libraries={**here.libraries, "torch": "2.99"})
     alike = msgspec.structs.replace(here, cpu_count=64, driver="999", platform="another kernel")
     assert difference(here, alike) is None
@@ -222,6 +227,28 @@ def test_a_family_differs_in_nothing_that_a_comparison_depends_on(cluster: Clust
         replace(site, found=msgspec.structs.replace(site.found, environment=each)) for each in (other, here, alike)
     ]
     assert largest_family(found) == here
+
+
+def test_the_order_of_nodes_makes_no_other_study(cluster: Cluster, tmp_path: Path) -> None:
+    first, second = cluster.sites[0], cluster.sites[1]
+    there = msgspec.structs.replace(second.found.environment, cpu_count=64, driver="999", platform="another kernel")
+    second = replace(second, found=msgspec.structs.replace(second.found, environment=there))
+    one, other = (Cluster(cluster.ray, sites, []).environment for sites in ([first, second], [second, first]))
+    assert one == other and one.cpu_count == first.found.environment.cpu_count
+    alone = Cluster(cluster.ray, [second], []).environment  # as the first one left
+    assert request_for(tmp_path, one).fingerprint() == request_for(tmp_path, alone).fingerprint()
+    assert request_for(tmp_path, there).fingerprint() != request_for(tmp_path, alone).fingerprint()
+
+
+def test_a_node_with_another_version_is_left_out() -> None:
+    for data in (b'{"version":"0.0.1","other":1}', b"{}", b"\xff"):
+        with pytest.raises(BadInput, match=r"its diffusion-tuner is (0\.0\.1|unknown), here it is"):
+            site_of(data, None, {"NodeID": "1", "NodeName": "there"})
+
+
+def test_workers_of_an_actor_have_the_threads_that_the_user_gave_them(cluster: Cluster) -> None:
+    found = cluster.ray.get(cluster.sites[0].actor.threads.remote())
+    assert found == os.environ.get("OMP_NUM_THREADS"), "and not the number of the actor's CPUs, as Ray sets it"
 
 
 def test_without_ray_or_a_cluster_one_line_says_so(

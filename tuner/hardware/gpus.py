@@ -200,6 +200,15 @@ def visible_gpus() -> list[Gpu]:
         return [_described(nvml, index, handle) for index, handle in enumerate(visible_handles(nvml))] if nvml else []
 
 
+def index_of(uuid: str) -> int:
+    """Return NVML's index of a GPU, whatever is visible; 0 for a part of one, which has none."""
+    with opened() as nvml:
+        try:
+            return int(nvml.nvmlDeviceGetIndex(nvml.nvmlDeviceGetHandleByUUID(uuid)))
+        except nvml.NVMLError:
+            return 0
+
+
 def _described(nvml: Any, index: int, handle: Any) -> Gpu:
     try:
         return _describe(nvml, index, handle)

@@ -153,7 +153,8 @@ def _warn_of_differences(best: BestConfig, config: str | os.PathLike[str]) -> No
         warnings.warn(
             f"{config} was made with {pairs}; install these versions, or tune again with `tune run`", stacklevel=3
         )
-    if (here.device_name, here.driver) != (there.device_name, there.driver):
+    driver = there.driver and here.driver  # a cluster's nodes may differ in it
+    if (here.device_name, driver) != (there.device_name, there.driver):
         warnings.warn(
             f"{config} was measured on {_machine(there)}, this is {_machine(here)}; tune again here with `tune run`",
             stacklevel=3,

@@ -32,6 +32,8 @@ class Request(Record):
         space = msgspec.structs.replace(self.space, name="", left_out={}, recipes=recipes)
         fields = msgspec.to_builtins(msgspec.structs.replace(self, space=space))
         del fields["format"], fields["price"]
+        if not self.environment.platform:  # of a cluster, whose nodes may differ in it
+            del fields["environment"]["cpu_count"]
         return fingerprint(fields)
 
 

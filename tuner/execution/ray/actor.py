@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 from filelock import FileLock
 
+from tuner.errors import Unavailable
 from tuner.execution.launch import Launcher, Place
 from tuner.execution.local import LocalExecutor
 from tuner.execution.ray.session import Command, Event, Session
@@ -31,12 +34,25 @@ Files = Mapping[str, Any]
 """Ray's references to the contents of files, by their paths."""
 
 
-class Found(Record):
-    """What an actor found: its environment, its GPU's UUID, and the cores next to that."""
+def own_version() -> str:
+    """Return the version of this package here."""
+    return environment.installed_version("diffusion-tuner") or "not installed"
 
+
+class Version(msgspec.Struct):
+    """The version of this package on a node, whatever else another one says."""
+
+    version: str
+
+
+class Found(Record):
+    """What an actor found: its environment, its GPU's UUID and index on the node, and the cores next to that."""
+
+    version: str
     environment: Environment
-    gpu: str | None
-    near: frozenset[int]
+    gpu: str | None = None
+    index: int = 0
+    near: frozenset[int] = frozenset()
 
 
 class Setup(Record):
@@ -72,6 +88,7 @@ class DeviceActor:
     """Runs the jobs of one device. Records come and go as JSON, files as Ray's objects."""
 
     def __init__(self) -> None:
+        forget_threads()
         self.scratch: Scratch | None = None
         self.session: Session | None = None
         self.setup: Setup
@@ -79,11 +96,14 @@ class DeviceActor:
         """Where models that were sent lie, by their paths on the parent's node."""
 
     def describe(self, kind: str) -> bytes:
-        """Return what there is."""
-        found = environment.detect(kind)
-        gpu = gpus.visible_gpus()[0] if found.device == "cuda" else None
-        uuid, near = (gpu.uuid, gpu.near) if gpu else (None, frozenset[int]())
-        return encode(Found(environment=found, gpu=uuid, near=near))
+        """Return what there is. Raises Unavailable if the GPU cannot be used."""
+        found = Found(version=own_version(), environment=environment.detect(kind))
+        if kind == "cuda":
+            gpu = gpus.visible_gpus()[0]
+            if gpu.fault is not None:
+                raise Unavailable(gpu.fault)
+            found = msgspec.structs.replace(found, gpu=gpu.uuid, index=gpus.index_of(gpu.uuid), near=gpu.near)
+        return encode(found)
 
     def open(self, data: bytes, node: str) -> bytes:
         """Begin to take jobs of a study. What an earlier session runs is killed."""
@@ -182,6 +202,16 @@ class DeviceActor:
         if self.scratch is not None:
             self.scratch.close()
             self.scratch = None
+
+
+def forget_threads() -> None:
+    """Let workers use the cores that they have, as on one host.
+
+    Ray sets OMP_NUM_THREADS to the CPUs that an actor asked for, unless the raylet, whose child it is, has it set.
+    """
+    with suppress(psutil.Error):
+        if "OMP_NUM_THREADS" not in psutil.Process(os.getppid()).environ():
+            os.environ.pop("OMP_NUM_THREADS", None)
 
 
 def actor_class(ray: Any, kind: type[DeviceActor]) -> Any:

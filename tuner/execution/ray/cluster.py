@@ -12,10 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tuner.errors import Unavailable
+import msgspec
+
+from tuner.errors import BadInput, Unavailable
 from tuner.execution import python
 from tuner.execution.executor import Executor
-from tuner.execution.ray.actor import DeviceActor, Found, actor_class
+from tuner.execution.ray.actor import DeviceActor, Found, Version, actor_class, own_version
 from tuner.execution.ray.executor import START_S, RayExecutor, Site
 from tuner.execution.ray.shipping import last_line
 from tuner.files import StudyFolder
@@ -54,8 +56,10 @@ class Cluster:
 
     @property
     def environment(self) -> Environment:
-        """That of the first device."""
-        return self.sites[0].found.environment
+        """What the devices have in common. Fields of the node are left out, but for the smallest number of cores."""
+        each = [site.found.environment for site in self.sites]
+        cores = min(environment.cpu_count for environment in each)
+        return msgspec.structs.replace(each[0], cpu_count=cores, driver=None, platform="")
 
     @property
     def devices(self) -> list[Device]:
@@ -88,7 +92,7 @@ def connect(address: str, device: str = "auto", family: Environment | None = Non
         with contextlib.chdir(Path(python.PACKAGE).parent):  # Ray lets actors import from the current folder first
             ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
         raise Unavailable(
             f"--ray {address}: no cluster answers: {reason}; start one with `ray start --head`, or give its HOST:PORT"
         ) from None
@@ -115,8 +119,21 @@ def require_listener(address: str) -> None:
 
 
 def start_actors(ray: Any, device: str) -> tuple[list[Site], list[str]]:
-    """Start an actor for each GPU or, without GPUs, for each node with CPUs. Return those that answer, and why others
-    do not."""
+    """Start an actor for each GPU or, without GPUs, for each node with CPUs. Return those that can be used, and why
+    others cannot."""
+    sites: list[Site] = []
+    left_out: list[str] = []
+    for answer, (actor, node) in ask_actors(ray, device).items():
+        try:
+            sites.append(site_of(ray.get(answer, timeout=0), actor, node))
+        except (ray.exceptions.RayError, BadInput) as error:
+            left_out.append(f"a device of {node['NodeName']} is left out: {why_not(ray, error)}")
+            ray.kill(actor)
+    return sites, left_out
+
+
+def ask_actors(ray: Any, device: str) -> dict[Any, tuple[Any, Mapping[str, Any]]]:
+    """Start actors, and wait for what they found. Return each with its node, by Ray's promise of that."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     has_gpus = any(node["Resources"].get("GPU", 0) >= 1 for node in nodes)
     each = "GPU" if device == "cuda" or (device == "auto" and has_gpus) else "CPU"
@@ -132,24 +149,27 @@ def start_actors(ray: Any, device: str) -> tuple[list[Site], list[str]]:
             asked[actor.describe.remote("cuda" if each == "GPU" else "cpu")] = (actor, node)
     if asked:
         ray.wait(list(asked), num_returns=len(asked), timeout=START_S)
-    sites: list[Site] = []
-    left_out: list[str] = []
-    for ref, (actor, node) in asked.items():
-        try:
-            found = decode(ray.get(ref, timeout=0), Found, "actor")
-        except ray.exceptions.RayError as error:
-            left_out.append(f"a {each} of {node['NodeName']} is left out: {why_not(error)}")
-            ray.kill(actor)
-            continue
-        name, before = node["NodeName"], sum(site.device.node == node["NodeName"] for site in sites)
-        at = Device(name=found.environment.device, index=before, uuid=found.gpu, node=name)
-        sites.append(Site(actor, node["NodeID"], at, found))
-    return sites, left_out
+    return asked
 
 
-def why_not(error: Exception) -> str:
-    """Return in one line why an actor does not answer."""
-    if type(error).__name__ == "GetTimeoutError":
+def site_of(data: bytes, actor: Any, node: Mapping[str, Any]) -> Site:
+    """Return the device of an actor. Raises BadInput if its node has another version of this package."""
+    try:
+        version = msgspec.json.decode(data, type=Version).version
+    except msgspec.DecodeError:
+        version = "unknown"
+    if version != own_version():
+        raise BadInput(f"its diffusion-tuner is {version}, here it is {own_version()}: install the same version")
+    found = decode(data, Found, "what an actor found")
+    at = Device(name=found.environment.device, index=found.index, uuid=found.gpu, node=node["NodeName"])
+    return Site(actor, node["NodeID"], at, found)
+
+
+def why_not(ray: Any, error: Exception) -> str:
+    """Return in one line why a device cannot be used."""
+    if isinstance(error, BadInput):
+        return str(error)
+    if isinstance(error, ray.exceptions.GetTimeoutError):
         return f"it had no free resources for {START_S:.0f} s (`ray status` says who has them)"
     return f"its actor failed: {last_line(error)}"
 

@@ -70,11 +70,13 @@ def machine(report: StudyReport) -> Iterator[tuple[str, str]]:
     yield "device", one_line(here.device_name)
     if here.device_memory_bytes:
         yield "device memory", _gigabytes(here.device_memory_bytes)
-    optional = {"compute capability": here.compute_capability, "driver": here.driver, "C++": here.cpp_compiler}
+    optional = {
+        "compute capability": here.compute_capability, "driver": here.driver, "C++": here.cpp_compiler,
+        "platform": here.platform,
+    }  # fmt: skip
     yield from ((name, one_line(value)) for name, value in optional.items() if value)
     yield "CPU cores", str(here.cpu_count)
     yield "price", f"US$ {format_fixed(best.price.usd_per_hour, 2)} an hour ({one_line(best.price.source)})"
-    yield "platform", one_line(here.platform)
     yield "Python", one_line(here.python)
     yield from ((one_line(name), one_line(version)) for name, version in here.libraries.items() if version)
     yield "diffusion-tuner", one_line(best.tuner_version)
