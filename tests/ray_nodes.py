@@ -81,8 +81,8 @@ class SimulatedActor(DeviceActor):
     def sees(self, nonce: Path, run: str) -> bool:
         return super().sees(nonce, run) and not (nonce.parent / UNSEEN).exists()
 
-    def is_missing(self, path: str) -> bool:
-        return super().is_missing(path) or (Path(self.setup.study) / UNSEEN).exists()
+    def has(self, path: str) -> bool:
+        return super().has(path) and not (Path(self.setup.study) / UNSEEN).exists()
 
     def launcher(self, place: Place) -> Launcher:
         study = Path(self.setup.study)

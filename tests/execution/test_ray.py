@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -35,18 +39,20 @@ from inline_study import SMALL, Told
 from kinds import kind
 
 from tuner import cli
-from tuner.errors import BadInput
+from tuner.errors import BadInput, Unavailable
 from tuner.execution import launch
 from tuner.execution.executor import Ended, Executor
 from tuner.execution.launch import FreshLauncher
 from tuner.execution.local import LocalExecutor
+from tuner.execution.ray import actor as actor_module
 from tuner.execution.ray import executor as ray_executor
+from tuner.execution.ray import shipping
 from tuner.execution.ray.cluster import Cluster, connect, difference, largest_family, site_of
 from tuner.execution.ray.executor import RayExecutor
 from tuner.execution.ray.session import Command, Session
-from tuner.execution.ray.shipping import write_files
+from tuner.execution.ray.shipping import SCRATCH, Scratch, model_files, write_files
 from tuner.files import StudyFolder
-from tuner.hardware import environment
+from tuner.hardware import environment, gpus
 from tuner.records.codec import read
 from tuner.records.machine import Environment
 from tuner.records.model import Model
@@ -95,6 +101,7 @@ def make(cluster: Cluster) -> Callable[..., Executor]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baseline, "MAX_BASELINES", 2)
+    monkeypatch.setattr(ray_executor, "RETRY_S", 0.5)
     monkeypatch.setattr(finalists, "EXAMINER", (sys.executable, "-S", "-c", EMPTY_PANEL))
 
 
@@ -159,19 +166,69 @@ def test_a_study_has_all_files(cluster: Cluster, tmp_path: Path, sees_folder: bo
     assert not (folder / "ray_run").exists()
 
 
+class UsedAgain(Exception):
+    """A device is used again: the study may end."""
+
+
 def test_a_node_that_does_not_answer_is_lost_and_comes_back(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_executor, "ANSWER_S", 1.0)
+    monkeypatch.setattr(ray_executor, "ANSWER_S", 5.0)
     monkeypatch.setattr(ray_executor, "SILENT_S", 1.0)
     site = cluster.sites[0]
     pid, folder = cluster.ray.get(site.actor.pid.remote()), tmp_path / "study"
-    told = Harm(at_3=lambda: os.kill(pid, signal.SIGSTOP), at_7=lambda: os.kill(pid, signal.SIGCONT))
-    with study(cluster, folder, told, trials=14, stage_s=0.1, sees_folder=False) as found:
-        found.run()
-    assert f"{site.device.title} is used again" in told.notes
+
+    class Watch(Harm):
+        def note(self, text: str) -> None:
+            super().note(text)
+            if text.startswith(f"{site.device.title} is taken out"):
+                os.kill(pid, signal.SIGCONT)
+            if text == f"{site.device.title} is used again":
+                raise UsedAgain
+
+    told = Watch(at_3=lambda: os.kill(pid, signal.SIGSTOP))
+    try:
+        with (
+            pytest.raises(UsedAgain),
+            study(cluster, folder, told, trials=1000, stage_s=0.3, sees_folder=False) as found,
+        ):
+            found.run()
+    finally:
+        os.kill(pid, signal.SIGCONT)
     assert any("did not answer" in note for note in told.notes)
     assert {read(file, Outcome).failure for file in outcomes(folder)} == {None}
+
+
+def test_a_device_whose_actor_takes_no_command_is_lost(executor: Executor, make_job: Callable[..., Job]) -> None:  # noqa: F811
+    assert isinstance(executor, RayExecutor)
+    device, ends_at = executor.free()[0], time.monotonic() + 30.0
+    site = executor.sites[device]
+    actor, fails = site.actor, SimpleNamespace(remote=lambda *_: site.actor.receive.remote("", None))
+    site.actor = SimpleNamespace(post=fails, receive=actor.receive, trouble=actor.trouble, close=actor.close)
+    executor.submit(make_job(), device)
+    events = [type(event) for _, event in executor.wait(lambda: ends_at)]
+    assert (events, time.monotonic() < ends_at) == ([WorkerFailed, Ended], True)
+
+
+def test_a_model_that_was_sent_to_a_node_is_not_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(actor_module, "forget_threads", lambda: None)
+    actor = actor_module.DeviceActor()
+    actor.scratch = Scratch("run", "node")
+    assert actor.is_missing("/models/flux")
+    actor.sent("/models/flux").mkdir(parents=True)
+    assert not actor.is_missing("/models/flux")
+    assert actor.moved == {"/models/flux": str(actor.sent("/models/flux") / "flux")}
+    actor.close()
+
+
+def test_a_gpu_with_a_fault_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actor_module, "forget_threads", lambda: None)
+    here = environment.detect("cpu")
+    monkeypatch.setattr(environment, "detect", lambda kind: here)
+    monkeypatch.setattr(gpus, "visible_gpus", lambda: [gpus.Gpu(0, "", "", 0, fault="fell off the bus")])
+    with pytest.raises(Unavailable, match="fell off the bus"):
+        actor_module.DeviceActor().describe("cuda")
 
 
 def test_a_broken_node_is_lost_for_good_and_no_trial_has_failed(
@@ -207,10 +264,68 @@ def test_a_full_disk_of_a_node_is_its_trouble_and_not_the_studys(
 
 def test_what_a_node_sends_stays_in_its_jobs_folder(tmp_path: Path) -> None:
     write_files(tmp_path, {"trials/0001/images/0000.png": b"image"}, "trials/0001")
-    for name in ("trials/0002/outcome.json", "trials/0001/../0002/outcome.json", str(tmp_path / "study.json")):
+    (tmp_path / "trials" / "0001" / "up").symlink_to(tmp_path)
+    (tmp_path / "trials" / "0001" / "file").symlink_to(tmp_path / "study.json")
+    elsewhere = ("trials/0002/a.json", "trials/0001/../0002/a.json", str(tmp_path / "study.json"), "trials/0001/up/a")
+    for name in elsewhere:
         with pytest.raises(BadInput, match="belongs elsewhere"):
             write_files(tmp_path, {name: b"{}"}, "trials/0001")
+    with pytest.raises(OSError, match="symbolic links"):
+        write_files(tmp_path, {"trials/0001/file": b"{}"}, "trials/0001")
+    with pytest.raises(BadInput, match="only the parent writes"):
+        write_files(tmp_path, {"trials/0001/outcome.json": b"{}"}, "trials/0001")
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["0000.png"]
+
+
+def test_a_scratch_folder_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "mine").mkdir(mode=0o700)
+    (tmp_path / "mine" / "lock").touch()
+    (tmp_path / f"{SCRATCH}linked-node").symlink_to(tmp_path / "mine")
+    (tmp_path / f"{SCRATCH}open-node").mkdir(mode=0o755)
+    (tmp_path / f"{SCRATCH}left-node").mkdir(mode=0o700)
+    (tmp_path / f"{SCRATCH}left-node" / "lock").touch()
+    for run in ("linked", "open"):
+        with pytest.raises(BadInput, match="only this user can enter"):
+            Scratch(run, "node")
+    first, second = Scratch("run", "node"), Scratch("run", "node")
+    first.close()
+    assert first.folder.exists()
+    second.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "mine",
+        f"{SCRATCH}linked-node",
+        f"{SCRATCH}open-node",
+    ]
+    assert (tmp_path / "mine" / "lock").exists()
+
+
+def test_a_scratch_folder_that_is_removed_before_it_is_held_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    removals, flock = [1], shipping.fcntl.flock
+
+    def remove_first(lock: int, how: int) -> None:
+        if removals:
+            removals.pop()
+            shutil.rmtree(tmp_path / f"{SCRATCH}run-node")
+        flock(lock, how)
+
+    monkeypatch.setattr(shipping.fcntl, "flock", remove_first)
+    scratch = Scratch("run", "node")
+    assert os.path.samestat(os.fstat(scratch.lock), (scratch.folder / "lock").stat())
+    scratch.close()
+    assert not scratch.folder.exists()
+
+
+def test_a_model_is_sent_with_its_linked_folders(tmp_path: Path) -> None:
+    write_files(tmp_path, {"shared/weights": b"w", "model/model_index.json": b"{}"})
+    for name in ("unet", "vae"):
+        (tmp_path / "model" / name).symlink_to(tmp_path / "shared")
+    (tmp_path / "shared" / "loop").symlink_to(tmp_path / "model")
+    found = sorted(str(file.relative_to(tmp_path / "model")) for file, _ in model_files(tmp_path / "model"))
+    assert found == ["model_index.json", "unet/weights", "vae/weights"]
 
 
 def test_a_family_differs_in_nothing_that_a_comparison_depends_on(cluster: Cluster) -> None:
@@ -243,7 +358,7 @@ def test_the_order_of_nodes_makes_no_other_study(cluster: Cluster, tmp_path: Pat
 def test_a_node_with_another_version_is_left_out() -> None:
     for data in (b'{"version":"0.0.1","other":1}', b"{}", b"\xff"):
         with pytest.raises(BadInput, match=r"its diffusion-tuner is (0\.0\.1|unknown), here it is"):
-            site_of(data, None, {"NodeID": "1", "NodeName": "there"})
+            site_of(data, None, {"NodeID": "1", "NodeName": "there"}, 0)
 
 
 def test_workers_of_an_actor_have_the_threads_that_the_user_gave_them(cluster: Cluster) -> None:

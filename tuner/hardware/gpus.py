@@ -200,13 +200,13 @@ def visible_gpus() -> list[Gpu]:
         return [_described(nvml, index, handle) for index, handle in enumerate(visible_handles(nvml))] if nvml else []
 
 
-def index_of(uuid: str) -> int:
-    """Return NVML's index of a GPU, whatever is visible; 0 for a part of one, which has none."""
+def index_of(uuid: str) -> int | None:
+    """Return NVML's index of a GPU, whatever is visible. A part of one has none."""
     with opened() as nvml:
         try:
             return int(nvml.nvmlDeviceGetIndex(nvml.nvmlDeviceGetHandleByUUID(uuid)))
         except nvml.NVMLError:
-            return 0
+            return None
 
 
 def _described(nvml: Any, index: int, handle: Any) -> Gpu:

@@ -51,7 +51,7 @@ class Found(Record):
     version: str
     environment: Environment
     gpu: str | None = None
-    index: int = 0
+    index: int | None = None
     near: frozenset[int] = frozenset()
 
 
@@ -108,6 +108,7 @@ class DeviceActor:
     def open(self, data: bytes, node: str) -> bytes:
         """Begin to take jobs of a study. What an earlier session runs is killed."""
         self.close()
+        self.moved.clear()
         self.setup = setup = decode(data, Setup, "setup")
         self.scratch = Scratch(setup.run, node)
         sees_folder = self.sees(Path(setup.nonce), setup.run)
@@ -126,9 +127,23 @@ class DeviceActor:
         except (OSError, ValueError):
             return False
 
+    def has(self, path: str) -> bool:
+        """Return whether a model is here."""
+        return Path(path).exists()
+
     def is_missing(self, path: str) -> bool:
-        """Return whether a model is not here."""
-        return not Path(path).exists()
+        """Return whether a model is neither here nor was sent to this node in this run."""
+        if self.has(path):
+            return False
+        folder = self.sent(path)
+        if folder.exists():
+            self.moved[path] = str(folder / Path(path).name)
+        return path not in self.moved
+
+    def sent(self, path: str) -> Path:
+        """Return the folder for a model that is sent."""
+        assert self.scratch is not None
+        return self.scratch.folder / "models" / fingerprint({"path": path})
 
     def launcher(self, place: Place) -> Launcher:
         """Return what starts workers. Compiled code stays on the node."""
@@ -137,10 +152,8 @@ class DeviceActor:
 
     def receive(self, path: str, files: Files) -> None:
         """Take a model that this node lacks, unless another actor of the node has it."""
-        assert self.scratch is not None
-        folder = self.scratch.folder / "models" / fingerprint({"path": path})
-        self.fetch(folder, files)
-        self.moved[path] = str(folder / Path(path).name)
+        self.fetch(self.sent(path), files)
+        self.moved[path] = str(self.sent(path) / Path(path).name)
 
     def fetch(self, folder: Path, files: Files) -> None:
         """Make a folder of files, once on a node."""

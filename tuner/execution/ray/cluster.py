@@ -125,7 +125,8 @@ def start_actors(ray: Any, device: str) -> tuple[list[Site], list[str]]:
     left_out: list[str] = []
     for answer, (actor, node) in ask_actors(ray, device).items():
         try:
-            sites.append(site_of(ray.get(answer, timeout=0), actor, node))
+            others = sum(site.device.node == node["NodeName"] for site in sites)
+            sites.append(site_of(ray.get(answer, timeout=0), actor, node, others))
         except (ray.exceptions.RayError, BadInput) as error:
             left_out.append(f"a device of {node['NodeName']} is left out: {why_not(ray, error)}")
             ray.kill(actor)
@@ -152,8 +153,11 @@ def ask_actors(ray: Any, device: str) -> dict[Any, tuple[Any, Mapping[str, Any]]
     return asked
 
 
-def site_of(data: bytes, actor: Any, node: Mapping[str, Any]) -> Site:
-    """Return the device of an actor. Raises BadInput if its node has another version of this package."""
+def site_of(data: bytes, actor: Any, node: Mapping[str, Any], others: int) -> Site:
+    """Return the device of an actor on a node with so many others, which number those without an index.
+
+    Raises BadInput if its node has another version of this package.
+    """
     try:
         version = msgspec.json.decode(data, type=Version).version
     except msgspec.DecodeError:
@@ -161,7 +165,8 @@ def site_of(data: bytes, actor: Any, node: Mapping[str, Any]) -> Site:
     if version != own_version():
         raise BadInput(f"its diffusion-tuner is {version}, here it is {own_version()}: install the same version")
     found = decode(data, Found, "what an actor found")
-    at = Device(name=found.environment.device, index=found.index, uuid=found.gpu, node=node["NodeName"])
+    index = others if found.index is None else found.index
+    at = Device(name=found.environment.device, index=index, uuid=found.gpu, node=node["NodeName"])
     return Site(actor, node["NodeID"], at, found)
 
 

@@ -6,8 +6,8 @@ import secrets
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +15,7 @@ from tuner.errors import BadInput
 from tuner.execution.executor import Ended, Executor, Handle, StoodStill
 from tuner.execution.ray.actor import Found, Opened, Restarted, Setup
 from tuner.execution.ray.session import Event
-from tuner.execution.ray.shipping import files_below, last_line, with_paths, write_files
+from tuner.execution.ray.shipping import files_below, last_line, model_files, with_paths, write_files
 from tuner.files import StudyFolder
 from tuner.hardware.gpus import Trouble
 from tuner.records.codec import decode, encode, fingerprint
@@ -39,6 +39,9 @@ SILENT_S = 60.0
 
 RETRY_S = 2.0
 """Whether Ray has started a lost actor again is looked at after so many seconds."""
+
+SEND_S = 1800.0
+"""How long models may take to be sent to all nodes."""
 
 CLOSE_S = 20.0
 """How long actors may take to kill what runs."""
@@ -78,7 +81,7 @@ class Packed:
     """Files that were given to Ray, by their paths, in the state that `version` names."""
 
     version: str
-    files: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, Any]
 
 
 class RayExecutor(Executor):
@@ -97,7 +100,8 @@ class RayExecutor(Executor):
         self.nonce = paths.root / NONCE
         self.run = secrets.token_hex(16)
         self.running: dict[str, Handle] = {}
-        self.collecting: dict[Any, Site] = {}
+        self.awaited: dict[Any, Site] = {}
+        """Ray's promises of events, and of commands that arrived."""
         self.events: deque[Event] = deque()
         self.packed: dict[Path, Packed] = {}
 
@@ -133,7 +137,7 @@ class RayExecutor(Executor):
         site, inputs = self.sites[handle.device], {}
 
         def read(path: str) -> str:
-            packed = self._pack(Path(path), self.paths.root)
+            packed = self._pack(Path(path))
             inputs[packed.version] = packed.files
             return f"{packed.version}/{self._relative(path)}"
 
@@ -144,20 +148,21 @@ class RayExecutor(Executor):
         return str(Path(path).relative_to(self.paths.root))
 
     def _post(self, site: Site, *command: Any) -> None:
-        site.actor.post.remote(site.session, site.posted, *command)
+        self.awaited[site.actor.post.remote(site.session, site.posted, *command)] = site
         site.posted += 1
 
-    def _pack(self, path: Path, root: Path) -> Packed:
-        """Return Ray's references to files by their paths below `root`: to those of before unless they changed."""
+    def _pack(self, path: Path) -> Packed:
+        """Return Ray's references to files of the study by their paths: to those of before unless they changed."""
         found = dict(files_below(path))
         version = fingerprint({str(file): [state.st_size, state.st_mtime_ns] for file, state in found.items()})
         packed = self.packed.get(path)
         if packed is None or packed.version != version:
-            packed = Packed(version)
-            for file in found:
-                packed.files[str(file.relative_to(root))] = self.ray.put(_contents(file))
-            self.packed[path] = packed
+            packed = self.packed[path] = Packed(version, self._put(found, self.paths.root))
         return packed
+
+    def _put(self, files: Iterable[Path], root: Path) -> dict[str, Any]:
+        """Give files to Ray, and return its references by their paths below `root`."""
+        return {str(file.relative_to(root)): self.ray.put(_contents(file)) for file in files}
 
     # ---- events ----------------------------------------------------------------------------------------------------
 
@@ -181,29 +186,33 @@ class RayExecutor(Executor):
     def _collect(self, returns_at: float) -> bool:
         """Wait for events until then, but not for long. Returns whether any came."""
         wait_s = max(0.0, min(POLL_S, returns_at - time.monotonic()))
-        if not self.collecting:
+        if not self.awaited:
             time.sleep(wait_s)
             return False
-        refs = list(self.collecting)
+        refs = list(self.awaited)
         ready, _ = self.ray.wait(refs, timeout=wait_s, fetch_local=False)
         if ready:
             ready, _ = self.ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
         for ref in ready:
-            self._take(ref, self.collecting.pop(ref))
+            if ref in self.awaited:  # its site was not lost because of another one
+                self._take(ref, self.awaited.pop(ref))
         return bool(ready)
 
     def _take(self, ref: Any, site: Site) -> None:
         try:
-            events, site.holder = self.ray.get(ref)
+            found = self.ray.get(ref, timeout=ANSWER_S)
         except self.ray.exceptions.RayError as error:
             self._lose(site, error)
             return
         site.heard_at = time.monotonic()
+        if found is None:  # a command arrived
+            return
+        events, site.holder = found
         self.events.extend(events)
         self._await_events(site)
 
     def _await_events(self, site: Site) -> None:
-        self.collecting[site.actor.collect.remote(site.session)] = site
+        self.awaited[site.actor.collect.remote(site.session)] = site
 
     def _fail(self, handle: Handle, reason: str) -> None:
         failure = Failure(kind="crash", stage="start", message=reason)
@@ -216,7 +225,7 @@ class RayExecutor(Executor):
         """Take note that an actor is gone, with its jobs."""
         site.lost, site.is_told, site.holder, site.opening = self._reason(error), False, None, None
         site.is_broken = isinstance(error, self.ray.exceptions.RayTaskError) and not isinstance(error, Restarted)
-        self.collecting = {ref: other for ref, other in self.collecting.items() if other is not site}
+        self.awaited = {ref: other for ref, other in self.awaited.items() if other is not site}
         for handle in self.running.values():
             if handle.device == site.device:
                 self._fail(handle, site.lost)
@@ -265,7 +274,7 @@ class RayExecutor(Executor):
         if not self.ray.wait([site.opening], timeout=0)[0]:
             return trouble
         try:
-            self._finish_opening(site)
+            self._finish_opening(site, {}, time.monotonic() + SEND_S)
         except self.ray.exceptions.ActorDiedError:
             return trouble._replace(again_s=None)
         except self.ray.exceptions.RayError:
@@ -284,13 +293,18 @@ class RayExecutor(Executor):
         )  # fmt: skip
         return site.actor.open.remote(encode(setup), site.node)
 
-    def _finish_opening(self, site: Site) -> None:
-        """Send an actor the models that it lacks, and let it tell events. Raises RayError if it is gone."""
-        opened = decode(self.ray.get(site.opening, timeout=START_S), Opened, site.device.title)
+    def _finish_opening(self, site: Site, models: dict[str, dict[str, Any]], ends_at: float) -> None:
+        """Send an actor the models that it lacks, and let it tell events. Raises RayError if it is gone.
+
+        `models` takes what was given to Ray, for other actors.
+        """
+        opened = decode(self.ray.get(site.opening, timeout=0), Opened, site.device.title)
         site.opening, site.sees_folder = None, opened.sees_folder
         for path in opened.missing:
-            files = self._pack(Path(path), Path(path).parent).files
-            self.ray.get(site.actor.receive.remote(path, files))
+            if path not in models:
+                models[path] = self._put((file for file, _ in model_files(Path(path))), Path(path).parent)
+            received = site.actor.receive.remote(path, models[path])
+            self.ray.get(received, timeout=max(0.0, ends_at - time.monotonic()))
         site.lost, site.heard_at = "", time.monotonic()
         self._await_events(site)
 
@@ -298,12 +312,15 @@ class RayExecutor(Executor):
         self.nonce.write_text(self.run, encoding="ascii")
         for site in self.sites.values():
             site.opening = self._open(site)
+        opening = [site.opening for site in self.sites.values()]
+        self.ray.wait(opening, num_returns=len(opening), timeout=START_S)
+        models: dict[str, dict[str, Any]] = {}
+        ends_at = time.monotonic() + SEND_S
         for site in self.sites.values():
             try:
-                self._finish_opening(site)
+                self._finish_opening(site, models, ends_at)
             except self.ray.exceptions.RayError as error:
                 self._lose(site, error)
-        self.packed.clear()  # models, which the nodes have now
         return self
 
     def __exit__(self, *error: Any) -> None:
