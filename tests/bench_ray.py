@@ -22,6 +22,7 @@ from typing import Any
 from faults.sabotaged_tune import EMPTY_PANEL
 from inline_study import Told
 from kinds import kind
+from ray_nodes import actors_of
 
 from tuner.execution.launch import Launcher, Place, Start, StartedProcess
 from tuner.execution.ray import cluster
@@ -156,10 +157,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--strategy", default="agent")
     given = parser.parse_args(arguments)
     os.environ[TRIAL_S] = str(given.trial)
-    here = str(Path(__file__).parent)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))
-    cluster.ACTOR, cluster.START_S = BenchActor, 600.0  # type: ignore[attr-defined]
+    cluster.START_S = 600.0  # type: ignore[attr-defined]
     finalists.EXAMINER = (sys.executable, "-S", "-c", EMPTY_PANEL)
+    with actors_of(BenchActor):
+        return bench(given)
+
+
+def bench(given: argparse.Namespace) -> int:
+    """Start Ray with made-up GPUs, and measure."""
     import ray
 
     count = {"num_cpus": given.actors, "num_gpus": given.actors}

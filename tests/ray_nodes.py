@@ -109,19 +109,25 @@ def started(nodes: int = 3, cpus: int = 1) -> Iterator[Any]:
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
-    )
-    cluster.ACTOR = SimulatedActor
     quiet = {"num_cpus": cpus, "include_log_monitor": False}
-    found = Cluster(initialize_head=True, head_node_args={**quiet, "include_dashboard": False})
-    try:
-        for _ in range(nodes - 1):
-            found.add_node(**quiet)
-        yield found
-    finally:
-        import ray
+    with actors_of(SimulatedActor):
+        found = Cluster(initialize_head=True, head_node_args={**quiet, "include_dashboard": False})
+        try:
+            for _ in range(nodes - 1):
+                found.add_node(**quiet)
+            yield found
+        finally:
+            import ray
 
-        ray.shutdown()
-        found.shutdown()
-        cluster.ACTOR = DeviceActor
+            ray.shutdown()
+            found.shutdown()
+
+
+@contextmanager
+def actors_of(kind: type[DeviceActor]) -> Iterator[None]:
+    """Actors are of this kind, and nodes that are started can import it."""
+    path = [str(Path(__file__).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(path))
+        patch.setattr(cluster, "ACTOR", kind)
+        yield

@@ -369,8 +369,11 @@ def test_workers_of_an_actor_have_the_threads_that_the_user_gave_them(cluster: C
 def test_without_ray_or_a_cluster_one_line_says_so(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # as in a process of its own
     assert cli.main(["run", "demo", "--device", "cpu", "--ray", "127.0.0.1:1"]) == 2
     assert capsys.readouterr().err.startswith("tune: --ray 127.0.0.1:1: no cluster answers: [Errno 111]")
+    assert cli.main(["run", "demo", "--device", "cpu", "--ray", "127.0.0.1:1", "--warm-start", "nowhere"]) == 2
+    assert "--warm-start" in capsys.readouterr().err, "found before there is a connection"
     assert cli.main(["run", "demo", "--ray", "auto", "--gpus", "all"]) == 2
     assert "not together with --gpus" in capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
@@ -402,3 +405,15 @@ def test_a_study_survives_an_actor_and_a_node(nodes: Any, cluster: Cluster, tmp_
     assert len(taken_out) == 2, told.notes
     back = [note for note in told.notes if "is used again" in note]
     assert back == [f"{victims[restarted.node_id].device.title} is used again"]
+
+
+def test_a_process_can_connect_again(nodes: Any, cluster: Cluster) -> None:
+    """The last one here: it ends the connection of the others."""
+    ray = cluster.ray
+    cluster.close()
+    assert cluster.ours and not ray.is_initialized()
+    ray.init(address=nodes.address, logging_level="ERROR", log_to_driver=False)
+    again = connect(nodes.address, "cpu")
+    assert again.devices, again.left_out
+    again.close()
+    assert ray.is_initialized(), "it was not ours to end"

@@ -103,7 +103,10 @@ def opened(
 
     request = store.request
     if not isinstance(machines, gpus.Choice):
-        with machines.opened(store.paths, request.model, request.quality.metric_paths, slots) as engine:
+        with (
+            contextlib.closing(machines),
+            machines.opened(store.paths, request.model, request.quality.metric_paths, slots) as engine,
+        ):
             yield engine
         return
     with LocalExecutor(list(found), launchers(found, store.paths), slots=slots) as executor:

@@ -163,26 +163,35 @@ def run(options: argparse.Namespace) -> int:
 
 def prepare(options: argparse.Namespace) -> tuple[Path, Request, Machines]:
     """Return folder, request and machines of the study that options ask for. Raises BadInput or Unavailable."""
-    from tuner.commands import checks
     from tuner.commands.devices import choose_gpus, connect, first_uuid
     from tuner.hardware import environment
     from tuner.study.warm_start import require_study
 
-    machines: Machines
-    if options.ray is not None:
-        machines = cluster = connect(options, options.device)
-        request = make_request(options, lambda: cluster.environment)
-    else:
-        machines = choice = choose_gpus(options.gpus, options.device)
-        request = make_request(options, lambda: environment.detect(options.device, first_uuid(choice), options.devices))
     if kind_at(options.out) not in (None, "a folder"):
         raise BadInput(f"--out {options.out}: {absent(options.out, 'folder')}")
-    folder = resolved(options.out) / study_name(options.study, request.model.source, request.fingerprint())
+    require_study(options.warm_start, resolved(options.out))
+    if options.ray is not None:
+        cluster = connect(options, options.device)
+        try:
+            return *checked_request(options, lambda: cluster.environment), cluster
+        except BaseException:
+            cluster.close()
+            raise
+    choice = choose_gpus(options.gpus, options.device)
+    return *checked_request(
+        options, lambda: environment.detect(options.device, first_uuid(choice), options.devices)
+    ), choice
+
+
+def checked_request(options: argparse.Namespace, detect: Callable[[], Environment]) -> tuple[Path, Request]:
+    """Return folder and request of the study that options ask for. Raises BadInput or Unavailable."""
+    from tuner.commands import checks
+
+    request = make_request(options, detect)
     checks.check_devices(request)
     checks.check_call(request, options.space or request.space.name, space_settings(options))
     checks.check_models(request)
-    require_study(options.warm_start, resolved(options.out))
-    return folder, request, machines
+    return resolved(options.out) / study_name(options.study, request.model.source, request.fingerprint()), request
 
 
 def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> int:

@@ -44,13 +44,14 @@ OF_THE_NODE = ("cpu_count", "driver", "platform")
 
 
 class Cluster:
-    """The devices of a family in a Ray cluster, and why others are left out."""
+    """The devices of a family in a Ray cluster, and why others are left out. The connection may be `ours`."""
 
     asked = None
     """No GPUs of this host are asked for."""
 
-    def __init__(self, ray: Any, sites: Sequence[Site], left_out: Sequence[str]) -> None:
+    def __init__(self, ray: Any, sites: Sequence[Site], left_out: Sequence[str], *, ours: bool = False) -> None:
         self.ray = ray
+        self.ours = ours
         self.sites = sites
         self.left_out = left_out
 
@@ -76,21 +77,31 @@ class Cluster:
         with RayExecutor(self.ray, self.sites, paths, models, slots) as executor:
             yield executor, executor.trouble_of
 
+    def close(self) -> None:
+        """End the actors, and the connection if it is ours."""
+        for site in self.sites:
+            self.ray.kill(site.actor)
+        if self.ours:
+            self.ray.shutdown()
+
 
 def connect(address: str, device: str = "auto", family: Environment | None = None) -> Cluster:
     """Start an actor for each device of the cluster at an address, and return those of one family.
 
-    That is the family of an environment if one is given, else the largest. Raises Unavailable if there is none.
+    That is the family of an environment if one is given, else the largest. A connection that this process has is used.
+    Raises Unavailable if there is none.
     """
     if importlib.util.find_spec("ray") is None:
         raise Unavailable(f"--ray {address}: {MISSING}")
     os.environ |= QUIET
     import ray
 
+    ours = not ray.is_initialized()
     try:
-        require_listener(address)
-        with contextlib.chdir(Path(python.PACKAGE).parent):  # Ray lets actors import from the current folder first
-            ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+        if ours:
+            require_listener(address)
+            with contextlib.chdir(Path(python.PACKAGE).parent):  # Ray lets actors import from the current folder first
+                ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     except (OSError, RuntimeError, ValueError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
         raise Unavailable(
@@ -106,9 +117,11 @@ def connect(address: str, device: str = "auto", family: Environment | None = Non
             continue
         left_out.append(f"{site.device.title} is left out: {other}")
         ray.kill(site.actor)
+    found = Cluster(ray, ranked(chosen), left_out, ours=ours)
     if not chosen:
+        found.close()
         raise Unavailable(f"--ray {address}: no device can be used: {'; '.join(left_out) or 'the cluster has none'}")
-    return Cluster(ray, ranked(chosen), left_out)
+    return found
 
 
 def require_listener(address: str) -> None:
