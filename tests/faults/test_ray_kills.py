@@ -87,7 +87,8 @@ def test_kills_at_random(nodes: Any, tune: Tune, victim: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     count_trials(tune, figures)
     print(victim, figures)
-    assert figures["lost"] == 0
+    assert (figures["lost"], figures["ended early"]) == (0, 0)
+    assert figures["failed"] <= figures["trials"] / 100, "docs/ray.md: 1 of 180 at most"
     tune.check()
 
 
