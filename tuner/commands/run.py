@@ -188,10 +188,11 @@ def checked_request(options: argparse.Namespace, detect: Callable[[], Environmen
     from tuner.commands import checks
 
     request = make_request(options, detect)
+    folder = resolved(options.out) / study_name(options.study, request.model.source, request.fingerprint())
     checks.check_devices(request)
     checks.check_call(request, options.space or request.space.name, space_settings(options))
     checks.check_models(request)
-    return resolved(options.out) / study_name(options.study, request.model.source, request.fingerprint()), request
+    return folder, request
 
 
 def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> int:
