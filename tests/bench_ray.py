@@ -157,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--strategy", default="agent")
     given = parser.parse_args(arguments)
     os.environ[TRIAL_S] = str(given.trial)
-    cluster.START_S = 600.0  # type: ignore[attr-defined]
+    cluster.START_S = 600.0  # type: ignore[attr-defined]  # what it imported, in its own place
     finalists.EXAMINER = (sys.executable, "-S", "-c", EMPTY_PANEL)
     with actors_of(BenchActor):
         return bench(given)

@@ -199,7 +199,7 @@ def test_a_node_that_does_not_answer_is_lost_and_comes_back(
     assert {read(file, Outcome).failure for file in outcomes(folder)} == {None}
 
 
-def test_a_device_whose_actor_takes_no_command_is_lost(executor: Executor, make_job: Callable[..., Job]) -> None:  # noqa: F811
+def test_a_device_whose_actor_takes_no_command_is_lost(executor: Executor, make_job: Callable[..., Job]) -> None:  # noqa: F811  (pytest's fixture)
     assert isinstance(executor, RayExecutor)
     device, ends_at = executor.free()[0], time.monotonic() + 30.0
     site = executor.sites[device]
@@ -232,7 +232,7 @@ def test_a_gpu_with_a_fault_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_broken_node_is_lost_for_good_and_no_trial_has_failed(
-    executor: Executor,  # noqa: F811
+    executor: Executor,  # noqa: F811  (pytest's fixture)
     make_job: Callable[..., Job],
     tmp_path: Path,
 ) -> None:

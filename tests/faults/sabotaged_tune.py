@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
 
         cluster.ACTOR = SimulatedActor
     assert baseline.MAX_BASELINES > 2
-    baseline.MAX_BASELINES = 2  # simulated timings have no noise, and each worker takes half a second to start
+    baseline.MAX_BASELINES = 2  # simulated timings have no noise
     launch.WORKER = WORKER
     template.TEMPLATE = TEMPLATE
     finalists.EXAMINER = (sys.executable, "-c", EMPTY_PANEL)  # images that are made up say nothing

@@ -62,7 +62,7 @@ def test_kills_at_random(nodes: Any, tune: Tune, victim: str) -> None:
             nodes.add_node(num_cpus=1, include_log_monitor=False)
         process = tune.start(*arguments, TUNER_RAY="1")
         figures["runs"] += 1
-        wait_until(lambda: process.poll() is not None or tune.outcomes())  # noqa: B023
+        wait_until(lambda: process.poll() is not None or tune.outcomes())  # noqa: B023  (called at once)
         while process.poll() is None and figures["kills"] < KILLS:
             time.sleep(random.uniform(0.5, 4.0))
             before = tune.acknowledged()

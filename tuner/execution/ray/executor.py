@@ -66,12 +66,12 @@ class Site:
     holder: str | None = None
     sees_folder: bool = False
     lost: str = ""
-    is_told: bool = False
-    """Whether the study knows that it is lost."""
+    is_reported: bool = False
+    """Whether the study was told that it is lost."""
     is_broken: bool = False
     """Whether its actor lives, but failed: then it is not used again in this run."""
-    heard_at: float = 0.0
-    """When it was last heard of."""
+    last_seen_at: float = 0.0
+    """When it last answered."""
     opening: Any = None
     """Ray's promise that the actor takes jobs again."""
 
@@ -202,9 +202,9 @@ class RayExecutor(Executor):
         try:
             found = self.ray.get(ref, timeout=ANSWER_S)
         except self.ray.exceptions.RayError as error:
-            self._lose(site, error)
+            self._mark_lost(site, error)
             return
-        site.heard_at = time.monotonic()
+        site.last_seen_at = time.monotonic()
         if found is None:  # a command arrived
             return
         events, site.holder = found
@@ -221,9 +221,9 @@ class RayExecutor(Executor):
 
     # ---- lost devices ----------------------------------------------------------------------------------------------
 
-    def _lose(self, site: Site, error: Exception) -> None:
+    def _mark_lost(self, site: Site, error: Exception) -> None:
         """Take note that an actor is gone, with its jobs."""
-        site.lost, site.is_told, site.holder, site.opening = self._reason(error), False, None, None
+        site.lost, site.is_reported, site.holder, site.opening = self._reason(error), False, None, None
         site.is_broken = isinstance(error, self.ray.exceptions.RayTaskError) and not isinstance(error, Restarted)
         self.awaited = {ref: other for ref, other in self.awaited.items() if other is not site}
         for handle in self.running.values():
@@ -252,21 +252,21 @@ class RayExecutor(Executor):
         try:
             trouble = self.ray.get(site.actor.trouble.remote(), timeout=ANSWER_S)
         except self.ray.exceptions.RayError as error:
-            self._lose(site, error)
+            self._mark_lost(site, error)
             return None
-        site.heard_at = time.monotonic()
+        site.last_seen_at = time.monotonic()
         return None if trouble is None else Trouble(*trouble)
 
     def _ask_silent(self) -> None:
         """Take note of nodes that do not answer although they run jobs."""
         for site in {handle.device: self.sites[handle.device] for handle in self.running.values()}.values():
-            if not site.lost and time.monotonic() - site.heard_at > SILENT_S:
+            if not site.lost and time.monotonic() - site.last_seen_at > SILENT_S:
                 self._ask(site)
 
     def _trouble_of_lost(self, site: Site) -> Trouble | None:
         trouble = Trouble(site.lost, is_lost=True, again_s=RETRY_S)
-        if not site.is_told:
-            site.is_told = True
+        if not site.is_reported:
+            site.is_reported = True
             return trouble
         if site.is_broken:
             return trouble._replace(again_s=None)
@@ -305,7 +305,7 @@ class RayExecutor(Executor):
                 models[path] = self._put((file for file, _ in model_files(Path(path))), Path(path).parent)
             received = site.actor.receive.remote(path, models[path])
             self.ray.get(received, timeout=max(0.0, ends_at - time.monotonic()))
-        site.lost, site.heard_at = "", time.monotonic()
+        site.lost, site.last_seen_at = "", time.monotonic()
         self._await_events(site)
 
     def __enter__(self) -> Self:
@@ -320,7 +320,7 @@ class RayExecutor(Executor):
             try:
                 self._finish_opening(site, models, ends_at)
             except self.ray.exceptions.RayError as error:
-                self._lose(site, error)
+                self._mark_lost(site, error)
         return self
 
     def __exit__(self, *error: Any) -> None:

@@ -61,16 +61,16 @@ class Session:
         self.waiting: list[Command] = []
         """Jobs that wait until the device is free, as another has it to itself."""
         self.commands: dict[int, Command] = {}
-        self.obeyed = 0
+        self.commands_run = 0
         self.events: list[Event] = []
         self.holder: str | None = None
         """The job that has the device to itself."""
-        self.told: str | None = None
+        self.reported_holder: str | None = None
         self.is_closed = False
         self.problem = ""
         self.changed = threading.Condition()
-        self.bell, self.ring = os.pipe()
-        executor.selector.register(self.bell, EVENT_READ)
+        self.wake_up_read, self.wake_up_write = os.pipe()
+        executor.selector.register(self.wake_up_read, EVENT_READ)
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
@@ -88,10 +88,12 @@ class Session:
         Returns at once if the session is closed. Raises RuntimeError if it has failed.
         """
         with self.changed:
-            self.changed.wait_for(lambda: self.events or self.told != self.holder or self.is_closed or self.problem)
+            self.changed.wait_for(
+                lambda: self.events or self.reported_holder != self.holder or self.is_closed or self.problem
+            )
             if self.problem:
                 raise RuntimeError(self.problem)
-            events, self.events, self.told = self.events, [], self.holder
+            events, self.events, self.reported_holder = self.events, [], self.holder
             return events, self.holder
 
     def fail(self, problem: str) -> None:
@@ -106,11 +108,11 @@ class Session:
             self.is_closed = True
             self._wake()
         self.thread.join()
-        os.close(self.bell)
-        os.close(self.ring)
+        os.close(self.wake_up_read)
+        os.close(self.wake_up_write)
 
     def _wake(self) -> None:
-        os.write(self.ring, b"1")
+        os.write(self.wake_up_write, b"1")
         self.changed.notify_all()
 
     # ---- the thread ------------------------------------------------------------------------------------------------
@@ -119,10 +121,10 @@ class Session:
         try:
             with self.executor:
                 while not self.is_closed:
-                    self._obey()
+                    self._run_commands()
                     for handle, event in self.executor.wait(self._until):
                         self._report(handle, event)
-                        self._obey()
+                        self._run_commands()
                     self._note_holder()
                     with self.changed:
                         self.changed.wait_for(lambda: self._has_work() or bool(self.executor.running))
@@ -132,17 +134,17 @@ class Session:
                 self.changed.notify_all()
 
     def _has_work(self) -> bool:
-        return self.is_closed or self.obeyed in self.commands
+        return self.is_closed or self.commands_run in self.commands
 
     def _until(self) -> float:
         """Return when to stop waiting: at once if there is something to do."""
         return 0.0 if self._has_work() else float("inf")
 
-    def _obey(self) -> None:
+    def _run_commands(self) -> None:
         """Do what the parent wants, and start what waits where the device is free."""
-        while not self.is_closed and (command := self.commands.pop(self.obeyed, None)) is not None:
-            self.obeyed += 1
-            os.read(self.bell, 1)
+        while not self.is_closed and (command := self.commands.pop(self.commands_run, None)) is not None:
+            self.commands_run += 1
+            os.read(self.wake_up_read, 1)
             if command.kind == "submit":
                 self.waiting.append(command)
             else:
@@ -174,11 +176,11 @@ class Session:
         if isinstance(event, (PointFailed, WorkerFailed)) and event.failure.kind == "disk full":
             raise OSError(errno.ENOSPC, event.failure.message)  # this node's disk, not the study's
         sends = not isinstance(event, WITHOUT_FILES)
-        self._tell(self.names[handle.id], event, self.written[handle.id].changed() if sends else {})
+        self._send(self.names[handle.id], event, self.written[handle.id].changed() if sends else {})
         if isinstance(event, Ended):
             self._forget(self.handles.pop(self.names[handle.id]))
 
-    def _tell(self, name: str, event: Message | StoodStill | Ended, files: dict[str, bytes] | None = None) -> None:
+    def _send(self, name: str, event: Message | StoodStill | Ended, files: dict[str, bytes] | None = None) -> None:
         data = event.seconds if isinstance(event, StoodStill) else None if isinstance(event, Ended) else encode(event)
         self._note_holder()
         with self.changed:

@@ -20,8 +20,8 @@ from tuner.records.protocol import Job
 SCRATCH = "tune-ray-"
 """How the folders begin that nodes keep files in."""
 
-
 RECORD = "outcome.json"
+"""The file that acknowledges a trial."""
 
 
 def with_paths(job: Job, folder: Callable[[str], str], images: Callable[[str], str]) -> Job:
