@@ -43,6 +43,7 @@ def tick(name):
 
 def turn():
     send('{{"type":"turn_wanted","in_pair":%s}}' % ("true" if '"is_first"' in job and not alone else "false"))
+    open(folder + "/asked", "w").close()
     assert os.read(0, 1) == b"1"
     began = time.monotonic()
     time.sleep(3600 if '"keeps' in job else {TURN_S})
@@ -65,8 +66,10 @@ if '"asks' in job:
     assert os.read(0, 1) == b"1"
     with open(folder + "/provided", "w") as file:
         print(time.monotonic(), int('"sees this"' in open(sys.argv[1]).read()), file=file)
-if '"late' in job:
+if '"late"' in job:
     time.sleep(0.3)
+while '"later"' in job and not os.path.exists(folder + "/../keeps/asked"):
+    time.sleep(0.001)
 for _ in range(3 if '"thrice' in job or '"is_first"' in job else 1):
     turn()
 send('{{"type":"failed","failure":{{"kind":"error","stage":"load","message":"planted"}}}}')
