@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tuner.knobs.graphs import CapturedCall
 from tuner.knobs.modulated_layers import plain
 from tuner.knobs.modulation import Modulation, row_of
 from tuner.records.codec import Values
+from tuner.trace import dynamo
 
 Folder = Callable[[str], Path]
 ONCE = KNOBS["modulation.once"]
@@ -182,6 +184,19 @@ def test_it_works_beside_what_wraps_the_denoiser(
         products.clear()
         assert np.abs(draw(pipe, "flux", steps) - draw(reference, "flux", steps)).max() < 1e-4
     assert modulation(pipe)._known is not None and len(products) == LAYERS["flux"]
+
+
+@pytest.mark.usefixtures("only_dynamo")
+def test_compiled_code_of_one_block_serves_all_blocks_like_it(tiny_pipeline: Path) -> None:
+    pipe = load(tiny_pipeline)
+    blocks = pipe.transformer.single_transformer_blocks
+    blocks.extend(copy.deepcopy(blocks[0]) for _ in range(8))  # more than torch compiles one function for
+    untouched = draw(pipe, "flux")
+    log = dynamo.start_compile_log()
+    apply_knobs(pipe, values({"compile.scope": "regional", **ON}), CPU)
+    for _ in range(2):
+        assert np.abs(draw(pipe, "flux") - untouched).max() < 1e-5
+    assert log.read().unique_graphs == 3, "double blocks, and single blocks with two strides"
 
 
 def test_an_unknown_timestep_is_no_number_and_not_another_ones_row() -> None:

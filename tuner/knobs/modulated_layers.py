@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 
@@ -15,17 +16,14 @@ class Caught(Exception):
         self.named = named
 
 
-class Held:
-    """The `forward` of a layer whose output is computed elsewhere and written to `row`."""
+def read_row(layer: Any, *arguments: Any, **named: Any) -> Any:
+    """Return the row written to a layer: the `forward` of a layer whose output is computed elsewhere.
 
-    def __init__(self) -> None:
-        self.row: Any = None
-        self.is_catching = False
-
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        if self.is_catching:
-            raise Caught(arguments, named)
-        return self.row
+    Every layer has this function, bound to it, so that compiled code of one block serves all blocks like it.
+    """
+    if layer.is_catching:
+        raise Caught(arguments, named)
+    return layer.row
 
 
 class Layers:
@@ -38,16 +36,18 @@ class Layers:
         self._denoiser = denoiser
         self._embedding = embedding
         self._products = products
-        self._held = [Held() for _ in range(len(products) + 1)]
+        self._replaced = [embedding, *(product for _, product in products)]
         self._buffers: dict[Any, Any] = {}
         self._shown: Any = None
-        for layer, held in zip([embedding, *(product for _, product in products)], self._held, strict=True):
-            layer.forward = held
+        for layer in self._replaced:
+            layer.is_catching = False
+            layer.row = None
+            layer.forward = MethodType(read_row, layer)
 
     def undo(self) -> None:
         """Give the layers their own forward again."""
-        for layer in (self._embedding, *(product for _, product in self._products)):
-            del layer.forward
+        for layer in self._replaced:
+            del layer.forward, layer.row, layer.is_catching
 
     def compute(self, named: dict[str, Any], timesteps: Any) -> Any:
         """Return the table of these timesteps for a call with these arguments."""
@@ -86,18 +86,18 @@ class Layers:
             self._shown = buffer
             width = buffer.shape[1] - sum(product.out_features for _, product in self._products)
             widths = [width, *(product.out_features for _, product in self._products)]
-            for held, columns in zip(self._held, buffer.split(widths, dim=1), strict=True):
-                held.row = columns
+            for layer, columns in zip(self._replaced, buffer.split(widths, dim=1), strict=True):
+                layer.row = columns
 
     def _catch(self, named: dict[str, Any]) -> Caught:
         """Call the denoiser up to its embedding."""
-        self._held[0].is_catching = True
+        self._embedding.is_catching = True
         try:
             plain(self._denoiser, **named)
         except Caught as caught:
             return caught
         finally:
-            self._held[0].is_catching = False
+            self._embedding.is_catching = False
         raise RuntimeError("the denoiser did not embed its timestep")
 
 
