@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 
 import msgspec
 import pytest
 from inline_study import SMALL, Bench, Workers
 
 from tuner.records.advice import Advice, Expectation
+from tuner.records.codec import Values
+from tuner.records.outcome import Device
 from tuner.records.protocol import Job, Point
-from tuner.search.simplicity import MAX_MARGIN, MIN_MARGIN, margin, questionable, simplest_first
+from tuner.search.history import InFlight
+from tuner.search.simplicity import MAX_MARGIN, MIN_MARGIN, Simplify, margin, questionable, simpler, simplest_first
+from tuner.search.strategy import SearchContext
 
 SPACE = f"""{SMALL}
 knobs:
@@ -73,6 +78,38 @@ def test_what_the_advisor_is_sure_of_is_not_taken_out_and_the_least_goes_first(b
             ),
         )  # fmt: skip
         assert list(questionable(history, best)) == ["vae.channels_last", "fuse_qkv"]
+        assert settings_of(simpler(history, best)) == [
+            {"attention.backend", "fuse_qkv"}, {"attention.backend", "vae.channels_last"},
+        ]  # fmt: skip
+
+
+def test_what_is_expected_to_gain_nothing_is_taken_out_at_once(bench: Bench) -> None:
+    bench.work = Workers()
+    bench.strategy = "tpe"  # begins with the recipe
+    with bench.study(trials=2) as study:
+        study.run()
+        history = study.history
+        expectations = tuple(expected(name, True, 0.99) for name in sorted(IDLE))
+        history.advice = Advice(seconds_by_part={}, noise=0.0, expectations=expectations)
+        first, *others = settings_of(simpler(history, history.outcomes[1]))
+        assert first == {"attention.backend"}
+        assert all(len(names) == 2 for names in others)
+
+
+def test_one_simpler_configuration_is_measured_at_a_time(bench: Bench) -> None:
+    bench.work = Workers()
+    bench.strategy = "tpe"
+    with bench.study(trials=2) as study:
+        study.run()
+        history, best = study.history, study.history.outcomes[1]
+        context = SearchContext(
+            trials=study.store, is_over=lambda _: False, is_ending=lambda _: True, best=lambda _: best, note=print
+        )
+        strategy = Simplify(context)
+        proposal = strategy.propose(history, Device(name="cpu"))
+        assert proposal is not None
+        history.running.append(InFlight(9, (proposal.values,)))
+        assert strategy.propose(history, Device(name="cpu")) is None
 
 
 def test_of_what_costs_the_same_the_simpler_comes_first_and_then_the_smaller(bench: Bench) -> None:
@@ -93,6 +130,12 @@ def test_of_what_costs_the_same_the_simpler_comes_first_and_then_the_smaller(ben
         dearer = msgspec.structs.replace(simpler, number=8, cost_usd_per_1000_images=cost * 1.006)
         ordered = simplest_first(history, [dearer, cheapest, smaller, simpler])
         assert [each.number for each in ordered] == [7, 6, 5, 8]
+
+
+def settings_of(candidates: Iterable[Values]) -> list[set[str]]:
+    """The settings of each candidate that are not the baseline's."""
+    names = ("attention.backend", "fuse_qkv", "vae.channels_last")
+    return [{name for name in names if values[name] not in (False, "native")} for values in candidates]
 
 
 def expected(knob: str, value: str | bool, ratio: float) -> Expectation:

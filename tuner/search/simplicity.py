@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 
-from tuner.records.codec import Value
+from tuner.records.codec import Value, Values
 from tuner.records.outcome import Device, Outcome
 from tuner.result import front
 from tuner.search.bounds import refusal_reason
@@ -48,9 +49,11 @@ def complexity(history: History, trial: Outcome) -> tuple[float, float, float]:
 
 
 class Simplify(Strategy):
-    """Takes settings out of the best configuration, one at a time, in the last part of the search.
+    """Takes settings out of the best configuration in the last part of the search.
 
-    What is then as cheap is preferred, and simplified further. A setting that the advisor is sure of is not taken out.
+    First all at once of which no gain is expected, then one at a time. What is then as cheap is preferred, and
+    simplified further. A setting that the advisor is sure of is not taken out. While one simpler configuration is
+    measured, no other is proposed: what comes next depends on it.
     """
 
     def __init__(self, context: SearchContext) -> None:
@@ -60,14 +63,32 @@ class Simplify(Strategy):
         best = self.context.best(history)
         if best.number == BASELINE or self.context.is_over(history) or not self.context.is_ending(history):
             return None
-        for name in questionable(history, best):
-            values = history.space.without(best.values, name)
+        for values in simpler(history, best):
+            if history.find_running(values) is not None:
+                return None
             if not history.was_tried(values) and refusal_reason(history, values) is None:
                 return Proposal(values=values, purpose="search")
         return None
 
     def observe(self, outcome: Outcome) -> None:
         """Do nothing: the history says what was tried."""
+
+
+def simpler(history: History, trial: Outcome) -> Iterator[Values]:
+    """Yield candidates with fewer settings than a trial: without all that are not expected to gain, then without one.
+
+    The setting of the least expected gain goes first.
+    """
+    names = list(questionable(history, trial))
+    idle = [name for name in names if is_expected_idle(history, name, trial.values[name])]
+    for taken_out in ([idle] if len(idle) > 1 else []) + [[name] for name in names]:
+        yield functools.reduce(history.space.without, taken_out, trial.values)
+
+
+def is_expected_idle(history: History, name: str, value: Value) -> bool:
+    """Return whether the advisor expects that a setting gains nothing beyond the noise."""
+    found = history.advice.of(name, value) if history.advice else None
+    return found is not None and found.ratio <= 1 + margin(history)
 
 
 def questionable(history: History, trial: Outcome) -> Iterator[str]:
