@@ -175,6 +175,8 @@ class Comparison:
         steps = np.concatenate([build.steps for build in builds])
         latency_s, loss = self.costs.predict(rows, steps, self.normal)
         mean_s = np.median(latency_s, axis=1)
+        batches = [float(values["batch"]) for build in builds for values in build.points]
+        call_s = mean_s * np.array(batches)
         first_call_s = self.costs.first_call_s(rows) * self.bill.compiled_share(builds)[owner]
         return Points(
             builds=builds,
@@ -184,7 +186,7 @@ class Comparison:
             loss=self.bill.with_known(builds, loss),
             chance=self.chances.of(rows),
             image_s=mean_s * self.bill.images_of(builds),
-            build_s=START_S + first_call_s + np.maximum(TIMING_CALLS * mean_s, MIN_TIMING_S),
+            build_s=START_S + first_call_s + np.maximum(TIMING_CALLS * call_s, MIN_TIMING_S),
         )
 
     def with_steps(self, points: Points, places: Sequence[int]) -> Choice:

@@ -17,10 +17,11 @@ from tuner.space.candidates import image_key
 START_S = 4.0
 """Seconds until a worker has the weights."""
 
-TIMING_CALLS = 1.0
-"""Whole calls that a timing comes to, at least."""
+TIMING_CALLS = 7.0
+"""Whole calls, each of a batch, that it takes to warm up and to time a build."""
 
-MIN_TIMING_S = 2.0
+MIN_TIMING_S = 4.0
+"""Seconds that this takes at least."""
 
 NEW_IMAGES, KNOWN_IMAGES = 8, 2
 """Images that are drawn to judge a new image key, and one that was judged."""
