@@ -13,7 +13,7 @@ from inline_study import SPACE, Bench, Workers
 from tuner.errors import StudyFailed
 from tuner.execution.executor import Ended, Handle, StoodStill
 from tuner.execution.inline import InlineExecutor
-from tuner.records.outcome import Failure
+from tuner.records.outcome import Failure, Timing
 from tuner.records.protocol import (
     Job,
     Message,
@@ -68,6 +68,13 @@ class SlowWorkers(Workers):
     is_lossless = False
     """Whether fewer steps lose no quality."""
 
+    is_composed = False
+    """Whether the baseline's latency is composed from calls of fewer steps, as of a large model."""
+
+    def timing(self, job: Job, point: Point) -> Timing:
+        is_predicted = self.is_composed and job.is_baseline
+        return super().timing(job, msgspec.structs.replace(point, predict=True) if is_predicted else point)
+
     def quality(self, job: Job, point: Point) -> Quality:
         return super().quality(job, msgspec.structs.replace(point, steps=28) if self.is_lossless else point)
 
@@ -121,6 +128,15 @@ def test_candidates_begin_before_the_baselines_images_are_there(ahead: Ahead, wo
     assert provided[0].reference is not None and provided[0].reference.scores == (30.0, 30.0)
     assert provided[0].workload == candidate.workload
     assert not workers.jobs[-1].awaits_reference and len(ahead.outcomes()) == 12
+
+
+def test_slow_calls_are_repeated_once_the_images_are_there(ahead: Ahead, workers: SlowWorkers) -> None:
+    workers.is_composed = True
+    ahead.run_ahead()
+
+    baseline, first, second, repetition, *_ = workers.jobs
+    assert baseline.is_baseline and first.awaits_reference and second.awaits_reference
+    assert repetition.build == baseline.build and not repetition.points[0].score, "as soon as there is room"
 
 
 def test_nothing_is_recorded_before_the_baseline(ahead: Ahead) -> None:

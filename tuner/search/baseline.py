@@ -19,7 +19,8 @@ BASELINES_SHARE = 0.05
 class Baseline(Strategy):
     """Trial 0, the untouched pipeline, and again in fresh processes: their spread is the timing noise (A/A).
 
-    Each device has processes of its own. Those of other devices than the first begin beside trial 0.
+    Each device has processes of its own. Those of other devices than the first begin beside trial 0. Slow calls are
+    not repeated before the images are there that all candidates wait for.
     """
 
     def __init__(self, budget: Budget) -> None:
@@ -29,8 +30,8 @@ class Baseline(Strategy):
 
     def propose(self, history: History, device: Device) -> Proposal | None:
         values = history.space.candidate({})
-        is_building = device in history.builders(values) and not history.awaits_reference
-        if is_building or history.is_repeating(BASELINE, device):
+        may_be_beside = history.awaits_reference and not has_slow_calls(history)
+        if (device in history.builders(values) and not may_be_beside) or history.is_repeating(BASELINE, device):
             return None
         if not self.was_proposed and BASELINE not in history.outcomes:
             self.was_proposed = True
@@ -50,11 +51,10 @@ class Baseline(Strategy):
         if history.baseline.status != "measured" or self.failures[device].are_final:
             return False
         walls_s = [run.wall_s for run in history.repetitions_of(history.baseline) if run.device == device]
-        timing = history.baseline.timing
-        is_composed = timing is not None and bool(timing.predicted_from)  # slow calls: one repetition is dear enough
+        is_slow = has_slow_calls(history)  # one repetition is dear enough
         counting = [run for run in history.undisturbed(history.baseline) if run.device == device]
-        has_two = len(counting) + is_composed > 1
-        return not has_two or (not is_composed and self.is_affordable(walls_s))
+        has_two = len(counting) + is_slow > 1
+        return not has_two or (not is_slow and self.is_affordable(walls_s))
 
     def is_affordable(self, walls_s: list[float]) -> bool:
         """Return whether one more repetition would still be a small part of the budget."""
@@ -66,14 +66,25 @@ class Baseline(Strategy):
             self.failures[outcome.device].observe(outcome)
 
 
+def has_slow_calls(history: History) -> bool:
+    """Return whether the baseline's latency was composed from calls of fewer steps, as that of slow calls is."""
+    timing = history.baseline.timing
+    return timing is not None and bool(timing.predicted_from)
+
+
 class SearchAhead(Strategy):
-    """Proposes what the search would begin with, as long as the untouched pipeline's images are being generated."""
+    """Proposes what the search would begin with while the untouched pipeline's images are being generated.
+
+    If its calls are slow, also while it is measured again.
+    """
 
     def __init__(self, search: Strategy) -> None:
         self.search = search
 
     def propose(self, history: History, device: Device) -> Proposal | None:
-        return self.search.propose(history, device) if history.awaits_reference else None
+        has_begun = BASELINE in history.outcomes and history.baseline.status == "measured"
+        is_ahead = has_begun and (history.awaits_reference or has_slow_calls(history))
+        return self.search.propose(history, device) if is_ahead else None
 
     def observe(self, outcome: Outcome) -> None:
         self.search.observe(outcome)
