@@ -14,7 +14,7 @@ from channels import make_channel
 
 from tuner.hardware.environment import detect
 from tuner.hardware.telemetry import OwnUse
-from tuner.knobs import NoEffect
+from tuner.knobs import NoEffect, baseline
 from tuner.records.codec import Estimate
 from tuner.records.gate import Allowance, Finding, FindingKind, GatePolicy, Verdict
 from tuner.records.machine import Memory
@@ -275,7 +275,8 @@ def test_calls_that_most_take_twice_as_long_as_when_warmed_up_are_made_again_onc
     monkeypatch.setattr(timing, "time_components", lambda *_: None)
     monkeypatch.setattr("tuner.trace.findings.recompiles_between", lambda *_, **__: [])
     job = SimpleNamespace(
-        environment=SimpleNamespace(device="cpu"),
+        environment=detect("cpu"),
+        build=baseline(detect("cpu")),
         allowance_s=0.0,
         standing=None,
         workload=SimpleNamespace(latency_target_s=None),

@@ -172,6 +172,13 @@ def require_effects(
             raise NoEffect(f"{name}={values[name]}: {reason}")
 
 
+def require_skipped_steps(pipe: Any, values: Mapping[str, Value]) -> None:
+    """Raise NoEffect if a candidate has a cache that skipped nothing in the calls since `watch`."""
+    reason = KNOBS["cache.kind"].idle_reason(pipe, values)
+    if reason:
+        raise NoEffect(f"cache.kind={values['cache.kind']}: {reason}")
+
+
 # ---- effects of a whole candidate -----------------------------------------------------------------------------------
 
 

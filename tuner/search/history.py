@@ -278,7 +278,7 @@ def by_device(processes: Sequence[Outcome]) -> list[list[Outcome]]:
 def was_built(outcome: Outcome) -> bool:
     """Return whether other points of the build can be measured: not if the build failed or was rejected."""
     if outcome.failure is not None:
-        of_point = outcome.failure.kind == "no effect" and outcome.failure.stage == "score"
+        of_point = outcome.failure.kind == "no effect" and outcome.failure.stage in ("time", "score")
         return of_point or outcome.failure.kind in ("invalid image", "recompile", "throttled")
     return outcome.status == "measured"
 

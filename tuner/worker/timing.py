@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from tuner.hardware import telemetry
-from tuner.knobs import uneven_steps
+from tuner.knobs import require_skipped_steps, uneven_steps, watch
 from tuner.records.machine import GpuUse, Memory
 from tuner.records.outcome import Timing, WarmUp
 from tuner.records.protocol import Point
@@ -145,14 +145,16 @@ class Timer:
         """Measure the latency, the peak memory and the time of each component.
 
         If most calls take much longer than the last one of the warm-up, something disturbs: they are made again, once.
-        Raises CompiledWhileTimed if a graph was compiled meanwhile.
+        Raises CompiledWhileTimed if a graph was compiled meanwhile, and NoEffect if a cache skipped nothing: images
+        would take long and show nothing.
         """
         from tuner.trace.findings import recompiles_between
 
-        call, clock = self.calls.user_call(point), self.calls.clock
+        call, clock, build = self.calls.user_call(point), self.calls.clock, self.job.build
         warmed_up = self._warm_up_again(call)
         self._reset_peak_memory()
         before = self.tracer.compile_log.read()
+        watch(self.calls.pipe, build, self.job.environment)
         timing = self._measure(call, point, warmed_up)
         if warmed_up.last_call_s and disturbance.is_disturbed(timing.latency_s.value, warmed_up.last_call_s):
             again = self._measure(call, point, warmed_up)
@@ -160,6 +162,8 @@ class Timer:
         late = recompiles_between(before, self.tracer.compile_log.read(), calls=timing.samples)
         if late:
             raise CompiledWhileTimed(f"{late[0].operator} was compiled while it was timed: {late[0].reason}")
+        if point.score:
+            require_skipped_steps(self.calls.pipe, build)
         memory = self._peak_memory()
         components = None if point.whole else time_components(call, self.calls.pipe, clock)
         timing = msgspec.structs.replace(
