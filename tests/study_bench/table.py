@@ -123,7 +123,7 @@ def print_report(report: Report, asked: Mapping[str, float], title: str, console
     """Print the machine, where the time went, the figures and the choice as one table."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for heading in ("figure", "seen", "asked", ""):
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading, no_wrap=heading != "seen", overflow="fold")
     for row in rows(report, asked):
         table.add_row(*row)
     table.add_section()
