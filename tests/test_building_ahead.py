@@ -130,13 +130,23 @@ def test_candidates_begin_before_the_baselines_images_are_there(ahead: Ahead, wo
     assert not workers.jobs[-1].awaits_reference and len(ahead.outcomes()) == 12
 
 
-def test_slow_calls_are_repeated_once_the_images_are_there(ahead: Ahead, workers: SlowWorkers) -> None:
+def test_slow_calls_are_repeated_once_what_was_built_ahead_is_judged(ahead: Ahead, workers: SlowWorkers) -> None:
     workers.is_composed = True
     ahead.run_ahead()
 
-    baseline, first, second, repetition, *_ = workers.jobs
+    baseline, first, second, *others = workers.jobs
     assert baseline.is_baseline and first.awaits_reference and second.awaits_reference
-    assert repetition.build == baseline.build and not repetition.points[0].score, "as soon as there is room"
+    repeated = [job for job in others if job.build == baseline.build and not job.points[0].score]
+    assert repeated[0].standing is not None, "the first pair is the second process"
+
+
+def test_slow_calls_are_repeated_alone_if_nothing_gains(ahead: Ahead, workers: SlowWorkers) -> None:
+    workers.is_composed = True
+    workers.seconds = lambda job, point: 1.0 + (job.build["attention.backend"] != "native") + 1 / point.steps  # type: ignore[method-assign]
+    ahead.run_ahead()
+
+    repeated = [job for job in workers.jobs[1:] if job.build == workers.jobs[0].build and not job.points[0].score]
+    assert [job.standing for job in repeated] == [None]
 
 
 def test_nothing_is_recorded_before_the_baseline(ahead: Ahead) -> None:

@@ -20,13 +20,16 @@ class Baseline(Strategy):
     """Trial 0, the untouched pipeline, and again in fresh processes: their spread is the timing noise (A/A).
 
     Each device has processes of its own. Those of other devices than the first begin beside trial 0. Slow calls are
-    not repeated before the images are there that all candidates wait for.
+    not repeated before the images are there that all candidates wait for, and the candidates that were built meanwhile
+    have been judged: if one of them is confirmed at once, its first pair is the second process.
     """
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
         self.failures: defaultdict[Device | None, Failures] = defaultdict(Failures)
         self.was_proposed = False
+        self.built_ahead: set[int] | None = None
+        """The trials that were being built when the images of trial 0 were there."""
 
     def propose(self, history: History, device: Device) -> Proposal | None:
         values = history.space.candidate({})
@@ -36,8 +39,19 @@ class Baseline(Strategy):
         if not self.was_proposed and BASELINE not in history.outcomes:
             self.was_proposed = True
             return Proposal(values=values, purpose="baseline")
+        if BASELINE in history.outcomes and device == history.baseline.device and self.awaits_candidates(history):
+            return None
         wants_one = self.wants_another(history, device) if BASELINE in history.outcomes else len(history.devices) > 1
         return Proposal(values=values, purpose="confirm", repeats=BASELINE) if wants_one else None
+
+    def awaits_candidates(self, history: History) -> bool:
+        """Return whether candidates that were built ahead of slow calls' repetition have not been judged yet."""
+        if not has_slow_calls(history):
+            return False
+        building = {running.number for running in history.running if running.sweep}
+        if self.built_ahead is None:
+            self.built_ahead = building
+        return not building.isdisjoint(self.built_ahead)
 
     def is_done(self, history: History) -> bool:
         """Return whether the baseline is recorded, and as many of its repetitions as are wanted."""
