@@ -257,7 +257,7 @@ class Bench:
                 return candidate.spoils(self.drawn[first:end])
             return Scoring.generate_some(scoring, of, range(first, end), workload=asked)
 
-        scoring = Scoring(pipe, job, draw, lambda: None)
+        scoring = Scoring(pipe, job, draw, lambda: None, call_s=0.5)
         return scoring, point
 
     def right(self, images: Any) -> list[bool]:

@@ -248,10 +248,10 @@ def test_a_cache_that_never_acted_while_the_images_were_generated_has_no_effect(
     bench.scoring = cast(Any, SimpleNamespace(score=score))
     point = Point(index=0, folder="", steps=28, batch=1)
     if message is None:
-        assert (bench.score(point) is None) is (psnr_db is None)
+        assert (bench.score(point, 1.0) is None) is (psnr_db is None)
     else:
         with pytest.raises(NoEffect, match=message):
-            bench.score(point)
+            bench.score(point, 1.0)
 
 
 @pytest.mark.parametrize(

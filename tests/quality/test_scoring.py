@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,6 @@ from tuner.worker.scoring import Scoring
 STEPS = 2
 
 
-@pytest.fixture(autouse=True, scope="module")
-def calls_are_quick() -> Iterator[None]:
-    """On a busy machine the calls of these tests would count as slow."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "SLOW_CALL_S", math.inf)
-        yield
-
-
 def job(folder: Path, scorer: Path, prompts: int, batch: int = 1) -> tuple[Job, Point]:
     here = environment.detect("cpu")
     workload = Workload(
@@ -46,11 +37,11 @@ def job(folder: Path, scorer: Path, prompts: int, batch: int = 1) -> tuple[Job, 
     return Job(model=model, environment=here, workload=workload, build=build, points=(point,), allowance_s=1.0), point
 
 
-def scorer_of(asked: Job, pipe: Any) -> Scoring:
+def scorer_of(asked: Job, pipe: Any, call_s: float = 0.1) -> Scoring:
     def draw(point: Point, first: int, end: int) -> Any:
         return Scoring.generate_some(made, point, range(first, end))
 
-    made = Scoring(pipe, asked, draw, lambda: None)
+    made = Scoring(pipe, asked, draw, lambda: None, call_s)
     return made
 
 
@@ -182,13 +173,11 @@ def test_candidates_are_judged_on_as_many_images_as_the_verdict_needs(
 @pytest.mark.parametrize(("reference_s", "count"), [(None, 16), (100.0, 16), (10.0, 8), (1.0, 4)])
 def test_the_baseline_has_as_many_images_as_its_time_allows(
     scored: tuple[Any, Job, Point, Quality, Path], tmp_path: Path, tiny_scorer: Path, reference_s: float | None,
-    count: int, monkeypatch: pytest.MonkeyPatch,
+    count: int,
 ) -> None:  # fmt: skip
     pipe, first, _, _, _ = scored
     asked, point = job(Path(first.model.source), tiny_scorer, 16)
-    made = scorer_of(msgspec.structs.replace(asked, reference_s=reference_s), pipe)
-    seconds = iter([0.0, 4.0])  # a second for each call
-    monkeypatch.setattr(scoring.time, "monotonic", lambda: next(seconds, 1e3))
+    made = scorer_of(msgspec.structs.replace(asked, reference_s=reference_s), pipe, call_s=1.0)
     own = made.judge_images(point, tmp_path)
     assert len(own.scores) == len(made.workload.prompts) == len(made.workload.seeds) == count
     assert len(list(tmp_path.glob("*.png"))) == count
@@ -196,11 +185,9 @@ def test_the_baseline_has_as_many_images_as_its_time_allows(
     assert len(made.judge_images(point, tmp_path / "again").scores) == count, "a later point is judged against these"
 
 
-def test_a_slow_baseline_varies_less(scored: tuple[Any, Job, Point, Quality, Path], monkeypatch: pytest.MonkeyPatch,
-                                     tmp_path: Path) -> None:  # fmt: skip
-    monkeypatch.setattr(scoring, "SLOW_CALL_S", 0.0)
+def test_a_slow_baseline_varies_less(scored: tuple[Any, Job, Point, Quality, Path], tmp_path: Path) -> None:
     pipe, asked, point, _, _ = scored
-    made = scorer_of(asked, pipe)
+    made = scorer_of(asked, pipe, call_s=5.0)
     quality = made.score(msgspec.structs.replace(point, folder=str(tmp_path)))
     assert quality is not None and quality.noise is not None
     assert set(quality.noise.variations) == {"another attention kernel"}

@@ -159,7 +159,7 @@ class Bench:
             self.channel.send(PointTimed(index=point.index, timing=timing, memory=memory))
         self.channel.enter("score", point.index)
         with self.calls.turn_on_cpu():
-            quality = self.score(point)
+            quality = self.score(point, timing.latency_s.value)
         timing, memory = self.timer.check_prediction(point, timing, memory)
         timing = msgspec.structs.replace(timing, devices=self.ranks.count)
         share = skipped_share(self.calls.pipe, self.job.build) if point.score else None
@@ -169,7 +169,7 @@ class Bench:
         """Return whether a quicker configuration loses no quality, so that judging this one would tell nothing."""
         return self.timer.is_slow and point.worth_s is not None and timing.latency_s.low > point.worth_s
 
-    def score(self, point: Point) -> Quality | None:
+    def score(self, point: Point, call_s: float) -> Quality | None:
         """Score a point's images, or return None if none were requested or they passed the spot check.
 
         Raises NoEffect if a knob never acted while they were generated. A spot check's few images do not tell.
@@ -181,7 +181,7 @@ class Bench:
         watch(pipe, job.build, job.environment)
         if self.scoring is None:
             calls = self.calls
-            self.scoring = Scoring(calls.pipe, self.job, calls.generate_images, calls.report_alive)
+            self.scoring = Scoring(calls.pipe, self.job, calls.generate_images, calls.report_alive, call_s)
         quality = self.scoring.score(point)
         if quality is not None:
             is_same_image = quality.psnr_db is not None and quality.psnr_db >= MAX_PSNR_DB

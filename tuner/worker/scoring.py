@@ -36,15 +36,17 @@ class Scoring:
     """Scores the points of one build.
 
     `draw` generates a point's images of the prompts from one index up to another, `alive` is told of every call.
+    `call_s` is how long an undisturbed call takes: while images are generated, workers share the GPU and stand still.
     """
 
-    def __init__(self, pipe: Any, job: Job, draw: Callable[[Point, int, int], Any], alive: Callable[[], None]) -> None:
+    def __init__(
+        self, pipe: Any, job: Job, draw: Callable[[Point, int, int], Any], alive: Callable[[], None], call_s: float
+    ) -> None:
         self.pipe = pipe
         self.job = job
         self.workload = job.workload
         """The workload with the prompts that are judged."""
-        self.call_s = 0.0
-        """Seconds of a call that generated images of the baseline."""
+        self.call_s = call_s
         self.draw = draw
         self.alive = alive
         self.reference = job.reference  # the baseline's own job has none: its first images become it
@@ -103,21 +105,13 @@ class Scoring:
 
     def reference_images(self, point: Point) -> Any:
         """Generate the images that all others are judged against, of as many prompts as the allowance permits."""
-        import numpy as np
-
-        all_prompts = len(self.workload.prompts)
-        first = next(race.looks(all_prompts, point.batch))
-        started = time.monotonic()
-        images = self.draw(point, 0, first)
-        self.call_s = (time.monotonic() - started) / -(-first // point.batch)
-        count = all_prompts
+        count = len(self.workload.prompts)
         if self.job.reference_s is not None:
             affordable = int(self.job.reference_s / self.call_s) * point.batch
-            count = max(
-                prompts for prompts in race.looks(all_prompts, point.batch) if prompts <= max(affordable, first)
-            )
+            looks = list(race.looks(count, point.batch))
+            count = max((prompts for prompts in looks if prompts <= affordable), default=looks[0])
         self.workload = self.judge.workload = self.workload.first(count)
-        return images if count == first else np.concatenate([images, self.draw(point, first, count)])
+        return self.draw(point, 0, count)
 
     @property
     def is_slow(self) -> bool:
