@@ -12,7 +12,7 @@ from tuner.errors import Interrupted
 from tuner.files import StudyFolder
 
 if TYPE_CHECKING:
-    from tuner.commands.devices import Machines
+    from tuner.commands.machines import Machines
     from tuner.records.outcome import Limits
     from tuner.report.display import Display
     from tuner.search.request import Request
@@ -38,7 +38,6 @@ def conduct(
     wanted: Search,
 ) -> None:  # fmt: skip
     """Run a study in a folder until it ends within its limits. Raises Interrupted after Ctrl-C."""
-    from tuner.commands.devices import opened, places
     from tuner.commands.notes import start_notes
     from tuner.report.conclusion import interruption
     from tuner.search.strategies import DEFAULT
@@ -50,11 +49,11 @@ def conduct(
     from tuner.tracking.trackers import connect
 
     trackers = connect(wanted.log, folder.name)
-    found = places(request.environment, machines)
+    found = machines.devices(request.environment)
     count = f"{len(found)} x " if len(found) > 1 else ""
     title = f"{model_name} ({request.model.pipeline_class}) on {count}{request.environment.device_name}"
     slots = max_slots(share_of(request.environment, found)) + PARTNER
-    with Store(folder, request) as store, opened(store, machines, found, slots) as (executor, check):
+    with Store(folder, request) as store, machines.opened(store, slots) as (executor, check):
         limits = with_demo_budget(store.with_last_budget(limits), request)
         store.study.set_user_attr("gpus", machines.asked)  # for `tune resume`
         keep_strategy(store, wanted.strategy, DEFAULT)

@@ -1,8 +1,7 @@
-"""Which devices a study runs on, and how their workers are started."""
+"""Which devices a study runs on, and where their workers run."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -10,21 +9,12 @@ from tuner.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator
 
-    from tuner.execution.executor import Executor
-    from tuner.execution.launch import Launcher, Place
+    from tuner.execution.launch import Place
     from tuner.execution.ray.cluster import Cluster
-    from tuner.files import StudyFolder
-    from tuner.hardware.gpus import Choice, GpuModel, Trouble
+    from tuner.hardware.gpus import Choice, GpuModel
     from tuner.records.machine import Environment
     from tuner.records.outcome import Device
-    from tuner.study.store import Store
-
-    Machines = Choice | Cluster
-    """Where a study runs: on GPUs of this host, or in a cluster."""
-
-    Check = Callable[[Device], Trouble | None]
 
 
 def connect(options: argparse.Namespace, device: str, family: Environment | None = None) -> Cluster:
@@ -58,7 +48,7 @@ def first_uuid(choice: Choice) -> str | None:
     return choice.gpus[0].uuid if choice.gpus and (len(choice.gpus) > 1 or choice.gpus[0].index) else None
 
 
-def places(environment: Environment, choice: Machines) -> Mapping[Device, Place]:
+def places(environment: Environment, choice: Choice) -> Mapping[Device, Place]:
     """Return the devices of a study, and where the workers of each run: of a single one where CUDA runs by itself.
 
     Where one image may use several GPUs, these are one device, known by the first of them. Raises Unavailable if there
@@ -67,11 +57,9 @@ def places(environment: Environment, choice: Machines) -> Mapping[Device, Place]
     import os
 
     from tuner.execution.launch import ANYWHERE, Place
-    from tuner.hardware.gpus import Choice, share_cores
+    from tuner.hardware.gpus import share_cores
     from tuner.records.outcome import Device
 
-    if not isinstance(choice, Choice):
-        return dict.fromkeys(choice.devices, ANYWHERE)
     each = environment.devices
     if not choice.gpus:
         return {Device(name=environment.device): ANYWHERE}
@@ -91,34 +79,3 @@ def left_over(choice: Choice, each: int) -> list[str]:
     """Return which of the chosen GPUs are too few for another image, since `each` of them compute one together."""
     used = len(choice.gpus) // each * each
     return [f"GPU {gpu.index} is left out: --devices {each} needs {each} for an image" for gpu in choice.gpus[used:]]
-
-
-@contextlib.contextmanager
-def opened(
-    store: Store, machines: Machines, found: Mapping[Device, Place], slots: int
-) -> Iterator[tuple[Executor, Check]]:
-    """Yield the executor of a study, and what says what is wrong with a device."""
-    from tuner.execution.local import LocalExecutor
-    from tuner.hardware import gpus
-
-    request = store.request
-    if not isinstance(machines, gpus.Choice):
-        with (
-            contextlib.closing(machines),
-            machines.opened(store.paths, request.model, request.quality.metric_paths, slots) as engine,
-        ):
-            yield engine
-        return
-    with LocalExecutor(list(found), launchers(found, store.paths), slots=slots) as executor:
-        may_be_shared = machines.may_be_shared
-        yield (
-            executor,
-            lambda device: gpus.trouble_of(device, found[device].uuids, may_be_shared=may_be_shared),
-        )
-
-
-def launchers(found: Mapping[Device, Place], paths: StudyFolder) -> dict[Device, Launcher]:
-    """Return what starts the workers of each device: a template of its own; the compilers' cache is shared."""
-    from tuner.execution.template import make_launcher
-
-    return {device: make_launcher(paths.cache, paths.template_log, place) for device, place in found.items()}

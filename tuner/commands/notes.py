@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tuner.commands.devices import Machines
+    from tuner.commands.machines import Machines
     from tuner.search.request import Request
 
 MAX_REASONS = 3
@@ -16,8 +16,6 @@ MAX_REASONS = 3
 
 def start_notes(request: Request, machines: Machines) -> Iterator[str]:
     """Yield what the user should know before the study starts: the price, other GPU users, what is left out."""
-    from tuner.commands.devices import left_over
-    from tuner.hardware import environment, gpus, telemetry
     from tuner.numbers import format_latency
 
     yield f"cost at US$ {request.price.usd_per_hour:.2f} per hour ({request.price.source})"
@@ -26,13 +24,7 @@ def start_notes(request: Request, machines: Machines) -> Iterator[str]:
         limit = format_latency(target_s)
         yield f"latency target {limit}: slower calls do not count, slower configurations are not chosen"
     yield from negative_prompt_notes(request)
-    yield from machines.left_out
-    if isinstance(machines, gpus.Choice):
-        for gpu in machines.gpus:
-            warning = telemetry.other_users_warning(environment.gpu_usage(gpu.uuid))
-            if warning:
-                yield warning.replace("this GPU", "this GPU" if len(machines.gpus) == 1 else f"GPU {gpu.index}")
-        yield from left_over(machines, request.environment.devices)
+    yield from machines.notes(request.environment)
     yield from left_out_notes(request)
 
 

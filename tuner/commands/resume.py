@@ -12,7 +12,7 @@ from tuner.errors import BadInput
 from tuner.files import resolved
 
 if TYPE_CHECKING:
-    from tuner.commands.devices import Machines
+    from tuner.commands.machines import Machines
     from tuner.hardware.gpus import GpuModel
     from tuner.records.machine import Environment
     from tuner.records.outcome import Limits
@@ -61,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
     """Run a study on from what it recorded."""
     from tuner.commands import checks
     from tuner.commands.devices import choose_gpus, connect, first_uuid
+    from tuner.commands.machines import Host, InCluster
     from tuner.commands.run import run_study
     from tuner.report.studies import find_study
     from tuner.search.request import read_request
@@ -71,11 +72,12 @@ def run(options: argparse.Namespace) -> int:
     check_space(folder / "study.json", request.space)
     machines: Machines
     if options.ray is not None:
-        machines = connect(options, request.environment.device, request.environment)
+        machines = InCluster(connect(options, request.environment.device, request.environment))
     else:
-        machines = choice = choose_gpus(
+        choice = choose_gpus(
             options.gpus or recorded_gpus(folder), request.environment.device, kind_of(request.environment)
         )
+        machines = Host(choice)
         check_machine(folder / "study.json", request.environment, first_uuid(choice))
     check_model(folder / "study.json", request)
     checks.check_models(request)

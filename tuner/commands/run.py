@@ -31,7 +31,7 @@ from tuner.errors import BadInput, Unavailable, did_you_mean
 from tuner.files import StudyFolder, absent, kind_at, resolved
 
 if TYPE_CHECKING:
-    from tuner.commands.devices import Machines
+    from tuner.commands.machines import Machines
     from tuner.records.machine import Environment
     from tuner.records.outcome import Limits
     from tuner.records.quality import QualityPolicy
@@ -164,6 +164,7 @@ def run(options: argparse.Namespace) -> int:
 def prepare(options: argparse.Namespace) -> tuple[Path, Request, Machines]:
     """Return folder, request and machines of the study that options ask for. Raises BadInput or Unavailable."""
     from tuner.commands.devices import choose_gpus, connect, first_uuid
+    from tuner.commands.machines import Host, InCluster
     from tuner.hardware import environment
     from tuner.study.warm_start import require_study
 
@@ -173,14 +174,14 @@ def prepare(options: argparse.Namespace) -> tuple[Path, Request, Machines]:
     if options.ray is not None:
         cluster = connect(options, options.device)
         try:
-            return *checked_request(options, lambda: cluster.environment), cluster
+            return *checked_request(options, lambda: cluster.environment), InCluster(cluster)
         except BaseException:
             cluster.close()
             raise
     choice = choose_gpus(options.gpus, options.device)
     return *checked_request(
         options, lambda: environment.detect(options.device, first_uuid(choice), options.devices)
-    ), choice
+    ), Host(choice)
 
 
 def checked_request(options: argparse.Namespace, detect: Callable[[], Environment]) -> tuple[Path, Request]:

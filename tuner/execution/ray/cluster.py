@@ -46,9 +46,6 @@ OF_THE_NODE = ("cpu_count", "driver", "platform")
 class Cluster:
     """The devices of a family in a Ray cluster, and why others are left out. The connection may be `ours`."""
 
-    asked = None
-    """No GPUs of this host are asked for."""
-
     def __init__(self, ray: Any, sites: Sequence[Site], left_out: Sequence[str], *, ours: bool = False) -> None:
         self.ray = ray
         self.ours = ours
