@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tuner.records.codec import Estimate
-from tuner.records.outcome import Device, Failure, Outcome, Pair, Status, Timing
+from tuner.records.outcome import Components, Device, Failure, Outcome, Pair, Status, Timing
 from tuner.result.prices import Price
 from tuner.search.baseline import Failures
 from tuner.search.confirmation import OpenPair, PairedRuns
@@ -135,3 +135,14 @@ def test_a_build_beside_a_pair_is_not_counted_in_it() -> None:
     for number in (0, 3):
         runs.observe(msgspec.structs.replace(build, number=number, pair=pair, repetition=number))
     assert not runs.open, "both of it were measured"
+
+
+def test_the_parts_of_a_call_are_those_of_the_trial_where_its_pairs_have_none() -> None:
+    known = history(*runs((BASELINE, 0), (CANDIDATE, 0), (BASELINE, 1), (CANDIDATE, 1)))
+    parts = Components(total_s=1.0, text_encoders_s=None, denoiser_s=0.9, vae_s=0.1, rest_s=0.0)
+    trial = known.outcomes[CANDIDATE]
+    assert trial.timing is not None
+    timing = msgspec.structs.replace(trial.timing, components=parts)
+    known.outcomes[CANDIDATE] = msgspec.structs.replace(trial, timing=timing)
+    settled = known.settled(known.outcomes[CANDIDATE]).timing
+    assert settled is not None and settled.components == parts

@@ -205,9 +205,12 @@ class History:
         return self._merged(outcome, own or [outcome])
 
     def _merged(self, outcome: Outcome, processes: Sequence[Outcome]) -> Outcome:
+        """Return an outcome with the merged timings of processes. Whole calls of pairs are not timed part by part."""
         if len(processes) == 1 and processes[0].repetition == outcome.repetition:
             return processes[0]
         timing = front.merge_timings([process.timing for process in processes if process.timing is not None])
+        if timing.components is None and outcome.timing is not None:
+            timing = msgspec.structs.replace(timing, components=outcome.timing.components)
         return msgspec.structs.replace(outcome, timing=timing, cost_usd_per_1000_images=self.cost(timing))
 
     # ---- several devices --------------------------------------------------------------------------------------------
