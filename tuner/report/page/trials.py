@@ -124,6 +124,12 @@ def _reason(report: StudyReport, outcome: Outcome, point: FrontPoint | None, kin
     return "; ".join([text, *few, *map(one_line, flags)])
 
 
+def _beyond(value: float, limit: float) -> str:
+    """Format a difference with two decimals, or as many as show that it is beyond a limit."""
+    places = next((places for places in range(2, 6) if round(value, places) != round(limit, places)), 6)
+    return format_signed(value, places)
+
+
 def _why_not(report: StudyReport, outcome: Outcome, point: FrontPoint | None) -> str:
     """Return the first reason that holds."""
     if outcome.quality is None or outcome.timing is None:
@@ -135,7 +141,7 @@ def _why_not(report: StudyReport, outcome: Outcome, point: FrontPoint | None) ->
         (not meets_latency_target(outcome.timing.within_target), "misses the latency target"),
         (
             not front.is_as_good(outcome, tolerance),
-            f"not certainly as good: down to {format_signed(shift.low, 2)}, tolerated {format_exact(-tolerance)}",
+            f"not certainly as good: down to {_beyond(shift.low, -tolerance)}, tolerated {format_exact(-tolerance)}",
         ),
         (point is not None and point.is_doubtful, "gain in doubt: pairs of fresh processes did not decide it"),
         (usd >= before.cost_usd_per_1000_images, "as good, but not cheaper than the baseline"),
