@@ -20,7 +20,7 @@ START_S = 4.0
 TIMING_CALLS = 7.0
 """Whole calls, each of a batch, that it takes to warm up and to time a build."""
 
-MIN_TIMING_S = 4.0
+MIN_TIMING_S = 8.0
 """Seconds that this takes at least."""
 
 NEW_IMAGES, KNOWN_IMAGES = 8, 2
