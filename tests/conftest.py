@@ -18,6 +18,9 @@ from forked import ForkedWorkers
 from inline_study import Bench, MemoryStudies, Workers
 from machine import Machine
 
+gc.disable()  # until all is collected: what is imported and parametrized stays, and was looked through again and again
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would each compile this package
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Two processes whose threads wait for each other take five times as long.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -62,6 +65,7 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+    gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

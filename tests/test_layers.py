@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,13 @@ RUNS_CODE = {"eval", "exec", "os.system", "os.popen", "torch.load", "yaml.unsafe
 HEAVY = {"torch", "torchao", "diffusers", "transformers", "torchmetrics", "triton"}
 
 FILES = sorted(ROOT.rglob("*.py"))
-TREES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Every file's code. Each process of a test run collects these tests, and one runs them."""
+    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in zip(NAMES, FILES, strict=True)}
 
 
 def station(file: str) -> str:
@@ -82,10 +89,11 @@ def imported(tree: ast.AST) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+@cache
 def edges() -> dict[str, set[str]]:
     """Which station imports which others."""
-    found: dict[str, set[str]] = {station(file): set() for file in TREES}
-    for file, tree in TREES.items():
+    found: dict[str, set[str]] = {station(file): set() for file in NAMES}
+    for file, tree in trees().items():
         for name in imported(tree):
             parts = name.split(".")
             if parts[0] == "tuner":
@@ -95,15 +103,12 @@ def edges() -> dict[str, set[str]]:
     return found
 
 
-EDGES = edges()
-
-
 def reachable(start: str) -> set[str]:
     """What a station imports, and what that imports, and so on."""
     seen: set[str] = set()
     todo = [start]
     while todo:
-        for target in EDGES[todo.pop()] - seen:
+        for target in edges()[todo.pop()] - seen:
             seen.add(target)
             todo.append(target)
     return seen
@@ -115,15 +120,15 @@ def layer(name: str) -> int:
     return found[0]
 
 
-@pytest.mark.parametrize("name", sorted(EDGES))
+@pytest.mark.parametrize("name", sorted(set(map(station, NAMES))))
 def test_imports_point_down(name: str) -> None:
-    for target in EDGES[name]:
+    for target in edges()[name]:
         assert layer(target) < layer(name), f"tuner.{name} imports tuner.{target}, which is not below it"
 
 
 @pytest.mark.parametrize("name", sorted(STATIONS))
 def test_a_station_knows_nothing_of_the_line_it_stands_in(name: str) -> None:
-    assert EDGES.get(name, set()) <= STATIONS[name]
+    assert edges().get(name, set()) <= STATIONS[name]
 
 
 def test_parent_and_worker_do_not_reach_each_other() -> None:
@@ -139,7 +144,7 @@ def loaded_by(modules: str) -> set[str]:
 
 
 def modules_of(folders: Iterable[str]) -> str:
-    files = (file for file in TREES if station(file) in folders)
+    files = (file for file in NAMES if station(file) in folders)
     return ", ".join("tuner." + file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in files)
 
 
@@ -158,8 +163,8 @@ def test_the_worker_never_imports_the_parent() -> None:
 
 
 def test_nothing_is_imported_in_a_circle_inside_a_package() -> None:
-    names = {file: file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in TREES}
-    modules = {names[file]: tree for file, tree in TREES.items()}
+    names = {file: file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in NAMES}
+    modules = {names[file]: tree for file, tree in trees().items()}
     graph: dict[str, set[str]] = {}
     for module, tree in modules.items():
         targets = {name.removeprefix("tuner.") for name in imported(tree) if name.startswith("tuner.")}
@@ -179,7 +184,7 @@ def test_nothing_is_imported_in_a_circle_inside_a_package() -> None:
 def test_torch_is_imported_where_it_is_used() -> None:
     heavy = {
         (file, name)
-        for file, tree in TREES.items() if file not in NEEDS_TORCH and station(file) != "demo"
+        for file, tree in trees().items() if file not in NEEDS_TORCH and station(file) != "demo"
         for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef) and not is_type_checking(node)
         for name in imported(node) if name.partition(".")[0] in HEAVY
     }  # fmt: skip
@@ -223,7 +228,7 @@ assert "diffusers" not in sys.modules, "diffusers"
 
 
 def test_no_file_can_make_this_package_run_code() -> None:
-    found = [f"{file}: {problem}" for file, tree in TREES.items() for problem in run_by(tree)]
+    found = [f"{file}: {problem}" for file, tree in trees().items() for problem in run_by(tree)]
     assert not found, "\n".join(found)
 
 
