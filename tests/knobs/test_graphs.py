@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from drawing import CPU, GPU, draw, is_valid, load, values
+from drawing import CPU, GPU, draw, is_valid, load, shallow, values
 from kinds import kind
 from replaying import Recorded
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("process_state")
 
 @pytest.fixture(scope="module")
 def untouched(tiny_pipeline: Path) -> Any:
-    return draw(load(tiny_pipeline), "flux", 4)
+    return draw(shallow(load(tiny_pipeline)), "flux", 4)
 
 
 # ---- the scheduler's step -------------------------------------------------------------------------------------------
@@ -38,20 +38,10 @@ def untouched(tiny_pipeline: Path) -> Any:
 
 @pytest.mark.usefixtures("only_dynamo")
 def test_the_step_is_in_the_denoisers_graph_and_draws_the_same(tiny_pipeline: Path, untouched: Any) -> None:
-    pipe = load(tiny_pipeline)
+    pipe = shallow(load(tiny_pipeline))
     log = dynamo.start_compile_log()
     changes = apply_knobs(pipe, values(STEPPED), CPU)
     assert changes["graphs.scheduler_step"] == "FlowMatchEulerDiscreteScheduler.step compiled with the denoiser"
-    assert np.array_equal(draw(pipe, "flux", 4), untouched)
-    assert np.array_equal(draw(pipe, "flux", 4), untouched), "a second call begins at step 0 again"
-    assert is_valid(draw(pipe, "flux", 6))
-    assert (log.read().unique_graphs, log.read().breaks) == (1, ())
-
-
-@pytest.mark.usefixtures("only_dynamo")
-def test_the_scheduler_is_still_called_and_counts_each_step(tiny_pipeline: Path) -> None:
-    pipe = load(tiny_pipeline)
-    apply_knobs(pipe, values(STEPPED), CPU)
     step, counted = pipe.scheduler.step, []
 
     def marked(*arguments: Any, **named: Any) -> Any:
@@ -60,8 +50,11 @@ def test_the_scheduler_is_still_called_and_counts_each_step(tiny_pipeline: Path)
         return result
 
     pipe.scheduler.step = marked
-    draw(pipe, "flux", 4)
-    assert counted == [1, 2, 3, 4]
+    assert np.array_equal(draw(pipe, "flux", 4), untouched)
+    assert counted == [1, 2, 3, 4], "the scheduler is still called and counts each step"
+    assert np.array_equal(draw(pipe, "flux", 4), untouched), "a second call begins at step 0 again"
+    assert is_valid(draw(pipe, "flux", 6))
+    assert (log.read().unique_graphs, log.read().breaks) == (1, ())
 
 
 class Denoiser:
@@ -110,7 +103,7 @@ def test_the_arithmetic_is_the_schedulers_to_the_last_bit(dtype: str, config: di
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_the_arithmetic_survives_inductor(tiny_pipeline: Path, untouched: Any) -> None:
-    pipe = load(tiny_pipeline)
+    pipe = shallow(load(tiny_pipeline))
     apply_knobs(pipe, values(STEPPED), CPU)
     assert np.allclose(draw(pipe, "flux", 4), untouched, atol=1e-4)
 
@@ -134,7 +127,7 @@ def test_a_step_gives_back_an_output_where_one_is_asked_for() -> None:
 
 @pytest.mark.usefixtures("only_dynamo")
 def test_guidance_from_the_first_step_on_makes_it_no_effect(tiny_pipeline: Path) -> None:
-    pipe = load(tiny_pipeline)
+    pipe = shallow(load(tiny_pipeline))
     apply_knobs(pipe, values(STEPPED), CPU)
     with pytest.raises(NoEffect, match="does not pass the denoiser's output to the scheduler unchanged"):
         draw(pipe, "flux", 2, **GUIDED)
@@ -142,8 +135,8 @@ def test_guidance_from_the_first_step_on_makes_it_no_effect(tiny_pipeline: Path)
 
 @pytest.mark.usefixtures("only_dynamo")
 def test_guidance_later_on_is_drawn_right(tiny_pipeline: Path) -> None:
-    expected = draw(load(tiny_pipeline), "flux", 3, **GUIDED)
-    pipe = load(tiny_pipeline)
+    expected = draw(shallow(load(tiny_pipeline)), "flux", 3, **GUIDED)
+    pipe = shallow(load(tiny_pipeline))
     apply_knobs(pipe, values(STEPPED), CPU)
     draw(pipe, "flux", 2)
     assert np.array_equal(draw(pipe, "flux", 3, **GUIDED), expected)
@@ -244,7 +237,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("recorded", "only_dynamo")
 @pytest.mark.parametrize("scope", ["none", "regional", "full"])
 def test_a_replayed_denoiser_draws_the_same(tiny_pipeline: Path, untouched: Any, scope: str) -> None:
-    pipe = load(tiny_pipeline)
+    pipe = shallow(load(tiny_pipeline))
     changes = apply_knobs(pipe, values({"compile.scope": scope, "graphs.denoiser": True}), CPU)
     assert changes["graphs.denoiser"] == "FluxTransformer2DModel: one CUDA graph for each shape of the inputs"
     for _ in range(2):
@@ -254,7 +247,7 @@ def test_a_replayed_denoiser_draws_the_same(tiny_pipeline: Path, untouched: Any,
 
 @pytest.mark.usefixtures("recorded")
 def test_guidance_keeps_both_outputs_of_a_step(tiny_pipeline: Path) -> None:
-    pipe = load(tiny_pipeline)
+    pipe = shallow(load(tiny_pipeline))
     expected = draw(pipe, "flux", 3, **GUIDED)
     apply_knobs(pipe, values({"graphs.denoiser": True}), CPU)
     assert np.allclose(draw(pipe, "flux", 3, **GUIDED), expected, atol=1e-5)
@@ -263,7 +256,7 @@ def test_guidance_keeps_both_outputs_of_a_step(tiny_pipeline: Path) -> None:
 
 @pytest.mark.usefixtures("recorded", "only_dynamo")
 def test_the_step_is_replayed_with_the_denoiser(tiny_pipeline: Path, untouched: Any) -> None:
-    pipe = load(tiny_pipeline)
+    pipe = shallow(load(tiny_pipeline))
     apply_knobs(pipe, values({**STEPPED, "graphs.denoiser": True}), CPU)
     for steps in (4, 4, 6):
         images = draw(pipe, "flux", steps)
