@@ -51,13 +51,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         family = chosen.params.get("family") if chosen is not None else None
         if isinstance(family, str) and family not in CORE and item.path.name != "test_pipelines.py":
             item.add_marker("exhaustive")
-        if item.path.name == "test_families.py" and chosen and is_tried_elsewhere(str(chosen.params.get("name"))):
+        if item.path.name == "test_families.py" and chosen and is_tried_elsewhere(chosen.params.get("name"), family):
             item.add_marker("exhaustive")
 
 
-def is_tried_elsewhere(knob: str) -> bool:
-    """Whether a file of its own has each value of a knob once. Only here is a UNet captured whole."""
-    return knob.startswith(("inductor.", "compile.")) and knob != "compile.scope"
+def is_tried_elsewhere(knob: str | None, family: str) -> bool:
+    """Whether a file of its own has each value of a knob once, on FLUX. Only here is a UNet captured whole."""
+    is_graph = str(knob).startswith(("inductor.", "compile.", "graphs."))
+    return is_graph and (knob, family) != ("compile.scope", "sdxl")
 
 
 def pytest_collection_finish() -> None:

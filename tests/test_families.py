@@ -36,6 +36,9 @@ CPU = detect("cpu")
 STEPS = 4
 MAX_CALLED = 6
 CANDIDATES = int(os.environ.get("TUNER_CANDIDATES", "1"))
+SEED = 197
+"""The first candidates of this seed compile, cache, quantize and fuse, on FLUX and on SDXL, and are captured in seconds."""
+
 PROMPTS = ("a red cat", "the blue dog")
 COST_ONLY_DB = 38.0
 """Images of a knob that changes the cost alone are equal up to rounding, of bfloat16 at worst."""
@@ -168,7 +171,7 @@ def test_each_value_works_or_says_why_not(family: str, name: str, load_family: C
 @pytest.mark.parametrize("family", pipelines.FAMILIES)
 def test_random_valid_candidates_do_not_fail(family: str, load_family: Callable[[str], Family]) -> None:
     this = load_family(family)
-    rng = random.Random(family)
+    rng = random.Random(SEED)
     built, failed = 0, []
     while built < CANDIDATES:
         values = this.space.sample(lambda name, choices: rng.choice(choices))

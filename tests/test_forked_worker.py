@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from forked import ForkedWorkers
 from PIL import Image
 
 from tuner.execution.launch import FreshLauncher, Launcher
@@ -22,6 +23,7 @@ from tuner.records.model import Workload
 from tuner.records.outcome import Device
 from tuner.records.protocol import BuildDone, Job, Message, Point, PointDone
 from tuner.space.candidates import build_values
+from tuner.worker.weights import prepare_weights, read_pipeline
 
 pytestmark = pytest.mark.slow
 
@@ -71,37 +73,45 @@ def jobs(tiny_pipeline: Path, tiny_scorer: Path, tmp_path: Path) -> Callable[...
     return make
 
 
-def check_forked(tmp_path: Path, jobs: Callable[..., list[Job]], device: str, **changed: Any) -> list[list[Message]]:
+def check_forked(
+    launcher: TemplateLauncher, tmp_path: Path, jobs: Callable[..., list[Job]], device: str, **changed: Any
+) -> list[list[Message]]:
     """Two jobs from a template, the second after one that changes weights, draw what a fresh worker draws."""
     first, changing, last, alone = jobs(device, "first", "changing", "last", "alone")
     changing = msgspec.structs.replace(changing, build=changing.build | changed)
-    launcher = TemplateLauncher(tmp_path / "cache", tmp_path / "template.log")
     received = run_all(launcher, [first, changing, last])
     (fresh,) = run_all(FreshLauncher(tmp_path / "cache"), [alone])
     for messages in (*received, fresh):
         of_type(messages, PointDone)
-    log = (tmp_path / "template.log").read_text()
+    log = launcher.log.read_text()
     assert "afresh" not in log and "each worker" not in log, log
     assert all(of_type(messages, BuildDone).build.load_s < LOADED_S for messages in received)
     assert images(tmp_path / "first") == images(tmp_path / "last") == images(tmp_path / "alone") != []
     return [*received, fresh]
 
 
-def test_forked_workers_draw_what_a_fresh_one_draws(tmp_path: Path, jobs: Callable[..., list[Job]]) -> None:
-    check_forked(tmp_path, jobs, "cpu", fuse_qkv=True)
+def test_forked_workers_draw_what_a_fresh_one_draws(
+    forked: ForkedWorkers, tmp_path: Path, jobs: Callable[..., list[Job]]
+) -> None:
+    check_forked(forked.launcher, tmp_path, jobs, "cpu", fuse_qkv=True)
 
 
-def test_a_pipeline_that_cannot_be_read_fails_in_the_worker(tmp_path: Path, jobs: Callable[..., list[Job]]) -> None:
+def test_a_pipeline_that_cannot_be_read_fails_in_the_worker(
+    forked: ForkedWorkers, tmp_path: Path, jobs: Callable[..., list[Job]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The template says so and goes on without it, and so does its worker, here of a template that has another."""
     (job,) = jobs("cpu", "trial")
     job = msgspec.structs.replace(job, model=msgspec.structs.replace(job.model, source=str(tmp_path / "gone")))
-    (messages,) = run_all(TemplateLauncher(tmp_path / "cache", tmp_path / "template.log"), [job])
+    assert prepare_weights(job, read_pipeline(job)).pipe is None
+    assert "each worker loads it" in caplog.text
+    (messages,) = run_all(forked.launcher, [job])
     assert "gone" in messages[-2].failure.message  # type: ignore[union-attr]
-    assert "each worker loads it" in (tmp_path / "template.log").read_text()
 
 
 @pytest.mark.gpu
 def test_lent_weights_are_used_and_counted(tmp_path: Path, jobs: Callable[..., list[Job]]) -> None:
-    *received, fresh = check_forked(tmp_path, jobs, "cuda", fuse_qkv=True)
+    launcher = TemplateLauncher(tmp_path / "cache", tmp_path / "template.log")
+    *received, fresh = check_forked(launcher, tmp_path, jobs, "cuda", fuse_qkv=True)
     lent, own = (of_type(messages, PointDone) for messages in (received[0], fresh))
     assert lent.memory.peak_bytes == pytest.approx(own.memory.peak_bytes, rel=0.1), "lent weights count as well"
     assert not lent.timing.gpu.other_processes, "the holder is no other user of the GPU"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -130,7 +130,7 @@ def test_only_some_have_a_full_size(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_as_a_program(tmp_path: Path) -> None:
-    program = [sys.executable, str(Path(pipelines.__file__)), "pixart", str(tmp_path / "pixart")]
-    subprocess.run(program, check=True, capture_output=True)
+def test_as_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["pipelines.py", "pixart", str(tmp_path / "pixart")])
+    runpy.run_path(pipelines.__file__, run_name="__main__")
     assert (tmp_path / "pixart" / "model_index.json").is_file()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,6 @@ SURELY_EQUAL_DB = 70.0
 """Images of 8 bits that rounding alone tells apart are closer."""
 
 HUNG_S = 5.0
-
-
-@pytest.fixture(scope="module")
-def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedWorkers]:
-    forked = ForkedWorkers(tmp_path_factory.mktemp("forked"))
-    yield forked
-    forked.close()
 
 
 @pytest.fixture
@@ -81,11 +74,11 @@ def members(group: int) -> list[psutil.Process]:
 
 
 def test_two_devices_draw_what_one_draws_and_are_measured_as_one(
-    workers: ForkedWorkers, make_job: Callable[..., Job], tmp_path: Path
+    forked: ForkedWorkers, make_job: Callable[..., Job], tmp_path: Path
 ) -> None:
-    alone = of_type(workers.run(make_job({}, "alone", score=True), tmp_path / "alone"), PointDone)
+    alone = of_type(forked.run(make_job({}, "alone", score=True), tmp_path / "alone"), PointDone)
     reference = baseline_reference(tmp_path / "alone", alone.quality)
-    messages = workers.run(make_job(TWO, score=True, trace=True, reference=reference), tmp_path / "trial")
+    messages = forked.run(make_job(TWO, score=True, trace=True, reference=reference), tmp_path / "trial")
     both, build = of_type(messages, PointDone), of_type(messages, BuildDone).build
     assert both.quality.psnr_db > SURELY_EQUAL_DB
     assert (alone.timing.devices, both.timing.devices) == (1, 2)
@@ -100,18 +93,18 @@ def test_two_devices_draw_what_one_draws_and_are_measured_as_one(
 
 
 def test_an_error_of_all_ranks_is_reported_once(
-    workers: ForkedWorkers, make_job: Callable[..., Job], tmp_path: Path
+    forked: ForkedWorkers, make_job: Callable[..., Job], tmp_path: Path
 ) -> None:
-    failure = of_type(workers.run(make_job(TWO, text_tokens=15), tmp_path / "trial"), WorkerFailed).failure
+    failure = of_type(forked.run(make_job(TWO, text_tokens=15), tmp_path / "trial"), WorkerFailed).failure
     assert (failure.kind, failure.stage) == ("error", "first call")
     assert "divisible" in failure.message
 
 
 def harm(
-    workers: ForkedWorkers, job: Job, folder: Path, rank: int, signal_number: int
+    forked: ForkedWorkers, job: Job, folder: Path, rank: int, signal_number: int
 ) -> tuple[Failure, list[psutil.Process]]:
     """Send a signal to a rank while calls are timed. Return the failure, and who is left of the worker."""
-    with LocalExecutor([Device(name="cpu")], workers.launcher, folder) as executor:
+    with LocalExecutor([Device(name="cpu")], forked.launcher, folder) as executor:
         executor.submit(job, executor.devices[0])
         group, failures, harmed = 0, [], False
         for _, message in executor.wait(lambda: math.inf):
@@ -133,18 +126,18 @@ def harm(
 
 @pytest.mark.parametrize(("rank", "told"), [(0, "the worker was killed by SIGKILL"), (1, "rank 1 of 2: it was killed")])
 def test_a_rank_that_is_killed_is_a_crash_and_leaves_nobody(
-    workers: ForkedWorkers, make_job: Callable[..., Job], tmp_path: Path, rank: int, told: str
+    forked: ForkedWorkers, make_job: Callable[..., Job], tmp_path: Path, rank: int, told: str
 ) -> None:
-    failure, left = harm(workers, make_job(TWO, allowance_s=60.0), tmp_path / "trial", rank, signal.SIGKILL)
+    failure, left = harm(forked, make_job(TWO, allowance_s=60.0), tmp_path / "trial", rank, signal.SIGKILL)
     assert (failure.kind, failure.stage) == ("crash", "time")
     assert failure.message.startswith(told)
     assert left == []
 
 
 def test_a_rank_that_hangs_is_a_timeout_of_the_stage_and_leaves_nobody(
-    workers: ForkedWorkers, make_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    forked: ForkedWorkers, make_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(process.DEADLINES_S, "time", HUNG_S)
-    failure, left = harm(workers, make_job(TWO, allowance_s=60.0), tmp_path / "trial", 1, signal.SIGSTOP)
+    failure, left = harm(forked, make_job(TWO, allowance_s=60.0), tmp_path / "trial", 1, signal.SIGSTOP)
     assert (failure.kind, failure.stage, failure.limit_s) == ("timeout", "time", HUNG_S)
     assert left == []

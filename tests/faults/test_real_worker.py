@@ -15,10 +15,10 @@ from pathlib import Path
 import msgspec
 import pytest
 from faults.harness import MARK, SPACE, end, marked, wait_until
-from faults.sabotaged_tune import WORKER
+from faults.sabotaged_tune import TEMPLATE, WORKER
 from forked import ForkedWorkers
 
-from tuner.execution import launch
+from tuner.execution import launch, template
 from tuner.execution.local import run_job
 from tuner.hardware import environment
 from tuner.model import pipeline
@@ -145,14 +145,6 @@ def test_constant_images_are_invalid(
     assert "constant" in found.message
 
 
-def test_a_compiler_that_fails_is_a_compile_error(
-    mark: str, make_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CXX", compiler(tmp_path / "g++", "echo no such luck >&2; exit 1"))
-    found = failure(run(make_job(compile__scope="regional"), tmp_path))
-    assert (found.kind, found.stage) == ("compile error", "compile"), found
-
-
 def test_a_missing_package_is_unavailable(
     mark: str, make_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,16 +155,25 @@ def test_a_missing_package_is_unavailable(
     assert "diffusers" in found.message
 
 
-def test_a_disk_without_room_for_the_images_is_a_full_disk(
+def test_a_failing_compiler_and_a_full_disk_have_their_names(
     mark: str, make_job: Callable[..., Job], tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "WORKER", WORKER)
+    """Two workers of one template, whose environment they inherit: the first never comes to its images."""
+    monkeypatch.setattr(template, "TEMPLATE", TEMPLATE)
+    monkeypatch.setenv("TUNER_TEMPLATE", "1")
+    monkeypatch.setenv("CXX", compiler(tmp_path / "g++", "echo no such luck >&2; exit 1"))
     monkeypatch.setenv("TUNER_FAULTS", '{"*": "disk@score"}')
     monkeypatch.setenv("TUNER_DISK", str(disk))
-    job = make_job()
-    points = (msgspec.structs.replace(job.points[0], folder=str(disk)),)
-    found = failure(run(msgspec.structs.replace(job, points=points), tmp_path))
-    assert (found.kind, found.stage) == ("disk full", "score")
+    sabotaged = ForkedWorkers(tmp_path)
+    try:
+        compiled = failure(sabotaged.run(make_job(compile__scope="regional"), tmp_path / "trial"))
+        assert (compiled.kind, compiled.stage) == ("compile error", "compile"), compiled
+        job = make_job()
+        points = (msgspec.structs.replace(job.points[0], folder=str(disk)),)
+        found = failure(sabotaged.run(msgspec.structs.replace(job, points=points), tmp_path / "full"))
+        assert (found.kind, found.stage) == ("disk full", "score")
+    finally:
+        sabotaged.close()
 
 
 @pytest.mark.slow
