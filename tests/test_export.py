@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -380,37 +378,28 @@ def test_a_model_that_is_not_here_is_refused_before_anything_is_loaded(tmp_path:
         tuner.load(tmp_path / "best.json")
 
 
-IN_PRODUCTION = """
-import sys, warnings
-import tuner
-warnings.filterwarnings("error", category=UserWarning, message=".*measured on.*")
+@pytest.mark.usefixtures("process_state")
+@pytest.mark.filterwarnings("error:.*measured on.*:UserWarning")
+def test_what_it_is_applied_to_and_what_it_loads_draw_with_it(tiny_pipeline: Path, tmp_path: Path) -> None:
+    """Here in this process; tests/test_end_to_end.py loads a result in fresh ones."""
+    import torch
+    from diffusers import FluxPipeline
 
-folder, config = sys.argv[1:]
-from diffusers import FluxPipeline
-import torch
-loaded = FluxPipeline.from_pretrained(folder, dtype=torch.bfloat16)
-assert tuner.load(config, trial=0).call.arguments["num_inference_steps"] != 2
-for pipe, call in (tuner.apply(loaded, config), tuner.load(config)):
-    assert pipe.dtype == pipe.transformer.dtype == torch.float32
-    images = pipe(["a red circle"] * call.batch, **call.arguments).images
-    attention = [block.attn for block in pipe.transformer.transformer_blocks]
-    assert all(layer.fused_projections for layer in attention)
-    assert {layer.processor._attention_backend.value for layer in attention} == {"_native_math"}
-    assert call.arguments == {
-        "num_inference_steps": 2, "height": 32, "width": 32, "max_sequence_length": 16
-    }, call.arguments
-    print(len(images), *{image.size for image in images}, len({image.tobytes() for image in images}))
-"""
-
-
-def test_a_fresh_process_draws_with_it(tiny_pipeline: Path, tmp_path: Path) -> None:
-    (tmp_path / "best.json").write_bytes(encode_pretty(example(str(tiny_pipeline))))
-    done = subprocess.run(
-        [sys.executable, "-c", IN_PRODUCTION, str(tiny_pipeline), str(tmp_path / "best.json")],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["2 (32, 32) 2"] * 2
+    config = tmp_path / "best.json"
+    config.write_bytes(encode_pretty(example(str(tiny_pipeline))))
+    loaded = FluxPipeline.from_pretrained(tiny_pipeline, dtype=torch.bfloat16)
+    assert tuner.load(config, trial=0).call.arguments["num_inference_steps"] != 2
+    for pipe, call in (tuner.apply(loaded, config), tuner.load(config)):
+        assert pipe.dtype == pipe.transformer.dtype == torch.float32
+        attention = [block.attn for block in pipe.transformer.transformer_blocks]
+        assert all(layer.fused_projections for layer in attention)
+        assert {layer.processor._attention_backend.value for layer in attention} == {"_native_math"}
+        assert call.arguments == {
+            "num_inference_steps": 2, "height": 32, "width": 32, "max_sequence_length": 16
+        }  # fmt: skip
+        images = pipe(["a red circle"] * call.batch, **call.arguments).images
+        assert [image.size for image in images] == [(32, 32)] * 2
+        assert len({image.tobytes() for image in images}) == 2
 
 
 # ---- what is counted ------------------------------------------------------------------------------------------------

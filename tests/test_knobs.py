@@ -342,7 +342,9 @@ def breaks_of(pipe: Any, different: Values) -> int:
         pytest.param("regional", "none", False, marks=pytest.mark.exhaustive),
         pytest.param("full", "none", False, marks=pytest.mark.exhaustive),  # as in tests/knobs/test_compile.py
         pytest.param("regional", "first-block", False, marks=pytest.mark.exhaustive),  # as in tests/knobs/test_cache.py
-        pytest.param("full", "first-block", True, marks=pytest.mark.exhaustive),  # as in tests/faults/test_real_worker.py
+        pytest.param(
+            "full", "first-block", True, marks=pytest.mark.exhaustive
+        ),  # as in tests/faults/test_real_worker.py
     ],
 )
 def test_only_a_cache_inside_a_whole_graph_breaks_it(

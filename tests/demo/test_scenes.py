@@ -15,13 +15,13 @@ from tuner.demo.tokenization import LENGTH, clip_tokenizer, t5_tokenizer
 def test_the_oracle_is_right_on_true_renders_and_rejects_false_captions() -> None:
     rng = np.random.default_rng(7)
     right = wrong = 0
-    for index in range(500):
+    for index in range(200):
         scene, caption = sample_pair(rng, unseen=index % 2 == 0)
         image = render(scene)
         right += judge(image, caption)[0]
         wrong += judge(image, contradict(rng, caption, scene))[0]
-    assert right >= 490
-    assert wrong <= 5
+    assert right >= 196
+    assert wrong <= 2
 
 
 def test_the_oracle_rejects_blurs_and_noise() -> None:
@@ -47,7 +47,7 @@ def test_held_out_combinations_are_never_trained_on_and_always_asked_for() -> No
     assert all(sum(held_out(one, other) for other in kinds) == 3 for one in kinds)
     assert all(held_out(one, other) == held_out(other, one) for one in kinds for other in kinds)
     rng = np.random.default_rng(5)
-    for _ in range(2000):
+    for _ in range(1000):
         shown = [(thing.colour, thing.shape) for thing in sample_scene(rng).things]
         assert not any(held_out(one, other) for one, other in combinations(shown, 2))
     for _ in range(200):

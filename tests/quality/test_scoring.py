@@ -29,7 +29,7 @@ def job(folder: Path, scorer: Path, prompts: int, batch: int = 1) -> tuple[Job, 
     here = environment.detect("cpu")
     workload = Workload(
         prompts=tuple(f"a circle and {number} squares" for number in range(prompts)), seeds=tuple(range(prompts)),
-        height=32, width=32,
+        height=32, width=32, max_sequence_length=64,
     )  # fmt: skip
     build = {name: value for name, value in knobs.baseline(here).items() if knobs.KNOBS[name].acts == "build"}
     model = Model(source=str(folder), revision=None, pipeline_class="FluxPipeline", scorer=str(scorer))
