@@ -43,7 +43,7 @@ def test_it_draws_in_half_precision_too(dtype: torch.dtype, pipeline: Any) -> No
     loaded.set_progress_bar_config(disable=True)
     for name in ("vae", "text_encoder", "transformer"):
         assert {tensor.dtype for tensor in getattr(loaded, name).parameters()} == {dtype}
-    image = draw(loaded, ["a large red circle"], steps=4, batch=1)[0]
+    image = draw(loaded, ["a large red circle"], steps=2, batch=1)[0]
     assert image.std() > 5
 
 
@@ -79,9 +79,9 @@ def test_images_show_held_out_captions_and_few_steps_break_them(pipeline: Any) -
     """The full measurement is `python -m tuner.demo.evaluate`; here with fewer captions, hence wider bounds."""
     model, processor = CLIPModel.from_pretrained(SCORER_DIR).eval(), CLIPProcessor.from_pretrained(SCORER_DIR)
     rng = np.random.default_rng(31)
-    captions = [sample_pair(rng, unseen=True)[1] for _ in range(20)]
+    captions = [sample_pair(rng, unseen=True)[1] for _ in range(15)]
     texts = [caption.text() for caption in captions]
-    drawn = {steps: draw(pipeline, texts, steps, batch=20) for steps in (2, 6, 28)}
+    drawn = {steps: draw(pipeline, texts, steps, batch=len(texts)) for steps in (2, 6, 28)}
     right = {
         steps: sum(judge(image, caption)[0] for image, caption in zip(images, captions, strict=True)) / len(texts)
         for steps, images in drawn.items()
@@ -90,4 +90,5 @@ def test_images_show_held_out_captions_and_few_steps_break_them(pipeline: Any) -
     assert right[2] <= 0.6
     assert right[2] < right[6] < right[28]
     assert right[28] >= 0.8
+    print("XX", right, clip)
     assert clip[2] < clip[6] < clip[28]

@@ -20,8 +20,13 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = (
-    "optuna.storages", "scipy.stats", "scipy.special", "PIL.Image", "tuner.commands.checks", "tuner.study.loop",
-    "tuner.search.agent.agent", "tuner.report.written", "tuner.report.renderers.html", "tuner.board.trial_events",
+    "optuna.storages._rdb.storage", "optuna.storages._rdb.models", "optuna.artifacts._filesystem", "sqlalchemy.orm",
+    "sqlalchemy.dialects.sqlite", "alembic.command", "alembic.config", "alembic.migration", "scipy.stats",
+    "scipy.special", "PIL.Image", "jinja2", "tuner.commands.checks", "tuner.commands.requests", "tuner.commands.notes",
+    "tuner.model.call_limits", "tuner.space.reader", "tuner.study.loop", "tuner.search.agent.agent",
+    "tuner.search.agent.sampler", "tuner.tracking.trackers", "tuner.report.live", "tuner.report.running",
+    "tuner.report.silent", "tuner.report.written", "tuner.report.renderers.html", "tuner.board.trial_events",
+    "tuner.hardware.telemetry",
 )  # fmt: skip
 MAX_REQUEST_BYTES = 1 << 17
 REAP_S = 0.02
@@ -143,6 +148,7 @@ def main() -> int:
 
     for name in LIBRARIES:
         importlib.import_module(name)
+    sys.modules["PIL.Image"].init()
     gc.collect()
     gc.freeze()
     request = serve(socket.socket(fileno=int(sys.argv[1])))
