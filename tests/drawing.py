@@ -24,7 +24,7 @@ GPU = Environment(
 )  # fmt: skip
 PROMPTS = ("a red cat", "the blue dog")
 SHORT: dict[str, dict[str, Any]] = {"flux": {"max_sequence_length": 64}, "sd3": {"max_sequence_length": 64}}
-"""Fewer text tokens than a family's own, which are most of what its denoiser computes for an image as small as these."""
+"""Fewer text tokens than a family's own, which are most of what it computes for an image as small as these."""
 FAMILIES = (*pipelines.FAMILIES, *pipelines.OTHERS)
 
 

@@ -37,7 +37,7 @@ STEPS = 4
 MAX_CALLED = 6
 CANDIDATES = int(os.environ.get("TUNER_CANDIDATES", "1"))
 SEED = 197
-"""The first candidates of this seed compile, cache, quantize and fuse, on FLUX and SDXL, and are captured in seconds."""
+"""The first candidates of this seed compile, cache, quantize and fuse, on FLUX and SDXL, and take seconds."""
 
 PROMPTS = ("a red cat", "the blue dog")
 COST_ONLY_DB = 38.0
