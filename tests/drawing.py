@@ -43,6 +43,7 @@ def shallow(pipe: Any) -> Any:
     denoiser = pipe.transformer
     denoiser.transformer_blocks = denoiser.transformer_blocks[:1]
     denoiser.single_transformer_blocks = denoiser.single_transformer_blocks[:1]
+    denoiser.register_to_config(num_layers=1, num_single_layers=1)
     return pipe
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from drawing import load as load_tiny
+from drawing import shallow
 from exports import OWN_FILES, beside, candidate, choosing, drawn, of_tiny, undefined, written
 from test_export import CPU, example
 
@@ -165,7 +167,8 @@ def test_compiled_it_generates_the_same_images(
 ) -> None:
     from types import SimpleNamespace
 
-    config = written(tmp_path, of_tiny(tiny_pipeline, different))
+    shallow(load_tiny(tiny_pipeline)).save_pretrained(tmp_path / "shallow")
+    config = written(tmp_path, of_tiny(tmp_path / "shallow", different))
     best = read_tuned(config)
     (tmp_path / "tuned.py").write_text(Python().render(best))
     found = runpy.run_path(str(tmp_path / "tuned.py"))
