@@ -217,8 +217,12 @@ def process_state() -> Iterator[None]:
 
 @pytest.fixture
 def only_dynamo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs are captured for real and then run as they are: inductor's C++ takes 20 s a build and breaks no graph."""
+    """Graphs are captured for real and then run as they are: inductor's C++ takes 20 s a build and breaks no graph.
+
+    How long guards take, which torch logs, is not measured: it empties the processor's caches for that.
+    """
     import torch
+    from torch._dynamo import guards
     from torch._inductor import compile_fx
 
     def run_as_captured(graph: Any, inputs: Any, *_: Any, **__: Any) -> Any:
@@ -226,3 +230,4 @@ def only_dynamo(monkeypatch: pytest.MonkeyPatch) -> None:
         return graph.forward
 
     monkeypatch.setattr(compile_fx, "compile_fx", run_as_captured)
+    monkeypatch.setattr(guards, "profile_guard_manager", lambda *_: 0.0)
