@@ -90,5 +90,4 @@ def test_images_show_held_out_captions_and_few_steps_break_them(pipeline: Any) -
     assert right[2] <= 0.6
     assert right[2] < right[6] < right[28]
     assert right[28] >= 0.8
-    print("XX", right, clip)
     assert clip[2] < clip[6] < clip[28]
