@@ -94,9 +94,10 @@ class Ahead(Bench):
         super().__init__(folder, workers)
         self.workers, self.slots = workers, 3
 
-    def run_ahead(self, drawn_after: int = 3) -> TakingTurns:
+    def run_ahead(self, drawn_after: int = 3, is_held: Callable[[Job], bool] = lambda _: False) -> TakingTurns:
         with self.study() as study:
             executor = TakingTurns(self.work, self.slots, lambda: len(self.workers.jobs) >= drawn_after)
+            executor.is_held = is_held
             study.runner.executor = self.executor = executor
             study.run()
         return executor
@@ -130,14 +131,41 @@ def test_candidates_begin_before_the_baselines_images_are_there(ahead: Ahead, wo
     assert not workers.jobs[-1].awaits_reference and len(ahead.outcomes()) == 12
 
 
-def test_slow_calls_are_repeated_once_what_was_built_ahead_is_judged(ahead: Ahead, workers: SlowWorkers) -> None:
+def is_repetition(job: Job, of: Job) -> bool:
+    return job.build == of.build and not job.points[0].score
+
+
+def test_slow_calls_are_not_repeated_while_what_was_built_ahead_waits(ahead: Ahead, workers: SlowWorkers) -> None:
+    workers.is_composed = True
+    workers.seconds = lambda job, point: 1.0 + (job.build["attention.backend"] != "native") + 1 / point.steps  # type: ignore[method-assign]
+    repeated_meanwhile: list[bool] = []
+
+    def is_held(job: Job) -> bool:
+        """The first candidate is judged once two builds were begun after the baseline had ended."""
+        if job not in workers.jobs[1:2] or len(workers.jobs) >= 5:
+            return False
+        repeated_meanwhile.append(any(is_repetition(each, workers.jobs[0]) for each in workers.jobs))
+        return True
+
+    ahead.run_ahead(is_held=is_held)
+
+    baseline, first, second, *others = workers.jobs
+    assert first.awaits_reference and second.awaits_reference
+    assert repeated_meanwhile and not any(repeated_meanwhile)
+    assert sum(is_repetition(job, baseline) for job in others) == 1
+
+
+def test_a_gain_found_meanwhile_is_confirmed_in_whole_pairs(ahead: Ahead, workers: SlowWorkers) -> None:
     workers.is_composed = True
     ahead.run_ahead()
 
-    baseline, first, second, *others = workers.jobs
-    assert baseline.is_baseline and first.awaits_reference and second.awaits_reference
-    repeated = [job for job in others if job.build == baseline.build and not job.points[0].score]
-    assert repeated[0].standing is not None, "the first pair is the second process"
+    baseline = workers.jobs[0]
+    halves = [job for job in workers.jobs if job.standing is not None]
+    pairs = {job.standing.pair for job in halves if job.standing is not None}
+    assert len(pairs) >= 2
+    for name in pairs:
+        both = [job for job in halves if job.standing is not None and job.standing.pair == name]
+        assert [is_repetition(job, baseline) for job in both] == [True, False]
 
 
 def test_slow_calls_are_repeated_alone_if_nothing_gains(ahead: Ahead, workers: SlowWorkers) -> None:
@@ -145,7 +173,7 @@ def test_slow_calls_are_repeated_alone_if_nothing_gains(ahead: Ahead, workers: S
     workers.seconds = lambda job, point: 1.0 + (job.build["attention.backend"] != "native") + 1 / point.steps  # type: ignore[method-assign]
     ahead.run_ahead()
 
-    repeated = [job for job in workers.jobs[1:] if job.build == workers.jobs[0].build and not job.points[0].score]
+    repeated = [job for job in workers.jobs[1:] if is_repetition(job, workers.jobs[0])]
     assert [job.standing for job in repeated] == [None]
 
 

@@ -19,6 +19,7 @@ from tuner.report.console import make_console
 from tuner.report.explanation import Explanation, Worth, explain
 from tuner.report.explanation_text import ExplanationText
 from tuner.result.prices import Price
+from tuner.search.expectation import ratio_beside
 from tuner.search.history import History
 from tuner.space import reader
 from tuner.space.candidates import build_key, image_key
@@ -131,6 +132,15 @@ def test_what_is_expected_follows_the_shares_of_a_call_beside_other_settings(rec
     assert forecast.beside == {"steps": 14}
     assert forecast.expected.value == pytest.approx(0.5 / (0.5 - saved_s))
     assert forecast.expected.value > 1.1 > expected.high
+    assert forecast.bound is not None and forecast.expected.high <= forecast.bound * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("has_setting", [False, True])
+def test_what_is_expected_beside_nothing_else_is_what_the_advisor_said(has_setting: bool) -> None:
+    for ratio in (0.8, 1.0, 1.26, 1.9):
+        share = 0.97 if not has_setting else 1 - 0.03 * ratio  # of the call with the setting, the part is smaller
+        assert ratio_beside(ratio, 0.97, share, has_setting=has_setting) == pytest.approx(ratio)
+    assert ratio_beside(3.0, 0.5, 0.9, has_setting=has_setting) == 3.0, "more than this part of a call can give"
 
 
 def test_what_was_not_tried_has_its_reason_and_what_is_next_goes_with_the_choice(recorded: Recorded) -> None:

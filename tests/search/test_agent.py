@@ -15,11 +15,13 @@ from search_bench.table import flux
 from tuner.records.advice import Advice
 from tuner.search.agent.agent import Agent
 from tuner.search.agent.chances import Chances
+from tuner.search.agent.choosing import Chooser, Comparison
 from tuner.search.agent.costs import better
 from tuner.search.agent.features import Columns
 from tuner.search.agent.observed import Observer
+from tuner.search.agent.pool import Pool
 from tuner.search.agent.regression import Prior, fit
-from tuner.search.agent.worth import LEVELS, gains, level_of, lowered
+from tuner.search.agent.worth import LEVELS, MIN_TIMING_S, START_S, TIMING_CALLS, gains, level_of, lowered
 from tuner.search.strategy import Proposal
 from tuner.search.unknown import Known, every
 
@@ -105,6 +107,19 @@ def test_the_agent_stops_when_nothing_is_worth_more_than_the_noise_and_says_so()
             if values in Known(replay.history):
                 found.add(point.penalty, point.latency_s)
     assert found.area > 0.98 * best.area
+
+
+def test_timing_a_build_costs_whole_calls_of_its_batch() -> None:
+    replay, context = replayed(flux())
+    comparison = Comparison(Chooser(replay.history, context), replay.history)
+    comparison.draw(0.0)
+    space, pool = replay.table.space, Pool(replay.table.space, comparison.columns, 0)
+    one, four = (pool.of([space.candidate({"batch": batch})]) for batch in (1, 4))
+    alone, together = comparison.points(one), comparison.points(four)
+    seconds = [points.build_s - START_S for points in (alone, together)]
+    call_s = [np.median(points.latency_s, axis=1) for points in (alone, together)]
+    assert seconds[0] == pytest.approx(np.maximum(TIMING_CALLS * call_s[0], MIN_TIMING_S))
+    assert seconds[1] == pytest.approx(TIMING_CALLS * 4 * call_s[1])
 
 
 def long_study(monkeypatch: pytest.MonkeyPatch) -> Replay:

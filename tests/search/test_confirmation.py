@@ -10,10 +10,10 @@ import pytest
 from tuner.records.codec import Estimate
 from tuner.records.outcome import Components, Device, Failure, Outcome, Pair, Status, Timing
 from tuner.result.prices import Price
-from tuner.search.baseline import Failures
+from tuner.search.baseline import Baseline, Failures
 from tuner.search.confirmation import OpenPair, PairedRuns
 from tuner.search.gain import MIN_PAIRS, is_confirmed, speed_up
-from tuner.search.history import History
+from tuner.search.history import History, InFlight, was_built
 
 BASELINE, CANDIDATE, DEVICE = 0, 7, Device(name="cpu")
 
@@ -146,3 +146,29 @@ def test_the_parts_of_a_call_are_those_of_the_trial_where_its_pairs_have_none() 
     known.outcomes[CANDIDATE] = msgspec.structs.replace(trial, timing=timing)
     settled = known.settled(known.outcomes[CANDIDATE]).timing
     assert settled is not None and settled.components == parts
+
+
+def test_a_candidates_failure_is_none_of_the_baseline() -> None:
+    baseline = Baseline(cast(Any, None))
+    for number in (CANDIDATE, CANDIDATE):
+        baseline.observe(outcome(number, 1.0, pair(0), 0, status="failed"))
+    assert not baseline.failures[None].are_final
+    for _ in range(2):
+        baseline.observe(outcome(BASELINE, 1.0, pair(0), 0, status="failed"))
+    assert baseline.failures[None].are_final
+
+
+def test_no_pair_begins_beside_a_process_of_the_baseline_by_itself() -> None:
+    known = history()
+    known.running.append(InFlight(BASELINE, (), DEVICE))
+    pairs = PairedRuns(CANDIDATE)
+    assert pairs.propose(known, DEVICE) is None
+    known.running.clear()
+    proposal = pairs.propose(known, DEVICE)
+    assert proposal is not None and proposal.repeats == BASELINE
+
+
+@pytest.mark.parametrize(("stage", "built"), [("time", True), ("score", True), ("apply", False)])
+def test_a_cache_that_skips_nothing_leaves_other_step_counts_of_its_build(stage: str, built: bool) -> None:
+    failure = Failure(kind="no effect", stage=stage, message="cache.kind=mag: it never skipped anything in 28 steps")
+    assert was_built(msgspec.structs.replace(outcome(1, 1.0, status="failed"), failure=failure)) is built

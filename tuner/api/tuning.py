@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -55,10 +56,11 @@ def tune(
         budget=budget, out=out, **options,
     )  # fmt: skip
     study_folder, request, machines = run.prepare(given)
-    if not isinstance(model, str | os.PathLike):
-        require_as_saved(model, request.model)
-    display = Reporter(request.space.baseline, on_trial, progress=progress)
-    conduct(study_folder, request, run.limits_of(given), given.model, display, machines, Search.of(given))
+    with contextlib.closing(machines):
+        if not isinstance(model, str | os.PathLike):
+            require_as_saved(model, request.model)
+        display = Reporter(request.space.baseline, on_trial, progress=progress)
+        conduct(study_folder, request, run.limits_of(given), given.model, display, machines, Search.of(given))
     display.note(page_note(study_folder))
     return Study(study_folder)
 

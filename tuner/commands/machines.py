@@ -43,6 +43,10 @@ class Machines(Protocol):
         """Return a context with what runs the jobs of a study, up to `slots` at once on each device."""
         ...
 
+    def close(self) -> None:
+        """Give the devices back, whether or not they were used."""
+        ...
+
 
 class Host(Machines):
     """The chosen GPUs of this host, or its CPU."""
@@ -77,6 +81,9 @@ class Host(Machines):
         with LocalExecutor(list(found), launchers(found, store.paths), slots=slots) as executor:
             yield executor, lambda device: trouble_of(device, found[device].uuids, may_be_shared=may_be_shared)
 
+    def close(self) -> None:
+        """Do nothing: workers end with their executor."""
+
 
 def launchers(found: Mapping[Device, Place], paths: StudyFolder) -> dict[Device, Launcher]:
     """Return what starts the workers of each device: a template of its own; the compilers' cache is shared."""
@@ -86,7 +93,7 @@ def launchers(found: Mapping[Device, Place], paths: StudyFolder) -> dict[Device,
 
 
 class InCluster(Machines):
-    """The devices of one family in a Ray cluster. The connection ends with the study."""
+    """The devices of one family in a Ray cluster."""
 
     asked = None
     """No GPUs of this host are asked for."""
@@ -100,11 +107,9 @@ class InCluster(Machines):
     def notes(self, environment: Environment) -> Iterator[str]:
         yield from self.cluster.left_out
 
-    @contextlib.contextmanager
-    def opened(self, store: Store, slots: int) -> Iterator[Engine]:
+    def opened(self, store: Store, slots: int) -> AbstractContextManager[Engine]:
         request = store.request
-        with (
-            contextlib.closing(self.cluster),
-            self.cluster.opened(store.paths, request.model, request.quality.metric_paths, slots) as engine,
-        ):
-            yield engine
+        return self.cluster.opened(store.paths, request.model, request.quality.metric_paths, slots)
+
+    def close(self) -> None:
+        self.cluster.close()

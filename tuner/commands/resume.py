@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,10 +80,11 @@ def run(options: argparse.Namespace) -> int:
         )
         machines = Host(choice)
         check_machine(folder / "study.json", request.environment, first_uuid(choice))
-    check_model(folder / "study.json", request)
-    checks.check_models(request)
-    request = priced(request, options.price)
-    return run_study(folder, request, limits_of(folder, options), options, request.model.source, machines)
+    with contextlib.closing(machines):
+        check_model(folder / "study.json", request)
+        checks.check_models(request)
+        request = priced(request, options.price)
+        return run_study(folder, request, limits_of(folder, options), options, request.model.source, machines)
 
 
 def recorded_gpus(folder: Path) -> str | None:

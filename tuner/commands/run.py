@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -156,9 +157,10 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run or resume a study and report its result."""
     folder, request, machines = prepare(options)
-    if options.dry_run:
-        return show_plan(folder, request, options)
-    return run_study(folder, request, limits_of(options), options, options.model, machines)
+    with contextlib.closing(machines):
+        if options.dry_run:
+            return show_plan(folder, request, options)
+        return run_study(folder, request, limits_of(options), options, options.model, machines)
 
 
 def prepare(options: argparse.Namespace) -> tuple[Path, Request, Machines]:

@@ -12,9 +12,8 @@ from tuner.records.codec import Count, Estimate, Record, Value, Values
 from tuner.records.outcome import Outcome
 from tuner.report.formatting import first_line, label
 from tuner.result import front
-from tuner.search.agent.features import acts_outside_steps
-from tuner.search.agent.observed import divided
 from tuner.search.bounds import refusal_reason
+from tuner.search.expectation import estimate_of, expected_beside, ratio_beside, share_of
 from tuner.search.gain import speed_up, timing_noise
 from tuner.search.history import BASELINE, History
 from tuner.space.candidates import candidate_key
@@ -23,9 +22,6 @@ Setting = tuple[str, Value]
 
 MAX_NEXT = 3
 """Settings named as worth trying next."""
-
-MIN_PART = 0.02
-"""A setting leaves at least this share of the part of a call that it acts on."""
 
 WORTH_TRYING = 1.003
 """An expectation below this ratio is not worth a build."""
@@ -49,8 +45,8 @@ class Worth(Record):
 class Forecast(Record):
     """What was expected of a setting beside what two trials that differ in it alone measured.
 
-    `beside` are the other settings that both trials have; what was `expected` holds beside these. `measured` is widened
-    by the noise; the expectation `held` if the two intervals meet.
+    `beside` are the other settings that both trials have. What was `expected`, and the `bound`, hold beside these.
+    `measured` is widened by the noise; the expectation `held` if the two intervals meet.
     """
 
     knob: str
@@ -135,38 +131,6 @@ def noise_of(history: History) -> float:
     return noise.coefficient_of_variation if noise else 0.0
 
 
-def estimate_of(found: Expectation) -> Estimate:
-    """Return an expected ratio with its interval."""
-    return Estimate(value=found.ratio, low=found.low, high=found.high)
-
-
-# ---- what is expected beside other settings -------------------------------------------------------------------------
-
-
-def share_of(outcome: Outcome, setting: Setting) -> float:
-    """Return the share of a trial's call in which a setting acts: the denoising steps, or the rest."""
-    parts = divided(outcome)
-    steps_s = parts.step * int(outcome.values["steps"])
-    return (parts.fixed if acts_outside_steps(setting) else steps_s) / (steps_s + parts.fixed)
-
-
-def expected_beside(history: History, found: Expectation, trial: Outcome, *, has_setting: bool) -> Estimate:
-    """Return what is expected of a setting beside those of a trial, which has the setting itself or lacks it.
-
-    The advisor expects a ratio of the untouched pipeline's call. What a setting does to its part of a call is assumed
-    to be the same in each, but the part is another share of it (Amdahl's law): decoding is 2 % of a call of 28 steps,
-    and 15 % where a cache skips most of them.
-    """
-    setting = (found.knob, found.value)
-    at_first, here = share_of(history.baseline, setting), share_of(trial, setting)
-
-    def ratio(expected: float) -> float:
-        part = max(1 - (1 - 1 / expected) / at_first, MIN_PART)
-        return 1 - here + here / part if has_setting else 1 / (1 - here * (1 - part))
-
-    return Estimate(value=ratio(found.ratio), low=ratio(found.low), high=ratio(found.high))
-
-
 # ---- what each setting is worth -------------------------------------------------------------------------------------
 
 
@@ -213,12 +177,20 @@ def _forecasts(history: History, known: Trials) -> Iterator[Forecast]:
         if pair is not None:
             trial, other = pair
             measured = known.ratio(other, trial)
-            hoped = expected_beside(history, expected, other, has_setting=False)
+            here = expected_beside(history, expected, other, has_setting=False)
             yield Forecast(
-                knob=name, value=value, expected=hoped, bound=expected.bound, measured=measured,
+                knob=name, value=value, expected=here, bound=_bound_beside(history, expected, other), measured=measured,
                 trial=trial.number, trial_without=other.number, beside=history.space.changed(other.values),
-                held=hoped.low <= measured.high and measured.low <= hoped.high,
+                held=here.low <= measured.high and measured.low <= here.high,
             )  # fmt: skip
+
+
+def _bound_beside(history: History, found: Expectation, other: Outcome) -> float | None:
+    """Return the most that a setting can be worth beside those of a trial that lacks it, None if that is not known."""
+    if found.bound is None:
+        return None
+    shares = (share_of(trial, (found.knob, found.value)) for trial in (history.baseline, other))
+    return ratio_beside(found.bound, *shares, has_setting=False)
 
 
 def _pair(history: History, known: Trials, name: str, value: Value) -> tuple[Outcome, Outcome] | None:

@@ -191,7 +191,7 @@ def notes(best: BestConfig) -> Iterator[str]:
     calls = [point.components for point in (best.baseline, best.chosen) if point.components]
     if calls:
         seconds = " and ".join(map(format_latency, dict.fromkeys(call.total_s for call in calls)))
-        yield f"Parts are of one call each that was timed part by part, {seconds}"
+        yield f"Parts are of one call each that was timed part by part, or follow from one of fewer steps, {seconds}"
     yield from _timing_notes(best)
     yield from _rate_notes(best)
     reasons = dict.fromkeys(

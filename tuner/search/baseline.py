@@ -21,7 +21,8 @@ class Baseline(Strategy):
 
     Each device has processes of its own. Those of other devices than the first begin beside trial 0. Slow calls are
     not repeated before the images are there that all candidates wait for, and the candidates that were built meanwhile
-    have been judged: if one of them is confirmed at once, its first pair is the second process.
+    have been judged. If a gain is found among these, the baseline of its first pair is the second process. Otherwise
+    the baseline is repeated by itself.
     """
 
     def __init__(self, budget: Budget) -> None:
@@ -29,7 +30,7 @@ class Baseline(Strategy):
         self.failures: defaultdict[Device | None, Failures] = defaultdict(Failures)
         self.was_proposed = False
         self.built_ahead: set[int] | None = None
-        """The trials that were being built when the images of trial 0 were there."""
+        """The trials that were being built when the worker of trial 0 had ended."""
 
     def propose(self, history: History, device: Device) -> Proposal | None:
         values = history.space.candidate({})
@@ -76,7 +77,7 @@ class Baseline(Strategy):
         return is_few and sum(walls_s) + max(walls_s) <= BASELINES_SHARE * self.budget.total_s
 
     def observe(self, outcome: Outcome) -> None:
-        if outcome.repetition is not None:
+        if outcome.repetition is not None and outcome.number == BASELINE:
             self.failures[outcome.device].observe(outcome)
 
 

@@ -12,6 +12,9 @@ from tuner.search.history import History
 MIN_CALLS = 12
 """Calls of a repetition: about five to warm up, six that are timed, and one to see where the time goes."""
 
+FIRST_CALLS = 5
+"""Calls that the baseline's first repetition comes to, at least: of slow calls two to warm up, three that are timed."""
+
 CACHED_SHARE = 0.4
 """The share of a first call's time that it takes where the compiler's cache has the code. Measured: 0.27 (the demo
 compiled whole, on a CPU) to 0.41 (FLUX.1-dev's blocks, on an H200)."""
@@ -107,7 +110,7 @@ def repetition_s(history: History, outcome: Outcome) -> float:
     baseline, earlier = history.baseline, history.repetitions_of(outcome)
     walls = [run.wall_s for run in earlier if run.pair] or [run.wall_s for run in earlier]
     if walls or outcome.number == baseline.number:
-        return max(walls, default=0.0)
+        return max(walls, default=FIRST_CALLS * outcome.timing.latency_s.value)
     assert baseline.timing is not None
     slower_s = max(0.0, outcome.timing.latency_s.value - baseline.timing.latency_s.value)
     return repetition_s(history, baseline) + CACHED_SHARE * outcome.build.first_call_s + MIN_CALLS * slower_s

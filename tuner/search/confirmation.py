@@ -10,7 +10,7 @@ from tuner.records.outcome import Device, Outcome, Pair
 from tuner.result import front
 from tuner.search.baseline import Failures
 from tuner.search.budget import Budget, pair_s, quickest_build_s, repetition_s
-from tuner.search.gain import MAX_PAIRS, MIN_PAIRS, is_confirmed, is_in_doubt, may_gain, speed_up
+from tuner.search.gain import MAX_PAIRS, MIN_PAIRS, is_confirmed, is_in_doubt, may_gain, speed_up, timing_noise
 from tuner.search.history import BASELINE, History
 from tuner.search.simplicity import simplest_first
 from tuner.search.strategy import Proposal, Strategy, repetition
@@ -21,6 +21,9 @@ third that is not needed is searched afterwards."""
 
 LAST_SHARE = 0.25
 """The share of the budget, or of the trials, in which settings are taken out of the best configuration."""
+
+MIN_EARLY_GAIN = 1.1
+"""The gain that is clear while one process of the baseline is known, and no timing noise."""
 
 EARLY_SHARE = 0.1
 """A clear gain is confirmed at once if a repetition takes less than this share of the time that is left."""
@@ -65,6 +68,8 @@ class PairedRuns:
         """Return the next repetition, None while both run. A pair that another run left incomplete is left so."""
         self.open = {each: pair for each, pair in self.open.items() if history.can_use(each)}
         if device not in self.open:
+            if history.is_repeating(BASELINE, device):
+                return None  # by itself: its calls cannot alternate with a candidate's
             tried = len(history.tried_pairs_of(history.outcomes[self.candidate]))
             if self.open and tried + len(self.open) >= MIN_PAIRS:
                 return None
@@ -245,7 +250,8 @@ class EarlyConfirmation(Strategy):
         if first.number == history.baseline.number or confirmation.is_search_over(history):
             return False
         is_cheap = repetition_s(history, first) <= EARLY_SHARE * confirmation.budget.seconds_left()
-        return is_cheap and speed_up(history, history.outcomes[first.number]).low > 1.0
+        clear = 1.0 if timing_noise(history) else MIN_EARLY_GAIN
+        return is_cheap and speed_up(history, history.outcomes[first.number]).low > clear
 
     def propose(self, history: History, device: Device) -> Proposal | None:
         if self.is_due(history):

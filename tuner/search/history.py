@@ -205,7 +205,7 @@ class History:
         return self._merged(outcome, own or [outcome])
 
     def _merged(self, outcome: Outcome, processes: Sequence[Outcome]) -> Outcome:
-        """Return an outcome with the merged timings of processes. Whole calls of pairs are not timed part by part."""
+        """Return an outcome with the merged timings of processes; the parts are of its own call if they have none."""
         if len(processes) == 1 and processes[0].repetition == outcome.repetition:
             return processes[0]
         timing = front.merge_timings([process.timing for process in processes if process.timing is not None])

@@ -6,10 +6,11 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 
-from tuner.records.codec import Value, Values
+from tuner.records.codec import Estimate, Values
 from tuner.records.outcome import Device, Outcome
 from tuner.result import front
 from tuner.search.bounds import refusal_reason
+from tuner.search.expectation import expected_beside
 from tuner.search.gain import timing_noise
 from tuner.search.history import BASELINE, History
 from tuner.search.strategy import Proposal, SearchContext, Strategy
@@ -21,6 +22,9 @@ machine three percent may be noise, but are worth a setting."""
 
 CALL_KNOBS = ("steps", "batch")
 """They trade something else than settings that nobody needs."""
+
+NO_GAIN = Estimate(value=1.0, low=1.0, high=1.0)
+"""What is assumed of a setting of which the advisor knows nothing."""
 
 LAST = (math.inf, math.inf, math.inf)
 """More complex than any trial."""
@@ -80,15 +84,15 @@ def simpler(history: History, trial: Outcome) -> Iterator[Values]:
     The setting of the least expected gain goes first.
     """
     names = list(questionable(history, trial))
-    idle = [name for name in names if is_expected_idle(history, name, trial.values[name])]
+    idle = [name for name in names if is_expected_idle(history, trial, name)]
     for taken_out in ([idle] if len(idle) > 1 else []) + [[name] for name in names]:
         yield functools.reduce(history.space.without, taken_out, trial.values)
 
 
-def is_expected_idle(history: History, name: str, value: Value) -> bool:
-    """Return whether the advisor expects that a setting gains nothing beyond the noise."""
-    found = history.advice.of(name, value) if history.advice else None
-    return found is not None and found.ratio <= 1 + margin(history)
+def is_expected_idle(history: History, trial: Outcome, name: str) -> bool:
+    """Return whether the advisor expects that a setting of a trial gains nothing beyond the noise there."""
+    expected = expected_gain(history, trial, name)
+    return expected is not None and expected.value <= 1 + margin(history)
 
 
 def questionable(history: History, trial: Outcome) -> Iterator[str]:
@@ -99,13 +103,14 @@ def questionable(history: History, trial: Outcome) -> Iterator[str]:
         for name, value in space.changed(trial.values).items()
         if name not in CALL_KNOBS and space.baseline[name] in space.knobs.get(name, ())  # else the user fixed it
     }
-    expected = {name: expected_gain(history, name, value) for name, value in settings.items()}
-    for name in sorted(expected, key=lambda name: expected[name][1]):
-        if expected[name][0] <= 1 + margin(history):
+    expected = {name: expected_gain(history, trial, name) or NO_GAIN for name in settings}
+    for name in sorted(expected, key=lambda name: expected[name].value):
+        if expected[name].low <= 1 + margin(history):
             yield name
 
 
-def expected_gain(history: History, name: str, value: Value) -> tuple[float, float]:
-    """Return the low end and the middle of what the advisor expects of a setting; 1 where it knows nothing."""
-    found = history.advice.of(name, value) if history.advice else None
-    return (found.low, found.ratio) if found else (1.0, 1.0)
+def expected_gain(history: History, trial: Outcome, name: str) -> Estimate | None:
+    """Return what the advisor expects of a setting of a trial beside the others, None where it knows nothing."""
+    found = history.advice.of(name, trial.values[name]) if history.advice else None
+    measured = history.outcomes[trial.number]
+    return expected_beside(history, found, measured, has_setting=True) if found else None

@@ -145,8 +145,8 @@ class Timer:
         """Measure the latency, the peak memory and the time of each component.
 
         If most calls take much longer than the last one of the warm-up, something disturbs: they are made again, once.
-        Raises CompiledWhileTimed if a graph was compiled meanwhile, and NoEffect if a cache skipped nothing: images
-        would take long and show nothing.
+        Raises CompiledWhileTimed if a graph was compiled meanwhile, and NoEffect if a cache skipped nothing in slow
+        calls: their images would take long and show nothing.
         """
         from tuner.trace.findings import recompiles_between
 
@@ -162,7 +162,7 @@ class Timer:
         late = recompiles_between(before, self.tracer.compile_log.read(), calls=timing.samples)
         if late:
             raise CompiledWhileTimed(f"{late[0].operator} was compiled while it was timed: {late[0].reason}")
-        if point.score:
+        if point.score and self.is_slow:
             require_skipped_steps(self.calls.pipe, build)
         memory = self._peak_memory()
         components = None if point.whole else time_components(call, self.calls.pipe, clock)
