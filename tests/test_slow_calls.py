@@ -224,7 +224,7 @@ def a_bench(monkeypatch: pytest.MonkeyPatch, point: Point) -> tuple[Any, Point]:
     bench = Bench(timer.job, timer.calls.channel, no_weights(timer.job))
     bench.calls, bench.timer = timer.calls, timer
     judged: list[Point] = []
-    monkeypatch.setattr(bench, "score", lambda point: judged.append(point))
+    monkeypatch.setattr(bench, "score", lambda point, _: judged.append(point))
     monkeypatch.setattr("tuner.worker.bench.skipped_share", lambda *_: None)
     bench.judged = judged  # type: ignore[attr-defined]
     return bench, point

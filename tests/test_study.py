@@ -55,6 +55,19 @@ def conclusion_of(study: Study) -> str:
 FINISHED = "this study is finished: give a longer --budget, or more --trials, to go on"
 
 
+@pytest.mark.parametrize(("prompts", "warned"), [(2, True), (15, True), (16, False)])
+def test_a_choice_that_few_prompts_judged_is_said_to_be(bench: Bench, prompts: int, warned: bool) -> None:
+    with bench.study(trials=2) as study:
+        study.run()
+        trial = study.history.outcomes[1]
+        assert trial.quality is not None
+        quality = msgspec.structs.replace(trial.quality, scores=(30.0,) * prompts)
+        study.history.outcomes[1] = msgspec.structs.replace(trial, quality=quality)
+        text = conclusion(study.store.request, study.history, 1, study.store.folder)
+        assert (f"Only {prompts} prompts judged it" in text) is warned
+        assert "judged it" not in conclusion_of(study), "the untouched pipeline"
+
+
 # ---- prediction -----------------------------------------------------------------------------------------------------
 
 

@@ -9,8 +9,9 @@ from tuner.errors import BadInput
 from tuner.files import StudyFolder
 from tuner.numbers import format_exact, format_gain, format_number, rounded
 from tuner.quality.metrics import get_metric
+from tuner.quality.race import MIN_PROMPTS_WITHIN
 from tuner.records.codec import Estimate, read
-from tuner.report.formatting import label
+from tuner.report.formatting import label, pluralize
 from tuner.result import front
 from tuner.result.records import BestConfig
 from tuner.search.budget import pair_s
@@ -37,11 +38,19 @@ def conclusion(request: Request, history: History, chosen: int, folder: Path) ->
         (
             f"Chosen   {_verdict(history, chosen)}",
             f"As good  means that {tolerated(request.quality.metric, history.space.tolerance)}"
-            f"{_in_noise_floors(history)}, with 95 % confidence",
+            f"{_in_noise_floors(history)}, with 95 % confidence{_few_prompts(history, chosen)}",
             f"Use it   tuner.load({str(folder / 'best_config.json')!r})",
             f"Look     tune board {folder}",
         )
     )
+
+
+def _few_prompts(history: History, chosen: int) -> str:
+    """Return a warning if the choice was judged on so few prompts that damage to some images can go unseen."""
+    quality = history.outcomes[chosen].quality
+    if not chosen or quality is None or len(quality.scores) >= MIN_PROMPTS_WITHIN:
+        return ""
+    return f". Only {pluralize(len(quality.scores), 'prompt')} judged it: damage to some images can go unseen"
 
 
 def tolerated(metric: str, tolerance: float) -> str:
