@@ -206,7 +206,7 @@ def test_a_worker_measures_what_its_images_contradict(monkeypatch: pytest.Monkey
         bench.timer = Timer(calls, tracer, None, bench.weights)
         monkeypatch.setattr(bench.timer, "predict", lambda _: (predicted, memory))
         monkeypatch.setattr(bench.timer, "_time", lambda _: (measured, memory))
-        monkeypatch.setattr(bench, "score", lambda _: calls.generation_s.extend([taking_s] * 6))
+        monkeypatch.setattr(bench, "score", lambda *_: calls.generation_s.extend([taking_s] * 6))
         return bench.measure(Point(index=0, folder="", steps=4, batch=1, score=False)).timing
 
     held = drawn(1.004)
