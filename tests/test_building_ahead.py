@@ -71,6 +71,13 @@ class SlowWorkers(Workers):
     is_composed = False
     """Whether the baseline's latency is composed from calls of fewer steps, as of a large model."""
 
+    nothing_gains = False
+    """Whether every other build, and fewer steps, take longer."""
+
+    def seconds(self, job: Job, point: Point) -> float:
+        slower_s = 1.0 + (job.build["attention.backend"] != "native") + 1 / point.steps
+        return slower_s if self.nothing_gains else super().seconds(job, point)
+
     def timing(self, job: Job, point: Point) -> Timing:
         is_predicted = self.is_composed and job.is_baseline
         return super().timing(job, msgspec.structs.replace(point, predict=True) if is_predicted else point)
@@ -137,7 +144,7 @@ def is_repetition(job: Job, of: Job) -> bool:
 
 def test_slow_calls_are_not_repeated_while_what_was_built_ahead_waits(ahead: Ahead, workers: SlowWorkers) -> None:
     workers.is_composed = True
-    workers.seconds = lambda job, point: 1.0 + (job.build["attention.backend"] != "native") + 1 / point.steps  # type: ignore[method-assign]
+    workers.nothing_gains = True
     repeated_meanwhile: list[bool] = []
 
     def is_held(job: Job) -> bool:
@@ -170,7 +177,7 @@ def test_a_gain_found_meanwhile_is_confirmed_in_whole_pairs(ahead: Ahead, worker
 
 def test_slow_calls_are_repeated_alone_if_nothing_gains(ahead: Ahead, workers: SlowWorkers) -> None:
     workers.is_composed = True
-    workers.seconds = lambda job, point: 1.0 + (job.build["attention.backend"] != "native") + 1 / point.steps  # type: ignore[method-assign]
+    workers.nothing_gains = True
     ahead.run_ahead()
 
     repeated = [job for job in workers.jobs[1:] if is_repetition(job, workers.jobs[0])]

@@ -126,7 +126,9 @@ def test_what_is_expected_follows_the_shares_of_a_call_beside_other_settings(rec
         timed = msgspec.structs.replace(outcome.timing, components=components)
         history.outcomes[outcome.number] = msgspec.structs.replace(outcome, timing=timed)
     recorded.add({"steps": 14, "compile.vae": True}, 0.42)
-    (expected,) = [each for each in history.advice.expectations if (each.knob, each.value) == vae]  # type: ignore[union-attr]
+    assert history.advice is not None
+    expected = history.advice.of(*vae)
+    assert expected is not None
     (forecast,) = [each for each in explain(history, 5).forecasts if (each.knob, each.value) == vae]
     saved_s = 5.0 * (1 - 1 / expected.ratio)
     assert forecast.beside == {"steps": 14}

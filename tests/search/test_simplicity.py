@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 import pytest
@@ -16,6 +16,7 @@ from tuner.records.protocol import Job, Point
 from tuner.search.history import InFlight
 from tuner.search.simplicity import MAX_MARGIN, MIN_MARGIN, Simplify, margin, questionable, simpler, simplest_first
 from tuner.search.strategy import SearchContext
+from tuner.study.loop import Study
 
 SPACE = f"""{SMALL}
 knobs:
@@ -36,6 +37,16 @@ IDLE = {"fuse_qkv", "vae.channels_last"}
 def bench(bench: Bench) -> Bench:
     (bench.folder / "space.yaml").write_text(SPACE)
     return bench
+
+
+@pytest.fixture
+def began(bench: Bench) -> Iterator[Study]:
+    """A study of the baseline and the recipe."""
+    bench.work = Workers()
+    bench.strategy = "tpe"  # begins with the recipe
+    with bench.study(trials=2) as study:
+        study.run()
+        yield study
 
 
 @pytest.mark.usefixtures("real_database")
@@ -62,54 +73,42 @@ def test_they_stay_where_each_gains_something(bench: Bench) -> None:
     assert set(bench.run(trials=8).chosen.changed) >= IDLE
 
 
-def test_what_the_advisor_is_sure_of_is_not_taken_out_and_the_least_goes_first(bench: Bench) -> None:
-    bench.work = Workers()
-    bench.strategy = "tpe"  # begins with the recipe
-    with bench.study(trials=2) as study:
-        study.run()
-        history = study.history
-        best = history.outcomes[1]
-        assert list(questionable(history, best)) == ["attention.backend", "fuse_qkv", "vae.channels_last"]
-        history.advice = Advice(
-            seconds_by_part={}, noise=0.0,
-            expectations=(
-                expected("attention.backend", "_native_math", 1.2), expected("fuse_qkv", True, 1.01),
-                expected("vae.channels_last", True, 0.99),
-            ),
-        )  # fmt: skip
-        assert list(questionable(history, best)) == ["vae.channels_last", "fuse_qkv"]
-        assert settings_of(simpler(history, best)) == [
-            {"attention.backend", "fuse_qkv"}, {"attention.backend", "vae.channels_last"},
-        ]  # fmt: skip
+def test_what_the_advisor_is_sure_of_is_not_taken_out_and_the_least_goes_first(began: Study) -> None:
+    history = began.history
+    best = history.outcomes[1]
+    assert list(questionable(history, best)) == ["attention.backend", "fuse_qkv", "vae.channels_last"]
+    history.advice = Advice(
+        seconds_by_part={}, noise=0.0,
+        expectations=(
+            expected("attention.backend", "_native_math", 1.2), expected("fuse_qkv", True, 1.01),
+            expected("vae.channels_last", True, 0.99),
+        ),
+    )  # fmt: skip
+    assert list(questionable(history, best)) == ["vae.channels_last", "fuse_qkv"]
+    assert settings_of(simpler(history, best)) == [
+        {"attention.backend", "fuse_qkv"}, {"attention.backend", "vae.channels_last"},
+    ]  # fmt: skip
 
 
-def test_what_is_expected_to_gain_nothing_is_taken_out_at_once(bench: Bench) -> None:
-    bench.work = Workers()
-    bench.strategy = "tpe"  # begins with the recipe
-    with bench.study(trials=2) as study:
-        study.run()
-        history = study.history
-        expectations = tuple(expected(name, True, 0.99) for name in sorted(IDLE))
-        history.advice = Advice(seconds_by_part={}, noise=0.0, expectations=expectations)
-        first, *others = settings_of(simpler(history, history.outcomes[1]))
-        assert first == {"attention.backend"}
-        assert all(len(names) == 2 for names in others)
+def test_what_is_expected_to_gain_nothing_is_taken_out_at_once(began: Study) -> None:
+    history = began.history
+    expectations = tuple(expected(name, True, 0.99) for name in sorted(IDLE))
+    history.advice = Advice(seconds_by_part={}, noise=0.0, expectations=expectations)
+    first, *others = settings_of(simpler(history, history.outcomes[1]))
+    assert first == {"attention.backend"}
+    assert all(len(names) == 2 for names in others)
 
 
-def test_one_simpler_configuration_is_measured_at_a_time(bench: Bench) -> None:
-    bench.work = Workers()
-    bench.strategy = "tpe"
-    with bench.study(trials=2) as study:
-        study.run()
-        history, best = study.history, study.history.outcomes[1]
-        context = SearchContext(
-            trials=study.store, is_over=lambda _: False, is_ending=lambda _: True, best=lambda _: best, note=print
-        )
-        strategy = Simplify(context)
-        proposal = strategy.propose(history, Device(name="cpu"))
-        assert proposal is not None
-        history.running.append(InFlight(9, (proposal.values,)))
-        assert strategy.propose(history, Device(name="cpu")) is None
+def test_one_simpler_configuration_is_measured_at_a_time(began: Study) -> None:
+    history, best = began.history, began.history.outcomes[1]
+    context = SearchContext(
+        trials=began.store, is_over=lambda _: False, is_ending=lambda _: True, best=lambda _: best, note=print
+    )
+    strategy = Simplify(context)
+    proposal = strategy.propose(history, Device(name="cpu"))
+    assert proposal is not None
+    history.running.append(InFlight(9, (proposal.values,)))
+    assert strategy.propose(history, Device(name="cpu")) is None
 
 
 def test_of_what_costs_the_same_the_simpler_comes_first_and_then_the_smaller(bench: Bench) -> None:
