@@ -26,6 +26,7 @@ from tuner.records.protocol import (
 )
 from tuner.records.quality import Quality
 from tuner.study import loop, slots
+from tuner.study.slots import PARTNER
 
 THROTTLED = Failure(kind="throttled", stage="time", message="6 of 6 calls were discarded")
 OUT_OF_MEMORY = Failure(kind="out of memory", stage="score", message="CUDA out of memory")
@@ -35,10 +36,11 @@ class TakingTurns(InlineExecutor):
     """Takes one message of each running job in turn. The baseline's images take until `is_drawn`."""
 
     def __init__(self, work: Callable[[Job], Iterable[Message]], slots: int, is_drawn: Callable[[], bool]) -> None:
-        super().__init__(work, slots=slots)
+        super().__init__(work, slots=slots + PARTNER)
         self.is_drawn = is_drawn
         self.is_held: Callable[[Job], bool] = lambda _: False
         self.left: dict[str, deque[Message | Ended]] = {}
+        self.judged_at_once = 0
 
     def wait(self, until: Callable[[], float]) -> Iterator[tuple[Handle, Message | StoodStill | Ended]]:
         while self.running:
@@ -51,6 +53,10 @@ class TakingTurns(InlineExecutor):
                 if isinstance(message, Ended):
                     self.cancel(handle)
                 yield handle, message
+
+    def provide(self, handle: Handle, job: Job) -> None:
+        super().provide(handle, job)
+        self.judged_at_once = max(self.judged_at_once, len(self.provided.keys() & self.running.keys()))
 
     def must_wait(self, handle: Handle, message: object) -> bool:
         is_image = isinstance(message, (PointDone, PointFailed))
@@ -148,8 +154,8 @@ def test_slow_calls_are_not_repeated_while_what_was_built_ahead_waits(ahead: Ahe
     repeated_meanwhile: list[bool] = []
 
     def is_held(job: Job) -> bool:
-        """The first candidate is judged once two builds were begun after the baseline had ended."""
-        if job not in workers.jobs[1:2] or len(workers.jobs) >= 5:
+        """The first candidate is judged once a build was begun after the baseline had ended."""
+        if job not in workers.jobs[1:2] or len(workers.jobs) >= 4:
             return False
         repeated_meanwhile.append(any(is_repetition(each, workers.jobs[0]) for each in workers.jobs))
         return True
@@ -261,7 +267,16 @@ def test_the_quickest_is_judged_first_and_what_is_slower_need_not_be(ahead: Ahea
     first, second = list(executor.provided.values())[:2]
     assert first.points[0].worth_s == pytest.approx(3.3, rel=0.01)  # a call of the baseline
     assert first.build["attention.backend"] == "_native_math"
-    assert second.points[0].worth_s == pytest.approx(0.8 * (0.5 + 0.1 * 14), rel=0.01)
+    assert second.points[0].worth_s == pytest.approx(0.8 * (0.5 + 0.1 * 6), rel=0.01)  # of the first, at six steps
+
+
+def test_slow_candidates_are_judged_one_after_the_other_to_the_end(ahead: Ahead, workers: SlowWorkers) -> None:
+    workers.is_composed = True
+    executor = ahead.run_ahead()
+
+    _, *others = builds(workers)
+    assert all(job.awaits_reference for job in others)
+    assert len(executor.provided) > 2 and executor.judged_at_once == 1
 
 
 def test_the_search_goes_on_beside_what_was_begun_ahead(ahead: Ahead, workers: SlowWorkers) -> None:

@@ -156,7 +156,7 @@ def test_candidates_are_judged_on_as_many_images_as_the_verdict_needs(
 ) -> None:  # fmt: skip
     pipe, first, _, _, _ = scored
     asked, point = job(Path(first.model.source), tiny_scorer, 20, batch=4)
-    asked = msgspec.structs.replace(asked, tolerance=0.5)
+    asked, point = msgspec.structs.replace(asked, tolerance=0.5), msgspec.structs.replace(point, folder=str(tmp_path))
     made = scorer_of(asked, pipe)
     own = made.judge_images(point, tmp_path / "baseline")
     alternating = tuple(
@@ -173,12 +173,17 @@ def test_candidates_are_judged_on_as_many_images_as_the_verdict_needs(
 @pytest.mark.parametrize(("reference_s", "count"), [(None, 16), (100.0, 16), (10.0, 8), (1.0, 4)])
 def test_the_baseline_has_as_many_images_as_its_time_allows(
     scored: tuple[Any, Job, Point, Quality, Path], tmp_path: Path, tiny_scorer: Path, reference_s: float | None,
-    count: int,
+    count: int, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     pipe, first, _, _, _ = scored
     asked, point = job(Path(first.model.source), tiny_scorer, 16)
     made = scorer_of(msgspec.structs.replace(asked, reference_s=reference_s), pipe, call_s=1.0)
+    point = msgspec.structs.replace(point, folder=str(tmp_path))
+    drawn: list[int] = []
+    draw = made.draw
+    monkeypatch.setattr(made, "draw", lambda *given: drawn.extend(range(*given[1:])) or draw(*given))
     own = made.judge_images(point, tmp_path)
+    assert drawn == list(range(count)), "the call whose denoiser is recorded is one of these"
     assert len(own.scores) == len(made.workload.prompts) == len(made.workload.seeds) == count
     assert len(list(tmp_path.glob("*.png"))) == count
     made.reference = Reference(images=str(tmp_path), scores=own.scores)

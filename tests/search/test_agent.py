@@ -12,16 +12,17 @@ from search_bench.replay import DEVICE, Front, Replay
 from search_bench.stepping import build_one, replayed, small
 from search_bench.table import flux
 
-from tuner.records.advice import Advice
+from tuner.records.advice import Advice, Expectation
+from tuner.search.agent import beliefs
 from tuner.search.agent.agent import Agent
 from tuner.search.agent.chances import Chances
 from tuner.search.agent.choosing import Chooser, Comparison
 from tuner.search.agent.costs import better
 from tuner.search.agent.features import Columns
-from tuner.search.agent.observed import Observer
+from tuner.search.agent.observed import Observer, Seconds
 from tuner.search.agent.pool import Pool
 from tuner.search.agent.regression import Prior, fit
-from tuner.search.agent.worth import LEVELS, MIN_TIMING_S, START_S, TIMING_CALLS, gains, level_of, lowered
+from tuner.search.agent.worth import LEVELS, MIN_TIMING_S, TIMING_CALLS, Bill, gains, level_of, lowered
 from tuner.search.strategy import Proposal
 from tuner.search.unknown import Known, every
 
@@ -116,10 +117,68 @@ def test_timing_a_build_costs_whole_calls_of_its_batch() -> None:
     space, pool = replay.table.space, Pool(replay.table.space, comparison.columns, 0)
     one, four = (pool.of([space.candidate({"batch": batch})]) for batch in (1, 4))
     alone, together = comparison.points(one), comparison.points(four)
-    seconds = [points.build_s - START_S for points in (alone, together)]
+    seconds = [points.timing_s for points in (alone, together)]
     call_s = [np.median(points.latency_s, axis=1) for points in (alone, together)]
     assert seconds[0] == pytest.approx(np.maximum(TIMING_CALLS * call_s[0], MIN_TIMING_S))
     assert seconds[1] == pytest.approx(TIMING_CALLS * 4 * call_s[1])
+
+
+def test_compiling_is_free_while_others_have_the_device() -> None:
+    begin_s, device_s = np.array([0.0, 60.0, 600.0]), np.full(3, 20.0)
+    assert Bill([], [], 4).seconds(begin_s, device_s).tolist() == [20.0, 20.0, 155.0]
+    assert Bill([], [], 1).seconds(begin_s, device_s).tolist() == [20.0, 80.0, 620.0]
+
+
+CALL = Seconds(step=0.17, fixed=0.24)
+
+
+def assumed_of_a_step(*told: Expectation) -> tuple[Columns, Prior]:
+    """Return what is assumed of a step of FLUX.1-dev where an advisor says so much."""
+    columns = Columns(flux().space)
+    weak = beliefs.weak(columns.settings, [])
+    return columns, beliefs.advised(weak, columns.settings, told, CALL, 28)[0]
+
+
+def test_fewer_steps_are_no_shorter_ones() -> None:
+    told = Expectation(knob="steps", value=14, ratio=1.94, low=1.9, high=1.98, reason="half of the steps")
+    columns, step = assumed_of_a_step(told)
+    assert step.mean[columns.index["steps", 14]] == 0.0
+
+
+def test_what_is_expected_of_a_threshold_is_that_of_its_cache() -> None:
+    beside = {"cache.kind": "first-block"}
+    told = Expectation(knob="cache.threshold", value=0.4, ratio=2.6, low=1.5, high=6.0, reason="", beside=beside)
+    columns, step = assumed_of_a_step(told)
+    threshold, cache = (columns.index[item] for item in (("cache.threshold", 0.4), ("cache.kind", "first-block")))
+    assert step.mean[threshold] == 0.0
+    assert step.pairs == {(min(threshold, cache), max(threshold, cache)): pytest.approx(np.log(1 / 2.6), rel=0.1)}
+
+
+def test_a_scheme_that_needs_compiled_blocks_is_expected_to_gain_in_all_of_them() -> None:
+    beside = {"compile.scope": "regional"}
+    scheme = ("quantization.scheme", "fp8-dynamic-row")
+    told = Expectation(knob=scheme[0], value=scheme[1], ratio=1.25, low=1.1, high=1.3, reason="", beside=beside)
+    columns, step = assumed_of_a_step(told)
+    assert step.pairs == {} and step.mean[columns.index[scheme]] < -0.2
+
+
+def test_numbers_that_are_further_from_the_untouched_ones_are_assumed_to_lose_more() -> None:
+    space = flux().space
+    columns = Columns(space)
+    mean = beliefs.of_loss(columns.settings, 1.0, space.baseline).mean
+    losses = [mean[columns.index["steps", steps]] for steps in (20, 14)]
+    losses += [mean[columns.index["cache.threshold", threshold]] for threshold in (0.12, 0.25, 0.4)]
+    assert losses[0] < losses[1] and losses[2] < losses[3] < losses[4]
+    assert mean[columns.index["compile.scope", "regional"]] == 0.0
+
+
+def test_each_setting_that_never_worked_makes_a_result_less_likely() -> None:
+    space = small().space
+    columns = Columns(space)
+    one = space.candidate({"compile.scope": "full"})
+    two = space.candidate({"cache.kind": "first-block", "attention.backend": "_native_flash"})
+    of_one, of_two = Chances([], [], columns).of(columns.rows([one, two]))
+    assert 0.9 < of_two < of_one < 1.0
 
 
 def long_study(monkeypatch: pytest.MonkeyPatch) -> Replay:

@@ -28,7 +28,7 @@ START_S = 4.0
 """A worker begins, with the weights lent to it."""
 
 SLOTS = 4
-"""Builds that compile at once: each takes a quarter of its compile time from the others."""
+"""Builds that are in the works at once: they compile while others have the device, one after the other."""
 
 TIMING_CALLS, MIN_TIMING_S = 7.0, 8.0
 """Calls to warm up and time a build, in whole calls of its batch: every step count is composed from one timing. As 24
@@ -142,6 +142,7 @@ class Flying:
     running: InFlight
     proposal: Proposal
     device: int
+    begun_s: float = 0.0
 
 
 class Replay:
@@ -215,11 +216,9 @@ class Replay:
                 self.trials.tell(number, None, "refused")
                 self.history.refused.append(proposal.values)
                 continue
-            running = InFlight(
-                number, tuple(self.sweep(proposal.values, proposal.steps)), self.devices[device]
-            )  # fmt: skip
+            running = InFlight(number, tuple(self.sweep(proposal.values, proposal.steps)), self.devices[device])
             self.history.running.append(running)
-            self.flying.append(Flying(running, proposal, device))
+            self.flying.append(Flying(running, proposal, device, self.until_s[device]))
 
     def least_busy(self) -> int | None:
         """Return the device with the fewest builds in flight, None if there is no room."""
@@ -235,14 +234,19 @@ class Replay:
         """Return what it takes to warm up and time a build."""
         return max(TIMING_CALLS * self.table.point(values).latency_s * int(values["batch"]), MIN_TIMING_S)
 
+    def ready_s(self, flying: Flying) -> float:
+        """Return when a build has compiled, and waits for its device."""
+        return flying.begun_s + START_S + self.compile_s(flying)
+
     def end_s(self, flying: Flying) -> float:
-        """Return when the next build of a device ends, but for its images."""
-        timing_s = self.timing_s(flying.running.sweep[0])
-        return self.until_s[flying.device] + START_S + self.compile_s(flying) / SLOTS + timing_s
+        """Return when the build that is next on its device ends, but for its images."""
+        return max(self.until_s[flying.device], self.ready_s(flying)) + self.timing_s(flying.running.sweep[0])
 
     def next_to_land(self) -> Flying:
-        """Return the build that ends next: each device does its builds in the order in which they began."""
-        firsts = {each.device: each for each in reversed(self.flying)}
+        """Return the build that ends next: each device takes the one that is ready first."""
+        firsts: dict[int, Flying] = {}
+        for flying in sorted(self.flying, key=self.ready_s):
+            firsts.setdefault(flying.device, flying)
         return min(firsts.values(), key=self.end_s)
 
     def land(self, flying: Flying) -> None:

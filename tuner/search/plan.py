@@ -25,14 +25,14 @@ TRACED_STEPS = 12
 QUICK_CALLS = 9
 """Calls to time a point whose calls are quick: to warm up, six that count, and one to see where the time goes."""
 
-VARIED_CALLS = 17
+VARIED_CALLS = 16
 """Calls that the baseline alone makes: four prompts each by another kernel, at another place, compiled and from another
-seed, and one that records the denoiser."""
+seed."""
 
-VARIED_SLOW_CALLS = 5
-"""The same of slow calls: two prompts by another kernel, two from another seed, and one that records the denoiser."""
+VARIED_SLOW_CALLS = 4
+"""The same of slow calls: two prompts by another kernel, two from another seed."""
 
-PROBE_S = {"cpu": 5.0, "cuda": 5.0}
+PROBE_S = {"cpu": 5.0, "cuda": 10.0}
 """Seconds in which the baseline measures how fast the device is."""
 
 COMPILE_S = {"cpu": 15.0, "cuda": 45.0}

@@ -31,8 +31,9 @@ from tuner.records.protocol import (
     WorkerFailed,
 )
 from tuner.records.quality import Quality, Reference, SpotCheck
+from tuner.search.baseline import has_slow_calls
 from tuner.search.budget import Budget
-from tuner.search.history import History
+from tuner.search.history import BASELINE, History
 from tuner.search.plan import Observed, Work
 from tuner.search.pruning import latency_to_beat_s
 from tuner.space.candidates import build_key, build_values, image_key
@@ -97,8 +98,12 @@ class BuildAttempt:
             compile_limit_s=None if is_baseline else budget.compile_limit_s,
             reference_s=self.reference_s if is_baseline else None,
             sweep_s=budget.sweep_s,
-            awaits_reference=self.history.awaits_reference,
+            awaits_reference=self.history.awaits_reference or self._is_judged_in_turn(),
         )
+
+    def _is_judged_in_turn(self) -> bool:
+        """Return whether the worker asks before it generates images: slow ones of one candidate at a time."""
+        return BASELINE in self.history.outcomes and has_slow_calls(self.history)
 
     def with_reference(self, job: Job) -> Job:
         """Return a job that waits for the baseline's images with these."""

@@ -20,8 +20,8 @@ class Flight:
     It `runs_again` if one of them, or its device, made it fail.
 
     `pair_side_by_side` is its pair if both of that run at the same time. Results are `held` until the baseline's is
-    recorded, also those of a worker that `has_ended`. With `wants_reference_s` it waits for the baseline's images, and
-    an image of its own takes so long; with `is_judging` it has them, and is the only one that is judged against them.
+    recorded, also those of a worker that `has_ended`. With `wants_reference_s` it waits to be judged against the
+    baseline's images, and an image of its own takes so long; with `is_judging` it is, and no other one of its device.
     """
 
     proposal: Proposal
@@ -73,11 +73,12 @@ def was_killed(failure: Failure) -> bool:
 
 
 def next_to_judge(flights: Sequence[Flight]) -> list[tuple[Flight, BuildAttempt]]:
-    """Return the quickest candidate of each device that waits for the baseline's images, unless one is being judged.
+    """Return the quickest candidate of each device that waits to be judged, unless one is being judged.
 
-    If that one is as good as the baseline, those that are slower need no images of their own.
+    Two that share the GPU take as long as one after the other, and the first result comes later. If that one is as good
+    as the baseline, those that are slower need no images of their own.
     """
-    judging = {flight.device for flight in flights if flight.is_judging}
+    judging = {flight.device for flight in flights if flight.is_judging and not flight.has_ended}
     found: dict[Device, tuple[Flight, BuildAttempt]] = {}
     waiting = [flight for flight in flights if flight.wants_reference_s is not None and flight.device not in judging]
     for flight in sorted(waiting, key=lambda each: each.wants_reference_s or 0.0):

@@ -82,6 +82,7 @@ class Runner:
             for flight in list(self.flights.values()):
                 self.go_on(flight, strategy)
             self.stop_late(strategy)
+            self.judge_next()
             self.fill(strategy)
 
     @property
@@ -193,7 +194,7 @@ class Runner:
             self.publish_all(flight, message)
         for each in [flight] if self.history.awaits_reference else list(self.flights.values()):
             self.go_on(each, strategy)
-        self.hand_reference_on()
+        self.judge_next()
 
     def publish_all(self, flight: Flight, message: Message | StoodStill) -> None:
         """Publish the events that follow from a message."""
@@ -216,7 +217,6 @@ class Runner:
         self.follow(flight.attempt, event)
         if result is not None:
             flight.outcomes.append(result.outcome)
-            flight.is_judging = False
         if isinstance(event, RepetitionEnded):
             self.take_out(flight.device, self.devices.trouble_of_baseline(flight.device, event.outcome))
 
@@ -238,8 +238,8 @@ class Runner:
         if flight.has_ended and flight.handle.id in self.flights:
             self.end(flight, strategy)
 
-    def hand_reference_on(self) -> None:
-        """Let the quickest of a device's candidates that wait for the baseline's images go on, and then the next."""
+    def judge_next(self) -> None:
+        """Let the quickest of a device's candidates that wait to be judged go on, once the baseline's images exist."""
         if BASELINE in self.history.outcomes and self.history.baseline.quality is not None:
             for flight, attempt in next_to_judge(list(self.flights.values())):
                 flight.wants_reference_s, flight.is_judging = None, True

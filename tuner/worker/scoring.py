@@ -77,8 +77,9 @@ class Scoring:
     def judge_images(self, point: Point, folder: Path) -> Quality:
         """Judge a point's images: the baseline's all, others as many as leave no doubt of the verdict."""
         if self.reference is None:
-            images = self.reference_images(point)
-            return self.judge.judge(images, None, folder)
+            images, reason = self.reference_images(point)
+            quality = self.judge.judge(images, None, folder)
+            return msgspec.structs.replace(quality, denoiser_error_unavailable_reason=reason)
         count, tolerance = len(self.workload.prompts), self.job.tolerance
         if tolerance is None:
             return self.judge.judge(self.draw(point, 0, count), self.reference, folder, self.draws_same_noise())
@@ -103,15 +104,22 @@ class Scoring:
 
     # ---- the baseline ------------------------------------------------------------------------------------------------
 
-    def reference_images(self, point: Point) -> Any:
-        """Generate the images that all others are judged against, of as many prompts as the allowance permits."""
+    def reference_images(self, point: Point) -> tuple[Any, str | None]:
+        """Generate the images that all others are judged against, of as many prompts as the allowance permits.
+
+        Meanwhile keep what the denoiser is given and gives back. Says why if it cannot be.
+        """
+        import numpy as np
+
         count = len(self.workload.prompts)
         if self.job.reference_s is not None:
             affordable = int(self.job.reference_s / self.call_s) * point.batch
             looks = list(race.looks(count, point.batch))
             count = max((prompts for prompts in looks if prompts <= affordable), default=looks[0])
         self.workload = self.judge.workload = self.workload.first(count)
-        return self.draw(point, 0, count)
+        first, reason = self.record_denoiser(point, min(point.batch, count))
+        others = [self.draw(point, len(first), count)] if len(first) < count else []
+        return np.concatenate([first, *others]), reason
 
     @property
     def is_slow(self) -> bool:
@@ -124,13 +132,12 @@ class Scoring:
         return VARIED_SLOW if self.is_slow else VARIED
 
     def prepare(self, point: Point, quality: Quality) -> Quality:
-        """Prepare what else candidates are judged against: other rounding, other seeds, the denoiser's calls."""
+        """Prepare what else candidates are judged against: other rounding and other seeds."""
         folder, prompts = Path(point.folder), self.workload.prompts
         noise = self.noise(point, {"another attention kernel": self.other_kernel, "another batch position": self.moved})
         seeds = self.other_seeds(point)
         Images.from_pipeline(seeds, prompts[: len(seeds)]).save(folder / OTHER_SEEDS)
-        reason = self.record_denoiser(point, folder / DENOISER)
-        return msgspec.structs.replace(quality, noise=noise, denoiser_error_unavailable_reason=reason)
+        return msgspec.structs.replace(quality, noise=noise)
 
     def noise(self, point: Point, variations: Mapping[str, Callable[[Point], Any]]) -> NoiseFloor:
         """Measure how far the first images move when rounding varies. What cannot be generated is left out."""
@@ -222,14 +229,19 @@ class Scoring:
 
     # ---- the denoiser ------------------------------------------------------------------------------------------------
 
-    def record_denoiser(self, point: Point, file: Path) -> str | None:
-        """Keep what the denoiser is given and gives back; says why if it cannot be."""
+    def record_denoiser(self, point: Point, count: int) -> tuple[Any, str | None]:
+        """Generate the first images, of one batch, and keep what the denoiser is given and gives back in that call.
+
+        Returns the images, and why nothing was kept if it could not be.
+        """
+        file, drawn = Path(point.folder) / DENOISER, list[Any]()
+        about = {"steps": point.steps, "batch": point.batch}
         try:
-            denoiser.record(self.pipe, lambda: self.one_call(point), file, {"steps": point.steps, "batch": point.batch})
+            denoiser.record(self.pipe, lambda: drawn.append(self.draw(point, 0, count)), file, about)
         except Exception as error:  # what cannot be recorded costs the figure, not the trial
             _free_memory()
-            return _first_line(error)
-        return None
+            return drawn[0] if drawn else self.draw(point, 0, count), _first_line(error)
+        return drawn[0], None
 
     def denoiser_error(self, point: Point, known: Reference) -> tuple[DenoiserError | None, str | None]:
         """Return the denoiser's error on the baseline's latents, or why it is not available."""
@@ -251,13 +263,11 @@ class Scoring:
             _free_memory()
             return None, _first_line(error)
 
-    def one_call(self, point: Point, indices: Sequence[int] | None = None) -> object:
-        """Generate one batch: of the prompts with these indices, or of the first ones."""
+    def one_call(self, point: Point, indices: Sequence[int]) -> object:
+        """Generate one batch of the prompts with these indices."""
         self.alive()
-        count = len(self.workload.prompts)
-        chosen = list(indices) if indices is not None else [index % count for index in range(point.batch)]
         return pipeline.generate(
-            self.pipe, self.workload, chosen, self.call_arguments(point, point.batch), output_type="np"
+            self.pipe, self.workload, indices, self.call_arguments(point, point.batch), output_type="np"
         )
 
     def call_arguments(self, point: Point, batch: int) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 
 from tuner.records.advice import Expectation
+from tuner.records.codec import Value, Values
 from tuner.records.warm_start import Part, WarmStart
-from tuner.search.agent.features import Setting, acts_outside_steps, changes_image
+from tuner.search.agent.features import SCOPE, STEPS, Setting, acts_outside_steps, changes_image
 from tuner.search.agent.observed import MIN_S, Seconds
 from tuner.search.agent.regression import Prior
 from tuner.timing.intervals import Z_95
@@ -41,9 +42,10 @@ OTHER_DEVICE = 3.0
 """How many times as far on another device."""
 
 FIRST_CALL_S = 45.0
-"""Seconds to compile, as `tuner.search.plan` assumes; autotuning takes some times as long."""
+"""Seconds to compile blocks, as `tuner.search.plan` assumes."""
 
-AUTOTUNE_RATIO = 4.0
+WHOLE_RATIO, AUTOTUNE_RATIO = 2.5, 4.0
+"""How many times as long it takes to compile a whole denoiser (104 to 146 s on an H200), and to autotune."""
 
 
 def weak(settings: Sequence[Setting], recommended: Sequence[Setting]) -> tuple[Prior, Prior]:
@@ -70,19 +72,31 @@ def advised(
     priors: tuple[Prior, Prior], settings: Sequence[Setting], expectations: Sequence[Expectation], call: Seconds,
     steps: int,
 ) -> tuple[Prior, Prior]:  # fmt: skip
-    """Return what is assumed of a step and of the rest, where an advisor expects something of a setting."""
+    """Return what is assumed of a step and of the rest, where an advisor expects something of a setting.
+
+    What it expects of a setting beside another of the same knobs, such as a threshold of one kind of cache, is assumed
+    of the pair: it says nothing of the other kinds. Fewer steps do not change a step.
+    """
     step, fixed = priors
-    known = {(expectation.knob, expectation.value): expectation for expectation in expectations}
-    for column, setting in enumerate(settings):
-        expectation = known.get(setting)
-        if expectation is None:
+    index = {setting: column for column, setting in enumerate(settings)}
+    for expectation in expectations:
+        column = index.get((expectation.knob, expectation.value))
+        if column is None or expectation.knob == STEPS:
             continue
-        outside = acts_outside_steps(setting)
-        part = call.fixed if outside else call.step * steps
+        outside = acts_outside_steps(settings[column])
+        prior, part = (fixed, call.fixed) if outside else (step, call.step * steps)
         mean, deviation = _log_of_part(expectation, part, call.fixed + call.step * steps)
-        prior = fixed if outside else step
-        prior.mean[column], prior.deviation[column] = mean, max(deviation, MIN_DOUBT)
+        beside = [index[item] for item in expectation.beside.items() if _set_one_part(item[0], expectation.knob)]
+        if beside:
+            prior.pairs[min(beside[0], column), max(beside[0], column)] = mean
+        else:
+            prior.mean[column], prior.deviation[column] = mean, max(deviation, MIN_DOUBT)
     return step, fixed
+
+
+def _set_one_part(name: str, other: str) -> bool:
+    """Return whether two knobs set the same part of a pipeline, as `cache.kind` and `cache.threshold` do."""
+    return name.partition(".")[0] == other.partition(".")[0]
 
 
 def _log_of_part(expectation: Expectation, part_s: float, call_s: float) -> tuple[float, float]:
@@ -94,15 +108,22 @@ def _log_of_part(expectation: Expectation, part_s: float, call_s: float) -> tupl
     return logs[0], abs(logs[1] - logs[2]) / 2 / Z_95
 
 
-def of_loss(settings: Sequence[Setting], tolerance: float) -> Prior:
-    """Return what is assumed of the loss of quality."""
+def of_loss(settings: Sequence[Setting], tolerance: float, untouched: Values) -> Prior:
+    """Return what is assumed of the loss of quality: more of numbers that are further from the untouched pipeline's."""
     changing = np.array([changes_image(setting) for setting in settings], bool)
+    far = np.array([_times(value, untouched.get(name)) for name, value in settings])
     return Prior(
-        mean=np.where(changing, LOSS["mean"] * tolerance, 0.0),
+        mean=np.where(changing, LOSS["mean"] * far * tolerance, 0.0),
         deviation=np.where(changing, LOSS["deviation"] * tolerance, 1e-6),
         pair_deviation=LOSS["pair"] * tolerance,
         sigma=LOSS["sigma"] * tolerance,
     )
+
+
+def _times(value: Value, untouched: Value | None) -> float:
+    """Return how many times as large one of two numbers is as the other; 1 for what is no number."""
+    numbers = [float(each) for each in (value, untouched) if isinstance(each, (int, float)) and each > 0]
+    return max(numbers) / min(numbers) if len(numbers) == 2 else 1.0
 
 
 def of_first_call(settings: Sequence[Setting]) -> Prior:
@@ -113,9 +134,10 @@ def of_first_call(settings: Sequence[Setting]) -> Prior:
 
 def _first_call_s(settings: Sequence[Setting]) -> Iterator[float]:
     for name, value in settings:
-        compiles = name in ("compile.scope", "compile.vae", "compile.text_encoders")
+        compiles = name in (SCOPE, "compile.vae", "compile.text_encoders")
         autotunes = name == "compile.mode" and "autotune" in str(value)
-        yield FIRST_CALL_S * (AUTOTUNE_RATIO if autotunes else 1.0) if compiles or autotunes else 0.0
+        ratio = AUTOTUNE_RATIO if autotunes else WHOLE_RATIO if (name, value) == (SCOPE, "full") else 1.0
+        yield FIRST_CALL_S * ratio if compiles or autotunes else 0.0
 
 
 def warmed(prior: Prior, part: Part, index: Mapping[Setting, int], warm: WarmStart, unit: float) -> Prior:

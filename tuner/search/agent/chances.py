@@ -14,6 +14,9 @@ from tuner.search.history import was_throttled
 ASSUMED_BUILDS = 4
 """Good builds that each setting is assumed to have had."""
 
+RISK = 0.1
+"""Builds beside those that each setting is assumed to have spoiled: of settings that gain alike, fewer are tried."""
+
 PAIR_BLAME = 8.0
 """How much a failure says against two settings that never worked together."""
 
@@ -35,7 +38,7 @@ class Chances:
         together = worked.T @ worked
         shares = failed / (1.0 + count) ** 2
         blame = (shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-12)).sum(axis=0)
-        self.logs = np.log((count + ASSUMED_BUILDS) / (count + ASSUMED_BUILDS * (1.0 + blame)))
+        self.logs = np.log((count + ASSUMED_BUILDS) / (count + ASSUMED_BUILDS * (1.0 + blame) + RISK))
         never = np.triu(together == 0, 1)
         pairs = ((failed @ never) * failed).sum(axis=1)
         self.pairs = np.log1p(PAIR_BLAME * never * ((failed.T / np.maximum(pairs, 1.0)) @ failed))

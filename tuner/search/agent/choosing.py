@@ -103,7 +103,8 @@ class Points:
     loss: Array
     chance: Array
     image_s: Array
-    build_s: Array
+    timing_s: Array
+    begin_s: Array
 
 
 class Comparison:
@@ -159,7 +160,8 @@ class Comparison:
         points = self.points(unknown)
         is_new = np.array([key not in self.known.candidates for build in unknown for key in build.keys])
         gained = gains(self.front, self.limit, points.latency_s, points.loss).mean(axis=1) * points.chance
-        rates = np.where(is_new, gained / (points.image_s + points.build_s), -1.0)
+        seconds = self.bill.seconds(points.begin_s, points.timing_s + points.image_s)
+        rates = np.where(is_new, gained / seconds, -1.0)
         places: dict[int, list[int]] = {}
         for place in np.argsort(-rates, kind="stable").tolist():
             if is_new[place] and (len(places) < SHORTLIST or points.owner[place] in places):
@@ -186,17 +188,19 @@ class Comparison:
             loss=self.bill.with_known(builds, loss),
             chance=self.chances.of(rows),
             image_s=mean_s * self.bill.images_of(builds),
-            build_s=START_S + first_call_s + np.maximum(TIMING_CALLS * call_s, MIN_TIMING_S),
+            timing_s=np.maximum(TIMING_CALLS * call_s, MIN_TIMING_S),
+            begin_s=START_S + first_call_s,
         )
 
     def with_steps(self, points: Points, places: Sequence[int]) -> Choice:
         """Return the choice of a build: its best point, and others while they raise the gain a second."""
         first, *others = places
         at, steps, gain = self.front, [], 0.0
-        seconds, place = float(points.build_s[first]), first
+        device_s, place = float(points.timing_s[first]), first
         while True:
             gain += float(gains(at, self.limit, points.latency_s[[place]], points.loss[[place]]).mean())
-            seconds += float(points.image_s[place])
+            device_s += float(points.image_s[place])
+            seconds = float(self.bill.seconds(points.begin_s[first], np.array(device_s)))
             at = lowered(at, self.limit, points.latency_s[place], points.loss[place])
             if not others:
                 break

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tuner.records.codec import Values
 from tuner.records.warm_start import Part
 from tuner.search.agent import beliefs
 from tuner.search.agent.features import Array, Columns, acts_outside_steps, changes_image, related
@@ -39,7 +40,7 @@ class Costs:
         starts = self._starts(history)
         self.step = better(rows, step, self._warmed("step", [start[0] for start in starts]), pairs)
         self.fixed = better(rows, fixed, self._warmed("fixed", [start[1] for start in starts]), outside)
-        self.loss = self._fit_loss(judged(trials)[-MAX_ROWS:], scale)
+        self.loss = self._fit_loss(judged(trials)[-MAX_ROWS:], scale, history.space.baseline)
         self.first_call = self._fit_first_call(built(trials)[-MAX_ROWS:])
 
     def _starts(self, history: History) -> list[tuple[Prior, Prior]]:
@@ -58,13 +59,13 @@ class Costs:
             return starts
         return [beliefs.warmed(starts[0], part, self.columns.index, self.warm, unit), *starts]
 
-    def _fit_loss(self, found: Sequence[Observed], scale: float) -> Posterior:
+    def _fit_loss(self, found: Sequence[Observed], scale: float, untouched: Values) -> Posterior:
         rows = self.columns.stacked([trial.row for trial in found])
         settings = self.columns.settings
         pairs = [(i, j) for i, j in related(settings) if self.image[i] and self.image[j]]
         errors = np.array([trial.loss_error for trial in found])
         points = np.array([trial.loss for trial in found])
-        starts = self._warmed("loss", [beliefs.of_loss(settings, scale)], scale)
+        starts = self._warmed("loss", [beliefs.of_loss(settings, scale, untouched)], scale)
         return better(rows * self.image, points, starts, pairs, errors)
 
     def _fit_first_call(self, found: Sequence[tuple[Observed, float]]) -> Posterior:

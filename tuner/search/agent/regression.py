@@ -6,7 +6,7 @@ The prior of the effects is Gaussian and independent (Bishop, "Pattern Recogniti
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -36,7 +36,7 @@ class Prior:
     deviation: Array
     pair_deviation: float
     sigma: float
-    pairs: Mapping[Pair, float] = field(default_factory=dict)
+    pairs: dict[Pair, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tuner.records.codec import Values
 from tuner.search.agent.features import Array
-from tuner.search.agent.observed import Observed
+from tuner.search.agent.observed import Observed, judged
 from tuner.search.agent.pool import Build, code
 from tuner.search.budget import CACHED_SHARE
 from tuner.space.candidates import image_key
@@ -24,7 +24,7 @@ MIN_TIMING_S = 8.0
 """Seconds that this takes at least."""
 
 NEW_IMAGES, KNOWN_IMAGES = 8, 2
-"""Images that are drawn to judge a new image key, and one that was judged."""
+"""Images that are drawn to judge a new image key, before a study has judged any, and one that was judged."""
 
 LEVELS = 256
 """Levels of loss at which a front is looked at."""
@@ -62,6 +62,8 @@ class Bill:
 
     def __init__(self, trials: Sequence[Observed], running: Sequence[Values], slots: int) -> None:
         self.slots = slots
+        counts = [len(trial.outcome.quality.scores) for trial in judged(trials)[1:] if trial.outcome.quality]
+        self.new_images = (NEW_IMAGES + sum(counts)) / (1 + len(counts))
         self.loss = {trial.outcome.image_key: trial.loss for trial in trials if trial.outcome.quality is not None}
         self.images = self.loss.keys() | {image_key(values) for values in running}
         self.codes = {trial.code for trial in trials if trial.outcome.build is not None} | set(map(code, running))
@@ -77,9 +79,15 @@ class Bill:
     def images_of(self, builds: Sequence[Build]) -> Array:
         """Return how many images judge each point."""
         known = [image in self.images for build in builds for image in build.images]
-        return np.where(known, float(KNOWN_IMAGES), float(NEW_IMAGES))
+        return np.where(known, float(KNOWN_IMAGES), self.new_images)
 
     def compiled_share(self, builds: Sequence[Build]) -> Array:
         """Return the share of its compile time that each build takes: less if its code was compiled before."""
-        shares = [CACHED_SHARE if build.code in self.codes else 1.0 for build in builds]
-        return np.array(shares) / self.slots
+        return np.array([CACHED_SHARE if build.code in self.codes else 1.0 for build in builds])
+
+    def seconds(self, begin_s: Array, device_s: Array) -> Array:
+        """Return the seconds that builds take from a study: those on the device, unless beginning takes longer.
+
+        `begin_s` is what passes until a build is timed: a worker starts and compiles while others have the device.
+        """
+        return np.maximum(device_s, (begin_s + device_s) / self.slots)
