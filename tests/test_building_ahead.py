@@ -260,9 +260,9 @@ def test_what_is_expected_is_told_once(ahead: Ahead, monkeypatch: pytest.MonkeyP
 
 
 def test_the_quickest_is_judged_first_and_what_is_slower_need_not_be(ahead: Ahead, workers: SlowWorkers) -> None:
-    workers.is_lossless = True
+    workers.is_lossless = workers.is_composed = True
     ahead.strategy = "tpe"  # begins with the recipe
-    executor = ahead.run_ahead(drawn_after=4)
+    executor = ahead.run_ahead()
 
     first, second = list(executor.provided.values())[:2]
     assert first.points[0].worth_s == pytest.approx(3.3, rel=0.01)  # a call of the baseline

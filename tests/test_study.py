@@ -119,7 +119,11 @@ def test_a_prediction_that_did_not_hold_is_said_to_have_not(bench: Bench, worker
 # ---- slow calls -----------------------------------------------------------------------------------------------------
 
 
-def test_a_candidate_need_not_be_judged_if_a_quicker_one_is_as_good(bench: Bench, workers: Workers) -> None:
+def test_a_candidate_need_not_be_judged_if_a_quicker_one_is_as_good(
+    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuner.study.attempt.has_slow_calls", lambda _: True)
+
     def work(job: Job) -> Iterator[Message]:
         for message in workers(job):
             worth_s = job.points[message.index].worth_s if isinstance(message, PointDone) else None

@@ -33,10 +33,14 @@ class Point(Record):
 
 
 class Standing(Record):
-    """The place of a worker in a pair that is measured at the same time: their calls are timed in turn."""
+    """The place of a worker in a pair that is measured at the same time: their calls are timed in turn.
+
+    With `is_brief` the baseline's calls are slow, and few of either worker are timed.
+    """
 
     pair: str
     is_first: bool
+    is_brief: bool = False
 
 
 class Job(Record):

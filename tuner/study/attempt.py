@@ -128,7 +128,7 @@ class BuildAttempt:
         )
 
     def _worth_s(self, values: Values) -> float | None:
-        to_beat_s = latency_to_beat_s(self.history) if 0 in self.history.outcomes else None
+        to_beat_s = latency_to_beat_s(self.history) if self._is_judged_in_turn() else None
         if to_beat_s is None:
             return None
         return int(values["batch"]) * to_beat_s / self.history.scale(self.device) / device_count(values)

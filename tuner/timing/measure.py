@@ -34,6 +34,13 @@ MIN_SLOW_SAMPLES = 3
 MIN_PAIRED_SAMPLES = 2
 """The same in a pair, where the calls of baseline and candidate alternate: A B B A."""
 
+MIN_QUICK_PAIRED_SAMPLES = 4
+"""Samples of a quick call in a pair with slow ones: two blocks of it."""
+
+PAIRED_HALF_WIDTH = 0.03
+"""Half the width of the interval in such a pair. Two calls may differ by half a percent, as processes do: their number
+decides how sure the ratio is."""
+
 WARM_UP_CALLS = 8
 FIRST_PAUSE_S = 0.05
 MAX_PAUSE_S = 1.0
@@ -86,12 +93,13 @@ class CudaClock(Clock):
 class StoppingRule:
     """How many seconds timing may take, and half the width of the interval of the median that is narrow enough.
 
-    The width is a share of the median. Of slow calls at least `min_slow_samples` are timed.
+    The width is a share of the median. At least `min_samples` are timed, of slow calls at least `min_slow_samples`.
     """
 
     allowance_s: float
     half_width: float = TARGET_HALF_WIDTH
     min_slow_samples: int = MIN_SLOW_SAMPLES
+    min_samples: int = MIN_SAMPLES
 
 
 class CallMonitor(Protocol):
@@ -147,9 +155,9 @@ def warm_up(call: Callable[[], object], clock: Clock, compiled: Callable[[], int
 class _Samples:
     """The times of the calls kept so far, and the sample count at which to check the interval next."""
 
-    def __init__(self, is_device_clock: bool, min_slow: int) -> None:
+    def __init__(self, is_device_clock: bool, rule: StoppingRule) -> None:
         self.is_device_clock = is_device_clock
-        self.min_slow = min_slow
+        self.rule = rule
         self.host_s: list[float] = []
         self.device_s: list[float] = []
         self.stalled = 0
@@ -159,7 +167,7 @@ class _Samples:
     def min_count(self) -> int:
         """The fewest samples that have a useful interval."""
         is_slow = self.is_device_clock and min(self.host_s, default=0.0) >= SLOW_CALL_S
-        return self.min_slow if is_slow else MIN_SAMPLES
+        return self.rule.min_slow_samples if is_slow else self.rule.min_samples
 
     @property
     def are_enough(self) -> bool:
@@ -205,16 +213,16 @@ def measure(
 ) -> Timing:
     """Time a warm call until the 95 % interval of its median is narrow enough, or until the allowance is spent.
 
-    Takes at least six samples, since fewer have no such interval, and of slow calls of a GPU as many as the rule says,
-    whose mean has one by Student's t; if two are not enough, a third, whatever time it takes. A sample that `monitor`
-    discards costs time but does not count, and a pause follows it. Nor does a call count that was stalled
+    Takes at least as many samples as the rule says: six, since fewer have no such interval, or fewer of slow calls of a
+    GPU, whose mean has one by Student's t; if two are not enough, a third, whatever time it takes. A sample that
+    `monitor` discards costs time but does not count, and a pause follows it. Nor does a call count that was stalled
     (tuner/timing/disturbance.py). `target_s` is the latency target. `before_call` is called before each sample, and the
     seconds that it returns are not spent.
     Raises Throttled when the allowance is spent and as many calls were discarded before as many could be kept.
     """
     import scipy.special  # noqa: F401  # takes a while: loaded before the first sample, not between two of them
 
-    samples, pause_s, discarded = _Samples(clock.is_device_clock, rule.min_slow_samples), FIRST_PAUSE_S, 0
+    samples, pause_s, discarded = _Samples(clock.is_device_clock, rule), FIRST_PAUSE_S, 0
     started = time.perf_counter()
     while True:
         started += before_call()

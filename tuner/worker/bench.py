@@ -167,7 +167,7 @@ class Bench:
 
     def is_dominated(self, point: Point, timing: Timing) -> bool:
         """Return whether a quicker configuration loses no quality, so that judging this one would tell nothing."""
-        return self.timer.is_slow and point.worth_s is not None and timing.latency_s.low > point.worth_s
+        return point.worth_s is not None and timing.latency_s.low > point.worth_s
 
     def score(self, point: Point, call_s: float) -> Quality | None:
         """Score a point's images, or return None if none were requested or they passed the spot check.

@@ -16,6 +16,8 @@ from tuner.timing.components import time_components
 from tuner.timing.intervals import MIN_SAMPLES, median_interval
 from tuner.timing.measure import (
     MIN_PAIRED_SAMPLES,
+    MIN_QUICK_PAIRED_SAMPLES,
+    PAIRED_HALF_WIDTH,
     SEARCH_HALF_WIDTH,
     SLOW_CALL_S,
     TARGET_HALF_WIDTH,
@@ -51,6 +53,8 @@ class Timer:
         """By batch: the step count does not change the peak."""
         self.errors: dict[int, Exception] = {}
         """The exceptions of points that failed before the trace, by index."""
+        self.call_s = 0.0
+        """What a whole call takes, by the warm-up."""
         self.is_slow = False
         """Whether a whole call takes so long that it is composed from calls with fewer steps. Never on a CPU: other
         programs stall some calls there, and composing multiplies a stall."""
@@ -60,7 +64,8 @@ class Timer:
         short = self.short(point)
         warmed_up = warm_up(self.calls.user_call(short), self.calls.clock, self.tracer.graph_count)
         assert warmed_up.last_call_s is not None
-        self.is_slow = self.cuda and warmed_up.last_call_s * (point.steps / short.steps) >= SLOW_CALL_S
+        self.call_s = warmed_up.last_call_s * (point.steps / short.steps)
+        self.is_slow = self.cuda and self.call_s >= SLOW_CALL_S
         return warmed_up
 
     def short(self, point: Point) -> Point:
@@ -176,13 +181,13 @@ class Timer:
     def _warm_up_again(self, call: Callable[[], object]) -> WarmUp:
         """Warm up for a point. A slow call needs no more than one: shorter ones have settled everything but heat.
 
-        In a pair it needs none: the calls of the other one keep the GPU warm.
+        In a pair with slow calls it needs none: the calls of the other one keep the GPU warm.
         """
+        if self.job.standing is not None and self.job.standing.is_brief:
+            return WarmUp(calls=0, settled=True)
         if not self.is_slow:
             self._empty_cache()
             return warm_up(call, self.calls.clock, self.tracer.graph_count, self.job.allowance_s)
-        if self.job.standing is not None:
-            return WarmUp(calls=0, settled=True)
         self._empty_cache()
         seconds, _ = time_call(call, self.calls.clock)
         return WarmUp(calls=1, settled=True, last_call_s=seconds)
@@ -192,14 +197,15 @@ class Timer:
         arguments = (call, self.calls.clock, point.batch, self._stopping_rule(point), self._monitor(), target_s)
         if job.standing is None:
             return measure(*arguments)
-        call_s = warmed_up.last_call_s or (SLOW_CALL_S if self.is_slow else 0.0)
-        blocks = Blocks(self.calls.channel, job.standing, call, call_s)
+        blocks = Blocks(self.calls.channel, job.standing, call, warmed_up.last_call_s or self.call_s)
         return measure(*arguments, blocks.before_call)
 
     def _stopping_rule(self, point: Point) -> StoppingRule:
-        """Return how precisely to time a point. Slow calls of pairs need less each: it is their ratio that counts."""
-        if self.is_slow and self.job.standing is not None:
-            return StoppingRule(self.job.allowance_s, SEARCH_HALF_WIDTH, MIN_PAIRED_SAMPLES)
+        """Return how precisely to time a point. Pairs with slow calls need less each: it is their ratio that counts."""
+        if self.job.standing is not None and self.job.standing.is_brief:
+            return StoppingRule(
+                self.job.allowance_s, PAIRED_HALF_WIDTH, MIN_PAIRED_SAMPLES, min_samples=MIN_QUICK_PAIRED_SAMPLES
+            )
         is_rough = self.is_slow and not point.whole
         return StoppingRule(self.job.allowance_s, SEARCH_HALF_WIDTH if is_rough else TARGET_HALF_WIDTH)
 

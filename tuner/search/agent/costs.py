@@ -25,13 +25,13 @@ class Costs:
     """What a study knows of its costs at one moment."""
 
     def __init__(self, history: History, trials: Sequence[Observed], columns: Columns, scale: float) -> None:
-        measured = [trial for trial in trials if trial.is_measured][-MAX_ROWS:]
+        timed = [trial for trial in trials if trial.outcome.timing is not None][-MAX_ROWS:]
         self.columns, self.warm = columns, history.warm_start
-        rows = columns.stacked([trial.row for trial in measured])
+        rows = columns.stacked([trial.row for trial in timed])
         settings = columns.settings
         self.call = divided(history.baseline)
         self.image = np.array([changes_image(setting) for setting in settings], float)
-        parts = [trial.divided for trial in measured]
+        parts = [trial.divided for trial in timed]
         step = np.log([part.step / self.call.step for part in parts])
         fixed = np.log([part.fixed / self.call.fixed for part in parts])
         pairs = related(settings)
