@@ -16,8 +16,10 @@ from inline_study import DEVICE, Bench, Told, Workers
 from tuner.errors import StudyFailed
 from tuner.numbers import format_duration
 from tuner.records.codec import Values, read
-from tuner.records.outcome import Failure, Limits, Outcome, Timing
+from tuner.records.machine import GpuUse, Roofline
+from tuner.records.outcome import Components, Failure, Limits, Outcome, Timing
 from tuner.records.protocol import (
+    BuildDone,
     Job,
     Message,
     Point,
@@ -33,7 +35,7 @@ from tuner.report.points import front_points
 from tuner.report.renderers import RENDERERS
 from tuner.report.study_report import read_report
 from tuner.report.trial_text import result_text
-from tuner.result.config import read_config
+from tuner.result.config import read_best, read_config
 from tuner.result.records import BestConfig
 from tuner.search import baseline, confirmation
 from tuner.search.budget import Budget
@@ -144,6 +146,40 @@ def test_a_candidate_need_not_be_judged_if_a_quicker_one_is_as_good(
     assert all(outcome.timing and outcome.timing.latency_s.low > quickest_s for outcome in unjudged)
     assert best.chosen.trial not in {outcome.number for outcome in unjudged}
     assert bench.run(trials=14) == best, "a finished study of them is opened again"
+
+
+class CoolAtFirst(Workers):
+    """The GPU's clock is lower in a repetition than in the search, and a product's rate is known."""
+
+    def __call__(self, job: Job) -> Iterator[Message]:
+        for message in super().__call__(job):
+            if isinstance(message, BuildDone):
+                limits = Roofline(flop_per_step=1e12, flop_per_s={"float32": 2e13}, weight_bytes=None)
+                message = msgspec.structs.replace(
+                    message, build=msgspec.structs.replace(message.build, roofline=limits)
+                )
+            yield message
+
+    def timing(self, job: Job, point: Point) -> Timing:
+        timing = super().timing(job, point)
+        parts = Components(
+            total_s=timing.latency_s.value,
+            text_encoders_s=None,
+            denoiser_s=timing.latency_s.value,
+            vae_s=None,
+            rest_s=0,
+        )
+        gpu = GpuUse(sm_clock_mhz=1920.0 if point.score else 1620.0, power_w=680.0, calls=6)
+        return msgspec.structs.replace(timing, components=parts, gpu=gpu)
+
+
+def test_the_result_says_the_same_of_the_chosen_point_and_of_it_on_the_front(tmp_path: Path) -> None:
+    best = Bench(tmp_path, CoolAtFirst()).run(trials=10)
+    assert best.speed_up_confirmed
+    (on_front,) = [point for point in best.front if point.trial == best.chosen.trial]
+    assert best.chosen.limit is not None and best.chosen.limit.sm_clock_mhz == 1620.0
+    assert best.chosen == on_front
+    assert read_best(tmp_path / "study" / "best_config.json") == best
 
 
 def test_step_counts_that_were_left_out_are_tried_on_the_best_build(bench: Bench, workers: Workers) -> None:

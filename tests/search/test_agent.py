@@ -129,6 +129,17 @@ def test_compiling_is_free_while_others_have_the_device() -> None:
     assert Bill([], [], 1).seconds(begin_s, device_s).tolist() == [20.0, 80.0, 620.0]
 
 
+def test_what_would_compile_for_longer_than_it_may_is_not_begun() -> None:
+    replay, context = replayed(flux(), compile_limit_s=200.0)
+    comparison = Comparison(Chooser(replay.history, context), replay.history)
+    comparison.draw(0.0)
+    space, pool = replay.table.space, Pool(replay.table.space, comparison.columns, 0)
+    whole = {"compile.scope": "full"}
+    builds = pool.of([space.candidate(whole), space.candidate({**whole, "compile.mode": "max-autotune-no-cudagraphs"})])
+    chances = [comparison.points([build]).chance.max() for build in builds]
+    assert chances[0] > 0.9 and chances[1] == 0.0
+
+
 CALL = Seconds(step=0.17, fixed=0.24)
 
 

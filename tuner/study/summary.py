@@ -55,7 +55,8 @@ def measured_point(history: History, outcome: Outcome, panel: Panel | None = Non
         roofline_of(history), point.components, outcome.values, history.baseline.values, other_arithmetic=differs
     )
     if limit is not None:
-        limit = limits.with_bound(limit, outcome.timing, outcome.build.trace if outcome.build else None)
+        timing = history.settled(history.outcomes[outcome.number]).timing  # `outcome` may be settled already, or not
+        limit = limits.with_bound(limit, timing, outcome.build.trace if outcome.build else None)
     cost = economics(history.price.usd_per_hour, point.measurement(), baseline.measurement())
     return msgspec.structs.replace(point, limit=limit, economics=cost)
 

@@ -43,6 +43,9 @@ FURTHER = 60
 LIMIT = 2.0
 """The loss of quality up to which a gain counts, in tolerated losses."""
 
+LATE = 1.5
+"""A build that is expected to compile for so many times as long as it may is not begun."""
+
 NORMAL_COLUMNS = 1200
 """Normal numbers for each draw: more than effects are modelled."""
 
@@ -118,6 +121,7 @@ class Comparison:
         self.seed = random_state(chooser.context, history)
         scale = history.space.tolerance or 1.0
         self.limit = LIMIT * scale
+        self.compile_limit_s = chooser.context.compile_limit_s
         self.costs = Costs(history, self.trials, self.columns, scale)
         keys = {trial.outcome.number: trial.key for trial in self.trials}
         self.known = Known(history, lambda outcome: keys[outcome.number])
@@ -179,14 +183,16 @@ class Comparison:
         mean_s = np.median(latency_s, axis=1)
         batches = [float(values["batch"]) for build in builds for values in build.points]
         call_s = mean_s * np.array(batches)
-        first_call_s = self.costs.first_call_s(rows) * self.bill.compiled_share(builds)[owner]
+        compile_s = self.costs.first_call_s(rows)
+        is_in_time = compile_s <= LATE * self.compile_limit_s
+        first_call_s = compile_s * self.bill.compiled_share(builds)[owner]
         return Points(
             builds=builds,
             owner=owner,
             values=[values for build in builds for values in build.points],
             latency_s=latency_s,
             loss=self.bill.with_known(builds, loss),
-            chance=self.chances.of(rows),
+            chance=self.chances.of(rows) * is_in_time,
             image_s=mean_s * self.bill.images_of(builds),
             timing_s=np.maximum(TIMING_CALLS * call_s, MIN_TIMING_S),
             begin_s=START_S + first_call_s,
