@@ -19,8 +19,8 @@ from tuner.records.codec import Estimate
 from tuner.records.gate import Allowance, Finding, FindingKind, GatePolicy, Verdict
 from tuner.records.machine import Memory
 from tuner.records.model import Workload
-from tuner.records.outcome import Timing, WarmUp
-from tuner.records.protocol import Point
+from tuner.records.outcome import Components, Timing, WarmUp
+from tuner.records.protocol import CallTimed, Point
 from tuner.records.quality import Quality
 from tuner.timing.measure import Throttled
 from tuner.trace import dynamo
@@ -122,7 +122,8 @@ def test_on_a_gpu_what_is_measured_is_timed_before_the_profiler_runs(monkeypatch
         environment=SimpleNamespace(device="cuda"), points=points, model=None, trace=True, probe=False,
         is_baseline=True, awaits_reference=False, build={"precision.dtype": "bfloat16"}, workload=WORKLOAD,
     )  # fmt: skip
-    channel = make_channel(enter=lambda stage, index=None: seen.append((stage, index)))
+    sent: list[Any] = []
+    channel = make_channel(enter=lambda stage, index=None: seen.append((stage, index)), send=sent.append)
     bench = worker.Bench(job, channel, weights_of(None))
     bench.clock = worker.Clock()
 
@@ -131,13 +132,17 @@ def test_on_a_gpu_what_is_measured_is_timed_before_the_profiler_runs(monkeypatch
         if point.steps == 6:
             raise Throttled("held back")
         latency_s = Estimate(value=point.steps, low=point.steps, high=point.steps)
-        timing = Timing(latency_s=latency_s, samples=6, images_per_s=1.0, stopped="time allowance spent")
+        parts = Components(total_s=29.0, text_encoders_s=None, denoiser_s=27.0, vae_s=None, rest_s=2.0)
+        timing = Timing(
+            latency_s=latency_s, samples=6, images_per_s=1.0, stopped="time allowance spent", components=parts
+        )
         timer.timings[point.steps, 1] = timing
         timer.memories[1] = Memory(peak_bytes=1, reserved_bytes=None)
         return timing, timer.memories[1]
 
     monkeypatch.setattr(Timer, "time", time_point)
     bench.build(Path())
+    assert sent[-1] == CallTimed(steps=28, seconds=28.0, fixed_s=2.0), "the plan follows what was timed"
     assert bench.measure(points[0]).timing.latency_s.value == 28
     with pytest.raises(Throttled):
         bench.measure(points[1])

@@ -158,7 +158,7 @@ def test_a_given_budget_stays() -> None:
     assert published.budget.total_s == 7200.0
 
 
-def test_it_is_told_again_only_if_later_calls_are_much_quicker() -> None:
+def test_it_is_told_again_only_if_later_calls_take_much_less_or_more() -> None:
     published = Published()
     assert published.told(call(1.0))
     first_s = published.budget.total_s
@@ -166,7 +166,10 @@ def test_it_is_told_again_only_if_later_calls_are_much_quicker() -> None:
     assert published.budget.total_s == first_s
     assert published.told(call(0.1))
     assert published.budget.total_s < first_s
-    assert sum(isinstance(event, EndExpected) for event in published.events) == 3
+    assert not published.told(call(0.11))
+    assert published.told(call(1.0))
+    assert published.budget.total_s == first_s
+    assert sum(isinstance(event, EndExpected) for event in published.events) == 5
 
 
 def test_no_study_takes_days_by_itself() -> None:

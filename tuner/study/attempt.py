@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections import defaultdict
@@ -76,6 +77,8 @@ class BuildAttempt:
         self.clock = self.submitted = time.monotonic()
         self.began: float | None = None
         """When the worker entered its first stage."""
+        self.start_s = math.inf
+        """Seconds from there to its first call that was timed."""
 
     def job(self, budget: Budget) -> Job:
         """Return what the worker is asked to do."""
@@ -182,10 +185,11 @@ class BuildAttempt:
 
     def _observed(self, message: CallTimed) -> CallObserved:
         began, devices = self.began or self.submitted, self.history.devices
+        self.start_s = min(self.start_s, max(0.0, time.monotonic() - began - message.seconds))
         return CallObserved(
             Observed(
                 once_s=began - self.submitted,
-                start_s=max(0.0, time.monotonic() - began - message.seconds),
+                start_s=self.start_s,
                 call_steps=message.steps,
                 call_s=message.seconds,
                 fixed_s=message.fixed_s,

@@ -27,7 +27,7 @@ SHORT_S = 600.0
 OTHER_BUDGET = "--budget sets another"
 
 CLEARLY_LESS = 0.7
-"""A second estimate is reported if it is below this share of the first."""
+"""A second estimate is reported if one of the two is below this share of the other."""
 
 
 def noise_text(noise: TimingNoise) -> str:
@@ -56,9 +56,10 @@ def allowance_texts(history: History) -> list[str]:
     ]
 
 
-def is_clearly_less(plan: Plan, known: Plan) -> bool:
-    """Return whether a plan takes so much less than another, told before, that it is to be told as well."""
-    return plan.baseline_s <= CLEARLY_LESS * known.baseline_s
+def is_clearly_other(plan: Plan, known: Plan) -> bool:
+    """Return whether a plan takes so much less or more than another, told before, that it is to be told as well."""
+    shorter, longer = sorted((plan.baseline_s, known.baseline_s))
+    return shorter <= CLEARLY_LESS * longer
 
 
 def plan_text(plan: Plan, enough_s: float, *, is_budget_given: bool) -> str:

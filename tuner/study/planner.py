@@ -23,11 +23,11 @@ class Planner:
         self.is_budget_given = budget.limits.budget_s is not None
 
     def observe(self, event: CallObserved) -> None:
-        """Make the plan, choose the budget if none was given, and tell both, again only if they are clearly less."""
+        """Make the plan, choose the budget if none was given, and tell both, again only if they are clearly others."""
         observed, work = event.observed, event.work
         enough = enough_s(observed, work)
         plan = make_plan(observed, work, self.budget.total_s if self.is_budget_given else min(enough, LONGEST_S))
-        if self.plan is None or narration.is_clearly_less(plan, self.plan):
+        if self.plan is None or narration.is_clearly_other(plan, self.plan):
             self.plan = plan
             if not self.is_budget_given:
                 self.publisher.publish(BudgetChosen(plan.budget_s))

@@ -97,6 +97,7 @@ class Bench:
         if job.trace:
             if self.cuda:
                 self.timer.time_before_trace()
+                self.report_timing(first)
             self.channel.enter("trace")
             trace, verdict = self.tracer.trace(first, folder, asks_for_graphs=replays_cuda_graphs(job.build))
 
@@ -124,6 +125,15 @@ class Bench:
         fixed_s = max(0.0, seconds - point.steps * step_s) if step_s > 0 else 0.0
         self.report_call(point, seconds, fixed_s)
         return fixed_s
+
+    def report_timing(self, point: Point) -> None:
+        """Report the baseline's latency that was timed: where the host limits a call, the first ones tell little."""
+        if not self.job.is_baseline or point.index in self.timer.errors:
+            return
+        timed = self.timer.known_timing(point) or self.timer.predict(point)
+        parts = timed[0].components if timed is not None else None
+        if timed is not None and parts is not None and parts.denoiser_s is not None:
+            self.report_call(point, timed[0].latency_s.value, max(0.0, parts.total_s - parts.denoiser_s))
 
     def report_call(self, point: Point, seconds: float, fixed_s: float = 0.0) -> None:
         """Report how long a call of the baseline took, from which the parent plans the study."""
