@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,7 +15,7 @@ from inline_study import SPACE, Bench, Workers
 from tuner.errors import StudyFailed
 from tuner.execution.executor import Ended, Handle, StoodStill
 from tuner.execution.inline import InlineExecutor
-from tuner.records.outcome import Failure, Timing
+from tuner.records.outcome import Device, Failure, Timing
 from tuner.records.protocol import (
     Job,
     Message,
@@ -25,7 +27,10 @@ from tuner.records.protocol import (
     WorkerFailed,
 )
 from tuner.records.quality import Quality
+from tuner.search.strategy import Proposal
 from tuner.study import loop, slots
+from tuner.study.attempt import BuildAttempt
+from tuner.study.flight import MAX_PASSED_OVER, Flight, next_to_judge
 from tuner.study.slots import PARTNER
 
 THROTTLED = Failure(kind="throttled", stage="time", message="6 of 6 calls were discarded")
@@ -145,7 +150,8 @@ def test_candidates_begin_before_the_baselines_images_are_there(ahead: Ahead, wo
 
 
 def is_repetition(job: Job, of: Job) -> bool:
-    return job.build == of.build and not job.points[0].score
+    is_same = (job.build, job.points[0].steps) == (of.build, of.points[0].steps)
+    return is_same and not job.points[0].score
 
 
 def test_slow_calls_are_not_repeated_while_what_was_built_ahead_waits(ahead: Ahead, workers: SlowWorkers) -> None:
@@ -154,8 +160,8 @@ def test_slow_calls_are_not_repeated_while_what_was_built_ahead_waits(ahead: Ahe
     repeated_meanwhile: list[bool] = []
 
     def is_held(job: Job) -> bool:
-        """The first candidate is judged once a build was begun after the baseline had ended."""
-        if job not in workers.jobs[1:2] or len(workers.jobs) >= 4:
+        """The first candidate is being judged for a while after the baseline has ended."""
+        if job not in workers.jobs[1:2] or len(repeated_meanwhile) > 50:
             return False
         repeated_meanwhile.append(any(is_repetition(each, workers.jobs[0]) for each in workers.jobs))
         return True
@@ -277,6 +283,32 @@ def test_slow_candidates_are_judged_one_after_the_other_to_the_end(ahead: Ahead,
     _, *others = builds(workers)
     assert all(job.awaits_reference for job in others)
     assert len(executor.provided) > 2 and executor.judged_at_once == 1
+
+
+def flight_of(attempt: BuildAttempt, device: Device, waits_s: float | None, **more: Any) -> Flight:
+    handle: Any = SimpleNamespace(id=str(waits_s), device=device)
+    running: Any = None
+    proposal = Proposal({}, "search")
+    return Flight(proposal, attempt, handle, running, is_alone=False, wants_reference_s=waits_s, **more)
+
+
+def test_each_device_judges_the_quickest_or_who_was_passed_over_twice_but_none_that_has_ended() -> None:
+    attempt = BuildAttempt.__new__(BuildAttempt)
+    one, other = Device(name="cuda"), Device(name="cuda", index=1)
+    slow, quick, ended, there = (
+        flight_of(attempt, one, 3.0),
+        flight_of(attempt, one, 1.0),
+        flight_of(attempt, one, 0.5, has_ended=True),
+        flight_of(attempt, other, 2.0),
+    )
+    flights = [slow, quick, ended, there]
+    assert [flight for flight, _ in next_to_judge(flights)] == [quick, there]
+    slow.passed_over = MAX_PASSED_OVER
+    assert [flight for flight, _ in next_to_judge(flights)] == [slow, there]
+    judged = flight_of(attempt, one, None, is_judging=True)
+    assert [flight for flight, _ in next_to_judge([*flights, judged])] == [there]
+    judged.has_ended = True
+    assert [flight for flight, _ in next_to_judge([*flights, judged])] == [slow, there]
 
 
 def test_the_search_goes_on_beside_what_was_begun_ahead(ahead: Ahead, workers: SlowWorkers) -> None:

@@ -190,6 +190,27 @@ def test_the_baseline_has_as_many_images_as_its_time_allows(
     assert len(made.judge_images(point, tmp_path / "again").scores) == count, "a later point is judged against these"
 
 
+@pytest.mark.parametrize("when", ["before the images", "after them"])
+def test_calls_that_cannot_be_recorded_cost_only_the_denoisers_error(
+    scored: tuple[Any, Job, Point, Quality, Path], tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, asked, point, quality, _ = scored
+    file = tmp_path / reference.DENOISER
+
+    def fail(pipe: Any, call: Callable[[], object], file: Path, about: Any) -> None:
+        if when == "after them":
+            call()
+            file.write_bytes(b"half of it")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(scoring.denoiser, "record", fail)
+    made = scorer_of(asked, pipe)
+    own = made.judge_images(msgspec.structs.replace(point, folder=str(tmp_path)), tmp_path / "images")
+    assert own.scores == quality.scores
+    assert own.denoiser_error_unavailable_reason == "no space left on device"
+    assert not file.exists()
+
+
 def test_a_slow_baseline_varies_less(scored: tuple[Any, Job, Point, Quality, Path], tmp_path: Path) -> None:
     pipe, asked, point, _, _ = scored
     made = scorer_of(asked, pipe, call_s=5.0)

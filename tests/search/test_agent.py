@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
+from kinds import kind
 from search_bench.replay import DEVICE, Front, Replay
 from search_bench.stepping import build_one, replayed, small
-from search_bench.table import flux
+from search_bench.table import H200, SPACES, flux
 
 from tuner.records.advice import Advice, Expectation
+from tuner.records.codec import Value, Values
 from tuner.search.agent import beliefs
 from tuner.search.agent.agent import Agent
 from tuner.search.agent.chances import Chances
 from tuner.search.agent.choosing import Chooser, Comparison
 from tuner.search.agent.costs import better
 from tuner.search.agent.features import Columns
-from tuner.search.agent.observed import Observer, Seconds
+from tuner.search.agent.observed import Observed, Observer, Seconds
 from tuner.search.agent.pool import Pool
 from tuner.search.agent.regression import Prior, fit
 from tuner.search.agent.worth import LEVELS, MIN_TIMING_S, TIMING_CALLS, Bill, gains, level_of, lowered
 from tuner.search.strategy import Proposal
 from tuner.search.unknown import Known, every
+from tuner.space import reader
 
 
 def prior(columns: int) -> Prior:
@@ -123,21 +129,60 @@ def test_timing_a_build_costs_whole_calls_of_its_batch() -> None:
     assert seconds[1] == pytest.approx(TIMING_CALLS * 4 * call_s[1])
 
 
-def test_compiling_is_free_while_others_have_the_device() -> None:
-    begin_s, device_s = np.array([0.0, 60.0, 600.0]), np.full(3, 20.0)
-    assert Bill([], [], 4).seconds(begin_s, device_s).tolist() == [20.0, 20.0, 155.0]
-    assert Bill([], [], 1).seconds(begin_s, device_s).tolist() == [20.0, 80.0, 620.0]
+def bill(slots: int, *, trials: Sequence[Observed] = (), prompts: int = 64, is_on_cpu: bool = False) -> Bill:
+    return Bill(trials, [], slots, prompts, is_on_cpu=is_on_cpu)
+
+
+def test_compiling_is_free_while_the_images_of_others_are_generated() -> None:
+    """While one is timed all stand still, and on a CPU also while one's images are generated."""
+    begin_s, timing_s, image_s = np.array([0.0, 60.0, 600.0]), np.full(3, 10.0), np.full(3, 20.0)
+    assert bill(4).seconds(begin_s, timing_s, image_s).tolist() == [30.0, 30.0, 165.0]
+    assert bill(1).seconds(begin_s, timing_s, image_s).tolist() == [30.0, 90.0, 630.0]
+    assert bill(2, is_on_cpu=True).seconds(begin_s, timing_s, image_s).tolist() == [30.0, 60.0, 330.0]
+
+
+def test_new_images_are_as_many_as_were_judged_so_far() -> None:
+    replay, _ = replayed(small())
+    space = small().space
+    baseline, *_ = Observer(Columns(space)).trials(replay.history)
+    assert bill(4, trials=[baseline]).new_images == 8.0, "the baseline's own images do not count"
+    assert bill(4, trials=[baseline], prompts=4).new_images == 4.0
+    build(replay, space.candidate({"cache.kind": "first-block"}))
+    trials = Observer(Columns(space)).trials(replay.history)
+    judged = msgspec.structs.replace(trials[-1].outcome.quality, scores=(30.0,) * 16)
+    own = Observed(msgspec.structs.replace(trials[-1].outcome, quality=judged), trials[-1].row)
+    assert bill(4, trials=[baseline, own]).new_images == 12.0
 
 
 def test_what_would_compile_for_longer_than_it_may_is_not_begun() -> None:
-    replay, context = replayed(flux(), compile_limit_s=200.0)
+    replay, context = replayed(flux())
+    replay.history.compile_limit_s = 200.0
     comparison = Comparison(Chooser(replay.history, context), replay.history)
     comparison.draw(0.0)
     space, pool = replay.table.space, Pool(replay.table.space, comparison.columns, 0)
     whole = {"compile.scope": "full"}
-    builds = pool.of([space.candidate(whole), space.candidate({**whole, "compile.mode": "max-autotune-no-cudagraphs"})])
-    chances = [comparison.points([build]).chance.max() for build in builds]
-    assert chances[0] > 0.9 and chances[1] == 0.0
+    autotuned = {**whole, "compile.mode": "max-autotune-no-cudagraphs"}
+    builds = pool.of([space.candidate(whole), space.candidate(autotuned)])
+    compared = {choice.values["compile.mode"] for choice in comparison.compared(builds)}
+    assert compared == {"default"}
+    replay.history.compile_limit_s = 900.0
+    later = Comparison(Chooser(replay.history, context), replay.history)
+    later.draw(0.0)
+    assert len({choice.values["compile.mode"] for choice in later.compared(builds)}) == 2
+
+
+def test_more_step_counts_of_a_build_cost_what_they_add() -> None:
+    """Where compiling takes longest their images are generated meanwhile."""
+    replay, context = replayed(flux(), slots=4)
+    comparison = Comparison(Chooser(replay.history, context), replay.history)
+    comparison.draw(0.0)
+    space, pool = replay.table.space, Pool(replay.table.space, comparison.columns, 0)
+    (points,) = [comparison.points(pool.of([space.candidate({"compile.scope": "regional"})]))]
+    first, *_ = places = np.argsort(points.latency_s.mean(axis=1)).tolist()
+    slow = dataclasses.replace(points, begin_s=np.full_like(points.begin_s, 4000.0))
+    quick = dataclasses.replace(points, begin_s=np.zeros_like(points.begin_s))
+    assert len(comparison.with_steps(slow, places).steps) > len(comparison.with_steps(quick, places).steps)
+    assert comparison.with_steps(slow, places).values == points.values[first]
 
 
 CALL = Seconds(step=0.17, fixed=0.24)
@@ -148,6 +193,10 @@ def assumed_of_a_step(*told: Expectation) -> tuple[Columns, Prior]:
     columns = Columns(flux().space)
     weak = beliefs.weak(columns.settings, [])
     return columns, beliefs.advised(weak, columns.settings, told, CALL, 28)[0]
+
+
+def expect_of(knob: str, value: Value, beside: Values) -> Expectation:
+    return Expectation(knob=knob, value=value, ratio=1.25, low=1.1, high=1.3, reason="", beside=beside)
 
 
 def test_fewer_steps_are_no_shorter_ones() -> None:
@@ -162,21 +211,32 @@ def test_what_is_expected_of_a_threshold_is_that_of_its_cache() -> None:
     columns, step = assumed_of_a_step(told)
     threshold, cache = (columns.index[item] for item in (("cache.threshold", 0.4), ("cache.kind", "first-block")))
     assert step.mean[threshold] == 0.0
-    assert step.pairs == {(min(threshold, cache), max(threshold, cache)): pytest.approx(np.log(1 / 2.6), rel=0.1)}
+    pair = min(threshold, cache), max(threshold, cache)
+    assert step.pairs == {pair: pytest.approx(np.log(1 / 2.6), rel=0.1)}
+    assert step.pair_deviations[pair] > 0.3, "the advisor is as unsure of it"
+
+
+def test_what_is_expected_beside_a_setting_that_is_not_searched_is_expected_everywhere() -> None:
+    space = reader.load(SPACES / "flux.yaml", kind(), H200, ["compile.scope=none"])
+    told = expect_of("compile.mode", "max-autotune-no-cudagraphs", {"compile.scope": "regional"})
+    settings = [*Columns(space).settings, ("compile.mode", "max-autotune-no-cudagraphs")]
+    step, _ = beliefs.advised(beliefs.weak(settings, []), settings, [told], CALL, 28)
+    assert step.pairs == {} and step.mean[-1] < 0
 
 
 def test_a_scheme_that_needs_compiled_blocks_is_expected_to_gain_in_all_of_them() -> None:
     beside = {"compile.scope": "regional"}
     scheme = ("quantization.scheme", "fp8-dynamic-row")
-    told = Expectation(knob=scheme[0], value=scheme[1], ratio=1.25, low=1.1, high=1.3, reason="", beside=beside)
-    columns, step = assumed_of_a_step(told)
+    columns, step = assumed_of_a_step(expect_of(*scheme, beside))
     assert step.pairs == {} and step.mean[columns.index[scheme]] < -0.2
 
 
-def test_numbers_that_are_further_from_the_untouched_ones_are_assumed_to_lose_more() -> None:
+def test_fewer_steps_and_higher_thresholds_are_assumed_to_lose_more() -> None:
     space = flux().space
     columns = Columns(space)
     mean = beliefs.of_loss(columns.settings, 1.0, space.baseline).mean
+    lower = beliefs.of_loss([("cache.threshold", 0.02), ("steps", 56)], 1.0, space.baseline).mean
+    assert lower[0] < mean[columns.index["cache.threshold", 0.12]] and lower[1] < mean[columns.index["steps", 20]]
     losses = [mean[columns.index["steps", steps]] for steps in (20, 14)]
     losses += [mean[columns.index["cache.threshold", threshold]] for threshold in (0.12, 0.25, 0.4)]
     assert losses[0] < losses[1] and losses[2] < losses[3] < losses[4]
@@ -190,6 +250,8 @@ def test_each_setting_that_never_worked_makes_a_result_less_likely() -> None:
     two = space.candidate({"cache.kind": "first-block", "attention.backend": "_native_flash"})
     of_one, of_two = Chances([], [], columns).of(columns.rows([one, two]))
     assert 0.9 < of_two < of_one < 1.0
+    columns = Columns(flux().space)
+    assert Chances([], [], columns).of(columns.rows([flux().space.candidate({"steps": 14})])) == [1.0]
 
 
 def long_study(monkeypatch: pytest.MonkeyPatch) -> Replay:

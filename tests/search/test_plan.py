@@ -137,7 +137,7 @@ class Published:
 
     def told(self, observed: Observed) -> list[str]:
         before = len(self.events)
-        self.planner.observe(CallObserved(observed, work()))
+        self.planner.observe(CallObserved(observed, work(), observed.start_s + observed.call_s))
         return [event.text for event in self.events[before:] if isinstance(event, Note)]
 
 

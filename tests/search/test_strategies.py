@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
 import pytest
 from search_bench.replay import DEVICE
 from search_bench.stepping import build_one, replayed, small
 from search_bench.table import flux
 
 from tuner.commands import arguments
+from tuner.records.outcome import Device
+from tuner.search.baseline import has_slow_calls
 from tuner.search.optuna_sampler import OptunaSampler
 from tuner.search.strategies import STRATEGIES, search
 from tuner.search.unknown import Known, every, key
@@ -24,6 +27,16 @@ def test_everything_is_proposed_once_when_it_is_asked_for(name: str) -> None:
     tried = [key(outcome.values) for outcome in replay.history.outcomes.values()]
     assert len(set(tried)) == len(tried)
     assert all(values in Known(replay.history) for values in every(replay.table.space))
+
+
+def test_calls_of_a_second_on_a_gpu_are_slow_whatever_their_steps() -> None:
+    """Those of few steps are timed whole, and those of more are composed."""
+    history = replayed(small())[0].history
+    baseline = history.baseline
+    assert baseline.timing is not None and baseline.timing.latency_s.value > 1.0 and not baseline.timing.predicted_from
+    assert has_slow_calls(history)
+    on_cpu = msgspec.structs.replace(baseline, device=Device(name="cpu"))
+    assert not has_slow_calls(dataclasses.replace(history, outcomes={0: on_cpu}))
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -56,6 +56,7 @@ def test_a_search_that_starts_from_another_study_is_further_after_the_same_time(
 
 
 def test_what_was_measured_counts_more_than_what_another_study_taught() -> None:
+    """The other study's effects are off by up to a factor of two, and hold for pairs, too: some of that is left."""
     replay = searched(flux(), seed=1, builds=12, warm=taught(flux().shuffled(3)))
     columns = Columns(flux().space)
     trials = Observer(columns).trials(replay.history)

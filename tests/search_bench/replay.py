@@ -28,7 +28,7 @@ START_S = 4.0
 """A worker begins, with the weights lent to it."""
 
 SLOTS = 4
-"""Builds that are in the works at once: they compile while others have the device, one after the other."""
+"""Builds in the works at once. They compile while another's images are generated, and stand still while it is timed."""
 
 TIMING_CALLS, MIN_TIMING_S = 7.0, 8.0
 """Calls to warm up and time a build, in whole calls of its batch: every step count is composed from one timing. As 24
@@ -135,9 +135,9 @@ class Course:
         return max((share for at, share in self.share_at if at <= seconds), default=0.0)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Flying:
-    """A build that was begun, and the device that it runs on."""
+    """A build that was begun, and the device that it runs on. `begun_s` counts as later by what it stood still."""
 
     running: InFlight
     proposal: Proposal
@@ -259,6 +259,10 @@ class Replay:
         """Let a build come to its end: pass its time, and record its outcomes."""
         running, proposal = flying.running, flying.proposal
         compile_s, now_s = self.compile_s(flying), self.end_s(flying)
+        timing_s = self.timing_s(running.sweep[0])
+        for other in self.flying:
+            if other.device == flying.device and self.ready_s(other) > now_s - timing_s:
+                other.begun_s += timing_s
         self.codes.add(self.table.point(running.sweep[0]).code)
         self.course.builds += 1
         for index, values in enumerate(running.sweep):

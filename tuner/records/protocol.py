@@ -35,7 +35,7 @@ class Point(Record):
 class Standing(Record):
     """The place of a worker in a pair that is measured at the same time: their calls are timed in turn.
 
-    With `is_brief` the baseline's calls are slow, and few of either worker are timed.
+    With `is_brief`, where the baseline's calls are slow, few calls of each worker are timed.
     """
 
     pair: str

@@ -8,6 +8,7 @@ from tuner.records.outcome import Device, Outcome
 from tuner.search.budget import Budget
 from tuner.search.history import BASELINE, History, was_throttled
 from tuner.search.strategy import Proposal, Strategy
+from tuner.timing.measure import SLOW_CALL_S
 
 MAX_BASELINES = 4
 """Fresh processes of the baseline at the start, if they are quick."""
@@ -82,9 +83,12 @@ class Baseline(Strategy):
 
 
 def has_slow_calls(history: History) -> bool:
-    """Return whether the baseline's latency was composed from calls of fewer steps, as that of slow calls is."""
-    timing = history.baseline.timing
-    return timing is not None and bool(timing.predicted_from)
+    """Return whether a call of the baseline takes a second or more on a GPU, or was composed from shorter calls."""
+    timing, device = history.baseline.timing, history.baseline.device
+    if timing is None:
+        return False
+    is_on_gpu = device is not None and device.name == "cuda"
+    return bool(timing.predicted_from) or (is_on_gpu and timing.latency_s.value >= SLOW_CALL_S)
 
 
 class SearchAhead(Strategy):

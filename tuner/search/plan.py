@@ -125,7 +125,7 @@ def make_plan(observed: Observed, work: Work, budget_s: float) -> Plan:
     """Return the plan that follows from an observed call for a budget."""
     first, *others = work.steps
     calls = math.ceil(judged_prompts(observed, work) / work.batch)
-    ready_s = observed.start_s + observed.call_s + observed.calls_s(min(first, WARM_UP_STEPS), WARM_UP_CALLS)
+    ready_s = observed.start_s + observed.calls_s(min(first, WARM_UP_STEPS), 1 + WARM_UP_CALLS)
     repetition_s = ready_s + whole_timing_s(observed, work, budget_s)
     built_s = ready_s + observed.calls_s(TRACED_STEPS) + timing_s(observed, work, budget_s)
     is_slow = observed.calls_s(first) >= SLOW_CALL_S

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -65,8 +64,8 @@ class SearchContext:
     """What a strategy that searches works with.
 
     It has Optuna's trials, when the search is over, when its last part begins, what would be chosen, and notes to the
-    user. What is random follows from `seed`. `slots` builds run at a time, each stopped if it compiles for longer than
-    `compile_limit_s`. If a number of trials was asked for, it `is_asked` for all of them, whatever they gain.
+    user. What is random follows from `seed`. `slots` builds run at a time. If a number of trials was asked for, it
+    `is_asked` for all of them, whatever they gain.
     """
 
     trials: TrialSource
@@ -76,7 +75,6 @@ class SearchContext:
     note: Callable[[str], None]
     seed: int = 0
     slots: int = 1
-    compile_limit_s: float = math.inf
     is_asked: bool = False
 
 

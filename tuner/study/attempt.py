@@ -185,7 +185,8 @@ class BuildAttempt:
 
     def _observed(self, message: CallTimed) -> CallObserved:
         began, devices = self.began or self.submitted, self.history.devices
-        self.start_s = min(self.start_s, max(0.0, time.monotonic() - began - message.seconds))
+        passed_s = time.monotonic() - began
+        self.start_s = min(self.start_s, max(0.0, passed_s - message.seconds))
         return CallObserved(
             Observed(
                 once_s=began - self.submitted,
@@ -203,6 +204,7 @@ class BuildAttempt:
                 slots=max_slots(share_of(self.store.request.environment, devices)),
                 devices=max(1, len(devices)),
             ),
+            passed_s,
         )
 
     def close(self, *, is_recorded: bool = True, runs_again: bool = False) -> None:

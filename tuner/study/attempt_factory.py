@@ -6,7 +6,6 @@ import os
 
 import msgspec
 
-from tuner.records.machine import Environment
 from tuner.records.outcome import Device
 from tuner.records.protocol import Job
 from tuner.search.budget import Budget
@@ -40,10 +39,6 @@ def make_build(publisher: Publisher, proposal: Proposal, device: Device) -> Buil
 def make_job(attempt: Attempt, budget: Budget, room: int) -> Job:
     """Return the job of an attempt that has so much `room`: those that compile at once on a CPU share its cores."""
     job = attempt.job(budget)
-    limit_s = None if job.compile_limit_s is None else compile_limit_s(budget, job.environment, room)
+    is_shared = job.environment.device == "cpu"
+    limit_s = None if job.compile_limit_s is None else job.compile_limit_s * (room if is_shared else 1)
     return msgspec.structs.replace(job, compile_limit_s=limit_s, study_pid=os.getpid(), shares_device=room > 1)
-
-
-def compile_limit_s(budget: Budget, environment: Environment, room: int) -> float:
-    """Return the seconds that a build may compile beside so many others."""
-    return budget.compile_limit_s * (room if environment.device == "cpu" else 1)

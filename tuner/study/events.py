@@ -51,10 +51,14 @@ class StageEntered:
 
 @dataclass(frozen=True)
 class CallObserved:
-    """A call of the baseline was timed, from which follows what the study will take."""
+    """A call of the baseline was timed, from which follows what the study will take.
+
+    `passed_s` are the seconds since its worker began.
+    """
 
     observed: Observed
     work: Work
+    passed_s: float
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,9 @@ from tuner.search.strategy import Proposal
 from tuner.study.attempt import Attempt, BuildAttempt
 from tuner.study.events import RepetitionEnded, TrialEnded
 
+MAX_PASSED_OVER = 2
+"""How often quicker candidates are judged before one that waits: it keeps a slot and memory."""
+
 
 @dataclass
 class Flight:
@@ -21,7 +24,8 @@ class Flight:
 
     `pair_side_by_side` is its pair if both of that run at the same time. Results are `held` until the baseline's is
     recorded, also those of a worker that `has_ended`. With `wants_reference_s` it waits to be judged against the
-    baseline's images, and an image of its own takes so long; with `is_judging` it is, and no other one of its device.
+    baseline's images, and an image of its own takes so long; `passed_over` is how often another one was judged before
+    it. With `is_judging` it is judged, and no other one of its device.
     """
 
     proposal: Proposal
@@ -35,6 +39,7 @@ class Flight:
     outcomes: list[Outcome] = field(default_factory=list)
     held: list[TrialEnded | RepetitionEnded] = field(default_factory=list)
     wants_reference_s: float | None = None
+    passed_over: int = 0
     is_judging: bool = False
     has_ended: bool = False
 
@@ -76,12 +81,13 @@ def next_to_judge(flights: Sequence[Flight]) -> list[tuple[Flight, BuildAttempt]
     """Return the quickest candidate of each device that waits to be judged, unless one is being judged.
 
     Two that share the GPU take as long as one after the other, and the first result comes later. If that one is as good
-    as the baseline, those that are slower need no images of their own.
+    as the baseline, those that are slower need no images of their own. One that was passed over twice comes first.
     """
-    judging = {flight.device for flight in flights if flight.is_judging and not flight.has_ended}
+    alive = [flight for flight in flights if not flight.has_ended]
+    judging = {flight.device for flight in alive if flight.is_judging}
     found: dict[Device, tuple[Flight, BuildAttempt]] = {}
-    waiting = [flight for flight in flights if flight.wants_reference_s is not None and flight.device not in judging]
-    for flight in sorted(waiting, key=lambda each: each.wants_reference_s or 0.0):
+    waiting = [flight for flight in alive if flight.wants_reference_s is not None and flight.device not in judging]
+    for flight in sorted(waiting, key=lambda each: (each.passed_over < MAX_PASSED_OVER, each.wants_reference_s or 0.0)):
         if isinstance(flight.attempt, BuildAttempt):
             found.setdefault(flight.device, (flight, flight.attempt))
     return list(found.values())

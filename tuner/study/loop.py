@@ -29,7 +29,6 @@ from tuner.search.strategy import FirstOf, SearchContext, Strategy
 from tuner.study import narration, summary
 from tuner.study.advising import make_advice, take_advice
 from tuner.study.attempt import Attempt
-from tuner.study.attempt_factory import compile_limit_s
 from tuner.study.course import building, strategy_of
 from tuner.study.devices import Check
 from tuner.study.events import (
@@ -89,7 +88,6 @@ class Study:
             note=self.note,
             seed=int(store.request.fingerprint(), 16),
             slots=max_slots(self.here),
-            compile_limit_s=compile_limit_s(self.budget, self.here, max_slots(self.here)),
             is_asked=limits.max_trials is not None,
         )
         searching = search(strategy_of(store), context)

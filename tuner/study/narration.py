@@ -26,7 +26,7 @@ SHORT_S = 600.0
 
 OTHER_BUDGET = "--budget sets another"
 
-CLEARLY_LESS = 0.7
+CLEARLY_DIFFERENT = 0.7
 """A second estimate is reported if one of the two is below this share of the other."""
 
 
@@ -56,10 +56,10 @@ def allowance_texts(history: History) -> list[str]:
     ]
 
 
-def is_clearly_other(plan: Plan, known: Plan) -> bool:
+def is_clearly_different(plan: Plan, known: Plan) -> bool:
     """Return whether a plan takes so much less or more than another, told before, that it is to be told as well."""
     shorter, longer = sorted((plan.baseline_s, known.baseline_s))
-    return shorter <= CLEARLY_LESS * longer
+    return shorter <= CLEARLY_DIFFERENT * longer
 
 
 def plan_text(plan: Plan, enough_s: float, *, is_budget_given: bool) -> str:

@@ -23,16 +23,16 @@ class Planner:
         self.is_budget_given = budget.limits.budget_s is not None
 
     def observe(self, event: CallObserved) -> None:
-        """Make the plan, choose the budget if none was given, and tell both, again only if they are clearly others."""
+        """Make the plan, choose the budget if none was given, and tell both, again if they are clearly different."""
         observed, work = event.observed, event.work
         enough = enough_s(observed, work)
         plan = make_plan(observed, work, self.budget.total_s if self.is_budget_given else min(enough, LONGEST_S))
-        if self.plan is None or narration.is_clearly_other(plan, self.plan):
+        if self.plan is None or narration.is_clearly_different(plan, self.plan):
             self.plan = plan
             if not self.is_budget_given:
                 self.publisher.publish(BudgetChosen(plan.budget_s))
             self.publisher.publish(Note(narration.plan_text(plan, enough, is_budget_given=self.is_budget_given)))
-        self.publisher.publish(EndExpected(BASELINE, plan.trial_s - observed.start_s - observed.call_s))
+        self.publisher.publish(EndExpected(BASELINE, plan.trial_s - event.passed_s))
 
     def require_budget(self) -> None:
         """Choose a budget if there is none although the baseline is known: an earlier run measured it."""

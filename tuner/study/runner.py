@@ -244,6 +244,8 @@ class Runner:
             for flight, attempt in next_to_judge(list(self.flights.values())):
                 flight.wants_reference_s, flight.is_judging = None, True
                 self.executor.provide(flight.handle, attempt.with_reference(flight.handle.job))
+                for other in self.flights.values():
+                    other.passed_over += other.device == flight.device and other.wants_reference_s is not None
 
     def begin_again(self, baseline: Flight) -> None:
         """Give up what was begun beside a baseline that is built once more, alone, or was to run again."""

@@ -35,11 +35,11 @@ MIN_PAIRED_SAMPLES = 2
 """The same in a pair, where the calls of baseline and candidate alternate: A B B A."""
 
 MIN_QUICK_PAIRED_SAMPLES = 4
-"""Samples of a quick call in a pair with slow ones: two blocks of it."""
+"""Samples of a quick call in a pair with slow ones, at least: they fill two blocks or more."""
 
 PAIRED_HALF_WIDTH = 0.03
-"""Half the width of the interval in such a pair. Two calls may differ by half a percent, as processes do: their number
-decides how sure the ratio is."""
+"""Half the width of the interval in such a pair: two calls may differ by half a percent, as processes do. How sure the
+ratio is depends on the number of pairs."""
 
 WARM_UP_CALLS = 8
 FIRST_PAUSE_S = 0.05
@@ -192,8 +192,8 @@ class _Samples:
     def is_check_due(self, is_time_up: bool) -> bool:
         """Return whether to check the interval now, and when the time is up.
 
-        It is checked at 6, 9, 14, 21, ... samples, of slow calls at 3, 5, 8, 12, ...: checking after every sample would
-        stop at a lucky moment.
+        It is checked at 6, 9, 14, 21, ... samples, of slow calls at 3, 5, 8, 12, ..., and so on from another least
+        number: checking after every sample would stop at a lucky moment.
         """
         count = len(self.host_s)
         if not self.are_enough or (count < self._next_check and not is_time_up):

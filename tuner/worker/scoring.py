@@ -234,14 +234,16 @@ class Scoring:
 
         Returns the images, and why nothing was kept if it could not be.
         """
-        file, drawn = Path(point.folder) / DENOISER, list[Any]()
+        file, drawn, reason = Path(point.folder) / DENOISER, list[Any](), None
         about = {"steps": point.steps, "batch": point.batch}
         try:
             denoiser.record(self.pipe, lambda: drawn.append(self.draw(point, 0, count)), file, about)
         except Exception as error:  # what cannot be recorded costs the figure, not the trial
+            reason = _first_line(error)
+        if reason is not None:  # outside of the clause, which would keep what the failed call holds
             _free_memory()
-            return drawn[0] if drawn else self.draw(point, 0, count), _first_line(error)
-        return drawn[0], None
+            file.unlink(missing_ok=True)
+        return drawn[0] if drawn else self.draw(point, 0, count), reason
 
     def denoiser_error(self, point: Point, known: Reference) -> tuple[DenoiserError | None, str | None]:
         """Return the denoiser's error on the baseline's latents, or why it is not available."""
@@ -254,7 +256,7 @@ class Scoring:
         name = knobs.trajectory_change({**self.job.build, "steps": point.steps}, untouched)
         if name:
             return None, f"{name} changes the steps, so its denoiser never sees the baseline's latents"
-        prompts = [index % recorded["batch"] for index in range(point.batch)]
+        prompts = [index % recorded["batch"] % len(self.workload.prompts) for index in range(point.batch)]
         try:
             return denoiser.compare(
                 self.pipe, lambda: self.one_call(point, prompts), Path(known.denoiser), point.batch

@@ -37,6 +37,10 @@ MIN_FOR_PREDICTION = 2
 """Step counts that must be measured to separate the fixed cost of a call from the cost per step."""
 
 
+SURELY_SLOW_S = 4.0
+"""A call that is estimated to take so long takes a second at least: few steps count their fixed part several times."""
+
+
 class Timer:
     """The latencies and the peak memory of a job's points."""
 
@@ -181,11 +185,12 @@ class Timer:
     def _warm_up_again(self, call: Callable[[], object]) -> WarmUp:
         """Warm up for a point. A slow call needs no more than one: shorter ones have settled everything but heat.
 
-        In a pair with slow calls it needs none: the calls of the other one keep the GPU warm.
+        In a pair with slow calls these need none: the calls of the other one keep the GPU warm.
         """
-        if self.job.standing is not None and self.job.standing.is_brief:
+        is_brief = self.job.standing is not None and self.job.standing.is_brief
+        if is_brief and self.call_s >= SURELY_SLOW_S:
             return WarmUp(calls=0, settled=True)
-        if not self.is_slow:
+        if not self.is_slow and not is_brief:
             self._empty_cache()
             return warm_up(call, self.calls.clock, self.tracer.graph_count, self.job.allowance_s)
         self._empty_cache()
@@ -193,19 +198,19 @@ class Timer:
         return WarmUp(calls=1, settled=True, last_call_s=seconds)
 
     def _measure(self, call: Callable[[], object], point: Point, warmed_up: WarmUp) -> Timing:
-        job, target_s = self.job, self.job.workload.latency_target_s
-        arguments = (call, self.calls.clock, point.batch, self._stopping_rule(point), self._monitor(), target_s)
-        if job.standing is None:
-            return measure(*arguments)
-        blocks = Blocks(self.calls.channel, job.standing, call, warmed_up.last_call_s or self.call_s)
-        return measure(*arguments, blocks.before_call)
+        job, channel = self.job, self.calls.channel
+        call_s = warmed_up.last_call_s or self.call_s
+        blocks = None if job.standing is None else Blocks(channel, job.standing, call, call_s)
+        return measure(
+            call, self.calls.clock, point.batch, self._stopping_rule(point, blocks), self._monitor(),
+            job.workload.latency_target_s, blocks.before_call if blocks is not None else lambda: 0.0,
+        )  # fmt: skip
 
-    def _stopping_rule(self, point: Point) -> StoppingRule:
-        """Return how precisely to time a point. Pairs with slow calls need less each: it is their ratio that counts."""
-        if self.job.standing is not None and self.job.standing.is_brief:
-            return StoppingRule(
-                self.job.allowance_s, PAIRED_HALF_WIDTH, MIN_PAIRED_SAMPLES, min_samples=MIN_QUICK_PAIRED_SAMPLES
-            )
+    def _stopping_rule(self, point: Point, blocks: Blocks | None) -> StoppingRule:
+        """Return how precisely to time a point: slow calls less in the search, and in pairs, whose ratio counts."""
+        if blocks is not None and self.job.standing is not None and self.job.standing.is_brief:
+            least = max(MIN_QUICK_PAIRED_SAMPLES, blocks.left + blocks.size)
+            return StoppingRule(self.job.allowance_s, PAIRED_HALF_WIDTH, MIN_PAIRED_SAMPLES, min_samples=least)
         is_rough = self.is_slow and not point.whole
         return StoppingRule(self.job.allowance_s, SEARCH_HALF_WIDTH if is_rough else TARGET_HALF_WIDTH)
 

@@ -29,6 +29,11 @@ SIGMA = 0.01
 LOSS = {"mean": 0.15, "deviation": 0.4, "pair": 0.2, "sigma": 0.03}
 """The loss of quality by a setting that changes the image, and errors, as shares of the tolerated loss."""
 
+MAX_HARM = 8.0
+"""A number is assumed to be at most so many times as harmful as the untouched pipeline's."""
+
+CACHE, CACHE_KIND = "cache.", "cache.kind"
+
 RECIPE_GAIN = 0.1
 """The log ratio that a recipe's settings are assumed to gain, each its part, where nothing else is known of them."""
 
@@ -75,8 +80,8 @@ def advised(
 ) -> tuple[Prior, Prior]:  # fmt: skip
     """Return what is assumed of a step and of the rest, where an advisor expects something of a setting.
 
-    What it expects of a setting beside another of the same knobs, such as a threshold of one kind of cache, is assumed
-    of the pair: it says nothing of the other kinds. Fewer steps do not change a step.
+    What it expects of a cache's threshold beside one kind of cache is assumed of the pair: it says nothing of the other
+    kinds. Fewer steps do not change a step.
     """
     step, fixed = priors
     index = {setting: column for column, setting in enumerate(settings)}
@@ -87,17 +92,13 @@ def advised(
         outside = acts_outside_steps(settings[column])
         prior, part = (fixed, call.fixed) if outside else (step, call.step * steps)
         mean, deviation = _log_of_part(expectation, part, call.fixed + call.step * steps)
-        beside = [index[item] for item in expectation.beside.items() if _set_one_part(item[0], expectation.knob)]
-        if beside:
-            prior.pairs[min(beside[0], column), max(beside[0], column)] = mean
+        kind = (CACHE_KIND, expectation.beside.get(CACHE_KIND, "none"))
+        if kind in index and expectation.knob.startswith(CACHE):
+            pair = min(index[kind], column), max(index[kind], column)
+            prior.pairs[pair], prior.pair_deviations[pair] = mean, max(deviation, MIN_DOUBT)
         else:
             prior.mean[column], prior.deviation[column] = mean, max(deviation, MIN_DOUBT)
     return step, fixed
-
-
-def _set_one_part(name: str, other: str) -> bool:
-    """Return whether two knobs set the same part of a pipeline, as `cache.kind` and `cache.threshold` do."""
-    return name.partition(".")[0] == other.partition(".")[0]
 
 
 def _log_of_part(expectation: Expectation, part_s: float, call_s: float) -> tuple[float, float]:
@@ -110,21 +111,27 @@ def _log_of_part(expectation: Expectation, part_s: float, call_s: float) -> tupl
 
 
 def of_loss(settings: Sequence[Setting], tolerance: float, untouched: Values) -> Prior:
-    """Return what is assumed of the loss of quality: more of numbers that are further from the untouched pipeline's."""
+    """Return what is assumed of the loss of quality: more of fewer steps, and of higher thresholds of a cache."""
     changing = np.array([changes_image(setting) for setting in settings], bool)
-    far = np.array([_times(value, untouched.get(name)) for name, value in settings])
+    harm = np.array([_harm(name, value, untouched.get(name)) for name, value in settings])
     return Prior(
-        mean=np.where(changing, LOSS["mean"] * far * tolerance, 0.0),
+        mean=np.where(changing, LOSS["mean"] * harm * tolerance, 0.0),
         deviation=np.where(changing, LOSS["deviation"] * tolerance, 1e-6),
         pair_deviation=LOSS["pair"] * tolerance,
         sigma=LOSS["sigma"] * tolerance,
     )
 
 
-def _times(value: Value, untouched: Value | None) -> float:
-    """Return how many times as large one of two numbers is as the other; 1 for what is no number."""
-    numbers = [float(each) for each in (value, untouched) if isinstance(each, (int, float)) and each > 0]
-    return max(numbers) / min(numbers) if len(numbers) == 2 else 1.0
+def _harm(name: str, value: Value, untouched: Value | None) -> float:
+    """Return how many times as harmful a number is as the untouched pipeline's; 1 for what is no number.
+
+    Larger numbers of a cache let it skip more. Of other knobs smaller numbers, as of steps, leave more out.
+    """
+    numbers = [float(each) for each in (value, untouched) if isinstance(each, (int, float)) and each and each > 0]
+    if len(numbers) < 2 or isinstance(value, bool):
+        return 1.0
+    ratio = numbers[0] / numbers[1] if name.startswith(CACHE) else numbers[1] / numbers[0]
+    return min(max(ratio, 1 / MAX_HARM), MAX_HARM)
 
 
 def of_first_call(settings: Sequence[Setting]) -> Prior:

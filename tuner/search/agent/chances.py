@@ -15,7 +15,7 @@ ASSUMED_BUILDS = 4
 """Good builds that each setting is assumed to have had."""
 
 RISK = 0.1
-"""Builds beside those that each setting is assumed to have spoiled: of settings that gain alike, fewer are tried."""
+"""Failed builds that each setting is assumed to have had besides, so that no more settings are tried than gain."""
 
 PAIR_BLAME = 8.0
 """How much a failure says against two settings that never worked together."""
@@ -38,7 +38,8 @@ class Chances:
         together = worked.T @ worked
         shares = failed / (1.0 + count) ** 2
         blame = (shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-12)).sum(axis=0)
-        self.logs = np.log((count + ASSUMED_BUILDS) / (count + ASSUMED_BUILDS * (1.0 + blame) + RISK))
+        spoiled = ASSUMED_BUILDS * blame + RISK * may_fail
+        self.logs = np.log((count + ASSUMED_BUILDS) / (count + ASSUMED_BUILDS + spoiled))
         never = np.triu(together == 0, 1)
         pairs = ((failed @ never) * failed).sum(axis=1)
         self.pairs = np.log1p(PAIR_BLAME * never * ((failed.T / np.maximum(pairs, 1.0)) @ failed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ LIMIT = 2.0
 """The loss of quality up to which a gain counts, in tolerated losses."""
 
 LATE = 1.5
-"""A build that is expected to compile for so many times as long as it may is not begun."""
+"""A build is not begun if it is expected to compile for more than this times as long as it may. The expectation of a
+build that compiles for the first time is that of a large model."""
 
 NORMAL_COLUMNS = 1200
 """Normal numbers for each draw: more than effects are modelled."""
@@ -105,6 +107,7 @@ class Points:
     latency_s: Array
     loss: Array
     chance: Array
+    is_in_time: NDArray[np.bool_]
     image_s: Array
     timing_s: Array
     begin_s: Array
@@ -121,13 +124,16 @@ class Comparison:
         self.seed = random_state(chooser.context, history)
         scale = history.space.tolerance or 1.0
         self.limit = LIMIT * scale
-        self.compile_limit_s = chooser.context.compile_limit_s
+        is_on_cpu = history.baseline.device is not None and history.baseline.device.name == "cpu"
+        self.compile_limit_s = history.compile_limit_s * (chooser.context.slots if is_on_cpu else 1) or math.inf
         self.costs = Costs(history, self.trials, self.columns, scale)
         keys = {trial.outcome.number: trial.key for trial in self.trials}
         self.known = Known(history, lambda outcome: keys[outcome.number])
         self.known.candidates |= {trial.key for trial in self.trials if was_throttled(trial.outcome)}
         self.chances = Chances(self.trials, history.refused, self.columns)
-        self.bill = Bill(self.trials, self.running, chooser.context.slots)
+        self.bill = Bill(
+            self.trials, self.running, chooser.context.slots, len(history.space.workload.prompts), is_on_cpu=is_on_cpu
+        )
         ceiling = front.seconds_per_image(history.baseline).value
         self.measured = self.measured_front(ceiling)
         self.area = max(float((ceiling - self.measured).sum()), 0.01 * ceiling * LEVELS) * self.limit / LEVELS
@@ -164,11 +170,11 @@ class Comparison:
         points = self.points(unknown)
         is_new = np.array([key not in self.known.candidates for build in unknown for key in build.keys])
         gained = gains(self.front, self.limit, points.latency_s, points.loss).mean(axis=1) * points.chance
-        seconds = self.bill.seconds(points.begin_s, points.timing_s + points.image_s)
-        rates = np.where(is_new, gained / seconds, -1.0)
+        is_open = is_new & points.is_in_time
+        rates = np.where(is_open, gained / self.bill.seconds(points.begin_s, points.timing_s, points.image_s), -1.0)
         places: dict[int, list[int]] = {}
         for place in np.argsort(-rates, kind="stable").tolist():
-            if is_new[place] and (len(places) < SHORTLIST or points.owner[place] in places):
+            if is_open[place] and (len(places) < SHORTLIST or points.owner[place] in places):
                 places.setdefault(int(points.owner[place]), []).append(place)
         choices = [self.with_steps(points, own) for own in places.values()]
         return sorted(choices, key=lambda choice: -choice.rate)
@@ -184,34 +190,35 @@ class Comparison:
         batches = [float(values["batch"]) for build in builds for values in build.points]
         call_s = mean_s * np.array(batches)
         compile_s = self.costs.first_call_s(rows)
-        is_in_time = compile_s <= LATE * self.compile_limit_s
-        first_call_s = compile_s * self.bill.compiled_share(builds)[owner]
         return Points(
             builds=builds,
             owner=owner,
             values=[values for build in builds for values in build.points],
             latency_s=latency_s,
             loss=self.bill.with_known(builds, loss),
-            chance=self.chances.of(rows) * is_in_time,
+            chance=self.chances.of(rows),
+            is_in_time=compile_s <= LATE * self.compile_limit_s,
             image_s=mean_s * self.bill.images_of(builds),
             timing_s=np.maximum(TIMING_CALLS * call_s, MIN_TIMING_S),
-            begin_s=START_S + first_call_s,
+            begin_s=START_S + compile_s * self.bill.compiled_share(builds)[owner],
         )
 
     def with_steps(self, points: Points, places: Sequence[int]) -> Choice:
         """Return the choice of a build: its best point, and others while they raise the gain a second."""
         first, *others = places
         at, steps, gain = self.front, [], 0.0
-        device_s, place = float(points.timing_s[first]), first
+        image_s, place = np.array(0.0), first
         while True:
             gain += float(gains(at, self.limit, points.latency_s[[place]], points.loss[[place]]).mean())
-            device_s += float(points.image_s[place])
-            seconds = float(self.bill.seconds(points.begin_s[first], np.array(device_s)))
+            image_s = image_s + points.image_s[place]
+            seconds = float(self.bill.seconds(points.begin_s[first], points.timing_s[first], image_s))
             at = lowered(at, self.limit, points.latency_s[place], points.loss[place])
             if not others:
                 break
             more = gains(at, self.limit, points.latency_s[others], points.loss[others]).mean(axis=1)
-            rates = more / points.image_s[others]
+            longer_s = image_s + points.image_s[others]
+            more_s = self.bill.seconds(points.begin_s[first], points.timing_s[first], longer_s) - seconds
+            rates = more / np.maximum(more_s, 1e-9)
             if rates.max() < gain / seconds:
                 break
             place = others.pop(int(rates.argmax()))

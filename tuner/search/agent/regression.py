@@ -29,7 +29,7 @@ SIGMA_ROWS = 6
 class Prior:
     """What is assumed of the effects: mean and deviation of each column, of each pair, and the error of a row.
 
-    A pair has the mean in `pairs`, else 0.
+    A pair has the mean in `pairs`, else 0, and the deviation in `pair_deviations`, else `pair_deviation`.
     """
 
     mean: Array
@@ -37,6 +37,7 @@ class Prior:
     pair_deviation: float
     sigma: float
     pairs: dict[Pair, float] = field(default_factory=dict)
+    pair_deviations: dict[Pair, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def fit(rows: Array, y: Array, prior: Prior, given: Sequence[Pair], errors: Arra
 def _solve(rows: Array, y: Array, prior: Prior, pairs: Sequence[Pair], errors: Array | None) -> Posterior:
     columns = with_pairs(rows, pairs)
     mean = np.concatenate([prior.mean, [prior.pairs.get(pair, 0.0) for pair in pairs]])
-    deviation = np.concatenate([prior.deviation, np.full(len(pairs), prior.pair_deviation)])
+    of_pairs = [prior.pair_deviations.get(pair, prior.pair_deviation) for pair in pairs]
+    deviation = np.concatenate([prior.deviation, of_pairs])
     weights = 1.0 / _variances(len(y), prior, errors)
     precision = (columns.T * weights) @ columns + np.diag(deviation**-2.0)
     factor = np.linalg.cholesky(precision)

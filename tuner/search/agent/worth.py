@@ -12,6 +12,7 @@ from tuner.search.agent.features import Array
 from tuner.search.agent.observed import Observed, judged
 from tuner.search.agent.pool import Build, code
 from tuner.search.budget import CACHED_SHARE
+from tuner.search.history import BASELINE
 from tuner.space.candidates import image_key
 
 START_S = 4.0
@@ -60,10 +61,14 @@ def lowered(front: Array, limit: float, latency_s: Array, loss: Array) -> Array:
 class Bill:
     """The GPU seconds that builds and their images take, as far as they are known before."""
 
-    def __init__(self, trials: Sequence[Observed], running: Sequence[Values], slots: int) -> None:
+    def __init__(
+        self, trials: Sequence[Observed], running: Sequence[Values], slots: int, prompts: int, *, is_on_cpu: bool
+    ) -> None:
         self.slots = slots
-        counts = [len(trial.outcome.quality.scores) for trial in judged(trials)[1:] if trial.outcome.quality]
-        self.new_images = (NEW_IMAGES + sum(counts)) / (1 + len(counts))
+        self.is_on_cpu = is_on_cpu
+        candidates = [trial.outcome for trial in judged(trials) if trial.outcome.number != BASELINE]
+        counts = [len(outcome.quality.scores) for outcome in candidates if outcome.quality is not None]
+        self.new_images = (min(NEW_IMAGES, prompts) + sum(counts)) / (1 + len(counts))
         self.loss = {trial.outcome.image_key: trial.loss for trial in trials if trial.outcome.quality is not None}
         self.images = self.loss.keys() | {image_key(values) for values in running}
         self.codes = {trial.code for trial in trials if trial.outcome.build is not None} | set(map(code, running))
@@ -85,9 +90,12 @@ class Bill:
         """Return the share of its compile time that each build takes: less if its code was compiled before."""
         return np.array([CACHED_SHARE if build.code in self.codes else 1.0 for build in builds])
 
-    def seconds(self, begin_s: Array, device_s: Array) -> Array:
-        """Return the seconds that builds take from a study: those on the device, unless beginning takes longer.
+    def seconds(self, begin_s: Array, timing_s: Array, image_s: Array) -> Array:
+        """Return the seconds that builds take from a study.
 
-        `begin_s` is what passes until a build is timed: a worker starts and compiles while others have the device.
+        While one is timed all others stand still. On a GPU they start and compile while images are generated: only the
+        longer of the two counts, of beginning and images each worker's share. On a CPU images are generated alone, too.
         """
-        return np.maximum(device_s, (begin_s + device_s) / self.slots)
+        if self.is_on_cpu:
+            return timing_s + image_s + begin_s / self.slots
+        return timing_s + np.maximum(image_s, (begin_s + image_s) / self.slots)
