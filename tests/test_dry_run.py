@@ -23,7 +23,7 @@ def test_it_names_what_is_tried_and_left_out_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = " ".join(told(tmp_path, capsys).split())
-    assert "new; nothing was run or written" in text
+    assert "new; this command ran and wrote nothing" in text
     assert "time: 5 min 30 s, then judging the finalists, at most 15 min, or 7 trials" in text
     assert "steps 28, 20, 14, 10, 8, 6" in text
     assert "1. whole-model compile in half precision: compile.scope=full precision.dtype=bfloat16" in text
@@ -43,7 +43,13 @@ def test_as_json_it_is_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_a_study_that_was_begun_is_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Bench(tmp_path, Workers()).run(trials=3)
     plan = msgspec.json.decode(told(tmp_path, capsys, "--json", "--study", "study"), type=DryRun)
-    assert (plan.folder, plan.recorded_trials) == (str(tmp_path / "study"), 3)
+    assert (plan.folder, plan.state, plan.recorded_trials) == (str(tmp_path / "study"), "finished", 3)
+
+
+def test_a_study_that_runs_is_said_to_before_it_has_a_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Bench(tmp_path, Workers()).study():
+        text = told(tmp_path, capsys, "--study", "study")
+    assert "running, with 0 recorded trials; this command ran and wrote nothing" in " ".join(text.split())
 
 
 def test_a_recipe_that_conflicts_with_a_pinned_value_is_left_out(

@@ -57,6 +57,12 @@ def test_the_figures_measured_on_an_h200() -> None:
     assert roofline.describe(found, "cuda") == "70 % of this GPU's bf16 rate"
 
 
+def test_a_share_that_cannot_be_is_withheld() -> None:
+    """On a busy CPU a rate was measured seven times too low: 169 % of it."""
+    slow = msgspec.structs.replace(FOUND, flop_per_s={"bfloat16": 790e12 / 7})
+    assert share(28 * 0.1339, slow) is None
+
+
 def test_a_batch_is_as_many_images() -> None:
     one, four = share(28 * 0.1367), share(28 * 0.5286, batch=4)
     assert one is not None and four is not None

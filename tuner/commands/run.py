@@ -201,8 +201,10 @@ def checked_request(options: argparse.Namespace, detect: Callable[[], Environmen
 def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> int:
     """Print what a study would do."""
     from tuner.report.dry_run import DryRun, DryRunText, PlannedRecipe, combinations, refused_recipes
+    from tuner.report.studies import read_state
     from tuner.search.recorded import outcome_files
 
+    paths = StudyFolder(folder)
     space, limits = request.space, with_demo_budget(with_last_budget(folder, limits_of(options)), request)
     refused = refused_recipes(space)
     plan = DryRun(
@@ -210,7 +212,8 @@ def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> in
         pipeline_class=request.model.pipeline_class,
         device_name=request.environment.device_name,
         folder=str(folder),
-        recorded_trials=sum(1 for _ in outcome_files(StudyFolder(folder).trials)),
+        state=read_state(paths) if paths.request.exists() else "new",
+        recorded_trials=sum(1 for _ in outcome_files(paths.trials)),
         budget_s=limits.budget_s,
         max_trials=limits.max_trials,
         prompts=len(space.workload.prompts),

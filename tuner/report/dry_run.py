@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
@@ -14,6 +15,7 @@ from tuner.numbers import format_duration
 from tuner.records.codec import Record, Value, Values
 from tuner.report.console import BASELINE
 from tuner.report.formatting import format_value, label, one_line, pluralize, wrap_text
+from tuner.report.studies import State
 from tuner.report.tables import make_table
 from tuner.space.candidates import SearchSpace
 
@@ -31,13 +33,15 @@ class PlannedRecipe(Record):
 class DryRun(Record):
     """What a study would do. `combinations` counts those of all values, some of which do not go together.
 
-    `recorded_trials` are those of a study that was begun. Without a budget the study chooses one after its first calls.
+    `recorded_trials` are those of a study that was begun, whose `state` is not "new". Without a budget the study chooses
+    one after its first calls.
     """
 
     model: str
     pipeline_class: str
     device_name: str
     folder: str
+    state: State | Literal["new"]
     recorded_trials: int
     budget_s: float | None
     max_trials: int | None
@@ -86,8 +90,9 @@ class DryRunText:
 
     def _facts(self) -> Iterator[str]:
         plan = self.plan
-        begun = f"begun, with {pluralize(plan.recorded_trials, 'recorded trial')}" if plan.recorded_trials else "new"
-        yield f"study folder {one_line(plan.folder)}: {begun}; nothing was run or written"
+        trials = pluralize(plan.recorded_trials, "recorded trial")
+        state = "new" if plan.state == "new" else f"{plan.state}, with {trials}"
+        yield f"study folder {one_line(plan.folder)}: {state}; this command ran and wrote nothing"
         varied = sum(len(values) > 1 for values in plan.knobs.values())
         prompts = pluralize(plan.prompts, "prompt")
         yield f"{pluralize(varied, 'knob')}, up to {plan.combinations:,} combinations, {prompts}"

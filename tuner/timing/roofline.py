@@ -49,6 +49,9 @@ POWER_CAP = "SW power cap"
 HOST_BOUND = 0.12
 """A step in which the GPU waits for the host for a larger share is bound by its launches."""
 
+MAX_SHARE = 1.1
+"""A larger share of a rate cannot be: something else disturbed the device while the rate was measured."""
+
 NEAR = 0.5
 """A step that reaches less of a rate is not bound by it alone."""
 
@@ -197,7 +200,7 @@ def _weight_bytes(pipe: Any) -> int:
 def limit_share(
     found: Roofline | None, parts: Components | None, values: Values, baseline: Values, *, other_arithmetic: bool
 ) -> LimitShare | None:
-    """Return how close the steps of a configuration come to the rate that bounds them, or None if unknown.
+    """Return how close the steps of a configuration come to the rate that bounds them, or None if it cannot be told.
 
     The rate is that of matrix products, or that of copies, since every step reads all weights. `parts` are the timed
     components of one call of the configuration. `baseline` holds the values of the unmodified pipeline, for which the
@@ -213,7 +216,8 @@ def limit_share(
         shares.append(LimitShare(share=flop_per_s / found.flop_per_s[dtype], rate=dtype))
     if found.weight_bytes and found.copy_bytes_per_s and _has_weights_of(values, baseline):
         shares.append(LimitShare(share=found.weight_bytes / step_s / found.copy_bytes_per_s, rate=COPY))
-    return max(shares, key=lambda limit: limit.share, default=None)
+    largest = max(shares, key=lambda limit: limit.share, default=None)
+    return None if largest is None or largest.share > MAX_SHARE else largest
 
 
 def with_bound(limit: LimitShare, timing: Timing | None, trace: TraceSummary | None) -> LimitShare:
