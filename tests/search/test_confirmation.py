@@ -8,10 +8,11 @@ import msgspec
 import pytest
 
 from tuner.records.codec import Estimate
-from tuner.records.outcome import Components, Device, Failure, Outcome, Pair, Status, Timing
+from tuner.records.outcome import Components, Device, Failure, Limits, Outcome, Pair, Status, Timing
 from tuner.result.prices import Price
 from tuner.search.baseline import Baseline, Failures
-from tuner.search.confirmation import OpenPair, PairedRuns
+from tuner.search.budget import Budget
+from tuner.search.confirmation import Confirmation, OpenPair, PairedRuns
 from tuner.search.gain import MIN_PAIRS, is_confirmed, speed_up
 from tuner.search.history import History, InFlight, was_built
 
@@ -49,6 +50,23 @@ def runs(*order: tuple[int, int]) -> list[Outcome]:
         outcome(number, 2.0 if number == BASELINE else 1.0, pair(index), repetition)
         for repetition, (number, index) in enumerate(order)
     ]
+
+
+@pytest.mark.parametrize(("stopping_s", "fits"), [(0.0, True), (2.0, True), (20.0, False)])
+def test_the_time_that_builds_were_stopped_for_is_used(
+    stopping_s: float, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another gain is confirmed, so that this one is only while its pairs fit."""
+    known, budget = history(), Budget(Limits(budget_s=600.0, max_trials=None))
+    confirmation = Confirmation(budget, lambda _: None, lambda _: None)
+    candidate = known.outcomes[CANDIDATE]
+    monkeypatch.setattr(confirmation, "choose", lambda _: outcome(3, 1.5))
+    monkeypatch.setattr(confirmation, "shortlist", lambda _: [candidate])
+    monkeypatch.setattr("tuner.search.confirmation.pair_s", lambda *_: 30.0)
+    builds_end_at = confirmation.search_ends_at(known, MIN_PAIRS)
+    assert budget.ends_at - builds_end_at == pytest.approx(60.0)
+    monkeypatch.setattr("tuner.search.budget.time.monotonic", lambda: builds_end_at + stopping_s)
+    assert confirmation.can_start(known, candidate) is fits
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ class PlannedRecipe(Record):
 class DryRun(Record):
     """What a study would do. `combinations` counts those of all values, some of which do not go together.
 
-    `recorded_trials` are those of a study that was begun, whose `state` is not "new". Without a budget the study chooses
-    one after its first calls.
+    `recorded_trials` are those of a study that was begun, whose `state` is not "new". Without a budget the study
+    chooses one after its first calls.
     """
 
     model: str

@@ -43,6 +43,11 @@ def by_preference(history: History) -> list[Outcome]:
     return simplest_first(history, gaining) + baseline
 
 
+SHORT_SHARE = 0.1
+"""The share of the estimated time that may be missing. Builds are stopped when exactly so much is left, and that takes
+some of it."""
+
+
 @dataclass
 class OpenPair:
     """A pair of which one was proposed and not both were measured yet, and which trials of it were."""
@@ -177,7 +182,7 @@ class Confirmation(Strategy):
         is_other_sure = self.choose(history).number != history.baseline.number
         if not (self.unconfirmed or is_other_sure) or history.tried_pairs_of(first):
             return True
-        return self.budget.seconds_left() >= self.missing_pairs_s(history, first)
+        return self.budget.seconds_left() >= (1 - SHORT_SHARE) * self.missing_pairs_s(history, first)
 
     def wants_another_pair(self, history: History, runs: PairedRuns) -> bool:
         """Return whether the gain is not decided yet and another pair fits."""
