@@ -67,6 +67,8 @@ def test_the_time_that_builds_were_stopped_for_is_used(
     assert budget.ends_at - builds_end_at == pytest.approx(60.0)
     monkeypatch.setattr("tuner.search.budget.time.monotonic", lambda: builds_end_at + stopping_s)
     assert confirmation.can_start(known, candidate) is fits
+    kept_s = 60.0 if fits else 0.0  # what was found too late stops no builds
+    assert budget.ends_at - confirmation.search_ends_at(known, MIN_PAIRS) == pytest.approx(kept_s)
 
 
 @pytest.mark.parametrize(

@@ -210,10 +210,13 @@ class Confirmation(Strategy):
         return rounds * pair_s(history, candidate)
 
     def search_ends_at(self, history: History, pairs: int = RESERVED_PAIRS) -> float:
-        """Return the `time.monotonic()` at which the search must end to leave time for so many pairs."""
+        """Return the `time.monotonic()` at which the search must end to leave time for so many pairs.
+
+        No time is left for a trial that was found too late for its pairs, while another is sure.
+        """
         first = self.shortlist(history)[0]
         is_sure = first.number != history.baseline.number and is_confirmed(history, first)
-        if history.baseline.status != "measured" or is_sure:
+        if history.baseline.status != "measured" or is_sure or not self.can_start(history, first):
             return self.budget.ends_at
         return self.budget.ends_at - self.missing_pairs_s(history, first, pairs)
 
