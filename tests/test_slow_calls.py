@@ -12,7 +12,7 @@ from tuner.hardware import environment
 from tuner.records.codec import Estimate
 from tuner.records.machine import GpuUse, Memory
 from tuner.records.model import Workload
-from tuner.records.outcome import Components
+from tuner.records.outcome import Components, Timing
 from tuner.records.protocol import Point, Standing
 from tuner.records.ranks import Draw
 from tuner.timing import measure
@@ -230,17 +230,24 @@ def a_bench(monkeypatch: pytest.MonkeyPatch, point: Point) -> tuple[Any, Point]:
     return bench, point
 
 
-def test_a_slow_call_of_a_pair_takes_two_samples_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = SlowCalls()
+def timed_in_pair(
+    slow: SlowCalls, steps: int, monkeypatch: pytest.MonkeyPatch, *, is_first: bool
+) -> tuple[Timing, list[int]]:
+    """Time whole calls in a pair. Returns the timing, and after how many calls the other one had its turn."""
     timer = slow.timer(monkeypatch)
-    timer.job.standing = Standing(pair="1 0", is_first=True, is_brief=True)
-    timer.warm_up(a_point(28))
+    timer.job.standing = Standing(pair="1 0", is_first=is_first, is_brief=True)
+    timer.warm_up(a_point(steps))
     slow.made.clear()
     places: list[int] = []
     channel = timer.calls.channel
     monkeypatch.setattr(channel, "take_turn", lambda **_: None)
     monkeypatch.setattr(channel, "end_turn", lambda: places.append(len(slow.made)))
-    timing, _ = timer.time(a_point(28, whole=True))
+    return timer.time(a_point(steps, whole=True))[0], places
+
+
+def test_a_slow_call_of_a_pair_takes_two_samples_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = SlowCalls()
+    timing, places = timed_in_pair(slow, 28, monkeypatch, is_first=True)
     assert (slow.made, timing.samples) == ([28, 28], 2)
     assert places == [1], "the other's two calls lie between them"
 
@@ -248,15 +255,7 @@ def test_a_slow_call_of_a_pair_takes_two_samples_in_turn(monkeypatch: pytest.Mon
 def test_a_quick_call_of_a_pair_with_slow_ones_takes_four_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = SlowCalls()
     slow.fixed_s = 0.5
-    timer = slow.timer(monkeypatch)
-    timer.job.standing = Standing(pair="1 0", is_first=False, is_brief=True)
-    timer.warm_up(a_point(1))
-    slow.made.clear()
-    places: list[int] = []
-    channel = timer.calls.channel
-    monkeypatch.setattr(channel, "take_turn", lambda **_: None)
-    monkeypatch.setattr(channel, "end_turn", lambda: places.append(len(slow.made)))
-    timing, _ = timer.time(a_point(1, whole=True))
+    timing, places = timed_in_pair(slow, 1, monkeypatch, is_first=False)
     assert timing.latency_s.value < measure.SLOW_CALL_S and timing.samples == 4
     assert (len(slow.made), places) == (6, [3]), "the first call, and the first after the other's, do not count"
 

@@ -124,7 +124,7 @@ def test_a_prediction_that_did_not_hold_is_said_to_have_not(bench: Bench, worker
 def test_a_candidate_need_not_be_judged_if_a_quicker_one_is_as_good(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tuner.study.attempt.has_slow_calls", lambda _: True)
+    monkeypatch.setattr(BuildAttempt, "_is_judged_in_turn", lambda self: 0 in self.history.outcomes)
 
     def work(job: Job) -> Iterator[Message]:
         for message in workers(job):
@@ -146,6 +146,13 @@ def test_a_candidate_need_not_be_judged_if_a_quicker_one_is_as_good(
     assert all(outcome.timing and outcome.timing.latency_s.low > quickest_s for outcome in unjudged)
     assert best.chosen.trial not in {outcome.number for outcome in unjudged}
     assert bench.run(trials=14) == best, "a finished study of them is opened again"
+
+
+def test_where_calls_are_quick_all_candidates_are_judged(bench: Bench, workers: Workers) -> None:
+    bench.run(trials=10)
+    assert len(workers.jobs) > 2
+    assert all(point.worth_s is None for job in workers.jobs for point in job.points)
+    assert all(outcome.quality is not None for outcome in bench.outcomes() if outcome.status == "measured")
 
 
 class CoolAtFirst(Workers):

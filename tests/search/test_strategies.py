@@ -12,7 +12,6 @@ from search_bench.table import flux
 
 from tuner.commands import arguments
 from tuner.records.outcome import Device
-from tuner.search.baseline import has_slow_calls
 from tuner.search.optuna_sampler import OptunaSampler
 from tuner.search.strategies import STRATEGIES, search
 from tuner.search.unknown import Known, every, key
@@ -34,9 +33,9 @@ def test_calls_of_a_second_on_a_gpu_are_slow_whatever_their_steps() -> None:
     history = replayed(small())[0].history
     baseline = history.baseline
     assert baseline.timing is not None and baseline.timing.latency_s.value > 1.0 and not baseline.timing.predicted_from
-    assert has_slow_calls(history)
+    assert history.has_slow_calls
     on_cpu = msgspec.structs.replace(baseline, device=Device(name="cpu"))
-    assert not has_slow_calls(dataclasses.replace(history, outcomes={0: on_cpu}))
+    assert not dataclasses.replace(history, outcomes={0: on_cpu}).has_slow_calls
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

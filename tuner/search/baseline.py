@@ -8,7 +8,6 @@ from tuner.records.outcome import Device, Outcome
 from tuner.search.budget import Budget
 from tuner.search.history import BASELINE, History, was_throttled
 from tuner.search.strategy import Proposal, Strategy
-from tuner.timing.measure import SLOW_CALL_S
 
 MAX_BASELINES = 4
 """Fresh processes of the baseline at the start, if they are quick."""
@@ -35,7 +34,7 @@ class Baseline(Strategy):
 
     def propose(self, history: History, device: Device) -> Proposal | None:
         values = history.space.candidate({})
-        may_be_beside = history.awaits_reference and not has_slow_calls(history)
+        may_be_beside = history.awaits_reference and not history.has_slow_calls
         if (device in history.builders(values) and not may_be_beside) or history.is_repeating(BASELINE, device):
             return None
         if not self.was_proposed and BASELINE not in history.outcomes:
@@ -48,7 +47,7 @@ class Baseline(Strategy):
 
     def awaits_candidates(self, history: History) -> bool:
         """Return whether candidates that were built ahead of slow calls' repetition have not been judged yet."""
-        if not has_slow_calls(history):
+        if not history.has_slow_calls:
             return False
         building = {running.number for running in history.running if running.sweep}
         if self.built_ahead is None:
@@ -67,7 +66,7 @@ class Baseline(Strategy):
         if history.baseline.status != "measured" or self.failures[device].are_final:
             return False
         walls_s = [run.wall_s for run in history.repetitions_of(history.baseline) if run.device == device]
-        is_slow = has_slow_calls(history)  # one repetition is dear enough
+        is_slow = history.has_slow_calls  # one repetition is dear enough
         counting = [run for run in history.undisturbed(history.baseline) if run.device == device]
         has_two = len(counting) + is_slow > 1
         return not has_two or (not is_slow and self.is_affordable(walls_s))
@@ -82,15 +81,6 @@ class Baseline(Strategy):
             self.failures[outcome.device].observe(outcome)
 
 
-def has_slow_calls(history: History) -> bool:
-    """Return whether a call of the baseline takes a second or more on a GPU, or was composed from shorter calls."""
-    timing, device = history.baseline.timing, history.baseline.device
-    if timing is None:
-        return False
-    is_on_gpu = device is not None and device.name == "cuda"
-    return bool(timing.predicted_from) or (is_on_gpu and timing.latency_s.value >= SLOW_CALL_S)
-
-
 class SearchAhead(Strategy):
     """Proposes what the search would begin with while the untouched pipeline's images are being generated.
 
@@ -102,7 +92,7 @@ class SearchAhead(Strategy):
 
     def propose(self, history: History, device: Device) -> Proposal | None:
         has_begun = BASELINE in history.outcomes and history.baseline.status == "measured"
-        is_ahead = has_begun and (history.awaits_reference or has_slow_calls(history))
+        is_ahead = has_begun and (history.awaits_reference or history.has_slow_calls)
         return self.search.propose(history, device) if is_ahead else None
 
     def observe(self, outcome: Outcome) -> None:

@@ -20,6 +20,7 @@ from tuner.result import front
 from tuner.result.prices import Price, cost_of
 from tuner.space.candidates import SearchSpace, build_key, candidate_key, image_key
 from tuner.timing import disturbance
+from tuner.timing.measure import SLOW_CALL_S
 
 BASELINE = 0
 """The number of the untouched pipeline's trial."""
@@ -142,6 +143,15 @@ class History:
         baseline = self.outcomes.get(0)
         early = baseline.quality.noise if baseline is not None and baseline.quality is not None else None
         return [noise for noise in (early, self.late_noise_floor) if noise is not None]
+
+    @property
+    def has_slow_calls(self) -> bool:
+        """Whether a call of the baseline takes a second or more on a GPU, or was composed from shorter calls."""
+        timing, device = self.baseline.timing, self.baseline.device
+        if timing is None:
+            return False
+        is_on_gpu = device is not None and device.name == "cuda"
+        return bool(timing.predicted_from) or (is_on_gpu and timing.latency_s.value >= SLOW_CALL_S)
 
     @property
     def quality_floor(self) -> float | None:

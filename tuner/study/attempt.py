@@ -32,7 +32,6 @@ from tuner.records.protocol import (
     WorkerFailed,
 )
 from tuner.records.quality import Quality, Reference, SpotCheck
-from tuner.search.baseline import has_slow_calls
 from tuner.search.budget import Budget
 from tuner.search.history import BASELINE, History
 from tuner.search.plan import Observed, Work
@@ -106,7 +105,7 @@ class BuildAttempt:
 
     def _is_judged_in_turn(self) -> bool:
         """Return whether the worker asks before it generates images: slow ones of one candidate at a time."""
-        return BASELINE in self.history.outcomes and has_slow_calls(self.history)
+        return BASELINE in self.history.outcomes and self.history.has_slow_calls
 
     def with_reference(self, job: Job) -> Job:
         """Return a job that waits for the baseline's images with these."""

@@ -17,7 +17,6 @@ from tuner.records.protocol import (
     Standing,
     WorkerFailed,
 )
-from tuner.search.baseline import has_slow_calls
 from tuner.search.budget import Budget
 from tuner.search.history import BASELINE, History
 from tuner.search.strategy import Proposal
@@ -81,7 +80,7 @@ class RepetitionAttempt:
         is_baseline_first = self.pair.index % 2 == 0
         name = f"{self.pair.candidate} {self.pair.index}"
         return Standing(
-            pair=name, is_first=(self.number == BASELINE) == is_baseline_first, is_brief=has_slow_calls(self.history)
+            pair=name, is_first=(self.number == BASELINE) == is_baseline_first, is_brief=self.history.has_slow_calls
         )
 
     def handle(self, message: Message | StoodStill) -> Iterator[Event]:

@@ -127,7 +127,7 @@ def _harm(name: str, value: Value, untouched: Value | None) -> float:
 
     Larger numbers of a cache let it skip more. Of other knobs smaller numbers, as of steps, leave more out.
     """
-    numbers = [float(each) for each in (value, untouched) if isinstance(each, (int, float)) and each and each > 0]
+    numbers = [float(each) for each in (value, untouched) if isinstance(each, (int, float)) and each > 0]
     if len(numbers) < 2 or isinstance(value, bool):
         return 1.0
     ratio = numbers[0] / numbers[1] if name.startswith(CACHE) else numbers[1] / numbers[0]

@@ -15,7 +15,8 @@ ASSUMED_BUILDS = 4
 """Good builds that each setting is assumed to have had."""
 
 RISK = 0.1
-"""Failed builds that each setting is assumed to have had besides, so that no more settings are tried than gain."""
+"""Failed builds that each setting is assumed to have had: of candidates that gain alike, one with fewer settings is
+tried."""
 
 PAIR_BLAME = 8.0
 """How much a failure says against two settings that never worked together."""

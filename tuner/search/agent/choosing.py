@@ -44,9 +44,9 @@ FURTHER = 60
 LIMIT = 2.0
 """The loss of quality up to which a gain counts, in tolerated losses."""
 
-LATE = 1.5
-"""A build is not begun if it is expected to compile for more than this times as long as it may. The expectation of a
-build that compiles for the first time is that of a large model."""
+COMPILE_MARGIN = 1.5
+"""A build is not begun if its expected compile time is more than this times its limit. Before anything was compiled the
+expectation is that of a large model, and too long for a small one."""
 
 NORMAL_COLUMNS = 1200
 """Normal numbers for each draw: more than effects are modelled."""
@@ -107,7 +107,7 @@ class Points:
     latency_s: Array
     loss: Array
     chance: Array
-    is_in_time: NDArray[np.bool_]
+    compiles_in_time: NDArray[np.bool_]
     image_s: Array
     timing_s: Array
     begin_s: Array
@@ -170,11 +170,11 @@ class Comparison:
         points = self.points(unknown)
         is_new = np.array([key not in self.known.candidates for build in unknown for key in build.keys])
         gained = gains(self.front, self.limit, points.latency_s, points.loss).mean(axis=1) * points.chance
-        is_open = is_new & points.is_in_time
-        rates = np.where(is_open, gained / self.bill.seconds(points.begin_s, points.timing_s, points.image_s), -1.0)
+        is_eligible = is_new & points.compiles_in_time
+        rates = np.where(is_eligible, gained / self.bill.seconds(points.begin_s, points.timing_s, points.image_s), -1.0)
         places: dict[int, list[int]] = {}
         for place in np.argsort(-rates, kind="stable").tolist():
-            if is_open[place] and (len(places) < SHORTLIST or points.owner[place] in places):
+            if is_eligible[place] and (len(places) < SHORTLIST or points.owner[place] in places):
                 places.setdefault(int(points.owner[place]), []).append(place)
         choices = [self.with_steps(points, own) for own in places.values()]
         return sorted(choices, key=lambda choice: -choice.rate)
@@ -197,7 +197,7 @@ class Comparison:
             latency_s=latency_s,
             loss=self.bill.with_known(builds, loss),
             chance=self.chances.of(rows),
-            is_in_time=compile_s <= LATE * self.compile_limit_s,
+            compiles_in_time=compile_s <= COMPILE_MARGIN * self.compile_limit_s,
             image_s=mean_s * self.bill.images_of(builds),
             timing_s=np.maximum(TIMING_CALLS * call_s, MIN_TIMING_S),
             begin_s=START_S + compile_s * self.bill.compiled_share(builds)[owner],
