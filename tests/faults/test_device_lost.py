@@ -14,13 +14,15 @@ from tuner.records.outcome import Outcome
 LOST = 1
 
 
-def workers_on(tune: Tune, index: int) -> list[psutil.Process]:
-    found = []
+def kill_workers_on(tune: Tune, index: int) -> int:
+    """Kill what runs on a device, and return how many workers there were."""
+    killed = 0
     for process in tune.left():
         with contextlib.suppress(psutil.Error):
             if process.environ().get("CUDA_VISIBLE_DEVICES") == f"GPU-{index}":
-                found.append(process)
-    return found
+                process.kill()
+                killed += 1
+    return killed
 
 
 def test_a_study_goes_on_with_the_other_devices(tune: Tune, tmp_path: Path) -> None:
@@ -32,11 +34,11 @@ def test_a_study_goes_on_with_the_other_devices(tune: Tune, tmp_path: Path) -> N
         )
     )
     assert process.poll() is None, process.communicate()
-    victims = wait_until(lambda: workers_on(tune, LOST), 30.0)
-    before = tune.acknowledged()
     (tmp_path / str(LOST)).touch()
-    for victim in victims:
-        victim.kill()
+    killed = wait_until(lambda: kill_workers_on(tune, LOST), 30.0)
+    before = tune.acknowledged()
+    # The study may start another worker there until it sees that the device is lost: that one dies as well.
+    wait_until(lambda: kill_workers_on(tune, LOST) == 0 and process.poll() is not None)
     out, error = process.communicate(timeout=240)
     assert (process.returncode, error) == (0, "")
     assert f"cpu {LOST} is taken out: the driver does not find it any more" in out
@@ -45,6 +47,6 @@ def test_a_study_goes_on_with_the_other_devices(tune: Tune, tmp_path: Path) -> N
     assert {outcome.status for outcome in after} <= {"measured", "rejected"}, "what was lost is no failure of a trial"
     devices = [outcome.device.index for outcome in after if outcome.device]
     assert set(devices) - {LOST} == {0, 2}
-    assert devices.count(LOST) <= 1, "what its worker had told when it was killed"
+    assert devices.count(LOST) <= killed, "what its workers had told when they were killed"
     assert len(tune.outcomes()) == 30
     tune.check()
