@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tuner.execution import launch, template
-from tuner.execution.executor import Ended, Executor
+from tuner.execution.executor import Ended, Executor, Handle
 from tuner.execution.inline import InlineExecutor
 from tuner.execution.launch import FreshLauncher, Launcher, Place
 from tuner.execution.local import LocalExecutor
@@ -51,6 +51,16 @@ weights = SimpleNamespace(check=lambda: None, holder=None)
 template.Template(socket.socket(fileno=int(sys.argv[1])), weights, 1).serve()
 """
 """The real template, without libraries and weights, that forks simulated workers."""
+
+
+def pid_of(executor: LocalExecutor, handle: Handle) -> int:
+    """The process of a job. A template tells it a moment after the worker's first message."""
+    process = executor.running[handle.id][1].process
+    end = time.monotonic() + 10.0
+    while process.poll() is None and process.pid is None and time.monotonic() < end:
+        time.sleep(0.01)
+    assert process.pid is not None
+    return process.pid
 
 
 def inline(folder: Path, slots: int = 1) -> Executor:

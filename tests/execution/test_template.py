@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from execution.test_executor import DEVICES, FAILED, TEMPLATE, WORKER
+from execution.test_executor import DEVICES, FAILED, TEMPLATE, WORKER, pid_of
 from faults.harness import wait_until
 
 from tuner.execution import launch, template
@@ -59,7 +59,7 @@ def run(executor: LocalExecutor, job: Job) -> list[object]:
 def test_workers_are_children_of_one_template(executor: LocalExecutor, make_job: Callable[..., Job]) -> None:
     handle = executor.submit(make_job("sleeps"), DEVICES[0])
     next(executor.wait(lambda: math.inf))
-    worker = executor.running[handle.id][1].process.pid
+    worker = pid_of(executor, handle)
     assert psutil.Process(worker).ppid() == template_of(executor).process.pid
     executor.cancel(handle)
     assert not psutil.pid_exists(worker)
@@ -82,11 +82,10 @@ def test_a_worker_outlives_its_template_and_the_next_has_a_new_one(
     handle = executor.submit(make_job("sleeps"), DEVICES[0])
     messages = executor.wait(lambda: math.inf)
     assert next(messages) == (handle, StageStarted(stage="load"))
+    worker = pid_of(executor, handle)
     before = template_of(executor).process
     before.kill()
     before.wait()
-    worker = executor.running[handle.id][1].process.pid
-    assert worker is not None
     os.kill(worker, signal.SIGKILL)
     failed, ended = next(messages)[1], next(messages)[1]
     assert isinstance(failed, WorkerFailed)
@@ -122,7 +121,10 @@ launcher = template.TemplateLauncher(folder / "cache", folder / "template.log")
 with LocalExecutor([Device(name="cpu")], launcher) as executor:
     handle = executor.submit(read(folder / "given.json", Job), executor.devices[0])
     next(executor.wait(lambda: math.inf))
-    print(launcher.template.process.pid, executor.running[handle.id][1].process.pid, flush=True)
+    process = executor.running[handle.id][1].process
+    while process.poll() is None and process.pid is None:
+        pass
+    print(launcher.template.process.pid, process.pid, flush=True)
     list(executor.wait(lambda: math.inf))
 """
     job = make_job("sleeps")

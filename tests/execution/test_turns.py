@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+from execution.test_executor import pid_of
 from faults.harness import stopped, wait_until
 
 from tuner.execution import launch, process, template
@@ -112,12 +113,6 @@ def executor(
 @pytest.fixture
 def submit(executor: LocalExecutor, make_job: Callable[..., Job]) -> Submit:
     return lambda name: executor.submit(make_job(name), DEVICE)
-
-
-def pid_of(executor: LocalExecutor, handle: Handle) -> int:
-    pid = executor.running[handle.id][1].process.pid
-    assert pid is not None
-    return pid
 
 
 def read_until(executor: LocalExecutor, handle: Handle, wanted: type) -> list[object]:

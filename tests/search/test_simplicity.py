@@ -121,7 +121,8 @@ def test_of_what_costs_the_same_the_simpler_comes_first_and_then_the_smaller(ben
         assert trial.memory is not None
         cost = trial.cost_usd_per_1000_images or 1.0
         simple = history.space.candidate({"fuse_qkv": True})
-        cheapest = msgspec.structs.replace(trial, number=5, cost_usd_per_1000_images=cost)
+        two = history.space.candidate({"fuse_qkv": True, "vae.channels_last": True})
+        cheapest = msgspec.structs.replace(trial, number=5, values=two, cost_usd_per_1000_images=cost)
         smaller = msgspec.structs.replace(
             cheapest, number=6, memory=msgspec.structs.replace(trial.memory, peak_bytes=1)
         )

@@ -13,7 +13,7 @@ import optuna
 from search_bench.table import Point, Table, noise_of
 from tuner.records.codec import Estimate, Values
 from tuner.records.machine import Memory
-from tuner.records.outcome import Build, Device, Failure, Outcome, Timing
+from tuner.records.outcome import Build, Components, Device, Failure, Outcome, Timing
 from tuner.records.quality import Quality
 from tuner.result.prices import Price
 from tuner.search.history import History, InFlight
@@ -308,7 +308,10 @@ class Replay:
         mean = 30.0 - point.penalty - (0.0 if baseline else of_image)
         half = 1.96 * self.table.noise["penalty"]
         latency = Estimate(value=seconds * batch, low=seconds * batch * 0.998, high=seconds * batch * 1.002)
-        timing = Timing(latency_s=latency, samples=6, images_per_s=1 / seconds, stopped="interval within target")
+        timing = Timing(
+            latency_s=latency, samples=6, images_per_s=1 / seconds, stopped="interval within target",
+            components=components(point, latency.value),
+        )  # fmt: skip
         difference = Estimate(value=mean - 30, low=mean - 30 - half, high=mean - 30 + half)
         quality = Quality(
             metric="clip_score", scores=(mean,) * NEW_IMAGES, mean=mean, difference=difference, psnr_db=None, ssim=None,
@@ -319,6 +322,16 @@ class Replay:
             "quality": quality,
             "cost_usd_per_1000_images": self.history.cost(timing),
         }
+
+
+def components(point: Point, call_s: float) -> Components | None:
+    """Return how a measured call divides between the denoiser and the rest."""
+    if point.denoiser_s is None:
+        return None
+    denoiser_s = call_s * point.denoiser_s / point.latency_s
+    return Components(
+        total_s=call_s, text_encoders_s=None, denoiser_s=denoiser_s, vae_s=None, rest_s=call_s - denoiser_s
+    )
 
 
 Contender = Callable[[Replay], Strategy]

@@ -35,7 +35,8 @@ H200 = Environment(
 class Point:
     """What a worker finds of a candidate: `status`, seconds per image, first call, and points of quality lost.
 
-    `code` names what is compiled: who compiles the same again finds it in the cache.
+    `code` names what is compiled: who compiles the same again finds it in the cache. `denoiser_s` are the seconds of
+    the latency in the denoiser, None if the table does not tell.
     """
 
     status: str
@@ -43,6 +44,7 @@ class Point:
     build_s: float = 0.0
     penalty: float = 0.0
     code: str = ""
+    denoiser_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ class Composed(Table):
         for effect in self.applying(values):
             step, vae, text = step * effect.step, vae * effect.vae, text * effect.text
             build_s, penalty = build_s + effect.build_s, penalty + effect.penalty
-        return Point("measured", int(values["steps"]) * step + vae + text, build_s, penalty, code)
+        denoiser_s = int(values["steps"]) * step
+        return Point("measured", denoiser_s + vae + text, build_s, penalty, code, denoiser_s)
 
     def build_s(self, values: Values) -> float:
         """Return the seconds of the first call."""
