@@ -143,6 +143,10 @@ ARGUMENTS = {
         "--set compile.scope=none --set quantization.scheme=int8-dynamic: these cannot be had together: quantization.s",
     ),
     "--set cache.kind=teacache --set compile.scope=full": ("cannot be had together: cache.kind=teacache: it decides",),
+    "--set steps=20 --set steps=28": (
+        "--set steps=20 and --set steps=28: steps is set twice: give it once, with a list such as [20, 28]",
+    ),
+    "--set workload.height=64 --set workload.height=32": ("workload.height is set twice: give it once",),
     "--set steps 20": ("--set steps: write it as KNOB=VALUE", "in one word or in quotes"),
     "--metric ssmi=.": ("--metric ssmi=.", "did you mean ssim?"),
     "--metric fid": ("use NAME=PATH", "the metrics are clip_score"),
