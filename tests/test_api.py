@@ -68,6 +68,7 @@ def test_progress_is_printed_and_an_interruption_says_how_to_go_on(
         ({"log": "mlfow"}, r"log: .mlfow. is none of mlflow, wandb"),
         ({"trials": 0}, r"trials: "),
         ({"budget": "soon"}, r"budget: "),
+        ({"budget": "20"}, r"budget: 20 has no unit"),
         ({"budget": -1}, r"budget: "),
         ({"budget": [1]}, r"budget: "),
         ({"latency_target": "fast"}, r"latency_target: "),

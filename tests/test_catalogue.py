@@ -173,7 +173,8 @@ def test_the_command_writes_strict_json(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     found = decode(done.stdout, Catalogue, "the command")
     assert (found.model, found.pipeline_class, found.environment.device) == ("demo", "FluxPipeline", "cpu")
-    assert list(json.loads(done.stdout)) == ["model", "pipeline_class", "environment", "knobs", "not_offered"]
+    parts = ["model", "pipeline_class", "environment", "knobs", "not_offered", "space", "recipes"]
+    assert list(json.loads(done.stdout)) == parts
     assert list(tmp_path.iterdir()) == []
 
 
@@ -212,6 +213,15 @@ def test_the_text_has_every_name_value_and_reason_in_full(place: str, width: int
     for name, reason in found.not_offered.items():
         assert name in words
         assert flat(reason) in words
+
+
+def test_the_recipes_of_its_space_are_listed_with_why_one_cannot_be_used() -> None:
+    found = catalogue("m", kind("FluxPipeline"), CPU)
+    shown = text(found, 160).partition("\nRecipes of the search space flux\n")[2]
+    assert "\n  - fp8 per row, regional: compile.scope=regional quantization.scheme=fp8-dynamic-row\n" in shown
+    assert "\n    not here: fp8-dynamic-row arithmetic needs a GPU\n" in shown
+    assert shown.count("not here: ") == sum(recipe.reason is not None for recipe in found.recipes) < len(found.recipes)
+    assert all(recipe.reason is None for recipe in catalogue("m", kind("FluxPipeline"), GPU).recipes)
 
 
 @pytest.mark.parametrize("width", [50, 60])

@@ -174,7 +174,7 @@ def test_the_installed_command_is_this_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"), [
-        ("90", 90), ("90s", 90), ("20m", 1200), ("2h", 7200), ("1.5m", 90), ("0.5", 0.5), (".5s", 0.5),
+        ("90s", 90), ("20m", 1200), ("2h", 7200), ("1.5m", 90), ("0.5s", 0.5), (".5s", 0.5),
         ("300ms", 0.3), ("1h30m", 5400), ("11m30s", 690),
     ],
 )  # fmt: skip

@@ -324,6 +324,12 @@ def test_another_pipeline_is_refused(tmp_path: Path) -> None:
         tuner.apply(SanaPipeline(), tmp_path / "best.json")
 
 
+def test_a_path_before_its_pipeline_is_refused_with_the_order() -> None:
+    pipe: Any = FluxPipeline()
+    with pytest.raises(BadInput, match=r"the order is apply\(pipe, path\), .*, not a str and a FluxPipeline$"):
+        tuner.apply("best.json", pipe)
+
+
 def test_a_setting_that_cannot_work_here_is_unavailable(tmp_path: Path) -> None:
     data = changed("chosen", "values", "attention.backend", to="_native_efficient")
     data["chosen"]["changed"]["attention.backend"] = "_native_efficient"

@@ -67,6 +67,14 @@ def test_the_conclusion_says_on_which_side_of_the_baseline_is_as_good(metric: st
     assert tolerated(metric, 0.5).endswith(expected)
 
 
+def test_the_terminal_renderer_says_that_the_front_is_not_all_trials(finished: Path) -> None:
+    report = read_report(finished)
+    title, *_ = Terminal(make_console(io.StringIO(), 80)).render(report).splitlines()
+    shown, count = len(report.points), len(report.outcomes)
+    assert title == f"Pareto front and baseline: {shown} of {count} trials (all: tune show STUDY --format csv)"
+    assert shown < count
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_terminal_renderer_is_as_wide_as_its_console(finished: Path, width: int) -> None:
     text = Terminal(make_console(io.StringIO(), width)).render(read_report(finished))

@@ -16,9 +16,10 @@ from tuner.execution.process import DEADLINES_S
 from tuner.hardware import environment
 from tuner.records.codec import encode
 from tuner.records.outcome import Device, Limits
+from tuner.records.protocol import StageStarted
 from tuner.records.stages import END, StageEntry, read_stages
 from tuner.report.console import make_console
-from tuner.report.time_account import ACTIVITIES, OF_STAGE, Spent, TimeAccount, make_account
+from tuner.report.time_account import ACTIVITIES, OF_STAGE, Spent, TimeAccount, activity_of, make_account
 from tuner.report.time_table import TimeTable, figures
 from tuner.result.prices import Price
 from tuner.search.budget import Budget
@@ -109,6 +110,18 @@ def test_a_worker_that_stands_still_does_nothing(history: History) -> None:
     found = make_account(rows, history)
     assert found is not None
     assert seconds(found) == {"candidates' images": 12, "timing": 13, "waiting": 5}
+
+
+def test_images_of_the_untouched_build_with_other_steps_are_a_candidate_s(history: History, tmp_path: Path) -> None:
+    log = StageLog(tmp_path / "stages.jsonl", Budget(Limits(budget_s=60, max_trials=None)))
+    executor = LoggingExecutor(InlineExecutor(lambda _: ()), log)
+    executor.running["a"] = ("build", 0)
+    with log.run():
+        for stage, index in (("score", 0), ("score", 1), ("vary", None)):
+            message = StageStarted(stage=stage, index=index)
+            executor._follow(Handle(job=None, device=Device(name="cpu"), id="a"), message)  # type: ignore[arg-type]
+    kinds = ["reference images", "candidates' images", "reference images"]
+    assert list(map(activity_of, read_stages(log.path)))[1:-1] == kinds
 
 
 def test_the_log_keeps_how_long_a_worker_stood_still(tmp_path: Path) -> None:

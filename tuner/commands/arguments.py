@@ -21,10 +21,10 @@ MAX_PORT = 65535
 NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
 TIME = re.compile(
     rf"(?:{NUMBER}(?:d|days?))?(?:{NUMBER}(?:h|hr|hrs|hours?))?(?:{NUMBER}(?:m|mins?|minutes?))?"
-    rf"(?:{NUMBER}(?:s|secs?|seconds?))?(?:{NUMBER}ms)?|{NUMBER}"
+    rf"(?:{NUMBER}(?:s|secs?|seconds?))?(?:{NUMBER}ms)?"
 )
-UNITS_S = (86400.0, 3600.0, 60.0, 1.0, 1e-3, 1.0)
-"""The units of TIME's groups: days, hours, minutes, seconds, milliseconds, and seconds for a number without a unit."""
+UNITS_S = (86400.0, 3600.0, 60.0, 1.0, 1e-3)
+"""The units of TIME's groups: days, hours, minutes, seconds, milliseconds."""
 
 STUDIES = Path("traces")
 A_RESULT = "a best_config.json, or the folder or the name of a study"
@@ -155,8 +155,11 @@ def gpus(text: str) -> str:
 
 
 def seconds(text: str) -> float:
-    """Parse a time such as 300ms, 90s, 20m or 1h30m; a number without a unit is in seconds."""
-    match = TIME.fullmatch(re.sub(r"\s", "", text.lower()))
+    """Parse a time such as 300ms, 90s, 20m or 1h30m. A number without a unit could mean seconds or minutes."""
+    words = re.sub(r"\s", "", text.lower())
+    if re.fullmatch(NUMBER, words) and 0 < float(words) < math.inf:
+        raise argparse.ArgumentTypeError(f"{words} has no unit: write {words}s or {words}m")
+    match = TIME.fullmatch(words)
     groups = match.groups("0") if match else ()
     total_s = sum(float(number) * unit for number, unit in zip(groups, UNITS_S, strict=False))
     if not 0 < total_s < math.inf:

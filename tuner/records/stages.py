@@ -32,9 +32,10 @@ STILL = "still"
 class StageEntry(Record):
     """At `at_s`, in seconds that the study has used, `who` entered a stage.
 
-    `number` is that of the trial, or of the repetition; several may run at a time. A run of the command begins with an
-    entry of the study itself, of the stage "run". `cpu_s` are the CPU seconds that its process has used by then. A
-    worker that goes on has stood still for the last `still_s` seconds.
+    `number` is that of the trial, or of the repetition; several may run at a time. `point` is the index of the job's
+    point that the stage is for; the baseline's others are the untouched build with other steps. A run of the command
+    begins with an entry of the study itself, of the stage "run". `cpu_s` are the CPU seconds that its process has used
+    by then. A worker that goes on has stood still for the last `still_s` seconds.
     """
 
     at_s: Seconds
@@ -43,6 +44,7 @@ class StageEntry(Record):
     stage: str
     number: Count = 0
     still_s: Seconds = 0.0
+    point: Count = 0
 
 
 def read_stages(path: Path) -> list[StageEntry]:

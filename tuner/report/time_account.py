@@ -213,7 +213,7 @@ def activity_of(entry: StageEntry) -> str:
     special: dict[str, str] = {}
     if entry.who == "repetition":
         special = OF_REPETITION
-    elif entry.number == BASELINE:
+    elif (entry.number, entry.point) == (BASELINE, 0):
         special = OF_BASELINE
     return special.get(entry.stage) or OF_STAGE.get(entry.stage, "waiting")
 

@@ -54,6 +54,7 @@ def apply(pipe: Any, config: str | os.PathLike[str], trial: int | None = None) -
     setting cannot work here. Warns if it was measured on another device, or with other versions. A setting that the
     pipeline already has is kept; the same configuration may be applied twice.
     """
+    _check_order(pipe, config)
     config = result_file(config)
     best = read_config(config, trial)
     name = type(pipe).__name__
@@ -64,6 +65,13 @@ def apply(pipe: Any, config: str | os.PathLike[str], trial: int | None = None) -
         raise BadInput(f"{config}: environment.device: tuned for {there}, move the pipeline first: pipe.to({there!r})")
     _warn_of_differences(best, config)
     return _apply(pipe, best, config)
+
+
+def _check_order(pipe: Any, config: Any) -> None:
+    """Raise BadInput unless a pipeline is followed by a path."""
+    if isinstance(pipe, str | os.PathLike) or not isinstance(config, str | os.PathLike):
+        given = f"a {type(pipe).__name__} and a {type(config).__name__}"
+        raise BadInput(f"tuner.apply: the order is apply(pipe, path), a loaded pipeline and its result, not {given}")
 
 
 def load(config: str | os.PathLike[str], trial: int | None = None) -> Tuned:

@@ -31,12 +31,17 @@ def apply_settings(written: SpaceFile, settings: Sequence[str]) -> SpaceFile:
 
 
 def check_written(settings: Sequence[str]) -> None:
-    """Check that each setting has a name and a value. Raises BadInput with the one that has not."""
+    """Check that each setting has a name, and each name one value. Raises BadInput with the one that has not."""
+    values: dict[str, str] = {}
     for setting in settings:
-        name, equals, _ = setting.partition("=")
-        if not (name.strip() and equals):
+        name, equals, value = (part.strip() for part in setting.partition("="))
+        if not (name and equals):
             example = f"KNOB=VALUE or workload.FIELD=VALUE, such as {EXAMPLE}"
             raise BadInput(f"--set {format_value(setting)}: write it as {example}, in one word or in quotes")
+        if values.setdefault(name, value) != value:
+            given = " and ".join(f"--set {format_value(f'{name}={each}')}" for each in (values[name], value))
+            remedy = "give it once, with a list such as [20, 28] to search several values"
+            raise BadInput(f"{given}: {name} is set twice: {remedy if name in KNOBS else 'give it once'}")
 
 
 def origins(settings: Sequence[str]) -> dict[str, str]:

@@ -66,11 +66,11 @@ class StageLog:
         finally:
             self.enter(who, END)
 
-    def enter(self, who: Who, stage: str, number: int = 0, still_s: float = 0.0) -> None:
+    def enter(self, who: Who, stage: str, number: int = 0, still_s: float = 0.0, point: int = 0) -> None:
         """Note that a stage begins."""
         at_s, used_s = round(self.budget.spent_s, 3), round(cpu_s(), 3)
         entry = StageEntry(
-            at_s=at_s, cpu_s=used_s, who=who, stage=stage, number=number, still_s=round(still_s, 3)
+            at_s=at_s, cpu_s=used_s, who=who, stage=stage, number=number, still_s=round(still_s, 3), point=point
         )  # fmt: skip
         if self.is_writable:
             self.is_writable = append_line(self.path, encode(entry) + b"\n")
@@ -112,7 +112,7 @@ class LoggingExecutor(Executor):
             return
         who, number = known
         if isinstance(message, StageStarted):
-            self.log.enter(who, message.stage, number)
+            self.log.enter(who, message.stage, number, point=message.index or 0)
         elif isinstance(message, StoodStill) and message.seconds >= MIN_STILL_S:
             self.log.enter(who, STILL, number, message.seconds)
         elif isinstance(message, ANSWERS):

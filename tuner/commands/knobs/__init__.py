@@ -11,7 +11,7 @@ SUMMARY = "list the settings that tune run can vary, and why some cannot be used
 DESCRIPTION = """\
 List every setting (knob) that `tune run` can vary, with its values: which of
 them work for this pipeline on this machine, why the others do not, and which
-ones change the image.
+ones change the image. Below them stand the recipes of its search space.
 """
 
 

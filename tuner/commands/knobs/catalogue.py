@@ -1,16 +1,21 @@
-"""Collect every knob and every value, and whether it can be used for a pipeline on this machine."""
+"""Collect every knob, value and recipe, and whether it can be used for a pipeline on this machine."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from tuner.knobs import KNOBS, Knob, inductor
+from tuner.model.pipeline import DEMO
 from tuner.records.codec import Record, Value, Values
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
+from tuner.report.dry_run import refused_recipes
 from tuner.report.formatting import one_line
+from tuner.space import reader
+from tuner.space.space_file import read_extended
 
 USER_VALUE = "(your own)"
 """Stands for a file or model of the user's where a knob lists no value but the baseline's."""
@@ -45,10 +50,19 @@ class KnobEntry(Record):
     values: tuple[KnobValue, ...]
 
 
+class RecipeEntry(Record):
+    """One recipe with its settings, and why it cannot be used here; None if it can."""
+
+    name: str
+    values: Values
+    reason: str | None
+
+
 class Catalogue(Record):
     """Every knob for one pipeline on one machine.
 
-    `not_offered` maps flags that are left out on purpose to the reason.
+    `not_offered` maps flags that are left out on purpose to the reason. `space` is the pipeline's search space, which
+    has the `recipes`.
     """
 
     model: str
@@ -56,17 +70,21 @@ class Catalogue(Record):
     environment: Environment
     knobs: tuple[KnobEntry, ...]
     not_offered: dict[str, str]
+    space: str
+    recipes: tuple[RecipeEntry, ...]
 
 
 def catalogue(model: str, architecture: Architecture, environment: Environment) -> Catalogue:
-    """Collect all knobs for a pipeline on this machine."""
-    needs = _needs(environment)
+    """Collect all knobs, and the recipes of its search space, for a pipeline on this machine."""
+    needs, space_file = _needs(environment), reader.find(None, architecture, model == DEMO)
     return Catalogue(
         model=model,
         pipeline_class=architecture.pipeline_class,
         environment=environment,
         knobs=tuple(_entry(knob, environment, architecture, needs.get(knob.name, ())) for knob in KNOBS.values()),
         not_offered=dict(inductor.NOT_OFFERED),
+        space=space_file.stem,
+        recipes=tuple(_recipes(space_file, architecture, environment)),
     )
 
 
@@ -113,6 +131,15 @@ def _accepts(knob: Knob) -> str | None:
     if type(knob).invalid_reason is Knob.invalid_reason:
         return None
     return (knob.invalid_reason("") or "any").removeprefix("must be ")
+
+
+def _recipes(space_file: Path, architecture: Architecture, environment: Environment) -> Iterator[RecipeEntry]:
+    """Yield the recipes of a space file as they are written there."""
+    space = reader.load(space_file, architecture, environment)
+    refused = refused_recipes(space)
+    for recipe in read_extended(space_file).recipes:
+        reason = space.left_out.get(f"recipe {recipe.name}") or refused.get(recipe.name)
+        yield RecipeEntry(name=recipe.name, values=recipe.values, reason=reason)
 
 
 # ---- what a knob needs ----------------------------------------------------------------------------------------------

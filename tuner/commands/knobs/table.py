@@ -14,7 +14,7 @@ from tuner.commands.knobs.catalogue import USER_VALUE, Catalogue, KnobEntry, Kno
 from tuner.commands.reasons import group_by_reason
 from tuner.records.codec import Value
 from tuner.report.console import BASELINE, QUIET, glyphs_for
-from tuner.report.formatting import format_value, one_line, pluralize, wrap_text
+from tuner.report.formatting import format_value, label, one_line, pluralize, wrap_text
 from tuner.report.tables import draw_with_details, make_table, width_of
 
 INDENT = 4
@@ -37,6 +37,7 @@ class CatalogueTable:
         yield from draw_with_details(table, [_details(knob, hidden, usable, width) for knob in knobs], console, options)
         yield Text(glyphs_for(options.ascii_only).rule * width, style=QUIET)
         yield from _not_offered(self.catalogue.not_offered, width)
+        yield from _recipes(self.catalogue, width)
         yield from wrap_text("", _totals(knobs), width)
 
 
@@ -47,8 +48,8 @@ def _introduction(catalogue: Catalogue, width: int) -> Iterator[Text]:
     yield from wrap_text("", title, width, BASELINE)
     yield from wrap_text("on ", f"{env.device_name}, torch {env.libraries.get('torch')}", width, BASELINE)
     yield Text("")
-    for label, text in _legend(catalogue.knobs):
-        yield from wrap_text(f"{label:<10}", text, width)
+    for heading, text in _legend(catalogue.knobs):
+        yield from wrap_text(f"{heading:<10}", text, width)
     if is_demo:
         yield Text("")
         yield from wrap_text("", "For your own pipeline: tune knobs FOLDER, or tune knobs OWNER/NAME", width)
@@ -154,6 +155,17 @@ def _not_offered(flags: dict[str, str], width: int) -> Iterator[Text]:
         yield from wrap_text("", reason, width)
         for name in names:
             yield from wrap_text("", name, width, QUIET, INDENT)
+    yield Text("")
+
+
+def _recipes(catalogue: Catalogue, width: int) -> Iterator[Text]:
+    if not catalogue.recipes:
+        return
+    yield Text(f"Recipes of the search space {catalogue.space}", style=BASELINE)
+    for recipe in catalogue.recipes:
+        yield from wrap_text("- ", f"{one_line(recipe.name)}: {label(recipe.values)}", width, indent=INDENT - 2)
+        if recipe.reason is not None:
+            yield from wrap_text("", f"not here: {one_line(recipe.reason)}", width, "yellow", INDENT)
     yield Text("")
 
 

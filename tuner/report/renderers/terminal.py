@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from tuner.report.console import make_console
+from tuner.report.console import BASELINE, make_console
 from tuner.report.explanation_text import ExplanationText
 from tuner.report.figures import figures_table
+from tuner.report.formatting import pluralize
 from tuner.report.front_plot import front_plot
 from tuner.report.front_table import front_table
 from tuner.report.panel_table import panel_table
@@ -24,6 +25,8 @@ def parts(report: StudyReport) -> Iterator[RenderableType]:
     """Yield the front, the figures of the chosen configuration, all metrics, the counts of trials, where the time went,
     why this one was chosen, and the conclusion.
     """
+    if report.points:
+        yield Text(front_title(report), style=BASELINE)
     yield front_table(report.points, report.metric_title)
     yield front_plot(report.points, metric=report.metric_title)
     yield figures_table(report.best)
@@ -34,6 +37,12 @@ def parts(report: StudyReport) -> Iterator[RenderableType]:
     if report.explanation is not None:
         yield ExplanationText(report.explanation)
     yield Text("\n".join(filter(None, (report.conclusion, state_note(report)))))
+
+
+def front_title(report: StudyReport) -> str:
+    """Say which trials the front's table has, and where all of them are."""
+    shown = f"{len(report.points)} of {pluralize(len(report.outcomes), 'trial')}"
+    return f"Pareto front and baseline: {shown} (all: tune show STUDY --format csv)"
 
 
 class Terminal(Renderer):
