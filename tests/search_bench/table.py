@@ -133,12 +133,13 @@ class Composed(Table):
         return other
 
     def expectations(self, error: float, seed: int) -> tuple[Expectation, ...]:
+        """Return what an advisor would say: like a real one, also of values that change nothing."""
         chance, baseline = random.Random(seed), self.space.candidate({})
         plain = {"step": 1.0, "vae": 1.0, "text": 1.0}
         found = []
-        for effect in self.effects:
+        for effect in (*self.effects, *self.without_effect()):
             ((name, value), *more) = effect.when.items()
-            changed = {part: getattr(effect, part) for part in plain} != plain
+            changed = {part: getattr(effect, part) for part in plain} != plain or effect not in self.effects
             if more or not changed or value not in self.space.knobs.get(name, ()):
                 continue
             call_s = self.call_s(int(baseline["steps"]), effect)
@@ -155,6 +156,13 @@ class Composed(Table):
                 )
             )
         return tuple(found)
+
+    def without_effect(self) -> Iterator[Effect]:
+        """Yield the values of the knobs that the table does not have: they change nothing."""
+        known = {name for effect in self.effects for name in effect.when}
+        for name, choices in self.space.knobs.items():
+            if name not in known:
+                yield from (Effect({name: value}) for value in choices if value != self.space.baseline.get(name))
 
     def call_s(self, steps: int, effect: Effect) -> float:
         """Return the seconds of a call of the untouched pipeline with one effect."""
