@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import secrets
+import sqlite3
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -336,7 +337,7 @@ def storage_errors(folder: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull(full_disk_message(folder)) from None
         raise BadInput(f"{error.filename or folder}: {error.strerror}") from None
-    except (StorageInternalError, SQLAlchemyError) as error:
+    except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
         if "full" in str(error.__cause__ or error) or "disk I/O" in str(error.__cause__ or error):
             raise StorageFull(full_disk_message(folder)) from None
         raise BadInput(f"{folder / 'study.db'}: {str(error).splitlines()[0][:200]}") from None

@@ -33,7 +33,7 @@ def mean_of(values: Sequence[float], widest: float = 200.0, confidence: float = 
     changes the coverage of none with 24, 64 or 128 prompts, and of some by up to 0.015 with four.
     """
     import numpy as np
-    from scipy import stats
+    from scipy.special import stdtrit
 
     sample, tail = np.asarray(values, np.float64), (1 - confidence) / 2
     mean, count = float(sample.mean()), len(sample)
@@ -46,7 +46,7 @@ def mean_of(values: Sequence[float], widest: float = 200.0, confidence: float = 
     errors = drawn.std(axis=1, ddof=1) / count**0.5
     usable = errors > 1e-3 * error  # a resample of one value again and again has no spread to divide by
     ends = np.quantile((drawn.mean(axis=1)[usable] - mean) / errors[usable], [tail, 1 - tail])
-    student = float(stats.t.ppf(1 - tail, count - 1))
+    student = float(stdtrit(count - 1, 1 - tail))
     below, above = np.clip([ends[1], -ends[0]], student, FURTHEST * student)
     return Estimate(value=mean, low=mean - float(below) * error, high=mean + float(above) * error)
 

@@ -189,8 +189,9 @@ class History:
 
     def pairs_of(self, candidate: Outcome) -> list[tuple[Outcome, Outcome]]:
         """Return the complete pairs of a candidate that count: neither of their processes was disturbed."""
-        disturbed = [*self.disturbed(self.baseline), *self.disturbed(candidate)]
-        return [pair for pair in self.tried_pairs_of(candidate) if not any(run in disturbed for run in pair)]
+        tried = self.tried_pairs_of(candidate)
+        disturbed = [*self.disturbed(self.baseline), *self.disturbed(candidate)] if tried else []
+        return [pair for pair in tried if not any(run in disturbed for run in pair)]
 
     def tried_pairs_of(self, candidate: Outcome) -> list[tuple[Outcome, Outcome]]:
         """Return the complete pairs of baseline and candidate that were measured for a candidate, by their index."""
@@ -207,6 +208,8 @@ class History:
         It is the median over the medians of the processes that count, with the widest of their intervals. With several
         devices it is that of the baseline's.
         """
+        if not self.repetitions_of(outcome):
+            return self.comparable(outcome)
         return self._merged(outcome, [self.comparable(process) for process in self.undisturbed(outcome) or [outcome]])
 
     def as_measured(self, outcome: Outcome) -> Outcome:

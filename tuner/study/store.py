@@ -135,13 +135,15 @@ class Store:
 
     def enter(self, values: Values) -> int:
         """Start a trial with this candidate and return its number."""
-        choices = self.request.space.knobs
-        self.study.enqueue_trial({name: value for name, value in values.items() if value in choices.get(name, ())})
-        trial = self.study.ask()
-        for name, value in values.items():
-            if value in choices.get(name, ()) and len(choices[name]) > 1:
-                trial.suggest_categorical(name, choices[name])
-        return int(trial.number)
+        from optuna.distributions import CategoricalDistribution
+        from optuna.trial import TrialState, create_trial
+
+        knobs = self.request.space.knobs
+        choices = {name: knobs[name] for name, value in values.items() if value in knobs.get(name, ())}
+        searched = {name: CategoricalDistribution(each) for name, each in choices.items() if len(each) > 1}
+        params = {name: values[name] for name in searched}
+        self.study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=searched))
+        return len(self._trials()) - 1
 
     def acknowledge(self, outcome: Outcome) -> None:
         """Keep an outcome for good, then tell the sampler."""
