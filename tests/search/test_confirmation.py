@@ -71,6 +71,19 @@ def test_the_time_that_builds_were_stopped_for_is_used(
     assert budget.ends_at - confirmation.search_ends_at(known, MIN_PAIRS) == pytest.approx(kept_s)
 
 
+@pytest.mark.parametrize(("pair", "kept_share"), [(10.0, 0.05), (500.0, 0.5)])
+def test_half_of_what_is_left_is_searched_while_there_is_nothing_to_confirm(
+    pair: float, kept_share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, budget = history(), Budget(Limits(budget_s=600.0, max_trials=None))
+    confirmation = Confirmation(budget, lambda _: None, lambda _: None)
+    monkeypatch.setattr(confirmation, "choose", lambda _: known.baseline)
+    monkeypatch.setattr(confirmation, "shortlist", lambda _: [known.baseline])
+    monkeypatch.setattr("tuner.search.confirmation.pair_s", lambda *_: pair)
+    kept_s = budget.ends_at - confirmation.search_ends_at(known)
+    assert kept_s == pytest.approx(kept_share * 600.0, rel=0.01)
+
+
 @pytest.mark.parametrize(
     "order",
     [

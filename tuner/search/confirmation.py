@@ -19,6 +19,9 @@ RESERVED_PAIRS = MIN_PAIRS + 1
 """Pairs for which the search leaves time. Two left gains of 1.4x to 2.2x in doubt on a noisy machine; the time of a
 third that is not needed is searched afterwards."""
 
+MAX_RESERVED_SHARE = 0.5
+"""The share of the time that is left that may be kept for pairs of a trial that has not been found yet."""
+
 LAST_SHARE = 0.25
 """The share of the budget, or of the trials, in which settings are taken out of the best configuration."""
 
@@ -212,13 +215,18 @@ class Confirmation(Strategy):
     def search_ends_at(self, history: History, pairs: int = RESERVED_PAIRS) -> float:
         """Return the `time.monotonic()` at which the search must end to leave time for so many pairs.
 
-        No time is left for a trial that was found too late for its pairs, while another is sure.
+        No time is left for a trial that was found too late for its pairs, while another is sure. While no trial is
+        better than the baseline, half of what is left is searched, however slow its pairs may be.
         """
         first = self.shortlist(history)[0]
-        is_sure = first.number != history.baseline.number and is_confirmed(history, first)
+        is_baseline = first.number == history.baseline.number
+        is_sure = not is_baseline and is_confirmed(history, first)
         if history.baseline.status != "measured" or is_sure or not self.can_start(history, first):
             return self.budget.ends_at
-        return self.budget.ends_at - self.missing_pairs_s(history, first, pairs)
+        reserved_s = self.missing_pairs_s(history, first, pairs)
+        if is_baseline:
+            reserved_s = min(reserved_s, MAX_RESERVED_SHARE * max(self.budget.seconds_left(), 0.0))
+        return self.budget.ends_at - reserved_s
 
     def is_search_over(self, history: History) -> bool:
         """Return whether a limit is reached, or too little time is left even for a quick build.
