@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 import pytest
 from kinds import kind
-from search_bench.replay import DEVICE, Front, Replay
+from search_bench.contenders import CONTENDERS
+from search_bench.replay import DEVICE, Front, Replay, exhaustive_area
 from search_bench.stepping import build_one, replayed, small
 from search_bench.table import H200, SPACES, flux
 
@@ -114,6 +115,16 @@ def test_the_agent_stops_when_nothing_is_worth_more_than_the_noise_and_says_so()
             if values in Known(replay.history):
                 found.add(point.penalty, point.latency_s)
     assert found.area > 0.98 * best.area
+
+
+def test_who_knows_the_table_needs_fewest_seconds() -> None:
+    courses = {}
+    for name in ("informed", "agent", "random"):
+        table = small()
+        replay = Replay(table, seed=1, area=exhaustive_area(table), has_sweep=CONTENDERS[name].has_sweep)
+        courses[name] = replay.run(CONTENDERS[name].make(replay, table.expectations(0.25, 1)), 3600.0)
+    seconds = {name: course.reached_s[0.99] for name, course in courses.items()}
+    assert seconds["informed"] < seconds["agent"] < seconds["random"]
 
 
 def test_timing_a_build_costs_whole_calls_of_its_batch() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import optuna
 
+from search_bench.informed import Informed
 from search_bench.replay import Replay
 from tuner.records.advice import Advice as RecordedAdvice
 from tuner.records.advice import Expectation
@@ -68,4 +69,5 @@ CONTENDERS = {
     "random": plain(RandomSearch),
     "agent": Contender(agent),
     "agent without advice": Contender(lambda replay, _: agent(replay, ())),
+    "informed": Contender(lambda replay, _: Informed(replay)),
 }
