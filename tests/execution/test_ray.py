@@ -45,6 +45,7 @@ from tuner.execution.executor import Ended, Executor
 from tuner.execution.launch import FreshLauncher
 from tuner.execution.local import LocalExecutor
 from tuner.execution.ray import actor as actor_module
+from tuner.execution.ray import cluster as ray_cluster
 from tuner.execution.ray import executor as ray_executor
 from tuner.execution.ray import shipping
 from tuner.execution.ray.cluster import Cluster, connect, difference, largest_family, site_of
@@ -344,6 +345,23 @@ def test_a_family_differs_in_nothing_that_a_comparison_depends_on(cluster: Clust
     assert largest_family(found) == here
 
 
+def test_a_family_is_chosen_by_the_name_of_its_devices(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("NVIDIA H200", "NVIDIA L40S", "NVIDIA H200")
+    found = [
+        replace(site, found=msgspec.structs.replace(site.found, environment=here))
+        for site, name in zip(cluster.sites, names, strict=True)
+        for here in [msgspec.structs.replace(site.found.environment, device_name=name)]
+    ]
+    monkeypatch.setattr(ray_cluster, "start_actors", lambda *_: (list(found), []))
+    monkeypatch.setattr(cluster.ray, "kill", lambda _: None)
+    for family, used in ((None, ["NVIDIA H200"] * 2), ("l40", ["NVIDIA L40S"]), ("h200", ["NVIDIA H200"] * 2)):
+        chosen = connect("auto", "cpu", family)
+        assert [site.found.environment.device_name for site in chosen.sites] == used
+        assert len(chosen.left_out) == 3 - len(used)
+    with pytest.raises(Unavailable, match="NVIDIA L40S has no 'A100' in its name"):
+        connect("auto", "cpu", "A100")
+
+
 def test_the_order_of_nodes_makes_no_other_study(cluster: Cluster, tmp_path: Path) -> None:
     first, second = cluster.sites[0], cluster.sites[1]
     there = msgspec.structs.replace(second.found.environment, cpu_count=64, driver="999", platform="another kernel")
@@ -376,6 +394,8 @@ def test_without_ray_or_a_cluster_one_line_says_so(
     assert "--warm-start" in capsys.readouterr().err, "found before there is a connection"
     assert cli.main(["run", "demo", "--ray", "auto", "--gpus", "all"]) == 2
     assert "not together with --gpus" in capsys.readouterr().err
+    assert cli.main(["run", "demo", "--family", "L40S"]) == 2
+    assert "--family L40S: it chooses among the devices of a cluster: give --ray" in capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
     assert cli.main(["run", "demo", "--device", "cpu", "--ray", "auto"]) == 2
     assert (

@@ -47,7 +47,7 @@ def tune(
     `out` takes the study, whose folder is the same for the same request: it goes on if it was begun. `on_trial` is
     called with each trial and repetition when it is recorded. With `progress` a line is printed for each event. The
     other options are those of `tune run`, with underscores: trials, quality, scorer, price, latency_target, device,
-    gpus, devices, ray, warm_start, study, revision, variant, base, metric, log.
+    gpus, devices, ray, family, warm_start, study, revision, variant, base, metric, log.
 
     Raises TunerError: BadInput for what is not valid, Unavailable for what is missing, Interrupted after Ctrl-C.
     """

@@ -128,6 +128,14 @@ def add_ray(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_family(parser: argparse.ArgumentParser) -> None:
+    """Add --family."""
+    parser.add_argument(
+        "--family", metavar="TEXT",
+        help="with --ray: the devices whose name has TEXT in it, such as L40S (default: the family with most devices)",
+    )  # fmt: skip
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add --json."""
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from tuner.records.outcome import Device
 
 
-def connect(options: argparse.Namespace, device: str, family: Environment | None = None) -> Cluster:
-    """Connect to the Ray cluster of --ray, of one family of devices. Raises BadInput or Unavailable."""
+def connect(options: argparse.Namespace, device: str, family: Environment | str | None = None) -> Cluster:
+    """Connect to the Ray cluster of --ray, of one family of devices, which may be named.
+
+    Raises BadInput or Unavailable.
+    """
     from tuner.execution.ray.cluster import connect as connect_to
 
     others = {"--gpus": options.gpus is not None, "--devices": getattr(options, "devices", 1) > 1}

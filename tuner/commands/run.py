@@ -14,6 +14,7 @@ from tuner.commands.arguments import (
     Subparsers,
     add_device,
     add_devices,
+    add_family,
     add_gpus,
     add_log,
     add_model,
@@ -77,6 +78,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_gpus(parser)
     add_devices(parser)
     add_ray(parser)
+    add_family(parser)
     _add_search(parser)
     _add_quality(parser)
     _add_limits(parser)
@@ -173,8 +175,10 @@ def prepare(options: argparse.Namespace) -> tuple[Path, Request, Machines]:
     if kind_at(options.out) not in (None, "a folder"):
         raise BadInput(f"--out {options.out}: {absent(options.out, 'folder')}")
     require_study(options.warm_start, resolved(options.out))
+    if options.family is not None and options.ray is None:
+        raise BadInput(f"--family {options.family}: it chooses among the devices of a cluster: give --ray as well")
     if options.ray is not None:
-        cluster = connect(options, options.device)
+        cluster = connect(options, options.device, options.family)
         try:
             return *checked_request(options, lambda: cluster.environment), InCluster(cluster)
         except BaseException:

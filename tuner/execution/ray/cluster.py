@@ -82,11 +82,11 @@ class Cluster:
             self.ray.shutdown()
 
 
-def connect(address: str, device: str = "auto", family: Environment | None = None) -> Cluster:
+def connect(address: str, device: str = "auto", family: Environment | str | None = None) -> Cluster:
     """Start an actor for each device of the cluster at an address, and return those of one family.
 
-    That is the family of an environment if one is given, else the largest. A connection that this process has is used.
-    Raises Unavailable if there is none.
+    That is the family of an environment if one is given, else the largest, or the largest with a text in the name of
+    its devices. A connection that this process has is used. Raises Unavailable if there is none.
     """
     if importlib.util.find_spec("ray") is None:
         raise Unavailable(f"--ray {address}: {MISSING}")
@@ -105,10 +105,11 @@ def connect(address: str, device: str = "auto", family: Environment | None = Non
             f"--ray {address}: no cluster answers: {reason}; start one with `ray start --head`, or give its HOST:PORT"
         ) from None
     sites, left_out = start_actors(ray, device)
-    family = family or largest_family(sites)
+    used = family if isinstance(family, Environment) else largest_family(named(sites, family or ""))
     chosen = []
     for site in sites:
-        other = family and difference(family, site.found.environment)
+        here = site.found.environment
+        other = difference(used, here) if used else f"{here.device_name} has no {family!r} in its name"
         if other is None:
             chosen.append(site)
             continue
@@ -190,6 +191,11 @@ def why_not(ray: Any, error: Exception) -> str:
 
 
 # ---- families -------------------------------------------------------------------------------------------------------
+
+
+def named(sites: Sequence[Site], text: str) -> list[Site]:
+    """Return the devices whose name has a text in it, in whatever case."""
+    return [site for site in sites if text.casefold() in site.found.environment.device_name.casefold()]
 
 
 def largest_family(sites: Sequence[Site]) -> Environment | None:
