@@ -31,7 +31,7 @@ def tiny(folder: Path, channels: int = 4, blocks: int = 3) -> str:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", ["vae.channels_last", "vae.slicing"])
+@pytest.mark.parametrize("name", ["vae.slicing"])
 def test_what_costs_no_quality_draws_the_same(name: str, family: str, pipeline_folder: Folder) -> None:
     folder, knob = pipeline_folder(family), KNOBS[name]
     assert not knob.may_change_image
@@ -40,20 +40,6 @@ def test_what_costs_no_quality_draws_the_same(name: str, family: str, pipeline_f
     untouched = draw(pipe, family)
     assert is_one_line(knob.apply(pipe, {name: True}))
     assert np.abs(draw(pipe, family) - untouched).max() < 1e-3
-
-
-@pytest.mark.parametrize("family", ["flux", "wan"])
-def test_channels_last_lays_every_convolution_out_anew(family: str, pipeline_folder: Folder) -> None:
-    import torch
-
-    pipe = load(pipeline_folder(family))
-    line = KNOBS["vae.channels_last"].apply(pipe, {"vae.channels_last": True})
-    formats = {torch.nn.Conv2d: torch.channels_last, torch.nn.Conv3d: torch.channels_last_3d}
-    convolutions = [module for module in pipe.vae.modules() if isinstance(module, tuple(formats))]
-    assert 0 < int(line.split()[0]) <= len(convolutions)
-    for module in convolutions:
-        [layout] = [layout for kind, layout in formats.items() if isinstance(module, kind)]
-        assert module.weight.is_contiguous(memory_format=layout)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -114,6 +114,16 @@ def conv_1x1(value: Value, facts: Facts) -> Effect:
     return Effect("1x1 convolutions are few, and cuDNN's are about as fast as products", tuple(changes))
 
 
+def channels_last(value: Value, facts: Facts) -> Effect:
+    """Return the effect of the layout that tensor cores read: inductor chooses it by itself."""
+    if facts.values.get("compile.scope", "none") != "none":
+        return Effect(
+            "the compiler chooses the layout of convolutions itself", (change(CONVOLUTIONS, 1.0, 0.93, 1.06),)
+        )
+    why = "without it cuDNN lays each convolution's input and output out anew"
+    return Effect(why, (change(CONVOLUTIONS, 0.85, 0.6, 1.1, least=0.4), change(COPIES, 1.0, 0.5, 1.1, least=0.2)))
+
+
 def autotuned_products(why: str, factor: float, low: float, high: float) -> EffectOf:
     """Return the effect of a flag of how autotuning chooses kernels for products."""
     return lambda value, facts: Effect(why, (to_peak(facts, factor, low, high),))
@@ -171,6 +181,7 @@ COMPILING: dict[str, EffectOf] = {
             (change(PRODUCTS, 0.9, 0.7, 1.05, least=0.5), change(CONVOLUTIONS, 0.9, 0.7, 1.05, least=0.5)),
         ),
     }),
+    "denoiser.channels_last": channels_last,
     "cudnn.benchmark": fixed({
         True: Effect(
             "cuDNN's first choice of a convolution is mostly the fastest",

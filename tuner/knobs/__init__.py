@@ -25,6 +25,7 @@ from tuner.knobs.inductor import (
     MaxAutotuneGemmBackends,
     PersistentTmaMatmul,
 )
+from tuner.knobs.layout import DenoiserChannelsLast, VaeChannelsLast
 from tuner.knobs.lora import LoraFile, LoraScale
 from tuner.knobs.memory import GroupOffload, LayerwiseCasting
 from tuner.knobs.modulation import ModulationOnce
@@ -34,7 +35,7 @@ from tuner.knobs.quantization import GgufFile, QuantizationScheme
 from tuner.knobs.schedule import BeginIndex, SchedulerKind, Steps
 from tuner.knobs.single_blocks import FuseInput, SplitOutput
 from tuner.knobs.text import SequenceLength
-from tuner.knobs.vae import ChannelsLast, Slicing, Tiling, TinyVae
+from tuner.knobs.vae import Slicing, Tiling, TinyVae
 from tuner.records.codec import Value, Values
 from tuner.records.gate import Allowance
 from tuner.records.machine import Environment
@@ -79,8 +80,9 @@ KNOBS: Mapping[str, Knob] = {
         FuseInput(),
         SplitOutput(),
         ModulationOnce(),
+        DenoiserChannelsLast(),
         TinyVae(),
-        ChannelsLast(),
+        VaeChannelsLast(),
         Tiling(),
         Slicing(),
         LoraFile(),

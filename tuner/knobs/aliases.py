@@ -221,6 +221,7 @@ KNOB_NAMES: Mapping[str, str] = by_word({
     "fuseqkvprojections fusedqkv fuse": "fuse_qkv",
     "modulation adaln adaptivenorms": "modulation.once",
     "memoryformat channelslast": "vae.channels_last",
+    "unetchannelslast unetmemoryformat transformerchannelslast": "denoiser.channels_last",
     "tinyvae taesd": "vae.tiny",
     "offload cpuoffload enablemodelcpuoffload modelcpuoffload": "memory.group_offload",
     "cfg cfgscale guidancescale": "workload.guidance_scale",

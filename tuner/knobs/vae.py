@@ -1,4 +1,4 @@
-"""The VAE: its memory layout, decoding in tiles and slices, and a tiny one in its place."""
+"""The VAE: decoding in tiles and slices, and a tiny one in its place."""
 
 from __future__ import annotations
 
@@ -77,50 +77,6 @@ def vae_scale_factor(vae: Any) -> int:
     with torch.no_grad():
         latents = torch.zeros(1, vae.config.latent_channels, side, side, device=vae.device, dtype=vae.dtype)
         return int(vae.decode(latents, return_dict=False)[0].shape[-1]) // side
-
-
-class ChannelsLast(Knob):
-    """Whether the VAE's convolution weights are stored channels last, the layout that tensor cores read."""
-
-    name = "vae.channels_last"
-    choices = (False, True)
-    order = 12
-
-    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
-        return None if not value or "vae" in architecture.components else "this pipeline has no autoencoder"
-
-    def is_set(self, pipe: Any, values: Mapping[str, Value]) -> bool:
-        import torch
-
-        formats = {torch.nn.Conv2d: torch.channels_last, torch.nn.Conv3d: torch.channels_last_3d}
-        return all(
-            module.weight.is_contiguous(memory_format=formats[type(module)])
-            for module in pipe.vae.modules()
-            if type(module) in formats
-        )
-
-    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
-        changed = to_channels_last(pipe.vae)
-        if not changed:
-            raise NoEffect("no convolution of the autoencoder changed its layout")
-        return f"{changed} convolutions of the autoencoder are channels last"
-
-    def code(self, values: Mapping[str, Value]) -> Code | None:
-        return Code(("to_channels_last(pipe.vae)",), carried=(to_channels_last,))
-
-
-def to_channels_last(model: Any) -> int:
-    """Store the convolution weights of a model channels last, and count those that changed."""
-    import torch
-
-    formats = {torch.nn.Conv2d: torch.channels_last, torch.nn.Conv3d: torch.channels_last_3d}
-    changed = 0
-    for module in model.modules():
-        for layer_type, memory_format in formats.items():
-            if isinstance(module, layer_type) and not module.weight.is_contiguous(memory_format=memory_format):
-                module.to(memory_format=memory_format)
-                changed += module.weight.is_contiguous(memory_format=memory_format)
-    return changed
 
 
 class VaeSplitting(Knob):
