@@ -12,6 +12,9 @@ import pytest
 
 from tuner.errors import BadInput
 from tuner.files import StudyFolder, lock_study
+from tuner.numbers import format_difference
+from tuner.records.codec import Estimate, encode_pretty
+from tuner.records.quality import MetricResult
 from tuner.report.conclusion import tolerated
 from tuner.report.console import make_console
 from tuner.report.renderers import RENDERERS
@@ -36,6 +39,24 @@ def test_a_copied_study_has_the_same_report(finished: Path, tmp_path: Path) -> N
     assert 0 < report.time.first_gain_s <= report.time.wall_s  # type: ignore[operator]
     moved = msgspec.structs.replace(report, folder=copied.folder, conclusion=copied.conclusion)
     assert copied == moved
+
+
+def test_a_panel_of_an_earlier_version_has_the_interval_of_the_decision(finished: Path) -> None:
+    best = read_report(finished).best
+    decided, value = best.chosen.quality_difference, best.chosen.quality
+    narrow = Estimate(value=decided.value, low=decided.value - 1e-4, high=decided.value + 1e-4)
+    result = MetricResult(
+        title="CLIP score", unit="", higher_is_better=True, value=Estimate(value=value, low=value, high=value),
+        difference=narrow, floor=0.01, verdict="same", ms_per_image=1.0,
+    )  # fmt: skip
+    panel = {best.quality_metric: result}
+    chosen = msgspec.structs.replace(best.chosen, panel=panel)
+    front = tuple(chosen if point.trial == chosen.trial else point for point in best.front)
+    edited = msgspec.structs.replace(best, chosen=chosen, front=front)
+    (finished / "best_config.json").write_bytes(encode_pretty(edited))
+    report = read_report(finished)
+    assert (report.best.chosen.panel or {})[best.quality_metric].difference == decided != narrow
+    assert format_difference(narrow.value, narrow.low, narrow.high) not in RENDERERS["html"]().render(report)
 
 
 @pytest.mark.parametrize("name", sorted(RENDERERS))

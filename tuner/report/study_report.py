@@ -24,6 +24,7 @@ from tuner.report.result_check import result_problem
 from tuner.report.studies import State, no_result, read_state
 from tuner.report.time_account import TimeAccount, make_account
 from tuner.result.config import read_best
+from tuner.result.objective import as_decided
 from tuner.result.records import BestConfig
 from tuner.search.history import History
 from tuner.search.recorded import read_outcomes, read_repetitions
@@ -70,7 +71,7 @@ def read_report(folder: Path) -> StudyReport:
     return StudyReport(
         folder=str(folder),
         request=request,
-        best=best,
+        best=as_decided(best),
         metric_title=get_metric(request.quality.metric).title,
         points=tuple(front_points(history, best.chosen.trial)),
         outcomes=tuple(history.all_settled()),
