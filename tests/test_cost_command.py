@@ -144,7 +144,9 @@ def test_a_device_that_the_table_does_not_know_keeps_its_own_price(tmp_path: Pat
 )
 def test_another_model_or_workload_does_not_compare(tmp_path: Path, file: Path, field: str, value: object) -> None:
     other = study(tmp_path, "other", "NVIDIA L4", **{field: value})
-    with pytest.raises(BadInput, match=rf"other\.json: {field.replace('__', '.')} differs from .*h200\.json.*`tune compare "):
+    with pytest.raises(
+        BadInput, match=rf"other\.json: {field.replace('__', '.')} differs from .*h200\.json.*`tune compare "
+    ):
         make_report([file, other], None, None)
 
 

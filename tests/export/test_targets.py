@@ -38,7 +38,8 @@ FLAGS = {
         "--enable-torch-compile", "--dit-precision", "--vae-tiling", "--vae-slicing",
     },
     "vllm-omni": {
-        "--omni", "--revision", "--dtype", "--enforce-eager", "--diffusion-compile-granularity", "--diffusion-compile-dynamic",
+        "--omni", "--revision", "--dtype", "--enforce-eager", "--diffusion-compile-granularity",
+        "--diffusion-compile-dynamic",
         "--no-diffusion-compile-dynamic", "--diffusion-attention-backend", "--diffusion-quantization-config",
         "--cache-backend", "--cache-config", "--vae-use-slicing", "--vae-use-tiling", "--diffusion-offload-config",
         "--lora-path", "--lora-scale", "--default-sampling-params",
