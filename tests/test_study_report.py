@@ -77,7 +77,22 @@ def test_every_renderer_shows_the_chosen_configuration(finished: Path, name: str
         assert float(rows[chosen.trial]["latency_s"]) == chosen.latency_s.value, "over all its processes"
         assert float(rows[chosen.trial]["latency_high_s"]) == chosen.latency_s.high
         assert rows[0]["scored_prompts"] == "2"
+        assert_rows_have_the_table(rows, report)
         assert rows[0]["steps"] == str(report.outcomes[0].values["steps"])
+
+
+def assert_rows_have_the_table(rows: list[dict[str, str]], report: StudyReport) -> None:
+    """The table of the front can be made from the rows alone."""
+    best = report.best
+    of_front = {int(row["trial"]) for row in rows if row["on_front"] == "True"}
+    assert of_front == {point.trial for point in best.front}
+    assert [int(row["trial"]) for row in rows if row["is_chosen"] == "True"] == [best.chosen.trial]
+    assert of_front | {0, best.chosen.trial} == {point.number for point in report.points}
+    assert all(float(rows[point.number]["speed_up"]) == point.speed_up for point in report.points)
+    chosen = rows[best.chosen.trial]
+    assert (float(chosen["speed_up_low"]), float(chosen["speed_up_high"])) == (best.speed_up.low, best.speed_up.high)
+    assert (chosen["is_confirmed"] == "True") == best.speed_up_confirmed
+    assert all(row["speed_up"] == "" for row in rows if row["status"] != "measured")
 
 
 @pytest.mark.parametrize(
