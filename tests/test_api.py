@@ -99,6 +99,8 @@ def test_trials_as_rows_and_as_a_table(study: tuner.Study) -> None:
     assert list(table.index) == [trial.number for trial in study.trials]
     assert table.loc[0, "steps"] == 28
     assert table["latency_s"].notna().all()
+    assert list(table.index[table["is_chosen"]]) == [study.best.chosen.trial]
+    assert table.loc[study.best.chosen.trial, "speed_up"] == study.best.speed_up.value
     assert next(iter(study.trials.rows()))["status"] == study.trials[0].status == "measured"
 
 

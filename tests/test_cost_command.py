@@ -144,7 +144,9 @@ def test_a_device_that_the_table_does_not_know_keeps_its_own_price(tmp_path: Pat
 )
 def test_another_model_or_workload_does_not_compare(tmp_path: Path, file: Path, field: str, value: object) -> None:
     other = study(tmp_path, "other", "NVIDIA L4", **{field: value})
-    with pytest.raises(BadInput, match=rf"other\.json: {field.replace('__', '.')} differs from .*h200\.json"):
+    with pytest.raises(
+        BadInput, match=rf"other\.json: {field.replace('__', '.')} differs from .*h200\.json.*`tune compare "
+    ):
         make_report([file, other], None, None)
 
 
@@ -200,7 +202,7 @@ def test_a_file_of_before_these_were_measured_still_reads(tmp_path: Path) -> Non
 def test_missing_measurements_are_not_shown(tmp_path: Path) -> None:
     data = {"baseline__compile_s": None, "chosen__compile_s": None}
     text = text_of(make_report([study(tmp_path, "a", "NVIDIA H200", **data)], None, None), 120)
-    assert "at least 59 samples" in text
+    assert "samples: of all processes; p95: of one process, shown only if that timed at least 59 calls" in text
     for word in ("first call", "compiling", "card", "J/image", "None", "nan"):
         assert word not in text
 

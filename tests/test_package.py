@@ -246,6 +246,21 @@ def test_it_generates_after_one_warm_up(
     assert health["first_call_s"] > 0 and "is not there" in health["compiled_code"]
 
 
+def test_what_compiles_nothing_says_so(
+    tiny_pipeline: Path, tmp_path: Path, importable: Callable[[Path, str], ModuleType]
+) -> None:
+    best = of_tiny(tiny_pipeline, SETTINGS)
+    eager = msgspec.structs.replace(best.chosen, compile_s=0.0)
+    front = tuple(eager if point.trial == eager.trial else point for point in best.front)
+    (tmp_path / "here").mkdir()
+    file = written(tmp_path / "here", msgspec.structs.replace(best, chosen=eager, front=front))
+    write_package(file, None, tmp_path / "out")
+    told = "nothing is compiled in this configuration"
+    assert undefined((tmp_path / "out" / "generation.py").read_text()) <= {"__file__"}
+    assert importable(tmp_path / "out", "generation").health()["compiled_code"] == told
+    assert told in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_the_server_answers_once_it_is_warm(
     served: Path, importable: Callable[[Path, str], ModuleType], process_state: None
 ) -> None:
@@ -254,5 +269,13 @@ def test_the_server_answers_once_it_is_warm(
         assert client.get("/health").json()["status"] == "ok"
         answer = client.post("/generate", json={"prompts": ["a red circle"], "seed": 7})
         assert answer.json() == {"images": importable(served, "generation").generate(["a red circle"], 7)}
-        for wrong in ({"prompts": []}, {"prompts": [" "]}, {"prompts": ["a"] * 3}, {"prompts": ["a"], "seed": -1}, {}):
+        more = {"prompts": ["a"], "steps": 4}
+        for wrong in (
+            {"prompts": []},
+            {"prompts": [" "]},
+            {"prompts": ["a"] * 3},
+            {"prompts": ["a"], "seed": -1},
+            {},
+            more,
+        ):
             assert client.post("/generate", json=wrong).status_code == 422

@@ -35,10 +35,12 @@ def test_it_is_read_back(study_copy: Path, engine: str, monkeypatch: pytest.Monk
     pandas = pytest.importorskip("pandas")
     pytest.importorskip(engine)
     monkeypatch.setattr(parquet, "_has", lambda name: name in (engine, "pandas"))
-    outcomes = read_report(study_copy).outcomes
-    frame = pandas.read_parquet(io.BytesIO(parquet.parquet(outcomes)), engine=engine)
+    report = read_report(study_copy)
+    outcomes = report.outcomes
+    frame = pandas.read_parquet(io.BytesIO(parquet.parquet(report)), engine=engine)
     assert list(frame["trial"]) == [outcome.number for outcome in outcomes]
     latencies = [outcome.timing.latency_s.value for outcome in outcomes if outcome.timing]
+    assert list(frame[frame["is_chosen"]]["trial"]) == [report.best.chosen.trial]
     assert list(frame["latency_s"].dropna()) == latencies
 
 

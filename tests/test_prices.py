@@ -146,5 +146,12 @@ def test_a_provider_without_the_device_is_refused(device_name: str, who: str) ->
         price_for(device_name, None, "Lambda")
 
 
+@pytest.mark.parametrize("device_name", ["NVIDIA L4", "AMD EPYC"])
+def test_an_unknown_provider_is_answered_with_the_known_ones(device_name: str) -> None:
+    told = r"^--provider Nosuch: the table has no such provider, only .*Lambda, .*Modal, .*; .* or give --price USD$"
+    with pytest.raises(BadInput, match=told):
+        price_for(device_name, None, "Nosuch")
+
+
 def test_the_cost_of_images() -> None:
     assert math.isclose(prices.cost_usd_per_1000_images(Price(usd_per_hour=3.6, source="a test"), 2.0), 0.5)

@@ -253,3 +253,21 @@ def test_the_command_writes_each_format(
     assert main(["report", str(study_copy), "--format", name, "--output", str(file)]) == 0
     assert capsys.readouterr().out == f"{file}\n"
     assert file.stat().st_size > 100
+
+
+@pytest.mark.parametrize(("name", "begins"), [("x.html", "<!"), ("x.md", "# "), ("x.JSON", "{"), ("x.txt", "<!")])
+def test_the_suffix_of_the_output_chooses_the_format(study_copy: Path, tmp_path: Path, name: str, begins: str) -> None:
+    assert main(["report", str(study_copy), "--output", str(tmp_path / name)]) == 0
+    assert (tmp_path / name).read_text(encoding="utf-8").startswith(begins)
+
+
+@pytest.mark.parametrize("options", [["--format", "html"], ["--format", "md"]])
+def test_a_suffix_that_contradicts_the_format_is_refused(
+    study_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    file = tmp_path / "x.json"
+    assert main(["report", str(study_copy), "--output", str(file), *options]) == 2
+    told = f"--output {file}: its suffix is that of json, not of --format {options[1]}; change one of them"
+    assert capsys.readouterr().err == f"tune: {told}\n"
+    assert not file.exists()
+    assert main(["report", str(study_copy), "--output", str(file), "--json"]) == 0

@@ -12,6 +12,9 @@ import pytest
 
 from tuner.errors import BadInput
 from tuner.files import StudyFolder, lock_study
+from tuner.numbers import format_difference
+from tuner.records.codec import Estimate, encode_pretty
+from tuner.records.quality import MetricResult
 from tuner.report.conclusion import tolerated
 from tuner.report.console import make_console
 from tuner.report.renderers import RENDERERS
@@ -38,6 +41,24 @@ def test_a_copied_study_has_the_same_report(finished: Path, tmp_path: Path) -> N
     assert copied == moved
 
 
+def test_a_panel_of_an_earlier_version_has_the_interval_of_the_decision(finished: Path) -> None:
+    best = read_report(finished).best
+    decided, value = best.chosen.quality_difference, best.chosen.quality
+    narrow = Estimate(value=decided.value, low=decided.value - 1e-4, high=decided.value + 1e-4)
+    result = MetricResult(
+        title="CLIP score", unit="", higher_is_better=True, value=Estimate(value=value, low=value, high=value),
+        difference=narrow, floor=0.01, verdict="same", ms_per_image=1.0,
+    )  # fmt: skip
+    panel = {best.quality_metric: result}
+    chosen = msgspec.structs.replace(best.chosen, panel=panel)
+    front = tuple(chosen if point.trial == chosen.trial else point for point in best.front)
+    edited = msgspec.structs.replace(best, chosen=chosen, front=front)
+    (finished / "best_config.json").write_bytes(encode_pretty(edited))
+    report = read_report(finished)
+    assert (report.best.chosen.panel or {})[best.quality_metric].difference == decided != narrow
+    assert format_difference(narrow.value, narrow.low, narrow.high) not in RENDERERS["html"]().render(report)
+
+
 @pytest.mark.parametrize("name", sorted(RENDERERS))
 def test_every_renderer_shows_the_chosen_configuration(finished: Path, name: str) -> None:
     report = read_report(finished)
@@ -56,7 +77,22 @@ def test_every_renderer_shows_the_chosen_configuration(finished: Path, name: str
         assert float(rows[chosen.trial]["latency_s"]) == chosen.latency_s.value, "over all its processes"
         assert float(rows[chosen.trial]["latency_high_s"]) == chosen.latency_s.high
         assert rows[0]["scored_prompts"] == "2"
+        assert_rows_have_the_table(rows, report)
         assert rows[0]["steps"] == str(report.outcomes[0].values["steps"])
+
+
+def assert_rows_have_the_table(rows: list[dict[str, str]], report: StudyReport) -> None:
+    """The table of the front can be made from the rows alone."""
+    best = report.best
+    of_front = {int(row["trial"]) for row in rows if row["on_front"] == "True"}
+    assert of_front == {point.trial for point in best.front}
+    assert [int(row["trial"]) for row in rows if row["is_chosen"] == "True"] == [best.chosen.trial]
+    assert of_front | {0, best.chosen.trial} == {point.number for point in report.points}
+    assert all(float(rows[point.number]["speed_up"]) == point.speed_up for point in report.points)
+    chosen = rows[best.chosen.trial]
+    assert (float(chosen["speed_up_low"]), float(chosen["speed_up_high"])) == (best.speed_up.low, best.speed_up.high)
+    assert (chosen["is_confirmed"] == "True") == best.speed_up_confirmed
+    assert all(row["speed_up"] == "" for row in rows if row["status"] != "measured")
 
 
 @pytest.mark.parametrize(

@@ -296,7 +296,8 @@ def lock_study(path: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        raise BadInput(f"{path.parent}: another process is running this study") from None
+        reason = "another process is running this study; wait until it ends, or stop it with Ctrl-C there"
+        raise BadInput(f"{path.parent}: {reason}") from None
     try:
         yield
     finally:

@@ -38,7 +38,8 @@ FLAGS = {
         "--enable-torch-compile", "--dit-precision", "--vae-tiling", "--vae-slicing",
     },
     "vllm-omni": {
-        "--omni", "--revision", "--enforce-eager", "--diffusion-compile-granularity", "--diffusion-compile-dynamic",
+        "--omni", "--revision", "--dtype", "--enforce-eager", "--diffusion-compile-granularity",
+        "--diffusion-compile-dynamic",
         "--no-diffusion-compile-dynamic", "--diffusion-attention-backend", "--diffusion-quantization-config",
         "--cache-backend", "--cache-config", "--vae-use-slicing", "--vae-use-tiling", "--diffusion-offload-config",
         "--lora-path", "--lora-scale", "--default-sampling-params",
@@ -152,6 +153,7 @@ def test_diffusers_own_terms_generate_the_same_images(different: Values, tiny_pi
     (tmp_path / "tuned.py").write_text(text)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", message=".*torch_dtype.*deprecated")
         found = runpy.run_path(str(tmp_path / "tuned.py"))
         tuned = tuner.load(config)
     assert found["arguments"] == tuned.call.arguments
@@ -169,6 +171,15 @@ def test_the_layers_left_alone_are_unknown_without_the_weights() -> None:
     denoiser = Denoiser(component="transformer", class_name="FluxTransformer2DModel")
     assert left_alone(best, denoiser, "int8-weight-only") is None
     assert "so that every linear layer is quantized" in " ".join(TARGETS["diffusers"]().render(best).split())
+
+
+# ---- vLLM-Omni ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", KNOBS["precision.dtype"].choices)
+def test_vllm_omni_is_told_the_precision(dtype: str) -> None:
+    text = TARGETS["vllm-omni"]().render(choosing({"precision.dtype": dtype, "steps": 3}))
+    assert f"  --dtype {dtype}" in text and "precision.dtype" not in text.partition("is left out:")[2]
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from tuner.records.model import Model, Workload
 from tuner.records.quality import MetricResult
 from tuner.report import panel_table
 from tuner.report.console import CHOSEN
+from tuner.result.objective import as_decided
 from tuner.result.prices import Price
 from tuner.result.records import BestConfig, MeasuredPoint, TrialCounts
 
@@ -87,3 +88,20 @@ def test_columns_that_have_no_room_are_left_out_the_chosen_one_last() -> None:
 def test_nothing_is_said_when_nothing_was_examined() -> None:
     found = best(point(5, None))
     assert rendered(panel_table.panel_table(msgspec.structs.replace(found, baseline=point(0, None)))) == []
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_the_studys_own_metric_has_the_interval_that_decided(higher_is_better: bool) -> None:
+    narrow, decided = Estimate(value=-0.3, low=-0.35, high=-0.25), Estimate(value=-0.3, low=-0.6, high=0.05)
+    found = msgspec.structs.replace(
+        judged(0.5, "worse"), difference=narrow, higher_is_better=higher_is_better
+    )  # fmt: skip
+    chosen = msgspec.structs.replace(
+        point(5, 0.5), quality_difference=decided, panel={"ssim": found, "psnr": found}
+    )  # fmt: skip
+    shown = as_decided(best(chosen, chosen))
+    for panel in (shown.chosen.panel or {}, shown.front[0].panel or {}):
+        low, high = (-0.6, 0.05) if higher_is_better else (-0.05, 0.6)
+        assert panel["ssim"].difference == Estimate(value=-0.3 if higher_is_better else 0.3, low=low, high=high)
+        assert panel["ssim"].verdict == "in doubt" and panel["psnr"] == found
+    assert shown.baseline == point(0, 1.0)

@@ -16,6 +16,7 @@ from inline_study import Workers
 
 from tuner.cli import main
 from tuner.commands import verify as command
+from tuner.commands.verify.table import verdict
 from tuner.errors import StudyFailed
 from tuner.execution.inline import InlineExecutor
 from tuner.hardware.environment import detect
@@ -25,7 +26,7 @@ from tuner.records.outcome import Failure
 from tuner.records.protocol import BuildDone, Job, Message, Point, PointFailed, WorkerFailed
 from tuner.records.quality import Quality
 from tuner.result.config import read_best
-from tuner.result.records import BestConfig
+from tuner.result.records import BestConfig, TimingNoise
 from tuner.verify import changes as changes_module
 from tuner.verify.bench import SCORE, Bench
 from tuner.verify.course import PAIRS, Course
@@ -179,6 +180,21 @@ def test_a_machine_that_is_slower_as_a_whole_is_told(verified: Callable[..., Ver
     verification = verified(now)
     assert answers(verification)[FAST] == "fail"
     assert "the untouched pipeline is slower too, 1.20x" in text(verification, FAST)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize(("spread", "status"), [(0.05, "pass"), (0.5, "unavailable")])
+def test_noise_that_hides_any_slowdown_answers_nothing(
+    verified: Callable[..., Verification], spread: float, status: str, quick: bool
+) -> None:
+    noise = TimingNoise(processes=3, coefficient_of_variation=spread)
+    verification = verified(Now(), quick=quick, edit=lambda best: msgspec.structs.replace(best, timing_noise=noise))
+    assert answers(verification) == {CLEAN: "pass", FAST: status, GOOD: "pass"}
+    assert "the noise would hide a slowdown of up to" in text(verification, FAST)
+    assert ("verify on a quieter machine" in text(verification, FAST)) == (status == "unavailable")
+    assert ("without --quick" in text(verification, FAST)) == (status == "unavailable" and quick)
+    last = "verified" if status == "pass" else "verified, but for what could not be checked: as fast"
+    assert verdict(verification).plain == last
 
 
 def test_another_machine_has_no_recorded_latency(verified: Callable[..., Verification]) -> None:

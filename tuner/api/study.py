@@ -61,7 +61,7 @@ class Study:
     @property
     def trials(self) -> Trials:
         """All trials in order."""
-        return Trials(self.report.outcomes)
+        return Trials(self.report)
 
     def load(self, trial: int | None = None) -> Tuned:
         """Load the pipeline with the chosen configuration, or with that of a `trial` on the front."""
@@ -84,8 +84,9 @@ class Study:
 class Trials(Sequence[Outcome]):
     """The trials of a study, each as it was recorded."""
 
-    def __init__(self, outcomes: Sequence[Outcome]) -> None:
-        self.outcomes = outcomes
+    def __init__(self, report: StudyReport) -> None:
+        self.report = report
+        self.outcomes = report.outcomes
 
     def __getitem__(self, index: Any) -> Any:
         return self.outcomes[index]
@@ -95,7 +96,7 @@ class Trials(Sequence[Outcome]):
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Return a row for each trial: its status and reason, its figures, and the value of each knob."""
-        return trial_rows(self.outcomes)
+        return trial_rows(self.report)
 
     def to_pandas(self) -> Any:
         """Return the rows as a DataFrame, indexed by trial. Raises Unavailable without pandas."""

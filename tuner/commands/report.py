@@ -11,6 +11,9 @@ from tuner.errors import BadInput
 from tuner.files import absent
 
 FORMATS = ("html", "md", "json")
+DEFAULT = "html"
+SUFFIXES = {".html": "html", ".htm": "html", ".md": "md", ".markdown": "md", ".json": "json"}
+"""The format that a suffix of --output means. Other suffixes mean none."""
 
 SUMMARY = "write the report of a study as one HTML file, or as Markdown or JSON"
 DESCRIPTION = """\
@@ -27,6 +30,7 @@ EXAMPLES = """\
 examples:
   tune report                                    the newest study
   tune report demo-9ec7c40c --output demo.html   somewhere else
+  tune report demo-9ec7c40c --output demo.md     Markdown, by the suffix
   tune report demo-9ec7c40c --format md
 """
 
@@ -35,12 +39,12 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add the arguments of `tune report`."""
     parser = subparsers.add_parser("report", help=SUMMARY, description=DESCRIPTION, epilog=EXAMPLES)
     add_study(parser)
-    add_format(parser, FORMATS, "html", "format of the report")
+    add_format(parser, FORMATS, f"that of --output's suffix, else {DEFAULT}", "format of the report")
     parser.add_argument(
         "--output", type=Path, metavar="FILE",
         help="file to write (default: report.html in the study's folder; md and json go to standard output)",
     )  # fmt: skip
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, format=None)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -51,16 +55,25 @@ def run(options: argparse.Namespace) -> int:
     from tuner.report.written import write_page, write_text
 
     check_output(options.output)
+    format_ = find_format(options.format, options.output)
     report = read_report(find_study(options.study, options.out))
-    if options.format == "html":
+    if format_ == "html":
         sys.stdout.write(f"{write_page(report, options.output)}\n")
     elif options.output is not None:
-        write_text(options.output, RENDERERS[options.format]().render(report))
+        write_text(options.output, RENDERERS[format_]().render(report))
         sys.stdout.write(f"{options.output}\n")
     else:
-        sys.stdout.write(RENDERERS[options.format]().render(report))
+        sys.stdout.write(RENDERERS[format_]().render(report))
     sys.stdout.flush()
     return 0
+
+
+def find_format(asked: str | None, file: Path | None) -> str:
+    """Return the format that is asked for, else that of the file's suffix. Raises BadInput if they contradict."""
+    named = SUFFIXES.get(file.suffix.lower()) if file else None
+    if asked and named and asked != named:
+        raise BadInput(f"--output {file}: its suffix is that of {named}, not of --format {asked}; change one of them")
+    return asked or named or DEFAULT
 
 
 def check_output(file: Path | None) -> None:

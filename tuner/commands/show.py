@@ -60,7 +60,7 @@ def write_parquet(report: StudyReport) -> None:
     """Write the trials as Parquet to standard output. Raises BadInput if that is a terminal."""
     from tuner.report.parquet import parquet
 
-    data = parquet(report.outcomes)
+    data = parquet(report)
     if sys.stdout.isatty():
         raise BadInput(
             "--format parquet: it is no text: write it to a file, tune show --format parquet > trials.parquet"

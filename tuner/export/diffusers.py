@@ -77,7 +77,7 @@ def tiny_vae(values: Values) -> Words | None:
     """Write an AutoencoderTiny in place of the VAE."""
     location, keywords = load_arguments(str(values["vae.tiny"]))
     load = call("AutoencoderTiny.from_pretrained", location, **keywords).removesuffix(")")
-    return lines("vae.tiny", f"pipe.vae = {load}, torch_dtype=pipe.vae.dtype).to(pipe.vae.device)")
+    return lines("vae.tiny", f"pipe.vae = {load}, dtype=pipe.vae.dtype).to(pipe.vae.device)")
 
 
 def fused(values: Values) -> Words | None:
@@ -161,7 +161,7 @@ class Diffusers(WordingTarget):
 
 def loading(best: BestConfig, *, is_quantized: bool) -> str:
     """Write the statement that loads the pipeline."""
-    model, dtype = best.model, f"torch_dtype=torch.{best.chosen.values['precision.dtype']}"
+    model, dtype = best.model, f"dtype=torch.{best.chosen.values['precision.dtype']}"
     named = {name: getattr(model, name) for name in ("revision", "variant") if getattr(model, name)}
     parts = [repr(folder(model.base or model.source)), dtype, call("", **named)[1:-1]]
     parts += ["quantization_config=quantization_config"] * is_quantized

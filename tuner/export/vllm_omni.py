@@ -78,7 +78,7 @@ class VllmOmni(WordingTarget):
             "quantization.scheme", "--diffusion-quantization-config", QUANTIZED, OWN_LAYERS
         ),
         "cache.kind": cache,
-        "precision.dtype": lambda values: Words() if values["precision.dtype"] == "bfloat16" else None,  # its default
+        "precision.dtype": lambda values: Words({"--dtype": values["precision.dtype"]}),
         "vae.tiling": always(**{"--vae-use-tiling": True}),
         "vae.slicing": always(**{"--vae-use-slicing": True}),
         "memory.group_offload": always(**{"--diffusion-offload-config": OFFLOADED}),

@@ -25,12 +25,14 @@ LIBRARIES = ("torch", "triton", "torchao", "diffusers")
 LEFT_OUT = ("locks",)
 """Folders that compilers need while they run only."""
 
+NOTHING_COMPILED = "nothing is compiled in this configuration"
+
 
 def find_compiled_code(file: Path, best: BestConfig) -> tuple[Path | None, str | None]:
     """Return the folder of compiled code of the study of a result, or why there is none to ship."""
     paths = StudyFolder(file.resolve().parent)
     if best.chosen.compile_s == 0:
-        return None, "nothing is compiled in this configuration"
+        return None, NOTHING_COMPILED
     if not paths.request.exists():
         return None, f"no study is in {paths.root}"
     try:

@@ -13,7 +13,7 @@ from tuner.export.loading import folder
 from tuner.export.python import Python, codes_of, makes_videos, needed
 from tuner.knobs import KNOBS
 from tuner.model import pipeline
-from tuner.package.compiled import LIBRARIES
+from tuner.package.compiled import LIBRARIES, NOTHING_COMPILED
 from tuner.package.records import Package
 from tuner.records.text import visible
 from tuner.report.formatting import pluralize
@@ -71,6 +71,7 @@ def context(best: BestConfig, package: Package, is_choice: bool) -> dict[str, An
         "gpus": "--gpus all " if here.device == "cuda" else "",
         "batch": best.chosen.batch,
         "compiled": compiled_text(package),
+        "nothing_compiled": NOTHING_COMPILED if package.no_compiled_code_reason == NOTHING_COMPILED else "",
         "mount": mount(best.model.source),
         "own_model": "" if pipeline.HUB_ID.fullmatch(best.model.source) else "; MODEL=FOLDER names another folder",
         "mounted": [code(visible(path)) for path in files_of(best)],

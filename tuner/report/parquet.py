@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import Unavailable
-from tuner.records.outcome import Outcome
 from tuner.report.formatting import format_value
+from tuner.report.study_report import StudyReport
 from tuner.report.trial_rows import trial_rows
 
 REMEDY = "--format parquet: neither pyarrow nor fastparquet with pandas is installed; pip install pyarrow, or use csv"
 
 
-def parquet(outcomes: Sequence[Outcome]) -> bytes:
+def parquet(report: StudyReport) -> bytes:
     """Write a row for each trial and a column for each figure and each knob.
 
     A knob whose values are of several types is a column of text. Raises Unavailable without a library for Parquet.
     """
-    columns = typed_columns(list(trial_rows(outcomes)))
+    columns = typed_columns(list(trial_rows(report)))
     with tempfile.TemporaryDirectory(prefix="tune-parquet-") as folder:
         file = Path(folder) / "trials.parquet"
         if _has("pyarrow"):

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from tuner.numbers import format_ratio
-from tuner.records.codec import PositiveCount, Record, Value
+from tuner.records.codec import Estimate, PositiveCount, Record, Value
 from tuner.records.model import Workload
 from tuner.records.outcome import Outcome
 from tuner.report.console import Glyphs
 from tuner.report.formatting import label
-from tuner.search.gain import finalists, is_in_doubt, speed_up
+from tuner.search.gain import finalists, is_confirmed, is_in_doubt, speed_up
 from tuner.search.history import History
 from tuner.timing.target import meets_latency_target
 
@@ -46,6 +46,31 @@ class FrontPoint(Record):
     is_doubtful: bool = False
     misses_target: bool = False
     scored_prompts: PositiveCount | None = None
+
+
+class Standing(Record):
+    """Where a measured trial stands: its throughput over the baseline's, and whether pairs of processes confirmed that.
+
+    Trials whose gain is in doubt are on the front, too.
+    """
+
+    speed_up: Estimate
+    is_confirmed: bool
+    on_front: bool
+
+
+def standings(history: History) -> dict[int, Standing]:
+    """Return where each measured trial stands, by its number."""
+    front = {outcome.number for outcome in finalists(history)}
+    measured = {number: each for number, each in history.outcomes.items() if each.status == "measured" and each.timing}
+    return {
+        number: Standing(
+            speed_up=speed_up(history, outcome),
+            is_confirmed=is_confirmed(history, outcome),
+            on_front=number in front,
+        )
+        for number, outcome in measured.items()
+    }
 
 
 def front_point(

@@ -12,18 +12,19 @@ from tuner.files import StudyFolder
 from tuner.quality.metrics import get_metric
 from tuner.records.advice import FILE as ADVICE
 from tuner.records.advice import Advice
-from tuner.records.codec import Record, decode, read
+from tuner.records.codec import Count, Record, decode, read
 from tuner.records.database import select
 from tuner.records.outcome import Outcome
 from tuner.records.quality import NoiseFloor
 from tuner.records.stages import read_stages
 from tuner.report.conclusion import conclusion
 from tuner.report.explanation import Explanation, explain
-from tuner.report.points import FrontPoint, front_points
+from tuner.report.points import FrontPoint, Standing, front_points, standings
 from tuner.report.result_check import result_problem
 from tuner.report.studies import State, no_result, read_state
 from tuner.report.time_account import TimeAccount, make_account
 from tuner.result.config import read_best
+from tuner.result.objective import as_decided
 from tuner.result.records import BestConfig
 from tuner.search.history import History
 from tuner.search.recorded import read_outcomes, read_repetitions
@@ -35,7 +36,8 @@ class StudyReport(Record):
 
     The `outcomes` have the latency over all their processes. `refused` counts the refused candidates by reason,
     `conclusion` has a few lines of text. `explanation` says why this configuration was chosen, `advice` what was
-    expected before the search. `time` is None of a study that an earlier version made.
+    expected before the search, `standings` where each measured trial stands. `time` is None of a study that an earlier
+    version made.
     """
 
     folder: str
@@ -50,6 +52,7 @@ class StudyReport(Record):
     time: TimeAccount | None = None
     explanation: Explanation | None = None
     advice: Advice | None = None
+    standings: dict[Count, Standing] = msgspec.field(default_factory=dict)
 
 
 def read_report(folder: Path) -> StudyReport:
@@ -70,7 +73,7 @@ def read_report(folder: Path) -> StudyReport:
     return StudyReport(
         folder=str(folder),
         request=request,
-        best=best,
+        best=as_decided(best),
         metric_title=get_metric(request.quality.metric).title,
         points=tuple(front_points(history, best.chosen.trial)),
         outcomes=tuple(history.all_settled()),
@@ -80,6 +83,7 @@ def read_report(folder: Path) -> StudyReport:
         time=make_account(read_stages(paths.stages), history),
         explanation=explain(history, best.chosen.trial),
         advice=history.advice,
+        standings=standings(history),
     )
 
 

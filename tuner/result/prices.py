@@ -85,21 +85,32 @@ def price_for(device_name: str, override: float | None, provider: str | None = N
     """Return the price of a device: the user's, else the table's, else a nominal one that only ranks configurations.
 
     With several providers the table's price is the lower median: a single outlier does not move it, and it is a real
-    offer. With `provider` it is the price of that one. Raises BadInput, with the providers that have the device, if
-    that one does not.
+    offer. With `provider` it is the price of that one. Raises BadInput, with the providers that are known, if that one
+    is not or does not have the device.
     """
     if override is not None:
         return Price(usd_per_hour=override, source="--price")
     quotes = quotes_for(device_name)
     if provider is not None:
-        known = ", ".join(quote.provider for quote in quotes) or "no provider"
-        quotes = [quote for quote in quotes if quote.provider.casefold() == provider.casefold()]
-        if not quotes:
-            raise BadInput(f"--provider {provider}: no price for {device_name}; the table has {known} for it")
+        offers = [quote for quote in quotes if quote.provider.casefold() == provider.casefold()]
+        if not offers:
+            raise BadInput(f"--provider {provider}: {_no_price_reason(device_name, provider, quotes)}")
+        quotes = offers
     if quotes:
         return Price(usd_per_hour=statistics.median_low(quote.usd_per_hour for quote in quotes), source=_source(quotes))
     source = f"{NOMINAL}: no price is known for {device_name}, give --price"
     return Price(usd_per_hour=NOMINAL_USD_PER_HOUR, source=source)
+
+
+def _no_price_reason(device_name: str, provider: str, quotes: Sequence[Quote]) -> str:
+    """Say why a provider has no price for a device, and what to give instead."""
+    known = sorted({quote.provider for quote in price_table().quotes}, key=str.casefold)
+    if provider.casefold() not in map(str.casefold, known):
+        return f"the table has no such provider, only {', '.join(known)}; name one of them, or give --price USD"
+    others = ", ".join(quote.provider for quote in quotes)
+    if not others:
+        return f"no price for {device_name}; the table has no provider for it, give --price USD"
+    return f"no price for {device_name}; the table has {others} for it, or give --price USD"
 
 
 def is_nominal(price: Price) -> bool:

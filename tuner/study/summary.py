@@ -10,6 +10,7 @@ from tuner.records.outcome import Outcome
 from tuner.records.quality import Panel
 from tuner.result import config
 from tuner.result.economics import economics
+from tuner.result.objective import as_decided
 from tuner.result.records import BestConfig, MeasuredPoint
 from tuner.search import gain
 from tuner.search.gain import finalists, is_confirmed, prediction_checks, speed_up, timing_noise
@@ -22,7 +23,7 @@ def best_config(
     request: Request, history: History, chosen: Outcome, panel: Panel | None, quality_time_share: float
 ) -> BestConfig:
     """Return what is exported, with all metrics of the finalists if there is a panel."""
-    return BestConfig(
+    best = BestConfig(
         created_at=config.utc_now(),
         tuner_version=config.package_version(),
         model=request.model,
@@ -44,6 +45,7 @@ def best_config(
         predictions=tuple(prediction_checks(history)),
         roofline=roofline_of(history),
     )
+    return as_decided(best)
 
 
 def measured_point(history: History, outcome: Outcome, panel: Panel | None = None) -> MeasuredPoint:

@@ -151,7 +151,10 @@ def _check_comparable(first: _Study, other: _Study) -> None:
     expected, identity = _identity(first.best), _identity(other.best)
     for field, value in expected.items():
         if identity[field] != value:
-            raise BadInput(f"{other.file}: {field} differs from {first.file}, so their costs cannot be compared")
+            raise BadInput(
+                f"{other.file}: {field} differs from {first.file}, so their costs cannot be compared; "
+                f"`tune compare {first.file} {other.file}` shows results that differ, and how"
+            )
 
 
 def _identity(best: BestConfig) -> dict[str, Any]:

@@ -166,7 +166,9 @@ def _notes(report: CostReport, glyphs: Glyphs, width: int) -> Iterator[Text]:
         notes.append(f"{glyphs.chosen} chosen   {glyphs.baseline} baseline (the untouched pipeline)")
     if any(each.latency_p95_s is None for each in costs):
         needed = next(count for count in range(1, 1000) if supports_percentile(count, 0.95))
-        notes.append(f"p95: shown only with at least {needed} samples")
+        notes.append(
+            f"samples: of all processes; p95: of one process, shown only if that timed at least {needed} calls"
+        )
     if any(each.compile_s for each in costs):
         notes.append("compiling: without what an earlier trial had already compiled")
     if any(each.smallest_card_gb is not None for each in costs):

@@ -72,4 +72,14 @@ def conclusion(shown: Verification) -> Iterator[RenderableType]:
         yield Text(f"Repair: trial {repair.trial} ({settings}): {repair.text}; tuner.load(path, trial={repair.trial})")
     elif not shown.passed:
         yield Text("Repair: no other point of the front passes; tune again with `tune run`")
-    yield Text("verified" if shown.passed else "NOT verified", style=STYLES["pass" if shown.passed else "fail"])
+    yield verdict(shown)
+
+
+def verdict(shown: Verification) -> Text:
+    """Return the last line, which names the questions that nothing could answer."""
+    if not shown.passed:
+        return Text("NOT verified", style=STYLES["fail"])
+    unknown = ", ".join(check.question for check in shown.checks if check.status == "unavailable")
+    if unknown:
+        return Text(f"verified, but for what could not be checked: {unknown}", style=STYLES["unavailable"])
+    return Text("verified", style=STYLES["pass"])

@@ -15,7 +15,7 @@ class Csv(Renderer):
     """A row for each trial, a column for each figure and each knob; what is unknown or not active is empty."""
 
     def render(self, report: StudyReport) -> str:
-        rows = list(trial_rows(report.outcomes))
+        rows = list(trial_rows(report))
         columns = list(dict.fromkeys(name for row in rows for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
