@@ -36,7 +36,7 @@ from tuner.report.renderers import RENDERERS
 from tuner.report.study_report import read_report
 from tuner.report.trial_text import result_text
 from tuner.result.config import read_best, read_config
-from tuner.result.records import BestConfig
+from tuner.result.records import BestConfig, TimingNoise
 from tuner.search import baseline, confirmation
 from tuner.search.budget import Budget
 from tuner.search.confirmation import Confirmation
@@ -55,6 +55,15 @@ def conclusion_of(study: Study) -> str:
 
 
 FINISHED = "this study is finished: give a longer --budget, or more --trials, to go on"
+
+
+def test_the_conclusion_warns_where_processes_differ(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    with bench.study(trials=2) as found:
+        found.run()
+        assert "Noise" not in conclusion_of(found)
+        noise = TimingNoise(processes=4, coefficient_of_variation=0.48)
+        monkeypatch.setattr("tuner.report.conclusion.timing_noise", lambda _: noise)
+        assert "Noise    48% between processes of the baseline" in conclusion_of(found)
 
 
 @pytest.mark.parametrize(("prompts", "warned"), [(2, True), (15, True), (16, False)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 from tuner.errors import BadInput
@@ -16,7 +17,7 @@ from tuner.result import front
 from tuner.result.records import BestConfig
 from tuner.search.budget import pair_s
 from tuner.search.confirmation import first_in_doubt
-from tuner.search.gain import speed_up
+from tuner.search.gain import NOISY, speed_up, timing_noise
 from tuner.search.history import History
 from tuner.search.request import Request
 
@@ -37,12 +38,21 @@ def conclusion(request: Request, history: History, chosen: int, folder: Path) ->
     return "\n".join(
         (
             f"Chosen   {_verdict(history, chosen)}",
+            *_noise_lines(history),
             f"As good  means that {tolerated(request.quality.metric, history.space.tolerance)}"
             f"{_in_noise_floors(history)}, with 95 % confidence{_few_prompts(history, chosen)}",
             f"Use it   tuner.load({str(folder / 'best_config.json')!r})",
             f"Look     tune board {folder}",
         )
     )
+
+
+def _noise_lines(history: History) -> Iterator[str]:
+    """Yield a warning where latencies of the front and gains measured in pairs may contradict each other."""
+    noise = timing_noise(history)
+    if noise is not None and noise.coefficient_of_variation > NOISY:
+        spread = f"{noise.coefficient_of_variation:.0%}"
+        yield f"Noise    {spread} between processes of the baseline: latencies above vary as much, gains in pairs less"
 
 
 def _few_prompts(history: History, chosen: int) -> str:

@@ -18,6 +18,9 @@ MIN_PAIRS = 2
 MAX_PAIRS = 6
 """Pairs after which a gain that is still in doubt is given up."""
 
+NOISY = 0.1
+"""The coefficient of variation of the baseline's processes above which the user is warned."""
+
 
 def timing_noise(history: History) -> TimingNoise | None:
     """Return how far fresh processes of the baseline differ on a device (A/A); None before there are two."""

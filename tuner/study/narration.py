@@ -14,12 +14,9 @@ from tuner.result import front
 from tuner.result.records import TimingNoise
 from tuner.search.budget import quickest_build_s
 from tuner.search.confirmation import by_preference
-from tuner.search.gain import MIN_PAIRS, is_confirmed, prediction_checks, speed_up
+from tuner.search.gain import MIN_PAIRS, NOISY, is_confirmed, prediction_checks, speed_up
 from tuner.search.history import BASELINE, History
 from tuner.search.plan import GOOD_BUILDS, Plan
-
-NOISY = 0.1
-"""The coefficient of variation of the baseline's processes above which the user is warned."""
 
 SHORT_S = 600.0
 """A shorter budget is written in seconds."""
