@@ -8,10 +8,20 @@ import msgspec
 import pytest
 from inline_study import Bench, Workers
 
+from tuner.api.tuning import make_options
 from tuner.cli import main
+from tuner.commands import run
 from tuner.report.dry_run import DryRun
+from tuner.search.request import Request
 
 ARGUMENTS = ("run", "demo", "--device", "cpu", "--dry-run", "--trials", "7")
+
+
+class DemoBench(Bench):
+    """Studies of the demo, as `tune run demo` asks for them."""
+
+    def request(self, *settings: str) -> Request:
+        return run.make_request(make_options(model="demo", device="cpu", set=list(settings)))
 
 
 def told(out: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
@@ -41,13 +51,25 @@ def test_as_json_it_is_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_a_study_that_was_begun_is_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Bench(tmp_path, Workers()).run(trials=3)
+    DemoBench(tmp_path, Workers()).run(trials=3)
     plan = msgspec.json.decode(told(tmp_path, capsys, "--json", "--study", "study"), type=DryRun)
     assert (plan.folder, plan.state, plan.recorded_trials) == (str(tmp_path / "study"), "finished", 3)
 
 
+def test_a_folder_of_another_study_is_refused_as_the_run_would(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Bench(tmp_path, Workers()).run(trials=3)
+    arguments = [*ARGUMENTS, "--out", str(tmp_path), "--study", "study"]
+    assert main(arguments) == 2
+    refusal = capsys.readouterr().err
+    assert "study.json: the study here has another model: model.source is /model there, demo is asked for" in refusal
+    assert main([each for each in arguments if each != "--dry-run"]) == 2
+    assert capsys.readouterr().err == refusal
+
+
 def test_a_study_that_runs_is_said_to_before_it_has_a_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with Bench(tmp_path, Workers()).study():
+    with DemoBench(tmp_path, Workers()).study():
         text = told(tmp_path, capsys, "--study", "study")
     assert "running, with 0 recorded trials; this command ran and wrote nothing" in " ".join(text.split())
 

@@ -203,12 +203,14 @@ def checked_request(options: argparse.Namespace, detect: Callable[[], Environmen
 
 
 def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> int:
-    """Print what a study would do."""
+    """Print what a study would do. Raises BadInput if the folder holds another study, as the run would."""
     from tuner.report.dry_run import DryRun, DryRunText, PlannedRecipe, combinations, refused_recipes
     from tuner.report.studies import read_state
     from tuner.search.recorded import outcome_files
+    from tuner.search.request import read_same_request
 
     paths = StudyFolder(folder)
+    recorded = read_same_request(paths, request)
     space, limits = request.space, with_demo_budget(with_last_budget(folder, limits_of(options)), request)
     refused = refused_recipes(space)
     plan = DryRun(
@@ -216,7 +218,7 @@ def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> in
         pipeline_class=request.model.pipeline_class,
         device_name=request.environment.device_name,
         folder=str(folder),
-        state=read_state(paths) if paths.request.exists() else "new",
+        state="new" if recorded is None else read_state(paths),
         recorded_trials=sum(1 for _ in outcome_files(paths.trials)),
         budget_s=limits.budget_s,
         max_trials=limits.max_trials,
