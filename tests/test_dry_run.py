@@ -35,10 +35,26 @@ def test_it_names_what_is_tried_and_left_out_and_writes_nothing(
     text = " ".join(told(tmp_path, capsys).split())
     assert "new; this command ran and wrote nothing" in text
     assert "time: 5 min 30 s, then judging the finalists, at most 15 min, or 7 trials" in text
-    assert "steps 28, 20, 14, 10, 8, 6" in text
+    assert "steps 28 (untouched), 20, 14, 10, 8, 6" in text
     assert "1. whole-model compile in half precision: compile.scope=full precision.dtype=bfloat16" in text
     assert "left out: graphs.denoiser=true" in text
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "row"),
+    [
+        (["steps=[10, 6]"], "steps 28 (untouched alone), 10, 6"),
+        (["steps=10"], "steps 28 (untouched alone), 10"),
+        (["steps=[10, 6]", "baseline.steps=10"], "steps 10 (untouched), 6"),
+    ],
+)
+def test_the_untouched_pipelines_value_comes_first_and_is_marked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: list[str], row: str
+) -> None:
+    text = " ".join(told(tmp_path, capsys, *(each for setting in settings for each in ("--set", setting))).split())
+    assert f"{row} " in text
+    assert "cache.threshold 0.05, 0.1, " in text, "the untouched pipeline has no cache"
 
 
 def test_as_json_it_is_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

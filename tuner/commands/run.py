@@ -223,7 +223,7 @@ def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> in
         budget_s=limits.budget_s,
         max_trials=limits.max_trials,
         prompts=len(space.workload.prompts),
-        baseline=space.baseline,
+        baseline=space.candidate({}),
         knobs=space.knobs,
         combinations=combinations(space),
         recipes=tuple(
