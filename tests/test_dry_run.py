@@ -11,6 +11,7 @@ from inline_study import Bench, Workers
 from tuner.api.tuning import make_options
 from tuner.cli import main
 from tuner.commands import run
+from tuner.commands.notes import left_out_notes
 from tuner.report.dry_run import DryRun
 from tuner.search.request import Request
 
@@ -97,6 +98,12 @@ def test_a_recipe_that_conflicts_with_a_pinned_value_is_left_out(
     name = "whole-model compile in half precision"
     assert name not in [recipe.name for recipe in plan.recipes] and len(plan.recipes) > 1
     assert plan.left_out[f"recipe {name}"].startswith("cache.kind=teacache: it decides between the blocks")
+
+
+def test_a_run_that_left_much_out_points_to_the_dry_run_which_has_the_reasons() -> None:
+    request = run.make_request(make_options(model="demo", device="cpu", set=["steps=[10, 6]"]))
+    (note,) = left_out_notes(request)
+    assert "(`tune run --dry-run` with the same options gives the reasons): " in note
 
 
 def test_bad_input_is_refused_as_ever(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
