@@ -118,7 +118,8 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--scorer", metavar="MODEL",
         help="CLIP model that scores the images, a folder or hub id (default: openai/clip-vit-base-patch16; for the "
-        "demo, the bundled scorer)",
+        "demo, the bundled scorer). demo is the scorer of the demo pipeline that comes with the package; it needs no "
+        "network, and its scores mean nothing for other images",
     )  # fmt: skip
     group.add_argument(
         "--metric", action="append", default=[], metavar="NAME=PATH",
