@@ -155,16 +155,18 @@ class Bench:
         self.strategy = DEFAULT
         (folder / "space.yaml").write_text(SPACE)
 
-    @contextmanager
-    def study(self, *settings: str, trials: int | None = 12, budget_s: float | None = 600.0) -> Iterator[Study]:
+    def request(self, *settings: str) -> Request:
         here = environment.detect("cpu")
-        request = Request(
+        return Request(
             model=Model(source="/model", revision=None, pipeline_class="FluxPipeline", scorer="/scorer"),
             environment=here,
             space=reader.load(self.folder / "space.yaml", kind(), here, settings),
             price=self.price,
         )
-        with Store(self.folder / "study", request) as store:
+
+    @contextmanager
+    def study(self, *settings: str, trials: int | None = 12, budget_s: float | None = 600.0) -> Iterator[Study]:
+        with Store(self.folder / "study", self.request(*settings)) as store:
             keep_strategy(store, self.strategy, DEFAULT)
             self.told: Any = Told()
             self.executor = InlineExecutor(lambda job: self.work(job), self.devices, self.slots)

@@ -92,6 +92,17 @@ def study(tmp_path: Path) -> tuner.Study:
     return tuner.Study.open(tmp_path / "study")
 
 
+def test_settings_that_are_no_mapping_are_refused(tmp_path: Path) -> None:
+    for settings in ("steps=3", "", ["steps=3"]):
+        with pytest.raises(BadInput, match=r'tune\(\): settings: it is a .*; give a mapping .* such as \{"steps": 3\}'):
+            tuner.tune(settings=settings, out=tmp_path)  # type: ignore[arg-type]
+
+
+def test_trials_are_shown_by_their_count_and_status(study: tuner.Study) -> None:
+    assert repr(study.trials) == "<6 trials: 6 measured>"
+    assert repr(type(study.trials)([])) == "<0 trials>"
+
+
 def test_trials_as_rows_and_as_a_table(study: tuner.Study) -> None:
     pandas = pytest.importorskip("pandas")
     table = study.trials.to_pandas()

@@ -158,6 +158,13 @@ def test_help_takes_less_than_half_a_second(tmp_path: Path) -> None:
     assert after.children_user + after.children_system - before.children_user - before.children_system < 0.5
 
 
+def test_help_and_the_page_say_what_the_demos_scorer_is_good_for(tmp_path: Path) -> None:
+    page = Path(__file__).parents[1] / "docs" / "quality.md"
+    for text in (tune("run", "--help", cwd=tmp_path).stdout, page.read_text()):
+        words = " ".join(text.split())
+        assert "scorer of the demo pipeline that comes with the package; it needs no network" in words
+
+
 def test_help_names_every_option(tmp_path: Path) -> None:
     text = tune("run", "--help", cwd=tmp_path).stdout
     for option in ("space", "scorer", "device", "budget", "trials", "price", "out", "study", "revision"):

@@ -31,7 +31,7 @@ from tuner.report.live import LiveDisplay, make_display
 from tuner.report.plain import PlainDisplay
 from tuner.report.points import FrontPoint
 from tuner.report.running import RunningSet
-from tuner.report.trial_text import result_text
+from tuner.report.trial_text import limits_text, result_text
 
 BASELINE: dict[str, Any] = {"compile.scope": "none", "steps": 28}
 LIMITS = Limits(budget_s=300.0, max_trials=40)
@@ -236,6 +236,26 @@ def test_progress_counts_trials_over_all_runs_and_no_repetitions() -> None:
     assert "1:00 left of 5:00, trial 3 of 40" in text
     assert "2 measured   1 rejected" in text
     assert re.search(r"finalists +judging 0:00", text)
+
+
+@pytest.mark.parametrize(
+    ("trials", "spent_s", "text"),
+    [
+        (None, 0.0, "a budget of 2:30, after which the finalists are judged"),
+        (None, 122.4, "a budget of 2:30 (2:02 used before), after which the finalists are judged"),
+        (9, 122.4, "a budget of 2:30 (2:02 used before) or 9 trials, after which the finalists are judged"),
+    ],
+)
+def test_a_study_that_goes_on_says_how_much_of_its_budget_is_used(
+    trials: int | None, spent_s: float, text: str
+) -> None:
+    limits = Limits(budget_s=150.0, max_trials=trials)
+    assert limits_text(limits, spent_s) == text
+    stream = io.StringIO()
+    shown = PlainDisplay(stream, BASELINE)
+    shown.started("demo", Path("x"), limits, [], spent_s, [])
+    shown.closed()
+    assert stream.getvalue().endswith(f"demo: study folder x, {text}\n")
 
 
 def test_notable_stages_and_silence_are_told(talkative: tuple[io.StringIO, PlainDisplay]) -> None:

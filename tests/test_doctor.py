@@ -198,6 +198,15 @@ def test_a_gpu_that_torch_cannot_use_is_a_problem(monkeypatch: pytest.MonkeyPatc
     assert "NVIDIA H100 is not used: the installed torch has no CUDA" in problems(monkeypatch, CPU)
 
 
+@pytest.mark.parametrize("name", [None, "NVIDIA H100"])
+def test_a_device_that_a_study_would_refuse_is_a_problem(monkeypatch: pytest.MonkeyPatch, name: str | None) -> None:
+    monkeypatch.setattr(environment, "driver_gpu_name", lambda: name)
+    monkeypatch.setattr(environment, "torch_cuda_version", lambda: None)
+    refusals = [problem for problem in diagnose("cuda").problems if "no CUDA" in problem]
+    assert refusals == ["--device cuda: the installed torch has no CUDA (install the CUDA build of torch)"]
+    assert not [problem for problem in diagnose("auto").problems if "--device cuda" in problem]
+
+
 def test_a_gpu_that_is_not_used_on_purpose_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "driver_gpu_name", lambda: "NVIDIA H100")
     found = diagnose("cpu")

@@ -8,10 +8,21 @@ import msgspec
 import pytest
 from inline_study import Bench, Workers
 
+from tuner.api.tuning import make_options
 from tuner.cli import main
+from tuner.commands import run
+from tuner.commands.notes import left_out_notes
 from tuner.report.dry_run import DryRun
+from tuner.search.request import Request
 
 ARGUMENTS = ("run", "demo", "--device", "cpu", "--dry-run", "--trials", "7")
+
+
+class DemoBench(Bench):
+    """Studies of the demo, as `tune run demo` asks for them."""
+
+    def request(self, *settings: str) -> Request:
+        return run.make_request(make_options(model="demo", device="cpu", set=list(settings)))
 
 
 def told(out: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
@@ -25,10 +36,26 @@ def test_it_names_what_is_tried_and_left_out_and_writes_nothing(
     text = " ".join(told(tmp_path, capsys).split())
     assert "new; this command ran and wrote nothing" in text
     assert "time: 5 min 30 s, then judging the finalists, at most 15 min, or 7 trials" in text
-    assert "steps 28, 20, 14, 10, 8, 6" in text
+    assert "steps 28 (untouched), 20, 14, 10, 8, 6" in text
     assert "1. whole-model compile in half precision: compile.scope=full precision.dtype=bfloat16" in text
     assert "left out: graphs.denoiser=true" in text
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "row"),
+    [
+        (["steps=[10, 6]"], "steps 28 (untouched alone), 10, 6"),
+        (["steps=10"], "steps 28 (untouched alone), 10"),
+        (["steps=[10, 6]", "baseline.steps=10"], "steps 10 (untouched), 6"),
+    ],
+)
+def test_the_untouched_pipelines_value_comes_first_and_is_marked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: list[str], row: str
+) -> None:
+    text = " ".join(told(tmp_path, capsys, *(each for setting in settings for each in ("--set", setting))).split())
+    assert f"{row} " in text
+    assert "cache.threshold 0.05, 0.1, " in text, "the untouched pipeline has no cache"
 
 
 def test_as_json_it_is_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,13 +68,25 @@ def test_as_json_it_is_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_a_study_that_was_begun_is_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Bench(tmp_path, Workers()).run(trials=3)
+    DemoBench(tmp_path, Workers()).run(trials=3)
     plan = msgspec.json.decode(told(tmp_path, capsys, "--json", "--study", "study"), type=DryRun)
     assert (plan.folder, plan.state, plan.recorded_trials) == (str(tmp_path / "study"), "finished", 3)
 
 
+def test_a_folder_of_another_study_is_refused_as_the_run_would(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Bench(tmp_path, Workers()).run(trials=3)
+    arguments = [*ARGUMENTS, "--out", str(tmp_path), "--study", "study"]
+    assert main(arguments) == 2
+    refusal = capsys.readouterr().err
+    assert "study.json: the study here has another model: model.source is /model there, demo is asked for" in refusal
+    assert main([each for each in arguments if each != "--dry-run"]) == 2
+    assert capsys.readouterr().err == refusal
+
+
 def test_a_study_that_runs_is_said_to_before_it_has_a_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with Bench(tmp_path, Workers()).study():
+    with DemoBench(tmp_path, Workers()).study():
         text = told(tmp_path, capsys, "--study", "study")
     assert "running, with 0 recorded trials; this command ran and wrote nothing" in " ".join(text.split())
 
@@ -59,6 +98,12 @@ def test_a_recipe_that_conflicts_with_a_pinned_value_is_left_out(
     name = "whole-model compile in half precision"
     assert name not in [recipe.name for recipe in plan.recipes] and len(plan.recipes) > 1
     assert plan.left_out[f"recipe {name}"].startswith("cache.kind=teacache: it decides between the blocks")
+
+
+def test_a_run_that_left_much_out_points_to_the_dry_run_which_has_the_reasons() -> None:
+    request = run.make_request(make_options(model="demo", device="cpu", set=["steps=[10, 6]"]))
+    (note,) = left_out_notes(request)
+    assert "(`tune run --dry-run` with the same options gives the reasons): " in note
 
 
 def test_bad_input_is_refused_as_ever(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

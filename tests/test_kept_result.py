@@ -211,11 +211,18 @@ def test_what_is_only_words_keeps_the_study(bench: Bench, workers: Workers) -> N
 
 @pytest.mark.usefixtures("no_examiner")
 @pytest.mark.parametrize(
-    "setting", ["steps=20", "quality.tolerance=0.5", "workload.height=64", "workload.seeds=[5, 6]"]
+    ("setting", "differs"),
+    [
+        ("steps=20", r"knobs\.steps is \[28, 20, 14, 10, 6\] there, \[20\] is asked for"),
+        ("quality.tolerance=0.5", r"tolerance is 1\.0 there, 0\.5 is asked for"),
+        ("workload.height=64", r"workload\.height is 32 there, 64 is asked for"),
+        ("workload.seeds=[5, 6]", r"workload\.seeds is \[0, 1\] there, \[5, 6\] is asked for"),
+    ],
 )
-def test_what_trials_depend_on_makes_another_study(bench: Bench, setting: str) -> None:
+def test_what_trials_depend_on_makes_another_study(bench: Bench, setting: str, differs: str) -> None:
     bench.run(trials=3)
-    with pytest.raises(BadInput, match="the study here has another model, machine, search space"), bench.study(setting):
+    words = rf"the study here has another search space: space\.{differs}; give its options"
+    with pytest.raises(BadInput, match=words), bench.study(setting):
         pass
 
 

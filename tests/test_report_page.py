@@ -25,7 +25,7 @@ from tuner.files import thumbnail_path
 from tuner.records.advice import FILE, Advice, Expectation
 from tuner.records.codec import encode_pretty
 from tuner.report import written
-from tuner.report.page import images
+from tuner.report.page import facts, images
 from tuner.report.page.page import page
 from tuner.report.page.settings import settings
 from tuner.report.renderers import RENDERERS
@@ -157,6 +157,11 @@ def test_a_page_without_images_and_traces_leaves_them_out(recorded_study: Path) 
     text = page(read_report(recorded_study))
     assert 'id="images"' not in text
     assert 'id="trials"' in text
+
+
+def test_the_workload_has_the_steps_of_the_untouched_pipeline(large: StudyReport) -> None:
+    steps = large.request.space.baseline["steps"]
+    assert ("steps of the untouched pipeline", str(steps)) in list(facts.workload(large))
 
 
 def test_images_become_smaller_until_they_have_room(large: StudyReport, monkeypatch: pytest.MonkeyPatch) -> None:

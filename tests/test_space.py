@@ -298,6 +298,34 @@ def vars_of(environment: Environment) -> dict[str, Any]:
     return {name: getattr(environment, name) for name in environment.__struct_fields__}
 
 
+def test_a_knob_that_no_candidate_makes_act_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    knobs = {"cache.kind": ["none", "deepcache"], "cache.interval": [2, 3], "steps": [4, 2]}
+    file = write(tmp_path, changed("knobs", to=knobs))
+    space = reader.load(file, kind(), CPU)
+    assert (space.knobs["cache.kind"], "cache.interval" in space.knobs) == (("none",), False), "DeepCache is of UNets"
+    reason = "it acts only in candidates such as cache.kind=deepcache, and none is possible here"
+    assert space.left_out["cache.interval=2"] == space.left_out["cache.interval=3"] == reason
+    with pytest.raises(BadInput, match=r"--set cache\.interval=3: .* not available here: it acts only in candidates"):
+        reader.load(file, kind(), CPU, ["cache.interval=3"])
+
+
+def test_a_knob_that_a_recipe_alone_makes_act_stays(tmp_path: Path) -> None:
+    space = changed("knobs", to={"cache.threshold": [0.05, 0.2], "steps": [4, 2]})
+    assert "cache.threshold" not in reader.load(write(tmp_path, space), kind(), CPU).knobs
+    space["recipes"] = [{"name": "cache", "source": "a test", "values": {"cache.kind": "first-block"}}]
+    assert "cache.threshold" in reader.load(write(tmp_path, space), kind(), CPU).knobs
+
+
+@pytest.mark.parametrize("setting", ["batch=1", "compile.scope=none", "compile.scope=full", "cache.kind=first-block"])
+def test_what_is_left_out_as_inactive_is_what_no_sample_has(setting: str) -> None:
+    space = reader.load(reader.shipped_folder() / "any.yaml", kind(), H200, [setting])
+    chance = random.Random(0)
+    sampled = {name for _ in range(1000) for name in space.sample(lambda _, choices: chance.choice(choices))}
+    assert space.knobs.keys() <= sampled
+    inactive = {value.partition("=")[0] for value, reason in space.left_out.items() if "in candidates such" in reason}
+    assert not inactive & sampled
+
+
 def test_any_is_for_every_pipeline(tmp_path: Path) -> None:
     assert load(tmp_path, changed("pipelines", to=["any"]), CPU, "SanaPipeline").knobs["steps"] == (4, 2)
 

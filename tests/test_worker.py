@@ -11,6 +11,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 from channels import make_channel
+from PIL import Image
 
 from tuner.hardware.environment import detect
 from tuner.hardware.telemetry import OwnUse
@@ -20,13 +21,13 @@ from tuner.records.gate import Allowance, Finding, FindingKind, GatePolicy, Verd
 from tuner.records.machine import Memory
 from tuner.records.model import Workload
 from tuner.records.outcome import Components, Timing, WarmUp
-from tuner.records.protocol import CallTimed, Point
+from tuner.records.protocol import CallTimed, ImageSize, Point
 from tuner.records.quality import Quality
 from tuner.timing.measure import Throttled
 from tuner.trace import dynamo
 from tuner.worker import bench as worker
 from tuner.worker import calls, timing
-from tuner.worker.calls import PipelineCalls
+from tuner.worker.calls import PipelineCalls, image_size
 from tuner.worker.ranks import Ranks
 from tuner.worker.timing import Timer
 from tuner.worker.tracing import Tracer, rejects_graph_breaks
@@ -51,6 +52,13 @@ def finding(kind: FindingKind) -> Finding:
         kind=kind, count=3, count_per_step=1, idle_ms_per_step=0.5, operator="aten::item", reason="planted",
         source="model.py:7",
     )  # fmt: skip
+
+
+def test_the_size_of_what_a_call_generates_is_known_of_images_and_videos() -> None:
+    frame = Image.new("RGB", (48, 32))
+    assert image_size([frame, frame]) == ImageSize(width=48, height=32)
+    assert image_size([[frame] * 9]) == ImageSize(width=48, height=32, frames=9)
+    assert [image_size(other) for other in (None, [], [[]], "x", ["x"])] == [None] * 5
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ import msgspec
 import pytest
 
 from tuner.records.outcome import Limits
+from tuner.records.protocol import ImageSize
 from tuner.search.budget import QUICK_BUDGET_S, Budget
 from tuner.search.plan import BUDGETS_S, GOOD_BUILDS, Observed, Plan, Work, enough_s, judged_prompts, make_plan
 from tuner.study.events import BudgetChosen, CallObserved, EndExpected, Note
-from tuner.study.narration import format_budget, plan_text
+from tuner.study.narration import call_text, format_budget, plan_text
 from tuner.study.planner import LONGEST_S, Planner
 
 SWEEP = [28, 20, 14]
@@ -128,6 +129,7 @@ class Published:
     def __init__(self, budget_s: float | None = None) -> None:
         self.events: list[Any] = []
         self.budget = Budget(Limits(budget_s=budget_s, max_trials=None))
+        self.size = ImageSize(width=1024, height=768)
         self.planner = Planner(self.budget, self)  # type: ignore[arg-type]
 
     def publish(self, event: Any) -> None:
@@ -137,7 +139,7 @@ class Published:
 
     def told(self, observed: Observed) -> list[str]:
         before = len(self.events)
-        self.planner.observe(CallObserved(observed, work(), observed.start_s + observed.call_s))
+        self.planner.observe(CallObserved(observed, work(), observed.start_s + observed.call_s, self.size))
         return [event.text for event in self.events[before:] if isinstance(event, Note)]
 
 
@@ -145,7 +147,9 @@ def test_without_a_budget_the_study_takes_the_one_that_suits_the_size() -> None:
     published = Published()
     assert published.budget.ends_at == float("inf"), "until the first call is timed the study has no end"
     (text,) = published.told(FLUX)
-    assert text == "a call takes 5.08 s: a budget of 20 min, enough for about 12 builds; --budget sets another"
+    takes, budget = text.split(": ")
+    assert takes == "a call (1024x768, 28 steps) takes 5.08 s"
+    assert budget == "a budget of 20 min, enough for about 12 builds; --budget sets another"
     assert published.budget.total_s == 1200.0
     assert published.planner.repetition_s > 0
 
@@ -153,7 +157,7 @@ def test_without_a_budget_the_study_takes_the_one_that_suits_the_size() -> None:
 def test_a_given_budget_stays() -> None:
     published = Published(7200.0)
     (text,) = published.told(FLUX)
-    assert text.startswith("a call takes 5.08 s, the baseline about ")
+    assert text.startswith("a call (1024x768, 28 steps) takes 5.08 s, the baseline about ")
     assert text.endswith("the budget of 2:00:00 has room for about 108 builds")
     assert published.budget.total_s == 7200.0
 
@@ -176,7 +180,7 @@ def test_no_study_takes_days_by_itself() -> None:
     published = Published()
     (text,) = published.told(call(500.0))
     assert published.budget.total_s == LONGEST_S
-    assert "a call takes 3,500 s: a budget of 8 h, enough for no build; give --budget " in text
+    assert "a call (1024x768, 28 steps) takes 3,500 s: a budget of 8 h, enough for no build; give --budget " in text
 
 
 def test_a_study_whose_baseline_is_known_needs_no_call() -> None:
@@ -187,8 +191,22 @@ def test_a_study_whose_baseline_is_known_needs_no_call() -> None:
 
 
 def test_a_budget_that_is_too_small_is_told_with_one_that_is_enough() -> None:
-    text = plan_text(plan_of(0.5, budget_s=120.0), 1800.0, is_budget_given=True)
+    text = plan_text(plan_of(0.5, budget_s=120.0), 1800.0, "a call", is_budget_given=True)
     assert "the budget of 2:00 has room for no build; give --budget 30m, or fewer prompts" in text
+
+
+def test_a_baseline_that_takes_longer_than_the_budget_is_told_with_what_makes_calls_shorter() -> None:
+    remedy = "or pixels: --set workload.height=... --set workload.width=... makes calls shorter"
+    for budget_s, is_told in ((120.0, True), (36_000.0, False)):
+        plan = plan_of(20.0, budget_s=budget_s)
+        assert (plan.baseline_s > budget_s) is is_told
+        assert plan_text(plan, 1800.0, "a call", is_budget_given=True).endswith(remedy) is is_told
+
+
+def test_a_call_is_told_with_the_size_and_the_steps_that_make_it_slow() -> None:
+    assert call_text(ImageSize(width=1024, height=1024), 50) == "a call (1024x1024, 50 steps)"
+    assert call_text(ImageSize(width=832, height=480, frames=81), 1) == "a call (832x480, 81 frames, 1 step)"
+    assert call_text(None, 4) == "a call (4 steps)"
 
 
 @pytest.mark.parametrize(

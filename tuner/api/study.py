@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tuner.errors import Unavailable
 from tuner.files import resolved
 from tuner.records.outcome import Outcome
+from tuner.report.formatting import pluralize
 from tuner.report.page.page import notebook_cell
 from tuner.report.points import FrontPoint, in_order
 from tuner.report.renderers import RENDERERS
@@ -93,6 +95,11 @@ class Trials(Sequence[Outcome]):
 
     def __len__(self) -> int:
         return len(self.outcomes)
+
+    def __repr__(self) -> str:
+        counts = Counter(outcome.status for outcome in self.outcomes)
+        statuses = ", ".join(f"{count} {status}" for status, count in counts.items())
+        return f"<{pluralize(len(self), 'trial')}{': ' if statuses else ''}{statuses}>"
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Return a row for each trial: its status and reason, its figures, and the value of each knob."""

@@ -52,8 +52,8 @@ def tune(
     Raises TunerError: BadInput for what is not valid, Unavailable for what is missing, Interrupted after Ctrl-C.
     """
     given = make_options(
-        model=source_of(model), space=None if space is None else os.fspath(space), set=settings_text(settings or {}),
-        budget=budget, out=out, **options,
+        model=source_of(model), space=None if space is None else os.fspath(space),
+        set=settings_text({} if settings is None else settings), budget=budget, out=out, **options,
     )  # fmt: skip
     study_folder, request, machines = run.prepare(given)
     with contextlib.closing(machines):
@@ -107,7 +107,10 @@ def checked_trackers(names: list[str]) -> list[str]:
 
 
 def settings_text(settings: Mapping[str, Value | list[Value]]) -> list[str]:
-    """Return settings as --set takes them."""
+    """Return settings as --set takes them. Raises BadInput if they are no mapping."""
+    if not isinstance(settings, Mapping):
+        kind = type(settings).__name__
+        raise BadInput(f'tune(): settings: it is a {kind}; give a mapping of names to values such as {{"steps": 3}}')
     return [f"{name}={json.dumps(value)}" for name, value in settings.items()]
 
 

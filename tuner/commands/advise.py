@@ -58,12 +58,15 @@ def run(options: argparse.Namespace) -> int:
 def make_report(request: Request, model: str) -> AdviceReport:
     """Measure in a worker, in a folder that is removed after that, and advise."""
     from tuner.advisor.advise import advise
+    from tuner.commands.verify import note
     from tuner.execution.launch import FreshLauncher
     from tuner.execution.local import LocalExecutor
     from tuner.records.outcome import Device
     from tuner.report.advice_table import AdviceReport
     from tuner.study.advice_job import measure_untouched
 
+    if not sys.stderr.isatty():
+        note(f"measuring the untouched pipeline on {request.environment.device_name} ...")
     device = Device(name=request.environment.device)
     with tempfile.TemporaryDirectory(prefix="tune-advise-") as name:
         folder = Path(name)

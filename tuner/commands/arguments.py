@@ -61,7 +61,8 @@ def add_space(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None
         "--set", action="append", default=[], metavar="NAME=VALUE",
         help="override the search space: fix a knob (compile.mode=default), or set the workload (workload.height=512, "
         "workload.negative_prompt=blurry, workload.arguments.true_cfg_scale=4) or the tolerated loss of quality "
-        "(quality.tolerance=0.5); repeatable",
+        "(quality.tolerance=0.5); the untouched pipeline keeps its own steps unless baseline.steps=N sets them; "
+        "repeatable",
     )  # fmt: skip
 
 

@@ -49,6 +49,6 @@ def left_out_notes(request: Request) -> Iterator[str]:
         yield from (f"left out: {', '.join(names)}: {reason}" for reason, names in names_by_reason.items())
     else:
         yield (
-            f"left out: {len(left_out)} values or recipes that cannot be used here (`tune knobs "
-            f"{request.model.source}` lists the reasons): {', '.join(left_out)}"
+            f"left out: {len(left_out)} values or recipes that cannot be used here (`tune run --dry-run` with the "
+            f"same options gives the reasons): {', '.join(left_out)}"
         )

@@ -118,7 +118,8 @@ def _add_quality(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--scorer", metavar="MODEL",
         help="CLIP model that scores the images, a folder or hub id (default: openai/clip-vit-base-patch16; for the "
-        "demo, the bundled scorer)",
+        "demo, the bundled scorer). demo is the scorer of the demo pipeline that comes with the package; it needs no "
+        "network, and its scores mean nothing for other images",
     )  # fmt: skip
     group.add_argument(
         "--metric", action="append", default=[], metavar="NAME=PATH",
@@ -203,12 +204,14 @@ def checked_request(options: argparse.Namespace, detect: Callable[[], Environmen
 
 
 def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> int:
-    """Print what a study would do."""
+    """Print what a study would do. Raises BadInput if the folder holds another study, as the run would."""
     from tuner.report.dry_run import DryRun, DryRunText, PlannedRecipe, combinations, refused_recipes
     from tuner.report.studies import read_state
     from tuner.search.recorded import outcome_files
+    from tuner.search.request import read_same_request
 
     paths = StudyFolder(folder)
+    recorded = read_same_request(paths, request)
     space, limits = request.space, with_demo_budget(with_last_budget(folder, limits_of(options)), request)
     refused = refused_recipes(space)
     plan = DryRun(
@@ -216,12 +219,12 @@ def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> in
         pipeline_class=request.model.pipeline_class,
         device_name=request.environment.device_name,
         folder=str(folder),
-        state=read_state(paths) if paths.request.exists() else "new",
+        state="new" if recorded is None else read_state(paths),
         recorded_trials=sum(1 for _ in outcome_files(paths.trials)),
         budget_s=limits.budget_s,
         max_trials=limits.max_trials,
         prompts=len(space.workload.prompts),
-        baseline=space.baseline,
+        baseline=space.candidate({}),
         knobs=space.knobs,
         combinations=combinations(space),
         recipes=tuple(

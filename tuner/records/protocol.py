@@ -87,15 +87,24 @@ class StageStarted(Record, tag="stage"):
     index: Count | None = None
 
 
+class ImageSize(Record):
+    """The size of an image in pixels, or of a video of several frames."""
+
+    width: PositiveCount
+    height: PositiveCount
+    frames: PositiveCount = 1
+
+
 class CallTimed(Record, tag="call"):
     """A worker's message: a call of the untouched pipeline, of so many steps, took so long.
 
-    `fixed_s` of these seconds are the same whatever the steps, 0 if that is not known.
+    `fixed_s` of these seconds are the same whatever the steps, 0 if that is not known. `size` is that of an image.
     """
 
     steps: PositiveCount
     seconds: NonNegative
     fixed_s: NonNegative = 0.0
+    size: ImageSize | None = None
 
 
 class BuildDone(Record, tag="build"):

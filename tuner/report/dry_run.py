@@ -33,6 +33,7 @@ class PlannedRecipe(Record):
 class DryRun(Record):
     """What a study would do. `combinations` counts those of all values, some of which do not go together.
 
+    `baseline` has the untouched pipeline's values, which need not be among those that are searched.
     `recorded_trials` are those of a study that was begun, whose `state` is not "new". Without a budget the study
     chooses one after its first calls.
     """
@@ -81,8 +82,9 @@ class DryRunText:
         table.add_column("knob", style=BASELINE, no_wrap=True)
         table.add_column("values, the untouched pipeline's first", overflow="fold")
         for name, values in plan.knobs.items():
-            if len(values) > 1:
-                table.add_row(name, ", ".join(map(format_value, self._ordered(name, values))))
+            told = self._told(name, values)
+            if len(told) > 1:
+                table.add_row(name, ", ".join(told))
         yield table
         yield Text("")
         yield from self._recipes(width)
@@ -104,8 +106,14 @@ class DryRunText:
         limit = f", or {pluralize(plan.max_trials, 'trial')}" if plan.max_trials is not None else ""
         yield f"time: {budget}{limit}"
 
-    def _ordered(self, name: str, values: tuple[Value, ...]) -> list[Value]:
-        return sorted(values, key=lambda value: value != self.plan.baseline.get(name))
+    def _told(self, name: str, values: tuple[Value, ...]) -> list[str]:
+        """Return the values of a knob as text, before them the untouched pipeline's, if the knob is active there."""
+        if name not in self.plan.baseline:
+            return list(map(format_value, values))
+        untouched = self.plan.baseline[name]
+        mark = "untouched" if untouched in values else "untouched alone"
+        others = [format_value(value) for value in values if value != untouched]
+        return [f"{format_value(untouched)} ({mark})", *others]
 
     def _recipes(self, width: int) -> Iterator[Text]:
         for index, recipe in enumerate(self.plan.recipes, 1):

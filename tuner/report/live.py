@@ -69,7 +69,7 @@ class LiveDisplay(Display):
         self._limits = limits
         self._counts.update(outcome.status for outcome in recorded)
         self._print(Text(one_line(title), style="bold"))
-        self._print(Text(f"study folder {folder}, {limits_text(limits)}", style=QUIET))
+        self._print(Text(f"study folder {folder}, {limits_text(limits, spent_s)}", style=QUIET))
         for text in notes:
             self.note(text)
         self._live = Live(

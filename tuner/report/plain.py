@@ -58,7 +58,7 @@ class PlainDisplay(Display):
         recorded: Sequence[Outcome],
     ) -> None:  # fmt: skip
         self._begin = time.monotonic()
-        self._write(f"{title}: study folder {folder}, {limits_text(limits)}")
+        self._write(f"{title}: study folder {folder}, {limits_text(limits, spent_s)}")
         for text in notes:
             self.note(text)
         self._ticker = threading.Thread(target=self._tick, name="plain display", daemon=True)

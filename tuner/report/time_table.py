@@ -1,4 +1,4 @@
-"""Where the time of a study went, in at most eight lines."""
+"""Where the time of a study went, in at most nine lines."""
 
 from __future__ import annotations
 
@@ -56,8 +56,9 @@ def figures(account: TimeAccount) -> Iterator[str]:
     """Yield what was done in the time, and how long single steps took."""
     gain_s = account.first_gain_s
     gain = "no confirmed gain" if gain_s is None else f"first confirmed gain after {format_clock(gain_s)}"
-    parent = f"parent's CPU time {format_latency(account.parent_cpu_s)}, {account.parent_cpu_share:.1%}"
-    yield f"{pluralize(account.builds, 'build')}, {gain}; {parent}"
+    yield f"{pluralize(account.builds, 'build')}, {gain}"
+    cpu = f"{format_latency(account.parent_cpu_s)}, {account.parent_cpu_share:.1%}"
+    yield f"CPU time of this command itself {cpu} of the time"
     medians = {"start of a worker until its first call": account.start_s, "repetition": account.repetition_s}
     known = [f"{name} {format_latency(seconds)}" for name, seconds in medians.items() if seconds is not None]
     if known:

@@ -81,11 +81,12 @@ def _finding_text(finding: Finding) -> str:
     return f"{count} at {one_line(finding.source)}{price}"
 
 
-def limits_text(limits: Limits) -> str:
-    """Format the budget and the number of trials."""
+def limits_text(limits: Limits, spent_s: float) -> str:
+    """Format the budget, what earlier runs used of it, and the number of trials."""
     trials = f" or {pluralize(limits.max_trials, 'trial')}" if limits.max_trials is not None else ""
     budget = "that suits the size" if limits.budget_s is None else f"of {format_clock(limits.budget_s)}"
-    return f"a budget {budget}{trials}, after which the finalists are judged"
+    used = f" ({format_clock(spent_s)} used before)" if spent_s >= 1.0 else ""
+    return f"a budget {budget}{used}{trials}, after which the finalists are judged"
 
 
 def trial_text(number: int, purpose: str) -> str:

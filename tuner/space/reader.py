@@ -20,7 +20,7 @@ from tuner.space.combinations import check_combination
 from tuner.space.schema import SpaceFile
 from tuner.space.settings import apply_settings, check_available, origins
 from tuner.space.space_file import parse, read_extended, shipped_folder
-from tuner.space.usable import baseline_values, coerce, unavailable_reason, usable_values
+from tuner.space.usable import active_values, baseline_values, coerce, unavailable_reason, usable_values
 from tuner.space.workload import make_workload
 
 CLIP_SCORE = "clip_score"
@@ -61,6 +61,8 @@ def load(
     written = apply_settings(written, settings)
     baseline = baseline_values(written.baseline, architecture, environment)
     knobs, left_out = usable_values(written, architecture, environment, baseline)
+    knobs, inactive = active_values(written, knobs, environment, baseline)
+    left_out |= inactive
     check_available(settings, left_out)
     pinned = {name: values[0] for name, values in knobs.items() if values != (baseline[name],) and len(values) == 1}
     recipes, unusable = _recipes(written, knobs, pinned, architecture, environment)

@@ -8,6 +8,7 @@ from tuner.knobs import KNOBS
 from tuner.records.codec import Value, Values
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
+from tuner.space.activity import inactive_reasons
 from tuner.space.candidates import Recipe, format_value
 from tuner.space.schema import Listed, SpaceFile
 
@@ -54,6 +55,30 @@ def usable_values(
         if usable:
             knobs[name] = tuple(usable)
     return knobs, left_out
+
+
+def active_values(
+    written: SpaceFile, usable: Mapping[str, tuple[Value, ...]], environment: Environment, baseline: Values
+) -> tuple[dict[str, tuple[Value, ...]], dict[str, str]]:
+    """Return the values of knobs that some candidate makes act, and those left out with the reason."""
+    listed = {name: _on(environment.device, name, values) for name, values in written.knobs.items()}
+    tried = {
+        name: (*usable.get(name, (baseline[name],)), *(() if name in listed else _of_recipes(written, name)))
+        for name in KNOBS
+    }
+    reasons = inactive_reasons(listed, tried)
+    left_out = {
+        f"{name}={format_value(value)}": reasons[name]
+        for name, values in usable.items()
+        if name in reasons
+        for value in values
+    }
+    return {name: values for name, values in usable.items() if name not in reasons}, left_out
+
+
+def _of_recipes(written: SpaceFile, name: str) -> list[Value]:
+    """Return the values that recipes have of a knob; of one that the space does not list they may have any."""
+    return [recipe.values[name] for recipe in written.recipes if name in recipe.values]
 
 
 def unavailable_reason(

@@ -204,6 +204,7 @@ class BuildAttempt:
                 devices=max(1, len(devices)),
             ),
             passed_s,
+            message.size,
         )
 
     def close(self, *, is_recorded: bool = True, runs_again: bool = False) -> None:

@@ -15,6 +15,7 @@ from tuner.board import study_events, trial_events
 from tuner.quality.metrics import get_metric
 from tuner.records.codec import Values
 from tuner.records.outcome import Outcome
+from tuner.records.protocol import ImageSize
 from tuner.records.quality import NoiseFloor
 from tuner.report.conclusion import conclusion
 from tuner.report.display import Display
@@ -53,12 +54,13 @@ class StageEntered:
 class CallObserved:
     """A call of the baseline was timed, from which follows what the study will take.
 
-    `passed_s` are the seconds since its worker began.
+    `passed_s` are the seconds since its worker began. `size` is that of an image, if it is known.
     """
 
     observed: Observed
     work: Work
     passed_s: float
+    size: ImageSize | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from statistics import median
 
 from tuner.numbers import format_clock, format_duration, format_exact, format_latency, format_ratio
 from tuner.records.outcome import Outcome
+from tuner.records.protocol import ImageSize
 from tuner.report.conclusion import gain_text, short_gain_text
 from tuner.report.formatting import pluralize
 from tuner.result import front
@@ -22,6 +23,9 @@ SHORT_S = 600.0
 """A shorter budget is written in seconds."""
 
 OTHER_BUDGET = "--budget sets another"
+
+SHORTER_CALLS = ": --set workload.height=... --set workload.width=... makes calls shorter"
+"""What helps where the baseline alone takes longer than the budget."""
 
 CLEARLY_DIFFERENT = 0.7
 """A second estimate is reported if one of the two is below this share of the other."""
@@ -59,13 +63,20 @@ def is_clearly_different(plan: Plan, known: Plan) -> bool:
     return shorter <= CLEARLY_DIFFERENT * longer
 
 
-def plan_text(plan: Plan, enough_s: float, *, is_budget_given: bool) -> str:
+def call_text(size: ImageSize | None, steps: int) -> str:
+    """Format what a call generates, and in how many steps: that is why it takes so long."""
+    facts = [f"{size.width}x{size.height}"] if size else []
+    facts += [f"{size.frames} frames"] if size and size.frames > 1 else []
+    return f"a call ({', '.join([*facts, pluralize(steps, 'step')])})"
+
+
+def plan_text(plan: Plan, enough_s: float, call: str, *, is_budget_given: bool) -> str:
     """Report what the study will take, as a call lets one expect it, and its budget if the study chose that itself."""
-    call, room = format_latency(plan.call_s), room_text(plan, enough_s)
+    takes, room = f"{call} takes {format_latency(plan.call_s)}", room_text(plan, enough_s)
     if not is_budget_given:
-        return f"a call takes {call}: a budget of {format_duration(plan.budget_s)}, enough for {room}; {OTHER_BUDGET}"
+        return f"{takes}: a budget of {format_duration(plan.budget_s)}, enough for {room}; {OTHER_BUDGET}"
     baseline, build, budget = map(format_clock, (plan.baseline_s, plan.build_s, plan.budget_s))
-    takes = f"a call takes {call}, the baseline about {baseline}, each further build about {build}"
+    takes = f"{takes}, the baseline about {baseline}, each further build about {build}"
     return f"{takes}: the budget of {budget} has room for {room}"
 
 
@@ -74,9 +85,10 @@ def room_text(plan: Plan, enough_s: float) -> str:
     if plan.builds >= GOOD_BUILDS:
         return f"about {plan.builds} builds"
     few = f"only {pluralize(plan.builds, 'build')}" if plan.builds else "no build"
+    is_short = plan.once_s + plan.baseline_s <= plan.budget_s
     return (
         f"{few}; give --budget {format_budget(enough_s)}, or fewer prompts (workload.prompts), step counts (steps) "
-        "or pixels"
+        f"or pixels{'' if is_short else SHORTER_CALLS}"
     )
 
 

@@ -31,7 +31,9 @@ class Planner:
             self.plan = plan
             if not self.is_budget_given:
                 self.publisher.publish(BudgetChosen(plan.budget_s))
-            self.publisher.publish(Note(narration.plan_text(plan, enough, is_budget_given=self.is_budget_given)))
+            call = narration.call_text(event.size, work.steps[0])
+            text = narration.plan_text(plan, enough, call, is_budget_given=self.is_budget_given)
+            self.publisher.publish(Note(text))
         self.publisher.publish(EndExpected(BASELINE, plan.trial_s - event.passed_s))
 
     def require_budget(self) -> None:

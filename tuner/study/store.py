@@ -23,7 +23,7 @@ from tuner.records.outcome import Limits, Outcome
 from tuner.records.quality import NoiseFloor
 from tuner.search.history import History
 from tuner.search.recorded import read_outcomes, read_repetitions
-from tuner.search.request import Refusal, Request, read_request
+from tuner.search.request import Refusal, Request, read_same_request
 from tuner.study import told_values
 from tuner.study.artifacts import keep_images
 from tuner.study.attributes import attributes
@@ -67,19 +67,11 @@ class Store:
 
     def _claim(self) -> None:
         """Write the request, and refuse a folder that holds another study. Another price only scales the costs."""
-        file = self.paths.request
-        recorded = read_request(file) if file.exists() else None
-        if recorded is None and (any(self.paths.trials.iterdir()) or self.paths.repetitions.exists()):
-            raise BadInput(f"{self.folder}: it has trials but no study.json, so it is no study; choose another --study")
-        if recorded is not None and recorded.fingerprint() != self.request.fingerprint():
-            raise BadInput(
-                f"{file}: the study here has another model, machine, search space or metric; give its options to go on "
-                "with it, or name another one with --study"
-            )
+        recorded = read_same_request(self.paths, self.request)
         if recorded is not None and recorded.price.usd_per_hour != self.request.price.usd_per_hour:
             atomic_write(self.paths.repricing, b"")  # stays until all costs are those of the new price
         if recorded != self.request:
-            atomic_write(file, encode_pretty(self.request))
+            atomic_write(self.paths.request, encode_pretty(self.request))
         if self.paths.repricing.exists():
             reprice(self.paths, self.request.price)
             self.paths.repricing.unlink()

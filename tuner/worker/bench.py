@@ -138,7 +138,7 @@ class Bench:
     def report_call(self, point: Point, seconds: float, fixed_s: float = 0.0) -> None:
         """Report how long a call of the baseline took, from which the parent plans the study."""
         if self.job.is_baseline:
-            self.channel.send(CallTimed(steps=point.steps, seconds=seconds, fixed_s=fixed_s))
+            self.channel.send(CallTimed(steps=point.steps, seconds=seconds, fixed_s=fixed_s, size=self.calls.size))
 
     def leaves_out(self, point: Point) -> bool:
         """Return whether a point is left out: another step count of slow calls whose images take too long."""

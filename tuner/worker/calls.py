@@ -10,7 +10,7 @@ from typing import Any
 
 from tuner.knobs import call_arguments
 from tuner.model import pipeline
-from tuner.records.protocol import Alive, Job, Point
+from tuner.records.protocol import Alive, ImageSize, Job, Point
 from tuner.records.ranks import Draw
 from tuner.timing.measure import Clock
 from tuner.worker.channel import Channel
@@ -31,6 +31,8 @@ class PipelineCalls:
         channel.arguments = effective_arguments(pipe, job.workload)
         self.generation_s: list[float] = []
         """Seconds of each call that generated images of the current point for scoring."""
+        self.size: ImageSize | None = None
+        """The size of what a call as a user makes it generated last."""
 
     def user_call(self, point: Point) -> Callable[[], object]:
         """Return a call as a user makes it: `batch` prompts in, PIL images out."""
@@ -55,9 +57,11 @@ class PipelineCalls:
         """Call the pipeline, on all devices that compute an image."""
         arguments = call_arguments({**self.job.build, "steps": command.steps, "batch": command.batch})
         with self.ranks.drawing(command):
-            return pipeline.generate(
+            drawn = pipeline.generate(
                 self.pipe, self.job.workload, command.indices, arguments, output_type=command.output_type
             )
+        self.size = image_size(drawn) or self.size
+        return drawn
 
     def generate_images(self, point: Point, first: int, end: int) -> Any:
         """Generate the images of the prompts from `first` up to `end` at the point's batch, as floats in 0..1.
@@ -102,6 +106,17 @@ class PipelineCalls:
     def report_alive(self) -> None:
         """Notify the parent that the worker makes progress."""
         self.channel.send(Alive())
+
+
+def image_size(drawn: Any) -> ImageSize | None:
+    """Return the size of images or videos of PIL, None of anything else."""
+    from PIL.Image import Image
+
+    first = drawn[0] if isinstance(drawn, list) and drawn else None
+    frames = first if isinstance(first, list) else [first]
+    if not frames or not isinstance(frames[0], Image):
+        return None
+    return ImageSize(width=frames[0].width, height=frames[0].height, frames=len(frames))
 
 
 class Stopwatch:

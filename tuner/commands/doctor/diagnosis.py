@@ -24,14 +24,15 @@ def diagnose(device: str = "auto", studies: Path = Path("traces")) -> Diagnosis:
 
     What is missing is a finding, not an error. `studies` is the folder that studies are written to.
     """
+    refusal: str | None = None
     try:
         env = environment.detect(device)
-    except TunerError:
-        env = environment.detect("cpu")
+    except TunerError as error:
+        env, refusal = environment.detect("cpu"), str(error)
     machine = inspect_machine(env, device, studies)
     packages = list_packages(env.libraries)
     return Diagnosis(
-        problems=(*_package_problems(packages), *_machine_problems(machine)),
+        problems=(*_package_problems(packages), *_machine_problems(machine, refusal)),
         machine=machine,
         packages=packages,
         abilities=list_abilities(env),
@@ -53,8 +54,10 @@ def _package_problems(packages: Sequence[Package]) -> Iterator[str]:
             yield f"{package.name} {problem} (pip install '{package.name}{package.supported_versions}')"
 
 
-def _machine_problems(machine: Machine) -> Iterator[str]:
-    if machine.no_gpu is not None and machine.unused_gpu is not None:
+def _machine_problems(machine: Machine, refusal: str | None) -> Iterator[str]:
+    if refusal is not None:
+        yield refusal
+    elif machine.no_gpu is not None and machine.unused_gpu is not None:
         yield machine.no_gpu
     if machine.gpu_processes:
         yield f"{pluralize(machine.gpu_processes, 'other process', 'other processes')} on the GPU will disturb timings"

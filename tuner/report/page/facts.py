@@ -84,13 +84,15 @@ def machine(report: StudyReport) -> Iterator[tuple[str, str]]:
 
 def workload(report: StudyReport) -> Iterator[tuple[str, str]]:
     """Yield what the pipeline was asked for."""
-    model, asked = report.request.model, report.request.space.workload
+    model, space = report.request.model, report.request.space
+    asked = space.workload
     yield "model", one_line(model.source)
     yield "pipeline", one_line(model.pipeline_class)
-    yield "search space", one_line(report.request.space.name)
+    yield "search space", one_line(space.name)
     optional = {
         "revision": model.revision, "variant": model.variant, "height": asked.height, "width": asked.width,
-        "frames": asked.num_frames, "guidance scale": asked.guidance_scale, "negative prompt": asked.negative_prompt,
+        "frames": asked.num_frames, "steps of the untouched pipeline": space.baseline["steps"],
+        "guidance scale": asked.guidance_scale, "negative prompt": asked.negative_prompt,
         "latency target, s": asked.latency_target_s, **asked.arguments,
     }  # fmt: skip
     yield from ((one_line(name), format_value(value)) for name, value in optional.items() if value is not None)
