@@ -39,7 +39,7 @@ def test_every_convolution_is_laid_out_anew_and_draws_the_same(
     pipe, reason = load(folder), knob.unavailable_reason(True, CPU, kind(folder))
     assert not knob.may_change_image
     if reason is not None:
-        assert reason.endswith("has no convolutions")
+        assert reason.endswith("has no blocks of convolutions")
         return
     untouched = draw(pipe, family)
     line = knob.apply(pipe, {knob.name: True})
@@ -54,7 +54,9 @@ def test_every_convolution_is_laid_out_anew_and_draws_the_same(
     assert np.abs(draw(pipe, family) - untouched).max() < 1e-3
 
 
-@pytest.mark.parametrize(("family", "reason"), [("sdxl", None), ("flux", "FluxTransformer2DModel has no convolutions")])
+@pytest.mark.parametrize(
+    ("family", "reason"), [("sdxl", None), ("flux", "FluxTransformer2DModel has no blocks of convolutions")]
+)
 def test_a_denoiser_without_convolutions_is_said_to_have_none(
     family: str, reason: str | None, pipeline_folder: Folder
 ) -> None:

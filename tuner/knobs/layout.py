@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -59,15 +58,15 @@ class VaeChannelsLast(ChannelsLast):
 
 
 class DenoiserChannelsLast(ChannelsLast):
-    """Whether the denoiser's convolution weights are stored channels last. UNets consist of convolutions, mostly."""
+    """Whether the convolution weights of a UNet are stored channels last, the layout that tensor cores read."""
 
     name = "denoiser.channels_last"
 
     def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
         names = [denoiser.class_name for denoiser in architecture.denoisers]
-        if not value or any(has_convolutions(name) for name in names):
+        if not value or any(map(is_unet, names)):
             return None
-        return f"{' and '.join(dict.fromkeys(names))} has no convolutions"
+        return f"{' and '.join(dict.fromkeys(names))} has no blocks of convolutions"
 
     def models(self, pipe: Any) -> Sequence[Any]:
         return denoisers(pipe)
@@ -76,9 +75,12 @@ class DenoiserChannelsLast(ChannelsLast):
         return for_each_denoiser("to_channels_last(denoiser)", carried=(to_channels_last,))
 
 
-def has_convolutions(class_name: str) -> bool:
-    """Return whether a model class makes convolutions in its own file."""
-    return re.search(r"nn\.Conv[23]d\(", class_source("models", class_name)) is not None
+def is_unet(class_name: str) -> bool:
+    """Return whether a model class has down blocks, which consist of convolutions.
+
+    What transformers have of them embeds patches, or is as wide as a pixel or a channel: both layouts are the same.
+    """
+    return "self.down_blocks" in class_source("models", class_name)
 
 
 def to_channels_last(model: Any) -> int:
