@@ -247,6 +247,7 @@ def test_a_worker_that_is_killed_gives_its_turn_to_the_next(
     ticks = ticking(executor, submit, tmp_path)
     holder, later = submit("keeps"), submit("later")
     read_until(executor, holder, TurnWanted)
+    wait_until((tmp_path / "keeps" / "asked").exists)  # what the later one waits for
     killed = {"holder": holder, "stands still": ticks}[victim]
     os.kill(pid_of(executor, killed), signal.SIGKILL)
     (failed,) = [event for event in read_until(executor, killed, Ended) if isinstance(event, WorkerFailed)]
