@@ -303,17 +303,18 @@ def test_a_knob_that_no_candidate_makes_act_is_left_out_with_its_reason(tmp_path
     file = write(tmp_path, changed("knobs", to=knobs))
     space = reader.load(file, kind(), CPU)
     assert (space.knobs["cache.kind"], "cache.interval" in space.knobs) == (("none",), False), "DeepCache is of UNets"
-    reason = "it acts only in candidates such as cache.kind=deepcache, and none is possible here"
+    reason = "it acts only in candidates such as cache.kind=deepcache, and this space has none"
     assert space.left_out["cache.interval=2"] == space.left_out["cache.interval=3"] == reason
     with pytest.raises(BadInput, match=r"--set cache\.interval=3: .* not available here: it acts only in candidates"):
         reader.load(file, kind(), CPU, ["cache.interval=3"])
 
 
 def test_a_knob_that_a_recipe_alone_makes_act_stays(tmp_path: Path) -> None:
-    space = changed("knobs", to={"cache.threshold": [0.05, 0.2], "steps": [4, 2]})
-    assert "cache.threshold" not in reader.load(write(tmp_path, space), kind(), CPU).knobs
-    space["recipes"] = [{"name": "cache", "source": "a test", "values": {"cache.kind": "first-block"}}]
-    assert "cache.threshold" in reader.load(write(tmp_path, space), kind(), CPU).knobs
+    for kinds in ({}, {"cache.kind": ["deepcache"]}, {"cache.kind": {"cuda": ["none", "first-block"]}}):
+        space = changed("knobs", to={**kinds, "cache.threshold": [0.05, 0.2], "steps": [4, 2]})
+        assert "cache.threshold" not in reader.load(write(tmp_path, space), kind(), CPU).knobs
+        space["recipes"] = [{"name": "cache", "source": "a test", "values": {"cache.kind": "first-block"}}]
+        assert "cache.threshold" in reader.load(write(tmp_path, space), kind(), CPU).knobs
 
 
 @pytest.mark.parametrize("setting", ["batch=1", "compile.scope=none", "compile.scope=full", "cache.kind=first-block"])

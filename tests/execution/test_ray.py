@@ -358,6 +358,15 @@ def test_a_family_is_chosen_by_the_name_of_its_devices(cluster: Cluster, monkeyp
         chosen = connect("auto", "cpu", family)
         assert [site.found.environment.device_name for site in chosen.sites] == used
         assert len(chosen.left_out) == 3 - len(used)
+    site = cluster.sites[0]
+    names = ("A100-SXM4-80GB", "A10", "L40S", "L4", "GH200 480GB", "H200")
+    sites = [
+        replace(site, found=msgspec.structs.replace(site.found, environment=here))
+        for name in names
+        for here in [msgspec.structs.replace(site.found.environment, device_name=f"NVIDIA {name}")]
+    ]
+    for text, index in (("A10", 1), ("a100", 0), ("L4", 3), ("L40", 2), ("H200", 5), ("nvidia gh200", 4)):
+        assert ray_cluster.named(sites, text) == [sites[index]]
     with pytest.raises(Unavailable, match="NVIDIA L40S has no 'A100' in its name"):
         connect("auto", "cpu", "A100")
 

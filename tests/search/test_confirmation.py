@@ -71,8 +71,8 @@ def test_the_time_that_builds_were_stopped_for_is_used(
     assert budget.ends_at - confirmation.search_ends_at(known, MIN_PAIRS) == pytest.approx(kept_s)
 
 
-@pytest.mark.parametrize(("pair", "kept_share"), [(10.0, 0.05), (500.0, 0.5)])
-def test_half_of_what_is_left_is_searched_while_there_is_nothing_to_confirm(
+@pytest.mark.parametrize(("pair", "kept_share"), [(10.0, 0.05), (500.0, 1 / 3)])
+def test_a_third_of_the_budget_is_kept_at_most_while_there_is_nothing_to_confirm(
     pair: float, kept_share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known, budget = history(), Budget(Limits(budget_s=600.0, max_trials=None))

@@ -22,6 +22,9 @@ from tuner.records.machine import Environment
 from tuner.space import reader
 from tuner.space.candidates import SearchSpace, candidate_key, image_key
 
+MIN_ADVICE_ERROR = 0.02
+"""The deviation that advice admits at least, and by which it is off where a value changes nothing."""
+
 DATA = Path(__file__).resolve().parent.parent / "data"
 SPACES = DATA.parent.parent / "search_spaces"
 H200 = Environment(
@@ -137,14 +140,15 @@ class Composed(Table):
         chance, baseline = random.Random(seed), self.space.candidate({})
         plain = {"step": 1.0, "vae": 1.0, "text": 1.0}
         found = []
-        for effect in (*self.effects, *self.without_effect()):
+        told = [effect for effect in self.effects if {part: getattr(effect, part) for part in plain} != plain]
+        for effect in (*told, *self.without_effect()):
             ((name, value), *more) = effect.when.items()
-            changed = {part: getattr(effect, part) for part in plain} != plain or effect not in self.effects
-            if more or not changed or value not in self.space.knobs.get(name, ()):
+            if more or value not in self.space.knobs.get(name, ()):
                 continue
             call_s = self.call_s(int(baseline["steps"]), effect)
             log = math.log(self.call_s(int(baseline["steps"]), Effect({})) / call_s)
-            said, half = log * (1 + chance.gauss(0, error)), 1.96 * max(error * abs(log), 0.02)
+            deviation = error * abs(log) or MIN_ADVICE_ERROR
+            said, half = log + chance.gauss(0, deviation), 1.96 * max(error * abs(log), MIN_ADVICE_ERROR)
             found.append(
                 Expectation(
                     knob=name,

@@ -66,7 +66,7 @@ class DenoiserChannelsLast(ChannelsLast):
         names = [denoiser.class_name for denoiser in architecture.denoisers]
         if not value or any(map(is_unet, names)):
             return None
-        return f"{' and '.join(dict.fromkeys(names))} has no blocks of convolutions"
+        return f"{' and '.join(dict.fromkeys(names))} is no UNet: its convolutions are few, or the same in both layouts"
 
     def models(self, pipe: Any) -> Sequence[Any]:
         return denoisers(pipe)
@@ -78,7 +78,7 @@ class DenoiserChannelsLast(ChannelsLast):
 def is_unet(class_name: str) -> bool:
     """Return whether a model class has down blocks, which consist of convolutions.
 
-    What transformers have of them embeds patches, or is as wide as a pixel or a channel: both layouts are the same.
+    Most that transformers have of them embed patches, or are as wide as a pixel or a channel.
     """
     return "self.down_blocks" in class_source("models", class_name)
 

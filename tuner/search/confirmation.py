@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,8 +20,8 @@ RESERVED_PAIRS = MIN_PAIRS + 1
 """Pairs for which the search leaves time. Two left gains of 1.4x to 2.2x in doubt on a noisy machine; the time of a
 third that is not needed is searched afterwards."""
 
-MAX_RESERVED_SHARE = 0.5
-"""The share of the time that is left that may be kept for pairs of a trial that has not been found yet."""
+MAX_RESERVED_SHARE = 1 / 3
+"""The share of the budget that may be kept for pairs of a trial that has not been found yet."""
 
 LAST_SHARE = 0.25
 """The share of the budget, or of the trials, in which settings are taken out of the best configuration."""
@@ -216,7 +217,7 @@ class Confirmation(Strategy):
         """Return the `time.monotonic()` at which the search must end to leave time for so many pairs.
 
         No time is left for a trial that was found too late for its pairs, while another is sure. While no trial is
-        better than the baseline, half of what is left is searched, however slow its pairs may be.
+        better than the baseline, no more than a third of the budget is kept, however slow its pairs may be.
         """
         first = self.shortlist(history)[0]
         is_baseline = first.number == history.baseline.number
@@ -225,7 +226,7 @@ class Confirmation(Strategy):
             return self.budget.ends_at
         reserved_s = self.missing_pairs_s(history, first, pairs)
         if is_baseline:
-            reserved_s = min(reserved_s, MAX_RESERVED_SHARE * max(self.budget.seconds_left(), 0.0))
+            reserved_s = min(reserved_s, MAX_RESERVED_SHARE * (self.budget.limits.budget_s or math.inf))
         return self.budget.ends_at - reserved_s
 
     def is_search_over(self, history: History) -> bool:

@@ -208,7 +208,7 @@ class History:
         It is the median over the medians of the processes that count, with the widest of their intervals. With several
         devices it is that of the baseline's.
         """
-        if not self.repetitions_of(outcome):
+        if not self.repetitions_of(outcome):  # most trials have none, and all are settled after each event
             return self.comparable(outcome)
         return self._merged(outcome, [self.comparable(process) for process in self.undisturbed(outcome) or [outcome]])
 

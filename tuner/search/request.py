@@ -38,7 +38,9 @@ class Request(Record):
 
     def difference(self, asked: Request) -> str | None:
         """Say what makes the request that is asked for another study than this one, or None."""
-        return first_difference(self._decisive(), asked._decisive())
+        if self.fingerprint() == asked.fingerprint():
+            return None
+        return first_difference(self._decisive(), asked._decisive()) or "space.workload differs"
 
     def _decisive(self) -> dict[str, Any]:
         """Return what trials depend on: not the price, which only scales costs, names, sources, what was left out."""

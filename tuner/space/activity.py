@@ -11,8 +11,7 @@ from tuner.space.candidates import format_value
 Options = Mapping[str, Sequence[Value | None]]
 """The values that candidates may have of each knob; None where it may be inactive."""
 
-
-NEVER = "no value that can be tried here makes it act"
+NOTHING_ACTS = "no value that can be tried here makes it act"
 
 
 class _Undecided(Exception):
@@ -76,4 +75,4 @@ def _reason(name: str, written: Mapping[str, Sequence[Value]]) -> str:
     options = {other: (*written.get(other, ()), *knob.choices) for other, knob in KNOBS.items()}
     acting = next((decided for decided, is_active in _cases(name, options) if is_active), {})
     beside = " ".join(f"{other}={format_value(value)}" for other, value in acting.items() if value is not None)
-    return f"it acts only in candidates such as {beside}, and none is possible here" if beside else NEVER
+    return f"it acts only in candidates such as {beside}, and this space has none" if beside else NOTHING_ACTS

@@ -63,7 +63,7 @@ def active_values(
     """Return the values of knobs that some candidate makes act, and those left out with the reason."""
     listed = {name: _on(environment.device, name, values) for name, values in written.knobs.items()}
     tried = {
-        name: (*usable.get(name, (baseline[name],)), *(() if name in listed else _of_recipes(written, name)))
+        name: (*usable.get(name, (baseline[name],)), *(() if name in usable else _of_recipes(written, name)))
         for name in KNOBS
     }
     reasons = inactive_reasons(listed, tried)

@@ -24,7 +24,7 @@ SHORT_S = 600.0
 
 OTHER_BUDGET = "--budget sets another"
 
-SHORTER_CALLS = ": --set workload.height=... --set workload.width=... makes calls shorter"
+SHORTER_CALLS = ": --set workload.height=... --set workload.width=... (or workload.num_frames) makes calls shorter"
 """What helps where the baseline alone takes longer than the budget."""
 
 CLEARLY_DIFFERENT = 0.7
@@ -85,10 +85,10 @@ def room_text(plan: Plan, enough_s: float) -> str:
     if plan.builds >= GOOD_BUILDS:
         return f"about {plan.builds} builds"
     few = f"only {pluralize(plan.builds, 'build')}" if plan.builds else "no build"
-    is_short = plan.once_s + plan.baseline_s <= plan.budget_s
+    fits = plan.once_s + plan.baseline_s <= plan.budget_s
     return (
         f"{few}; give --budget {format_budget(enough_s)}, or fewer prompts (workload.prompts), step counts (steps) "
-        f"or pixels{'' if is_short else SHORTER_CALLS}"
+        f"or pixels{'' if fits else SHORTER_CALLS}"
     )
 
 

@@ -74,7 +74,7 @@ def as_fast(
     ratio = against_record(best, now, point.latency_s)
     is_slower = ratio.low > 1.0 + MARGIN
     text = f"{interval(now)}, recorded {interval(point.latency_s)}: {ratio_text(ratio)} the recorded latency"
-    hidden = ratio.value / max(ratio.low, 1e-9) - 1.0 + MARGIN
+    hidden = ratio.high - 1.0
     if not is_slower and hidden > NOTEWORTHY:
         text += f"; the noise would hide a slowdown of up to {hidden:.0%}"
     if not is_slower and hidden > BLIND:

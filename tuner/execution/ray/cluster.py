@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import re
 import socket
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -194,8 +196,13 @@ def why_not(ray: Any, error: Exception) -> str:
 
 
 def named(sites: Sequence[Site], text: str) -> list[Site]:
-    """Return the devices whose name has a text in it, in whatever case."""
-    return [site for site in sites if text.casefold() in site.found.environment.device_name.casefold()]
+    """Return the devices whose name has a text in it, in whatever case; if there are such, as words of their own."""
+    names = [site.found.environment.device_name for site in sites]
+    as_words = re.compile(rf"(?<!\w){re.escape(text)}(?!\w)", re.IGNORECASE)
+    has_text = [as_words.search(name) is not None for name in names]
+    if not any(has_text):
+        has_text = [text.casefold() in name.casefold() for name in names]
+    return list(compress(sites, has_text))
 
 
 def largest_family(sites: Sequence[Site]) -> Environment | None:
