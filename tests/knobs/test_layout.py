@@ -15,7 +15,7 @@ from tuner.knobs.layout import ChannelsLast, DenoiserChannelsLast, VaeChannelsLa
 
 Folder = Callable[[str], Path]
 VAE, DENOISER = VaeChannelsLast(), DenoiserChannelsLast()
-UNETS = ("sdxl",)
+UNETS = ("sd15", "sdxl")
 USED = [*((VAE, family) for family in FAMILIES), *((DENOISER, family) for family in UNETS)]
 
 
