@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ from tuner.search.confirmation import first_in_doubt
 from tuner.search.gain import NOISY, speed_up, timing_noise
 from tuner.search.history import History
 from tuner.search.request import Request
+
+NEAR_FLOOR = 100.0
+"""A tolerance of more times what rounding does is not told beside it."""
 
 
 def gain_text(gain: Estimate) -> str:
@@ -108,10 +112,6 @@ def _doubt_text(history: History) -> str:
 
 
 def _in_noise_floors(history: History) -> str:
-    """Return the tolerance in units of what rounding alone does, where that is anything."""
-    floor = history.quality_floor
-    return (
-        f" ({format_number(rounded(history.space.tolerance / floor, 3))} times what rounding moves it by)"
-        if floor
-        else ""
-    )
+    """Return the tolerance in units of what rounding alone does, where that is near enough to matter."""
+    ratio = history.space.tolerance / history.quality_floor if history.quality_floor else math.inf
+    return f" ({format_number(rounded(ratio, 3))} times what rounding moves it by)" if ratio <= NEAR_FLOOR else ""
