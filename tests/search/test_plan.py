@@ -196,7 +196,9 @@ def test_a_budget_that_is_too_small_is_told_with_one_that_is_enough() -> None:
 
 
 def test_a_baseline_that_takes_longer_than_the_budget_is_told_with_what_makes_calls_shorter() -> None:
-    remedy = "or pixels: --set workload.height=... --set workload.width=... (or workload.num_frames) makes calls shorter"
+    remedy = (
+        "or pixels: --set workload.height=... --set workload.width=... (or workload.num_frames) makes calls shorter"
+    )
     for budget_s, is_told in ((120.0, True), (36_000.0, False)):
         plan = plan_of(20.0, budget_s=budget_s)
         assert (plan.baseline_s > budget_s) is is_told
