@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
 def make_report(request: Request, model: str) -> AdviceReport:
     """Measure in a worker, in a folder that is removed after that, and advise."""
     from tuner.advisor.advise import advise
-    from tuner.commands.verify import note
+    from tuner.commands.streams import note
     from tuner.execution.launch import FreshLauncher
     from tuner.execution.local import LocalExecutor
     from tuner.records.outcome import Device

@@ -59,3 +59,8 @@ def _is_open(descriptor: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def note(text: str) -> None:
+    """Tell on standard error what is measured next."""
+    print(f"tune: {text}", file=sys.stderr, flush=True)

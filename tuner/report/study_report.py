@@ -73,7 +73,7 @@ def read_report(folder: Path) -> StudyReport:
     return StudyReport(
         folder=str(folder),
         request=request,
-        best=as_decided(best),
+        best=as_decided(best),  # one that an earlier version wrote was not
         metric_title=get_metric(request.quality.metric).title,
         points=tuple(front_points(history, best.chosen.trial)),
         outcomes=tuple(history.all_settled()),

@@ -51,7 +51,7 @@ def inactive_reasons(written: Mapping[str, Sequence[Value]], usable: Mapping[str
     options: dict[str, Sequence[Value | None]] = {}
     reasons = {}
     for name in KNOBS:
-        can_be = {is_active for _, is_active in _cases(name, options)}
+        can_be = {is_active for _, is_active in _cases(name, options, {})}
         options[name] = (*(usable[name] if True in can_be else ()), *((None,) if False in can_be else ()))
         if True not in can_be:
             reasons[name] = _reason(name, written)
@@ -59,10 +59,9 @@ def inactive_reasons(written: Mapping[str, Sequence[Value]], usable: Mapping[str
 
 
 def _cases(
-    name: str, options: Options, decided: Mapping[str, Value | None] | None = None
+    name: str, options: Options, decided: Mapping[str, Value | None]
 ) -> Iterator[tuple[Mapping[str, Value | None], bool]]:
     """Yield the values that decide whether a knob is active, in all combinations, and whether it is."""
-    decided = decided or {}
     try:
         yield decided, KNOBS[name].is_active(_Partial(decided))
     except _Undecided as asked:
@@ -73,6 +72,6 @@ def _cases(
 def _reason(name: str, written: Mapping[str, Sequence[Value]]) -> str:
     """Say beside which values a knob would act, if possible those of the space file."""
     options = {other: (*written.get(other, ()), *knob.choices) for other, knob in KNOBS.items()}
-    acting = next((decided for decided, is_active in _cases(name, options) if is_active), {})
+    acting = next((decided for decided, is_active in _cases(name, options, {}) if is_active), {})
     beside = " ".join(f"{other}={format_value(value)}" for other, value in acting.items() if value is not None)
     return f"it acts only in candidates such as {beside}, and this space has none" if beside else NOTHING_ACTS

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner.commands.arguments import Subparsers, add_json, add_result, add_studies
 from tuner.commands.output import print_result
+from tuner.commands.streams import note
 from tuner.errors import BadInput, TunerError, Unavailable
 
 if TYPE_CHECKING:
@@ -134,8 +134,3 @@ def verify(
 
     bench = Bench(executor, best, detect(best.environment.device), recorded, folder, ALLOWANCE_S[quick])
     return Course(str(file), bench, note, quick=quick).verify()
-
-
-def note(text: str) -> None:
-    """Tell on standard error what is measured next."""
-    print(f"tune: {text}", file=sys.stderr, flush=True)
