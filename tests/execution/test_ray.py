@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -34,6 +35,7 @@ from execution.test_executor import (  # noqa: F401  (the contract, over the fix
     test_nothing_is_lost_when_waiting_is_interrupted,
     test_waiting_for_nothing_returns_at_once,
 )
+from faults.harness import wait_until
 from faults.sabotaged_tune import EMPTY_PANEL
 from inline_study import SMALL, Told
 from kinds import kind
@@ -415,22 +417,28 @@ def test_without_ray_or_a_cluster_one_line_says_so(
 def test_a_study_survives_an_actor_and_a_node(nodes: Any, cluster: Cluster, tmp_path: Path) -> None:
     victims = {site.node: site for site in cluster.sites}
     lost, *_, restarted = [node for node in nodes.list_all_nodes() if not node.head]
-    pid = cluster.ray.get(victims[restarted.node_id].actor.pid.remote())
+    raylet = lost.all_processes["raylet"][0].process.pid
+    actor = cluster.ray.get(victims[restarted.node_id].actor.pid.remote())
     kept: list[dict[Path, bytes]] = []
 
     def harm(pid: int) -> None:
         kept.append(outcomes(folder))
         os.kill(pid, signal.SIGKILL)
 
-    raylet = lost.all_processes["raylet"][0].process.pid
-    told, folder = Harm(at_3=lambda: harm(pid), at_8=lambda: harm(raylet)), tmp_path / "study"
+    def lose_node() -> None:
+        """Go on when the cluster knows of it: before, the rest of the study could be over."""
+        harm(raylet)
+        wait_until(lambda: not {node["NodeID"]: node["Alive"] for node in cluster.ray.nodes()}[lost.node_id])
+
+    told = Harm(at_3=lambda: harm(actor), at_8=lose_node)
+    folder = tmp_path / "study"
     with study(cluster, folder, told, trials=14, stage_s=0.1, sees_folder=False) as found:
         found.run()
     after = outcomes(folder)
     assert len(kept) == 2 and all(before.items() <= after.items() for before in kept)
     assert {read(file, Outcome).failure for file in after} == {None}, "what was lost is no failure of a trial"
     assert sum(file.parent.parent.name == "trials" for file in after) == 14
-    taken_out = [note for note in told.notes if "is taken out: its actor died" in note]
+    taken_out = [note for note in told.notes if re.search("is taken out: its (actor died|node left the cluster)", note)]
     assert len(taken_out) == 2, told.notes
     back = [note for note in told.notes if "is used again" in note]
     assert back == [f"{victims[restarted.node_id].device.title} is used again"]

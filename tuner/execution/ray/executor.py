@@ -235,6 +235,7 @@ class RayExecutor(Executor):
         known = (
             ((self.ray.exceptions.ActorDiedError, Restarted), "its actor died, or its node did"),
             (self.ray.exceptions.ActorUnavailableError, "its actor died, or its node does not answer"),
+            (self.ray.exceptions.ActorUnschedulableError, "its node left the cluster"),
             (self.ray.exceptions.GetTimeoutError, "its node did not answer in time"),
         )
         return next(
@@ -275,7 +276,7 @@ class RayExecutor(Executor):
             return trouble
         try:
             self._finish_opening(site, {}, time.monotonic() + SEND_S)
-        except self.ray.exceptions.ActorDiedError:
+        except (self.ray.exceptions.ActorDiedError, self.ray.exceptions.ActorUnschedulableError):
             return trouble._replace(again_s=None)
         except self.ray.exceptions.RayError:
             site.opening = None
