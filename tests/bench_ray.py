@@ -94,12 +94,11 @@ class ThreadLauncher(Launcher):
 class BenchActor(DeviceActor):
     """An actor whose GPU and whose workers are made up."""
 
-    def describe(self, kind: str) -> bytes:
+    def describe(self, kind: str, devices: int) -> bytes:
         import ray
 
-        return encode(
-            Found(version=own_version(), environment=environment.detect("cpu"), index=int(ray.get_gpu_ids()[0]))
-        )
+        here = environment.detect("cpu", devices=devices)
+        return encode(Found(version=own_version(), environment=here, index=int(ray.get_gpu_ids()[0])))
 
     def launcher(self, place: Place) -> Launcher:
         return ThreadLauncher()
@@ -169,7 +168,7 @@ def bench(given: argparse.Namespace) -> int:
 
     count = {"num_cpus": given.actors, "num_gpus": given.actors}
     ray.init(address="local", include_dashboard=False, log_to_driver=False, **count)
-    sites, left_out = cluster.start_actors(ray, "auto")
+    sites, left_out = cluster.start_actors(ray, cluster.Wanted())
     print(f"{len(sites)} actors; left out: {left_out[:3]}", flush=True)
     found = cluster.Cluster(ray, cluster.ranked(sites), [])
     with tempfile.TemporaryDirectory() as folder:

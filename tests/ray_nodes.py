@@ -15,7 +15,9 @@ import pytest
 from tuner.execution import launch
 from tuner.execution.launch import FreshLauncher, Launcher, Place
 from tuner.execution.ray import cluster
-from tuner.execution.ray.actor import DeviceActor
+from tuner.execution.ray.actor import DeviceActor, Found, own_version
+from tuner.hardware import environment
+from tuner.records.codec import encode
 from tuner.records.protocol import Job
 
 PROGRAM = "simulated_worker.py"
@@ -84,6 +86,16 @@ class SimulatedActor(DeviceActor):
     def has(self, path: str) -> bool:
         return super().has(path) and not (Path(self.setup.study) / UNSEEN).exists()
 
+    def describe(self, kind: str, devices: int) -> bytes:
+        """Return what there is; GPUs are made up."""
+        if kind == "cpu":
+            return super().describe(kind, devices)
+        import ray
+
+        made_up, here = ray.get_gpu_ids(), environment.detect("cpu", devices=devices)
+        found = Found(version=own_version(), environment=here, gpus=tuple(map(str, made_up)), index=int(made_up[0]))
+        return encode(found)
+
     def launcher(self, place: Place) -> Launcher:
         study = Path(self.setup.study)
         program = next(folder / PROGRAM for folder in (study, study.parent) if (folder / PROGRAM).exists())
@@ -104,12 +116,12 @@ class SimulatedActor(DeviceActor):
 
 
 @contextmanager
-def started(nodes: int = 3, cpus: int = 1) -> Iterator[Any]:
-    """A cluster of so many nodes."""
+def started(nodes: int = 3, cpus: int = 1, gpus: int = 0) -> Iterator[Any]:
+    """A cluster of so many nodes. Their GPUs are made up."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    quiet = {"num_cpus": cpus, "include_log_monitor": False}
+    quiet = {"num_cpus": cpus, "num_gpus": gpus, "include_log_monitor": False}
     with actors_of(SimulatedActor):
         found = Cluster(initialize_head=True, head_node_args={**quiet, "include_dashboard": False})
         try:

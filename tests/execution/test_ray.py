@@ -44,22 +44,22 @@ from tuner import cli
 from tuner.errors import BadInput, Unavailable
 from tuner.execution import launch
 from tuner.execution.executor import Ended, Executor
-from tuner.execution.launch import FreshLauncher
+from tuner.execution.launch import FreshLauncher, Launcher, Place
 from tuner.execution.local import LocalExecutor
 from tuner.execution.ray import actor as actor_module
 from tuner.execution.ray import cluster as ray_cluster
 from tuner.execution.ray import executor as ray_executor
 from tuner.execution.ray import shipping
-from tuner.execution.ray.cluster import Cluster, connect, difference, largest_family, site_of
+from tuner.execution.ray.cluster import Cluster, Wanted, connect, difference, largest_family, site_of
 from tuner.execution.ray.executor import RayExecutor
 from tuner.execution.ray.session import Command, Session
 from tuner.execution.ray.shipping import SCRATCH, Scratch, model_files, write_files
 from tuner.files import StudyFolder
 from tuner.hardware import environment, gpus
-from tuner.records.codec import read
+from tuner.records.codec import decode, encode, read
 from tuner.records.machine import Environment
 from tuner.records.model import Model
-from tuner.records.outcome import Limits, Outcome
+from tuner.records.outcome import Device, Limits, Outcome
 from tuner.records.protocol import Job, WorkerFailed
 from tuner.result.prices import Price
 from tuner.search import baseline
@@ -81,13 +81,13 @@ knobs:
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    with ray_nodes.started() as found:
+    with ray_nodes.started(gpus=3) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def cluster(nodes: Any) -> Cluster:
-    return connect(nodes.address, "cpu")
+    return connect(nodes.address, Wanted("cpu"))
 
 
 @pytest.fixture
@@ -228,10 +228,46 @@ def test_a_model_that_was_sent_to_a_node_is_not_sent_again(tmp_path: Path, monke
 def test_a_gpu_with_a_fault_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actor_module, "forget_threads", lambda: None)
     here = environment.detect("cpu")
-    monkeypatch.setattr(environment, "detect", lambda kind: here)
-    monkeypatch.setattr(gpus, "visible_gpus", lambda: [gpus.Gpu(0, "", "", 0, fault="fell off the bus")])
+    monkeypatch.setattr(environment, "detect", lambda kind, devices: here)
+    visible = [gpus.Gpu(0, "", "", 0), gpus.Gpu(1, "", "", 0, fault="fell off the bus")]
+    monkeypatch.setattr(gpus, "visible_gpus", lambda: visible)
+    monkeypatch.setattr(gpus, "index_of", lambda uuid: 0)
+    assert actor_module.DeviceActor().describe("cuda", 1)
     with pytest.raises(Unavailable, match="fell off the bus"):
-        actor_module.DeviceActor().describe("cuda")
+        actor_module.DeviceActor().describe("cuda", 2)
+
+
+def test_workers_of_an_actor_see_the_gpus_that_compute_an_image_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Actor(actor_module.DeviceActor):
+        def launcher(self, place: Place) -> Launcher:
+            places.append(place)
+            return FreshLauncher(tmp_path / "cache", place)
+
+    places: list[Place] = []
+    here = environment.detect("cpu", devices=2)
+    near = frozenset({0}), frozenset({1})
+    visible = [gpus.Gpu(index, f"GPU-{index}", "", 0, near[index]) for index in range(2)]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(actor_module, "forget_threads", lambda: None)
+    monkeypatch.setattr(environment, "detect", lambda kind, devices: here)
+    monkeypatch.setattr(gpus, "visible_gpus", lambda: visible)
+    monkeypatch.setattr(gpus, "index_of", lambda uuid: 4)
+    asked = []
+    monkeypatch.setattr(gpus, "trouble_of", lambda device, group: asked.append((device.uuid, group)))
+    actor = Actor()
+    found = decode(actor.describe("cuda", 2), actor_module.Found, "found")
+    assert (found.gpus, found.index, found.near) == (("GPU-0", "GPU-1"), 4, frozenset({0, 1}))
+    setup = actor_module.Setup(
+        session="1", run="run", study=str(tmp_path), nonce=str(tmp_path / "nonce"),
+        device=Device(name="cuda", index=4, uuid="GPU-0"), gpus=found.gpus, near=(found.near,), rank=0, slots=1,
+        models=(),
+    )  # fmt: skip
+    actor.open(encode(setup), "node")
+    assert places == [Place("GPU-0,GPU-1")]
+    assert actor.trouble() is None and asked == [("GPU-0", ("GPU-0", "GPU-1"))]
+    actor.close()
 
 
 def test_a_broken_node_is_lost_for_good_and_no_trial_has_failed(
@@ -357,7 +393,7 @@ def test_a_family_is_chosen_by_the_name_of_its_devices(cluster: Cluster, monkeyp
     monkeypatch.setattr(ray_cluster, "start_actors", lambda *_: (list(found), []))
     monkeypatch.setattr(cluster.ray, "kill", lambda _: None)
     for family, used in ((None, ["NVIDIA H200"] * 2), ("l40", ["NVIDIA L40S"]), ("h200", ["NVIDIA H200"] * 2)):
-        chosen = connect("auto", "cpu", family)
+        chosen = connect("auto", Wanted("cpu", family))
         assert [site.found.environment.device_name for site in chosen.sites] == used
         assert len(chosen.left_out) == 3 - len(used)
     site = cluster.sites[0]
@@ -370,7 +406,11 @@ def test_a_family_is_chosen_by_the_name_of_its_devices(cluster: Cluster, monkeyp
     for text, index in (("A10", 1), ("a100", 0), ("L4", 3), ("L40", 2), ("H200", 5), ("nvidia gh200", 4)):
         assert ray_cluster.named(sites, text) == [sites[index]]
     with pytest.raises(Unavailable, match="NVIDIA L40S has no 'A100' in its name"):
-        connect("auto", "cpu", "A100")
+        connect("auto", Wanted("cpu", "A100"))
+    with pytest.raises(Unavailable, match=r"--gpus 3: 2 GPUs of one kind can be used: .* left out: .*L40S"):
+        connect("auto", Wanted("cpu", gpus=3))
+    assert len(connect("auto", Wanted("cpu", gpus=1)).sites) == 1
+    assert len(connect("auto", Wanted("cpu", devices=2, gpus=3)).sites) == 1, "the third is too few for an image"
 
 
 def test_the_order_of_nodes_makes_no_other_study(cluster: Cluster, tmp_path: Path) -> None:
@@ -403,8 +443,14 @@ def test_without_ray_or_a_cluster_one_line_says_so(
     assert capsys.readouterr().err.startswith("tune: --ray 127.0.0.1:1: no cluster answers: [Errno 111]")
     assert cli.main(["run", "demo", "--device", "cpu", "--ray", "127.0.0.1:1", "--warm-start", "nowhere"]) == 2
     assert "--warm-start" in capsys.readouterr().err, "found before there is a connection"
-    assert cli.main(["run", "demo", "--ray", "auto", "--gpus", "all"]) == 2
-    assert "not together with --gpus" in capsys.readouterr().err
+    for asked, reason in (
+        ("0,1", "0,1: indices are those of one host"),
+        ("1", "it needs 2 GPUs; chosen with --gpus: 1"),
+    ):
+        assert cli.main(["run", "demo", "--ray", "auto", "--gpus", asked, "--devices", "2"]) == 2
+        assert reason in capsys.readouterr().err
+    assert cli.main(["run", "demo", "--device", "cpu", "--ray", "auto", "--gpus", "all"]) == 2
+    assert capsys.readouterr().err.startswith("tune: --gpus all: a study on the CPU uses no GPUs")
     assert cli.main(["run", "demo", "--family", "L40S"]) == 2
     assert "--family L40S: it chooses among the devices of a cluster: give --ray" in capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
@@ -450,7 +496,14 @@ def test_a_process_can_connect_again(nodes: Any, cluster: Cluster) -> None:
     cluster.close()
     assert cluster.ours and not ray.is_initialized()
     ray.init(address=nodes.address, logging_level="ERROR", log_to_driver=False)
-    again = connect(nodes.address, "cpu")
+    again = connect(nodes.address, Wanted("cpu"))
     assert again.devices, again.left_out
     again.close()
     assert ray.is_initialized(), "it was not ours to end"
+    together = connect(nodes.address, Wanted("cuda", devices=2))
+    nodes_with_three = {site.node for site in together.sites}
+    assert len(together.sites) == len(nodes_with_three) == len(together.left_out)
+    assert {len(site.found.gpus) for site in together.sites} == {2}
+    assert {site.found.environment.devices for site in together.sites} == {2}
+    assert re.fullmatch(r"1 of 3 GPUs of .* are left out: --devices 2 needs 2 for an image", together.left_out[0])
+    together.close()

@@ -98,7 +98,8 @@ def add_devices(parser: argparse.ArgumentParser) -> None:
     """Add --devices."""
     parser.add_argument(
         "--devices", type=positive, default=1, metavar="N",
-        help="number of GPUs that may compute one image together, each of which counts in its cost (default: 1)",
+        help="number of GPUs of one host that may compute one image together, each of which counts in its cost "
+        "(default: 1)",
     )  # fmt: skip
 
 
@@ -116,7 +117,7 @@ def add_gpus(parser: argparse.ArgumentParser, default: str = "all that are visib
     parser.add_argument(
         "--gpus", type=gpus, metavar="all|N|LIST",
         help="GPUs to run trials on at the same time, one each: all, so many idle ones, or those with these indices, "
-        f"such as 0,2 (default: {default})",
+        f"such as 0,2; with --ray all or so many of the cluster's (default: {default})",
     )  # fmt: skip
 
 

@@ -16,18 +16,26 @@ if TYPE_CHECKING:
     from tuner.records.machine import Environment
     from tuner.records.outcome import Device
 
+NO_GPUS = "a study on the CPU uses no GPUs"
 
-def connect(options: argparse.Namespace, device: str, family: Environment | str | None = None) -> Cluster:
+
+def connect(options: argparse.Namespace, device: str, devices: int, family: Environment | str | None = None) -> Cluster:
     """Connect to the Ray cluster of --ray, of one family of devices, which may be named.
 
-    Raises BadInput or Unavailable.
+    An image may use so many `devices`. Raises BadInput or Unavailable.
     """
-    from tuner.execution.ray.cluster import connect as connect_to
+    from tuner.execution.ray import cluster
 
-    others = {"--gpus": options.gpus is not None, "--devices": getattr(options, "devices", 1) > 1}
-    for name in (name for name, is_given in others.items() if is_given):
-        raise BadInput(f"--ray {options.ray}: not together with {name}, which is for GPUs of one host")
-    return connect_to(options.ray, device, family)
+    if options.gpus is None:
+        return cluster.connect(options.ray, cluster.Wanted(device, family, devices))
+    if device == "cpu":
+        raise Unavailable(f"--gpus {options.gpus}: {NO_GPUS}")
+    if "," in options.gpus:
+        raise BadInput(f"--gpus {options.gpus}: indices are those of one host; with --ray use all or a number")
+    count = None if options.gpus == "all" else int(options.gpus)
+    if count is not None and count < devices:
+        raise Unavailable(f"--devices {devices}: it needs {devices} GPUs; chosen with --gpus: {count}")
+    return cluster.connect(options.ray, cluster.Wanted("cuda", family, devices, count))
 
 
 def choose_gpus(asked: str | None, device: str, kind: GpuModel | None = None) -> Choice:
@@ -41,7 +49,7 @@ def choose_gpus(asked: str | None, device: str, kind: GpuModel | None = None) ->
     if visible:
         return gpus.choose(asked, visible, kind)
     if asked is not None:
-        reason = "a study on the CPU uses no GPUs" if device == "cpu" else environment.no_gpu_reason()
+        reason = NO_GPUS if device == "cpu" else environment.no_gpu_reason()
         raise Unavailable(f"--gpus {asked}: {reason}")
     return gpus.Choice()
 

@@ -73,7 +73,8 @@ def run(options: argparse.Namespace) -> int:
     check_space(folder / "study.json", request.space)
     machines: Machines
     if options.ray is not None:
-        machines = InCluster(connect(options, request.environment.device, request.environment))
+        there = request.environment
+        machines = InCluster(connect(options, there.device, there.devices, there))
     else:
         choice = choose_gpus(
             options.gpus or recorded_gpus(folder), request.environment.device, kind_of(request.environment)

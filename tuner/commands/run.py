@@ -179,7 +179,7 @@ def prepare(options: argparse.Namespace) -> tuple[Path, Request, Machines]:
     if options.family is not None and options.ray is None:
         raise BadInput(f"--family {options.family}: it chooses among the devices of a cluster: give --ray as well")
     if options.ray is not None:
-        cluster = connect(options, options.device, options.family)
+        cluster = connect(options, options.device, options.devices, options.family)
         try:
             return *checked_request(options, lambda: cluster.environment), InCluster(cluster)
         except BaseException:

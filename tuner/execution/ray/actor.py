@@ -46,11 +46,12 @@ class Version(msgspec.Struct):
 
 
 class Found(Record):
-    """What an actor found: its environment, its GPU's UUID and index on the node, and the cores next to that."""
+    """What an actor found: its environment, the UUIDs of its GPUs, the first one's index on the node, and the cores
+    next to them."""
 
     version: str
     environment: Environment
-    gpu: str | None = None
+    gpus: tuple[str, ...] = ()
     index: int | None = None
     near: frozenset[int] = frozenset()
 
@@ -58,8 +59,9 @@ class Found(Record):
 class Setup(Record):
     """What an actor needs to know of a study.
 
-    `run` names this run of the study, and the file `nonce` in its folder holds that. `near` has the cores next to each
-    GPU of the node, of which this one is number `rank`. `models` are paths that workers read.
+    `run` names this run of the study, and the file `nonce` in its folder holds that. `gpus` are those that compute an
+    image together. `near` has the cores next to each device of the node, of which this one is number `rank`. `models`
+    are paths that workers read.
     """
 
     session: str
@@ -67,6 +69,7 @@ class Setup(Record):
     study: str
     nonce: str
     device: Device
+    gpus: tuple[str, ...]
     near: tuple[frozenset[int], ...]
     rank: int
     slots: int
@@ -95,14 +98,17 @@ class DeviceActor:
         self.moved: dict[str, str] = {}
         """Where models that were sent lie, by their paths on the parent's node."""
 
-    def describe(self, kind: str) -> bytes:
-        """Return what there is. Raises Unavailable if the GPU cannot be used."""
-        found = Found(version=own_version(), environment=environment.detect(kind))
+    def describe(self, kind: str, devices: int) -> bytes:
+        """Return what there is, if an image may use so many devices. Raises Unavailable if a GPU cannot be used."""
+        found = Found(version=own_version(), environment=environment.detect(kind, devices=devices))
         if kind == "cuda":
-            gpu = gpus.visible_gpus()[0]
-            if gpu.fault is not None:
-                raise Unavailable(gpu.fault)
-            found = msgspec.structs.replace(found, gpu=gpu.uuid, index=gpus.index_of(gpu.uuid), near=gpu.near)
+            group = gpus.visible_gpus()[:devices]
+            for fault in (gpu.fault for gpu in group if gpu.fault is not None):
+                raise Unavailable(fault)
+            found = msgspec.structs.replace(
+                found, gpus=tuple(gpu.uuid for gpu in group), index=gpus.index_of(group[0].uuid),
+                near=frozenset[int]().union(*(gpu.near for gpu in group)),
+            )  # fmt: skip
         return encode(found)
 
     def open(self, data: bytes, node: str) -> bytes:
@@ -115,7 +121,7 @@ class DeviceActor:
         self.root = self.scratch.folder / f"actor-{os.getpid()}"
         self.inputs = Path(setup.study) if sees_folder else self.scratch.folder / "inputs"
         part = gpus.share_cores(setup.near, frozenset(os.sched_getaffinity(0)))[setup.rank]
-        place = Place(setup.device.uuid, part if len(setup.near) > 1 else frozenset())
+        place = Place(",".join(setup.gpus) or None, part if len(setup.near) > 1 else frozenset())
         executor = LocalExecutor([setup.device], self.launcher(place), slots=setup.slots)
         self.session = Session(executor, self.root)
         return encode(Opened(sees_folder=sees_folder, missing=tuple(filter(self.is_missing, setup.models))))
@@ -204,7 +210,7 @@ class DeviceActor:
         """Return what is wrong with the device, and whether it is lost. Raises Restarted without a session."""
         if self.session is None:
             raise Restarted
-        found = gpus.trouble_of(self.setup.device)
+        found = gpus.trouble_of(self.setup.device, self.setup.gpus)
         return found and (found.reason, found.is_lost)
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import re
 import socket
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,25 @@ QUIET = {"RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 CONNECT_S = 5.0
 """How long a cluster may take to accept a connection."""
 
+Node = Mapping[str, Any]
+"""What Ray says of a node."""
+
 OF_THE_NODE = ("cpu_count", "driver", "platform")
 """The fields of an environment in which the nodes of a family may differ."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a study wants of a cluster.
+
+    `family` is an environment, or a text in the names of devices; without it, that with most devices is used. So many
+    GPUs, `devices`, compute an image together. `gpus` is how many are used, all of them if it is None.
+    """
+
+    kind: str = "auto"
+    family: Environment | str | None = None
+    devices: int = 1
+    gpus: int | None = None
 
 
 class Cluster:
@@ -66,6 +83,11 @@ class Cluster:
         """The devices."""
         return [site.device for site in self.sites]
 
+    @property
+    def why_left_out(self) -> str:
+        """Why others are left out, in one line."""
+        return "; ".join(self.left_out) or "the cluster has no others"
+
     @contextlib.contextmanager
     def opened(
         self, paths: StudyFolder, model: Model, metrics: Mapping[str, str], slots: int
@@ -84,11 +106,10 @@ class Cluster:
             self.ray.shutdown()
 
 
-def connect(address: str, device: str = "auto", family: Environment | str | None = None) -> Cluster:
-    """Start an actor for each device of the cluster at an address, and return those of one family.
+def connect(address: str, wanted: Wanted) -> Cluster:
+    """Start an actor for each device of the cluster at an address, and return those that are wanted.
 
-    That is the family of an environment if one is given, else the largest, or the largest with a text in the name of
-    its devices. A connection that this process has is used. Raises Unavailable if there is none.
+    A connection that this process has is used. Raises Unavailable if there is none, or if devices are missing.
     """
     if importlib.util.find_spec("ray") is None:
         raise Unavailable(f"--ray {address}: {MISSING}")
@@ -106,22 +127,25 @@ def connect(address: str, device: str = "auto", family: Environment | str | None
         raise Unavailable(
             f"--ray {address}: no cluster answers: {reason}; start one with `ray start --head`, or give its HOST:PORT"
         ) from None
-    sites, left_out = start_actors(ray, device)
-    used = family if isinstance(family, Environment) else largest_family(named(sites, family or ""))
-    chosen = []
+    sites, left_out = start_actors(ray, wanted)
+    chosen, others = choose(sites, wanted)
     for site in sites:
-        here = site.found.environment
-        other = difference(used, here) if used else f"{here.device_name} has no {family!r} in its name"
-        if other is None:
-            chosen.append(site)
-            continue
-        left_out.append(f"{site.device.title} is left out: {other}")
-        ray.kill(site.actor)
-    found = Cluster(ray, ranked(chosen), left_out, ours=ours)
-    if not chosen:
+        if site not in chosen:
+            ray.kill(site.actor)
+    found = Cluster(ray, ranked(chosen), [*left_out, *others], ours=ours)
+    missing = why_too_few(found, wanted)
+    if missing is not None:
         found.close()
-        raise Unavailable(f"--ray {address}: no device can be used: {'; '.join(left_out) or 'the cluster has none'}")
+        raise Unavailable(missing if wanted.gpus else f"--ray {address}: {missing}")
     return found
+
+
+def why_too_few(found: Cluster, wanted: Wanted) -> str | None:
+    """Return why the devices that were found are not what is wanted, or None if they are."""
+    used = wanted.devices * len(found.sites)
+    if wanted.gpus is not None and used + wanted.devices <= wanted.gpus:
+        return f"--gpus {wanted.gpus}: {used} GPUs of one kind can be used: {found.why_left_out}"
+    return None if found.sites else f"no device can be used: {found.why_left_out}"
 
 
 def require_listener(address: str) -> None:
@@ -131,12 +155,14 @@ def require_listener(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
 
 
-def start_actors(ray: Any, device: str) -> tuple[list[Site], list[str]]:
-    """Start an actor for each GPU or, without GPUs, for each node with CPUs. Return those that can be used, and why
-    others cannot."""
+def start_actors(ray: Any, wanted: Wanted) -> tuple[list[Site], list[str]]:
+    """Start an actor for each device. Return those that can be used, and why others cannot."""
     sites: list[Site] = []
-    left_out: list[str] = []
-    for answer, (actor, node) in ask_actors(ray, device).items():
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    has_gpus = any(node["Resources"].get("GPU", 0) >= 1 for node in nodes)
+    kind = "cuda" if wanted.kind == "auto" and has_gpus else wanted.kind.replace("auto", "cpu")
+    left_out = [] if kind == "cpu" else list(left_over(nodes, wanted.devices))
+    for answer, (actor, node) in ask_actors(ray, nodes, kind, wanted.devices).items():
         try:
             others = sum(site.device.node == node["NodeName"] for site in sites)
             sites.append(site_of(ray.get(answer, timeout=0), actor, node, others))
@@ -146,27 +172,36 @@ def start_actors(ray: Any, device: str) -> tuple[list[Site], list[str]]:
     return sites, left_out
 
 
-def ask_actors(ray: Any, device: str) -> dict[Any, tuple[Any, Mapping[str, Any]]]:
-    """Start actors, and wait for what they found. Return each with its node, by Ray's promise of that."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    has_gpus = any(node["Resources"].get("GPU", 0) >= 1 for node in nodes)
-    each = "GPU" if device == "cuda" or (device == "auto" and has_gpus) else "CPU"
-    kind, asked = actor_class(ray, ACTOR), {}
+def ask_actors(ray: Any, nodes: Sequence[Node], kind: str, devices: int) -> dict[Any, tuple[Any, Node]]:
+    """Start an actor for so many GPUs each or, on CPUs, for each node. Wait for what they found.
+
+    Returns each with its node, by Ray's promise of that.
+    """
+    each, asked = actor_class(ray, ACTOR), {}
     for node in nodes:
         gpus, cpus = (int(node["Resources"].get(name, 0)) for name in ("GPU", "CPU"))
-        count = gpus if each == "GPU" else min(1, cpus)
+        count = min(1, cpus) if kind == "cpu" else gpus // devices
         for _ in range(count):
             pinned = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            actor = kind.options(
-                num_gpus=int(each == "GPU"), num_cpus=cpus // count, scheduling_strategy=pinned
+            actor = each.options(
+                num_gpus=devices if kind == "cuda" else 0, num_cpus=cpus // count, scheduling_strategy=pinned
             ).remote()  # fmt: skip
-            asked[actor.describe.remote("cuda" if each == "GPU" else "cpu")] = (actor, node)
+            asked[actor.describe.remote(kind, devices)] = (actor, node)
     if asked:
         ray.wait(list(asked), num_returns=len(asked), timeout=START_S)
     return asked
 
 
-def site_of(data: bytes, actor: Any, node: Mapping[str, Any], others: int) -> Site:
+def left_over(nodes: Sequence[Node], devices: int) -> Iterator[str]:
+    """Yield which GPUs of a node are too few for another image."""
+    for node in nodes:
+        gpus = int(node["Resources"].get("GPU", 0))
+        others = f"{gpus % devices} of {gpus} GPUs of {node['NodeName']}"
+        if gpus % devices:
+            yield f"{others} are left out: --devices {devices} needs {devices} for an image"
+
+
+def site_of(data: bytes, actor: Any, node: Node, others: int) -> Site:
     """Return the device of an actor on a node with so many others, which number those without an index.
 
     Raises BadInput if its node has another version of this package.
@@ -179,7 +214,7 @@ def site_of(data: bytes, actor: Any, node: Mapping[str, Any], others: int) -> Si
         raise BadInput(f"its diffusion-tuner is {version}, here it is {own_version()}: install the same version")
     found = decode(data, Found, "what an actor found")
     index = others if found.index is None else found.index
-    at = Device(name=found.environment.device, index=index, uuid=found.gpu, node=node["NodeName"])
+    at = Device(name=found.environment.device, index=index, uuid=next(iter(found.gpus), None), node=node["NodeName"])
     return Site(actor, node["NodeID"], at, found)
 
 
@@ -193,6 +228,21 @@ def why_not(ray: Any, error: Exception) -> str:
 
 
 # ---- families -------------------------------------------------------------------------------------------------------
+
+
+def choose(sites: Sequence[Site], wanted: Wanted) -> tuple[list[Site], list[str]]:
+    """Return the devices that are wanted, and why others are left out."""
+    family = wanted.family
+    used = family if isinstance(family, Environment) else largest_family(named(sites, family or ""))
+    chosen, left_out = [], []
+    for site in sites:
+        here = site.found.environment
+        other = difference(used, here) if used else f"{here.device_name} has no {family!r} in its name"
+        if other is None:
+            chosen.append(site)
+        else:
+            left_out.append(f"{site.device.title} is left out: {other}")
+    return chosen[: wanted.gpus // wanted.devices if wanted.gpus is not None else None], left_out
 
 
 def named(sites: Sequence[Site], text: str) -> list[Site]:

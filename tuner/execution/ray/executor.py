@@ -290,7 +290,8 @@ class RayExecutor(Executor):
         site.session, site.posted, site.holder = uuid.uuid4().hex, 0, None
         setup = Setup(
             session=site.session, run=self.run, study=str(self.paths.root), nonce=str(self.nonce),
-            device=site.device, near=site.near, rank=site.rank, slots=self.slots, models=self.models,
+            device=site.device, gpus=site.found.gpus, near=site.near, rank=site.rank, slots=self.slots,
+            models=self.models,
         )  # fmt: skip
         return site.actor.open.remote(encode(setup), site.node)
 
