@@ -162,7 +162,9 @@ def workers(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
     monkeypatch.setattr("tuner.board.trial_events.write_row", lambda *_: None)
     monkeypatch.setattr("tuner.board.events_file.write_images", lambda *_: None)
     if "real_database" not in request.fixturenames:
-        monkeypatch.setattr("tuner.study.store.open_study", MemoryStudies().open)
+        studies = MemoryStudies()
+        monkeypatch.setattr("tuner.study.store.open_study", studies.open)
+        monkeypatch.setattr("tuner.study.told_values.describe", studies.describe)
     return Workers()
 
 

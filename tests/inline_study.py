@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 from kinds import kind
+from optuna.trial import Trial
 
 from tuner.execution.inline import InlineExecutor
 from tuner.hardware import environment
@@ -139,6 +140,11 @@ class MemoryStudies:
             self.studies[folder] = optuna.create_study(study_name=folder.name, directions=("minimize", "maximize"))
         self.studies[folder].sampler = optuna.samplers.RandomSampler(seed=0)
         return self.studies[folder]
+
+    @staticmethod
+    def describe(study: optuna.Study, _: Path, number: int, attributes: Mapping[str, Any]) -> None:
+        for name, value in attributes.items():
+            Trial(study, study.trials[number]._trial_id).set_user_attr(name, value)
 
 
 class Bench:

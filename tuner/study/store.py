@@ -26,7 +26,7 @@ from tuner.search.recorded import read_outcomes, read_repetitions
 from tuner.search.request import Refusal, Request, read_same_request
 from tuner.study import told_values
 from tuner.study.artifacts import keep_images
-from tuner.study.attributes import attributes
+from tuner.study.attributes import Attribute, attributes
 from tuner.study.compiled_code import own_cache
 from tuner.study.database import damage, open_study
 from tuner.study.reprice import reprice
@@ -294,15 +294,14 @@ class Store:
         return Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
 
     def _end(
-        self, number: int, attributes: Mapping[str, Any], constraints: Mapping[str, float],
+        self, number: int, attributes: Mapping[str, Attribute], constraints: Mapping[str, float],
         values: list[float] | None = None,
     ) -> None:  # fmt: skip
         from optuna.trial import TrialState
 
+        shown = {f"constraint: {name}": value for name, value in constraints.items()}  # all that optuna-dashboard shows
+        told_values.describe(self.study, self.paths.database, number, {**attributes, **shown})
         trial = self._trial(number)
-        for name, value in attributes.items():
-            trial.set_user_attr(name, value)
         for name in constraints.keys() - trial.constraints.keys():  # some are there if a crash came between them
-            trial.set_user_attr(f"constraint: {name}", constraints[name])  # optuna-dashboard shows these alone
             trial.set_constraint(name, constraints[name])
         self.study.tell(number, values, state=TrialState.COMPLETE if values else TrialState.PRUNED)
