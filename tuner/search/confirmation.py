@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tuner.records.outcome import Device, Outcome, Pair
@@ -12,7 +12,7 @@ from tuner.result import front
 from tuner.search.baseline import Failures
 from tuner.search.budget import Budget, pair_s, quickest_build_s, repetition_s
 from tuner.search.gain import MAX_PAIRS, MIN_PAIRS, is_confirmed, is_in_doubt, may_gain, speed_up, timing_noise
-from tuner.search.history import BASELINE, History
+from tuner.search.history import BASELINE, History, remembered
 from tuner.search.simplicity import simplest_first
 from tuner.search.strategy import Proposal, Strategy, repetition
 
@@ -33,7 +33,8 @@ EARLY_SHARE = 0.1
 """A clear gain is confirmed at once if a repetition takes less than this share of the time that is left."""
 
 
-def by_preference(history: History) -> list[Outcome]:
+@remembered
+def by_preference(history: History) -> Sequence[Outcome]:
     """Return the trials that are as good as the baseline and may be cheaper, then the baseline.
 
     The cheapest comes first, or of those that noise cannot tell from it the simplest.
@@ -109,6 +110,7 @@ class PairedRuns:
             del self.open[device]
 
 
+@remembered
 def best_so_far(history: History) -> Outcome:
     """Return the cheapest trial whose gain is confirmed, the baseline if there is none."""
     sure = (outcome.number for outcome in by_preference(history) if is_confirmed(history, outcome))

@@ -8,7 +8,7 @@ from tuner.records.codec import Estimate
 from tuner.records.outcome import Outcome, PredictionCheck
 from tuner.result import config, front
 from tuner.result.records import MeasuredPoint, TimingNoise
-from tuner.search.history import History, by_device
+from tuner.search.history import History, by_device, remembered
 from tuner.timing import prediction
 from tuner.timing.intervals import paired_ratio, pooled_variation
 
@@ -22,6 +22,7 @@ NOISY = 0.1
 """The coefficient of variation of the baseline's processes above which the user is warned."""
 
 
+@remembered
 def timing_noise(history: History) -> TimingNoise | None:
     """Return how far fresh processes of the baseline differ on a device (A/A); None before there are two."""
     runs = history.undisturbed(history.baseline)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from statistics import median
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -21,6 +24,8 @@ from tuner.result.prices import Price, cost_of
 from tuner.space.candidates import SearchSpace, build_key, candidate_key, image_key
 from tuner.timing import disturbance
 from tuner.timing.measure import SLOW_CALL_S
+
+T = TypeVar("T")
 
 BASELINE = 0
 """The number of the untouched pipeline's trial."""
@@ -61,9 +66,9 @@ class History:
     awaits_reference: bool = False
     devices: list[Device] = field(default_factory=list)
     compile_limit_s: float = 0.0
-    _scales: dict[Device, float] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _scales_of: tuple[Outcome, int] | None = field(default=None, init=False, repr=False, compare=False)
-    """The baseline, and how many repetitions there were, when the scales were worked out."""
+    _recorded: Sequence[Outcome] = field(default=(), init=False, repr=False, compare=False)
+    _remembered: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What was worked out of that, by the function that did."""
 
     @property
     def baseline(self) -> Outcome:
@@ -244,23 +249,7 @@ class History:
         """
         if device is None or BASELINE not in self.outcomes or device == self.baseline.device:
             return 1.0
-        self._forget_scales()
-        if device not in self._scales:
-            self._scales[device] = self._measured_scale(device)
-        return self._scales[device]
-
-    def _forget_scales(self) -> None:
-        """Forget the scales if a process of the baseline may have been recorded since they were worked out."""
-        baseline, count = self._scales_of or (None, 0)
-        if baseline is not self.baseline or count != len(self.repetitions):
-            self._scales, self._scales_of = {}, (self.baseline, len(self.repetitions))
-
-    def _measured_scale(self, device: Device) -> float:
-        here, there = (
-            [front.seconds_per_image(run).value for run in self.baseline_on(each)]
-            for each in (device, self.baseline.device)
-        )
-        return median(there) / median(here) if here and there else 1.0
+        return measured_scales(self).get(device, 1.0)
 
     def comparable(self, process: Outcome) -> Outcome:
         """Return what a process measured, as on the baseline's device: its ratio to the baseline on its own counts."""
@@ -281,6 +270,42 @@ class History:
     def cost(self, timing: Timing) -> float:
         """Return US dollars for 1000 images; with a latency target only images that meet it count."""
         return cost_of(timing, self.price)
+
+    # ---- what follows from it ----------------------------------------------------------------------------------------
+
+    def remember(self, work: Callable[[History], T]) -> T:
+        """Return what a function works out of the recorded trials and repetitions, once while these stay the same."""
+        recorded = (*self.outcomes.values(), *self.repetitions)
+        if len(recorded) != len(self._recorded) or any(map(operator.is_not, recorded, self._recorded)):
+            self._recorded, self._remembered = recorded, {}
+        if work not in self._remembered:
+            self._remembered[work] = work(self)
+        found: T = self._remembered[work]
+        return found
+
+
+def remembered(work: Callable[[History], T]) -> Callable[[History], T]:
+    """Make a function of what is recorded work once while that stays the same: a study asks several times a second.
+
+    Its result must not be changed.
+    """
+
+    @functools.wraps(work)
+    def known(history: History) -> T:
+        return history.remember(work)
+
+    return known
+
+
+@remembered
+def measured_scales(history: History) -> Mapping[Device | None, float]:
+    """Return how much longer a call of the untouched pipeline takes on the baseline's device than on each other one."""
+    there = history.baseline_on(history.baseline.device)
+    if not there:
+        return {}
+    own_s = median(front.seconds_per_image(run).value for run in there)
+    groups = by_device(history.undisturbed(history.baseline))
+    return {group[0].device: own_s / median(front.seconds_per_image(run).value for run in group) for group in groups}
 
 
 def by_device(processes: Sequence[Outcome]) -> list[list[Outcome]]:
