@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import compress
 from statistics import median
@@ -119,7 +120,7 @@ class History:
     @property
     def pending(self) -> int:
         """How many trials are still to come of the builds that run."""
-        known = {candidate_key(outcome.values) for outcome in self.outcomes.values()}
+        known = tried_candidates(self)
         return sum(candidate_key(values) not in known for running in self.running for values in running.sweep)
 
     def throttled_trial(self) -> Outcome | None:
@@ -195,7 +196,7 @@ class History:
     def pairs_of(self, candidate: Outcome) -> list[tuple[Outcome, Outcome]]:
         """Return the complete pairs of a candidate that count: neither of their processes was disturbed."""
         tried = self.tried_pairs_of(candidate)
-        disturbed = [*self.disturbed(self.baseline), *self.disturbed(candidate)] if tried else []
+        disturbed = [*disturbed_baselines(self), *self.disturbed(candidate)] if tried else []
         return [pair for pair in tried if not any(run in disturbed for run in pair)]
 
     def tried_pairs_of(self, candidate: Outcome) -> list[tuple[Outcome, Outcome]]:
@@ -265,7 +266,7 @@ class History:
 
     def all_settled(self) -> Sequence[Outcome]:
         """Return every trial with the latency that is shown of it."""
-        return [self.settled(outcome) for outcome in self.outcomes.values()]
+        return settled_trials(self)
 
     def cost(self, timing: Timing) -> float:
         """Return US dollars for 1000 images; with a latency target only images that meet it count."""
@@ -295,6 +296,24 @@ def remembered(work: Callable[[History], T]) -> Callable[[History], T]:
         return history.remember(work)
 
     return known
+
+
+@remembered
+def settled_trials(history: History) -> Sequence[Outcome]:
+    """Return every trial with the latency that is shown of it."""
+    return tuple(history.settled(outcome) for outcome in history.outcomes.values())
+
+
+@remembered
+def disturbed_baselines(history: History) -> Sequence[Outcome]:
+    """Return the untouched pipeline's processes that something else on the machine slowed."""
+    return history.disturbed(history.baseline)
+
+
+@remembered
+def tried_candidates(history: History) -> AbstractSet[str]:
+    """Return the keys of the candidates that have a trial."""
+    return {candidate_key(outcome.values) for outcome in history.outcomes.values()}
 
 
 @remembered
