@@ -134,8 +134,9 @@ class Store:
         choices = {name: knobs[name] for name, value in values.items() if value in knobs.get(name, ())}
         searched = {name: CategoricalDistribution(each) for name, each in choices.items() if len(each) > 1}
         params = {name: values[name] for name in searched}
-        self.study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=searched))
-        return len(self._trials()) - 1
+        trial = create_trial(state=TrialState.RUNNING, params=params, distributions=searched)
+        storage = self.study._storage
+        return int(storage.get_trial_number_from_id(storage.create_new_trial(self.study._study_id, trial)))
 
     def acknowledge(self, outcome: Outcome) -> None:
         """Keep an outcome for good, then tell the sampler."""
@@ -291,7 +292,8 @@ class Store:
     def _trial(self, number: int) -> Any:
         from optuna.trial import Trial
 
-        return Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
+        found = self.study._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+        return Trial(self.study, found)
 
     def _end(
         self, number: int, attributes: Mapping[str, Attribute], constraints: Mapping[str, float],
