@@ -97,7 +97,7 @@ def test_a_recipe_that_conflicts_with_a_pinned_value_is_left_out(
     plan = msgspec.json.decode(told(tmp_path, capsys, "--json", "--set", "cache.kind=teacache"), type=DryRun)
     name = "whole-model compile in half precision"
     assert name not in [recipe.name for recipe in plan.recipes] and len(plan.recipes) > 1
-    assert plan.left_out[f"recipe {name}"].startswith("cache.kind=teacache: it decides between the blocks")
+    assert plan.left_out[f'recipe "{name}"'].startswith("cache.kind=teacache: it decides between the blocks")
 
 
 def test_a_run_that_left_much_out_points_to_the_dry_run_which_has_the_reasons() -> None:

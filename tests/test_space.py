@@ -289,7 +289,7 @@ def test_what_cannot_work_here_is_left_out_with_its_reason(tmp_path: Path) -> No
     bare = Environment(**{**vars_of(CPU), "cpp_compiler": None})
     loaded = load(tmp_path, GOOD, bare)
     assert loaded.knobs["compile.scope"] == ("none",)
-    assert set(loaded.left_out) == {"compile.scope=regional", "compile.scope=full", "recipe both"}
+    assert set(loaded.left_out) == {"compile.scope=regional", "compile.scope=full", 'recipe "both"'}
     assert all("C++ compiler" in reason for reason in loaded.left_out.values())
     assert loaded.recipes == ()
 
@@ -577,7 +577,7 @@ def test_a_recipe_follows_what_is_pinned_and_is_left_out_where_it_cannot(tmp_pat
     assert recipe.values == {"precision.dtype": "bfloat16", "compile.scope": "full", "fuse_qkv": True}
     narrowed = extended(tmp_path, {"knobs": {"compile.scope": ["none", "regional"]}})
     assert narrowed.recipes == ()
-    assert narrowed.left_out["recipe both"] == "the space lists compile.scope only as none, regional"
+    assert narrowed.left_out['recipe "both"'] == "the space lists compile.scope only as none, regional"
 
 
 def test_a_shipped_space_can_be_extended_by_name(tmp_path: Path) -> None:

@@ -209,6 +209,7 @@ def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> in
     from tuner.report.studies import read_state
     from tuner.search.recorded import outcome_files
     from tuner.search.request import read_same_request
+    from tuner.space.candidates import recipe_title
 
     paths = StudyFolder(folder)
     recorded = read_same_request(paths, request)
@@ -232,7 +233,7 @@ def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> in
             for recipe in space.recipes
             if recipe.name not in refused
         ),
-        left_out=space.left_out | {f"recipe {name}": reason for name, reason in refused.items()},
+        left_out=space.left_out | {recipe_title(name): reason for name, reason in refused.items()},
     )
     print_result(plan, DryRunText(plan), options.json)
     return 0

@@ -19,6 +19,11 @@ class Recipe(Record):
     values: Values
 
 
+def recipe_title(name: str) -> str:
+    """Return how a recipe is called beside values that are left out; its name may have commas."""
+    return f'recipe "{name}"'
+
+
 class SearchSpace(Record):
     """The search space of a study: the candidates of one pipeline on this machine.
 

@@ -15,7 +15,7 @@ from tuner.records.codec import Value
 from tuner.records.gate import GatePolicy
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
-from tuner.space.candidates import Recipe, SearchSpace, format_value
+from tuner.space.candidates import Recipe, SearchSpace, format_value, recipe_title
 from tuner.space.combinations import check_combination
 from tuner.space.schema import SpaceFile
 from tuner.space.settings import apply_settings, check_available, origins
@@ -94,7 +94,7 @@ def _recipes(
     for recipe in written.recipes:
         reason = unavailable_reason(recipe, knobs, architecture, environment)
         if reason:
-            left_out[f"recipe {recipe.name}"] = reason
+            left_out[recipe_title(recipe.name)] = reason
         else:
             values = {name: coerce(name, value) for name, value in recipe.values.items()}
             recipes.append(msgspec.structs.replace(recipe, values={**pinned, **values}))

@@ -15,6 +15,7 @@ from tuner.records.model import Architecture
 from tuner.report.dry_run import refused_recipes
 from tuner.report.formatting import one_line
 from tuner.space import reader
+from tuner.space.candidates import recipe_title
 from tuner.space.space_file import read_extended
 
 USER_VALUE = "(your own)"
@@ -138,7 +139,7 @@ def _recipes(space_file: Path, architecture: Architecture, environment: Environm
     space = reader.load(space_file, architecture, environment)
     refused = refused_recipes(space)
     for recipe in read_extended(space_file).recipes:
-        reason = space.left_out.get(f"recipe {recipe.name}") or refused.get(recipe.name)
+        reason = space.left_out.get(recipe_title(recipe.name)) or refused.get(recipe.name)
         yield RecipeEntry(name=recipe.name, values=recipe.values, reason=reason)
 
 
