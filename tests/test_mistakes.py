@@ -147,6 +147,7 @@ ARGUMENTS = {
         "--set steps=20 and --set steps=28: steps is set twice: give it once, with a list such as [20, 28]",
     ),
     "--set workload.height=64 --set workload.height=32": ("workload.height is set twice: give it once",),
+    "--latency-target 2s --set workload.latency_target_s=1": ("workload.latency_target_s is set twice: give it once",),
     "--set steps 20": ("--set steps: write it as KNOB=VALUE", "in one word or in quotes"),
     "--metric ssmi=.": ("--metric ssmi=.", "did you mean ssim?"),
     "--metric fid": ("use NAME=PATH", "the metrics are clip_score"),

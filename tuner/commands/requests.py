@@ -29,7 +29,7 @@ def resolve(
     from tuner.space import reader
     from tuner.space.settings import check_written
 
-    check_written(options.set)
+    check_written(settings)
     env = detect() if detect else environment.detect(options.device, None, options.devices)
     model, architecture = pipeline.resolve(options.model, options.revision, scorer, options.variant, options.base)
     space_file = reader.find(options.space, architecture, model.source == pipeline.DEMO)
