@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,10 @@ class MemoryStudies:
         return self.studies[folder]
 
     @staticmethod
-    def describe(study: optuna.Study, _: Path, number: int, attributes: Mapping[str, Any]) -> None:
+    def write(
+        study: optuna.Study, _: Path, number: int, attributes: Mapping[str, Any], values: Sequence[float] = ()
+    ) -> None:
+        assert not values, "what is corrected needs a database"
         for name, value in attributes.items():
             Trial(study, study.trials[number]._trial_id).set_user_attr(name, value)
 

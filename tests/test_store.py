@@ -167,11 +167,11 @@ def test_a_candidate_that_is_entered_is_the_one_that_is_tried(folder: Path, requ
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("call", ["describe", "set_constraint", "tell"])
+@pytest.mark.parametrize("call", ["write", "set_constraint", "tell"])
 def test_an_outcome_that_optuna_missed_is_told(
     folder: Path, request_: Request, monkeypatch: pytest.MonkeyPatch, call: str, done: bool
 ) -> None:
-    owner: Any = {"describe": told_values, "set_constraint": optuna.trial.Trial, "tell": optuna.Study}[call]
+    owner: Any = {"write": told_values, "set_constraint": optuna.trial.Trial, "tell": optuna.Study}[call]
     method = getattr(owner, call)
 
     def crashes(*given: Any, **named: Any) -> None:

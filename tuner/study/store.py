@@ -149,7 +149,7 @@ class Store:
         """Tell Optuna what is known of a trial now that it was repeated, unless it has been told that."""
         values, known, told = values_of(outcome), attributes(outcome), self._trials()[outcome.number]
         if values is not None and (told.values != values or not known.items() <= told.user_attrs.items()):
-            told_values.correct(self.study, self.paths.database, outcome.number, values, known)
+            told_values.write(self.study, self.paths.database, outcome.number, known, values)
             sampler, self.study = self.study.sampler, open_study(self.folder)
             self.study.sampler = sampler
 
@@ -302,7 +302,7 @@ class Store:
         from optuna.trial import TrialState
 
         shown = {f"constraint: {name}": value for name, value in constraints.items()}  # all that optuna-dashboard shows
-        told_values.describe(self.study, self.paths.database, number, {**attributes, **shown})
+        told_values.write(self.study, self.paths.database, number, {**attributes, **shown})
         trial = self._trial(number)
         for name in constraints.keys() - trial.constraints.keys():  # some are there if a crash came between them
             trial.set_constraint(name, constraints[name])

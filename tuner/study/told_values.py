@@ -1,5 +1,5 @@
-"""Write what Optuna keeps of a trial in one transaction: it writes each attribute in its own, and none of a finished
-trial."""
+"""Write a trial's attributes and values in one transaction: Optuna writes each attribute in its own, and nothing of a
+finished trial."""
 
 from __future__ import annotations
 
@@ -22,15 +22,11 @@ ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json
 """
 
 
-def describe(study: Any, database: Path, number: int, attributes: Mapping[str, Attribute]) -> None:
-    """Write attributes of a trial that goes on."""
-    correct(study, database, number, (), attributes)
-
-
-def correct(
-    study: Any, database: Path, number: int, values: Sequence[float], attributes: Mapping[str, Attribute]
+def write(
+    study: Any, database: Path, number: int, attributes: Mapping[str, Attribute], values: Sequence[float] = ()
 ) -> None:
-    """Replace values and attributes of a trial, all or none. If it is finished, an open study keeps the old ones."""
+    """Write attributes of a trial, and its values if it is finished: all or none. An open study keeps the old ones of a
+    finished trial."""
     with closing(sqlite3.connect(database)) as connection, connection:
         (trial_id,) = connection.execute(TRIAL_ID, (number, study._study_id)).fetchone()
         rows = [(value, objective, trial_id) for objective, value in enumerate(values)]
