@@ -41,6 +41,7 @@ from inline_study import SMALL, Told
 from kinds import kind
 
 from tuner import cli
+from tuner.commands.machines import InCluster
 from tuner.errors import BadInput, Unavailable
 from tuner.execution import launch
 from tuner.execution.executor import Ended, Executor
@@ -235,6 +236,9 @@ def test_a_gpu_with_a_fault_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None
     assert actor_module.DeviceActor().describe("cuda", 1)
     with pytest.raises(Unavailable, match="fell off the bus"):
         actor_module.DeviceActor().describe("cuda", 2)
+    visible[1] = gpus.Gpu(1, "", "another", 0)
+    with pytest.raises(Unavailable, match="different kinds"):
+        actor_module.DeviceActor().describe("cuda", 2)
 
 
 def test_workers_of_an_actor_see_the_gpus_that_compute_an_image_together(
@@ -410,7 +414,20 @@ def test_a_family_is_chosen_by_the_name_of_its_devices(cluster: Cluster, monkeyp
     with pytest.raises(Unavailable, match=r"--gpus 3: 2 GPUs of one kind can be used: .* left out: .*L40S"):
         connect("auto", Wanted("cpu", gpus=3))
     assert len(connect("auto", Wanted("cpu", gpus=1)).sites) == 1
-    assert len(connect("auto", Wanted("cpu", devices=2, gpus=3)).sites) == 1, "the third is too few for an image"
+    together = connect("auto", Wanted("cpu", devices=2, gpus=3))
+    assert len(together.sites) == 1
+    assert together.left_out[-1] == "left out: 1 of --gpus 3: --devices 2 needs 2 for an image"
+
+
+def test_idle_gpus_are_taken_before_those_that_others_use(cluster: Cluster) -> None:
+    busy, idle = (
+        replace(site, found=msgspec.structs.replace(site.found, warning=warning))
+        for site, warning in zip(cluster.sites, ("another process uses this GPU", None), strict=False)
+    )
+    assert ray_cluster.choose([busy, idle], Wanted("cpu", gpus=1)) == ([idle], [])
+    machines = InCluster(Cluster(cluster.ray, [busy, idle], []), "2")
+    assert list(machines.notes(idle.found.environment)) == [f"another process uses {busy.device.title}"]
+    assert machines.asked == "2"
 
 
 def test_the_order_of_nodes_makes_no_other_study(cluster: Cluster, tmp_path: Path) -> None:
@@ -505,5 +522,5 @@ def test_a_process_can_connect_again(nodes: Any, cluster: Cluster) -> None:
     assert len(together.sites) == len(nodes_with_three) == len(together.left_out)
     assert {len(site.found.gpus) for site in together.sites} == {2}
     assert {site.found.environment.devices for site in together.sites} == {2}
-    assert re.fullmatch(r"1 of 3 GPUs of .* are left out: --devices 2 needs 2 for an image", together.left_out[0])
+    assert re.fullmatch(r"left out: 1 of 3 GPUs of .*: --devices 2 needs 2 for an image", together.left_out[0])
     together.close()

@@ -125,7 +125,7 @@ def add_ray(parser: argparse.ArgumentParser) -> None:
     """Add --ray."""
     parser.add_argument(
         "--ray", metavar="auto|ADDRESS",
-        help="run trials on all GPUs of a Ray cluster, of one without GPUs on a CPU of each node; auto: the cluster "
+        help="run trials on the GPUs of a Ray cluster, of one without GPUs on a CPU of each node; auto: the cluster "
         "that this node belongs to (default: this host alone)",
     )  # fmt: skip
 

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from tuner.errors import BadInput, Unavailable
 
 if TYPE_CHECKING:
-    import argparse
-
     from tuner.execution.launch import Place
     from tuner.execution.ray.cluster import Cluster
     from tuner.hardware.gpus import Choice, GpuModel
@@ -19,23 +17,25 @@ if TYPE_CHECKING:
 NO_GPUS = "a study on the CPU uses no GPUs"
 
 
-def connect(options: argparse.Namespace, device: str, devices: int, family: Environment | str | None = None) -> Cluster:
-    """Connect to the Ray cluster of --ray, of one family of devices, which may be named.
+def connect_cluster(
+    address: str, gpus: str | None, device: str, devices: int, family: Environment | str | None = None
+) -> Cluster:
+    """Connect to the Ray cluster of --ray, with the GPUs of --gpus, of one family, which may be named.
 
     An image may use so many `devices`. Raises BadInput or Unavailable.
     """
-    from tuner.execution.ray import cluster
+    from tuner.execution.ray.cluster import Wanted, connect
 
-    if options.gpus is None:
-        return cluster.connect(options.ray, cluster.Wanted(device, family, devices))
+    if gpus is None:
+        return connect(address, Wanted(device, family, devices))
     if device == "cpu":
-        raise Unavailable(f"--gpus {options.gpus}: {NO_GPUS}")
-    if "," in options.gpus:
-        raise BadInput(f"--gpus {options.gpus}: indices are those of one host; with --ray use all or a number")
-    count = None if options.gpus == "all" else int(options.gpus)
+        raise Unavailable(f"--gpus {gpus}: {NO_GPUS}")
+    if "," in gpus:
+        raise BadInput(f"--gpus {gpus}: indices are those of one host; with --ray use all or a number")
+    count = None if gpus == "all" else int(gpus)
     if count is not None and count < devices:
         raise Unavailable(f"--devices {devices}: it needs {devices} GPUs; chosen with --gpus: {count}")
-    return cluster.connect(options.ray, cluster.Wanted("cuda", family, devices, count))
+    return connect(address, Wanted("cuda", family, devices, count))
 
 
 def choose_gpus(asked: str | None, device: str, kind: GpuModel | None = None) -> Choice:

@@ -95,17 +95,22 @@ def launchers(found: Mapping[Device, Place], paths: StudyFolder) -> dict[Device,
 class InCluster(Machines):
     """The devices of one family in a Ray cluster."""
 
-    asked = None
-    """No GPUs of this host are asked for."""
-
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, asked: str | None) -> None:
         self.cluster = cluster
+        self.choice = asked
+
+    @property
+    def asked(self) -> str | None:
+        return self.choice
 
     def devices(self, environment: Environment) -> Sequence[Device]:
         return self.cluster.devices
 
     def notes(self, environment: Environment) -> Iterator[str]:
         yield from self.cluster.left_out
+        for site in self.cluster.sites:
+            if site.found.warning is not None:
+                yield site.found.warning.replace("this GPU", site.device.title)
 
     def opened(self, store: Store, slots: int) -> AbstractContextManager[Engine]:
         request = store.request

@@ -61,7 +61,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run a study on from what it recorded."""
     from tuner.commands import checks
-    from tuner.commands.devices import choose_gpus, connect, first_uuid
+    from tuner.commands.devices import choose_gpus, connect_cluster, first_uuid
     from tuner.commands.machines import Host, InCluster
     from tuner.commands.run import run_study
     from tuner.report.studies import find_study
@@ -73,8 +73,9 @@ def run(options: argparse.Namespace) -> int:
     check_space(folder / "study.json", request.space)
     machines: Machines
     if options.ray is not None:
-        there = request.environment
-        machines = InCluster(connect(options, there.device, there.devices, there))
+        there, last = request.environment, recorded_gpus(folder)
+        gpus = options.gpus or (last if last and "," not in last else None)  # indices are those of one host
+        machines = InCluster(connect_cluster(options.ray, gpus, there.device, there.devices, there), gpus)
     else:
         choice = choose_gpus(
             options.gpus or recorded_gpus(folder), request.environment.device, kind_of(request.environment)

@@ -168,7 +168,7 @@ def run(options: argparse.Namespace) -> int:
 
 def prepare(options: argparse.Namespace) -> tuple[Path, Request, Machines]:
     """Return folder, request and machines of the study that options ask for. Raises BadInput or Unavailable."""
-    from tuner.commands.devices import choose_gpus, connect, first_uuid
+    from tuner.commands.devices import choose_gpus, connect_cluster, first_uuid
     from tuner.commands.machines import Host, InCluster
     from tuner.hardware import environment
     from tuner.study.warm_start import require_study
@@ -179,9 +179,9 @@ def prepare(options: argparse.Namespace) -> tuple[Path, Request, Machines]:
     if options.family is not None and options.ray is None:
         raise BadInput(f"--family {options.family}: it chooses among the devices of a cluster: give --ray as well")
     if options.ray is not None:
-        cluster = connect(options, options.device, options.devices, options.family)
+        cluster = connect_cluster(options.ray, options.gpus, options.device, options.devices, options.family)
         try:
-            return *checked_request(options, lambda: cluster.environment), InCluster(cluster)
+            return *checked_request(options, lambda: cluster.environment), InCluster(cluster, options.gpus)
         except BaseException:
             cluster.close()
             raise

@@ -18,7 +18,7 @@ from tuner.execution.local import LocalExecutor
 from tuner.execution.ray.session import Command, Event, Session
 from tuner.execution.ray.shipping import Scratch, last_line, with_paths, write_files
 from tuner.execution.template import make_launcher
-from tuner.hardware import environment, gpus
+from tuner.hardware import environment, gpus, telemetry
 from tuner.records.codec import Record, decode, encode, fingerprint
 from tuner.records.machine import Environment
 from tuner.records.outcome import Device
@@ -47,13 +47,14 @@ class Version(msgspec.Struct):
 
 class Found(Record):
     """What an actor found: its environment, the UUIDs of its GPUs, the first one's index on the node, and the cores
-    next to them."""
+    next to them. `warning` says who else uses them, if somebody does."""
 
     version: str
     environment: Environment
     gpus: tuple[str, ...] = ()
     index: int | None = None
     near: frozenset[int] = frozenset()
+    warning: str | None = None
 
 
 class Setup(Record):
@@ -105,9 +106,12 @@ class DeviceActor:
             group = gpus.visible_gpus()[:devices]
             for fault in (gpu.fault for gpu in group if gpu.fault is not None):
                 raise Unavailable(fault)
+            if len({gpu.kind for gpu in group}) > 1:
+                raise Unavailable("its GPUs, which would compute an image together, are of different kinds")
+            warnings = (telemetry.other_users_warning((gpu.processes, gpu.used_bytes)) for gpu in group)
             found = msgspec.structs.replace(
                 found, gpus=tuple(gpu.uuid for gpu in group), index=gpus.index_of(group[0].uuid),
-                near=frozenset[int]().union(*(gpu.near for gpu in group)),
+                near=frozenset[int]().union(*(gpu.near for gpu in group)), warning=next(filter(None, warnings), None),
             )  # fmt: skip
         return encode(found)
 

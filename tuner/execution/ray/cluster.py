@@ -83,11 +83,6 @@ class Cluster:
         """The devices."""
         return [site.device for site in self.sites]
 
-    @property
-    def why_left_out(self) -> str:
-        """Why others are left out, in one line."""
-        return "; ".join(self.left_out) or "the cluster has no others"
-
     @contextlib.contextmanager
     def opened(
         self, paths: StudyFolder, model: Model, metrics: Mapping[str, str], slots: int
@@ -144,8 +139,13 @@ def why_too_few(found: Cluster, wanted: Wanted) -> str | None:
     """Return why the devices that were found are not what is wanted, or None if they are."""
     used = wanted.devices * len(found.sites)
     if wanted.gpus is not None and used + wanted.devices <= wanted.gpus:
-        return f"--gpus {wanted.gpus}: {used} GPUs of one kind can be used: {found.why_left_out}"
-    return None if found.sites else f"no device can be used: {found.why_left_out}"
+        return f"--gpus {wanted.gpus}: {used} GPUs of one kind can be used: {reasons(found, 'the cluster has no more')}"
+    return None if found.sites else f"no device can be used: {reasons(found, 'the cluster has none')}"
+
+
+def reasons(found: Cluster, otherwise: str) -> str:
+    """Return why devices are left out, in one line."""
+    return "; ".join(found.left_out) or otherwise
 
 
 def require_listener(address: str) -> None:
@@ -159,8 +159,9 @@ def start_actors(ray: Any, wanted: Wanted) -> tuple[list[Site], list[str]]:
     """Start an actor for each device. Return those that can be used, and why others cannot."""
     sites: list[Site] = []
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    has_gpus = any(node["Resources"].get("GPU", 0) >= 1 for node in nodes)
-    kind = "cuda" if wanted.kind == "auto" and has_gpus else wanted.kind.replace("auto", "cpu")
+    kind = wanted.kind
+    if kind == "auto":
+        kind = "cuda" if any(node["Resources"].get("GPU", 0) >= 1 for node in nodes) else "cpu"
     left_out = [] if kind == "cpu" else list(left_over(nodes, wanted.devices))
     for answer, (actor, node) in ask_actors(ray, nodes, kind, wanted.devices).items():
         try:
@@ -196,9 +197,13 @@ def left_over(nodes: Sequence[Node], devices: int) -> Iterator[str]:
     """Yield which GPUs of a node are too few for another image."""
     for node in nodes:
         gpus = int(node["Resources"].get("GPU", 0))
-        others = f"{gpus % devices} of {gpus} GPUs of {node['NodeName']}"
         if gpus % devices:
-            yield f"{others} are left out: --devices {devices} needs {devices} for an image"
+            yield too_few(f"{gpus % devices} of {gpus} GPUs of {node['NodeName']}", devices)
+
+
+def too_few(gpus: str, devices: int) -> str:
+    """Say that some GPUs are left out, since more are needed for an image."""
+    return f"left out: {gpus}: --devices {devices} needs {devices} for an image"
 
 
 def site_of(data: bytes, actor: Any, node: Node, others: int) -> Site:
@@ -242,7 +247,11 @@ def choose(sites: Sequence[Site], wanted: Wanted) -> tuple[list[Site], list[str]
             chosen.append(site)
         else:
             left_out.append(f"{site.device.title} is left out: {other}")
-    return chosen[: wanted.gpus // wanted.devices if wanted.gpus is not None else None], left_out
+    if wanted.gpus is None:
+        return chosen, left_out
+    if wanted.gpus % wanted.devices:
+        left_out.append(too_few(f"{wanted.gpus % wanted.devices} of --gpus {wanted.gpus}", wanted.devices))
+    return sorted(chosen, key=lambda site: bool(site.found.warning))[: wanted.gpus // wanted.devices], left_out
 
 
 def named(sites: Sequence[Site], text: str) -> list[Site]:
