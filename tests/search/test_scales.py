@@ -16,6 +16,7 @@ from tuner.search.confirmation import Confirmation, EarlyConfirmation, by_prefer
 from tuner.search.gain import speed_up
 from tuner.search.history import History
 from tuner.study.flight import Flight
+from tuner.study.narration import best_text, disturbance_text
 from tuner.study.runner import Runner
 
 BASELINE, CANDIDATE = 0, 1
@@ -57,8 +58,8 @@ def test_a_scale_is_worked_out_again_once_a_process_of_the_baseline_is_recorded(
     known.repetitions.append(outcome(BASELINE, 5.0, SLOWER, 3))
     known.repetitions.append(outcome(BASELINE, 5.0, SLOWER, 4))
     assert known.scale(SLOWER) == pytest.approx(2.0 / 4.5)
-    known.outcomes[BASELINE] = outcome(BASELINE, 4.5, SLOWER)
-    assert known.scale(SLOWER) == 1.0
+    known.outcomes[BASELINE] = outcome(BASELINE, 3.0, FIRST)
+    assert known.scale(SLOWER) == pytest.approx(2.5 / 4.5), "once its images are judged, the baseline is another"
 
 
 def test_a_candidate_of_a_slower_device_is_scaled_once() -> None:
@@ -96,3 +97,14 @@ def test_when_builds_end_is_worked_out_once_for_all_that_run() -> None:
     assert (runner.next_stop(), len(asked)) == (5.0, 1)
     runner.flights = {number: flight for number, flight in runner.flights.items() if number in (BASELINE, 4)}
     assert (runner.next_stop(), len(asked)) == (float("inf"), 1), "neither the baseline nor a repetition is stopped"
+
+
+def test_a_gain_on_another_device_is_told_beside_the_baseline_there() -> None:
+    known = two_devices(2.0)
+    assert "to confirm: trial 1, 2.00x" in best_text(known, known.outcomes[BASELINE])
+
+
+def test_a_disturbed_process_is_told_beside_those_of_its_device() -> None:
+    known = two_devices(4.0)
+    known.repetitions.append(slow := outcome(BASELINE, 9.0, SLOWER, 3))
+    assert "a process took 2.25 times as long as the others" in disturbance_text(known, slow)

@@ -11,14 +11,19 @@ from tuner.records.outcome import Device, Outcome, Pair
 from tuner.result import front
 from tuner.search.baseline import Failures
 from tuner.search.budget import Budget, pair_s, quickest_build_s, repetition_s
-from tuner.search.gain import MAX_PAIRS, MIN_PAIRS, is_confirmed, is_in_doubt, may_gain, speed_up, timing_noise
+from tuner.search.gain import (
+    MAX_PAIRS,
+    MIN_PAIRS,
+    RESERVED_PAIRS,
+    is_confirmed,
+    is_in_doubt,
+    may_gain,
+    speed_up,
+    timing_noise,
+)
 from tuner.search.history import BASELINE, History, remembered
 from tuner.search.simplicity import simplest_first
 from tuner.search.strategy import Proposal, Strategy, repetition
-
-RESERVED_PAIRS = MIN_PAIRS + 1
-"""Pairs for which the search leaves time. Two left gains of 1.4x to 2.2x in doubt on a noisy machine; the time of a
-third that is not needed is searched afterwards."""
 
 MAX_RESERVED_SHARE = 1 / 3
 """The share of the budget that may be kept for pairs of a trial that has not been found yet."""
@@ -32,10 +37,14 @@ MIN_EARLY_GAIN = 1.1
 EARLY_SHARE = 0.1
 """A clear gain is confirmed at once if a repetition takes less than this share of the time that is left."""
 
+SHORT_SHARE = 0.1
+"""The share of the estimated time that may be missing. Builds are stopped when exactly so much is left, and that takes
+some of it."""
+
 
 @remembered
 def by_preference(history: History) -> Sequence[Outcome]:
-    """Return the trials that are as good as the baseline and may be cheaper, then the baseline.
+    """Return the trials that are as good as the baseline and may be cheaper, as they were recorded, then the baseline.
 
     The cheapest comes first, or of those that noise cannot tell from it the simplest.
     """
@@ -45,12 +54,7 @@ def by_preference(history: History) -> Sequence[Outcome]:
     cost = front.cost(history.settled(history.baseline))
     baseline = [trial for trial in trials if trial.number == BASELINE]
     gaining = [trial for trial in trials if trial not in baseline and may_gain(history, trial, cost)]
-    return simplest_first(history, gaining) + baseline
-
-
-SHORT_SHARE = 0.1
-"""The share of the estimated time that may be missing. Builds are stopped when exactly so much is left, and that takes
-some of it."""
+    return [history.outcomes[trial.number] for trial in simplest_first(history, gaining) + baseline]
 
 
 @dataclass
@@ -113,8 +117,7 @@ class PairedRuns:
 @remembered
 def best_so_far(history: History) -> Outcome:
     """Return the cheapest trial whose gain is confirmed, the baseline if there is none."""
-    sure = (outcome.number for outcome in by_preference(history) if is_confirmed(history, outcome))
-    return history.outcomes[next(sure, history.baseline.number)]
+    return next((outcome for outcome in by_preference(history) if is_confirmed(history, outcome)), history.baseline)
 
 
 def lacks_pairs(history: History, runs: PairedRuns) -> bool:
@@ -270,7 +273,7 @@ class EarlyConfirmation(Strategy):
             return False
         is_cheap = repetition_s(history, first) <= EARLY_SHARE * confirmation.budget.seconds_left()
         clear = 1.0 if timing_noise(history) else MIN_EARLY_GAIN
-        return is_cheap and speed_up(history, history.outcomes[first.number]).low > clear
+        return is_cheap and speed_up(history, first).low > clear
 
     def propose(self, history: History, device: Device) -> Proposal | None:
         if self.is_due(history):

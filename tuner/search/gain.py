@@ -15,6 +15,10 @@ from tuner.timing.intervals import paired_ratio, pooled_variation
 MIN_PAIRS = 2
 """How many pairs of baseline and candidate a confirmed gain needs."""
 
+RESERVED_PAIRS = MIN_PAIRS + 1
+"""Pairs for which the search leaves time. Two left gains of 1.4x to 2.2x in doubt on a noisy machine; the time of a
+third that is not needed is searched afterwards."""
+
 MAX_PAIRS = 6
 """Pairs after which a gain that is still in doubt is given up."""
 

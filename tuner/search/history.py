@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -67,9 +66,10 @@ class History:
     awaits_reference: bool = False
     devices: list[Device] = field(default_factory=list)
     compile_limit_s: float = 0.0
-    _recorded: Sequence[Outcome] = field(default=(), init=False, repr=False, compare=False)
     _remembered: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What was worked out of that, by the function that did."""
+    """What was worked out of what is recorded, by the function that did."""
+    _remembered_of: tuple[Outcome | None, int, int] = field(default=(None, 0, 0), init=False, repr=False, compare=False)
+    """The baseline, and how many trials and repetitions there were then."""
 
     @property
     def baseline(self) -> Outcome:
@@ -275,10 +275,14 @@ class History:
     # ---- what follows from it ----------------------------------------------------------------------------------------
 
     def remember(self, work: Callable[[History], T]) -> T:
-        """Return what a function works out of the recorded trials and repetitions, once while these stay the same."""
-        recorded = (*self.outcomes.values(), *self.repetitions)
-        if len(recorded) != len(self._recorded) or any(map(operator.is_not, recorded, self._recorded)):
-            self._recorded, self._remembered = recorded, {}
+        """Return what a function works out of the recorded trials and repetitions, once while these stay the same.
+
+        They are only added to, but the baseline is replaced once its images are judged.
+        """
+        baseline, *counts = now = self.outcomes.get(BASELINE), len(self.outcomes), len(self.repetitions)
+        then, *counted = self._remembered_of
+        if baseline is not then or counts != counted:
+            self._remembered, self._remembered_of = {}, now
         if work not in self._remembered:
             self._remembered[work] = work(self)
         found: T = self._remembered[work]

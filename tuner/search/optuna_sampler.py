@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from tuner.records.codec import Values
-from tuner.records.outcome import Device, Outcome
+from tuner.records.outcome import Device
 from tuner.search.bounds import refusal_reason
 from tuner.search.history import History
 from tuner.search.strategy import Proposal, SearchContext, Strategy, random_state
@@ -52,9 +52,6 @@ class OptunaSampler(Strategy, ABC):
         if values is None and not history.running:
             self.context.note("every candidate of the space is known or invalid: the search ends")
         return None if values is None else Proposal(values=values, purpose="search")
-
-    def observe(self, outcome: Outcome) -> None:
-        """Do nothing: the store tells Optuna what came of each trial."""
 
 
 class Tpe(OptunaSampler):

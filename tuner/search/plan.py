@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from tuner.quality import race
 from tuner.quality.panel import SPOT_CHECKED
 from tuner.search.budget import CACHED_SHARE, QUICK_BUDGET_S, timing_allowance_s
+from tuner.search.gain import RESERVED_PAIRS
 from tuner.timing.measure import MIN_SLOW_SAMPLES, SLOW_CALL_S
 from tuner.timing.prediction import COMPOSED_STEPS, WARM_UP_STEPS, step_counts_to_measure
 
@@ -41,9 +42,6 @@ regional), 20 s (Wan 2.1 1.3B, regional) and 146 s (SDXL, whole); later builds f
 
 GOOD_BUILDS = 8
 """Builds that a budget must have room for to be called enough: the recipes, and a few that are searched."""
-
-RESERVED_PAIRS = 3
-"""Pairs of baseline and candidate that confirm the result."""
 
 MINUTES = (10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720, 1440, 2880, 5760, 11520)
 BUDGETS_S = (QUICK_BUDGET_S, *(60.0 * minutes for minutes in MINUTES))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tuner.records.codec import Values
-from tuner.records.outcome import Device, Outcome
+from tuner.records.outcome import Device
 from tuner.result import front
 from tuner.search.bounds import refusal_reason
 from tuner.search.history import History
@@ -27,9 +27,6 @@ class Recipes(Strategy):
             refusal = refusal_reason(history, values)
             return Proposal(values=values, purpose="recipe", recipe=recipe.name, refusal=refusal)
         return None
-
-    def observe(self, outcome: Outcome) -> None:
-        """Do nothing: the history says what was tried."""
 
 
 def recipe_of(space: SearchSpace, values: Values) -> str | None:
@@ -54,9 +51,6 @@ class Interrupted(Strategy):
                 return Proposal(first, "recipe" if recipe else "search", recipe=recipe, steps=steps)
         return None
 
-    def observe(self, outcome: Outcome) -> None:
-        """Do nothing: the history says what was tried."""
-
 
 class StepSweep(Strategy):
     """Proposes the step counts of the cheapest acceptable build that were left out because its calls are slow."""
@@ -72,9 +66,6 @@ class StepSweep(Strategy):
         values = next((values for values in missing if refusal_reason(history, values) is None), None)
         return None if values is None else Proposal(values=values, purpose="search")
 
-    def observe(self, outcome: Outcome) -> None:
-        """Do nothing: the history says what was tried."""
-
 
 class ThrottledAgain(Strategy):
     """Proposes a candidate again whose calls were all held back by heat or the power supply, once."""
@@ -88,6 +79,3 @@ class ThrottledAgain(Strategy):
             return None
         self.context.note(f"trial {throttled.number} was throttled: its configuration is tried again")
         return Proposal(values=throttled.values, purpose=throttled.purpose, recipe=throttled.recipe)
-
-    def observe(self, outcome: Outcome) -> None:
-        """Do nothing: the history says what was throttled."""

@@ -74,9 +74,6 @@ class Simplify(Strategy):
                 return Proposal(values=values, purpose="search")
         return None
 
-    def observe(self, outcome: Outcome) -> None:
-        """Do nothing: the history says what was tried."""
-
 
 def simpler(history: History, trial: Outcome) -> Iterator[Values]:
     """Yield candidates with fewer settings than a trial: without all that are not expected to gain, then without one.

@@ -39,8 +39,11 @@ class Strategy(Protocol):
         ...
 
     def observe(self, outcome: Outcome) -> None:
-        """Take note of what came of a proposal; of several strategies, each is told of all."""
-        ...
+        """Take note of what came of a proposal; of several strategies, each is told of all.
+
+        Most have nothing to do: the history says what was tried.
+        """
+        return
 
 
 class TrialSource(Protocol):

@@ -142,7 +142,8 @@ def disturbance_text(history: History, run: Outcome) -> str:
     """Report that a process was disturbed."""
     trial = history.outcomes[run.number]
     latency_s = front.seconds_per_image(run).value
-    usual_s = median(front.seconds_per_image(other).value for other in history.undisturbed(trial))
+    others = (other for other in history.undisturbed(trial) if other.device == run.device)
+    usual_s = median(front.seconds_per_image(other).value for other in others)
     times = format_ratio(latency_s / usual_s)
     return (
         f"trial {run.number}: a process took {times} times as long as the others: something else disturbed it, and it "

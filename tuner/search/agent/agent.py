@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from tuner.records.codec import Values
-from tuner.records.outcome import Device, Outcome
+from tuner.records.outcome import Device
 from tuner.search.agent.choosing import Chooser
 from tuner.search.bounds import refusal_reason
 from tuner.search.history import History
@@ -56,6 +56,3 @@ class Agent(Strategy):
         refusal, recipe = refusal_reason(history, values), recipe_of(history.space, values)
         number = self.context.trials.ask()[0] if history.space.sample(nearest(values)) == values else None
         return Proposal(values, "recipe" if recipe else "search", number, recipe, steps, refusal)
-
-    def observe(self, outcome: Outcome) -> None:
-        """Do nothing: the history says what came of each proposal."""
