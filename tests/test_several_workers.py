@@ -168,7 +168,7 @@ def test_no_time_is_left_to_run_again_what_is_stopped(several: Bench) -> None:
         (flight,) = found.runner.flights.values()
         flight.runs_again = True
         found.runner.builds_end_at = lambda: 0.0
-        found.runner.stop_late(found.search)
+        found.runner.stop_late()
         assert found.runner.is_idle
         states = [trial.state.name for trial in found.store.study.get_trials()]
         assert "RUNNING" not in states
@@ -177,7 +177,8 @@ def test_no_time_is_left_to_run_again_what_is_stopped(several: Bench) -> None:
 def test_what_waits_to_run_again_is_given_up_with_the_baseline_it_waited_for(several: Bench) -> None:
     with several.study(trials=12) as found:
         runner = found.runner
-        runner.fill(found.baseline)
+        runner.strategy = found.baseline
+        runner.fill()
         (baseline,) = runner.flights.values()
         other = {**baseline.proposal.values, "steps": 14}
         waiting = [Proposal(other, "search", number=found.store.enter(other)) for _ in range(2)]

@@ -10,22 +10,22 @@ import pytest
 from tuner.records.outcome import Limits
 from tuner.records.protocol import ImageSize
 from tuner.search.budget import QUICK_BUDGET_S, Budget
-from tuner.search.plan import BUDGETS_S, GOOD_BUILDS, Observed, Plan, Work, enough_s, judged_prompts, make_plan
+from tuner.search.plan import BUDGETS_S, GOOD_BUILDS, Plan, TimedCall, Work, enough_s, judged_prompts, make_plan
 from tuner.study.events import BudgetChosen, CallObserved, EndExpected, Note
 from tuner.study.narration import call_text, format_budget, plan_text
 from tuner.study.planner import LONGEST_S, Planner
 
 SWEEP = [28, 20, 14]
 REFERENCE_S = 144.0
-FLUX = Observed(once_s=31.0, start_s=5.5, call_steps=4, call_s=0.105 + 4 * 0.1777, fixed_s=0.105)
-SDXL = Observed(once_s=20.0, start_s=3.5, call_steps=4, call_s=0.069 + 4 * 0.0675, fixed_s=0.069)
-WAN = Observed(once_s=20.0, start_s=6.5, call_steps=4, call_s=1.89 + 4 * 1.272, fixed_s=1.89)
-SMALLER_FLUX = Observed(once_s=22.0, start_s=2.0, call_steps=4, call_s=0.1 + 4 * 0.0523, fixed_s=0.1)
+FLUX = TimedCall(once_s=31.0, start_s=5.5, call_steps=4, call_s=0.105 + 4 * 0.1777, fixed_s=0.105)
+SDXL = TimedCall(once_s=20.0, start_s=3.5, call_steps=4, call_s=0.069 + 4 * 0.0675, fixed_s=0.069)
+WAN = TimedCall(once_s=20.0, start_s=6.5, call_steps=4, call_s=1.89 + 4 * 1.272, fixed_s=1.89)
+SMALLER_FLUX = TimedCall(once_s=22.0, start_s=2.0, call_steps=4, call_s=0.1 + 4 * 0.0523, fixed_s=0.1)
 
 
-def call(call_s: float) -> Observed:
+def call(call_s: float) -> TimedCall:
     """A call of 4 steps, where 28 are asked for."""
-    return Observed(once_s=0.0, start_s=5.0, call_steps=4, call_s=call_s)
+    return TimedCall(once_s=0.0, start_s=5.0, call_steps=4, call_s=call_s)
 
 
 def work(prompts: int = 64, steps: list[int] = SWEEP, device: str = "cuda") -> Work:
@@ -53,13 +53,13 @@ def test_flux_takes_what_it_took() -> None:
     [(FLUX, SWEEP, 20, 12), (SDXL, [50, 30, 25, 20, 15], 15, 14), (WAN, [50, 40, 30, 20], 120, 13)],
     ids=["FLUX", "SDXL", "Wan"],
 )
-def test_the_budget_that_suits_a_model(observed: Observed, steps: list[int], minutes: int, builds: int) -> None:
+def test_the_budget_that_suits_a_model(observed: TimedCall, steps: list[int], minutes: int, builds: int) -> None:
     budget_s = enough_s(observed, work(steps=steps))
     assert (budget_s / 60, make_plan(observed, work(steps=steps), budget_s).builds) == (minutes, builds)
 
 
 def test_quick_calls_keep_the_budget_of_the_demo() -> None:
-    demo = Observed(once_s=9.0, start_s=3.0, call_steps=4, call_s=0.04, fixed_s=0.01)
+    demo = TimedCall(once_s=9.0, start_s=3.0, call_steps=4, call_s=0.04, fixed_s=0.01)
     assert enough_s(demo, work(steps=[28, 20, 14, 10, 8, 6], device="cpu")) == QUICK_BUDGET_S
 
 
@@ -73,7 +73,7 @@ def test_what_does_not_depend_on_the_steps_is_not_multiplied() -> None:
 
 def test_what_later_workers_find_loaded_is_paid_once() -> None:
     shared, alone = (
-        make_plan(Observed(once_s, start_s, 4, 0.8, 0.1), work(), 1200.0) for once_s, start_s in ((31, 1), (0, 32))
+        make_plan(TimedCall(once_s, start_s, 4, 0.8, 0.1), work(), 1200.0) for once_s, start_s in ((31, 1), (0, 32))
     )
     assert alone.build_s - shared.build_s == pytest.approx(31)
     assert alone.repetition_s - shared.repetition_s == pytest.approx(31)
@@ -137,7 +137,7 @@ class Published:
         if isinstance(event, BudgetChosen):
             self.budget.limits = Limits(budget_s=event.budget_s, max_trials=None)
 
-    def told(self, observed: Observed) -> list[str]:
+    def told(self, observed: TimedCall) -> list[str]:
         before = len(self.events)
         self.planner.observe(CallObserved(observed, work(), observed.start_s + observed.call_s, self.size))
         return [event.text for event in self.events[before:] if isinstance(event, Note)]

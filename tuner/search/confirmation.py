@@ -21,7 +21,8 @@ from tuner.search.gain import (
     speed_up,
     timing_noise,
 )
-from tuner.search.history import BASELINE, History, remembered
+from tuner.search.history import BASELINE, History
+from tuner.search.remembering import remembered
 from tuner.search.simplicity import simplest_first
 from tuner.search.strategy import Proposal, Strategy, repetition
 

@@ -8,7 +8,8 @@ from tuner.records.codec import Estimate
 from tuner.records.outcome import Outcome, PredictionCheck
 from tuner.result import config, front
 from tuner.result.records import MeasuredPoint, TimingNoise
-from tuner.search.history import History, by_device, remembered
+from tuner.search.history import History, by_device
+from tuner.search.remembering import remembered
 from tuner.timing import prediction
 from tuner.timing.intervals import paired_ratio, pooled_variation
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import compress
 from statistics import median
-from typing import Any, TypeVar
 
 import msgspec
 
@@ -21,11 +19,10 @@ from tuner.records.quality import NoiseFloor
 from tuner.records.warm_start import WarmStart
 from tuner.result import front
 from tuner.result.prices import Price, cost_of
+from tuner.search.remembering import Memory, remembered
 from tuner.space.candidates import SearchSpace, build_key, candidate_key, image_key
 from tuner.timing import disturbance
 from tuner.timing.measure import SLOW_CALL_S
-
-T = TypeVar("T")
 
 BASELINE = 0
 """The number of the untouched pipeline's trial."""
@@ -66,10 +63,7 @@ class History:
     awaits_reference: bool = False
     devices: list[Device] = field(default_factory=list)
     compile_limit_s: float = 0.0
-    _remembered: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What was worked out of what is recorded, by the function that did."""
-    _remembered_of: tuple[Outcome | None, int, int] = field(default=(None, 0, 0), init=False, repr=False, compare=False)
-    """The baseline, and how many trials and repetitions there were then."""
+    memory: Memory = field(default_factory=Memory, init=False, repr=False, compare=False)
 
     @property
     def baseline(self) -> Outcome:
@@ -271,35 +265,6 @@ class History:
     def cost(self, timing: Timing) -> float:
         """Return US dollars for 1000 images; with a latency target only images that meet it count."""
         return cost_of(timing, self.price)
-
-    # ---- what follows from it ----------------------------------------------------------------------------------------
-
-    def remember(self, work: Callable[[History], T]) -> T:
-        """Return what a function works out of the recorded trials and repetitions, once while these stay the same.
-
-        They are only added to, but the baseline is replaced once its images are judged.
-        """
-        baseline, *counts = now = self.outcomes.get(BASELINE), len(self.outcomes), len(self.repetitions)
-        then, *counted = self._remembered_of
-        if baseline is not then or counts != counted:
-            self._remembered, self._remembered_of = {}, now
-        if work not in self._remembered:
-            self._remembered[work] = work(self)
-        found: T = self._remembered[work]
-        return found
-
-
-def remembered(work: Callable[[History], T]) -> Callable[[History], T]:
-    """Make a function of what is recorded work once while that stays the same: a study asks several times a second.
-
-    Its result must not be changed.
-    """
-
-    @functools.wraps(work)
-    def known(history: History) -> T:
-        return history.remember(work)
-
-    return known
 
 
 @remembered

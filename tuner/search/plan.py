@@ -49,7 +49,7 @@ BUDGETS_S = (QUICK_BUDGET_S, *(60.0 * minutes for minutes in MINUTES))
 
 
 @dataclass(frozen=True)
-class Observed:
+class TimedCall:
     """What is known after a call of the untouched pipeline, in seconds.
 
     `once_s` passed before the first worker began: libraries and weights, which later workers find loaded. `start_s`
@@ -119,7 +119,7 @@ class Plan:
         return max(0, math.floor((self.budget_s - taken_s) / self.pace_s))
 
 
-def make_plan(observed: Observed, work: Work, budget_s: float) -> Plan:
+def make_plan(observed: TimedCall, work: Work, budget_s: float) -> Plan:
     """Return the plan that follows from an observed call for a budget."""
     first, *others = work.steps
     calls = math.ceil(judged_prompts(observed, work) / work.batch)
@@ -144,20 +144,20 @@ def make_plan(observed: Observed, work: Work, budget_s: float) -> Plan:
     )
 
 
-def enough_s(observed: Observed, work: Work) -> float:
+def enough_s(observed: TimedCall, work: Work) -> float:
     """Return the budget that suits the size: that of quick calls, or the least with room for a good many builds."""
     fitting = (budget_s for budget_s in BUDGETS_S if make_plan(observed, work, budget_s).builds >= GOOD_BUILDS)
     return next(fitting, BUDGETS_S[-1])
 
 
-def judged_prompts(observed: Observed, work: Work) -> int:
+def judged_prompts(observed: TimedCall, work: Work) -> int:
     """Return how many prompts' images the baseline generates: as many as `reference_s` allows."""
     affordable = work.reference_s / max(observed.calls_s(work.steps[0]), 1e-9) * work.batch
     looks = list(race.looks(work.prompts, work.batch))
     return max((prompts for prompts in looks if prompts <= affordable), default=looks[0])
 
 
-def images_s(observed: Observed, work: Work, calls: int) -> float:
+def images_s(observed: TimedCall, work: Work, calls: int) -> float:
     """Return the seconds of a build's images. Of slow calls only those of the first step count are judged."""
     judged = work.steps[:1] if is_composed(observed, work) else work.steps
     return sum(observed.calls_s(steps, usual_calls(calls)) for steps in judged)
@@ -168,7 +168,7 @@ def usual_calls(calls: int) -> float:
     return (SPOT_CHECKED + min(calls, race.MIN_PROMPTS_WITHIN)) / 2
 
 
-def timing_s(observed: Observed, work: Work, budget_s: float) -> float:
+def timing_s(observed: TimedCall, work: Work, budget_s: float) -> float:
     """Return the seconds to time a build. Slow calls of a GPU are composed from a few short ones."""
     if is_composed(observed, work):
         return observed.calls_s(COMPOSED_STEPS, MIN_SLOW_SAMPLES + 2)
@@ -176,20 +176,20 @@ def timing_s(observed: Observed, work: Work, budget_s: float) -> float:
     return sum(quick_timing_s(observed, work, steps, budget_s) for steps in counts)
 
 
-def whole_timing_s(observed: Observed, work: Work, budget_s: float) -> float:
+def whole_timing_s(observed: TimedCall, work: Work, budget_s: float) -> float:
     """Return the seconds to time whole calls of the first step count, as a repetition does."""
     if is_composed(observed, work):
         return observed.calls_s(work.steps[0], MIN_SLOW_SAMPLES + 1)
     return quick_timing_s(observed, work, work.steps[0], budget_s)
 
 
-def quick_timing_s(observed: Observed, work: Work, steps: int, budget_s: float) -> float:
+def quick_timing_s(observed: TimedCall, work: Work, steps: int, budget_s: float) -> float:
     """Return the seconds to time whole calls. On a CPU they vary, so that all of the allowance is spent."""
     least_s = observed.calls_s(steps, QUICK_CALLS)
     return max(least_s, timing_allowance_s(budget_s)) if work.device == "cpu" else least_s
 
 
-def is_composed(observed: Observed, work: Work) -> bool:
+def is_composed(observed: TimedCall, work: Work) -> bool:
     """Return whether the latency of a call is composed from calls with fewer steps."""
     first = work.steps[0]
     is_slow = work.device == "cuda" and observed.calls_s(first) >= SLOW_CALL_S

@@ -35,7 +35,7 @@ def recipe_of(space: SearchSpace, values: Values) -> str | None:
     return next(names, None)
 
 
-class Interrupted(Strategy):
+class InterruptedBuilds(Strategy):
     """Proposes what was being built when the last run was killed, so that a resumed study takes the same course."""
 
     def __init__(self, context: SearchContext, sweeps: Sequence[Sequence[Values]]) -> None:

@@ -34,7 +34,7 @@ from tuner.records.protocol import (
 from tuner.records.quality import Quality, Reference, SpotCheck
 from tuner.search.budget import Budget
 from tuner.search.history import BASELINE, History
-from tuner.search.plan import Observed, Work
+from tuner.search.plan import TimedCall, Work
 from tuner.search.pruning import latency_to_beat_s
 from tuner.space.candidates import build_key, build_values, image_key
 from tuner.study.events import BaselineTimed, CallObserved, Event, NoiseFloorMeasured, Note, StageEntered, TrialEnded
@@ -187,7 +187,7 @@ class BuildAttempt:
         passed_s = time.monotonic() - began
         self.start_s = min(self.start_s, max(0.0, passed_s - message.seconds))
         return CallObserved(
-            Observed(
+            TimedCall(
                 once_s=began - self.submitted,
                 start_s=self.start_s,
                 call_steps=message.steps,

@@ -24,7 +24,7 @@ from tuner.search.budget import Budget
 from tuner.search.confirmation import best_so_far
 from tuner.search.gain import finalists, is_in_doubt
 from tuner.search.history import BASELINE, History
-from tuner.search.plan import Observed, Work
+from tuner.search.plan import TimedCall, Work
 from tuner.study import narration
 from tuner.study.store import Store
 from tuner.tracking.queue import TrackingQueue
@@ -57,7 +57,7 @@ class CallObserved:
     `passed_s` are the seconds since its worker began. `size` is that of an image, if it is known.
     """
 
-    observed: Observed
+    observed: TimedCall
     work: Work
     passed_s: float
     size: ImageSize | None = None

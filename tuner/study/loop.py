@@ -23,7 +23,7 @@ from tuner.search.budget import Budget, repetition_s
 from tuner.search.confirmation import Confirmation, EarlyConfirmation, OpenDoubt
 from tuner.search.gain import MIN_PAIRS, finalists, timing_noise
 from tuner.search.history import BASELINE, History
-from tuner.search.recipes import Interrupted
+from tuner.search.recipes import InterruptedBuilds
 from tuner.search.strategies import search
 from tuner.search.strategy import FirstOf, SearchContext, Strategy
 from tuner.study import narration, summary
@@ -91,7 +91,7 @@ class Study:
             is_asked=limits.max_trials is not None,
         )
         searching = search(strategy_of(store), context)
-        interrupted = Interrupted(context, building(store))
+        interrupted = InterruptedBuilds(context, building(store))
         self.runner.interrupted = interrupted.sweeps
         self.search = FirstOf([self.early, interrupted, searching])
 

@@ -71,19 +71,19 @@ class Runner:
         In the second case what runs then goes on, for the next strategy.
         """
         self.strategy = strategy
-        self.fill(strategy)
+        self.fill()
         while self.flights and not is_done(self.history):
             for handle, message in self.executor.wait(self.next_stop):
-                self.take(handle, message, strategy)
+                self.take(handle, message)
                 if isinstance(message, (TurnEnded, PointTimed, Ended)):
-                    self.fill(strategy)
+                    self.fill()
                 if is_done(self.history):
                     break
             for flight in list(self.flights.values()):
-                self.go_on(flight, strategy)
-            self.stop_late(strategy)
+                self.go_on(flight)
+            self.stop_late()
             self.judge_next()
-            self.fill(strategy)
+            self.fill()
 
     @property
     def is_idle(self) -> bool:
@@ -103,14 +103,14 @@ class Runner:
                 self.store.abandon(proposal.number)
         self.to_move, self.to_run_alone = [], []
 
-    def fill(self, strategy: Strategy) -> None:
+    def fill(self) -> None:
         """Start what is proposed while there is room: one after the other on each device, so that all have work."""
         for text in self.devices.put_back():
             self.note(text)
-        while sum(self.start_next(strategy, device) for device in self.open_devices()):
+        while sum(self.start_next(device) for device in self.open_devices()):
             pass
 
-    def start_next(self, strategy: Strategy, device: Device) -> bool:
+    def start_next(self, device: Device) -> bool:
         """Start what a device does next. Returns whether there was anything."""
         if self.is_taken_out(device):
             return False
@@ -121,13 +121,13 @@ class Runner:
             return True
         if self.to_move and not self.devices.may_move(self.to_move[0], device, list(self.flights.values())):
             return False
-        proposal = self.to_move.pop(0) if self.to_move else strategy.propose(self.history, device)
+        proposal = self.to_move.pop(0) if self.to_move else self.strategy.propose(self.history, device)
         if proposal is None:
             return False
         begun = {flight.pair_side_by_side for flight in self.flights.values()}
         is_first = self.runs_side_by_side(proposal) and proposal.pair not in begun
         self.begin(proposal, device)
-        partner = strategy.propose(self.history, device) if is_first and device in self.executor.free() else None
+        partner = self.strategy.propose(self.history, device) if is_first and device in self.executor.free() else None
         if partner is not None:
             self.begin(partner, device)
         return True
@@ -179,7 +179,7 @@ class Runner:
         for each in self.flights.values():
             each.neighbours |= {other.device for other in self.flights.values() if other is not each}
 
-    def take(self, handle: Handle, message: Message | StoodStill | Ended, strategy: Strategy) -> None:
+    def take(self, handle: Handle, message: Message | StoodStill | Ended) -> None:
         """Publish what follows from a message of an attempt."""
         flight = self.flights.get(handle.id)
         if flight is None:
@@ -193,7 +193,7 @@ class Runner:
         else:
             self.publish_all(flight, message)
         for each in [flight] if self.history.awaits_reference else list(self.flights.values()):
-            self.go_on(each, strategy)
+            self.go_on(each)
         self.judge_next()
 
     def publish_all(self, flight: Flight, message: Message | StoodStill) -> None:
@@ -228,7 +228,7 @@ class Runner:
             return not is_first and history.is_repeating(BASELINE, device) and not history.baseline_on(device)
         return True
 
-    def go_on(self, flight: Flight, strategy: Strategy) -> None:
+    def go_on(self, flight: Flight) -> None:
         """Do what waited for the baseline: publish what was held, and end an attempt that has ended."""
         if flight.handle.id not in self.flights or self.must_wait(flight):
             return
@@ -236,7 +236,7 @@ class Runner:
         for event in held:
             self.publish(flight, event)
         if flight.has_ended and flight.handle.id in self.flights:
-            self.end(flight, strategy)
+            self.conclude(flight)
 
     def judge_next(self) -> None:
         """Let the quickest of a device's candidates that wait to be judged go on, once the baseline's images exist."""
@@ -304,26 +304,32 @@ class Runner:
             self.to_move.append(replace(flight.proposal, number=flight.attempt.number))
         flight.runs_again = runs_again
         self.end(flight)
-        for outcome in flight.outcomes:
-            self.strategy.observe(outcome)
+        self.observe_outcomes(flight)
 
     def note(self, text: str) -> None:
         """Tell the user something."""
         self.publisher.publish(Note(text))
 
-    def end(self, flight: Flight, strategy: Strategy | None = None) -> None:
-        """End an attempt, whether or not it has come to its end, and tell the strategy what came of it."""
+    def conclude(self, flight: Flight) -> None:
+        """End an attempt that has come to its end or is stopped, and tell the strategy what came of it."""
+        if flight.runs_again:
+            self.to_run_alone.append((replace(flight.proposal, number=flight.attempt.number), flight.device))
+        self.end(flight)
+        self.keep_building()
+        self.observe_outcomes(flight)
+
+    def end(self, flight: Flight) -> None:
+        """End an attempt, whether or not it has come to its end."""
         del self.flights[flight.handle.id]
         self.history.running.remove(flight.running)
         self.executor.cancel(flight.handle)
-        if strategy is not None and flight.runs_again:
-            self.to_run_alone.append((replace(flight.proposal, number=flight.attempt.number), flight.device))
         flight.attempt.close(is_recorded=not flight.held, runs_again=flight.runs_again)
         self.publisher.publish(WorkerEnded(flight.attempt.number))
-        if strategy is not None:
-            self.keep_building()
-            for outcome in flight.outcomes:
-                strategy.observe(outcome)
+
+    def observe_outcomes(self, flight: Flight) -> None:
+        """Let the strategy know what came of an attempt."""
+        for outcome in flight.outcomes:
+            self.strategy.observe(outcome)
 
     def keep_building(self) -> None:
         """Record what is being built: a study that is killed begins again with that, first with the baseline."""
@@ -335,10 +341,10 @@ class Runner:
         """Return when the builds that run are stopped."""
         return self.builds_end_at() if any(flight.can_be_stopped for flight in self.flights.values()) else NEVER
 
-    def stop_late(self, strategy: Strategy) -> None:
+    def stop_late(self) -> None:
         """Stop the builds that run once their time is up."""
         is_late = time.monotonic() >= self.next_stop()
         for flight in [flight for flight in self.flights.values() if is_late and flight.can_be_stopped]:
             self.note(narration.stop_text(flight.attempt.number, self.budget.seconds_left()))
             flight.runs_again = False
-            self.end(flight, strategy)
+            self.conclude(flight)

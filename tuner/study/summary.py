@@ -15,6 +15,7 @@ from tuner.result.records import BestConfig, MeasuredPoint
 from tuner.search import gain
 from tuner.search.gain import finalists, is_confirmed, prediction_checks, speed_up, timing_noise
 from tuner.search.history import History
+from tuner.search.remembering import remembered
 from tuner.search.request import Request
 from tuner.timing import roofline as limits
 
@@ -50,7 +51,7 @@ def best_config(
 
 def measured_point(history: History, outcome: Outcome, panel: Panel | None = None) -> MeasuredPoint:
     """Return what is exported of a trial, with all metrics if it is one of the panel's finalists."""
-    point, baseline = gain.measured_point(history, outcome), gain.measured_point(history, history.baseline)
+    point = gain.measured_point(history, outcome)
     point = msgspec.structs.replace(point, panel=panel.finalists.get(outcome.number) if panel else None)
     differs = other_arithmetic(outcome.values, history.baseline.values)
     limit = limits.limit_share(
@@ -59,8 +60,14 @@ def measured_point(history: History, outcome: Outcome, panel: Panel | None = Non
     if limit is not None:
         timing = history.settled(history.outcomes[outcome.number]).timing  # `outcome` may be settled already, or not
         limit = limits.with_bound(limit, timing, outcome.build.trace if outcome.build else None)
-    cost = economics(history.price.usd_per_hour, point.measurement(), baseline.measurement())
+    cost = economics(history.price.usd_per_hour, point.measurement(), baseline_point(history).measurement())
     return msgspec.structs.replace(point, limit=limit, economics=cost)
+
+
+@remembered
+def baseline_point(history: History) -> MeasuredPoint:
+    """Return what is measured of the untouched pipeline."""
+    return gain.measured_point(history, history.baseline)
 
 
 def roofline_of(history: History) -> Roofline | None:
