@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -267,25 +268,16 @@ def test_a_cache_that_never_acted_while_the_images_were_generated_has_no_effect(
             bench.score(point, 1.0)
 
 
-@pytest.mark.parametrize(
-    ("medians_s", "latency_s", "stalled"),
-    [((0.2,), 0.2, 0), ((0.39,), 0.39, 0), ((1.1, 0.21), 0.21, 6), ((1.1, 1.2), 1.2, 6)],
-    ids=["as warmed up", "slower", "stalled", "slow for good"],
-)
-def test_calls_that_most_take_twice_as_long_as_when_warmed_up_are_made_again_once(
-    monkeypatch: pytest.MonkeyPatch, medians_s: tuple[float, ...], latency_s: float, stalled: int
-) -> None:
-    measured = iter(medians_s)
-
-    def measure(*_: Any) -> Timing:
-        seconds = next(measured)
-        latency = Estimate(value=seconds, low=seconds, high=seconds)
-        return Timing(latency_s=latency, samples=6, images_per_s=1 / seconds, stopped="time allowance spent")
-
+def made_up_timer(monkeypatch: pytest.MonkeyPatch, totals_s: Sequence[float]) -> Timer:
+    """A timer of no pipeline, whose calls take so long when their parts are timed, the last ones all as long."""
+    parts = [
+        Components(total_s=total_s, text_encoders_s=None, denoiser_s=None, vae_s=None, rest_s=0.0)
+        for total_s in totals_s
+    ]
+    left = iter(parts)
     log = SimpleNamespace(read=lambda: None)
-    monkeypatch.setattr(timing, "measure", measure)
     monkeypatch.setattr(timing, "warm_up", lambda *_: WarmUp(calls=2, settled=True, last_call_s=0.2))
-    monkeypatch.setattr(timing, "time_components", lambda *_: None)
+    monkeypatch.setattr(timing, "time_components", lambda *_: next(left, parts[-1]))
     monkeypatch.setattr("tuner.trace.findings.recompiles_between", lambda *_, **__: [])
     job = SimpleNamespace(
         environment=detect("cpu"),
@@ -304,6 +296,40 @@ def test_calls_that_most_take_twice_as_long_as_when_warmed_up_are_made_again_onc
         turn=lambda **_: nullcontext(),
     )
     tracer: Any = SimpleNamespace(graph_count=lambda: 0, compile_log=log)
-    found, _ = Timer(made, tracer, None, weights_of(None)).time(Point(index=0, folder="", steps=28, batch=1))
+    return Timer(made, tracer, None, weights_of(None))
+
+
+@pytest.mark.parametrize(
+    ("medians_s", "latency_s", "stalled"),
+    [((0.2,), 0.2, 0), ((0.39,), 0.39, 0), ((1.1, 0.21), 0.21, 6), ((1.1, 1.2), 1.2, 6)],
+    ids=["as warmed up", "slower", "stalled", "slow for good"],
+)
+def test_calls_that_most_take_twice_as_long_as_when_warmed_up_are_made_again_once(
+    monkeypatch: pytest.MonkeyPatch, medians_s: tuple[float, ...], latency_s: float, stalled: int
+) -> None:
+    measured = iter(medians_s)
+
+    def measure(*_: Any) -> Timing:
+        seconds = next(measured)
+        latency = Estimate(value=seconds, low=seconds, high=seconds)
+        return Timing(latency_s=latency, samples=6, images_per_s=1 / seconds, stopped="time allowance spent")
+
+    monkeypatch.setattr(timing, "measure", measure)
+    found, _ = made_up_timer(monkeypatch, [0.2]).time(Point(index=0, folder="", steps=28, batch=1))
     assert (found.latency_s.value, found.stalled_calls, found.samples) == (latency_s, stalled, 6)
     assert next(measured, None) is None
+
+
+@pytest.mark.parametrize(
+    ("totals_s", "total_s"),
+    [((0.3,), 0.3), ((4.0, 0.2), 0.2), ((4.0, 3.0, 5.0), 3.0)],
+    ids=["undisturbed", "disturbed once", "disturbed each time"],
+)
+def test_the_parts_of_a_disturbed_call_are_timed_again(
+    monkeypatch: pytest.MonkeyPatch, totals_s: tuple[float, ...], total_s: float
+) -> None:
+    latency = Estimate(value=0.2, low=0.2, high=0.2)
+    measured = Timing(latency_s=latency, samples=6, images_per_s=5.0, stopped="time allowance spent")
+    monkeypatch.setattr(timing, "measure", lambda *_: measured)
+    found, _ = made_up_timer(monkeypatch, totals_s).time(Point(index=0, folder="", steps=28, batch=1))
+    assert found.components is not None and found.components.total_s == total_s

@@ -24,6 +24,7 @@ from test_export import CPU, example
 import tuner
 from tuner.errors import BadInput
 from tuner.export.base import build_settings, read_tuned
+from tuner.export.diffusers import Diffusers
 from tuner.export.facts import setting
 from tuner.export.python import Python
 from tuner.export.source import Carried
@@ -193,6 +194,26 @@ def test_the_head_says_what_was_measured_and_what_was_not(tmp_path: Path) -> Non
     head = Python().render(read_tuned(file, 7)).partition("from __future__")[0]
     assert "4.00x [3.92, 4.08] the untouched pipeline's throughput, computed from the two latencies" in head
     assert "not measured side by side" in head and "predicted from calls of 6, 28 steps" in head
+
+
+def test_a_gain_in_doubt_is_told_as_its_pairs_left_it(tmp_path: Path) -> None:
+    best = example()
+    pairs = Estimate(value=1.5, low=0.7, high=3.1)
+    other = msgspec.structs.replace(best.chosen, trial=7, confirmed=False, doubtful=True, speed_up=pairs)
+    file = written(tmp_path, msgspec.structs.replace(best, front=(best.chosen, other)))
+    head = Python().render(read_tuned(file, 7)).partition("from __future__")[0].replace("\n#    ", "")
+    assert "1.50x [0.70, 3.10] the untouched pipeline's throughput, IN DOUBT: pairs of fresh processes did not" in head
+    assert "side by side" not in head
+
+
+@pytest.mark.parametrize(
+    ("pipeline_class", "result"), [("FluxPipeline", "images"), ("WanPipeline", "frames")], ids=["images", "videos"]
+)
+def test_what_generates_videos_says_so(pipeline_class: str, result: str) -> None:
+    best = choosing({"fuse_qkv": True})
+    best = msgspec.structs.replace(best, model=msgspec.structs.replace(best.model, pipeline_class=pipeline_class))
+    assert ("imageio" in Python().render(best).partition("from __future__")[0]) == (result == "frames")
+    assert f"# {result} = pipe([prompt] * 1, **arguments).{result}" in Diffusers().render(best)
 
 
 def test_lists_that_a_pipeline_may_rewrite_are_copied_for_each_call() -> None:

@@ -92,9 +92,12 @@ def refusals(best: BestConfig) -> Iterator[tuple[str, str]]:
 
 
 def _of_trial(recorded: BestConfig, best: BestConfig) -> BestConfig:
-    """Return the result with the speed-up of its point. Only the chosen one's is known from pairs."""
+    """Return the result with the speed-up of its point, from the latencies if an earlier version wrote the file."""
     if best.chosen.trial == recorded.chosen.trial:
         return best
+    known = best.chosen.speed_up
+    if known is not None:
+        return msgspec.structs.replace(best, speed_up=known, speed_up_confirmed=best.chosen.confirmed)
     before, after = (per_image(point.latency_s, point.batch, point.devices) for point in (best.baseline, best.chosen))
     speed_up = widest_ratio(before, after)
     return msgspec.structs.replace(best, speed_up=speed_up, speed_up_confirmed=False)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from tuner.export.layers import denoisers, left_alone
 from tuner.export.loading import folder
+from tuner.export.python import makes_videos
 from tuner.export.source import Carried
 from tuner.export.wording import Said, WordingTarget, Words
 from tuner.knobs import KNOBS, call_arguments
@@ -156,7 +157,8 @@ class Diffusers(WordingTarget):
         batch = best.chosen.batch
         arguments = pipeline.call_arguments(best.workload, call_arguments(best.chosen.values), batch)
         yield from assign("arguments", arguments)
-        yield f"# images = pipe([prompt] * {batch}, **arguments).images"
+        result = "frames" if makes_videos(best) else "images"
+        yield f"# {result} = pipe([prompt] * {batch}, **arguments).{result}"
 
 
 def loading(best: BestConfig, *, is_quantized: bool) -> str:

@@ -46,14 +46,22 @@ def measured(best: BestConfig) -> Iterator[str]:
     """Yield the measurements of the chosen point beside the baseline's."""
     point, baseline = best.chosen, best.baseline
     yield f"latency: {latency(point)}; the untouched pipeline: {latency(baseline)}"
-    how = "confirmed in pairs of fresh processes" if best.speed_up_confirmed else "computed from the two latencies"
-    yield f"speed-up: {ratio(best.speed_up)} the untouched pipeline's throughput, {how}"
+    yield f"speed-up: {ratio(best.speed_up)} the untouched pipeline's throughput, {how_known(best)}"
     images = f"{format_fixed(point.peak_memory_bytes / 1e9, 2)} GB at most"
     yield f"memory: {images}; the untouched pipeline {format_fixed(baseline.peak_memory_bytes / 1e9, 2)} GB"
     difference = point.quality_difference
     against = format_difference(difference.value, difference.low, difference.high)
     yield f"quality: {best.quality_metric} {format_score(point.quality)}, {against} against the untouched pipeline's"
     yield from filter(None, [shortfall(best)])
+
+
+def how_known(best: BestConfig) -> str:
+    """Say where the speed-up is from."""
+    if best.speed_up_confirmed:
+        return "confirmed in pairs of fresh processes"
+    if best.chosen.doubtful:
+        return "IN DOUBT: pairs of fresh processes did not decide whether there is a gain"
+    return "computed from the two latencies"
 
 
 def shortfall(best: BestConfig) -> str | None:
@@ -82,7 +90,7 @@ def not_measured(best: BestConfig) -> Iterator[str]:
     """Yield what the figures do not tell."""
     point = best.chosen
     yield "this file: the figures are of the same settings as diffusion-tuner applies them"
-    if not best.speed_up_confirmed:
+    if not best.speed_up_confirmed and not point.doubtful:
         yield "the speed-up in pairs of fresh processes: the two latencies were not measured side by side"
     if point.predicted_from:
         steps = ", ".join(map(str, point.predicted_from))

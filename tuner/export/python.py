@@ -20,6 +20,9 @@ from tuner.result.records import BestConfig
 NEEDS = ("torch", "diffusers", "transformers", "accelerate")
 """Distributions that every pipeline needs."""
 
+FOR_VIDEOS = ("imageio", "imageio-ffmpeg")
+"""Distributions that save videos."""
+
 SAVE_IMAGES = """\
     for index, image in enumerate(output.images):
         image.save(f"{index}.png")"""
@@ -75,7 +78,8 @@ def started_by(codes: Mapping[str, Code]) -> Iterator[str]:
 
 def needed(best: BestConfig, codes: Mapping[str, Code]) -> dict[str, str | None]:
     """Return the distributions that the file needs, with the versions of the measurements where they are known."""
-    names = dict.fromkeys((*NEEDS, *(name for code in codes.values() for name in code.needs)))
+    of_settings = (name for code in codes.values() for name in code.needs)
+    names = dict.fromkeys((*NEEDS, *of_settings, *(FOR_VIDEOS if makes_videos(best) else ())))
     return {name: best.environment.libraries.get(name) for name in names}
 
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 SERVING = ("fastapi>=0.115", "uvicorn>=0.30")
-FOR_VIDEOS = ("imageio", "imageio-ffmpeg")
 BUILD = re.compile(r"(cpu|cu\d+|rocm[\d.]+|xpu)$")
 """The local part of a version that torch's own index has."""
 
@@ -110,7 +109,7 @@ def requirements(best: BestConfig) -> str:
     builds = {version.partition("+")[2] for version in found.values() if version}
     lines = [f"--extra-index-url {INDEX}{build}" for build in sorted(builds) if BUILD.match(build)]
     lines += [_pinned(name, version) for name, version in found.items()]
-    return "\n".join((*lines, *SERVING, *(FOR_VIDEOS if makes_videos(best) else ()))) + "\n"
+    return "\n".join((*lines, *SERVING)) + "\n"
 
 
 def _pinned(name: str, version: str | None) -> str:

@@ -42,7 +42,7 @@ def lines(found: Explanation) -> Iterator[tuple[str, str]]:
     if found.forecasts:
         held = sum(forecast.held for forecast in found.forecasts)
         of = f"{held} of {pluralize(len(found.forecasts), 'setting')} tried"
-        yield f"Expected gains agree, within the noise, with {of}; the furthest off:", BASELINE
+        yield f"Expected gains agree, within the intervals, with {of}; the furthest off:", BASELINE
         yield from _rows([forecast_text(each) for each in furthest_off(found.forecasts)], MAX_FORECASTS)
     if found.untried:
         yield f"Untried  {pluralize(len(found.untried), 'value')}", BASELINE
@@ -84,7 +84,7 @@ def forecast_text(forecast: Forecast) -> str:
     beside = f", beside {label(forecast.beside)}" if forecast.beside else ""
     return (
         f"{setting_text(forecast)}  expected {ratio_text(forecast.expected)}, "
-        f"measured {format_ratio(forecast.measured.value)}x{beside}"
+        f"measured {ratio_text(forecast.measured)}{beside}"
     )
 
 

@@ -63,5 +63,6 @@ def _of_trials(best: BestConfig, history: History) -> Iterator[str]:
 
 
 def _unlike(point: MeasuredPoint, expected: MeasuredPoint) -> Iterator[str]:
-    fields = (field for field in point.__struct_fields__ if field not in OTHERS)
+    others = OTHERS if point.speed_up is not None else (*OTHERS, "speed_up")  # earlier versions did not write it
+    fields = (field for field in point.__struct_fields__ if field not in others)
     return (field for field in fields if not alike(getattr(point, field), getattr(expected, field)))

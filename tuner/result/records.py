@@ -35,7 +35,8 @@ class MeasuredPoint(Record):
 
     `latency_s` is the median over the medians of so many `processes`, with the widest of their intervals; it was
     predicted if there are none. `disturbed_processes` were slowed by something else and do not count. A gain that was
-    measured in pairs with the baseline is `confirmed`, or `doubtful` if they did not decide it.
+    measured in pairs with the baseline is `confirmed`, or `doubtful` if they did not decide it. `speed_up` is the
+    throughput over the baseline's, from these pairs, else from the latencies.
     `first_call_s` is the first call of the build, which may have had other steps. `compile_s` is how much longer that
     call took than a warm one like it, 0 if nothing is compiled, and is the same for all points of the build.
     `discarded_samples` counts the calls that did not count, by reason. `unavailable_reasons` is what the GPU's driver
@@ -59,6 +60,7 @@ class MeasuredPoint(Record):
     ssim: Similarity | None
     confirmed: bool
     doubtful: bool = False
+    speed_up: Estimate | None = None
     processes: Count | None = None
     disturbed_processes: Count = 0
     compile_s: Seconds | None = None

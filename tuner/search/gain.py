@@ -121,6 +121,7 @@ def measured_point(history: History, outcome: Outcome) -> MeasuredPoint:
     return msgspec.structs.replace(
         config.measured_point(history.settled(trial), changed, is_confirmed(history, trial)),
         doubtful=is_in_doubt(history, trial),
+        speed_up=speed_up(history, trial),
         processes=len(history.undisturbed(trial)),
         disturbed_processes=len(history.disturbed(trial)),
     )

@@ -147,7 +147,7 @@ def disturbance_text(history: History, run: Outcome) -> str:
     times = format_ratio(latency_s / usual_s)
     return (
         f"trial {run.number}: a process took {times} times as long as the others: something else disturbed it, and it "
-        "does not count"
+        "does not count, unless others are as slow"
     )
 
 

@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     from tuner.verify.recorded import read_recorded
 
     file = find_result(options.result, options.out)
-    best = read_tuned(file, may_contradict=True, needs="verify: the study kept it")
+    best = read_tuned(file, may_contradict=True, needs="verify, since the study found nothing better")
     check_device(file, best)
     check_model(file, best)
     recorded = with_scorer(read_recorded(file, best), best)
