@@ -171,6 +171,14 @@ def test_help_names_every_option(tmp_path: Path) -> None:
         assert f"--{option} " in text
 
 
+def test_help_fits_into_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    parser = cli.make_parser()
+    texts = {"": parser.format_help(), **{name: each.format_help() for name, each in parser.commands.items()}}
+    assert len(texts) == 1 + len(cli.COMMANDS)
+    assert [(name, line) for name, text in texts.items() for line in text.splitlines() if len(line) > 80] == []
+
+
 def test_the_installed_command_is_this_one(tmp_path: Path) -> None:
     command = Path(sys.executable).parent / "tune"
     assert command.is_file()

@@ -29,7 +29,7 @@ examples:
   tune show demo-9ec7c40c --format md            for an issue or a README
   tune show demo-9ec7c40c --format html > report.html
   tune show --format csv > trials.csv            a row for each trial
-  tune show --format parquet > trials.parquet    the same with types; needs pyarrow
+  tune show --format parquet > trials.parquet    with types; needs pyarrow
 """
 
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 SUMMARY = "say whether a configuration is still clean, as fast and as good as recorded"
 DESCRIPTION = """\
-Measure the chosen configuration of a best_config.json again, after an upgrade of
-the driver, torch, diffusers or the model: does the gate still pass it, is its
-latency the recorded one, are its images as good against the study's reference?
-The reference is in the study's folder, which is where the file lies.
+Measure the chosen configuration of a best_config.json again, after an upgrade
+of the driver, torch, diffusers or the model: does the gate still pass it, is
+its latency the recorded one, are its images as good against the study's
+reference? The reference is in the study's folder, which is where the file lies.
 """
 EXAMPLES = """\
 examples:
@@ -31,10 +31,10 @@ examples:
   tune verify demo-9ec7c40c
   tune verify best_config.json --quick
 
-The exit code is 0 if no answer is no, 1 if one is, and 2 for bad input. An answer
-that nothing here could give, as without the study's folder, is no failure.
-Full: three pairs of fresh processes beside the untouched pipeline; if an answer is
-no, the other points of the front are measured for one that passes.
+The exit code is 0 if no answer is no, 1 if one is, and 2 for bad input. An
+answer that nothing here could give, as without the study's folder, is no
+failure. Full: three pairs of fresh processes beside the untouched pipeline; if
+an answer is no, the other points of the front are measured for one that passes.
 """
 ALLOWANCE_S = {True: 5.0, False: 20.0}
 """Seconds that timing may take in each process, of a quick verification and of a full one."""

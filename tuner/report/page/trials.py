@@ -120,7 +120,8 @@ def _reason(report: StudyReport, outcome: Outcome, point: FrontPoint | None, kin
     text = fixed.get(kind) or _why_not(report, outcome, point)
     flags = outcome.quality.flags if outcome.quality else ()
     count, prompts = scored_prompts(outcome, report.request.space.workload), report.request.space.workload.prompts
-    few = [f"scored on {count} of {len(prompts)} prompts"] if count is not None else []
+    is_told = any(flag.startswith("scored on") for flag in flags)  # by the race, with its verdict
+    few = [f"scored on {count} of {len(prompts)} prompts"] if count is not None and not is_told else []
     return "; ".join([text, *few, *map(one_line, flags)])
 
 
