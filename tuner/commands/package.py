@@ -10,8 +10,8 @@ from tuner.commands.output import print_result
 SUMMARY = "write a folder with everything that a serving container needs"
 DESCRIPTION = """\
 Write a folder to serve a tuned configuration from: best_config.json, the plain
-Python file of `tune export`, an example of a FastAPI server with one warm-up and
-a health check, requirements.txt, a Dockerfile, a README.md, and the study's
+Python file of `tune export`, an example of a FastAPI server with one warm-up
+and a health check, requirements.txt, a Dockerfile, a README.md, and the study's
 compiled code, which is used only on the same device with the same versions,
 where nobody else can write to it.
 """
