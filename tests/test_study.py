@@ -13,6 +13,7 @@ import optuna
 import pytest
 from inline_study import DEVICE, Bench, Told, Workers
 
+from tuner.commands.conduct import with_last_budget
 from tuner.errors import StudyFailed
 from tuner.numbers import format_duration
 from tuner.records.codec import Values, read
@@ -714,16 +715,16 @@ def test_the_first_call_tells_what_the_study_will_take(bench: Bench, workers: Wo
     assert "the budget of 2:00 has room for no build; give --budget" in plan
 
 
+@pytest.mark.usefixtures("real_database")
 def test_a_study_that_chose_its_budget_is_resumed_with_it(bench: Bench, workers: Workers) -> None:
     workers.first_call_s = 0.8
     bench.run(trials=3, budget_s=None)
     (plan,) = [note for note in bench.told.notes if "--budget sets another" in note]
     chosen_s = next(limits.budget_s for limits in bench.told.limits)
     assert f"a budget of {format_duration(chosen_s)}, enough for about " in plan
-    with bench.study(trials=5, budget_s=None) as again:
-        taken_over = again.store.with_last_budget(Limits(budget_s=None, max_trials=5))
-        assert taken_over == Limits(budget_s=chosen_s, max_trials=5)
-        assert again.store.with_last_budget(Limits(budget_s=60.0, max_trials=5)).budget_s == 60.0
+    taken_over = with_last_budget(bench.folder / "study", Limits(budget_s=None, max_trials=5))
+    assert taken_over == Limits(budget_s=chosen_s, max_trials=5)
+    assert with_last_budget(bench.folder / "study", Limits(budget_s=60.0, max_trials=5)).budget_s == 60.0
 
 
 def test_what_a_kill_interrupted_is_kept_until_it_runs_again(bench: Bench) -> None:

@@ -54,7 +54,7 @@ def conduct(
     title = f"{model_name} ({request.model.pipeline_class}) on {count}{request.environment.device_name}"
     slots = max_slots(share_of(request.environment, found)) + PARTNER
     with Store(folder, request) as store, machines.opened(store, slots) as (executor, check):
-        limits = with_demo_budget(store.with_last_budget(limits), request)
+        limits = with_demo_budget(with_last_budget(folder, limits), request)
         store.study.set_user_attr("gpus", machines.asked)  # for `tune resume`
         keep_strategy(store, wanted.strategy, DEFAULT)
         keep_warm_start(store, wanted.warm_start, wanted.studies)

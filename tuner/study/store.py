@@ -13,8 +13,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from tuner.errors import BadInput
 from tuner.files import StudyFolder, atomic_write, lock_study, numbered, require_own_tree, storage_errors
 from tuner.records.codec import Values, decode, encode_pretty, read
@@ -99,14 +97,6 @@ class Store:
     def finished(self, limits: Limits | None) -> None:
         """Record the limits within which a run came to its end, or that one goes on."""
         self.study.set_user_attr("finished", encode_pretty(limits).decode() if limits else None)
-
-    def with_last_budget(self, limits: Limits) -> Limits:
-        """Return limits without a budget with that of the study's last run, if it had one."""
-        text = self.study.user_attrs.get("limits")
-        if limits.budget_s is not None or not text:
-            return limits
-        last = decode(str(text), Limits, f"{self.paths.database}: limits")
-        return msgspec.structs.replace(limits, budget_s=last.budget_s)
 
     def begin(self, limits: Limits) -> None:
         """Record the limits of a run that goes on now, which the next one takes over if it is given none."""
