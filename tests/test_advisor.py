@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from kinds import kind
 from tuner.advisor import call as calls
 from tuner.advisor.advise import EFFECTS, advise, settings_of
 from tuner.advisor.call import Call, call_of
-from tuner.advisor.skipping import taylorseer_steps
+from tuner.advisor.skipping import SKIPPED_COST, cache_kind, taylorseer_steps
 from tuner.hardware import environment
 from tuner.knobs import KNOBS
 from tuner.records.advice import Advice, Expectation
@@ -228,6 +229,20 @@ def test_an_attention_that_was_measured_decides() -> None:
     assert 1.02 < faster.ratio < 1.05
     assert "0.300 ms" in faster.reason
     assert of("attention.backend", "_native_efficient", advice).bound == pytest.approx(0.85, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("steps", "threshold", "skipped"),
+    [(28, 0.12, 0.46), (14, 0.12, 0.21), (7, 0.12, 0.0), (4, 0.12, 0.0), (28, 0.4, 0.80), (14, 0.4, 0.68),
+     (7, 0.4, 0.36), (4, 0.4, 0.13), (28, 0.2, 0.66), (7, 0.2, 0.07), (28, 0.8, 0.95), (4, 0.8, 0.63)],
+)  # fmt: skip
+def test_a_threshold_skips_less_of_fewer_steps(steps: int, threshold: float, skipped: float) -> None:
+    """As counted on the trained demo."""
+    facts: Any = SimpleNamespace(values={"steps": steps, "cache.threshold": threshold})
+    change = cache_kind("first-block", facts).changes[0]
+    shares = [(1 - factor) / (1 - SKIPPED_COST) for factor in (change.high, change.low, change.least)]
+    assert shares[0] - 0.01 <= skipped <= shares[1] + 0.04
+    assert skipped <= shares[2] + 0.01
 
 
 FEW = ("compile.scope", "quantization.scheme", "cache.kind", "vae.tiny", "memory.group_offload", "precision.dtype")

@@ -32,7 +32,11 @@ FIRST_BLOCK = ((0.05, 0.15), (0.08, 0.36), (0.12, 0.45), (0.2, 0.58), (0.4, 0.72
 TEACACHE = ((0.08, 0.05), (0.2, 0.26), (0.25, 0.33), (0.4, 0.44), (0.6, 0.52), (0.8, 0.58))
 DBCACHE = ((0.05, 0.2), (0.08, 0.32), (0.12, 0.42), (0.2, 0.52), (0.4, 0.62))
 BY_THRESHOLD = {"first-block": FIRST_BLOCK, "teacache": TEACACHE, "dbcache": DBCACHE}
-"""The share of the steps that a cache skips by its threshold, as its authors publish it for FLUX.1-dev (28 steps)."""
+"""The share of the steps that a cache skips by its threshold, as its authors publish it for FLUX.1-dev."""
+
+PUBLISHED_STEPS = 28
+"""The steps of those figures. With fewer, neighbouring steps differ more in proportion, and a threshold skips what a
+smaller one would. On the trained demo a first-block cache of 0.12 skips 46, 21, 0 and 0 % of 28, 14, 7 and 4 steps."""
 
 MAG_SKIPPED = 0.54
 """The share of its steps that the published magnitudes of FLUX.1-dev skip, with at most 3 in a row."""
@@ -98,8 +102,8 @@ def _skipped(name: str, facts: Facts) -> tuple[float, float, float, float]:
     """Return the share of the steps' work that a cache skips, its interval, and the most that it can skip."""
     count = int(facts.values["steps"])
     if name in BY_THRESHOLD:
-        share = interpolated(BY_THRESHOLD[name], float(facts.values["cache.threshold"]))
-        most = max(0.0, 1 - 2 / count)
+        share = interpolated(BY_THRESHOLD[name], float(facts.values["cache.threshold"]) * count / PUBLISHED_STEPS)
+        most = 1 - 1 / count
     elif name == "mag":
         in_a_row = int(facts.values["cache.max_skip_steps"])
         share, most = min(MAG_SKIPPED, in_a_row / (in_a_row + 1)), in_a_row / (in_a_row + 1)
