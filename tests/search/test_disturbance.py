@@ -162,6 +162,19 @@ def test_a_doubtful_trial_stays_visible_and_is_what_a_longer_budget_goes_into(re
         assert is_confirmed(known, trial)
 
 
+def test_a_pair_that_counts_tells_more_than_processes_of_other_times() -> None:
+    """A machine that became slow for a while: pairs of it lose their baselines, which quick ones of before convict."""
+    known = history([0.20, 0.20, 0.21, 0.20], {CANDIDATE: 0.098})
+    for index, (before_s, after_s) in enumerate(((0.61, 0.291), (0.317, 0.235), (0.471, 0.271))):
+        pair = Pair(candidate=CANDIDATE, index=index)
+        for number, seconds in ((BASELINE, before_s), (CANDIDATE, after_s)):
+            known.repetitions.append(outcome(number, seconds, len(known.repetitions), pair))
+    trial = known.outcomes[CANDIDATE]
+    assert len(known.tried_pairs_of(trial)) == 3 and len(known.pairs_of(trial)) == 1
+    assert speed_up(known, trial).value == pytest.approx(0.317 / 0.235)
+    assert is_in_doubt(known, trial)
+
+
 def test_what_the_pairs_show_to_be_slower_is_not_in_doubt() -> None:
     known = history([0.60, 0.601, 0.599], {CANDIDATE: 0.233, 7: 0.5}, [0.8, 0.801])
     assert not is_in_doubt(known, known.outcomes[CANDIDATE])

@@ -44,14 +44,17 @@ def timing_noise(history: History) -> TimingNoise | None:
 def speed_up(history: History, outcome: Outcome) -> Estimate:
     """Return the throughput over the baseline's, from pairs of fresh processes.
 
-    Before there are enough pairs it comes from the search, with an interval as wide as the baseline's processes spread.
-    The baseline is that of the same device.
+    Before there are enough pairs it comes from those that there are, else from the search, with an interval as wide as
+    the baseline's processes spread. The baseline is that of the same device.
     """
     baseline = history.baseline
     if outcome.number == baseline.number:
         return Estimate(value=1.0, low=1.0, high=1.0)
     pairs = history.pairs_of(outcome)
-    if len(pairs) < MIN_PAIRS:
+    if 0 < len(pairs) < MIN_PAIRS:
+        before, after = ([pair[side] for pair in pairs] for side in (0, 1))
+        return front.widen(front.speed_up(before, after), _spread(history))
+    if not pairs:
         after = history.undisturbed(outcome) or [outcome]
         after = [run for run in after if run.device == after[-1].device]
         ratio = front.speed_up(history.baseline_on(after[0].device) or [baseline], after)
