@@ -164,7 +164,7 @@ def workers(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
     if "real_database" not in request.fixturenames:
         studies = MemoryStudies()
         monkeypatch.setattr("tuner.study.store.open_study", studies.open)
-        monkeypatch.setattr("tuner.study.told_values.write", studies.write)
+        monkeypatch.setattr("tuner.study.trial_rows.write", studies.write)
     return Workers()
 
 

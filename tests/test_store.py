@@ -22,7 +22,7 @@ from tuner.files import atomic_write, storage_errors
 from tuner.records import database
 from tuner.records.outcome import Failure
 from tuner.search.request import Request
-from tuner.study import told_values
+from tuner.study import trial_rows
 from tuner.study.course import keep_strategy, strategy_of
 from tuner.study.store import Store
 
@@ -171,7 +171,7 @@ def test_a_candidate_that_is_entered_is_the_one_that_is_tried(folder: Path, requ
 def test_an_outcome_that_optuna_missed_is_told(
     folder: Path, request_: Request, monkeypatch: pytest.MonkeyPatch, call: str, done: bool
 ) -> None:
-    owner: Any = {"write": told_values, "set_constraint": optuna.trial.Trial, "tell": optuna.Study}[call]
+    owner: Any = {"write": trial_rows, "set_constraint": optuna.trial.Trial, "tell": optuna.Study}[call]
     method = getattr(owner, call)
 
     def crashes(*given: Any, **named: Any) -> None:

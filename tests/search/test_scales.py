@@ -60,6 +60,8 @@ def test_a_scale_is_worked_out_again_once_a_process_of_the_baseline_is_recorded(
     assert known.scale(SLOWER) == pytest.approx(2.0 / 4.5)
     known.outcomes[BASELINE] = outcome(BASELINE, 3.0, FIRST)
     assert known.scale(SLOWER) == pytest.approx(2.5 / 4.5), "once its images are judged, the baseline is another"
+    known.outcomes[BASELINE] = outcome(BASELINE, 4.5, SLOWER)
+    assert known.scale(SLOWER) == 1.0
 
 
 def test_a_candidate_of_a_slower_device_is_scaled_once() -> None:

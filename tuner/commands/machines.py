@@ -97,11 +97,11 @@ class InCluster(Machines):
 
     def __init__(self, cluster: Cluster, asked: str | None) -> None:
         self.cluster = cluster
-        self.choice = asked
+        self.gpus = asked
 
     @property
     def asked(self) -> str | None:
-        return self.choice
+        return self.gpus
 
     def devices(self, environment: Environment) -> Sequence[Device]:
         return self.cluster.devices

@@ -152,7 +152,7 @@ class Confirmation(Strategy):
         self.unconfirmed: set[int] = set()
         """Trials that this run measured in pairs without becoming sure of their gain."""
         self.runs: PairedRuns | None = None
-        self.noted: set[str] = set()
+        self.is_out_of_time = False
 
     def propose(self, history: History, device: Device) -> Proposal | None:
         if history.running:
@@ -163,7 +163,9 @@ class Confirmation(Strategy):
                 if is_confirmed(history, first):
                     return None
                 if not self.can_start(history, first):
-                    self.note_once("no time is left to confirm a cheaper configuration")
+                    if not self.is_out_of_time:
+                        self.note("no time is left to confirm a cheaper configuration")
+                    self.is_out_of_time = True
                     return None
                 self.runs = PairedRuns(first.number)
             if self.wants_another_pair(history, self.runs):
@@ -173,12 +175,6 @@ class Confirmation(Strategy):
     def observe(self, outcome: Outcome) -> None:
         if self.runs is not None:
             self.runs.observe(outcome)
-
-    def note_once(self, text: str) -> None:
-        """Tell the user something, unless it was told."""
-        if text not in self.noted:
-            self.noted.add(text)
-            self.note(text)
 
     def shortlist(self, history: History) -> list[Outcome]:
         """Return what may be chosen, the cheapest first: the baseline, and what is sure or was not yet confirmed."""

@@ -114,8 +114,13 @@ class History:
     @property
     def pending(self) -> int:
         """How many trials are still to come of the builds that run."""
-        known = tried_candidates(self)
+        known = self.tried_candidates()
         return sum(candidate_key(values) not in known for running in self.running for values in running.sweep)
+
+    @remembered
+    def tried_candidates(self) -> AbstractSet[str]:
+        """Return the keys of the candidates that have a trial."""
+        return {candidate_key(outcome.values) for outcome in self.outcomes.values()}
 
     def throttled_trial(self) -> Outcome | None:
         """Return a throttled trial to try again, once other builds gave the GPU time to recover."""
@@ -182,6 +187,11 @@ class History:
             slowed += compress(processes, flags)
         return slowed
 
+    @remembered
+    def disturbed_baselines(self) -> Sequence[Outcome]:
+        """Return the untouched pipeline's processes that something else on the machine slowed."""
+        return self.disturbed(self.baseline)
+
     def undisturbed(self, outcome: Outcome) -> list[Outcome]:
         """Return the processes of a trial that count."""
         disturbed = self.disturbed(outcome)
@@ -190,7 +200,7 @@ class History:
     def pairs_of(self, candidate: Outcome) -> list[tuple[Outcome, Outcome]]:
         """Return the complete pairs of a candidate that count: neither of their processes was disturbed."""
         tried = self.tried_pairs_of(candidate)
-        disturbed = [*disturbed_baselines(self), *self.disturbed(candidate)] if tried else []
+        disturbed = [*self.disturbed_baselines(), *self.disturbed(candidate)] if tried else []
         return [pair for pair in tried if not any(run in disturbed for run in pair)]
 
     def tried_pairs_of(self, candidate: Outcome) -> list[tuple[Outcome, Outcome]]:
@@ -244,7 +254,16 @@ class History:
         """
         if device is None or BASELINE not in self.outcomes or device == self.baseline.device:
             return 1.0
-        return measured_scales(self).get(device, 1.0)
+        return self.scales().get(device, 1.0)
+
+    @remembered
+    def scales(self) -> Mapping[Device | None, float]:
+        """Return the scale of each device on which the untouched pipeline was measured."""
+        there = self.baseline_on(self.baseline.device)
+        if not there:
+            return {}
+        own_s, groups = median_s(there), by_device(self.undisturbed(self.baseline))
+        return {group[0].device: own_s / median_s(group) for group in groups}
 
     def comparable(self, process: Outcome) -> Outcome:
         """Return what a process measured, as on the baseline's device: its ratio to the baseline on its own counts."""
@@ -258,42 +277,19 @@ class History:
         """Return every trial as it was measured first, as on the baseline's device."""
         return [self.comparable(outcome) for outcome in self.outcomes.values()]
 
+    @remembered
     def all_settled(self) -> Sequence[Outcome]:
         """Return every trial with the latency that is shown of it."""
-        return settled_trials(self)
+        return tuple(self.settled(outcome) for outcome in self.outcomes.values())
 
     def cost(self, timing: Timing) -> float:
         """Return US dollars for 1000 images; with a latency target only images that meet it count."""
         return cost_of(timing, self.price)
 
 
-@remembered
-def settled_trials(history: History) -> Sequence[Outcome]:
-    """Return every trial with the latency that is shown of it."""
-    return tuple(history.settled(outcome) for outcome in history.outcomes.values())
-
-
-@remembered
-def disturbed_baselines(history: History) -> Sequence[Outcome]:
-    """Return the untouched pipeline's processes that something else on the machine slowed."""
-    return history.disturbed(history.baseline)
-
-
-@remembered
-def tried_candidates(history: History) -> AbstractSet[str]:
-    """Return the keys of the candidates that have a trial."""
-    return {candidate_key(outcome.values) for outcome in history.outcomes.values()}
-
-
-@remembered
-def measured_scales(history: History) -> Mapping[Device | None, float]:
-    """Return how much longer a call of the untouched pipeline takes on the baseline's device than on each other one."""
-    there = history.baseline_on(history.baseline.device)
-    if not there:
-        return {}
-    own_s = median(front.seconds_per_image(run).value for run in there)
-    groups = by_device(history.undisturbed(history.baseline))
-    return {group[0].device: own_s / median(front.seconds_per_image(run).value for run in group) for group in groups}
+def median_s(processes: Sequence[Outcome]) -> float:
+    """Return the median of the seconds per image of some processes."""
+    return median(front.seconds_per_image(process).value for process in processes)
 
 
 def by_device(processes: Sequence[Outcome]) -> list[list[Outcome]]:

@@ -40,21 +40,21 @@ class Memory:
         return self.found
 
 
-History = TypeVar("History", bound=Recorded)
+AnyRecorded = TypeVar("AnyRecorded", bound=Recorded)
 Result = TypeVar("Result")
 
 
-def remembered(work: Callable[[History], Result]) -> Callable[[History], Result]:
-    """Make a function work once while what is recorded stays the same: a study asks several times a second.
+def remembered(work: Callable[[AnyRecorded], Result]) -> Callable[[AnyRecorded], Result]:
+    """Make a function, or a method without arguments, work once while what is recorded stays the same.
 
-    Its result must not be changed.
+    A study asks several times a second. The result must not be changed.
     """
 
     @functools.wraps(work)
-    def known(history: History) -> Result:
-        found = history.memory.of(history)
+    def known(recorded: AnyRecorded) -> Result:
+        found = recorded.memory.of(recorded)
         if work not in found:
-            found[work] = work(history)
+            found[work] = work(recorded)
         result: Result = found[work]
         return result
 

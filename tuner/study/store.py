@@ -22,7 +22,7 @@ from tuner.records.quality import NoiseFloor
 from tuner.search.history import History
 from tuner.search.recorded import read_outcomes, read_repetitions
 from tuner.search.request import Refusal, Request, read_same_request
-from tuner.study import told_values
+from tuner.study import trial_rows
 from tuner.study.artifacts import keep_images
 from tuner.study.attributes import Attribute, attributes
 from tuner.study.compiled_code import own_cache
@@ -139,7 +139,7 @@ class Store:
         """Tell Optuna what is known of a trial now that it was repeated, unless it has been told that."""
         values, known, told = values_of(outcome), attributes(outcome), self._trials()[outcome.number]
         if values is not None and (told.values != values or not known.items() <= told.user_attrs.items()):
-            told_values.write(self.study, self.paths.database, outcome.number, known, values)
+            trial_rows.write(self.study, self.paths.database, outcome.number, known, values)
             sampler, self.study = self.study.sampler, open_study(self.folder)
             self.study.sampler = sampler
 
@@ -292,7 +292,7 @@ class Store:
         from optuna.trial import TrialState
 
         shown = {f"constraint: {name}": value for name, value in constraints.items()}  # all that optuna-dashboard shows
-        told_values.write(self.study, self.paths.database, number, {**attributes, **shown})
+        trial_rows.write(self.study, self.paths.database, number, {**attributes, **shown})
         trial = self._trial(number)
         for name in constraints.keys() - trial.constraints.keys():  # some are there if a crash came between them
             trial.set_constraint(name, constraints[name])
