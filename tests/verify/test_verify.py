@@ -20,15 +20,16 @@ from tuner.commands.verify.table import verdict
 from tuner.errors import StudyFailed
 from tuner.execution.inline import InlineExecutor
 from tuner.hardware.environment import detect
+from tuner.quality.race import FIRST_PROMPTS
 from tuner.records.codec import Estimate, decode, encode_pretty
 from tuner.records.gate import Finding, Verdict
 from tuner.records.outcome import Failure
-from tuner.records.protocol import BuildDone, Job, Message, Point, PointFailed, WorkerFailed
+from tuner.records.protocol import BuildDone, Job, Message, Point, PointDone, PointFailed, WorkerFailed
 from tuner.records.quality import Quality
 from tuner.result.config import read_best
 from tuner.result.records import BestConfig, TimingNoise
 from tuner.verify import changes as changes_module
-from tuner.verify.bench import SCORE, Bench
+from tuner.verify.bench import ROUNDED_DB, SCORE, Bench
 from tuner.verify.course import PAIRS, Course
 from tuner.verify.recorded import Recorded, read_recorded
 from tuner.verify.records import Change, Verification
@@ -50,6 +51,7 @@ class Now(Workers):
         self.rejected: set[str] = set()
         self.broken: set[str] = set()
         self.blind = False
+        self.draws_as_recorded = True
 
     def who(self, job: Job) -> str:
         return "baseline" if job.build["attention.backend"] == "native" else "candidate"
@@ -81,8 +83,13 @@ class Now(Workers):
                 yield PointFailed(
                     index=SCORE, failure=Failure(kind="invalid image", stage="score", message="all are black")
                 )
+            elif self.is_spot_checked(job, message) and self.draws_as_recorded:
+                yield msgspec.structs.replace(message, quality=None)
             else:
                 yield message
+
+    def is_spot_checked(self, job: Job, message: Message) -> bool:
+        return isinstance(message, PointDone) and job.points[message.index].spot_check is not None
 
     def verdict(self, job: Job, who: str) -> Verdict:
         if who not in self.rejected:
@@ -114,7 +121,7 @@ def verified(study: Path, tmp_path: Path) -> Callable[..., Verification]:
     ) -> Verification:  # fmt: skip
         best = edit(read_best(study / "best_config.json"))
         known = recorded or read_recorded(study / "best_config.json", best)
-        bench = Bench(InlineExecutor(now), best, detect("cpu"), known, tmp_path, 1.0)
+        bench = Bench(InlineExecutor(now), best, detect("cpu"), known, tmp_path, 1.0, spot_check=quick)
         return Course("best_config.json", bench, lambda _: None, quick=quick).verify()
 
     return run
@@ -280,6 +287,52 @@ def test_worse_images_fail(verified: Callable[..., Verification]) -> None:
     verification = verified(now, quick=True)
     assert answers(verification) == {CLEAN: "pass", FAST: "pass", GOOD: "fail"}
     assert "clip_score -2.000 [-2.050, -1.950]" in text(verification, GOOD)
+
+
+def with_images_of_the_choice(study: Path, folder: Path) -> Recorded:
+    """Return what the study has, with images of the chosen trial in its folder."""
+    shutil.copytree(study, folder, ignore=shutil.ignore_patterns("cache"))
+    best = read_best(folder / "best_config.json")
+    (folder / "trials" / f"{best.chosen.trial:04}" / "images").mkdir(parents=True)
+    return read_recorded(folder / "best_config.json", best)
+
+
+@pytest.mark.parametrize(("is_same", "loss"), [(True, 2.0), (False, 0.0), (False, 2.0)])
+def test_a_quick_one_judges_images_only_if_they_are_not_those_of_the_record(
+    is_same: bool, loss: float, study: Path, tmp_path: Path, verified: Callable[..., Verification]
+) -> None:
+    recorded, now = with_images_of_the_choice(study, tmp_path / "copy"), Now()
+    now.draws_as_recorded, now.loss = is_same, loss
+    verification = verified(now, quick=True, recorded=recorded)
+    (spot_check,) = [job.points[SCORE].spot_check for job in now.jobs if now.who(job) == "candidate"]
+    assert spot_check and spot_check.min_psnr_db == ROUNDED_DB
+    assert answers(verification)[GOOD] == ("fail" if loss and not is_same else "pass")
+    assert text(verification, GOOD).startswith("the images are those of the record, then clip_score ") == is_same
+    verified(now, recorded=recorded)
+    assert not any(job.points[-1].spot_check for job in now.jobs[2:]), "a full one judges them all"
+
+
+def test_few_images_of_the_untouched_pipeline_tell_whether_it_is_still_the_model(
+    study: Path, verified: Callable[..., Verification]
+) -> None:
+    best = read_best(study / "best_config.json")
+    known = read_recorded(study / "best_config.json", best)
+    workload = msgspec.structs.replace(known.workload, prompts=tuple("abcdefgh"), seeds=tuple(range(8)))
+    now = Now()
+    verified(now, recorded=msgspec.structs.replace(known, workload=workload))
+    generated = {now.who(job): len(job.workload.prompts) for job in now.jobs}
+    assert generated == {"baseline": FIRST_PROMPTS, "candidate": 8}
+
+
+def test_a_recorded_loss_fails_though_the_images_are_the_same(
+    study: Path, tmp_path: Path, verified: Callable[..., Verification]
+) -> None:
+    def worse(best: BestConfig) -> BestConfig:
+        lost = Estimate(value=-2.0, low=-2.1, high=-1.9)
+        return msgspec.structs.replace(best, chosen=msgspec.structs.replace(best.chosen, quality_difference=lost))
+
+    recorded = with_images_of_the_choice(study, tmp_path / "copy")
+    assert answers(verified(Now(), quick=True, edit=worse, recorded=recorded))[GOOD] == "fail"
 
 
 def test_images_that_are_none_fail(verified: Callable[..., Verification]) -> None:

@@ -19,8 +19,7 @@ from tuner.records.model import Workload
 from tuner.records.quality import Quality, Reference, SpotCheck
 
 SPOT_CHECKED = 2
-SPOT_PSNR_DB = 25.0
-"""Below it an image has changed by more than rounding does, and is scored anew."""
+"""The images of a spot check: one could be alike by chance."""
 
 
 class Judge:
@@ -179,4 +178,4 @@ def same_images(images: Any, known: SpotCheck, workload: Workload) -> bool:
     guards.check(images, len(images), workload)
     those = Images.load(Path(known.images), workload.prompts, len(images), stills_per_image(images))
     stills = to_stills(images)[: len(those.stills)]
-    return min(similarity.psnr_db(stills, those.stills)) >= SPOT_PSNR_DB
+    return min(similarity.psnr_db(stills, those.stills)) >= known.min_psnr_db

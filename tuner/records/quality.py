@@ -55,9 +55,13 @@ class Reference(Record):
 
 
 class SpotCheck(Record):
-    """Images of another build with the same image key. A new build must reproduce them up to rounding."""
+    """Images of another build with the same image key. A new build must reproduce them up to rounding.
+
+    Each image must reach `min_psnr_db`: below the default it has changed by more than rounding does.
+    """
 
     images: str
+    min_psnr_db: NonNegative = 25.0
 
 
 class DenoiserError(Record):

@@ -8,14 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuner.execution.executor import Executor
+from tuner.quality.race import FIRST_PROMPTS
 from tuner.records.gate import Allowance
 from tuner.records.machine import Environment
+from tuner.records.model import Workload
 from tuner.records.outcome import Build, Failure, Timing
 from tuner.records.protocol import BuildDone, Job, Point, PointDone, PointFailed, WorkerFailed
-from tuner.records.quality import Quality
+from tuner.records.quality import Quality, SpotCheck
 from tuner.result.records import BestConfig, MeasuredPoint
+from tuner.search.history import BASELINE
 from tuner.space.candidates import build_values
 from tuner.verify.recorded import Recorded
+
+ROUNDED_DB = 50.0
+"""Images nearer than this differ by what their 8 bits round."""
 
 TIME, SCORE = 0, 1
 """The points of a job: the calls are timed first, so that images which fail do not cost the latency."""
@@ -30,6 +36,8 @@ class Run:
     quality: Quality | None = None
     failure: Failure | None = None
     score_failure: Failure | None = None
+    has_recorded_images: bool = False
+    """Whether a spot check found the images of the record, so that its verdict on them stands."""
 
     @property
     def was_rejected(self) -> bool:
@@ -39,11 +47,14 @@ class Run:
 
 
 class Bench:
-    """Runs points of a best_config.json, one worker after the other, in folders of its own."""
+    """Runs points of a best_config.json, one worker after the other, in folders of its own.
+
+    With `spot_check` images that are still those of the record are not judged again.
+    """
 
     def __init__(
         self, executor: Executor, best: BestConfig, here: Environment, recorded: Recorded, folder: Path,
-        allowance_s: float,
+        allowance_s: float, *, spot_check: bool = False,
     ) -> None:  # fmt: skip
         self.executor = executor
         self.best = best
@@ -51,6 +62,7 @@ class Bench:
         self.recorded = recorded
         self.folder = folder
         self.allowance_s = allowance_s
+        self.spot_check = spot_check
         self.allowed: tuple[Allowance, ...] = recorded.allowed
         self.runs = 0
 
@@ -64,6 +76,7 @@ class Bench:
             elif isinstance(message, PointDone):
                 run.timing = run.timing or message.timing
                 run.quality = message.quality or run.quality
+                run.has_recorded_images |= message.index == SCORE and message.quality is None
             elif isinstance(message, PointFailed):
                 name = "score_failure" if message.index == SCORE else "failure"
                 setattr(run, name, message.failure)
@@ -81,7 +94,7 @@ class Bench:
             model=self.best.model,
             study_pid=os.getpid(),
             environment=self.here,
-            workload=recorded.workload,
+            workload=self._workload(point),
             build=build_values(point.values),
             points=(self._point(point, folder, TIME), *([self._point(point, folder, SCORE)] if is_scored else [])),
             allowance_s=self.allowance_s,
@@ -94,10 +107,24 @@ class Bench:
             is_baseline=is_baseline,
         )
 
+    def _workload(self, point: MeasuredPoint) -> Workload:
+        """Return what is generated: of the untouched pipeline few images, which tell whether it is still the model."""
+        workload = self.recorded.workload
+        return workload.first(max(FIRST_PROMPTS, point.batch)) if point.trial == BASELINE else workload
+
     def _point(self, point: MeasuredPoint, folder: Path, index: int) -> Point:
         own = folder if index == TIME else folder / "images"
-        steps = int(point.values["steps"])
-        return Point(index=index, folder=str(own), steps=steps, batch=point.batch, score=index == SCORE, whole=True)
+        is_checked = self.spot_check and index == SCORE and point.trial != BASELINE
+        images = self.recorded.images(point.trial) if is_checked else None
+        return Point(
+            index=index,
+            folder=str(own),
+            steps=int(point.values["steps"]),
+            batch=point.batch,
+            score=index == SCORE,
+            spot_check=SpotCheck(images=images, min_psnr_db=ROUNDED_DB) if images else None,
+            whole=True,
+        )
 
     def learn_allowances(self) -> bool:
         """Trace the untouched pipeline; what it does itself is allowed from now on. Return whether that is new."""

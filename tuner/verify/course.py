@@ -9,7 +9,7 @@ import msgspec
 from tuner.errors import StudyFailed
 from tuner.result.records import BestConfig, MeasuredPoint
 from tuner.verify import judge
-from tuner.verify.bench import Bench, Run
+from tuner.verify.bench import ROUNDED_DB, Bench, Run
 from tuner.verify.changes import changes, may_be_another_model
 from tuner.verify.records import Check, Repair, Verification
 
@@ -35,7 +35,7 @@ class Course:
         best, point = self.best, self.best.chosen
         found = changes(best, self.bench.here, self.bench.recorded.request)
         if may_be_another_model(found):
-            self.same_db = judge.ROUNDED_DB
+            self.same_db = ROUNDED_DB
         runs = self.measure(point)
         checks = self.answer(point, runs)
         verification = Verification(
@@ -93,7 +93,7 @@ class Course:
         return (
             judge.clean(first),
             judge.as_fast(self.best, self.bench.here, point, runs, self.baselines),
-            judge.as_good(self.best, recorded, first, self.baselines[0], self.same_db),
+            judge.as_good(self.best, recorded, point, first, self.baselines[0], self.same_db),
         )
 
     # ---- repair ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from tuner.report.trial_text import findings_text
 from tuner.result.front import merge_timings, per_image, widen
 from tuner.result.records import BestConfig, MeasuredPoint
 from tuner.timing.intervals import paired_ratio, widest_ratio
-from tuner.verify.bench import Run
+from tuner.verify.bench import ROUNDED_DB, Run
 from tuner.verify.recorded import Recorded
 from tuner.verify.records import Check
 
@@ -35,9 +35,6 @@ SAME_IMAGES_DB = 25.0
 Other versions of a library round otherwise, and images move. If no version changed, they must be as near as 8 bits
 show.
 """
-
-ROUNDED_DB = 50.0
-"""Images nearer than this differ by what their 8 bits round."""
 
 MAX_TEXT = 160
 
@@ -88,7 +85,9 @@ def as_fast(
     return Check(question="as fast", status="fail" if is_slower else "pass", text=text)
 
 
-def as_good(best: BestConfig, recorded: Recorded, run: Run, baseline: Run, same_db: float = SAME_IMAGES_DB) -> Check:
+def as_good(
+    best: BestConfig, recorded: Recorded, point: MeasuredPoint, run: Run, baseline: Run, same_db: float = SAME_IMAGES_DB
+) -> Check:
     """Answer whether the images are as good as the study's reference, and whether that is still the model's."""
     if recorded.reference is None:
         return Check(question="as good", status="unavailable", text=str(recorded.unavailable_reason))
@@ -96,14 +95,17 @@ def as_good(best: BestConfig, recorded: Recorded, run: Run, baseline: Run, same_
     if other is not None:
         return Check(question="as good", status="fail", text=other)
     failure = run.score_failure or run.failure or baseline.score_failure or baseline.failure
-    if run.quality is None:
+    if run.quality is None and not run.has_recorded_images:
         reason = failure_text(failure) if failure else "the gate rejected it, so that no image was generated"
         return Check(question="as good", status="fail" if run.score_failure else "unavailable", text=reason)
-    difference, psnr_db = run.quality.difference, baseline.quality.psnr_db if baseline.quality else None
+    difference = run.quality.difference if run.quality else point.quality_difference
+    psnr_db = baseline.quality.psnr_db if baseline.quality else None
     is_worse = difference.low < -best.quality_tolerance
     shown = format_difference(difference.value, difference.low, difference.high)
     tolerated = format_number(best.quality_tolerance)
     text = f"{best.quality_metric} {shown} against the study's reference, -{tolerated} is tolerated"
+    if run.quality is None:
+        text = f"the images are those of the record, then {text}"
     if psnr_db is not None and psnr_db < ROUNDED_DB:
         text += f"; the untouched pipeline's own images moved by rounding, PSNR {psnr_db:.0f} dB"
     return Check(question="as good", status="fail" if is_worse else "pass", text=text)

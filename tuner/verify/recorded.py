@@ -35,6 +35,11 @@ class Recorded(Record):
     request: Request | None = None
     folder: str | None = None
 
+    def images(self, trial: int) -> str | None:
+        """Return the folder of a trial's images, if the study still has them."""
+        images = StudyFolder(Path(self.folder)).images(trial) if self.folder else None
+        return str(images) if images and images.is_dir() else None
+
 
 def read_recorded(file: Path, best: BestConfig) -> Recorded:
     """Read the study of a best_config.json from its folder, as far as it is there and is this result's."""

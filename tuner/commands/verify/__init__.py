@@ -132,5 +132,7 @@ def verify(
     from tuner.verify.bench import Bench
     from tuner.verify.course import Course
 
-    bench = Bench(executor, best, detect(best.environment.device), recorded, folder, ALLOWANCE_S[quick])
+    bench = Bench(
+        executor, best, detect(best.environment.device), recorded, folder, ALLOWANCE_S[quick], spot_check=quick
+    )
     return Course(str(file), bench, note, quick=quick).verify()
