@@ -370,10 +370,31 @@ def test_a_slowdown_of_2_percent_is_detected_and_none_is_not() -> None:
     assert alarms / repeats < 0.09
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [([1.0], [1.0]), ([], []), ([1.0, 2.0], [1.0])])
-def test_no_ratio_without_two_pairs(ours: list[float], theirs: list[float]) -> None:
-    with pytest.raises(ValueError, match="two pairs"):
-        intervals.paired_ratio(ours, theirs)
+@pytest.mark.parametrize(
+    ("ours", "theirs", "unpaired"),
+    [
+        ([], [], []),
+        ([1.0, 2.0], [1.0], []),
+        ([1.0], [1.0], []),
+        ([1.0], [1.0], [[1.0, 1.1], [1.0], []]),
+    ],
+)
+def test_no_ratio_without_pairs_or_with_too_little_beside_one(
+    ours: list[float], theirs: list[float], unpaired: list[list[float]]
+) -> None:
+    with pytest.raises(ValueError, match=r"at least one pair|degrees of freedom from other processes, not"):
+        intervals.paired_ratio(ours, theirs, unpaired)
+
+
+def test_the_interval_of_a_single_pair_holds_although_its_processes_tell_how_much_they_vary() -> None:
+    """Both configurations are the same: the interval covers 1 in 95 % of cases, and in no more than it must."""
+    random, repeats, misses = np.random.default_rng(4), 2000, 0
+    for _ in range(repeats):
+        before, after = (np.exp(0.003 * random.normal(size=(2, 2)))).tolist()
+        ratio = intervals.paired_ratio(before[1:], after[1:], [before, after])
+        assert ratio.value == pytest.approx(before[1] / after[1])
+        misses += intervals.differs(ratio)
+    assert 0.01 < misses / repeats < 0.05
 
 
 EVEN = [1.0, 1.002, 1.001, 0.999, 0.998] * 4

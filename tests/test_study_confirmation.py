@@ -19,7 +19,7 @@ from tuner.records.protocol import (
     WorkerFailed,
 )
 from tuner.result.records import BestConfig
-from tuner.search import baseline, confirmation
+from tuner.search import baseline, confirmation, gain
 from tuner.search.budget import CACHED_SHARE, MIN_CALLS, pair_s, quickest_build_s, repetition_s
 from tuner.search.confirmation import Confirmation, PairedRuns, by_preference
 from tuner.search.gain import MIN_PAIRS, is_confirmed, is_in_doubt, speed_up, timing_noise
@@ -105,6 +105,7 @@ def test_what_the_confirmation_leaves_of_the_time_is_searched(
         return search_ends_at(confirmation, history, *pairs) - (1e6 if is_early else 0.0)
 
     monkeypatch.setattr(Confirmation, "search_ends_at", late_enough)
+    monkeypatch.setattr(gain, "QUIET", -1.0)  # one pair is never enough
     best = bench.run(trials=None)
     purposes = [outcome.purpose for outcome in bench.told.outcomes if outcome.purpose != "baseline"]
     assert best.speed_up_confirmed

@@ -146,6 +146,34 @@ def test_one_stalled_process_is_measured_again_and_costs_no_gain(stalls_at: int)
     assert noise is not None and noise.coefficient_of_variation < 0.05
 
 
+@pytest.mark.parametrize(
+    ("baselines", "first_s", "measured"),
+    [
+        ([0.600, 0.601], 0.290, 1),  # quiet: one pair shows it
+        ([0.600, 0.601], 0.270, 2),  # its own two processes differ by 7 %
+        ([0.600, 0.660], 0.290, 2),  # the baseline's do by 10 %
+    ],
+)
+def test_one_pair_is_enough_for_a_plain_gain_on_a_quiet_machine(
+    baselines: list[float], first_s: float, measured: int
+) -> None:
+    known = history(baselines, {CANDIDATE: first_s})
+    chosen, runs = confirm(known, lambda number: 0.6 if number == BASELINE else 0.289)
+    assert (chosen, runs) == (CANDIDATE, [BASELINE, CANDIDATE] * measured)
+    gain = speed_up(known, known.outcomes[CANDIDATE])
+    assert gain.value == pytest.approx(0.6 / 0.289)
+    assert 1.1 < gain.low < gain.value < gain.high
+
+
+@pytest.mark.parametrize("slow_s", [0.66, 1.0])
+def test_one_pair_whose_baseline_something_slowed_is_not_enough(slow_s: float) -> None:
+    """Both are as quick: the baseline of the pair alone was disturbed, by less than convicts it."""
+    known, seconds = history([0.600, 0.601], {CANDIDATE: 0.55}), iter([slow_s])
+    chosen, measured = confirm(known, lambda number: next(seconds, 0.6) if number == BASELINE else 0.6)
+    assert chosen == BASELINE
+    assert len(measured) > 2
+
+
 @pytest.mark.parametrize("repeated", [[1.140], [1.140, 0.289], [0.289, 1.140], [0.3, 0.9, 0.3, 0.8]])
 def test_a_doubtful_trial_stays_visible_and_is_what_a_longer_budget_goes_into(repeated: list[float]) -> None:
     known = history([0.60, 0.63, 0.57], {CANDIDATE: 0.233, 7: 0.5}, repeated)

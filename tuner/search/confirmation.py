@@ -122,10 +122,11 @@ def best_so_far(history: History) -> Outcome:
 
 
 def lacks_pairs(history: History, runs: PairedRuns) -> bool:
-    """Return whether a candidate has fewer pairs than a gain needs. One disturbed pair is always repeated."""
+    """Return whether a candidate has fewer pairs than its gain needs. One disturbed pair is always repeated."""
     target = history.outcomes[runs.candidate]
     tried, pairs = len(history.tried_pairs_of(target)), len(history.pairs_of(target))
     is_needed = tried < MIN_PAIRS or (pairs < MIN_PAIRS and tried < RESERVED_PAIRS)
+    is_needed = is_needed and not is_confirmed(history, target)
     return not runs.failures.are_final and (is_needed or bool(runs.open))
 
 
@@ -140,9 +141,10 @@ def first_in_doubt(history: History) -> Outcome | None:
 class Confirmation(Strategy):
     """Measures the cheapest trial that is as good as the baseline in pairs with it, until its gain is sure.
 
-    The gain is looked at twice at most, after the least and after the largest number of pairs: each further look would
-    find one by chance more often. A pair of which a process was disturbed does not count, and is measured again. The
-    first trial is confirmed whatever the time, but not while another is sure.
+    The gain is looked at three times at most: after one pair, which must show it plainly, after two, and after the
+    largest number of pairs. Each further look would find one by chance more often. A pair of which a process was
+    disturbed does not count, and is measured again. The first trial is confirmed whatever the time, but not while
+    another is sure.
     """
 
     def __init__(self, budget: Budget, note: Callable[[str], None], report: Callable[[Outcome], None]) -> None:
@@ -203,7 +205,7 @@ class Confirmation(Strategy):
         tried, pairs = len(history.tried_pairs_of(target)), len(history.pairs_of(target))
         if lacks_pairs(history, runs):
             return True
-        if runs.failures.are_final or tried >= MAX_PAIRS or (pairs == MIN_PAIRS and is_confirmed(history, target)):
+        if runs.failures.are_final or tried >= MAX_PAIRS or (0 < pairs <= MIN_PAIRS and is_confirmed(history, target)):
             return False
         return self.budget.seconds_left() >= pair_s(history, target)
 

@@ -116,14 +116,14 @@ def confirmation_texts(history: History, candidate: Outcome) -> list[str]:
     trial, gain = f"trial {candidate.number}", gain_text(speed_up(history, candidate))
     if not front.meets_target(history.settled(candidate)):
         texts.append(f"{trial}: it missed the latency target when it was measured again")
+    elif is_confirmed(history, candidate):
+        texts.append(f"{trial}: a gain is confirmed, {gain}; best_config.json has the best one so far")
     elif len(history.tried_pairs_of(candidate)) < MIN_PAIRS:
         texts.append(f"{trial}: it could not be measured again")
     elif len(history.pairs_of(candidate)) < MIN_PAIRS:
         texts.append(f"{trial}: its pairs were disturbed: a gain is not certain")
-    elif not is_confirmed(history, candidate):
-        texts.append(f"{trial}: measured again it had {gain}: a gain is not certain")
     else:
-        texts.append(f"{trial}: a gain is confirmed, {gain}; best_config.json has the best one so far")
+        texts.append(f"{trial}: measured again it had {gain}: a gain is not certain")
     return texts
 
 

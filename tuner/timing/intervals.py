@@ -16,6 +16,9 @@ MIN_SAMPLES = 6
 
 CONFIDENCE = 0.95
 
+MIN_DEGREES = 2
+"""Degrees of freedom without which a single pair has no interval: with one it would reach 12.7 standard errors."""
+
 
 def median_interval(samples: Sequence[float]) -> Estimate:
     """Return the median and its distribution-free 95 % interval, from order statistics (binomial with p = 1/2).
@@ -76,22 +79,25 @@ def paired_ratio(
     that a slow drift of the machine cancels. The process is the unit of repetition, not the call (Kalibera and Jones,
     "Rigorous Benchmarking in Reasonable Time", ISMM 2013).
 
-    Needs two pairs; the interval then reaches 12.7 standard errors to either side, with three pairs 4.3, with five 2.8.
-    `unpaired` holds medians of further processes of one configuration, in groups of which each ran on one device. Their
+    With two pairs the interval reaches 12.7 standard errors to either side, with three 4.3, with five 2.8.
+    `unpaired` holds medians of processes of one configuration, in groups of which each ran on one device. Their
     degrees of freedom narrow the interval, under the assumption that both configurations vary alike between processes.
+    A single pair needs two of them; its own processes may be in these groups.
 
-    Raises ValueError with fewer than two pairs.
+    Raises ValueError with no pair, or one pair and too few others.
     """
-    if len(numerators) != len(denominators) or len(numerators) < 2:
-        raise ValueError("a ratio needs at least two pairs, and as many numerators as denominators")
+    if len(numerators) != len(denominators) or not numerators:
+        raise ValueError("a ratio needs at least one pair, and as many numerators as denominators")
     logs = [math.log(top / bottom) for top, bottom in zip(numerators, denominators, strict=True)]
     degrees = len(logs) - 1
-    squares = variance(logs) * degrees
+    squares = variance(logs) * degrees if degrees else 0.0
     for group in unpaired:
         if len(group) > 1:
             # The difference of two processes has twice the variance of one process.
             squares += 2 * variance(map(math.log, group)) * (len(group) - 1)
             degrees += len(group) - 1
+    if len(logs) == 1 and degrees < MIN_DEGREES:
+        raise ValueError(f"a single pair needs {MIN_DEGREES} degrees of freedom from other processes, not {degrees}")
     ratio = _student(fmean(logs), math.sqrt(squares / degrees / len(logs)), degrees)
     return Estimate(value=math.exp(ratio.value), low=math.exp(ratio.low), high=math.exp(ratio.high))
 
