@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from kinds import kind
 from PIL import Image
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from viewed_study import image
 
 from tuner.board import events_file, trial_events
@@ -126,6 +127,15 @@ def test_an_image_is_shown_with_its_prompt_and_the_baselines(tmp_path: Path) -> 
     (alone,) = trial_events.trial_images(trials / "0001", outcome(1), SPACE)
     assert (strip.tag, strip.of, strip.baseline) == ("finalists/strip", "baseline", None)
     assert (alone.of, alone.baseline) == ("this trial's image", None)
+
+
+@pytest.mark.parametrize("size", [0, 3, 100_000])
+def test_records_have_the_checksums_that_tensorboard_computes(size: int) -> None:
+    data = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    record = events_file._record(data)
+    assert record[12:-4] == data and int.from_bytes(record[:8], "little") == size
+    for checksum, of in ((record[8:12], record[:8]), (record[-4:], data)):
+        assert int.from_bytes(checksum, "little") == masked_crc32c(of)
 
 
 def test_an_image_is_there_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

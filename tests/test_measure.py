@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import math
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, cycle, repeat
@@ -395,6 +397,17 @@ def test_the_interval_of_a_single_pair_holds_although_its_processes_tell_how_muc
         assert ratio.value == pytest.approx(before[1] / after[1])
         misses += intervals.differs(ratio)
     assert 0.01 < misses / repeats < 0.05
+
+
+def test_students_t_is_that_of_scipy() -> None:
+    for degrees in (*range(1, len(intervals.T_95) + 3), 200):
+        assert intervals.student_t(degrees) == pytest.approx(float(stats.t.ppf(0.975, degrees)), abs=1e-6)
+
+
+def test_comparing_a_few_processes_loads_no_scipy() -> None:
+    code = "import sys; from tuner.timing.intervals import paired_ratio; paired_ratio([1.0, 1.1], [2.0, 2.1])"
+    run = subprocess.run([sys.executable, "-c", f"{code}; sys.exit('scipy' in sys.modules)"], check=False)
+    assert run.returncode == 0
 
 
 EVEN = [1.0, 1.002, 1.001, 0.999, 0.998] * 4

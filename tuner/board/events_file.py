@@ -8,6 +8,7 @@ TensorFlow. Each is written whole and moved into place, so that a killed study n
 from __future__ import annotations
 
 import os
+import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.plugins.image import metadata as image_metadata
 from tensorboard.plugins.text import metadata as text_metadata
-from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from tuner.files import thumbnail_path
@@ -165,8 +166,23 @@ def replace_events(folder: Path, kind: str, step: int, values: Sequence[Summary.
 
 
 def _records(now: float, step: int, values: Iterable[Summary.Value]) -> bytes:
-    buffer = BytesIO()
-    records = RecordWriter(buffer)
-    records.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
-    records.write(Event(wall_time=now, step=step, summary=Summary(value=values)).SerializeToString())
-    return buffer.getvalue()
+    events = (
+        Event(wall_time=now, file_version="brain.Event:2"),
+        Event(wall_time=now, step=step, summary=Summary(value=values)),
+    )
+    return b"".join(_record(event.SerializeToString()) for event in events)
+
+
+def _record(data: bytes) -> bytes:
+    """Frame data as a TFRecord: its length and itself, a checksum after each (tensorflow/core/lib/io/record_writer.h).
+
+    The RecordWriter of tensorboard computes the checksums in Python: 0.2 s for a trial's four images.
+    """
+    length = struct.pack("<Q", len(data))
+    return length + _checksum(length) + data + _checksum(data)
+
+
+def _checksum(data: bytes) -> bytes:
+    crc = google_crc32c.value(data)
+    rotated = (crc >> 15) | (crc << 17)
+    return struct.pack("<I", (rotated + 0xA282EAD8) & 0xFFFFFFFF)

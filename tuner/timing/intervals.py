@@ -16,6 +16,15 @@ MIN_SAMPLES = 6
 
 CONFIDENCE = 0.95
 
+T_95 = (
+    12.70620473617, 4.302652729749, 3.182446305284, 2.776445105198, 2.570581835636, 2.446911851145,
+    2.364624251593, 2.306004135204, 2.262157162798, 2.228138851986, 2.200985160092, 2.178812829667,
+    2.160368656463, 2.144786687918, 2.13144954556, 2.119905299221, 2.109815577833, 2.100922040241,
+    2.093024054408, 2.085963447266,
+)  # fmt: skip
+"""Student's t for 95 % confidence by its degrees of freedom, from 1 on. With it the parent process, which compares a
+few processes, need not load scipy: 0.3 s of CPU time, and 2.6 s on one machine."""
+
 MIN_DEGREES = 2
 """Degrees of freedom without which a single pair has no interval: with one it would reach 12.7 standard errors."""
 
@@ -108,10 +117,17 @@ def differs(ratio: Estimate) -> bool:
 
 
 def _student(mean: float, standard_error: float, degrees: int) -> Estimate:
+    half = student_t(degrees) * standard_error
+    return Estimate(value=mean, low=mean - half, high=mean + half)
+
+
+def student_t(degrees: int) -> float:
+    """Return half the width of a 95 % interval by Student's t, in standard errors."""
+    if degrees <= len(T_95):
+        return T_95[degrees - 1]
     from scipy.special import stdtrit
 
-    half = float(stdtrit(degrees, (1 + CONFIDENCE) / 2)) * standard_error
-    return Estimate(value=mean, low=mean - half, high=mean + half)
+    return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))
 
 
 def supports_percentile(count: int, share: float) -> bool:

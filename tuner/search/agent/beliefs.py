@@ -11,7 +11,7 @@ import numpy as np
 from tuner.records.advice import Expectation
 from tuner.records.codec import Value, Values
 from tuner.records.warm_start import Part, WarmStart
-from tuner.search.agent.features import SCOPE, STEPS, Setting, acts_outside_steps, changes_image
+from tuner.search.agent.features import SCOPE, STEPS, Array, Setting, acts_outside_steps, changes_image
 from tuner.search.agent.observed import MIN_S, Seconds
 from tuner.search.agent.regression import Prior
 from tuner.timing.intervals import Z_95
@@ -49,9 +49,9 @@ OTHER_DEVICE = 3.0
 FIRST_CALL_S = 45.0
 """Seconds to compile blocks, as `tuner.search.plan` assumes."""
 
-WHOLE_RATIO, AUTOTUNE_RATIO = 2.5, 6.0
-"""How many times as long it takes to compile a whole denoiser (104 to 146 s on an H200), and to autotune: neither
-FLUX.1-dev nor SDXL was done after 330 s."""
+WHOLE_RATIO, AUTOTUNE_RATIO = 2.5, 15.0
+"""How many times as long it takes to compile a whole denoiser (104 to 146 s on an H200), and to autotune: FLUX.1-dev,
+whose blocks take 24 s, and SDXL were not done after 330 s."""
 
 
 def weak(settings: Sequence[Setting], recommended: Sequence[Setting]) -> tuple[Prior, Prior]:
@@ -134,18 +134,25 @@ def _harm(name: str, value: Value, untouched: Value | None) -> float:
     return min(max(ratio, 1 / MAX_HARM), MAX_HARM)
 
 
-def of_first_call(settings: Sequence[Setting]) -> Prior:
-    """Return what is assumed of the seconds of a first call."""
-    mean = np.array(list(_first_call_s(settings)))
+def of_first_call(settings: Sequence[Setting], rows: Array, seconds: Array) -> Prior:
+    """Return what is assumed of the seconds of a first call, at the scale of those of the builds that were seen."""
+    ratios = compile_ratios(settings)
+    blocks = rows @ ratios
+    mean = ratios * float((FIRST_CALL_S + seconds[blocks > 0].sum()) / (1.0 + blocks.sum()))
     return Prior(mean=mean, deviation=np.maximum(mean, 4.0), pair_deviation=FIRST_CALL_S, sigma=3.0)
 
 
-def _first_call_s(settings: Sequence[Setting]) -> Iterator[float]:
+def compile_ratios(settings: Sequence[Setting]) -> Array:
+    """Return how many times as long as blocks each setting takes to compile; 0 of what compiles nothing."""
+    return np.array(list(_compile_ratios(settings)), float)
+
+
+def _compile_ratios(settings: Sequence[Setting]) -> Iterator[float]:
     for name, value in settings:
         compiles = name in (SCOPE, "compile.vae", "compile.text_encoders")
         autotunes = name == "compile.mode" and "autotune" in str(value)
         ratio = AUTOTUNE_RATIO if autotunes else WHOLE_RATIO if (name, value) == (SCOPE, "full") else 1.0
-        yield FIRST_CALL_S * ratio if compiles or autotunes else 0.0
+        yield ratio if compiles or autotunes else 0.0
 
 
 def warmed(prior: Prior, part: Part, index: Mapping[Setting, int], warm: WarmStart, unit: float) -> Prior:

@@ -44,7 +44,7 @@ FURTHER = 60
 LIMIT = 2.0
 """The loss of quality up to which a gain counts, in tolerated losses."""
 
-COMPILE_MARGIN = 1.5
+COMPILE_MARGIN, FIRST_COMPILE_MARGIN = 1.2, 1.5
 """A build is not begun if its expected compile time is more than this times its limit. Before anything was compiled the
 expectation is that of a large model, and too long for a small one."""
 
@@ -125,8 +125,9 @@ class Comparison:
         scale = history.space.tolerance or 1.0
         self.limit = LIMIT * scale
         is_on_cpu = history.baseline.device is not None and history.baseline.device.name == "cpu"
-        self.compile_limit_s = history.compile_limit_s * (chooser.context.slots if is_on_cpu else 1) or math.inf
         self.costs = Costs(history, self.trials, self.columns, scale)
+        limit_s = history.compile_limit_s * (chooser.context.slots if is_on_cpu else 1) or math.inf
+        self.longest_compile_s = limit_s * (COMPILE_MARGIN if self.costs.has_compiled else FIRST_COMPILE_MARGIN)
         keys = {trial.outcome.number: trial.key for trial in self.trials}
         self.known = Known(history, lambda outcome: keys[outcome.number])
         self.known.candidates |= {trial.key for trial in self.trials if was_throttled(trial.outcome)}
@@ -197,7 +198,7 @@ class Comparison:
             latency_s=latency_s,
             loss=self.bill.with_known(builds, loss),
             chance=self.chances.of(rows),
-            compiles_in_time=compile_s <= COMPILE_MARGIN * self.compile_limit_s,
+            compiles_in_time=compile_s <= self.longest_compile_s,
             image_s=mean_s * self.bill.images_of(builds),
             timing_s=np.maximum(TIMING_CALLS * call_s, MIN_TIMING_S),
             begin_s=START_S + compile_s * self.bill.compiled_share(builds)[owner],

@@ -41,7 +41,11 @@ class Costs:
         self.step = better(rows, step, self._warmed("step", [start[0] for start in starts]), pairs)
         self.fixed = better(rows, fixed, self._warmed("fixed", [start[1] for start in starts]), outside)
         self.loss = self._fit_loss(judged(trials)[-MAX_ROWS:], scale, history.space.baseline)
-        self.first_call = self._fit_first_call(built(trials)[-MAX_ROWS:])
+        builds = built(trials)[-MAX_ROWS:]
+        self.first_call = self._fit_first_call(builds)
+        compiled = columns.stacked([trial.row for trial, _ in builds]) @ beliefs.compile_ratios(settings)
+        self.has_compiled = bool(compiled.any())
+        """Whether any build has compiled something."""
 
     def _starts(self, history: History) -> list[tuple[Prior, Prior]]:
         """Return what is assumed of a step and of the rest: what an advisor expects, if there is one, and without."""
@@ -70,8 +74,9 @@ class Costs:
 
     def _fit_first_call(self, found: Sequence[tuple[Observed, float]]) -> Posterior:
         rows = self.columns.stacked([trial.row for trial, _ in found])
-        starts = self._warmed("first_call", [beliefs.of_first_call(self.columns.settings)])
-        return better(rows, np.array([seconds for _, seconds in found]), starts, [])
+        seconds = np.array([seconds for _, seconds in found])
+        starts = self._warmed("first_call", [beliefs.of_first_call(self.columns.settings, rows, seconds)])
+        return better(rows, seconds, starts, [])
 
     def predict(self, rows: Array, steps: Array, normal: Array) -> tuple[Array, Array]:
         """Predict the latency per image and the loss of candidates: a row each, and a column for each draw.
