@@ -15,7 +15,7 @@ from tuner.quality import panel, similarity
 from tuner.quality.clip import Clip
 from tuner.quality.guards import MIN_DEVIATION, InvalidImage, check
 from tuner.quality.images import Images
-from tuner.quality.metrics import MetricContext
+from tuner.quality.metrics import Metric, MetricContext
 from tuner.quality.statistics import paired_difference
 from tuner.records.model import Workload
 from tuner.records.quality import Reference, SpotCheck
@@ -209,7 +209,7 @@ def judge(context: MetricContext, metric: str = "clip_score") -> panel.Judge:
 
 def test_a_score_is_100_times_the_cosine_and_independent_of_its_neighbours(context: MetricContext) -> None:
     def scores(drawn: Any, prompts: tuple[str, ...]) -> tuple[float, ...]:
-        return judge(context).scores(Images.from_pipeline(drawn, prompts), None)
+        return panel.objective_scores(judge(context).metric, Images.from_pipeline(drawn, prompts), None, context)
 
     together = scores(images(), WORKLOAD.prompts)
     alone = [scores(images()[index : index + 1], (prompt,))[0] for index, prompt in enumerate(WORKLOAD.prompts)]
@@ -238,6 +238,59 @@ def test_the_panel_scores_saves_and_compares_prompt_by_prompt(context: MetricCon
     assert other.difference.value == pytest.approx(other.mean - baseline.mean, abs=1e-4)
     pngs = [path.name for path in (tmp_path / "other").glob("*.png")]
     assert sorted(pngs) == ["0000.png", "0001.png", "0002.png"]
+
+
+def with_reference(context: MetricContext, folder: Path) -> Reference:
+    baseline = judge(context).judge(images(), None, folder / "baseline")
+    return Reference(images=str(folder / "baseline"), scores=baseline.scores)
+
+
+def test_images_that_are_judged_some_after_the_others_have_the_verdict_of_all_at_once(
+    context: MetricContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference, drawn, looked_at = with_reference(context, tmp_path), images(seed=5), list[int]()
+    at_once = judge(context).judge(drawn, reference, tmp_path / "once")
+    scores = panel.objective_scores
+
+    def counted(metric: Metric, these: Images, *more: Any) -> tuple[float, ...]:
+        looked_at.append(len(these.stills))
+        return scores(metric, these, *more)
+
+    monkeypatch.setattr(panel, "objective_scores", counted)
+    judging = judge(context).begin(reference, tmp_path / "parts")
+    assert len(judging.add(drawn[:1], 1).scores) == 1
+    parts = judging.add(drawn[1:], 3)
+    assert looked_at == [1, 2], "each image once"
+    assert parts.scores == pytest.approx(at_once.scores, abs=1e-4)
+    assert (parts.psnr_db, parts.ssim) == (pytest.approx(at_once.psnr_db), pytest.approx(at_once.ssim))
+    assert parts.difference.low == pytest.approx(at_once.difference.low, abs=1e-4)
+    kept = Images.load(tmp_path / "parts", WORKLOAD.prompts)
+    assert np.array_equal(kept.stills, Images.from_pipeline(drawn, WORKLOAD.prompts).stills)
+    assert len(kept.features[context.scorer]) == 3
+
+
+def test_an_image_that_comes_later_must_differ_from_the_earlier_ones(context: MetricContext, tmp_path: Path) -> None:
+    drawn = images(seed=5)
+    judging = judge(context).begin(with_reference(context, tmp_path), tmp_path / "own")
+    judging.add(drawn[:2], 2)
+    with pytest.raises(InvalidImage, match="images 0 and 2 are the same"):
+        judging.add(drawn[:1], 3)
+
+
+def test_the_first_prompts_of_a_reference_can_be_judged_alone(context: MetricContext, tmp_path: Path) -> None:
+    """`tune verify` generates few images of the untouched pipeline."""
+    reference = with_reference(context, tmp_path)
+    few = panel.Judge("clip_score", context, WORKLOAD.first(2))
+    same = few.judge(images()[:2], reference, tmp_path / "own")
+    assert same.psnr_db is not None and same.psnr_db > 90
+    assert same.difference.value == pytest.approx(0.0, abs=1e-4)
+
+
+def test_a_reference_that_lacks_an_image_is_an_error(context: MetricContext, tmp_path: Path) -> None:
+    reference = with_reference(context, tmp_path)
+    (tmp_path / "baseline" / "0002.png").unlink()
+    with pytest.raises(FileNotFoundError, match="there are images of 2 of 3 prompts"):
+        judge(context).judge(images(), reference, tmp_path / "own")
 
 
 def test_what_was_embedded_once_is_read_back(context: MetricContext, tmp_path: Path) -> None:

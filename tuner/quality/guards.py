@@ -13,6 +13,9 @@ MIN_DEVIATION = 2 / 255
 NOISE_CORRELATION = 0.3
 """Of neighbouring pixels, below which an image is noise: white noise has 0, photographs 0.9 and more."""
 
+CORRELATED = 256
+"""Rows, and columns, that are correlated with their neighbours, or a few more."""
+
 CLIPPED_SHARE = 0.9
 """Of an image's values at the very bottom or top, from which on it is saturated."""
 
@@ -46,13 +49,18 @@ def check(images: Any, count: int, workload: Workload, baseline: Any = None) -> 
     the range.
     Raises InvalidImage naming the wrong one.
     """
-    _check_shape(images, count, workload)
-    check_finite(images, range(count))
-    for index, image in enumerate(images):
+    check_each(images, range(count), workload, baseline)
+    check_different(images, workload)
+
+
+def check_each(images: Any, indices: Sequence[int], workload: Workload, baseline: Any = None) -> None:
+    """Check the images of some prompts as `check` does, but not whether they differ from one another."""
+    _check_shape(images, len(indices), workload)
+    check_finite(images, indices)
+    for index, image in zip(indices, images, strict=True):
         _not_constant(index, image)
-    _check_different(images, workload)
     if baseline is not None:
-        _check_beside(images, baseline)
+        _check_beside(images, indices, baseline)
 
 
 def check_finite(images: Any, indices: Sequence[int]) -> None:
@@ -150,8 +158,8 @@ def _not_constant(index: int, image: Any) -> None:
         raise InvalidImage(f"image {index} is {what} (standard deviation {image.std():.4f} of 1)")
 
 
-def _check_different(images: Any, workload: Workload) -> None:
-    """Check that no two images with different prompts or seeds are the same."""
+def check_different(images: Any, workload: Workload) -> None:
+    """Check that no two images with different prompts or seeds are the same. Raises InvalidImage."""
     import numpy as np
 
     flat = images.reshape(-1, *images.shape[-3:])
@@ -170,11 +178,11 @@ def _check_different(images: Any, workload: Workload) -> None:
         raise InvalidImage(f"images {alike[0][0]} and {alike[0][1]} are the same, although prompt or seed differ")
 
 
-def _check_beside(images: Any, baseline: Any) -> None:
+def _check_beside(images: Any, indices: Sequence[int], baseline: Any) -> None:
     """Check that no image became noise or saturated whose counterpart is not."""
     ours, theirs = (to_stills(of).reshape(len(images), -1, *of.shape[-3:]) for of in (images, baseline))
     for what, measure, is_wrong in BESIDE:
-        for index, (image, known) in enumerate(zip(ours, theirs, strict=True)):
+        for index, image, known in zip(indices, ours, theirs, strict=True):
             value = measure(image)
             if not is_wrong(value):
                 continue
@@ -184,12 +192,13 @@ def _check_beside(images: Any, baseline: Any) -> None:
 
 
 def neighbour_correlation(image: Any) -> float:
-    """Correlate each value with the one below it and the one to its right, and return the larger; (height,
-    width, 3), of videos the first frame."""
+    """Correlate values with those below them and those to their right, and return the larger; (height, width, 3),
+    of videos the first frame. Of a large image some rows and columns tell."""
     import numpy as np
 
     still = image.reshape(-1, *image.shape[-3:])[0]
-    pairs = ((still[:-1], still[1:]), (still[:, :-1], still[:, 1:]))
+    down, across = (max(1, size // CORRELATED) for size in still.shape[:2])
+    pairs = ((still[:-1:down], still[1::down]), (still[:, :-1:across], still[:, 1::across]))
     with np.errstate(invalid="ignore"):
         found = [float(np.corrcoef(a.ravel(), b.ravel())[0, 1]) for a, b in pairs if a.size > 1]
     return max(found, default=1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,13 @@ FRAME_PAIRS = 4
 
 THUMBNAIL_SIDE = 512
 """Pixels of the longer side of small copies, which TensorBoard's pages are made of."""
+
+WRITERS = 4
+"""Threads that compress images: Pillow does that without Python's lock."""
+
+PNG_LEVEL = 1
+"""It takes a third to two thirds of the default level's time: of 1024 x 1024 noisy pixels 0.11 instead of 0.16 s. Their
+file is 11 % larger."""
 
 EMBEDDINGS = "embeddings.safetensors"
 """File beside the stills: the embeddings, by the name of the network that computed them."""
@@ -86,22 +94,14 @@ class Images:
         return [prompt for prompt in self.prompts for _ in range(self.stills_per_prompt)]
 
     def save(self, folder: Path, first: int = 0) -> None:
-        """Write the stills from `first` on as 0000.png, 0001.png, ..., and small copies of large ones.
+        """Write the stills as 0000.png, 0001.png, ..., from the number `first` on, and small copies of large ones.
 
         Each file is moved into place when it is complete.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / ".still.part"
-        for index, image in enumerate(self.pil_images[first:], first):
-            file = folder / still_name(index)
-            image.save(part, "PNG")
-            part.replace(file)
-            if max(image.size) > THUMBNAIL_SIDE:
-                thumbnail_path(file).parent.mkdir(exist_ok=True)
-                small = image.copy()
-                small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-                small.save(part, "JPEG", quality=90)
-                part.replace(thumbnail_path(file))
+        files = [folder / still_name(first + index) for index in range(len(self.stills))]
+        with ThreadPoolExecutor(WRITERS) as writers:
+            list(writers.map(_write, self.pil_images, files))
 
     def save_features(self, folder: Path) -> None:
         """Write the embeddings beside the stills, so that no other process computes them again."""
@@ -112,12 +112,28 @@ class Images:
 
     def first(self, count: int) -> Images:
         """Return the images of the first `count` prompts."""
-        if count >= len(self.prompts):
-            return self
-        stills = count * self.stills_per_prompt
-        part = Images(self.stills[:stills], self.prompts[:count], self.stills_per_prompt)
-        part.features = {name: rows[:stills] for name, rows in self.features.items()}
+        return self if count >= len(self.prompts) else self.part(0, count)
+
+    def part(self, first: int, end: int) -> Images:
+        """Return the images of the prompts from one index up to another."""
+        stills = slice(first * self.stills_per_prompt, end * self.stills_per_prompt)
+        part = Images(self.stills[stills], self.prompts[first:end], self.stills_per_prompt)
+        part.features = {name: rows[stills] for name, rows in self.features.items()}
         return part
+
+    def extended(self, others: Images) -> Images:
+        """Return these images and others, with the embeddings that both have."""
+        import numpy as np
+
+        both = Images(
+            np.concatenate([self.stills, others.stills]), (*self.prompts, *others.prompts), self.stills_per_prompt
+        )
+        both.features = {
+            name: np.concatenate([rows, others.features[name]])
+            for name, rows in self.features.items()
+            if name in others.features
+        }
+        return both
 
     def mean_by_prompt(self, values: Sequence[float]) -> tuple[float, ...]:
         """Average a value per still to a value per prompt."""
@@ -151,6 +167,18 @@ def to_stills(images: Any) -> Any:
 def stills_per_image(images: Any) -> int:
     """Return how many stills are kept of each image or video that a pipeline generated."""
     return len(to_stills(images)) // len(images)
+
+
+def _write(image: Any, file: Path) -> None:
+    part = file.with_suffix(".part")
+    image.save(part, "PNG", compress_level=PNG_LEVEL)
+    part.replace(file)
+    if max(image.size) > THUMBNAIL_SIDE:
+        thumbnail_path(file).parent.mkdir(exist_ok=True)
+        small = image.copy()
+        small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        small.save(part, "JPEG", quality=90)
+        part.replace(thumbnail_path(file))
 
 
 def _read_still(file: Path) -> Any:

@@ -30,65 +30,112 @@ class Judge:
         self.context = context
         self.workload = workload
 
-    def judge(
-        self, images: Any, reference: Reference | None, folder: Path, draws_same_noise: bool = True,
-        count: int | None = None, confidence: float = 0.95, saved: int = 0,
-    ) -> Quality:  # fmt: skip
-        """Score the images of the workload's first `count` prompts (default: all; float array (count, height, width,
-        3) in 0..1) and save them to `folder`.
+    def judge(self, images: Any, reference: Reference | None, folder: Path, draws_same_noise: bool = True) -> Quality:
+        """Score the images of all prompts (float array (count, height, width, 3) in 0..1) and save them to `folder`.
 
         Videos (count, frames, height, width, 3) are judged by pairs of neighbouring frames. Without a reference the
         images are the baseline's, and compare equal to themselves. `draws_same_noise` is false where the seeds mean
-        other noise than the baseline's. `confidence` is that of the difference's interval, and `saved` how many
-        prompts' images are in the folder already. Raises InvalidImage, and
-        Unavailable naming what the metric lacks.
+        other noise than the baseline's. Raises InvalidImage, and Unavailable naming what the metric lacks.
+        """
+        return self.begin(reference, folder, draws_same_noise).add(images, len(self.workload.prompts))
+
+    def begin(self, reference: Reference | None, folder: Path, draws_same_noise: bool = True) -> Judging:
+        """Begin to judge images, as many as leave no doubt."""
+        return Judging(self, reference, folder, draws_same_noise)
+
+
+class Judging:
+    """The images of one configuration that were judged so far. Each is judged once, however many follow."""
+
+    def __init__(self, judge: Judge, reference: Reference | None, folder: Path, draws_same_noise: bool) -> None:
+        self.judge = judge
+        self.reference = reference
+        self.folder = folder
+        self.draws_same_noise = draws_same_noise
+        self.ours: Images | None = None
+        self.baseline: Images | None = None
+        self.other_seeds: Images | None = None
+        self.scores: tuple[float, ...] = ()
+        self.psnr_db: list[float] = []
+        self.ssim: list[float] = []
+        self.spent_s = 0.0
+
+    def add(self, images: Any, end: int, confidence: float = 0.95) -> Quality:
+        """Judge the images of the prompts that follow, up to the index `end`, with all those before.
+
+        `confidence` is that of the difference's interval.
         """
         started = time.monotonic()
-        workload, count = self.workload, count or len(self.workload.prompts)
-        baseline = None if reference is None else Images.load(Path(reference.images), workload.prompts).first(count)
-        guards.check(images, count, workload, None if baseline is None else baseline.stills)
-        ours = Images.from_pipeline(images, workload.prompts[:count])
-        if reference is not None and baseline is not None and reference.other_seeds and draws_same_noise:
-            others = Images.load(
-                Path(reference.other_seeds), workload.prompts, stills_per_prompt=ours.stills_per_prompt
-            )
-            guards.check_seeds(ours.stills, baseline.stills, others.stills[: len(ours.stills)])
-        scores = self.scores(ours, baseline)
-        if baseline is not None:
-            self.check_prompts(ours, baseline)
-        ours.save(folder, saved * ours.stills_per_prompt)
-        ours.save_features(folder)
-        if reference is None or baseline is None:
-            mean = sum(scores) / len(scores)
-            same = Estimate(value=0.0, low=0.0, high=0.0)
-            return Quality(metric=self.metric.name, scores=scores, mean=mean, difference=same, psnr_db=None, ssim=None,
-                           spent_s=time.monotonic() - started)  # fmt: skip
-        psnr, ssim = similarity.psnr_and_ssim(ours.stills, baseline.stills, self.context.device)
-        difference = paired_difference(scores, reference.scores[:count], confidence=confidence)
-        return Quality(
-            metric=self.metric.name,
-            scores=scores,
-            mean=sum(reference.scores) / len(reference.scores) + difference.value,
-            difference=difference,
-            psnr_db=sum(psnr) / len(psnr),
-            ssim=sum(ssim) / len(ssim),
-            flags=flags(self.metric, difference, reference.floor),
-            spent_s=time.monotonic() - started,
-        )
+        judge, first = self.judge, 0 if self.ours is None else len(self.ours.prompts)
+        if self.ours is None:
+            self.load(stills_per_image(images))
+        known = None if self.baseline is None else self.baseline.part(first, end)
+        guards.check_each(images, range(first, end), judge.workload, None if known is None else known.stills)
+        added = Images.from_pipeline(images, judge.workload.prompts[first:end])
+        self.scores += objective_scores(judge.metric, added, known, judge.context)
+        ours = self.ours = added if self.ours is None else self.ours.extended(added)
+        self.check(ours)
+        added.save(self.folder, first * added.stills_per_prompt)
+        ours.save_features(self.folder)
+        if known is not None:
+            psnr_db, ssim = similarity.psnr_and_ssim(added.stills, known.stills, judge.context.device)
+            self.psnr_db, self.ssim = [*self.psnr_db, *psnr_db], [*self.ssim, *ssim]
+        self.spent_s += time.monotonic() - started
+        return self.quality(confidence)
 
-    def scores(self, images: Images, baseline: Images | None) -> tuple[float, ...]:
-        """Return the metric prompt by prompt, so that more is better."""
-        return objective_scores(self.metric, images, baseline, self.context)
+    def load(self, stills_per_prompt: int) -> None:
+        """Load the images of the reference. Raises OSError if one is missing."""
+        reference, prompts = self.reference, self.judge.workload.prompts
+        if reference is None:
+            return
+        folder = Path(reference.images)
+        self.baseline = Images.load(folder, prompts, stills_per_prompt=stills_per_prompt)
+        if len(self.baseline.prompts) < len(prompts):
+            found = len(self.baseline.prompts)
+            raise FileNotFoundError(f"{folder}: there are images of {found} of {len(prompts)} prompts")
+        if reference.other_seeds and self.draws_same_noise:
+            self.other_seeds = Images.load(Path(reference.other_seeds), prompts, stills_per_prompt=stills_per_prompt)
+
+    def check(self, ours: Images) -> None:
+        """Check what only several images together show. Raises InvalidImage."""
+        stills = ours.stills.reshape(len(ours.prompts), -1, *ours.stills.shape[1:])
+        guards.check_different(stills, self.judge.workload)
+        if self.baseline is None:
+            return
+        baseline = self.baseline.first(len(ours.prompts))
+        if self.other_seeds is not None:
+            guards.check_seeds(ours.stills, baseline.stills, self.other_seeds.stills[: len(ours.stills)])
+        self.check_prompts(ours, baseline)
 
     def check_prompts(self, images: Images, baseline: Images) -> None:
         """Check that prompts are not ignored, where the objective made the CLIP model embed the images anyway."""
-        clip = self.context.scorer
-        if clip not in images.features or len(set(images.prompts)) < 2:
+        context = self.judge.context
+        if context.scorer not in images.features or len(set(images.prompts)) < 2:
             return
-        said = self.context.clip.embed_prompts(images.prompts)
+        said = context.clip.embed_prompts(images.prompts)
         each = images.stills_per_prompt
-        seen, known = (self.context.clip.embed_images(of)[::each] for of in (images, baseline))
+        seen, known = (context.clip.embed_images(of)[::each] for of in (images, baseline))
         guards.check_prompts(guards.margins(seen, said), guards.margins(known, said))
+
+    def quality(self, confidence: float) -> Quality:
+        """Return the verdict on the images so far."""
+        metric, reference, scores = self.judge.metric, self.reference, self.scores
+        if reference is None:
+            same = Estimate(value=0.0, low=0.0, high=0.0)
+            mean = sum(scores) / len(scores)
+            return Quality(metric=metric.name, scores=scores, mean=mean, difference=same, psnr_db=None, ssim=None,
+                           spent_s=self.spent_s)  # fmt: skip
+        difference = paired_difference(scores, reference.scores[: len(scores)], confidence=confidence)
+        return Quality(
+            metric=metric.name,
+            scores=scores,
+            mean=sum(reference.scores) / len(reference.scores) + difference.value,
+            difference=difference,
+            psnr_db=sum(self.psnr_db) / len(self.psnr_db),
+            ssim=sum(self.ssim) / len(self.ssim),
+            flags=flags(metric, difference, reference.floor),
+            spent_s=self.spent_s,
+        )
 
 
 def objective_scores(

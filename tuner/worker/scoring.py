@@ -87,15 +87,10 @@ class Scoring:
 
     def judge_in_race(self, point: Point, folder: Path, tolerance: float) -> Quality:
         """Judge ever more images until they are surely within the tolerance or surely worse."""
-        import numpy as np
-
-        known, same_noise, count = self.reference, self.draws_same_noise(), len(self.workload.prompts)
-        parts: list[Any] = []
+        judging, count = self.judge.begin(self.reference, folder, self.draws_same_noise()), len(self.workload.prompts)
         before = 0
         for prompts in race.looks(count, point.batch):
-            parts.append(self.draw(point, before, prompts))
-            confidence = race.confidence(before, prompts, count)
-            quality = self.judge.judge(np.concatenate(parts), known, folder, same_noise, prompts, confidence, before)
+            quality = judging.add(self.draw(point, before, prompts), prompts, race.confidence(before, prompts, count))
             decision, before = race.decision(quality.difference, tolerance, prompts), prompts
             if decision is not None and prompts < count:
                 text = f"scored on {prompts} of {count} prompts: {decision}"
