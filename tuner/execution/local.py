@@ -16,7 +16,7 @@ from tuner.execution.turns import Turns
 from tuner.records.outcome import Device
 from tuner.records.protocol import Job, Message
 
-POLL_S = 0.2
+POLL_S = 0.5
 """How often a silent worker is checked against its deadline."""
 
 
