@@ -220,7 +220,7 @@ def assumed_of_a_step(*told: Expectation) -> tuple[Columns, Prior]:
     """Return what is assumed of a step of FLUX.1-dev where an advisor says so much."""
     columns = Columns(flux().space)
     weak = beliefs.weak(columns.settings, [])
-    return columns, beliefs.advised(weak, columns.settings, told, CALL, 28)[0]
+    return columns, beliefs.advised(weak, columns.settings, told, CALL, {"steps": 28})[0]
 
 
 def expect_of(knob: str, value: Value, beside: Values) -> Expectation:
@@ -248,7 +248,7 @@ def test_what_is_expected_beside_a_setting_that_is_not_searched_is_expected_ever
     space = reader.load(SPACES / "flux.yaml", kind(), H200, ["compile.scope=none"])
     told = expect_of("compile.mode", "max-autotune-no-cudagraphs", {"compile.scope": "regional"})
     settings = [*Columns(space).settings, ("compile.mode", "max-autotune-no-cudagraphs")]
-    step, _ = beliefs.advised(beliefs.weak(settings, []), settings, [told], CALL, 28)
+    step, _ = beliefs.advised(beliefs.weak(settings, []), settings, [told], CALL, {"steps": 28})
     assert step.pairs == {} and step.mean[-1] < 0
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 
 import numpy as np
 
+from tuner.advisor.skipping import BY_THRESHOLD, fewer_steps
 from tuner.records.advice import Expectation
 from tuner.records.codec import Value, Values
 from tuner.records.warm_start import Part, WarmStart
 from tuner.search.agent.features import SCOPE, STEPS, Array, Setting, acts_outside_steps, changes_image
 from tuner.search.agent.observed import MIN_S, Seconds
-from tuner.search.agent.regression import Prior
+from tuner.search.agent.regression import Pair, Prior
 from tuner.timing.intervals import Z_95
 
 STEP = {"mean": 0.0, "deviation": 0.2, "none": 0.005}
@@ -32,7 +34,7 @@ LOSS = {"mean": 0.15, "deviation": 0.4, "pair": 0.2, "sigma": 0.03}
 MAX_HARM = 8.0
 """A number is assumed to be at most so many times as harmful as the untouched pipeline's."""
 
-CACHE, CACHE_KIND = "cache.", "cache.kind"
+CACHE, CACHE_KIND, THRESHOLD = "cache.", "cache.kind", "cache.threshold"
 
 RECIPE_GAIN = 0.1
 """The log ratio that a recipe's settings are assumed to gain, each its part, where nothing else is known of them."""
@@ -76,14 +78,15 @@ def weak(settings: Sequence[Setting], recommended: Sequence[Setting]) -> tuple[P
 
 def advised(
     priors: tuple[Prior, Prior], settings: Sequence[Setting], expectations: Sequence[Expectation], call: Seconds,
-    steps: int,
+    untouched: Values,
 ) -> tuple[Prior, Prior]:  # fmt: skip
     """Return what is assumed of a step and of the rest, where an advisor expects something of a setting.
 
     What it expects of a cache's threshold beside one kind of cache is assumed of the pair: it says nothing of the other
-    kinds. Fewer steps do not change a step.
+    kinds. Fewer steps do not change a step, but for what a cache skips.
     """
     step, fixed = priors
+    steps = int(untouched[STEPS])
     index = {setting: column for column, setting in enumerate(settings)}
     for expectation in expectations:
         column = index.get((expectation.knob, expectation.value))
@@ -94,11 +97,36 @@ def advised(
         mean, deviation = _log_of_part(expectation, part, call.fixed + call.step * steps)
         kind = (CACHE_KIND, expectation.beside.get(CACHE_KIND, "none"))
         if kind in index and expectation.knob.startswith(CACHE):
-            pair = min(index[kind], column), max(index[kind], column)
+            pair = _pair(index[kind], column)
             prior.pairs[pair], prior.pair_deviations[pair] = mean, max(deviation, MIN_DOUBT)
         else:
             prior.mean[column], prior.deviation[column] = mean, max(deviation, MIN_DOUBT)
+    for pair, mean in _of_fewer_steps(settings, untouched):
+        step.pairs[pair], step.pair_deviations[pair] = mean, max(abs(mean) / 2, PAIR_DEVIATION)
     return step, fixed
+
+
+def _of_fewer_steps(settings: Sequence[Setting], untouched: Values) -> Iterator[tuple[Pair, float]]:
+    """Yield pairs of a kind of cache, or its threshold, with fewer steps, and the log by which a step takes longer."""
+    steps, threshold = int(untouched[STEPS]), untouched.get(THRESHOLD)
+    kinds = [str(value) for name, value in settings if name == CACHE_KIND and value in BY_THRESHOLD]
+    if not kinds or threshold is None:
+        return
+    index = {setting: column for column, setting in enumerate(settings)}
+
+    def longer(kind: str, at: Value, count: int) -> float:
+        return math.log(fewer_steps(kind, float(at), count, steps))
+
+    for count in [int(value) for name, value in settings if name == STEPS]:
+        for kind in kinds:
+            yield _pair(index[CACHE_KIND, kind], index[STEPS, count]), longer(kind, threshold, count)
+        for at in [value for name, value in settings if name == THRESHOLD]:
+            more = fmean(longer(kind, at, count) - longer(kind, threshold, count) for kind in kinds)
+            yield _pair(index[THRESHOLD, at], index[STEPS, count]), more
+
+
+def _pair(one: int, other: int) -> Pair:
+    return min(one, other), max(one, other)
 
 
 def _log_of_part(expectation: Expectation, part_s: float, call_s: float) -> tuple[float, float]:

@@ -49,13 +49,13 @@ class Costs:
 
     def _starts(self, history: History) -> list[tuple[Prior, Prior]]:
         """Return what is assumed of a step and of the rest: what an advisor expects, if there is one, and without."""
-        settings, steps = self.columns.settings, int(history.baseline.values["steps"])
+        settings = self.columns.settings
         recommended = [item for recipe in history.space.recipes for item in recipe.values.items()]
         weak = beliefs.weak(settings, recommended)
         if not history.advice or not history.advice.expectations:
             return [weak]
         again = beliefs.weak(settings, recommended)
-        return [beliefs.advised(again, settings, history.advice.expectations, self.call, steps), weak]
+        return [beliefs.advised(again, settings, history.advice.expectations, self.call, history.space.baseline), weak]
 
     def _warmed(self, part: Part, starts: list[Prior], unit: float = 1.0) -> list[Prior]:
         """Return what is assumed of a part, first with what another study taught, if there is one."""
