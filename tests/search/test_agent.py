@@ -17,6 +17,7 @@ from search_bench.replay import DEVICE, Front, Replay, exhaustive_area
 from search_bench.stepping import build_one, replayed, small
 from search_bench.table import H200, SPACES, flux
 
+from tuner.advisor.skipping import BY_THRESHOLD, fewer_steps
 from tuner.records.advice import Advice, Expectation
 from tuner.records.codec import Value, Values
 from tuner.search.agent import beliefs
@@ -242,6 +243,24 @@ def test_what_is_expected_of_a_threshold_is_that_of_its_cache() -> None:
     pair = min(threshold, cache), max(threshold, cache)
     assert step.pairs == {pair: pytest.approx(np.log(1 / 2.6), rel=0.1)}
     assert step.pair_deviations[pair] > 0.3, "the advisor is as unsure of it"
+
+
+def test_with_fewer_steps_a_cache_is_expected_to_skip_less() -> None:
+    """What pairs add up to is the ratio that the advisor's curve gives: first-block at 0.25, of 14 instead of 28 steps."""
+    columns = Columns(flux().space)
+    untouched = {"steps": 28, "cache.threshold": 0.08}
+    step, _ = beliefs.advised(beliefs.weak(columns.settings, []), columns.settings, [], CALL, untouched)
+    cache, threshold, steps = (
+        columns.index[item] for item in (("cache.kind", "first-block"), ("cache.threshold", 0.25), ("steps", 14))
+    )
+    of_cache, of_threshold = (step.pairs[min(other, steps), max(other, steps)] for other in (cache, threshold))
+    assert of_cache == pytest.approx(np.log(fewer_steps("first-block", 0.08, 14, 28)))
+    kinds = [str(value) for name, value in columns.settings if name == "cache.kind" and value in BY_THRESHOLD]
+    more = [np.log(fewer_steps(kind, 0.25, 14, 28) / fewer_steps(kind, 0.08, 14, 28)) for kind in kinds]
+    assert of_threshold == pytest.approx(np.mean(more))
+    assert 0.2 < of_cache < 0.5
+    magnitudes = columns.index["cache.kind", "mag"]
+    assert (min(magnitudes, steps), max(magnitudes, steps)) not in step.pairs, "it has no threshold of that kind"
 
 
 def test_what_is_expected_beside_a_setting_that_is_not_searched_is_expected_everywhere() -> None:

@@ -46,7 +46,9 @@ def add_parser(subparsers: Subparsers) -> None:
     add_result(parser)
     add_studies(parser)
     parser.add_argument(
-        "--quick", action="store_true", help="one pair of processes, and name a repair without measuring it"
+        "--quick", action="store_true",
+        help="one pair of processes, no judging of images that are still the recorded ones, and a repair is named "
+        "without being measured",
     )
     add_json(parser)
     parser.set_defaults(run=run)
