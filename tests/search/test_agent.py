@@ -246,7 +246,7 @@ def test_what_is_expected_of_a_threshold_is_that_of_its_cache() -> None:
 
 
 def test_with_fewer_steps_a_cache_is_expected_to_skip_less() -> None:
-    """What pairs add up to is the ratio that the advisor's curve gives: first-block at 0.25, of 14 instead of 28 steps."""
+    """First-block of 14 instead of 28 steps, by the advisor's curve: the kind at its own threshold, and at 0.25."""
     columns = Columns(flux().space)
     untouched = {"steps": 28, "cache.threshold": 0.08}
     step, _ = beliefs.advised(beliefs.weak(columns.settings, []), columns.settings, [], CALL, untouched)

@@ -15,6 +15,9 @@ from tuner.records.codec import Estimate
 FIRST_PROMPTS = 4
 ERROR = 0.05
 
+FURTHER_CONFIDENCE = 0.975
+"""The confidence of an interval on further prompts than a race had: a decision by chance comes to 7.5 % of both."""
+
 MIN_PROMPTS_WITHIN = 16
 """Prompts before a candidate can be within the tolerance. What damages one prompt of six shows among them 19 times in
 20, among four only every second time, and no interval knows of prompts that it has not seen."""

@@ -12,13 +12,21 @@ from tuner.records.outcome import Build, Failure, Timing
 from tuner.records.quality import NoiseFloor, Quality, QualityPolicy, Reference, SpotCheck
 
 
+class Drawn(Record):
+    """Images that a point has already: a folder with those of its first prompts."""
+
+    images: str
+    prompts: PositiveCount
+
+
 class Point(Record):
     """One call point to measure on a built pipeline: its index in the job, its folder, and what to do with its images.
 
     With `score` its images are scored. With `spot_check` a few are compared with those of another build, and scored
     only if they differ. With `predict` its latency is computed from two or more earlier points of the job, if that is
     possible. With `whole` its calls are made with all their steps, however slow they are. Images of slow calls are not
-    scored if a call takes longer than `worth_s`.
+    scored if a call takes longer than `worth_s`. With `drawn` only the images of further prompts are generated, and all
+    are scored.
     """
 
     index: Count
@@ -30,6 +38,7 @@ class Point(Record):
     predict: bool = False
     whole: bool = False
     worth_s: NonNegative | None = None
+    drawn: Drawn | None = None
 
 
 class Standing(Record):

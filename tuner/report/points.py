@@ -127,7 +127,7 @@ def _point(history: History, number: int, *, is_chosen: bool) -> FrontPoint:
     gain, is_doubtful = speed_up(history, outcome), is_in_doubt(history, outcome)
     return msgspec.structs.replace(
         point, speed_up=gain.value, is_doubtful=is_doubtful,
-        scored_prompts=scored_prompts(outcome, history.space.workload),
+        scored_prompts=scored_prompts(history.settled(outcome), history.space.workload),
     )  # fmt: skip
 
 

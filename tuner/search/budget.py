@@ -108,6 +108,7 @@ def repetition_s(history: History, outcome: Outcome) -> float:
     """
     assert outcome.build is not None and outcome.timing is not None
     baseline, earlier = history.baseline, history.repetitions_of(outcome)
+    earlier = [run for run in earlier if run.quality is None]  # else its images took most of the time
     walls = [run.wall_s for run in earlier if run.pair] or [run.wall_s for run in earlier]
     if walls or outcome.number == baseline.number:
         return max(walls, default=FIRST_CALLS * outcome.timing.latency_s.value)

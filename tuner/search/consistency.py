@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -17,11 +17,12 @@ from tuner.timing.intervals import MIN_SAMPLES, supports_percentile
 
 @dataclass(frozen=True)
 class Recorded:
-    """An outcome with what it was recorded in: the request, and the trials by number."""
+    """An outcome with what it was recorded in: the request, the trials by number, and earlier repetitions."""
 
     outcome: Outcome
     request: Request
     trials: Mapping[int, Outcome]
+    repetitions: Sequence[Outcome] = ()
 
 
 def study_contradiction(recorded: Recorded) -> str | None:
@@ -79,14 +80,25 @@ def _scores(recorded: Recorded) -> Iterator[str]:
         return
     if quality.metric != request.quality.metric:
         yield f"quality.metric: {quality.metric}, although the study's is {request.quality.metric}"
-    trial = recorded.trials.get(0)
-    baseline = trial.quality if trial is not None else None
+    baseline = _judged_against(recorded)
     known = len(baseline.scores) if baseline is not None else len(request.space.workload.prompts)
     if len(quality.scores) > known:
         yield f"quality.scores: {len(quality.scores)}, although {known} prompts were judged"
     elif baseline is not None:
         yield from _difference(quality, baseline)
         yield from _reused(quality, recorded.trials)
+
+
+def _judged_against(recorded: Recorded) -> Quality | None:
+    """Return the baseline's scores that an outcome's are compared with: a repetition's may be on more prompts."""
+    trial, outcome = recorded.trials.get(0), recorded.outcome
+    known = trial.quality if trial is not None else None
+    if outcome.repetition is None:
+        return known
+    if outcome.number == 0:
+        return outcome.quality  # which others are judged against from then on
+    judged = (run.quality for run in recorded.repetitions if run.number == 0 and run.quality is not None)
+    return max(judged, key=lambda quality: len(quality.scores), default=known)
 
 
 def _difference(quality: Quality, baseline: Quality) -> Iterator[str]:

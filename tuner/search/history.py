@@ -78,6 +78,12 @@ class History:
             return self.space.workload
         return self.space.workload.first(len(baseline.quality.scores))
 
+    @property
+    def judged_baseline(self) -> Outcome:
+        """The process of the untouched pipeline that has the images of most prompts."""
+        processes = [self.baseline, *(run for run in self.repetitions if run.number == BASELINE and run.quality)]
+        return max(processes, key=prompts_of)
+
     def find(self, values: Values) -> Outcome | None:
         """Return the outcome that already answers for a candidate: its own, or that of its build if the build failed.
 
@@ -220,12 +226,24 @@ class History:
         """
         if not self.repetitions_of(outcome):  # most trials have none, and all are settled after each event
             return self.comparable(outcome)
-        return self._merged(outcome, [self.comparable(process) for process in self.undisturbed(outcome) or [outcome]])
+        processes = [self.comparable(process) for process in self.undisturbed(outcome) or [outcome]]
+        return self._judged_last(self._merged(outcome, processes))
 
     def as_measured(self, outcome: Outcome) -> Outcome:
         """Return an outcome with the latency of the processes that count on its own device."""
         own = [process for process in self.undisturbed(outcome) if process.device == outcome.device]
-        return self._merged(outcome, own or [outcome])
+        return self._judged_last(self._merged(outcome, own or [outcome]))
+
+    def _judged_last(self, outcome: Outcome) -> Outcome:
+        """Return an outcome with its scores on most prompts. Its mean stays beside those of trials that have fewer."""
+        judged = [run.quality for run in self.repetitions_of(outcome) if run.quality is not None]
+        known = self.baseline.quality
+        if not judged or known is None or outcome.number == BASELINE:
+            return outcome
+        last = max(judged, key=lambda quality: len(quality.scores))
+        return msgspec.structs.replace(
+            outcome, quality=msgspec.structs.replace(last, mean=known.mean + last.difference.value)
+        )
 
     def _merged(self, outcome: Outcome, processes: Sequence[Outcome]) -> Outcome:
         """Return an outcome with the merged timings of processes; the parts are of its own call if they have none."""
@@ -285,6 +303,11 @@ class History:
     def cost(self, timing: Timing) -> float:
         """Return US dollars for 1000 images; with a latency target only images that meet it count."""
         return cost_of(timing, self.price)
+
+
+def prompts_of(outcome: Outcome) -> int:
+    """Return how many prompts the scores of an outcome are from."""
+    return len(outcome.quality.scores) if outcome.quality is not None else 0
 
 
 def median_s(processes: Sequence[Outcome]) -> float:

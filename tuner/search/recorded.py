@@ -38,7 +38,7 @@ def read_outcomes(paths: StudyFolder, request: Request) -> dict[int, Outcome]:
 
 def read_repetitions(paths: StudyFolder, request: Request, outcomes: Mapping[int, Outcome]) -> list[Outcome]:
     """Read every repetition of these trials, in the order of their ids. Raises BadInput with the file and the field."""
-    repetitions = []
+    repetitions: list[Outcome] = []
     for number, file in outcome_files(paths.repetitions):
         repetition = _read(file, request)
         if repetition.repetition != number:
@@ -49,7 +49,7 @@ def read_repetitions(paths: StudyFolder, request: Request, outcomes: Mapping[int
             raise BadInput(f"{lost}: missing, although {file} repeats trial {repetition.number}")
         if original.values != repetition.values:
             raise BadInput(f"{file}: values: not those of trial {repetition.number}, which it repeats")
-        _check(file.parent, Recorded(repetition, request, outcomes))
+        _check(file.parent, Recorded(repetition, request, outcomes, repetitions))
         repetitions.append(repetition)
     return repetitions
 

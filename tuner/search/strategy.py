@@ -16,7 +16,8 @@ from tuner.search.history import History
 class Proposal:
     """A candidate to build and measure, or a trial to measure again in a fresh process.
 
-    `repeats` is the trial to measure again, as a part of `pair` if that is set. Otherwise `values` is a new candidate,
+    `repeats` is the trial to measure again, as a part of `pair` if that is set, and with `prompts` to judge so many of
+    its images. Otherwise `values` is a new candidate,
     with the number of its trial if one is reserved. Of its other step counts those in `steps` are measured too, by
     default all. A candidate with a `refusal` is recorded with that reason and costs nothing.
     """
@@ -29,6 +30,7 @@ class Proposal:
     refusal: str | None = None
     repeats: int | None = None
     pair: Pair | None = None
+    prompts: int | None = None
 
 
 class Strategy(Protocol):

@@ -264,7 +264,9 @@ class Publisher:
         settled = self.history.settled(trial)
         self._write_board(settled)
         self._track(settled)
-        self.display.trial_ended(event.outcome, "repeated in a fresh process")
+        judged = event.outcome.quality
+        remark = f"judged on {len(judged.scores)} prompts" if judged else "repeated"
+        self.display.trial_ended(event.outcome, f"{remark} in a fresh process")
         self.show_front()
 
     @publish.register

@@ -21,6 +21,7 @@ from tuner.result.records import BestConfig
 from tuner.search.baseline import Baseline, SearchAhead
 from tuner.search.budget import Budget, repetition_s
 from tuner.search.confirmation import Confirmation, EarlyConfirmation, OpenDoubt
+from tuner.search.doubts import MorePrompts
 from tuner.search.gain import MIN_PAIRS, finalists, timing_noise
 from tuner.search.history import BASELINE, History
 from tuner.search.recipes import InterruptedBuilds
@@ -93,7 +94,7 @@ class Study:
         searching = search(strategy_of(store), context)
         interrupted = InterruptedBuilds(context, building(store))
         self.runner.interrupted = interrupted.sweeps
-        self.search = FirstOf([self.early, interrupted, searching])
+        self.search = FirstOf([self.early, interrupted, MorePrompts(confirmation, self.note), searching])
 
     def run(self) -> BestConfig:
         """Do everything that is left to do. Raises StudyFailed if the baseline itself cannot be measured."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+import msgspec
+
 from tuner.execution.executor import StoodStill
+from tuner.quality.reference import OTHER_SEEDS, baseline_reference
 from tuner.records.outcome import Device, Outcome
 from tuner.records.protocol import (
+    Drawn,
     Job,
     Message,
     Point,
@@ -17,8 +21,9 @@ from tuner.records.protocol import (
     Standing,
     WorkerFailed,
 )
+from tuner.records.quality import Reference
 from tuner.search.budget import Budget
-from tuner.search.history import BASELINE, History
+from tuner.search.history import BASELINE, History, prompts_of
 from tuner.search.strategy import Proposal
 from tuner.space.candidates import build_key, build_values, image_key
 from tuner.study.events import Event, RepetitionEnded, StageEntered
@@ -44,6 +49,8 @@ class RepetitionAttempt:
         self.number = proposal.repeats
         self.values = proposal.values
         self.pair = proposal.pair
+        self.prompts = proposal.prompts
+        """How many prompts are judged; None if none are."""
         self.is_standing = is_standing
         """Whether the other one of its pair runs at the same time."""
         self.has_outcome = False
@@ -51,12 +58,12 @@ class RepetitionAttempt:
 
     def job(self, budget: Budget) -> Job:
         """Return what the worker is asked to do."""
-        request, values = self.store.request, self.values
+        request, values, workload = self.store.request, self.values, self.history.space.workload
         folder = self.store.paths.repetition(self.repetition)
         return Job(
             model=request.model,
             environment=request.environment,
-            workload=self.history.space.workload,
+            workload=workload if self.prompts is None else workload.first(self.prompts),
             build=build_values(values),
             points=(
                 Point(
@@ -64,13 +71,41 @@ class RepetitionAttempt:
                     folder=str(folder),
                     steps=int(values["steps"]),
                     batch=int(values["batch"]),
-                    score=False,
+                    score=self.prompts is not None,
                     whole=True,
+                    drawn=self._drawn(),
                 ),
             ),
             trace=False,
             allowance_s=budget.timing_allowance_s,
             standing=self._standing(),
+            quality=request.quality,
+            reference=self._reference(),
+        )
+
+    def _drawn(self) -> Drawn | None:
+        """Return the images that the trial has, or that its scores are from, of most prompts."""
+        if self.prompts is None:
+            return None
+        trial = self.history.outcomes[self.number]
+        reused = trial.quality.reused_from if trial.quality else None
+        first = trial if reused is None else self.history.outcomes[reused]
+        owner = max([first, *self.history.repetitions_of(trial)], key=prompts_of)
+        folder = self.store.paths.images(owner.number)
+        if owner.repetition is not None:
+            folder = self.store.paths.repetition(owner.repetition) / "images"
+        return Drawn(images=str(folder), prompts=prompts_of(owner))
+
+    def _reference(self) -> Reference | None:
+        """Return what the images are judged against; None for the baseline's, which become that."""
+        judged = self.history.judged_baseline
+        if self.prompts is None or self.number == BASELINE or judged.quality is None:
+            return None
+        assert judged.repetition is not None
+        known = baseline_reference(self.store.paths.repetition(judged.repetition), judged.quality)
+        other_seeds = self.store.paths.trial(BASELINE) / OTHER_SEEDS
+        return msgspec.structs.replace(
+            known, floor=self.history.quality_floor, other_seeds=str(other_seeds) if other_seeds.is_dir() else None
         )
 
     def _standing(self) -> Standing | None:
@@ -94,8 +129,9 @@ class RepetitionAttempt:
         elif isinstance(message, PointDone):
             cost = self.history.cost(message.timing)
             yield self._ended(
-                status="measured", timing=message.timing, memory=message.memory, cost_usd_per_1000_images=cost
-            )
+                status="measured", timing=message.timing, memory=message.memory, quality=message.quality,
+                cost_usd_per_1000_images=cost,
+            )  # fmt: skip
         elif isinstance(message, (PointFailed, WorkerFailed)):
             stop_if_disk_full(message.failure, self.store.folder)
             yield self._ended(status="failed", failure=message.failure)

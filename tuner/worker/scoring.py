@@ -17,11 +17,11 @@ from tuner.knobs.compile import compiled_blocks, missing_compiler
 from tuner.knobs.parallel import device_count
 from tuner.model import pipeline
 from tuner.quality import denoiser, guards, panel, race
-from tuner.quality.images import Images, select_frames
+from tuner.quality.images import Images, select_frames, stills_per_image
 from tuner.quality.metrics import MetricContext
 from tuner.quality.reference import DENOISER, OTHER_SEEDS, VARIATIONS, baseline_reference
 from tuner.records.model import Workload
-from tuner.records.protocol import Job, Point
+from tuner.records.protocol import Drawn, Job, Point
 from tuner.records.quality import DenoiserError, NoiseFloor, Quality, Reference
 from tuner.timing.measure import SLOW_CALL_S
 
@@ -63,6 +63,9 @@ class Scoring:
             if panel.same_images(sample, point.spot_check, self.workload):
                 return None
         folder = Path(point.folder)
+        if point.drawn is not None:
+            quality = self.judge_more(point, point.drawn, folder / "images")
+            return msgspec.structs.replace(quality, spent_s=time.monotonic() - started)
         quality = self.judge_images(point, folder / "images")
         if self.reference is None:
             quality = self.prepare(point, quality)
@@ -96,6 +99,23 @@ class Scoring:
                 text = f"scored on {prompts} of {count} prompts: {decision}"
                 return msgspec.structs.replace(quality, flags=(*quality.flags, text))
         return quality
+
+    def judge_more(self, point: Point, drawn: Drawn, folder: Path) -> Quality:
+        """Judge the images of all prompts, of which the first were generated before. The baseline's become a reference.
+
+        The race has spent its error on the first ones: the interval is that of one more look.
+        """
+        import numpy as np
+
+        count = len(self.workload.prompts)
+        added = self.draw(point, drawn.prompts, count)
+        known = Images.load(Path(drawn.images), self.workload.prompts, drawn.prompts, stills_per_image(added))
+        if len(known.prompts) < drawn.prompts:
+            found = len(known.prompts)
+            raise FileNotFoundError(f"{drawn.images}: there are images of {found} of {drawn.prompts} prompts")
+        images = np.concatenate([known.stills.reshape(drawn.prompts, *added.shape[1:]), added])
+        judging = self.judge.begin(self.reference, folder, self.draws_same_noise())
+        return judging.add(images, count, race.FURTHER_CONFIDENCE)
 
     # ---- the baseline ------------------------------------------------------------------------------------------------
 

@@ -46,7 +46,8 @@ def add_parser(subparsers: Subparsers) -> None:
     add_result(parser)
     add_studies(parser)
     parser.add_argument(
-        "--quick", action="store_true",
+        "--quick",
+        action="store_true",
         help="one pair of processes, no judging of images that are still the recorded ones, and a repair is named "
         "without being measured",
     )
