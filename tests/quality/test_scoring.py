@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tuner.quality import reference
 from tuner.quality.guards import InvalidImage
 from tuner.quality.images import select_frames
 from tuner.records.model import Model, Workload
-from tuner.records.protocol import Job, Point
+from tuner.records.protocol import Drawn, Job, Point
 from tuner.records.quality import Quality, Reference
 from tuner.worker import scoring
 from tuner.worker.scoring import Scoring
@@ -231,3 +232,42 @@ def test_a_frame_that_is_not_judged_must_be_finite_too() -> None:
     assert np.isfinite(select_frames(video)).all()
     with pytest.raises(InvalidImage, match="image 7 contains NaN"):
         scoring.scored_frames(video, [6, 7])
+
+
+def test_further_prompts_are_judged_with_those_before(
+    scored: tuple[Any, Job, Point, Quality, Path], tmp_path: Path
+) -> None:
+    """Three prompts, then five: as if all five had been judged at once, and only two are generated."""
+    pipe, asked, point, at_once, _ = scored
+    few = msgspec.structs.replace(asked, workload=asked.workload.first(3))
+    first = scorer_of(few, pipe).score(msgspec.structs.replace(point, folder=str(tmp_path / "first")))
+    assert first is not None and len(first.scores) == 3
+    drawn = Drawn(images=str(tmp_path / "first" / "images"), prompts=3)
+    made = scorer_of(asked, pipe)
+    draw, generated = made.draw, []
+    made.draw = lambda point, start, end: (generated.append((start, end)), draw(point, start, end))[1]
+    further = msgspec.structs.replace(point, folder=str(tmp_path / "further"), drawn=drawn)
+    baseline = made.score(further)
+    assert baseline is not None and baseline.scores == pytest.approx(at_once.scores, abs=1e-4)
+    assert generated == [(3, 5)]
+    assert len(list((tmp_path / "further" / "images").glob("*.png"))) == 5
+    assert baseline.noise is None, "that is known"
+    known = Reference(images=str(tmp_path / "further" / "images"), scores=baseline.scores)
+    own = scorer_of(msgspec.structs.replace(asked, reference=known), pipe)
+    same = own.score(msgspec.structs.replace(further, folder=str(tmp_path / "own")))
+    assert same is not None and len(same.scores) == 5
+    assert same.difference.value == pytest.approx(0.0, abs=1e-3)
+    assert same.psnr_db is not None and same.psnr_db > 90
+
+
+def test_further_prompts_need_the_images_of_those_before(
+    scored: tuple[Any, Job, Point, Quality, Path], tmp_path: Path
+) -> None:
+    pipe, asked, point, _, folder = scored
+    shutil.copytree(folder / "images", tmp_path / "known")
+    for index in (2, 3, 4):
+        (tmp_path / "known" / f"{index:04}.png").unlink()
+    drawn = Drawn(images=str(tmp_path / "known"), prompts=3)
+    further = msgspec.structs.replace(point, folder=str(tmp_path), drawn=drawn)
+    with pytest.raises(FileNotFoundError, match="there are images of 2 of 3 prompts"):
+        scorer_of(asked, pipe).score(further)
