@@ -144,7 +144,7 @@ def test_an_image_is_there_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.
 
     from tuner.quality.images import Images
 
-    def is_killed(image: Any, file: Path, *arguments: Any) -> None:
+    def is_killed(image: Any, file: Path, *_: Any, **__: Any) -> None:
         file.write_bytes(b"half of it")
         raise KeyboardInterrupt
 

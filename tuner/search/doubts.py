@@ -33,7 +33,9 @@ class MorePrompts(Strategy):
         self.told: set[tuple[int, int]] = set()
 
     def propose(self, history: History, device: Device) -> Proposal | None:
-        if device.node is not None or device != history.baseline.device or not history.has_slow_calls:
+        if BASELINE not in history.outcomes or history.baseline.quality is None or not history.has_slow_calls:
+            return None
+        if device.node is not None or device != history.baseline.device:
             return None
         target = self.target(history)
         if target is None or any(history.is_repeating(number) for number in (BASELINE, target.number)):

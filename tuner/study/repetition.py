@@ -98,10 +98,10 @@ class RepetitionAttempt:
 
     def _reference(self) -> Reference | None:
         """Return what the images are judged against; None for the baseline's, which become that."""
-        judged = self.history.judged_baseline
-        if self.prompts is None or self.number == BASELINE or judged.quality is None:
+        if self.prompts is None or self.number == BASELINE:
             return None
-        assert judged.repetition is not None
+        judged = self.history.judged_baseline
+        assert judged.quality is not None and judged.repetition is not None
         known = baseline_reference(self.store.paths.repetition(judged.repetition), judged.quality)
         other_seeds = self.store.paths.trial(BASELINE) / OTHER_SEEDS
         return msgspec.structs.replace(
