@@ -307,7 +307,7 @@ def test_a_quick_one_judges_images_only_if_they_are_not_those_of_the_record(
     (spot_check,) = [job.points[SCORE].spot_check for job in now.jobs if now.who(job) == "candidate"]
     assert spot_check and spot_check.min_psnr_db == ROUNDED_DB
     assert answers(verification)[GOOD] == ("fail" if loss and not is_same else "pass")
-    assert text(verification, GOOD).startswith("the images are those of the record, then clip_score ") == is_same
+    assert text(verification, GOOD).startswith("the images are the recorded ones, with clip_score ") == is_same
     verified(now, recorded=recorded)
     assert not any(job.points[-1].spot_check for job in now.jobs[2:]), "a full one judges them all"
 

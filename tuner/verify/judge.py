@@ -105,7 +105,7 @@ def as_good(
     tolerated = format_number(best.quality_tolerance)
     text = f"{best.quality_metric} {shown} against the study's reference, -{tolerated} is tolerated"
     if run.quality is None:
-        text = f"the images are those of the record, then {text}"
+        text = f"the images are the recorded ones, with {text}"
     if psnr_db is not None and psnr_db < ROUNDED_DB:
         text += f"; the untouched pipeline's own images moved by rounding, PSNR {psnr_db:.0f} dB"
     return Check(question="as good", status="fail" if is_worse else "pass", text=text)
