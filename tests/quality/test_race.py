@@ -45,16 +45,16 @@ def test_an_interval_decides_if_it_lies_on_one_side(
     assert race.decision(Estimate(value=(low + high) / 2, low=low, high=high), TOLERANCE, prompts) == decision
 
 
-def run_race(differences: np.ndarray) -> tuple[str | None, int]:
+def run_race(differences: np.ndarray, count: int = COUNT) -> tuple[str | None, int]:
     """Return the verdict on a candidate with these differences, and how many images it took."""
     before = 0
-    for prompts in race.looks(COUNT, 1):
-        confidence = race.confidence(before, prompts, COUNT)
+    for prompts in race.looks(count, 1):
+        confidence = race.confidence(before, prompts, count)
         decision = race.decision(statistics.mean_of(differences[:prompts], confidence=confidence), TOLERANCE, prompts)
         if decision is not None:
             return decision, prompts
         before = prompts
-    return None, COUNT
+    return None, count
 
 
 @pytest.mark.parametrize("shape", ["normal", "skewed", "few prompts move"])
@@ -74,6 +74,26 @@ def test_the_verdict_is_wrong_no_more_often_than_one_look_would_be(shape: str, m
 
 LIMITS = {"normal": 0.06, "skewed": 0.08, "few prompts move": 0.12}
 """5 %, and what bootstrap-t is off by where a few prompts make the difference (see `statistics.mean_of`)."""
+
+
+@pytest.mark.parametrize("shape", ["normal", "skewed", "skewed upwards"])
+def test_further_prompts_let_hardly_more_pass_wrongly(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What 16 prompts leave in doubt is looked at once more, on 32, if it would be good should its mean stay."""
+    monkeypatch.setattr(statistics, "RESAMPLINGS", 499)
+    random, passed = np.random.default_rng(1), 0
+    draws = {
+        "normal": lambda: random.normal(-TOLERANCE, 1.0, 32),
+        "skewed": lambda: random.exponential(1.0, 32) - 1.0 - TOLERANCE,
+        "skewed upwards": lambda: 1.0 - random.exponential(1.0, 32) - TOLERANCE,
+    }
+    for _ in range(RUNS):
+        differences = draws[shape]()
+        last = statistics.mean_of(differences[:16], confidence=race.confidence(8, 16, 16))
+        is_promising = last.value - (last.value - last.low) / 2**0.5 >= -TOLERANCE
+        if run_race(differences, 16)[0] is None and is_promising:
+            further = statistics.mean_of(differences, confidence=race.FURTHER_CONFIDENCE)
+            passed += further.low >= -TOLERANCE
+    assert passed / RUNS <= 0.02
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,15 @@ def test_one_pair_is_enough_for_a_plain_gain_on_a_quiet_machine(
     assert 1.1 < gain.low < gain.value < gain.high
 
 
+def test_what_one_pair_confirmed_stays_so_whatever_is_measured_later() -> None:
+    known = history([0.600, 0.601], {CANDIDATE: 0.290})
+    confirm(known, lambda number: 0.6 if number == BASELINE else 0.289)
+    gain = speed_up(known, known.outcomes[CANDIDATE])
+    known.repetitions.append(outcome(BASELINE, 0.66, len(known.repetitions)))
+    assert is_confirmed(known, known.outcomes[CANDIDATE])
+    assert speed_up(known, known.outcomes[CANDIDATE]) == gain
+
+
 @pytest.mark.parametrize("slow_s", [0.66, 1.0])
 def test_one_pair_whose_baseline_something_slowed_is_not_enough(slow_s: float) -> None:
     """Both are as quick: the baseline of the pair alone was disturbed, by less than convicts it."""

@@ -259,3 +259,14 @@ class Outcome(Record):
     cost_usd_per_1000_images: Positive | None = None
     skipped_share: Share | None = None
     wall_s: Seconds = 0.0
+
+    @property
+    def image_owner(self) -> int:
+        """The trial whose images its scores are from."""
+        reused = self.quality.reused_from if self.quality is not None else None
+        return self.number if reused is None else reused
+
+
+def scored_prompts(outcome: Outcome) -> int:
+    """Return how many prompts the scores of an outcome are from."""
+    return len(outcome.quality.scores) if outcome.quality is not None else 0

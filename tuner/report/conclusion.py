@@ -61,7 +61,7 @@ def _noise_lines(history: History) -> Iterator[str]:
 
 def _few_prompts(history: History, chosen: int) -> str:
     """Return a warning if the choice was judged on so few prompts that damage to some images can go unseen."""
-    quality = history.outcomes[chosen].quality
+    quality = history.settled(history.outcomes[chosen]).quality
     if not chosen or quality is None or len(quality.scores) >= MIN_PROMPTS_WITHIN:
         return ""
     return f". Only {pluralize(len(quality.scores), 'prompt')} judged it: damage to some images can go unseen"

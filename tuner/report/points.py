@@ -9,7 +9,7 @@ import msgspec
 from tuner.numbers import format_ratio
 from tuner.records.codec import Estimate, PositiveCount, Record, Value
 from tuner.records.model import Workload
-from tuner.records.outcome import Outcome
+from tuner.records.outcome import Outcome, scored_prompts
 from tuner.report.console import Glyphs
 from tuner.report.formatting import label
 from tuner.search.gain import finalists, is_confirmed, is_in_doubt, speed_up
@@ -127,13 +127,13 @@ def _point(history: History, number: int, *, is_chosen: bool) -> FrontPoint:
     gain, is_doubtful = speed_up(history, outcome), is_in_doubt(history, outcome)
     return msgspec.structs.replace(
         point, speed_up=gain.value, is_doubtful=is_doubtful,
-        scored_prompts=scored_prompts(history.settled(outcome), history.space.workload),
+        scored_prompts=fewer_prompts(history.settled(outcome), history.space.workload),
     )  # fmt: skip
 
 
-def scored_prompts(outcome: Outcome, workload: Workload) -> int | None:
+def fewer_prompts(outcome: Outcome, workload: Workload) -> int | None:
     """Return how many prompts the quality of a trial is from; None if from all, or if it was not scored."""
-    count = len(outcome.quality.scores) if outcome.quality else 0
+    count = scored_prompts(outcome)
     return count if 0 < count < len(workload.prompts) else None
 
 

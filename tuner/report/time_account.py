@@ -129,7 +129,9 @@ def make_account(entries: Sequence[StageEntry], history: History) -> TimeAccount
     seconds = divide([span for worker in timeline.workers for span in worker.spans], timeline.wall_s)
     shares = {name: min(1.0, value / timeline.wall_s) for name, value in seconds.items()}
     workers = [worker for worker in timeline.workers if worker.who in ("build", "repetition")]
-    repeated = [worker.seconds() for worker in workers if worker.who == "repetition" and worker.has_answered]
+    judging = {run.repetition for run in history.repetitions if run.quality is not None}  # their images take longest
+    plain = [worker for worker in workers if worker.who == "repetition" and worker.number not in judging]
+    repeated = [worker.seconds() for worker in plain if worker.has_answered]
     return TimeAccount(
         wall_s=timeline.wall_s,
         activities={name: Spent(seconds=seconds[name], share=shares[name]) for name in ACTIVITIES},

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tuner.records.codec import Estimate
-from tuner.records.outcome import Device, Outcome, PredictionCheck
+from tuner.records.outcome import Outcome, PredictionCheck
 from tuner.result import config, front
 from tuner.result.records import MeasuredPoint, TimingNoise
 from tuner.search.history import History, by_device
@@ -80,21 +80,26 @@ def speed_up(history: History, outcome: Outcome) -> Estimate:
 
 
 def _of_one_pair(history: History, outcome: Outcome) -> Estimate:
-    """Return the ratio of a single pair, with an interval by how all processes of both trials differ on its device."""
+    """Return the ratio of a single pair, with an interval by how processes of both trials differ on its device."""
     ((before, after),) = history.pairs_of(outcome)
-    groups = _seconds_on(history, before.device, outcome)
+    groups = _seconds_until(history, outcome, before, after)
     if _degrees(groups) < MIN_DEGREES:
         return front.widen(front.speed_up([before], [after]), _spread(history))
     return paired_ratio([front.seconds_per_image(before).value], [front.seconds_per_image(after).value], groups)
 
 
-def _seconds_on(history: History, device: Device | None, outcome: Outcome) -> list[list[float]]:
-    """Return the seconds per image of the baseline's and a trial's undisturbed processes on a device."""
+def _seconds_until(history: History, outcome: Outcome, *pair: Outcome) -> list[list[float]]:
+    """Return the seconds per image of the baseline's and a trial's undisturbed processes on the device of a pair.
+
+    Those that were measured after it say nothing of it: what it confirmed stays confirmed.
+    """
+    known = history.repetitions[: 1 + max(map(history.repetitions.index, pair))]
     groups = []
     for trial in (history.baseline, history.outcomes[outcome.number]):
         disturbed = history.disturbed(trial)
-        runs = [run for run in (trial, *history.repetitions_of(trial)) if run.device == device and run.timing]
-        groups.append([front.seconds_per_image(run).value for run in runs if run not in disturbed])
+        runs = [trial, *(run for run in history.repetitions_of(trial) if run in known)]
+        own = [run for run in runs if run.device == pair[0].device and run.timing and run not in disturbed]
+        groups.append([front.seconds_per_image(run).value for run in own])
     return groups
 
 
@@ -114,8 +119,7 @@ def is_confirmed(history: History, outcome: Outcome) -> bool:
 
 def _is_plain(history: History, outcome: Outcome) -> bool:
     """Return whether one pair shows a gain plainly: on a quiet machine, with an interval from enough processes."""
-    ((before, _),) = history.pairs_of(outcome)
-    groups = _seconds_on(history, before.device, outcome)
+    groups = _seconds_until(history, outcome, *history.pairs_of(outcome)[0])
     is_quiet = _degrees(groups) >= MIN_DEGREES and pooled_variation(groups) <= QUIET
     return is_quiet and speed_up(history, outcome).low > PLAIN_GAIN
 

@@ -14,8 +14,8 @@ from tuner.records.advice import Advice
 from tuner.records.codec import Values
 from tuner.records.gate import Allowance
 from tuner.records.model import Workload
-from tuner.records.outcome import Device, Outcome, Timing
-from tuner.records.quality import NoiseFloor
+from tuner.records.outcome import Device, Outcome, Timing, scored_prompts
+from tuner.records.quality import NoiseFloor, Quality
 from tuner.records.warm_start import WarmStart
 from tuner.result import front
 from tuner.result.prices import Price, cost_of
@@ -82,7 +82,7 @@ class History:
     def judged_baseline(self) -> Outcome:
         """The process of the untouched pipeline that has the images of most prompts."""
         processes = [self.baseline, *(run for run in self.repetitions if run.number == BASELINE and run.quality)]
-        return max(processes, key=prompts_of)
+        return max(processes, key=scored_prompts)
 
     def find(self, values: Values) -> Outcome | None:
         """Return the outcome that already answers for a candidate: its own, or that of its build if the build failed.
@@ -224,26 +224,36 @@ class History:
         It is the median over the medians of the processes that count, with the widest of their intervals. With several
         devices it is that of the baseline's.
         """
+        further = self.further_scores().get(outcome.image_owner)
         if not self.repetitions_of(outcome):  # most trials have none, and all are settled after each event
-            return self.comparable(outcome)
+            return self._judged_last(self.comparable(outcome), further)
         processes = [self.comparable(process) for process in self.undisturbed(outcome) or [outcome]]
-        return self._judged_last(self._merged(outcome, processes))
+        return self._judged_last(self._merged(outcome, processes), further)
 
     def as_measured(self, outcome: Outcome) -> Outcome:
         """Return an outcome with the latency of the processes that count on its own device."""
         own = [process for process in self.undisturbed(outcome) if process.device == outcome.device]
-        return self._judged_last(self._merged(outcome, own or [outcome]))
+        last = max(self.repetitions_of(outcome), key=scored_prompts, default=outcome)
+        further = last.quality if last is not outcome else None
+        return self._judged_last(self._merged(outcome, own or [outcome]), further)
 
-    def _judged_last(self, outcome: Outcome) -> Outcome:
-        """Return an outcome with its scores on most prompts. Its mean stays beside those of trials that have fewer."""
-        judged = [run.quality for run in self.repetitions_of(outcome) if run.quality is not None]
-        known = self.baseline.quality
-        if not judged or known is None or outcome.number == BASELINE:
+    @remembered
+    def further_scores(self) -> Mapping[int, Quality]:
+        """Return the scores on most prompts that repetitions gave, by the trial that generated the first images."""
+        found: dict[int, Quality] = {}
+        for run in sorted(self.repetitions, key=scored_prompts):
+            if run.quality is not None and run.number in self.outcomes:
+                found[self.outcomes[run.number].image_owner] = run.quality
+        return found
+
+    def _judged_last(self, outcome: Outcome, further: Quality | None) -> Outcome:
+        """Return an outcome with further scores. Its mean stays beside those of trials that have fewer prompts."""
+        own, known = outcome.quality, self.baseline.quality
+        if further is None or own is None or known is None or outcome.number == BASELINE:
             return outcome
-        last = max(judged, key=lambda quality: len(quality.scores))
-        return msgspec.structs.replace(
-            outcome, quality=msgspec.structs.replace(last, mean=known.mean + last.difference.value)
-        )
+        mean = known.mean + further.difference.value
+        quality = msgspec.structs.replace(further, mean=mean, reused_from=own.reused_from)
+        return msgspec.structs.replace(outcome, quality=quality)
 
     def _merged(self, outcome: Outcome, processes: Sequence[Outcome]) -> Outcome:
         """Return an outcome with the merged timings of processes; the parts are of its own call if they have none."""
@@ -303,11 +313,6 @@ class History:
     def cost(self, timing: Timing) -> float:
         """Return US dollars for 1000 images; with a latency target only images that meet it count."""
         return cost_of(timing, self.price)
-
-
-def prompts_of(outcome: Outcome) -> int:
-    """Return how many prompts the scores of an outcome are from."""
-    return len(outcome.quality.scores) if outcome.quality is not None else 0
 
 
 def median_s(processes: Sequence[Outcome]) -> float:

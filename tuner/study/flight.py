@@ -43,6 +43,10 @@ class Flight:
     is_judging: bool = False
     has_ended: bool = False
 
+    def __post_init__(self) -> None:
+        """Note that a process which judges more prompts begins without being let: others wait for it."""
+        self.is_judging = self.proposal.prompts is not None
+
     @property
     def device(self) -> Device:
         """The device that it runs on."""

@@ -21,7 +21,7 @@ from tuner.result.records import BestConfig
 from tuner.search.baseline import Baseline, SearchAhead
 from tuner.search.budget import Budget, repetition_s
 from tuner.search.confirmation import Confirmation, EarlyConfirmation, OpenDoubt
-from tuner.search.doubts import MorePrompts
+from tuner.search.doubts import MorePrompts, images_s_of
 from tuner.search.gain import MIN_PAIRS, finalists, timing_noise
 from tuner.search.history import BASELINE, History
 from tuner.search.recipes import InterruptedBuilds
@@ -234,7 +234,10 @@ class Study:
     def repetition_s(self, attempt: RepetitionAttempt) -> float:
         """Estimate the seconds of a repetition; for the first one of the baseline by the plan, 0 if unknown."""
         original = self.history.outcomes.get(attempt.number)
-        return (repetition_s(self.history, original) if original else 0.0) or self.planner.repetition_s
+        if original is None:
+            return self.planner.repetition_s
+        images_s = images_s_of(self.history, original, attempt.prompts) if attempt.prompts else 0.0
+        return (repetition_s(self.history, original) or self.planner.repetition_s) + images_s
 
     def report_disturbances(self, trial: Outcome) -> None:
         """Report the processes of a trial that are now known to have been disturbed."""

@@ -5,11 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-import msgspec
-
 from tuner.execution.executor import StoodStill
-from tuner.quality.reference import OTHER_SEEDS, baseline_reference
-from tuner.records.outcome import Device, Outcome
+from tuner.records.outcome import Device, Outcome, scored_prompts
 from tuner.records.protocol import (
     Drawn,
     Job,
@@ -23,7 +20,8 @@ from tuner.records.protocol import (
 )
 from tuner.records.quality import Reference
 from tuner.search.budget import Budget
-from tuner.search.history import BASELINE, History, prompts_of
+from tuner.search.history import BASELINE, History
+from tuner.search.reference import images_of, largest_reference
 from tuner.search.strategy import Proposal
 from tuner.space.candidates import build_key, build_values, image_key
 from tuner.study.events import Event, RepetitionEnded, StageEntered
@@ -32,7 +30,7 @@ from tuner.study.store import Store
 
 
 class RepetitionAttempt:
-    """One more measurement of a trial's latency in a fresh process."""
+    """One more measurement of a trial's latency in a fresh process, which may also judge images of more prompts."""
 
     can_be_stopped = False
     points = 1
@@ -84,29 +82,19 @@ class RepetitionAttempt:
         )
 
     def _drawn(self) -> Drawn | None:
-        """Return the images that the trial has, or that its scores are from, of most prompts."""
+        """Return the images of most prompts that the trial has, or that its scores are from."""
         if self.prompts is None:
             return None
-        trial = self.history.outcomes[self.number]
-        reused = trial.quality.reused_from if trial.quality else None
-        first = trial if reused is None else self.history.outcomes[reused]
-        owner = max([first, *self.history.repetitions_of(trial)], key=prompts_of)
-        folder = self.store.paths.images(owner.number)
-        if owner.repetition is not None:
-            folder = self.store.paths.repetition(owner.repetition) / "images"
-        return Drawn(images=str(folder), prompts=prompts_of(owner))
+        outcomes = self.history.outcomes
+        first = outcomes[outcomes[self.number].image_owner]
+        later = [run for run in self.history.repetitions if outcomes[run.number].image_owner == first.number]
+        owner = max([first, *later], key=scored_prompts)
+        return Drawn(images=str(images_of(self.store.paths, owner)), prompts=scored_prompts(owner))
 
     def _reference(self) -> Reference | None:
         """Return what the images are judged against; None for the baseline's, which become that."""
-        if self.prompts is None or self.number == BASELINE:
-            return None
-        judged = self.history.judged_baseline
-        assert judged.quality is not None and judged.repetition is not None
-        known = baseline_reference(self.store.paths.repetition(judged.repetition), judged.quality)
-        other_seeds = self.store.paths.trial(BASELINE) / OTHER_SEEDS
-        return msgspec.structs.replace(
-            known, floor=self.history.quality_floor, other_seeds=str(other_seeds) if other_seeds.is_dir() else None
-        )
+        is_judged = self.prompts is not None and self.number != BASELINE
+        return largest_reference(self.store.paths, self.history) if is_judged else None
 
     def _standing(self) -> Standing | None:
         """Return the place in the pair. In every second pair the candidate is the first."""

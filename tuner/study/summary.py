@@ -81,6 +81,7 @@ def quality_time_share(history: History, panel_s: float, spent_s: float) -> floa
 
     Comparing two images of a known build with its own counts as part of the build.
     """
-    scored = [o.quality.spent_s for o in history.outcomes.values() if o.quality and o.quality.reused_from is None]
+    judged = (*history.outcomes.values(), *history.repetitions)
+    scored = [o.quality.spent_s for o in judged if o.quality and o.quality.reused_from is None]
     late_s = history.late_noise_floor.spent_s if history.late_noise_floor else 0.0
     return min(1.0, (sum(scored) + late_s + panel_s) / max(spent_s, 1e-9))

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
+
 from tuner.records.outcome import Outcome, Timing
 from tuner.search.history import History
 from tuner.study.attributes import attributes
@@ -18,11 +20,13 @@ def possibly_known(history: History, outcome: Outcome) -> Iterator[Outcome]:
     Those of several devices need not end in the order of their ids.
     """
     own = [repetition for repetition in history.repetitions if repetition.number == outcome.number]
-    for count in range(len(own) + 1):
-        yield dataclasses.replace(history, repetitions=own[:count]).as_measured(outcome)
-    for last in own[:-1]:
-        others = [repetition for repetition in own if repetition is not last]
-        yield dataclasses.replace(history, repetitions=others).as_measured(outcome)
+    recorded = [own[:count] for count in range(len(own) + 1)]
+    recorded += [[repetition for repetition in own if repetition is not last] for last in own[:-1]]
+    for repetitions in recorded:
+        known = dataclasses.replace(history, repetitions=repetitions).as_measured(outcome)
+        yield known
+        if known.quality != outcome.quality:  # another price brings back the first cost, but not the first scores
+            yield msgspec.structs.replace(outcome, quality=known.quality)
 
 
 def is_told(trial: Any, possibly_known: Iterator[Outcome]) -> bool:

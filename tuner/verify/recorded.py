@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -9,7 +11,6 @@ import msgspec
 from tuner.errors import BadInput
 from tuner.files import StudyFolder, require_own_tree
 from tuner.quality.metrics import METRICS
-from tuner.quality.reference import baseline_reference
 from tuner.records.codec import Record, read
 from tuner.records.gate import Allowance, GatePolicy
 from tuner.records.model import Workload
@@ -17,6 +18,8 @@ from tuner.records.outcome import Outcome
 from tuner.records.quality import NoiseFloor, QualityPolicy, Reference
 from tuner.result.records import BestConfig
 from tuner.search.history import History
+from tuner.search.recorded import outcome_files
+from tuner.search.reference import images_of, largest_reference
 from tuner.search.request import Request, read_request
 
 
@@ -63,20 +66,31 @@ def read_baseline(paths: StudyFolder, request: Request) -> History:
     """Read of the trials the untouched pipeline's only, and its noise floor: a damaged other trial matters nothing."""
     baseline = read(paths.trial(0) / "outcome.json", Outcome)
     late = read(paths.noise_floor, NoiseFloor) if paths.noise_floor.exists() else None
-    return History(space=request.space, price=request.price, outcomes={0: baseline}, late_noise_floor=late)
+    return History(
+        space=request.space,
+        price=request.price,
+        outcomes={0: baseline},
+        repetitions=list(_judged_later(paths)),
+        late_noise_floor=late,
+    )
+
+
+def _judged_later(paths: StudyFolder) -> Iterator[Outcome]:
+    """Yield the repetitions of the untouched pipeline that have the images of more prompts."""
+    for _, file in outcome_files(paths.repetitions):
+        with suppress(BadInput):
+            repetition = read(file, Outcome)
+            if repetition.number == 0 and repetition.quality is not None:
+                yield repetition
 
 
 def _recorded(paths: StudyFolder, request: Request, history: History) -> Recorded:
     reason = _no_reference_reason(paths, request, history)
     reference = None
     if reason is None:
-        quality = history.baseline.quality
-        assert quality is not None
-        reference = msgspec.structs.replace(
-            baseline_reference(paths.trial(0), quality), floor=history.quality_floor, denoiser=None
-        )
+        reference = msgspec.structs.replace(largest_reference(paths, history), denoiser=None)
     return Recorded(
-        workload=history.judged_workload,
+        workload=request.space.workload.first(len(reference.scores)) if reference else history.judged_workload,
         gate=request.space.gate,
         allowed=history.allowances(),
         quality=request.quality,
@@ -95,6 +109,7 @@ def _no_reference_reason(paths: StudyFolder, request: Request, history: History)
     baseline = history.outcomes.get(0)
     if baseline is None or baseline.quality is None:
         return "the study has no scores of the untouched pipeline"
-    if not paths.images(0).is_dir():
-        return f"{paths.images(0)}: the untouched pipeline's images are not there any more"
+    images = images_of(paths, history.judged_baseline)
+    if not images.is_dir():
+        return f"{images}: the untouched pipeline's images are not there any more"
     return None

@@ -12,9 +12,9 @@ from typing import Any
 from tuner.errors import BadInput
 from tuner.files import StudyFolder, read_file, thumbnail_path
 from tuner.quality.images import still_name
-from tuner.records.outcome import Outcome
 from tuner.report.points import FrontPoint
 from tuner.report.study_report import StudyReport
+from tuner.search.history import BASELINE
 
 MAX_PROMPTS = 4
 MAX_STRIPS = 4
@@ -91,15 +91,18 @@ def _files(report: StudyReport, number: int) -> tuple[Path, ...]:
         return ()
     source = number if outcome.quality.reused_from is None else outcome.quality.reused_from
     folder = StudyFolder(Path(report.folder)).images(source)
-    count, each = len(outcome.quality.scores), _stills_per_prompt(folder, outcome)
+    count, each = len(outcome.quality.scores), _stills_per_prompt(report)
     files = [folder / still_name(index * each) for index in range(min(count, MAX_PROMPTS))]
     return tuple(file for file in files if file.is_file())
 
 
-def _stills_per_prompt(folder: Path, outcome: Outcome) -> int:
-    assert outcome.quality is not None
-    found = sum(1 for _ in folder.glob("*.png")) if folder.is_dir() else 0
-    return max(1, found // len(outcome.quality.scores))
+def _stills_per_prompt(report: StudyReport) -> int:
+    """Return the stills of each prompt, by the baseline's: other trials may have been judged on more than they show."""
+    baseline = next((outcome for outcome in report.outcomes if outcome.number == BASELINE), None)
+    folder = StudyFolder(Path(report.folder)).images(BASELINE)
+    if baseline is None or baseline.quality is None or not folder.is_dir():
+        return 1
+    return max(1, sum(1 for _ in folder.glob("*.png")) // len(baseline.quality.scores))
 
 
 def _cells(

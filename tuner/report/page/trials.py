@@ -10,7 +10,7 @@ from tuner.numbers import format_exact, format_signed
 from tuner.records.codec import Estimate
 from tuner.records.outcome import Outcome
 from tuner.report.formatting import label, one_line
-from tuner.report.points import FrontPoint, scored_prompts
+from tuner.report.points import FrontPoint, fewer_prompts
 from tuner.report.study_report import StudyReport
 from tuner.report.trial_text import result_text
 from tuner.result import front
@@ -119,7 +119,7 @@ def _reason(report: StudyReport, outcome: Outcome, point: FrontPoint | None, kin
     }
     text = fixed.get(kind) or _why_not(report, outcome, point)
     flags = outcome.quality.flags if outcome.quality else ()
-    count, prompts = scored_prompts(outcome, report.request.space.workload), report.request.space.workload.prompts
+    count, prompts = fewer_prompts(outcome, report.request.space.workload), report.request.space.workload.prompts
     is_told = any(flag.startswith("scored on") for flag in flags)  # by the race, with its verdict
     few = [f"scored on {count} of {len(prompts)} prompts"] if count is not None and not is_told else []
     return "; ".join([text, *few, *map(one_line, flags)])
