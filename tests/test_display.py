@@ -148,7 +148,7 @@ def test_plain_lines_for_every_kind_of_outcome() -> None:
         "trial 1 measured: 250.0 +- 2.1 ms, 4.00 images/s, 0.0694 US$/1000 images, CLIP score 0.3000, "
         "-0.0020 [-0.0040, +0.0010] (reused images of trial 3) | steps=8",
         "best so far: trial 1, 3.00x [2.9, 3.1], confirmed; front: 1 point, "
-        "cheapest trial 1 at 0.0694 US$/1000 images, 3.00x, difference -0.0020 | steps=8 [/not markup]",
+        "cheapest at 0.0694 US$/1000 images, 3.00x, difference -0.0020: trial 1, steps=8 [/not markup]",
         "trial 2 rejected: graph break x6 at first_block_cache.py:143 (1.9 ms idle a step) | baseline",
         "trial 3 failed: out of memory in first call: CUDA out of memory [/red] | baseline",
         "refused: compile.mode needs compile.scope | compile.mode=default",

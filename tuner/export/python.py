@@ -25,10 +25,12 @@ FOR_VIDEOS = ("imageio", "imageio-ffmpeg")
 
 SAVE_IMAGES = """\
     for index, image in enumerate(output.images):
-        image.save(f"{index}.png")"""
+        image.save(f"{index}.png")
+        print(f"saved {index}.png")"""
 SAVE_VIDEOS = """\
     for index, frames in enumerate(output.frames):
-        export_to_video(frames, f"{index}.mp4")"""
+        export_to_video(frames, f"{index}.mp4")
+        print(f"saved {index}.mp4")"""
 
 
 class Python(Target):

@@ -57,6 +57,10 @@ def _noise_lines(history: History) -> Iterator[str]:
     if noise is not None and noise.coefficient_of_variation > NOISY:
         spread = f"{noise.coefficient_of_variation:.0%}"
         yield f"Noise    {spread} between processes of the baseline: latencies above vary as much, gains in pairs less"
+    disturbed = sum(len(history.disturbed(trial)) for trial in history.outcomes.values())
+    if disturbed:
+        count = pluralize(disturbed, "process was", "processes were")
+        yield f"Noise    {count} over twice as slow as others of the same trial and not counted: something else ran"
 
 
 def _few_prompts(history: History, chosen: int) -> str:

@@ -14,7 +14,7 @@ from tuner.report.formatting import first_line, label
 from tuner.result import front
 from tuner.search.bounds import refusal_reason
 from tuner.search.expectation import estimate_of, expected_beside, ratio_beside, share_of
-from tuner.search.gain import speed_up, timing_noise
+from tuner.search.gain import is_in_doubt, speed_up, timing_noise
 from tuner.search.history import BASELINE, History
 from tuner.space.candidates import candidate_key
 
@@ -100,7 +100,11 @@ class Trials:
     def __init__(self, history: History) -> None:
         self.history = history
         measured = [o for o in history.outcomes.values() if o.status == "measured" and o.timing is not None]
-        self.by_key = {candidate_key(outcome.values): outcome for outcome in measured}
+        self.settings = {item for outcome in measured for item in outcome.values.items()}
+        """Those that a measured trial has."""
+        sure = [outcome for outcome in measured if not is_in_doubt(history, outcome)]
+        self.by_key = {candidate_key(outcome.values): outcome for outcome in sure}
+        """The trials that are compared: what pairs left in doubt tells nothing of a setting."""
         self.expected = expectations(history)
 
     def without(self, outcome: Outcome, name: str) -> Outcome | None:
@@ -209,9 +213,8 @@ def _pair(history: History, known: Trials, name: str, value: Value) -> tuple[Out
 
 def _untried(history: History, known: Trials) -> Iterator[Untried]:
     """Yield each searched setting that no measured trial has, the most promising first."""
-    tried = {item for outcome in known.by_key.values() for item in outcome.values.items()}
     settings = [(name, value) for name, values in history.space.knobs.items() for value in values]
-    left = [item for item in settings if item not in tried and item[1] != history.space.baseline[item[0]]]
+    left = [item for item in settings if item not in known.settings and item[1] != history.space.baseline[item[0]]]
     found = [_untried_setting(history, known.expected.get(item), item) for item in left]
     yield from sorted(found, key=lambda each: -(each.expected.value if each.expected else 0.0))
 

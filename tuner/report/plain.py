@@ -143,6 +143,6 @@ def _front_text(points: Sequence[FrontPoint], best: str) -> str:
     cheapest = min(points, key=lambda point: point.cost_usd_per_1000_images)
     count, cost = pluralize(len(points), "point"), format_number(cheapest.cost_usd_per_1000_images)
     return (
-        f"{best}; front: {count}, cheapest trial {cheapest.number} at {cost} US$/1000 images, "
-        f"{format_ratio(cheapest.speed_up)}x, difference {format_signed(cheapest.difference, 4)} | {cheapest.label}"
+        f"{best}; front: {count}, cheapest at {cost} US$/1000 images, {format_ratio(cheapest.speed_up)}x, "
+        f"difference {format_signed(cheapest.difference, 4)}: trial {cheapest.number}, {cheapest.label}"
     )

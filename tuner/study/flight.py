@@ -43,10 +43,6 @@ class Flight:
     is_judging: bool = False
     has_ended: bool = False
 
-    def __post_init__(self) -> None:
-        """Note that a process which judges more prompts begins without being let: others wait for it."""
-        self.is_judging = self.proposal.prompts is not None
-
     @property
     def device(self) -> Device:
         """The device that it runs on."""
@@ -88,7 +84,7 @@ def next_to_judge(flights: Sequence[Flight]) -> list[tuple[Flight, BuildAttempt]
     as the baseline, those that are slower need no images of their own. One that was passed over twice comes first.
     """
     alive = [flight for flight in flights if not flight.has_ended]
-    judging = {flight.device for flight in alive if flight.is_judging}
+    judging = {flight.device for flight in alive if flight.is_judging or flight.proposal.prompts is not None}
     found: dict[Device, tuple[Flight, BuildAttempt]] = {}
     waiting = [flight for flight in alive if flight.wants_reference_s is not None and flight.device not in judging]
     for flight in sorted(waiting, key=lambda each: (each.passed_over < MAX_PASSED_OVER, each.wants_reference_s or 0.0)):

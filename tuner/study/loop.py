@@ -6,10 +6,13 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 
+import msgspec
+
 from tuner.board import shown_traces
 from tuner.errors import BadInput, StudyFailed
 from tuner.execution.executor import Executor
 from tuner.files import atomic_write
+from tuner.numbers import format_clock
 from tuner.records.codec import encode_pretty
 from tuner.records.outcome import Limits, Outcome
 from tuner.records.quality import Panel
@@ -53,6 +56,8 @@ from tuner.study.stage_log import LoggingExecutor, StageLog
 from tuner.study.store import Store
 from tuner.study.warm_start import read_warm_start
 from tuner.tracking.tracker import Tracker
+
+GO_ON = "give a longer --budget, or more --trials, to go on"
 
 
 class Study:
@@ -103,7 +108,7 @@ class Study:
             self.publisher.show_front()
         finished = self.finished_result()
         if finished is not None:
-            self.note("this study is finished: give a longer --budget, or more --trials, to go on")
+            self.note(f"this study is finished, it has used {format_clock(self.store.spent_s)}: {GO_ON}")
             with closing(self.publisher):
                 return self.show_again(finished)
         self.store.begin(self.budget.limits)
@@ -218,8 +223,8 @@ class Study:
 
     def finished_result(self) -> BestConfig | None:
         """Return the result of the last run if its limits were as wide as these and it came to its end."""
-        limits = self.store.finished
-        if limits is None or not limits.cover(self.budget.limits):
+        limits, asked = self.store.finished, self.budget.limits
+        if limits is None or not limits.cover(used_up(asked, limits, self.store.spent_s)):
             return None
         try:
             best = read_best(self.store.paths.best_config)
@@ -249,6 +254,12 @@ class Study:
         """Report what the pairs of a candidate showed."""
         for text in narration.confirmation_texts(self.history, candidate):
             self.note(text)
+
+
+def used_up(asked: Limits, finished: Limits, spent_s: float) -> Limits:
+    """Return the limits that were asked for, with no longer budget than a finished run had if that time is used."""
+    is_used = asked.budget_s is not None and asked.budget_s <= spent_s
+    return msgspec.structs.replace(asked, budget_s=finished.budget_s) if is_used else asked
 
 
 def load_history(store: Store) -> History:

@@ -81,5 +81,5 @@ def verdict(shown: Verification) -> Text:
         return Text("NOT verified", style=STYLES["fail"])
     unknown = ", ".join(check.question for check in shown.checks if check.status == "unavailable")
     if unknown:
-        return Text(f"verified, but for what could not be checked: {unknown}", style=STYLES["unavailable"])
+        return Text(f"partly verified, these could not be checked: {unknown}", style=STYLES["unavailable"])
     return Text("verified", style=STYLES["pass"])

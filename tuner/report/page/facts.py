@@ -31,7 +31,9 @@ def headline(report: StudyReport) -> Iterator[Fact]:
     interval = f"[{format_ratio(gain.low)}, {format_ratio(gain.high)}]"
     how = "in pairs of fresh processes" if best.speed_up_confirmed else "not confirmed"
     yield "throughput", f"{format_ratio(gain.value)}x", f"{interval}, {how}"
-    yield "latency", format_latency(after.latency_s.value), f"baseline {format_latency(before.latency_s.value)}"
+    of = "latency" if after.batch == before.batch else f"latency of {pluralize(after.batch, 'image')}"
+    of_baseline = "baseline" if after.batch == before.batch else f"baseline, of {before.batch},"
+    yield of, format_latency(after.latency_s.value), f"{of_baseline} {format_latency(before.latency_s.value)}"
     usd = [format_number(point.cost_usd_per_1000_images) for point in (after, before)]
     yield "US$ per 1000 images", usd[0], f"baseline {usd[1]}"
     lost = after.quality_difference

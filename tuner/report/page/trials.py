@@ -38,6 +38,7 @@ class Trial:
     cost: Estimate | None = None
     difference: Estimate | None = None
     speed_up: float | None = None
+    is_doubtful: bool = False
     peak_memory_bytes: float | None = None
 
     def mark(self) -> dict[str, Any]:
@@ -76,6 +77,7 @@ def _trial(report: StudyReport, outcome: Outcome, point: FrontPoint | None) -> T
         images_per_s=point.images_per_s if point else timing.images_per_s if timing and is_measured else None,
         cost=_cost(report, outcome, point.cost_usd_per_1000_images if point else usd) if is_measured else None,
         difference=outcome.quality.difference if outcome.quality and is_measured else None,
+        is_doubtful=point is not None and point.is_doubtful,
         speed_up=point.speed_up if point else _speed_up(report, outcome) if is_measured else None,
         peak_memory_bytes=outcome.memory.peak_bytes if outcome.memory else None,
     )
