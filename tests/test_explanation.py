@@ -104,6 +104,16 @@ def test_what_a_setting_is_worth_is_measured_where_a_trial_tells(recorded: Recor
     assert decode(encode(found), Explanation, "here") == found
 
 
+def test_a_trial_in_doubt_tells_nothing_of_a_setting(recorded: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert worth(explain(recorded.history, 5), "steps").trial_without == 2
+    monkeypatch.setattr("tuner.report.explanation.is_in_doubt", lambda _, trial: trial.number == 2)
+    found = explain(recorded.history, 5)
+    assert worth(found, "steps").source == "expected"
+    assert not any(2 in (each.trial, each.trial_without) for each in found.forecasts)
+    untried = {(each.knob, each.value) for each in found.untried}
+    assert ("compile.scope", "regional") not in untried, "it was tried all the same"
+
+
 def test_forecasts_stand_beside_what_was_measured(recorded: Recorded) -> None:
     forecasts = {(each.knob, each.value): each for each in explain(recorded.history, 5).forecasts}
     compiled = forecasts["compile.scope", "regional"]
