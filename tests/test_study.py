@@ -55,7 +55,9 @@ def conclusion_of(study: Study) -> str:
     return conclusion(study.store.request, study.history, 0, study.store.folder)
 
 
-FINISHED = re.compile(r"this study is finished, it has used [0-9:]+: give a longer --budget, or more --trials, to go on")
+FINISHED = re.compile(
+    r"this study is finished, it has used [0-9:]+: give a longer --budget, or more --trials, to go on"
+)
 
 
 def test_the_conclusion_warns_where_processes_differ(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,13 +21,13 @@ from tuner.records.codec import Estimate
 from tuner.records.gate import Allowance, Finding, FindingKind, GatePolicy, Verdict
 from tuner.records.machine import Memory
 from tuner.records.model import Workload
-from tuner.records.outcome import Components, Timing, WarmUp
-from tuner.records.protocol import CallTimed, ImageSize, Point
+from tuner.records.outcome import Build, Components, Failure, Timing, WarmUp
+from tuner.records.protocol import CallTimed, ImageSize, Point, PointFailed, PointLeftOut
 from tuner.records.quality import Quality
 from tuner.timing.measure import Throttled
 from tuner.trace import dynamo
+from tuner.worker import __main__, calls, timing
 from tuner.worker import bench as worker
-from tuner.worker import calls, timing
 from tuner.worker.calls import PipelineCalls, image_size
 from tuner.worker.ranks import Ranks
 from tuner.worker.timing import Timer
@@ -333,3 +333,39 @@ def test_the_parts_of_a_disturbed_call_are_timed_again(
     monkeypatch.setattr(timing, "measure", lambda *_: measured)
     found, _ = made_up_timer(monkeypatch, totals_s).time(Point(index=0, folder="", steps=28, batch=1))
     assert found.components is not None and found.components.total_s == total_s
+
+
+@pytest.mark.parametrize(("kind", "left_out"), [("cache.kind=first-block", [2, 3]), ("guidance.stop=0.5", list[int]())])
+def test_a_cache_that_skipped_nothing_is_not_tried_with_fewer_steps(
+    kind: str, left_out: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 28 steps it skips some, of 20 none, and so none of 14 and 6."""
+    sent: list[Any] = []
+    counts = (28, 20, 14, 6)
+    points = tuple(Point(index=index, folder="", steps=steps, batch=1) for index, steps in enumerate(counts))
+
+    class Made:
+        scoring = None
+
+        def __init__(self, job: Any, *_: Any) -> None:
+            self.job = job
+
+        def build(self, _: Path) -> Build:
+            return Build(changes={}, load_s=0.0, apply_s=0.0, first_call_s=0.0, trace=None, verdict=None)
+
+        def leaves_out(self, _: Point) -> bool:
+            return False
+
+        def measure(self, point: Point) -> str:
+            if point.steps < 28:
+                raise NoEffect(f"{kind}: it never acted")
+            return "measured"
+
+    monkeypatch.setattr(__main__, "Bench", Made)
+    failure = Failure(kind="no effect", stage="score", message="")
+    channel: Any = SimpleNamespace(send=sent.append, failure=lambda _: failure)
+    job: Any = SimpleNamespace(points=points, is_baseline=False)
+    __main__.run(job, channel, weights_of(None), cast(Any, None))
+    assert [message.index for message in sent if isinstance(message, PointLeftOut)] == left_out
+    failed = [message.index for message in sent if isinstance(message, PointFailed)]
+    assert failed == [index for index in (1, 2, 3) if index not in left_out]

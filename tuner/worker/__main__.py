@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from tuner.knobs import NoEffect
+from tuner.knobs.cache import CacheKind
 from tuner.quality.guards import InvalidImage
 from tuner.records.codec import read
 from tuner.records.protocol import BuildDone, Job, NoiseFound, PointFailed, PointLeftOut, WorkerFailed, continues
@@ -67,14 +68,17 @@ def run(job: Job, channel: Channel, weights: Weights, ranks: Ranks) -> None:
     channel.send(BuildDone(build=build))
     if not continues(job, build):
         return
+    idle_steps = 0
     for index in range(len(job.points)):
         point = bench.job.points[index]  # which may have been written again
-        if bench.leaves_out(point):
+        if point.steps <= idle_steps or bench.leaves_out(point):
             channel.send(PointLeftOut(index=point.index))
             continue
         try:
             channel.send(bench.measure(point))
         except (InvalidImage, NoEffect, CompiledWhileTimed, Throttled) as error:
+            if isinstance(error, NoEffect) and str(error).startswith(f"{CacheKind.name}="):
+                idle_steps = max(idle_steps, point.steps)  # with fewer steps it skips no more
             channel.send(PointFailed(index=point.index, failure=channel.failure(error)))
     if job.is_baseline and bench.scoring is not None:
         channel.enter("vary")
