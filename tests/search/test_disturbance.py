@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from random import Random
@@ -20,6 +21,7 @@ from tuner.search.baseline import Baseline
 from tuner.search.confirmation import Confirmation, OpenDoubt, by_preference, first_in_doubt
 from tuner.search.gain import MAX_PAIRS, RESERVED_PAIRS, finalists, is_confirmed, is_in_doubt, speed_up, timing_noise
 from tuner.search.history import History
+from tuner.study.told import possibly_known
 from tuner.timing import disturbance
 
 BASELINE, CANDIDATE, DEVICE = 0, 6, Device(name="cpu")
@@ -210,6 +212,32 @@ def test_a_pair_that_counts_tells_more_than_processes_of_other_times() -> None:
     assert len(known.tried_pairs_of(trial)) == 3 and len(known.pairs_of(trial)) == 1
     assert speed_up(known, trial).value == pytest.approx(0.317 / 0.235)
     assert is_in_doubt(known, trial)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "shown_s"),
+    [
+        ([(0.61, 0.291), (0.317, 0.235), (0.471, 0.271)], 0.235),  # the partner of one was not disturbed
+        ([(0.61, 0.291), (0.60, 0.235)], 0.098),  # both were: what the search measured is all that is left
+        ([(0.20, 0.099), (0.21, 0.101)], 0.100),
+    ],
+)
+def test_the_latency_that_is_shown_is_not_of_pairs_that_do_not_count(
+    pairs: list[tuple[float, float]], shown_s: float
+) -> None:
+    known = history([0.20, 0.20, 0.21, 0.20], {CANDIDATE: 0.098})
+    for index, both in enumerate(pairs):
+        for number, seconds in zip((BASELINE, CANDIDATE), both, strict=True):
+            pair = Pair(candidate=CANDIDATE, index=index)
+            known.repetitions.append(outcome(number, seconds, len(known.repetitions), pair))
+    trial = known.outcomes[CANDIDATE]
+    for settled in (known.settled(trial), known.as_measured(trial)):
+        assert settled.timing is not None and settled.timing.latency_s.value == pytest.approx(shown_s)
+    told = [made.timing.latency_s.value for made in possibly_known(known, trial) if made.timing]
+    assert pytest.approx(shown_s) in told, "a study that Optuna was told this of opens again"
+    before = dataclasses.replace(known, repetitions=known.repetitions[:5])
+    known_then = before.as_measured(trial).timing
+    assert known_then is not None and pytest.approx(known_then.latency_s.value) in told
 
 
 def test_what_the_pairs_show_to_be_slower_is_not_in_doubt() -> None:

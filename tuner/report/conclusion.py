@@ -47,7 +47,6 @@ def conclusion(request: Request, history: History, chosen: int, folder: Path) ->
             f"{_in_noise_floors(history)}, with 95 % confidence{_few_prompts(history, chosen)}",
             f"Use it   tuner.load({str(folder / 'best_config.json')!r})",
             f"Look     tune board {folder}",
-            f"Go on    tune resume {folder}, with a longer --budget",
         )
     )
 

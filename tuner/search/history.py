@@ -199,9 +199,18 @@ class History:
         return self.disturbed(self.baseline)
 
     def undisturbed(self, outcome: Outcome) -> list[Outcome]:
-        """Return the processes of a trial that count."""
+        """Return the processes of a trial that count; the search's alone if each had a disturbed partner in its pair.
+
+        What disturbed the partner slowed both, but maybe one of them by less than shows.
+        """
         disturbed = self.disturbed(outcome)
-        return [process for process in self.processes_of(outcome) if process not in disturbed]
+        counting = [process for process in self.processes_of(outcome) if process not in disturbed]
+        if outcome.number == BASELINE or not any(process.pair for process in counting):
+            return counting
+        lost = {run.pair for run in self.disturbed_baselines() if run.pair is not None}
+        kept = [process for process in counting if process.pair not in lost]
+        is_known = outcome.timing is not None and not outcome.timing.predicted_from
+        return kept or ([outcome] if is_known else counting)
 
     def pairs_of(self, candidate: Outcome) -> list[tuple[Outcome, Outcome]]:
         """Return the complete pairs of a candidate that count: neither of their processes was disturbed."""

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tuner.records.outcome import Outcome, Timing
-from tuner.search.history import History
+from tuner.search.history import BASELINE, History
 from tuner.study.attributes import attributes
 from tuner.timing.target import MIN_WITHIN, meets_latency_target
 
@@ -17,16 +17,18 @@ from tuner.timing.target import MIN_WITHIN, meets_latency_target
 def possibly_known(history: History, outcome: Outcome) -> Iterator[Outcome]:
     """Yield what Optuna may have been told of a trial: at its end, and after each of its repetitions.
 
-    Those of several devices need not end in the order of their ids.
+    Those of several devices need not end in the order of their ids. Which count depends on the baseline's of that time.
     """
     own = [repetition for repetition in history.repetitions if repetition.number == outcome.number]
     recorded = [own[:count] for count in range(len(own) + 1)]
     recorded += [[repetition for repetition in own if repetition is not last] for last in own[:-1]]
+    baselines = [run for run in history.repetitions if BASELINE == run.number != outcome.number]
     for repetitions in recorded:
-        known = dataclasses.replace(history, repetitions=repetitions).as_measured(outcome)
-        yield known
-        if known.quality != outcome.quality:  # another price brings back the first cost, but not the first scores
-            yield msgspec.structs.replace(outcome, quality=known.quality)
+        for count in range(len(baselines) + 1) if any(run.pair for run in repetitions) else (0,):
+            known = dataclasses.replace(history, repetitions=[*baselines[:count], *repetitions]).as_measured(outcome)
+            yield known
+            if known.quality != outcome.quality:  # another price brings back the first cost, but not the first scores
+                yield msgspec.structs.replace(outcome, quality=known.quality)
 
 
 def is_told(trial: Any, possibly_known: Iterator[Outcome]) -> bool:
