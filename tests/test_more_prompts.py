@@ -20,7 +20,7 @@ from tuner.records.stages import read_stages
 from tuner.report.conclusion import conclusion
 from tuner.report.time_account import make_account
 from tuner.search.confirmation import Confirmation, by_preference
-from tuner.search.doubts import is_promising
+from tuner.search.more_prompts import is_promising
 from tuner.verify.recorded import read_recorded
 
 FEW, ALL = 4, 8
@@ -160,7 +160,7 @@ def test_a_process_that_fails_is_not_tried_again(bench: Bench, workers: Doubtful
 def test_no_time_is_taken_from_what_ends_the_study(
     bench: Bench, workers: Doubtful, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tuner.search.doubts.needed_s", lambda *_: 1e9)
+    monkeypatch.setattr("tuner.search.more_prompts.needed_s", lambda *_: 1e9)
     bench.run(trials=8)
     assert further(workers) == []
 
@@ -182,15 +182,17 @@ def test_scores_on_more_prompts_that_were_edited_are_refused(bench: Bench, worke
         pass
 
 
-def vary(workers: Doubtful) -> None:
+def vary(workers: Doubtful, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each process take another time."""
     honest = workers.seconds
-    workers.seconds = lambda job, point: honest(job, point) * (1 + 0.001 * len(workers.jobs))  # type: ignore[method-assign]
+    monkeypatch.setattr(workers, "seconds", lambda job, point: honest(job, point) * (1 + 0.001 * len(workers.jobs)))
 
 
 @pytest.mark.usefixtures("real_database")
-def test_the_study_opens_again_at_another_price(bench: Bench, workers: Doubtful) -> None:
-    vary(workers)
+def test_the_study_opens_again_at_another_price(
+    bench: Bench, workers: Doubtful, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vary(workers, monkeypatch)
     assert bench.run(trials=8).chosen.trial == 1
     bench.price = msgspec.structs.replace(bench.price, usd_per_hour=7.2)
     best = bench.run(trials=8)

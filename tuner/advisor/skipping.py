@@ -127,8 +127,10 @@ def skipped_by_threshold(kind: str, threshold: float, steps: int) -> float:
 
 def fewer_steps(kind: str, threshold: float, steps: int, untouched: int) -> float:
     """Return how many times as long a step takes beside a cache as with the untouched step count: less is skipped."""
-    computed = (1 - skipped_by_threshold(kind, threshold, count) * (1 - SKIPPED_COST) for count in (steps, untouched))
-    return next(computed) / next(computed)
+    now, before = (
+        1 - skipped_by_threshold(kind, threshold, count) * (1 - SKIPPED_COST) for count in (steps, untouched)
+    )
+    return now / before
 
 
 def taylorseer_steps(count: int, interval: int) -> list[int]:

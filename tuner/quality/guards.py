@@ -13,7 +13,7 @@ MIN_DEVIATION = 2 / 255
 NOISE_CORRELATION = 0.3
 """Of neighbouring pixels, below which an image is noise: white noise has 0, photographs 0.9 and more."""
 
-CORRELATED = 256
+CORRELATED_ROWS = 256
 """Rows, and columns, that are correlated with their neighbours, or a few more."""
 
 CLIPPED_SHARE = 0.9
@@ -197,7 +197,7 @@ def neighbour_correlation(image: Any) -> float:
     import numpy as np
 
     still = image.reshape(-1, *image.shape[-3:])[0]
-    down, across = (max(1, size // CORRELATED) for size in still.shape[:2])
+    down, across = (max(1, size // CORRELATED_ROWS) for size in still.shape[:2])
     pairs = ((still[:-1:down], still[1::down]), (still[:, :-1:across], still[:, 1::across]))
     with np.errstate(invalid="ignore"):
         found = [float(np.corrcoef(a.ravel(), b.ravel())[0, 1]) for a, b in pairs if a.size > 1]

@@ -80,6 +80,14 @@ class Images:
         images.features = _read_features(folder / EMBEDDINGS, len(pixels))
         return images
 
+    @classmethod
+    def load_all(cls, folder: Path, prompts: Sequence[str], stills_per_prompt: int) -> Images:
+        """Load what `save` wrote of all these prompts; the folder may hold more. Raises OSError if one is missing."""
+        images = cls.load(folder, prompts, stills_per_prompt=stills_per_prompt)
+        if len(images.prompts) < len(prompts):
+            raise FileNotFoundError(f"{folder}: there are images of {len(images.prompts)} of {len(prompts)} prompts")
+        return images
+
     @cached_property
     def pil_images(self) -> list[Any]:
         """The stills as PIL images."""

@@ -88,11 +88,7 @@ class Judging:
         reference, prompts = self.reference, self.judge.workload.prompts
         if reference is None:
             return
-        folder = Path(reference.images)
-        self.baseline = Images.load(folder, prompts, stills_per_prompt=stills_per_prompt)
-        if len(self.baseline.prompts) < len(prompts):
-            found = len(self.baseline.prompts)
-            raise FileNotFoundError(f"{folder}: there are images of {found} of {len(prompts)} prompts")
+        self.baseline = Images.load_all(Path(reference.images), prompts, stills_per_prompt)
         if reference.other_seeds and self.draws_same_noise:
             self.other_seeds = Images.load(Path(reference.other_seeds), prompts, stills_per_prompt=stills_per_prompt)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 
 from tuner.records.codec import Estimate
@@ -82,17 +80,18 @@ def speed_up(history: History, outcome: Outcome) -> Estimate:
 def _of_one_pair(history: History, outcome: Outcome) -> Estimate:
     """Return the ratio of a single pair, with an interval by how processes of both trials differ on its device."""
     ((before, after),) = history.pairs_of(outcome)
-    groups = _seconds_until(history, outcome, before, after)
-    if _degrees(groups) < MIN_DEGREES:
+    groups = _seconds_until_pair(history, outcome)
+    if not groups:
         return front.widen(front.speed_up([before], [after]), _spread(history))
     return paired_ratio([front.seconds_per_image(before).value], [front.seconds_per_image(after).value], groups)
 
 
-def _seconds_until(history: History, outcome: Outcome, *pair: Outcome) -> list[list[float]]:
-    """Return the seconds per image of the baseline's and a trial's undisturbed processes on the device of a pair.
+def _seconds_until_pair(history: History, outcome: Outcome) -> list[list[float]]:
+    """Return the seconds per image of the baseline's and a trial's undisturbed processes on the device of its one pair.
 
-    Those that were measured after it say nothing of it: what it confirmed stays confirmed.
+    Those that were measured after it say nothing of it: what it confirmed stays confirmed. Empty if they are too few.
     """
+    (pair,) = history.pairs_of(outcome)
     known = history.repetitions[: 1 + max(map(history.repetitions.index, pair))]
     groups = []
     for trial in (history.baseline, history.outcomes[outcome.number]):
@@ -100,11 +99,8 @@ def _seconds_until(history: History, outcome: Outcome, *pair: Outcome) -> list[l
         runs = [trial, *(run for run in history.repetitions_of(trial) if run in known)]
         own = [run for run in runs if run.device == pair[0].device and run.timing and run not in disturbed]
         groups.append([front.seconds_per_image(run).value for run in own])
-    return groups
-
-
-def _degrees(groups: Sequence[Sequence[float]]) -> int:
-    return sum(len(group) - 1 for group in groups if group)
+    degrees = sum(len(group) - 1 for group in groups if group)
+    return groups if degrees >= MIN_DEGREES else []
 
 
 def is_confirmed(history: History, outcome: Outcome) -> bool:
@@ -119,8 +115,8 @@ def is_confirmed(history: History, outcome: Outcome) -> bool:
 
 def _is_plain(history: History, outcome: Outcome) -> bool:
     """Return whether one pair shows a gain plainly: on a quiet machine, with an interval from enough processes."""
-    groups = _seconds_until(history, outcome, *history.pairs_of(outcome)[0])
-    is_quiet = _degrees(groups) >= MIN_DEGREES and pooled_variation(groups) <= QUIET
+    groups = _seconds_until_pair(history, outcome)
+    is_quiet = bool(groups) and pooled_variation(groups) <= QUIET
     return is_quiet and speed_up(history, outcome).low > PLAIN_GAIN
 
 

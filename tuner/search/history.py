@@ -235,16 +235,16 @@ class History:
         """
         further = self.further_scores().get(outcome.image_owner)
         if not self.repetitions_of(outcome):  # most trials have none, and all are settled after each event
-            return self._judged_last(self.comparable(outcome), further)
+            return self._with_scores(self.comparable(outcome), further)
         processes = [self.comparable(process) for process in self.undisturbed(outcome) or [outcome]]
-        return self._judged_last(self._merged(outcome, processes), further)
+        return self._with_scores(self._merged(outcome, processes), further)
 
     def as_measured(self, outcome: Outcome) -> Outcome:
         """Return an outcome with the latency of the processes that count on its own device."""
         own = [process for process in self.undisturbed(outcome) if process.device == outcome.device]
         last = max(self.repetitions_of(outcome), key=scored_prompts, default=outcome)
         further = last.quality if last is not outcome else None
-        return self._judged_last(self._merged(outcome, own or [outcome]), further)
+        return self._with_scores(self._merged(outcome, own or [outcome]), further)
 
     @remembered
     def further_scores(self) -> Mapping[int, Quality]:
@@ -255,7 +255,7 @@ class History:
                 found[self.outcomes[run.number].image_owner] = run.quality
         return found
 
-    def _judged_last(self, outcome: Outcome, further: Quality | None) -> Outcome:
+    def _with_scores(self, outcome: Outcome, further: Quality | None) -> Outcome:
         """Return an outcome with further scores. Its mean stays beside those of trials that have fewer prompts."""
         own, known = outcome.quality, self.baseline.quality
         if further is None or own is None or known is None or outcome.number == BASELINE:

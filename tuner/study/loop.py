@@ -24,9 +24,9 @@ from tuner.result.records import BestConfig
 from tuner.search.baseline import Baseline, SearchAhead
 from tuner.search.budget import Budget, repetition_s
 from tuner.search.confirmation import Confirmation, EarlyConfirmation, OpenDoubt
-from tuner.search.doubts import MorePrompts, images_s_of
 from tuner.search.gain import MIN_PAIRS, finalists, timing_noise
 from tuner.search.history import BASELINE, History
+from tuner.search.more_prompts import MorePrompts, generation_s
 from tuner.search.recipes import InterruptedBuilds
 from tuner.search.strategies import search
 from tuner.search.strategy import FirstOf, SearchContext, Strategy
@@ -241,7 +241,7 @@ class Study:
         original = self.history.outcomes.get(attempt.number)
         if original is None:
             return self.planner.repetition_s
-        images_s = images_s_of(self.history, original, attempt.prompts) if attempt.prompts else 0.0
+        images_s = generation_s(self.history, original, attempt.prompts) if attempt.prompts else 0.0
         return (repetition_s(self.history, original) or self.planner.repetition_s) + images_s
 
     def report_disturbances(self, trial: Outcome) -> None:

@@ -27,7 +27,7 @@ SLOW_CALL_S = 1.0
 
 SEARCH_HALF_WIDTH = 0.02
 """The same for slow calls during the search: what is chosen is timed again, in pairs. On FLUX.1-dev with a cache calls
-vary by 1 % at the power cap: half of 1 % took six to eight calls of each candidate, a quarter of a study's time."""
+vary by 1 % at the power cap: 1 % to either side took six to eight calls of most candidates."""
 
 MIN_SLOW_SAMPLES = 3
 """Samples of a slow call. Of six calls of FLUX.1-dev on an H200 (5 s each) the latencies spread by 0.05 %."""

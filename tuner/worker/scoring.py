@@ -109,10 +109,8 @@ class Scoring:
 
         count = len(self.workload.prompts)
         added = self.draw(point, drawn.prompts, count)
-        known = Images.load(Path(drawn.images), self.workload.prompts, drawn.prompts, stills_per_image(added))
-        if len(known.prompts) < drawn.prompts:
-            found = len(known.prompts)
-            raise FileNotFoundError(f"{drawn.images}: there are images of {found} of {drawn.prompts} prompts")
+        first = self.workload.prompts[: drawn.prompts]
+        known = Images.load_all(Path(drawn.images), first, stills_per_image(added))
         images = np.concatenate([known.stills.reshape(drawn.prompts, *added.shape[1:]), added])
         judging = self.judge.begin(self.reference, folder, self.draws_same_noise())
         return judging.add(images, count, race.FURTHER_CONFIDENCE)

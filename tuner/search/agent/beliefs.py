@@ -172,15 +172,15 @@ def of_first_call(settings: Sequence[Setting], rows: Array, seconds: Array) -> P
 
 def compile_ratios(settings: Sequence[Setting]) -> Array:
     """Return how many times as long as blocks each setting takes to compile; 0 of what compiles nothing."""
-    return np.array(list(_compile_ratios(settings)), float)
+    return np.array([_compile_ratio(*setting) for setting in settings], float)
 
 
-def _compile_ratios(settings: Sequence[Setting]) -> Iterator[float]:
-    for name, value in settings:
-        compiles = name in (SCOPE, "compile.vae", "compile.text_encoders")
-        autotunes = name == "compile.mode" and "autotune" in str(value)
-        ratio = AUTOTUNE_RATIO if autotunes else WHOLE_RATIO if (name, value) == (SCOPE, "full") else 1.0
-        yield ratio if compiles or autotunes else 0.0
+def _compile_ratio(name: str, value: Value) -> float:
+    if name == "compile.mode":
+        return AUTOTUNE_RATIO if "autotune" in str(value) else 0.0
+    if name == SCOPE:
+        return WHOLE_RATIO if value == "full" else 1.0
+    return 1.0 if name in ("compile.vae", "compile.text_encoders") else 0.0
 
 
 def warmed(prior: Prior, part: Part, index: Mapping[Setting, int], warm: WarmStart, unit: float) -> Prior:

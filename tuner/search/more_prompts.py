@@ -102,12 +102,12 @@ def has_reference(history: History, prompts: int) -> bool:
 def needed_s(history: History, trial: Outcome) -> float:
     """Estimate the seconds until a trial is judged on more prompts, with those of the untouched pipeline's images."""
     prompts, own, baseline = wanted(history, trial), history.outcomes[trial.number], history.baseline
-    reference_s = repetition_s(history, baseline) + images_s_of(history, baseline, prompts)
+    reference_s = repetition_s(history, baseline) + generation_s(history, baseline, prompts)
     is_known = has_reference(history, prompts)
-    return repetition_s(history, own) + images_s_of(history, own, prompts) + (0.0 if is_known else reference_s)
+    return repetition_s(history, own) + generation_s(history, own, prompts) + (0.0 if is_known else reference_s)
 
 
-def images_s_of(history: History, trial: Outcome, prompts: int) -> float:
+def generation_s(history: History, trial: Outcome, prompts: int) -> float:
     """Estimate the seconds in which a trial generates the images that it lacks of so many prompts."""
     settled = history.settled(trial)
     known = scored_prompts(history.judged_baseline if trial.number == BASELINE else settled)
