@@ -123,7 +123,8 @@ def beside(space: SearchSpace, name: str, value: Value) -> Values | None:
     """A valid candidate with this value, as near to the baseline as can be; None when there is none."""
     scopes = [(scope, dynamic) for dynamic in (False, True) for scope in ("regional", "full")]
     compiled = ({}, *({"compile.scope": scope, "compile.dynamic": dynamic} for scope, dynamic in scopes))
-    for first in (space.candidate({**others, name: value}) for others in compiled):
+    types: tuple[Values, ...] = ({}, {"precision.dtype": "bfloat16"})
+    for first in (space.candidate({**others, **dtype, name: value}) for dtype in types for others in compiled):
         if first.get(name) == value and space.conflict_reason(first) is None:
             return first
     rng = random.Random(0)

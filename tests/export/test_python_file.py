@@ -161,6 +161,7 @@ def test_without_this_package_it_generates_the_same_images(
     [
         {"compile.scope": "regional", "cache.kind": "first-block", "cache.threshold": 0.2},
         {"compile.scope": "full", "graphs.scheduler_step": True, "compile.vae": True},
+        {"compile.scope": "regional", "precision.dtype": "bfloat16", "quantization.scheme": "fp8-static-tensor"},
     ],
 )
 def test_compiled_it_generates_the_same_images(

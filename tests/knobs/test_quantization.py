@@ -18,9 +18,10 @@ from kinds import kind
 
 from tuner.errors import Unavailable
 from tuner.hardware.environment import detect
-from tuner.knobs import KNOBS, NoEffect, apply_knobs
+from tuner.knobs import KNOBS, NoEffect, apply_knobs, static_fp8
 from tuner.knobs.base import denoisers
-from tuner.knobs.quantization import SCHEMES, UNPACKED_ONLY, linear_layers, quantizable, single_file_classes
+from tuner.knobs.gguf import UNPACKED_ONLY, single_file_classes
+from tuner.knobs.quantization import SCHEMES, is_converted, linear_layers, quantizable
 from tuner.records.codec import Value, Values
 from tuner.records.machine import Environment
 
@@ -44,16 +45,17 @@ def machine(capability: str | None, **libraries: str) -> Environment:
 # ---- where a value can work -----------------------------------------------------------------------------------------
 
 EVERYWHERE = {"none", "int8-weight-only", "quanto-int8"}
+ON_CPU = EVERYWHERE | {"int8-dynamic", "fp8-static-tensor"}
 TURING = EVERYWHERE | {"bnb-nf4"}
 AMPERE = TURING | {"int8-dynamic", "int4-weight-only"}
-ADA = AMPERE | {"fp8-weight-only", "fp8-dynamic-row", "fp8-dynamic-tensor"}
+ADA = AMPERE | {"fp8-weight-only", "fp8-dynamic-row", "fp8-dynamic-tensor", "fp8-static-tensor"}
 BLACKWELL = ADA | {"mxfp8", "nvfp4"}
 
 
 @pytest.mark.parametrize(
     ("capability", "expected"),
     [
-        (None, EVERYWHERE | {"int8-dynamic"}),
+        (None, ON_CPU),
         ("7.5", TURING),
         ("8.0", AMPERE),
         ("8.9", ADA),
@@ -68,7 +70,7 @@ def test_with_every_package_it_is_the_device_that_decides(capability: str | None
 
 
 @pytest.mark.parametrize("capability", [None, "7.5", "8.0", "8.9", "9.0", "10.0", "12.0"])
-@pytest.mark.parametrize("value", [*SCHEMES, "nunchaku"])
+@pytest.mark.parametrize("value", [*(name for name, scheme in SCHEMES.items() if scheme.package), "nunchaku"])
 def test_without_packages_nothing_works_and_the_reason_is_one_line(value: str, capability: str | None) -> None:
     reason = SCHEME.unavailable_reason(value, machine(capability), kind())
     assert reason
@@ -220,6 +222,13 @@ def load(folder: Path) -> Any:
     return pipe
 
 
+@pytest.fixture(autouse=True)
+def small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the scales of static fp8 from small images and short videos: the default sizes take minutes on a CPU."""
+    usual = static_fp8.short_call
+    monkeypatch.setattr(static_fp8, "short_call", lambda pipe: {**usual(pipe), "height": 64, "width": 64})
+
+
 @pytest.fixture
 def tiny(tiny_pipeline: Path) -> Callable[[], Any]:
     return lambda: load(tiny_pipeline)
@@ -236,6 +245,7 @@ def draw(pipe: Any, family: str = "flux") -> Any:
 IN_PLACE = [
     "int8-weight-only",
     "int8-dynamic",
+    "fp8-static-tensor",
     pytest.param("bnb-nf4", marks=needs_bitsandbytes),
     pytest.param("quanto-int8", marks=needs_quanto),
 ]
@@ -249,9 +259,8 @@ def test_a_scheme_changes_the_blocks_of_every_family(
     untouched = load(pipeline_folder(family))
     pipe = load(pipeline_folder(family))
     said = SCHEME.apply(pipe, {"quantization.scheme": scheme})
-    made_of = SCHEMES[scheme].tensor_package
     layers = linear_layers(denoisers(pipe)[0])
-    changed = [name for name, module in layers if type(module.weight).__module__.startswith(made_of)]
+    changed = [name for name, module in layers if is_converted(module.weight, scheme)]
     assert said == f"{len(changed)} of {len(layers)} linear layers in {scheme}"
     assert 0 < len(changed) < len(layers)
     drawn, before = draw(pipe, family), draw(untouched, family)
@@ -267,7 +276,7 @@ def test_fused_projections_are_quantized_too(scheme: str, tiny: Callable[[], Any
     changes = apply_knobs(pipe, {"fuse_qkv": True, "quantization.scheme": scheme}, CPU)
     assert list(changes) == ["fuse_qkv", "quantization.scheme"]
     weight = pipe.transformer.transformer_blocks[0].attn.to_qkv.weight
-    assert type(weight).__module__.startswith(SCHEMES[scheme].tensor_package)
+    assert is_converted(weight, scheme)
     assert np.isfinite(draw(pipe)).all()
 
 
@@ -350,6 +359,40 @@ def test_inductor_is_kept_from_the_int8_product_without_tensor_cores() -> None:
 
     assert matched("as it is") == 1
     assert matched("kept") == 0
+
+
+def test_static_scales_follow_what_a_layer_is_given(tiny: Callable[[], Any]) -> None:
+    """Layers with one input share its scale, and a product is that of the untouched layer but for rounding to fp8."""
+    import torch
+
+    pipe = tiny()
+    untouched = tiny().transformer.transformer_blocks[0]
+    SCHEME.apply(pipe, {"quantization.scheme": "fp8-static-tensor"})
+    block = pipe.transformer.transformer_blocks[0]
+    assert block.attn.to_q.input_scale is block.attn.to_k.input_scale is block.attn.to_v.input_scale
+    assert block.attn.to_q.input_scale is not block.attn.add_q_proj.input_scale
+    layer, before = block.ff.net[2], untouched.ff.net[2]
+    seen = float(layer.input_scale) * static_fp8.LARGEST_FP8 / static_fp8.HEADROOM
+    given = torch.rand(2, 5, before.in_features) * seen
+    product, expected = layer(given), before(given)
+    assert product.shape == expected.shape
+    assert 0 < (product - expected).norm() / expected.norm() < 0.05
+    assert torch.isfinite(layer(given * 1e6)).all()
+    assert "weight" not in dict(layer.named_parameters())
+    assert pipe.transformer.dtype == torch.float32
+
+
+def test_a_layer_that_is_never_called_stays_as_it_is(tiny: Callable[[], Any]) -> None:
+    import torch
+
+    pipe = tiny()
+    idle = torch.nn.Linear(64, 64)
+    pipe.transformer.transformer_blocks[0].register_module("idle", idle)
+    said = SCHEME.apply(pipe, {"quantization.scheme": "fp8-static-tensor"})
+    assert idle.weight.dtype == torch.float32
+    total = len(linear_layers(pipe.transformer))
+    assert not said.startswith(f"{total} of")
+    assert is_converted(pipe.transformer.transformer_blocks[0].attn.to_q.weight, "fp8-static-tensor")
 
 
 def test_a_microscaled_weight_is_made(tiny: Callable[[], Any]) -> None:

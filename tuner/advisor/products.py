@@ -27,18 +27,22 @@ JOINT = ("Flux", "SD3", "StableDiffusion3", "Qwen", "Hunyuan", "ZImage", "CogVid
 QUANTIZED = 0.97
 """The share of the products' time in layers that are quantized (see `quantizable`)."""
 
-RATES = {"fp8-dynamic-row": (FLOAT8_ROW, FLOAT8), "fp8-dynamic-tensor": (FLOAT8,), "int8-dynamic": (INT8,)}
+RATES = {
+    "fp8-dynamic-row": (FLOAT8_ROW, FLOAT8), "fp8-dynamic-tensor": (FLOAT8,), "fp8-static-tensor": (FLOAT8,),
+    "int8-dynamic": (INT8,),
+}  # fmt: skip
 """The rates that tell of a scheme's products, the better one first."""
 
-SCALING = {"fp8-dynamic-row": 0.03, "fp8-dynamic-tensor": 0.17, "int8-dynamic": 0.6}
+SCALING = {"fp8-dynamic-row": 0.03, "fp8-dynamic-tensor": 0.17, "fp8-static-tensor": 0.02, "int8-dynamic": 0.6}
 """What quantizing activations adds to fused element-wise work: a scale of the whole tensor takes one more pass, int8
-products leave 32 bits to be scaled."""
+products leave 32 bits to be scaled. That of static scales is assumed."""
 
 WRAPPED_S = {
     "fp8-weight-only": 30e-6, "int8-weight-only": 18e-6, "fp8-dynamic-row": 19e-6, "fp8-dynamic-tensor": 57e-6,
-    "int8-dynamic": 65e-6,
+    "int8-dynamic": 65e-6, "fp8-static-tensor": 2e-6,
 }  # fmt: skip
-"""Seconds that torchao's tensors cost the host for each product, measured on SDXL in regional compile on an H200."""
+"""Seconds that torchao's tensors cost the host for each product, measured on SDXL in regional compile on an H200. Those
+of static scales, whose layers are plain, are assumed."""
 
 WEIGHT_ONLY = {
     "fp8-weight-only": (1.08, 0.98, 1.3, 0.5), "int8-weight-only": (1.06, 0.98, 1.3, 0.5),

@@ -12,6 +12,7 @@ from tuner.knobs.cache import CacheInterval, CacheKind, CacheMaxSkipSteps, Cache
 from tuner.knobs.call import Batch
 from tuner.knobs.compile import CompileDynamic, CompileMode, CompileScope, CompileTextEncoders, CompileVae
 from tuner.knobs.fusion import FuseQkv
+from tuner.knobs.gguf import GgufFile
 from tuner.knobs.graphs import DenoiserGraph, SchedulerStep
 from tuner.knobs.guidance import GuidanceStop, GuidanceTruncation
 from tuner.knobs.inductor import (
@@ -31,7 +32,7 @@ from tuner.knobs.memory import GroupOffload, LayerwiseCasting
 from tuner.knobs.modulation import ModulationOnce
 from tuner.knobs.parallel import ParallelDegree, ParallelKind
 from tuner.knobs.precision import Dtype
-from tuner.knobs.quantization import GgufFile, QuantizationScheme
+from tuner.knobs.quantization import QuantizationScheme
 from tuner.knobs.schedule import BeginIndex, SchedulerKind, Steps
 from tuner.knobs.single_blocks import FuseInput, SplitOutput
 from tuner.knobs.text import SequenceLength

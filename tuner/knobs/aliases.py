@@ -64,6 +64,7 @@ ALIASES: Mapping[str, Mapping[str, Value]] = {
         "fp8wo float8wo float8weightonly": "fp8-weight-only",
         "fp8row fp8perrow float8row float8dynamicrow": "fp8-dynamic-row",
         "fp8tensor fp8pertensor float8tensor float8dynamictensor": "fp8-dynamic-tensor",
+        "fp8static float8static fp8statictensor float8statictensor": "fp8-static-tensor",
         "mxfloat8": "mxfp8",
         "fp4 float4": "nvfp4",
         "nf4 bnb bnb4bit bitsandbytes bitsandbytes4bit": "bnb-nf4",
@@ -107,6 +108,7 @@ FP8: Meanings = {
     "fp8-weight-only": "weights take half the memory, products stay in 16 bits",
     "fp8-dynamic-row": "products in fp8, a scale per row is more accurate; needs bfloat16 and compile.scope",
     "fp8-dynamic-tensor": "products in fp8, one scale per tensor; needs compile.scope",
+    "fp8-static-tensor": "products in fp8, one scale per tensor from a short call; needs compile.scope",
 }
 INT8: Meanings = {
     "int8-weight-only": "weights take half the memory, products stay in 16 bits",

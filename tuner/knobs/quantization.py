@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from tuner.errors import Unavailable
-from tuner.knobs.base import Knob, NoEffect, denoisers, for_each_denoiser, invalid_choice_reason
+from tuner.knobs.base import Knob, NoEffect, denoisers, for_each_denoiser
 from tuner.knobs.code import Code
 from tuner.knobs.conditions import capability, missing_capability, missing_package
+from tuner.knobs.static_fp8 import use_static_fp8
 from tuner.knobs.torchao_configs import CONFIGS, INT4_GROUP, avoid_int8pack
-from tuner.knobs.user_weights import unreadable_reason
-from tuner.model.diffusers_source import class_source
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
@@ -42,16 +37,16 @@ class Scheme:
     """The requirements of a scheme.
 
     `min_capability` is the minimal compute capability. `dtypes` are the types that its kernels support (empty for any).
-    A `dynamic` scheme scales activations at each product, which is only cheap when compiled. Both sides of a layer must
+    One that is `of_activations` converts them before each product, which is only cheap when compiled. Both sides must
     be multiples of 16. Its input must be a multiple of `group`, the number of weights that share a scale.
     `tensor_package` is the package that the type of the quantized weights comes from.
     """
 
-    package: tuple[str, str]
+    package: tuple[str, str] | None
     min_capability: float = 0.0
     on_cpu: bool = False
     dtypes: tuple[str, ...] = ()
-    dynamic: bool = False
+    of_activations: bool = False
     group: int = 16
     tensor_package: str = "torchao"
 
@@ -59,16 +54,18 @@ class Scheme:
 TORCHAO = ("torchao", "0.18")
 HALVES = ("bfloat16", "float16")
 BFLOAT16 = ("bfloat16",)
+STATIC = "fp8-static-tensor"
 
 SCHEMES: Mapping[str, Scheme] = {
     "int8-weight-only": Scheme(TORCHAO, on_cpu=True),
-    "int8-dynamic": Scheme(TORCHAO, min_capability=8.0, on_cpu=True, dynamic=True),
+    "int8-dynamic": Scheme(TORCHAO, min_capability=8.0, on_cpu=True, of_activations=True),
     "fp8-weight-only": Scheme(TORCHAO, min_capability=8.9),
-    "fp8-dynamic-row": Scheme(TORCHAO, min_capability=8.9, dtypes=BFLOAT16, dynamic=True),
-    "fp8-dynamic-tensor": Scheme(TORCHAO, min_capability=8.9, dtypes=HALVES, dynamic=True),
+    "fp8-dynamic-row": Scheme(TORCHAO, min_capability=8.9, dtypes=BFLOAT16, of_activations=True),
+    "fp8-dynamic-tensor": Scheme(TORCHAO, min_capability=8.9, dtypes=HALVES, of_activations=True),
+    STATIC: Scheme(None, min_capability=8.9, on_cpu=True, dtypes=HALVES, of_activations=True, tensor_package="torch"),
     "int4-weight-only": Scheme(TORCHAO, min_capability=8.0, dtypes=BFLOAT16, group=INT4_GROUP),
-    "mxfp8": Scheme(TORCHAO, min_capability=10.0, dtypes=BFLOAT16, dynamic=True, group=32),
-    "nvfp4": Scheme(TORCHAO, min_capability=10.0, dtypes=BFLOAT16, dynamic=True),
+    "mxfp8": Scheme(TORCHAO, min_capability=10.0, dtypes=BFLOAT16, of_activations=True, group=32),
+    "nvfp4": Scheme(TORCHAO, min_capability=10.0, dtypes=BFLOAT16, of_activations=True),
     "bnb-nf4": Scheme(("bitsandbytes", "0.46"), min_capability=6.0, group=64, tensor_package="bitsandbytes"),
     "quanto-int8": Scheme(("optimum-quanto", "0.2.6"), on_cpu=True, tensor_package="optimum"),
 }
@@ -81,6 +78,8 @@ class QuantizationScheme(Knob):
     """Fewer bits for the weights, or weights and activations, of the linear layers in the denoiser's blocks.
 
     Embedders, modulation (products of one row) and the last projection keep their type: see `quantizable`.
+    `fp8-static-tensor` takes the scales of activations from a call of four steps when the pipeline is built; it was run
+    on CPUs only.
     """
 
     name = "quantization.scheme"
@@ -106,7 +105,7 @@ class QuantizationScheme(Knob):
                 return reason
         if value == "bnb-nf4" and environment.libraries.get("kernels"):
             return "bitsandbytes runs code downloaded from the Hub where it finds kernels (pip uninstall kernels)"
-        return missing_package(environment, *scheme.package)
+        return missing_package(environment, *scheme.package) if scheme.package else None
 
     def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
         name = str(values.get(self.name, "none"))
@@ -115,23 +114,26 @@ class QuantizationScheme(Knob):
             return None
         if scheme.dtypes and values.get("precision.dtype") not in scheme.dtypes:
             return f"{name} needs {' or '.join(scheme.dtypes)} weights"
-        if scheme.dynamic and values["compile.scope"] == "none":
-            return "uncompiled, it scales activations in separate kernels and is slower than no quantization"
+        if scheme.of_activations and values["compile.scope"] == "none":
+            return "uncompiled, it converts activations in separate kernels and is slower than no quantization"
         if scheme.tensor_package != "torchao" and values.get("memory.group_offload"):
             return f"group offloading supports plain weights and torchao's, and those of {name} are neither"
         return None
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         name = str(values[self.name])
-        changed, total = 0, 0
-        for denoiser in denoisers(pipe):
-            suits = partial(quantizable, scheme=name, denoiser=type(denoiser).__name__)
-            chosen = [layer for layer, module in linear_layers(denoiser) if suits(module, layer)]
-            total += len(linear_layers(denoiser))
-            if chosen:
-                convert(denoiser, name, chosen)
-            weights = (denoiser.get_submodule(layer).weight for layer in chosen)
-            changed += sum(type(weight).__module__.split(".")[0] == SCHEMES[name].tensor_package for weight in weights)
+        chosen = {
+            denoiser: [
+                layer
+                for layer, module in linear_layers(denoiser)
+                if quantizable(module, layer, name, type(denoiser).__name__)
+            ]
+            for denoiser in denoisers(pipe)
+        }
+        total = sum(len(linear_layers(denoiser)) for denoiser in chosen)
+        convert(pipe, name, chosen)
+        weights = [denoiser.get_submodule(layer).weight for denoiser, layers in chosen.items() for layer in layers]
+        changed = sum(is_converted(weight, name) for weight in weights)
         if not changed:
             raise NoEffect("no linear layer was quantized")
         return f"{changed} of {total} linear layers in {name}"
@@ -144,7 +146,10 @@ class QuantizationScheme(Knob):
             suits = f"{suits} and not sees_short_text(type(denoiser).__name__, name)"
             carried.append(sees_short_text)
         lines = ["layers = [", "    name for name, module in denoiser.named_modules()", f"    if {suits}", "]"]
-        needs = (SCHEMES[name].package[0],)
+        if name == STATIC:
+            return static_code(suits)
+        package = SCHEMES[name].package
+        needs = (package[0],) if package else ()
         if name in OTHER_LIBRARIES:
             library = OTHER_LIBRARIES[name]
             lines.append(f"{library.__name__}(denoiser, layers)")
@@ -156,6 +161,22 @@ class QuantizationScheme(Knob):
         lines.append("quantize_(denoiser, config, filter_fn=lambda _, name: name in layers)")
         imports = ("from torchao.quantization import quantize_",)
         return for_each_denoiser(*lines, imports=imports, carried=(*carried, CONFIGS[name]), needs=needs)
+
+
+def static_code(suits: str) -> Code:
+    """Return code that quantizes the layers that suit, over `module` and its `name`, with scales from a call."""
+    lines = (
+        "layers = {",
+        "    denoiser: [",
+        "        name",
+        "        for name, module in denoiser.named_modules()",
+        f"        if {suits}",
+        "    ]",
+        "    for denoiser in denoisers(pipe)",
+        "}",
+        "use_static_fp8(pipe, layers)",
+    )
+    return Code(lines, carried=(denoisers, has_kernels, use_static_fp8))
 
 
 def linear_layers(model: Any) -> list[tuple[str, Any]]:
@@ -196,17 +217,31 @@ def suits(name: str, outputs: int, inputs: int, group: int) -> bool:
     return in_block and outputs % 16 == 0 and inputs % group == 0
 
 
-def convert(denoiser: Any, scheme: str, layers: list[str]) -> None:
-    """Quantize the linear layers of these names in place, on the device that they are on."""
-    if scheme in OTHER_LIBRARIES:
-        OTHER_LIBRARIES[scheme](denoiser, layers)
+def convert(pipe: Any, scheme: str, chosen: Mapping[Any, list[str]]) -> None:
+    """Quantize linear layers in place, which are given by name for each denoiser, on the device that they are on."""
+    if scheme == STATIC:
+        use_static_fp8(pipe, chosen)
         return
+    for denoiser, layers in chosen.items():
+        OTHER_LIBRARIES.get(scheme, partial(convert_with_torchao, scheme=scheme))(denoiser, layers)
+
+
+def is_converted(weight: Any, scheme: str) -> bool:
+    """Return whether a layer's weight is quantized."""
+    if scheme == STATIC:
+        return "float8" in str(weight.dtype)
+    return type(weight).__module__.split(".")[0] == SCHEMES[scheme].tensor_package
+
+
+def convert_with_torchao(denoiser: Any, layers: list[str], scheme: str) -> None:
+    """Quantize linear layers in place with torchao."""
     from torchao.quantization import quantize_
 
     if scheme == "int8-weight-only" and denoiser.device.type == "cuda":
         avoid_int8pack()
     names = set(layers)
-    quantize_(denoiser, CONFIGS[scheme](), filter_fn=lambda _, name: name in names)
+    if names:
+        quantize_(denoiser, CONFIGS[scheme](), filter_fn=lambda _, name: name in names)
 
 
 def convert_to_nf4(denoiser: Any, layers: list[str]) -> None:
@@ -239,103 +274,3 @@ OTHER_LIBRARIES: Mapping[str, Callable[[Any, list[str]], None]] = {
     "bnb-nf4": convert_to_nf4,
     "quanto-int8": convert_with_quanto,
 }
-
-
-UNPACKED_ONLY: tuple[tuple[str, Value, str], ...] = (
-    ("fuse_qkv", False, "packed weights cannot be fused"),
-    ("lora.file", "none", "a LoRA cannot be fused into packed weights"),
-    ("memory.layerwise_casting", False, "packed weights are stored in few bits already"),
-    ("compile.backend", "inductor", "only inductor compiles what unpacks the weights"),
-)
-"""Knobs that need plain weights: name, baseline value, and why others cannot be combined with a .gguf file."""
-
-
-class GgufFile(Knob):
-    """The denoiser's weights from a .gguf file instead of the pipeline's own: `none`, or the file's absolute path."""
-
-    name = "quantization.gguf_file"
-    choices = ("none",)
-    user_supplied = True
-    may_change_image = True
-    order = 1  # the file brings a new denoiser, which everything else is then applied to
-    uneven_steps = False
-    changes_trajectory = False
-    changes_noise = False
-    other_arithmetic = False
-    mixes_batch = False
-
-    def invalid_reason(self, value: Value) -> str | None:
-        if not invalid_choice_reason(value, self.choices):
-            return None
-        is_path = isinstance(value, str) and value.endswith(".gguf") and os.path.isabs(value)  # noqa: PTH117
-        return None if is_path else "must be none or the absolute path of a .gguf file"
-
-    def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
-        if value == "none":
-            return None
-        if len(architecture.denoisers) > 1:
-            return f"{architecture.pipeline_class} has two denoisers, and a file holds one"
-        for denoiser in architecture.denoisers:
-            if denoiser.class_name not in single_file_classes():
-                return f"diffusers reads no single file of a {denoiser.class_name}"
-        return invalid_gguf_reason(str(value)) or missing_package(environment, "gguf", "0.10")
-
-    def is_active(self, values: Mapping[str, Value]) -> bool:
-        return values.get("quantization.scheme", "none") == "none"
-
-    def conflict_reason(self, values: Mapping[str, Value], architecture: Architecture) -> str | None:
-        if values.get(self.name, "none") == "none":
-            return None
-        reasons = (why for name, untouched, why in UNPACKED_ONLY if values.get(name, untouched) != untouched)
-        return next(reasons, None)
-
-    def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
-        file = str(values[self.name])
-        problem = invalid_gguf_reason(file)
-        if problem:
-            raise Unavailable(problem)
-        load_gguf(pipe, file)
-        (new,) = denoisers(pipe)
-        packed = sum(hasattr(parameter, "quant_type") for parameter in new.parameters())
-        if not packed:
-            raise NoEffect(f"{file} holds no quantized weights")
-        return f"{packed} packed weights from {Path(file).name}"
-
-    def code(self, values: Mapping[str, Value]) -> Code | None:
-        return Code((f"load_gguf(pipe, {values[self.name]!r})",), carried=(load_gguf,), needs=("gguf",))
-
-
-def load_gguf(pipe: Any, file: str) -> None:
-    """Load the pipeline's denoiser anew, from a .gguf file."""
-    from diffusers import GGUFQuantizationConfig
-
-    (old,) = denoisers(pipe)
-    dtype, device = old.dtype, old.device
-    with tempfile.TemporaryDirectory() as folder:
-        old.save_config(folder)  # without it diffusers guesses the configuration, and asks the Hub for it
-        new = type(old).from_single_file(
-            file, config=folder, dtype=dtype, local_files_only=True,
-            quantization_config=GGUFQuantizationConfig(compute_dtype=dtype),
-        )  # fmt: skip
-    component = next(name for name, part in pipe.components.items() if part is old)
-    setattr(pipe, component, new)
-    del old  # one of the two on the GPU is enough
-    new.to(device).eval()
-
-
-def invalid_gguf_reason(file: str) -> str | None:
-    """Return why a path is no readable GGUF file on this machine, or None."""
-    problem = unreadable_reason(file)
-    if problem:
-        return problem
-    try:
-        with open(file, "rb") as opened:  # noqa: PTH123  (any string, of any length)
-            return None if opened.read(4) == b"GGUF" else f"{file} is no GGUF file"
-    except (OSError, ValueError) as error:
-        return f"{file} cannot be read: {getattr(error, 'strerror', None) or error}"
-
-
-@cache
-def single_file_classes() -> frozenset[str]:
-    """Return the classes that diffusers loads from single files, as its source lists them."""
-    return frozenset(re.findall(r'^    "(\w+)": \{', class_source("loaders", "FromOriginalModelMixin"), re.MULTILINE))

@@ -58,6 +58,7 @@ NEAR = 0.5
 PRODUCTS: Mapping[str, str | None] = {
     "fp8-dynamic-row": FLOAT8,
     "fp8-dynamic-tensor": FLOAT8,
+    "fp8-static-tensor": FLOAT8,
     "int8-dynamic": None,
     "mxfp8": None,
     "nvfp4": None,
