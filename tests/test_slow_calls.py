@@ -66,10 +66,11 @@ class SlowCalls:
         return seconds, seconds
 
     def components(self, *_: Any) -> Components:
-        denoiser_s = 0.1 * self.made[-1]
+        steps = self.made[-1]
+        denoiser_s, between_s = 0.09 * steps, 0.01 * (steps - 1)  # a scheduler takes 10 ms after each step
         return Components(
-            total_s=1 + denoiser_s, text_encoders_s=0.2, denoiser_s=denoiser_s, vae_s=0.5, rest_s=0.3,
-            denoiser_calls=self.made[-1] + self.prior_steps,
+            total_s=1 + 0.1 * steps, text_encoders_s=0.2, denoiser_s=denoiser_s, vae_s=0.5, rest_s=0.31 + between_s,
+            denoiser_calls=steps + self.prior_steps, between_s=between_s,
         )  # fmt: skip
 
 
@@ -89,7 +90,8 @@ def test_a_slow_call_is_composed_of_calls_with_few_steps(monkeypatch: pytest.Mon
     assert set(slow.made) == {12}
     assert len(slow.made) <= 5, "one call to warm up, three that are timed, one for the components"
     assert timing.components is not None
-    assert (timing.components.denoiser_s, timing.components.vae_s) == (pytest.approx(2.8), 0.5)
+    assert (timing.components.denoiser_s, timing.components.vae_s) == (pytest.approx(2.52), 0.5)
+    assert (timing.components.between_s, timing.components.rest_s) == (pytest.approx(0.27), pytest.approx(0.58))
     assert timing.components.total_s == pytest.approx(3.8)
     slow.made.clear()
     assert timer.time(a_point(20))[0].latency_s.value == pytest.approx(3.0)

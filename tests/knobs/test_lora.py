@@ -69,6 +69,19 @@ def test_it_is_fused_into_the_weights(family: str, pipeline_folder: Folder, tmp_
 
 
 @needs_peft
+def test_what_was_lent_stays_as_it_was(pipeline_folder: Folder, tmp_path: Path) -> None:
+    """Other workers use the same memory of the GPU."""
+    given = lora(load(pipeline_folder("flux")), tmp_path / "lora")
+    pipe = load(pipeline_folder("flux"))
+    lent = {name: parameter.data for name, parameter in pipe.transformer.named_parameters()}
+    before = {name: data.clone() for name, data in lent.items()}
+    FILE.apply(pipe, {"lora.file": given, "lora.scale": 1.0})
+    assert all(lent[name].equal(before[name]) for name in lent)
+    after = dict(pipe.transformer.named_parameters())
+    assert all(after[name].data_ptr() != lent[name].data_ptr() for name in lent if lent[name].ndim == 1)
+
+
+@needs_peft
 def test_its_scale_counts(pipeline_folder: Folder, tmp_path: Path) -> None:
     given = lora(load(pipeline_folder("flux")), tmp_path / "lora")
     drawn = []

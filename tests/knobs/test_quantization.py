@@ -20,6 +20,7 @@ from tuner.errors import Unavailable
 from tuner.hardware.environment import detect
 from tuner.knobs import KNOBS, NoEffect, apply_knobs, static_fp8
 from tuner.knobs.base import denoisers
+from tuner.knobs.compile import repeated_blocks
 from tuner.knobs.gguf import UNPACKED_ONLY, single_file_classes
 from tuner.knobs.quantization import SCHEMES, is_converted, linear_layers, quantizable
 from tuner.records.codec import Value, Values
@@ -162,7 +163,11 @@ def test_the_filter_takes_what_multiplies_many_rows(family: str) -> None:
     for number, denoiser in enumerate(denoisers(pipe)):
         blocks = set(getattr(denoiser, "_repeated_blocks", None) or ())
         inside = tuple(f"{name}." for name, module in denoiser.named_modules() if type(module).__name__ in blocks)
-        taken = {name for name, module in linear_layers(denoiser) if quantizable(module, name, "int8-weight-only")}
+        taken = {
+            name
+            for name, module in linear_layers(denoiser)
+            if quantizable(module, name, "int8-weight-only", type(denoiser).__name__)
+        }
         assert taken
         few = {name for name in taken if rows.get(f"{number}.{name}", FEW_ROWS + 1) <= FEW_ROWS}
         assert not few, "products of one row are quantized"
@@ -201,7 +206,19 @@ def test_short_prompts_are_kept_from_int8_kernels() -> None:
 def test_sides_must_suit_the_kernel(sides: tuple[int, int], scheme: str, suits: bool) -> None:
     import torch
 
-    assert quantizable(torch.nn.Linear(*sides), "transformer_blocks.0.ff.net.2", scheme) is suits
+    assert (
+        quantizable(torch.nn.Linear(*sides), "transformer_blocks.0.ff.net.2", scheme, "FluxTransformer2DModel") is suits
+    )
+
+
+@pytest.mark.parametrize("scheme", ["int8-dynamic", "fp8-dynamic-row", "fp8-static-tensor"])
+def test_what_a_regional_compile_leaves_uncompiled_is_not_converted(scheme: str) -> None:
+    denoiser = pipelines.build("sdxl").unet
+    blocks = {id(layer) for block in repeated_blocks(denoiser) for layer in block.modules()}
+    name = type(denoiser).__name__
+    chosen = [layer for path, layer in linear_layers(denoiser) if quantizable(layer, path, scheme, name)]
+    assert chosen
+    assert all(id(layer) in blocks for layer in chosen)
 
 
 def test_what_is_quantized_already_is_left_alone(tiny: Callable[[], Any]) -> None:
@@ -226,7 +243,8 @@ def load(folder: Path) -> Any:
 def small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the scales of static fp8 from small images and short videos: the default sizes take minutes on a CPU."""
     usual = static_fp8.short_call
-    monkeypatch.setattr(static_fp8, "short_call", lambda pipe: {**usual(pipe), "height": 64, "width": 64})
+    small = {"height": 64, "width": 64, "num_inference_steps": 2}
+    monkeypatch.setattr(static_fp8, "short_call", lambda pipe: {**usual(pipe), **small})
 
 
 @pytest.fixture
@@ -377,6 +395,8 @@ def test_static_scales_follow_what_a_layer_is_given(tiny: Callable[[], Any]) -> 
     product, expected = layer(given), before(given)
     assert product.shape == expected.shape
     assert 0 < (product - expected).norm() / expected.norm() < 0.05
+    columns = given[:1].transpose(1, 2).contiguous().transpose(1, 2)  # as SDXL gives its images with a batch of one
+    assert layer(columns).equal(layer(given[:1]))
     assert torch.isfinite(layer(given * 1e6)).all()
     assert "weight" not in dict(layer.named_parameters())
     assert pipe.transformer.dtype == torch.float32

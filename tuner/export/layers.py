@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuner.knobs.quantization import SCHEMES, sees_short_text, suits
+from tuner.knobs.quantization import SCHEMES, is_left_out, suits
 from tuner.model import architecture, pipeline
 from tuner.model.safetensors_file import read_header
 from tuner.records.model import Denoiser
@@ -48,9 +48,7 @@ def linear_shapes(folder: Path, variant: str | None) -> dict[str, tuple[int, int
 
 
 def _is_chosen(name: str, sides: tuple[int, int], class_name: str, scheme: str) -> bool:
-    if scheme == "int8-dynamic" and sees_short_text(class_name, name):
-        return False
-    return suits(name, *sides, group=SCHEMES[scheme].group)
+    return not is_left_out(name, scheme, class_name) and suits(name, *sides, group=SCHEMES[scheme].group)
 
 
 def shortest_suffix(name: str, chosen: Sequence[str]) -> str:

@@ -42,11 +42,12 @@ class LoraFile(UserWeights):
         source = str(values[self.name])
         location, keywords = load_arguments(source)
         before = parameter_sums(pipe)
+        own_vectors(pipe)
         try:
             pipe.load_lora_weights(location, use_safetensors=True, **keywords)
         except (OSError, ValueError, IndexError, RuntimeError, SafetensorError) as error:
             raise load_error("LoRA for this pipeline", source, error) from None
-        pipe.fuse_lora(lora_scale=float(values["lora.scale"]))
+        pipe.fuse_lora(lora_scale=float(values["lora.scale"]), safe_fusing=True)  # in copies: weights may be lent
         pipe.unload_lora_weights()
         after = parameter_sums(pipe)
         if after.keys() != before.keys():
@@ -67,6 +68,14 @@ def loads_lora(pipeline_class: str) -> bool:
     """Return whether a pipeline class inherits one of diffusers' LoRA loaders."""
     declared = class_source("pipelines", pipeline_class).partition(f"class {pipeline_class}(")[2]
     return "LoraLoaderMixin" in declared.partition(":")[0]
+
+
+def own_vectors(pipe: Any) -> None:
+    """Give the denoisers copies of their vectors, into which diffusers copies a LoRA's norms: weights may be lent."""
+    for denoiser in denoisers(pipe):
+        for parameter in denoiser.parameters():
+            if parameter.ndim == 1:
+                parameter.data = parameter.data.clone()
 
 
 def parameter_sums(pipe: Any) -> dict[str, float]:

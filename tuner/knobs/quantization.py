@@ -25,6 +25,10 @@ KEPT = re.compile(r"norm|emb|mod\b|modulation|adaln|guidance|router|lora", re.IG
 """Matches embedders, modulation and the like. Their products have one row per image, which int8 kernels refuse, or
 little work."""
 
+BETWEEN_BLOCKS = re.compile(r"\battentions\.\d+\.proj_(in|out)$")
+"""Matches layers around a UNet's repeated blocks. Compiled block by block, it runs them uncompiled, where converting
+their input would take kernels of its own."""
+
 SHORT_TEXT = re.compile(r"\.(add_[qkv]_proj|to_add_out|txt_mlp)\b")
 """Matches layers that see text tokens only."""
 
@@ -78,8 +82,8 @@ class QuantizationScheme(Knob):
     """Fewer bits for the weights, or weights and activations, of the linear layers in the denoiser's blocks.
 
     Embedders, modulation (products of one row) and the last projection keep their type: see `quantizable`.
-    `fp8-static-tensor` takes the scales of activations from a call of four steps when the pipeline is built; it was run
-    on CPUs only.
+    `fp8-static-tensor` takes the scales of activations from a call of a few steps when the pipeline is built; it was
+    run on CPUs only.
     """
 
     name = "quantization.scheme"
@@ -116,6 +120,8 @@ class QuantizationScheme(Knob):
             return f"{name} needs {' or '.join(scheme.dtypes)} weights"
         if scheme.of_activations and values["compile.scope"] == "none":
             return "uncompiled, it converts activations in separate kernels and is slower than no quantization"
+        if name == STATIC and values.get("attention.backend") == "flex":
+            return "flex attention is only supported when compiled, and scales come from a call before that"
         if scheme.tensor_package != "torchao" and values.get("memory.group_offload"):
             return f"group offloading supports plain weights and torchao's, and those of {name} are neither"
         return None
@@ -140,14 +146,12 @@ class QuantizationScheme(Knob):
 
     def code(self, values: Mapping[str, Value]) -> Code | None:
         name = str(values[self.name])
-        suits = f"has_kernels(module, name, group={SCHEMES[name].group})"
-        carried: list[Any] = [has_kernels]
-        if name == "int8-dynamic":
-            suits = f"{suits} and not sees_short_text(type(denoiser).__name__, name)"
-            carried.append(sees_short_text)
-        lines = ["layers = [", "    name for name, module in denoiser.named_modules()", f"    if {suits}", "]"]
+        criteria = criteria_code(name)
+        carried = list(criteria.values())
+        conditions = [f"    if {text}" for text in criteria]
         if name == STATIC:
-            return static_code(suits)
+            return static_code(conditions, carried)
+        lines = ["layers = [", "    name for name, module in denoiser.named_modules()", *conditions, "]"]
         package = SCHEMES[name].package
         needs = (package[0],) if package else ()
         if name in OTHER_LIBRARIES:
@@ -163,20 +167,30 @@ class QuantizationScheme(Knob):
         return for_each_denoiser(*lines, imports=imports, carried=(*carried, CONFIGS[name]), needs=needs)
 
 
-def static_code(suits: str) -> Code:
-    """Return code that quantizes the layers that suit, over `module` and its `name`, with scales from a call."""
+def criteria_code(scheme: str) -> dict[str, Any]:
+    """Return the conditions of `quantizable` over `denoiser`, `module` and its `name`, with the functions they call."""
+    criteria: dict[str, Any] = {f"has_kernels(module, name, group={SCHEMES[scheme].group})": has_kernels}
+    if scheme == "int8-dynamic":
+        criteria["not sees_short_text(type(denoiser).__name__, name)"] = sees_short_text
+    if SCHEMES[scheme].of_activations:
+        criteria["not is_between_blocks(name)"] = is_between_blocks
+    return criteria
+
+
+def static_code(conditions: list[str], carried: list[Any]) -> Code:
+    """Return code that quantizes layers with scales from a call of the pipeline."""
     lines = (
         "layers = {",
         "    denoiser: [",
         "        name",
         "        for name, module in denoiser.named_modules()",
-        f"        if {suits}",
+        *(f"    {condition}" for condition in conditions),
         "    ]",
         "    for denoiser in denoisers(pipe)",
         "}",
         "use_static_fp8(pipe, layers)",
     )
-    return Code(lines, carried=(denoisers, has_kernels, use_static_fp8))
+    return Code(lines, carried=(denoisers, *carried, use_static_fp8))
 
 
 def linear_layers(model: Any) -> list[tuple[str, Any]]:
@@ -186,15 +200,25 @@ def linear_layers(model: Any) -> list[tuple[str, Any]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
 
 
-def quantizable(module: Any, name: str, scheme: str = "int8-dynamic", denoiser: str = "") -> bool:
+def quantizable(module: Any, name: str, scheme: str, denoiser: str) -> bool:
     """Return whether a scheme can quantize a module of a denoiser of this class.
 
     It must be a linear layer of the denoiser's blocks that is not quantized yet, multiplies many rows, and has sides
     that the kernels support.
     """
+    return not is_left_out(name, scheme, denoiser) and has_kernels(module, name, SCHEMES[scheme].group)
+
+
+def is_left_out(name: str, scheme: str, denoiser: str) -> bool:
+    """Return whether a scheme leaves out the layers of this name in a denoiser of this class."""
     if scheme == "int8-dynamic" and sees_short_text(denoiser, name):
-        return False
-    return has_kernels(module, name, SCHEMES[scheme].group)
+        return True
+    return SCHEMES[scheme].of_activations and is_between_blocks(name)
+
+
+def is_between_blocks(name: str) -> bool:
+    """Return whether a layer of this name lies outside a UNet's repeated blocks."""
+    return BETWEEN_BLOCKS.search(name) is not None
 
 
 def sees_short_text(denoiser: str, name: str) -> bool:

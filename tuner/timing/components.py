@@ -35,13 +35,15 @@ def time_components(call: Callable[[], object], pipe: Any, clock: Clock) -> Comp
         clock.synchronize()
     total = clock.elapsed_s(start, end)
     seconds = {part: sum(clock.elapsed_s(*span) for span in spans) for part, spans in parts.spans.items()}
+    steps = parts.spans.get("denoiser")
     return Components(
         total_s=total,
         text_encoders_s=seconds.get("text encoders"),
         denoiser_s=seconds.get("denoiser"),
         vae_s=seconds.get("vae"),
         rest_s=max(total - sum(seconds.values()), 0.0),
-        denoiser_calls=len(parts.spans.get("denoiser", ())) or None,
+        denoiser_calls=len(steps) if steps else None,
+        between_s=max(clock.elapsed_s(steps[0][0], steps[-1][1]) - seconds["denoiser"], 0.0) if steps else None,
     )
 
 

@@ -78,7 +78,7 @@ def predicted_timing(cost: StepCost, steps: int, batch: int, target_s: float | N
 
 
 def can_compose(components: Components | None, steps: int) -> bool:
-    """Return whether all that a call's number of steps changes are the calls of its denoiser.
+    """Return whether a call has as many calls of its denoiser for each step.
 
     A cascade calls one of its denoisers as often whatever the steps.
     """
@@ -87,7 +87,7 @@ def can_compose(components: Components | None, steps: int) -> bool:
 
 
 def composed_timing(short: Timing, short_steps: int, steps: int, batch: int, target_s: float | None = None) -> Timing:
-    """Return the Timing of a slow call from that of one with fewer steps, of which only the denoiser takes longer."""
+    """Return the Timing of a slow call from that of one with fewer steps, whose parts were timed."""
     assert short.components is not None
     components = with_steps(short.components, steps, short_steps)
     ratio = components.total_s / short.components.total_s
@@ -114,14 +114,21 @@ def scaled(estimate: Estimate, ratio: float) -> Estimate:
 
 
 def with_steps(components: Components, steps: int, measured_steps: int) -> Components:
-    """Return the components of a call with other steps than were measured: only the denoiser's time changes."""
+    """Return the components of a call with other steps than were measured.
+
+    The time of the denoiser changes, and that between its calls, as of the scheduler.
+    """
     assert components.denoiser_s is not None and components.denoiser_calls is not None
     more_s = components.denoiser_s * (steps / measured_steps - 1)
+    between_s = components.between_s or 0.0
+    more_between_s = between_s * (steps - measured_steps) / max(measured_steps - 1, 1)
     return msgspec.structs.replace(
         components,
-        total_s=components.total_s + more_s,
+        total_s=components.total_s + more_s + more_between_s,
         denoiser_s=components.denoiser_s + more_s,
+        rest_s=components.rest_s + more_between_s,
         denoiser_calls=components.denoiser_calls * steps // measured_steps,
+        between_s=None if components.between_s is None else between_s + more_between_s,
     )
 
 

@@ -8,7 +8,7 @@ step.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from tuner.knobs.base import NoEffect, denoisers
@@ -45,8 +45,16 @@ def broadcast_attention(pipe: Any, interval: int) -> int:
         for attention in self_attention(denoiser):
             attention.__class__ = _broadcasting(attention.__class__)
             attention.plan = plan
+            clock.on_end(partial(forget, attention))
             layers += 1
     return layers
+
+
+def forget(attention: Any) -> None:
+    """Give up the outputs that a layer has kept: of all layers they are gigabytes, which the VAE may need."""
+    for name in vars(attention):
+        if name.startswith("kept_"):
+            setattr(attention, name, None)
 
 
 class Plan:

@@ -29,6 +29,7 @@ class Clock:
         self.call = -1
         self._scheduler = pipe.scheduler
         self._at_begin: list[Callable[[], object]] = []
+        self._at_end: list[Callable[[], object]] = []
         _after(pipe.scheduler, "set_timesteps", self._begin)
         _after(pipe.scheduler, "step", self._next)
         for denoiser in denoisers(pipe):
@@ -52,6 +53,10 @@ class Clock:
         """Register an action that runs whenever a call of the pipeline begins."""
         self._at_begin.append(action)
 
+    def on_end(self, action: Callable[[], object]) -> None:
+        """Register an action that runs after the last step of each call of the pipeline."""
+        self._at_end.append(action)
+
     @property
     def steps(self) -> int:
         """The number of steps of the running call."""
@@ -74,6 +79,9 @@ class Clock:
         self.steps_taken += 1
         self.steps_skipped += self._is_skipping
         self._is_skipping = False
+        if self.index == self.steps:
+            for action in self._at_end:
+                action()
 
     def _count(self, *_: Any) -> None:
         self.call += 1
