@@ -28,9 +28,9 @@ from unittest.mock import patch
 
 import msgspec
 from compute_bound import WORKLOAD, write
+from one_job import run_job
 
 from tuner.execution import launch
-from tuner.execution.local import run_job
 from tuner.hardware import environment
 from tuner.model import pipeline
 from tuner.records.codec import Estimate

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from compute_bound import WORKLOAD, write
+from one_job import run_job
 
-from tuner.execution.local import run_job
 from tuner.hardware import environment
 from tuner.knobs import uneven_steps
 from tuner.model import pipeline

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tuner.execution.local import run_job
+from one_job import run_job
+
 from tuner.execution.template import TemplateLauncher
 from tuner.records.protocol import Job, Message
 

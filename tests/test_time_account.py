@@ -134,6 +134,15 @@ def test_the_log_keeps_how_long_a_worker_stood_still(tmp_path: Path) -> None:
     assert [(entry.stage, entry.still_s) for entry in read_stages(log.path)] == [("run", 0), ("still", 2.5), (END, 0)]
 
 
+def test_an_executor_that_logs_leaves_the_other_one_to_whoever_opened_it(tmp_path: Path) -> None:
+    log = StageLog(tmp_path / "stages.jsonl", Budget(Limits(budget_s=60, max_trials=None)))
+    inner = InlineExecutor(lambda _: ())
+    inner.running["a"] = Handle(job=None, device=Device(name="cpu"), id="a")  # type: ignore[arg-type]
+    with LoggingExecutor(inner, log):
+        pass
+    assert list(inner.running) == ["a"]
+
+
 def test_runs_add_up_also_after_one_that_was_killed(history: History) -> None:
     found = account(
         history, RUN, (0, "build", 0, "start"), (5, "build", 0, "time"), (20, "build", 1, "start"),

@@ -335,37 +335,55 @@ def test_the_parts_of_a_disturbed_call_are_timed_again(
     assert found.components is not None and found.components.total_s == total_s
 
 
+class Made:
+    """A bench whose points are measured, or raise what `errors` has for their step counts."""
+
+    scoring = None
+
+    def __init__(self, job: Any, errors: dict[int, Exception]) -> None:
+        self.job = job
+        self.errors = errors
+        kept = {point.index: errors[point.steps] for point in job.points if point.steps in errors}
+        self.timer = SimpleNamespace(errors=kept)
+
+    def build(self, _: Path) -> Build:
+        return Build(changes={}, load_s=0.0, apply_s=0.0, first_call_s=0.0, trace=None, verdict=None)
+
+    def leaves_out(self, _: Point) -> bool:
+        return False
+
+    def measure(self, point: Point) -> str:
+        if point.steps in self.errors:
+            raise self.errors[point.steps]
+        return "measured"
+
+
+def sent_by_run(errors: dict[int, Exception], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What a worker sends that measures 28, 20, 14 and 6 steps."""
+    sent: list[Any] = []
+    points = tuple(Point(index=index, folder="", steps=steps, batch=1) for index, steps in enumerate((28, 20, 14, 6)))
+    monkeypatch.setattr(__main__, "Bench", lambda job, *_: Made(job, errors))
+    failure = Failure(kind="no effect", stage="score", message="")
+    channel: Any = SimpleNamespace(send=sent.append, failure=lambda _: failure)
+    job: Any = SimpleNamespace(points=points, is_baseline=False)
+    __main__.run(job, channel, weights_of(None), cast(Any, None))
+    return sent
+
+
 @pytest.mark.parametrize(("kind", "left_out"), [("cache.kind=first-block", [2, 3]), ("guidance.stop=0.5", list[int]())])
 def test_a_cache_that_skipped_nothing_is_not_tried_with_fewer_steps(
     kind: str, left_out: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 28 steps it skips some, of 20 none, and so none of 14 and 6."""
-    sent: list[Any] = []
-    counts = (28, 20, 14, 6)
-    points = tuple(Point(index=index, folder="", steps=steps, batch=1) for index, steps in enumerate(counts))
-
-    class Made:
-        scoring = None
-
-        def __init__(self, job: Any, *_: Any) -> None:
-            self.job = job
-
-        def build(self, _: Path) -> Build:
-            return Build(changes={}, load_s=0.0, apply_s=0.0, first_call_s=0.0, trace=None, verdict=None)
-
-        def leaves_out(self, _: Point) -> bool:
-            return False
-
-        def measure(self, point: Point) -> str:
-            if point.steps < 28:
-                raise NoEffect(f"{kind}: it never acted")
-            return "measured"
-
-    monkeypatch.setattr(__main__, "Bench", Made)
-    failure = Failure(kind="no effect", stage="score", message="")
-    channel: Any = SimpleNamespace(send=sent.append, failure=lambda _: failure)
-    job: Any = SimpleNamespace(points=points, is_baseline=False)
-    __main__.run(job, channel, weights_of(None), cast(Any, None))
+    sent = sent_by_run({steps: NoEffect(f"{kind}: it never acted") for steps in (20, 14, 6)}, monkeypatch)
     assert [message.index for message in sent if isinstance(message, PointLeftOut)] == left_out
     failed = [message.index for message in sent if isinstance(message, PointFailed)]
     assert failed == [index for index in (1, 2, 3) if index not in left_out]
+
+
+def test_a_step_count_that_runs_out_of_memory_ends_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = sent_by_run({20: MemoryError("40 GiB")}, monkeypatch)
+    assert [message.index for message in sent if isinstance(message, PointFailed)] == [1]
+    assert sent.count("measured") == 3
+    with pytest.raises(MemoryError):
+        sent_by_run({28: MemoryError("40 GiB")}, monkeypatch)

@@ -16,6 +16,7 @@ from tuner.execution.executor import Ended, Executor, Handle
 from tuner.execution.inline import InlineExecutor
 from tuner.execution.launch import FreshLauncher, Launcher, Place
 from tuner.execution.local import LocalExecutor
+from tuner.execution.process import DEADLINES_S
 from tuner.execution.template import TemplateLauncher
 from tuner.records.outcome import Device, Failure
 from tuner.records.protocol import Job, Message, StageStarted, WorkerFailed
@@ -29,6 +30,8 @@ job, pipe = open(sys.argv[1]).read(), int(sys.argv[2])
 os.write(pipe, b'{"type":"stage","stage":"load"}\\n')
 if '"sleeps' in job:
     time.sleep(3600)
+if '"dies' in job:
+    os._exit(3)
 if '"says where' in job:
     print(os.environ["CUDA_VISIBLE_DEVICES"], sorted(os.sched_getaffinity(0)), file=sys.stderr, flush=True)
 os.write(pipe, b'{"type":"failed","failure":{"kind":"error","stage":"load","message":"planted"}}\\n')
@@ -183,6 +186,29 @@ def test_nothing_is_lost_when_waiting_is_interrupted(executor: Executor, make_jo
     if not isinstance(executor, InlineExecutor):  # a job in this process cannot be interrupted
         events += [event for _, event in executor.wait(lambda: math.inf)]
         assert events == [StageStarted(stage="load"), FAILED, Ended()]
+
+
+def test_a_failure_is_told_once_although_nobody_waits_for_the_end(
+    executor: Executor, make_job: Callable[..., Job]
+) -> None:
+    executor.submit(make_job("dies"), DEVICES[0])
+    for _, event in executor.wait(lambda: math.inf):
+        if isinstance(event, WorkerFailed):
+            break
+    if not isinstance(executor, InlineExecutor):
+        assert [event for _, event in executor.wait(lambda: math.inf)] == [Ended()]
+
+
+def test_a_hung_worker_is_told_once_although_nobody_waits_for_the_end(
+    tmp_path: Path, make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "WORKER", (sys.executable, "-c", WORKER))
+    monkeypatch.setitem(DEADLINES_S, "load", 0.1)
+    with LocalExecutor(DEVICES, FreshLauncher(tmp_path / "cache")) as executor:
+        executor.submit(make_job("sleeps"), DEVICES[0])
+        failed = next(event for _, event in executor.wait(lambda: math.inf) if isinstance(event, WorkerFailed))
+        assert failed.failure.kind == "timeout"
+        assert [event for _, event in executor.wait(lambda: math.inf)] == [Ended()]
 
 
 def test_waiting_for_nothing_returns_at_once(executor: Executor) -> None:

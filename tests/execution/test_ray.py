@@ -28,6 +28,7 @@ from execution.test_executor import (  # noqa: F401  (the contract, over the fix
     test_a_cancelled_job_sends_nothing_more,
     test_a_device_is_busy_while_its_job_runs,
     test_a_device_takes_as_many_jobs_as_it_has_slots,
+    test_a_failure_is_told_once_although_nobody_waits_for_the_end,
     test_a_job_can_be_cancelled_because_of_its_message,
     test_a_job_cancelled_because_of_anothers_message_sends_nothing_more,
     test_a_job_ends_with_exactly_one_end,
@@ -61,7 +62,7 @@ from tuner.records.codec import decode, encode, read
 from tuner.records.machine import Environment
 from tuner.records.model import Model
 from tuner.records.outcome import Device, Limits, Outcome
-from tuner.records.protocol import Job, WorkerFailed
+from tuner.records.protocol import Job, StageStarted, WorkerFailed
 from tuner.result.prices import Price
 from tuner.search import baseline
 from tuner.search.request import Request
@@ -212,6 +213,29 @@ def test_a_device_whose_actor_takes_no_command_is_lost(executor: Executor, make_
     executor.submit(make_job(), device)
     events = [type(event) for _, event in executor.wait(lambda: ends_at)]
     assert (events, time.monotonic() < ends_at) == ([WorkerFailed, Ended], True)
+
+
+def test_a_job_of_a_lost_device_is_provided_with_nothing(executor: Executor, make_job: Callable[..., Job]) -> None:  # noqa: F811  (pytest's fixture)
+    """What the lost actor would answer must not take out the device once it is used again."""
+    assert isinstance(executor, RayExecutor)
+    device = executor.free()[0]
+    site = executor.sites[device]
+    actor, told = site.actor, []
+    handle = executor.submit(make_job("sleeps"), device)
+    executor.ray.get(actor.close.remote())
+    for _, event in executor.wait(lambda: math.inf):
+        told.append(type(event))
+        if isinstance(event, WorkerFailed):
+            assert site.lost
+            fails = SimpleNamespace(remote=lambda *_: actor.trouble.remote())  # as whatever a lost actor is asked
+            site.actor = SimpleNamespace(post=fails)
+            executor.provide(handle, handle.job)
+            site.actor = actor
+    wait_until(lambda: executor.trouble_of(device) is None, 30.0)
+    executor.submit(make_job("another"), device)
+    told += [type(event) for _, event in executor.wait(lambda: math.inf)]
+    assert [kind for kind in told if kind != StageStarted] == [WorkerFailed, Ended, WorkerFailed, Ended]
+    assert not site.lost
 
 
 def test_a_model_that_was_sent_to_a_node_is_not_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

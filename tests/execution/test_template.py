@@ -21,6 +21,7 @@ from tuner.execution.executor import Ended
 from tuner.execution.local import LocalExecutor
 from tuner.execution.template import Template, TemplateLauncher
 from tuner.records.codec import encode
+from tuner.records.outcome import Device
 from tuner.records.protocol import Job, StageStarted, WorkerFailed
 
 ORPHAN = """
@@ -51,9 +52,9 @@ def template_of(executor: LocalExecutor) -> Template:
     return launcher.template
 
 
-def run(executor: LocalExecutor, job: Job) -> list[object]:
-    executor.submit(job, DEVICES[0])
-    return [event for _, event in executor.wait(lambda: math.inf)]
+def run(executor: LocalExecutor, job: Job, device: Device = DEVICES[0]) -> list[object]:
+    handle = executor.submit(job, device)
+    return [event for of, event in executor.wait(lambda: math.inf) if of == handle]
 
 
 def test_workers_are_children_of_one_template(executor: LocalExecutor, make_job: Callable[..., Job]) -> None:
@@ -72,8 +73,57 @@ def test_a_template_that_dies_before_it_forks_is_not_needed(
     executor: LocalExecutor, make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(template, "TEMPLATE", (sys.executable, "-c", "raise SystemExit('unfit')"))
+    templates = []
     for name in ("one", "two"):
         assert run(executor, make_job(name)) == [StageStarted(stage="load"), FAILED, Ended()]
+        templates.append(template_of(executor))
+    assert templates[0] is templates[1], "it is not tried again"
+
+
+def test_a_cancelled_worker_that_is_not_known_yet_takes_no_neighbour_with_it(
+    executor: LocalExecutor, make_job: Callable[..., Job]
+) -> None:
+    neighbour = executor.submit(make_job("sleeps here"), DEVICES[0])
+    worker = pid_of(executor, neighbour)
+    cancelled = executor.submit(make_job("sleeps there"), DEVICES[1])
+    process = executor.running[cancelled.id][1].process
+    assert process.pid is None, "nobody has read what the template reports"
+    executor.cancel(cancelled)
+    assert process.pid is not None and not psutil.pid_exists(process.pid)
+    assert template_of(executor).is_alive
+    assert executor.running[neighbour.id][1].process.poll() is None and psutil.pid_exists(worker)
+
+
+def test_a_template_that_does_not_report_a_cancelled_worker_is_killed_with_it(
+    executor: LocalExecutor, make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(template, "REPORT_S", 0.1)
+    pid_of(executor, executor.submit(make_job("sleeps here"), DEVICES[0]))
+    hanging = template_of(executor)
+    hanging.process.send_signal(signal.SIGSTOP)
+    executor.cancel(executor.submit(make_job("sleeps there"), DEVICES[1]))
+    assert not hanging.is_alive
+    assert run(executor, make_job(), DEVICES[1]) == [StageStarted(stage="load"), FAILED, Ended()]
+    assert template_of(executor) is not hanging
+
+
+def test_a_template_is_replaced_if_its_first_worker_was_cancelled(
+    executor: LocalExecutor, make_job: Callable[..., Job]
+) -> None:
+    executor.cancel(executor.submit(make_job("sleeps"), DEVICES[0]))
+    worker = pid_of(executor, executor.submit(make_job("sleeps again"), DEVICES[0]))
+    assert psutil.Process(worker).ppid() == template_of(executor).process.pid
+
+
+def test_a_template_that_hung_before_it_forked_is_not_replaced(
+    executor: LocalExecutor, make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(template, "TEMPLATE", (sys.executable, "-c", "import time; time.sleep(3600)"))
+    monkeypatch.setattr(TemplateLauncher, "start_limit_s", 0.5)
+    (failed, _) = run(executor, make_job())
+    assert isinstance(failed, WorkerFailed) and failed.failure.kind == "timeout"
+    handle = executor.submit(make_job("sleeps"), DEVICES[0])
+    assert psutil.Process(pid_of(executor, handle)).ppid() == os.getpid()
 
 
 def test_a_worker_outlives_its_template_and_the_next_has_a_new_one(

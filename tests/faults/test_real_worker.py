@@ -17,9 +17,9 @@ import pytest
 from faults.harness import MARK, SPACE, end, marked, wait_until
 from faults.sabotaged_tune import TEMPLATE, WORKER
 from forked import ForkedWorkers
+from one_job import run_job
 
 from tuner.execution import launch, template
-from tuner.execution.local import run_job
 from tuner.hardware import environment
 from tuner.model import pipeline
 from tuner.records.codec import Value, encode
@@ -31,7 +31,7 @@ from tuner.space.candidates import build_values
 PARENT = """
 import sys
 from pathlib import Path
-from tuner.execution.local import run_job
+from one_job import run_job
 from tuner.records.codec import read
 from tuner.records.protocol import Job
 run_job(read(Path(sys.argv[1]), Job), Path(sys.argv[3]), Path(sys.argv[2]))
@@ -182,7 +182,8 @@ def test_worker_and_compilers_end_with_their_parent(mark: str, make_job: Callabl
     job.write_bytes(encode(make_job(compile__scope="regional")))
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, str(job), str(tmp_path / "trial"), str(tmp_path / "cache")],
-        env=os.environ | {"CXX": compiler(tmp_path / "g++", "sleep 3600")}, stdout=subprocess.DEVNULL,
+        env=os.environ | {"CXX": compiler(tmp_path / "g++", "sleep 3600"), "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         wait_until(lambda: [process for process in marked(mark) if "sleep" in process.name()], 120)

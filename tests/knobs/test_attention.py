@@ -190,7 +190,6 @@ def test_a_flash_implementation_matters_to_torchs_flash_only(backend: str, activ
         ({"attention.backend": "flex", "compile.scope": "regional"}, None),
         ({"attention.backend": "flash", "precision.dtype": "float32"}, "no float32 kernel"),
         ({"attention.backend": "_native_efficient", "precision.dtype": "float32"}, None),
-        ({"attention.backend": "sage", "compile.scope": "full", "compile.mode": "reduce-overhead"}, "CUDA graphs"),
         ({"attention.backend": "_native_cudnn"}, None),
     ],
 )

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+from one_job import run_job
 from study_bench.families import TESTS, environment
 
 from scale_bench.host import Host, outcomes, trials_a_minute
-from tuner.execution.local import run_job
 from tuner.hardware import environment as machine
 from tuner.knobs import KNOBS
 from tuner.model import pipeline

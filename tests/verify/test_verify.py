@@ -50,6 +50,8 @@ class Now(Workers):
         self.psnr_db = 100.0
         self.rejected: set[str] = set()
         self.broken: set[str] = set()
+        self.dies_in: str | None = None
+        """The stage in which the candidate's worker runs out of memory."""
         self.blind = False
         self.draws_as_recorded = True
 
@@ -74,6 +76,9 @@ class Now(Workers):
             yield WorkerFailed(failure=failure)
             return
         for message in super().__call__(job):
+            if who == "candidate" and self.dies_in and self.dies_in == stage_of(message):
+                yield WorkerFailed(failure=Failure(kind="out of memory", stage=self.dies_in, message="40 GiB"))
+                return
             if isinstance(message, BuildDone) and job.trace:
                 verdict = self.verdict(job, who)
                 yield BuildDone(build=msgspec.structs.replace(message.build, verdict=verdict))
@@ -97,6 +102,13 @@ class Now(Workers):
         allowed = next((allowance.knob for allowance in job.allowed if allowance.kind == SYNC.kind), None)
         finding = msgspec.structs.replace(SYNC, allowed_by=allowed)
         return Verdict(status="clean" if allowed else "rejected", findings=(finding,))
+
+
+def stage_of(message: Message) -> str | None:
+    """The stage that ends with a message."""
+    if not isinstance(message, PointDone):
+        return None
+    return "score" if message.index == SCORE else "time"
 
 
 @pytest.fixture(scope="module")
@@ -367,6 +379,15 @@ def test_what_does_not_run_any_more_fails(verified: Callable[..., Verification])
     assert text(verification, CLEAN) == "it does not run: error in apply: no kernel"
 
 
+@pytest.mark.parametrize("stage", ["time", "score"])
+def test_what_is_built_and_then_runs_out_of_memory_fails(verified: Callable[..., Verification], stage: str) -> None:
+    now = Now()
+    now.dies_in = stage
+    verification = verified(now, quick=True)
+    assert answers(verification)[CLEAN] == "fail" and not verification.passed
+    assert text(verification, CLEAN) == f"it does not run: out of memory in {stage}: 40 GiB"
+
+
 def test_an_untouched_pipeline_that_does_not_run_is_an_error(verified: Callable[..., Verification]) -> None:
     now = Now()
     now.broken = {"baseline"}
@@ -409,12 +430,14 @@ def test_the_next_point_that_passes_is_measured(study: Path, verified: Callable[
     by_cost = sorted(
         (point for point in best.front if point.trial in others), key=lambda point: point.cost_usd_per_1000_images
     )
-    verification = verified(Picky())
+    picky = Picky()
+    verification = verified(picky)
     assert not verification.passed
     assert list(verification.tried) == [by_cost[0].trial]
     assert verification.repair is not None
     assert (verification.repair.trial, verification.repair.measured) == (by_cost[1].trial, True)
     assert verification.repair.text.startswith("passes, ")
+    assert sum(picky.who(job) == "baseline" for job in picky.jobs) == 3 * PAIRS, "each point has pairs of its own"
 
 
 def test_a_point_that_is_slower_than_the_choice_is_no_repair_of_its_speed(

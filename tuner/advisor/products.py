@@ -17,7 +17,7 @@ from tuner.advisor.call import (
 from tuner.advisor.effects import MARGIN, Effect, EffectOf, Facts, change, of_each, percent
 from tuner.numbers import format_number, rounded
 from tuner.records.codec import Value
-from tuner.timing.rates import FLOAT8, FLOAT8_ROW, INT8
+from tuner.timing.rates import FLOAT8, FLOAT8_ROW, INT8, OF_SCHEME
 
 NAMES = {FLOAT8: "fp8", INT8: "int8", FLOAT8_ROW: "fp8 with a scale for each row"}
 
@@ -26,12 +26,6 @@ JOINT = ("Flux", "SD3", "StableDiffusion3", "Qwen", "Hunyuan", "ZImage", "CogVid
 
 QUANTIZED = 0.97
 """The share of the products' time in layers that are quantized (see `quantizable`)."""
-
-RATES = {
-    "fp8-dynamic-row": (FLOAT8_ROW, FLOAT8), "fp8-dynamic-tensor": (FLOAT8,), "fp8-static-tensor": (FLOAT8,),
-    "int8-dynamic": (INT8,),
-}  # fmt: skip
-"""The rates that tell of a scheme's products, the better one first."""
 
 SCALING = {"fp8-dynamic-row": 0.03, "fp8-dynamic-tensor": 0.17, "fp8-static-tensor": 0.02, "int8-dynamic": 0.6}
 """What quantizing activations adds to fused element-wise work: a scale of the whole tensor takes one more pass, int8
@@ -95,9 +89,9 @@ def scheme(value: Value, facts: Facts) -> Effect:
     if name in UNMEASURED:
         factor, low, high, least = UNMEASURED[name]
         return Effect("its products were not measured here", (change(PRODUCTS, factor, low, high, least),), also)
-    if name not in RATES:
+    if name not in SCALING:
         return Effect("it is never offered")
-    known = [rate for rate in RATES[name] if rate_of(facts, rate)]
+    known = [rate for rate in OF_SCHEME[name] if rate_of(facts, rate)]
     now = reached(facts) or rate_of(facts, str(facts.without["precision.dtype"]))
     overhead = (change(ELEMENTWISE, 1 + SCALING[name], 1.0, 1 + 2 * SCALING[name] + 0.1), _wrapped(name, facts))
     if not known or not now:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import selectors
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tuner.execution.executor import Ended, Executor, Handle, StoodStill
-from tuner.execution.launch import FreshLauncher, Launcher
+from tuner.execution.launch import Launcher
 from tuner.execution.process import WorkerProcess
 from tuner.execution.turns import Turns
 from tuner.records.outcome import Device
@@ -103,12 +102,3 @@ class LocalExecutor(Executor):
         for launcher in self.launchers.values():
             launcher.close()
         self.selector.close()
-
-
-def run_job(job: Job, cache: Path, folder: Path | None = None, launcher: Launcher | None = None) -> list[Message]:
-    """Run one job to its end and return its messages. `folder` is that of LocalExecutor."""
-    launcher = launcher or FreshLauncher(cache)
-    with LocalExecutor([Device(name=job.environment.device)], launcher, folder) as executor:
-        executor.submit(job, executor.devices[0])
-        events = [event for _, event in executor.wait(lambda: math.inf)]
-        return [event for event in events if not isinstance(event, (StoodStill, Ended))]

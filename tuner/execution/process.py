@@ -107,10 +107,12 @@ class WorkerProcess:
         if code is not None:
             self.has_ended = True
             if self.awaited:
+                self.awaited.clear()
                 yield WorkerFailed(failure=name_death(code, self.stage))
         elif is_silent and not self.is_still and time.monotonic() >= self.entered + self._deadline_s():
             self.has_ended = True
             if self.awaited:
+                self.awaited.clear()
                 limit_s = self._deadline_s()
                 text = f"still in stage {self.stage!r} after {limit_s:.0f} s"
                 yield WorkerFailed(failure=Failure(kind="timeout", stage=self.stage, message=text, limit_s=limit_s))

@@ -38,6 +38,9 @@ TEMPLATE: tuple[str, ...] = python.command("tuner.worker.template")
 RELEASE_S = 10.0
 """How long a killed worker may take to leave the GPU."""
 
+REPORT_S = 5.0
+"""How long a template that has forked before may take to fork a worker that is cancelled meanwhile, and report it."""
+
 MAX_MESSAGE_BYTES = 1 << 16
 
 
@@ -69,6 +72,9 @@ class Template:
         """By the mark of a worker."""
         self.codes: dict[str, int] = {}
         """Exit codes of the workers that have ended, by mark."""
+        self.started_at = time.monotonic()
+        self.given_up_at: float | None = None
+        """When it was killed because of a worker that it had not reported."""
 
     def request(self, start: Start, lifeline: int) -> None:
         """Ask for a worker. Raises OSError if the template is gone."""
@@ -89,6 +95,21 @@ class Template:
     def is_alive(self) -> bool:
         """Whether the template can be asked for workers."""
         return self.process.poll() is None
+
+    def find(self, mark: str) -> int | None:
+        """Return a worker's process, after a wait for its report if the template forks by now, or None."""
+        until = time.monotonic() + REPORT_S
+        self.read()
+        while mark not in self.pids and self.pids and self.is_alive and time.monotonic() < until:
+            time.sleep(0.01)
+            self.read()
+        return self.pids.get(mark)
+
+    def give_up(self) -> None:
+        """Close the template, which has not reported a worker that is cancelled."""
+        if self.is_alive:
+            self.given_up_at = time.monotonic()
+        self.close()
 
     def close(self) -> None:
         """Kill the template and everything that it forked, the holder of the weights among it."""
@@ -150,12 +171,22 @@ class ForkedProcess(StartedProcess):
         if self.fresh is not None:
             self.fresh.release()
             return
-        if self.pid is None:  # it hangs, or has forked nothing yet
-            self.template.close()
+        if self.pid is None and not self._kill_late():  # the template hangs, or has forked nothing yet
+            self.template.give_up()
             return
         until = time.monotonic() + RELEASE_S
         while self.pid is not None and self.poll() is None and time.monotonic() < until:
             time.sleep(0.01)
+
+    def _kill_late(self) -> bool:
+        """Kill a worker that was not known when it should have been killed. Returns whether it is known now."""
+        pid = self.template.find(self.mark)
+        if pid is not None and self.poll() is None:
+            for kill in (os.killpg, os.kill):  # it may not lead a group of its own yet
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    kill(pid, signal.SIGKILL)
+            kill_marked(self.mark)
+        return pid is not None
 
     def _code(self, is_template_alive: bool) -> int | None:
         """Return the exit code. Of a worker that outlived its template, only whether it runs is known."""
@@ -186,7 +217,8 @@ class ForkedProcess(StartedProcess):
 class TemplateLauncher(Launcher):
     """Starts workers from a template, which it starts with the first one.
 
-    A template that died is replaced, unless it never forked a worker: then workers start afresh from there on.
+    A template that is gone is replaced, unless it died by itself or hung before it ever forked a worker: then workers
+    start afresh from there on.
     """
 
     start_limit_s = 1800.0  # the template reads the weights meanwhile, and may have to fetch them
@@ -200,12 +232,18 @@ class TemplateLauncher(Launcher):
 
     def start(self, start: Start) -> StartedProcess:
         if self.template is not None and not self.template.is_alive:
-            if not self.template.pids:
+            if self._is_unfit(self.template):
                 return self.afresh.start(start)
             self.close()
         if self.template is None:
             self.template = Template(start, self.cache, self.log, self.place)
         return ForkedProcess(self.template, start, self.afresh.start)
+
+    def _is_unfit(self, template: Template) -> bool:
+        """Return whether a template that is gone could not fork workers, or took too long to begin."""
+        if template.pids:
+            return False
+        return template.given_up_at is None or template.given_up_at - template.started_at >= self.start_limit_s
 
     def close(self) -> None:
         if self.template is not None:

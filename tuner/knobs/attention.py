@@ -137,8 +137,6 @@ class AttentionBackend(Knob):
             return f"{name} attention is only fast, and only supported, when compiled"
         if not backend.takes_float32 and values.get("precision.dtype") == "float32":
             return f"{name} has no float32 kernel"
-        if name.startswith(("sage", "_sage")) and values.get("compile.mode") == "reduce-overhead":
-            return "SageAttention does not work inside CUDA graphs"
         batched = [d.class_name for d in architecture.denoisers if d.class_name in MASKED_IN_BATCHES]
         if batched and not backend.takes_mask and int(values.get("batch", 1)) > 1:
             return f"{batched[0]} masks prompts of different lengths in one call, which {name} does not support"

@@ -24,7 +24,8 @@ ADAPTIVE = re.compile(r"\bAdaLayerNorm(Zero|ZeroSingle|Continuous)\(|\w+NormZero
 MAX_BRANCHES = 4
 MAX_SCHEDULES = 32
 MAX_UNKEPT = 2
-"""So many calls in a row whose timesteps cannot be kept are no accident, as one that was interrupted is."""
+"""Calls in a row whose timesteps could not be kept, after which the reason is taken to be the pipeline's. A single one
+may have been interrupted."""
 
 
 class ModulationOnce(Knob):

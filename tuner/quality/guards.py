@@ -17,15 +17,15 @@ CORRELATED_ROWS = 256
 """Rows, and columns, that are correlated with their neighbours, or a few more."""
 
 CLIPPED_SHARE = 0.9
-"""Of an image's values at the very bottom or top, from which on it is saturated."""
+"""The share of an image's values at 0 or 1 from which on it counts as saturated."""
 
 APART = 0.1
-"""By more than this an image that is noise or saturated must differ in it from its counterpart: else two that are
-nearly the same could lie on either side of the limit."""
+"""The least difference, in the measured share, between an image that counts as noise or saturated and the baseline's:
+else two nearly equal images could lie on either side of the limit."""
 
 LOST_PROMPT = 0.25
-"""An image fits its own prompt better than others'. When less of that is left than this share of the baseline's, the
-prompts are ignored."""
+"""The share of the baseline's margin by which images fit their own prompts better than others'. With less, the prompts
+count as ignored."""
 
 STRANGER = 0.35
 """A quarter of the images may be this near to how like the baseline's those from other seeds are, as a share of what

@@ -77,7 +77,7 @@ class StageLog:
 
 
 class LoggingExecutor(Executor):
-    """Another executor, whose workers' stages are written down."""
+    """Another executor, whose workers' stages are written down. Whoever opened that one leaves it."""
 
     def __init__(self, executor: Executor, log: StageLog) -> None:
         self.executor = executor
@@ -127,9 +127,7 @@ class LoggingExecutor(Executor):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for who, number in self.running.values():
-            self.log.enter(who, END, number)
-        self.executor.__exit__(kind, error, traceback)
+        """Do nothing: whoever opened the other executor leaves it."""
 
 
 def identify(job: Job) -> tuple[Who, int]:

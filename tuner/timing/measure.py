@@ -26,14 +26,15 @@ SLOW_CALL_S = 1.0
 """From this latency on a call of a GPU is slow, and fewer samples are taken: the longer a call, the less it varies."""
 
 SEARCH_HALF_WIDTH = 0.02
-"""The same for slow calls during the search: what is chosen is timed again, in pairs. On FLUX.1-dev with a cache calls
-vary by 1 % at the power cap: 1 % to either side took six to eight calls of most candidates."""
+"""Half the width of the interval, as a share of the median, for slow calls during the search: what is chosen is timed
+again, in pairs. On FLUX.1-dev with a cache calls vary by 1 % at the power cap: 1 % to either side took six to eight
+calls of most candidates."""
 
 MIN_SLOW_SAMPLES = 3
 """Samples of a slow call. Of six calls of FLUX.1-dev on an H200 (5 s each) the latencies spread by 0.05 %."""
 
 MIN_PAIRED_SAMPLES = 2
-"""The same in a pair, where the calls of baseline and candidate alternate: A B B A."""
+"""Samples of a slow call in a pair, where the calls of baseline and candidate alternate: A B B A."""
 
 MIN_QUICK_PAIRED_SAMPLES = 4
 """Samples of a quick call in a pair with slow ones, at least: they fill two blocks or more."""

@@ -22,7 +22,7 @@ from tuner.records.outcome import Components, Timing
 from tuner.timing import rates
 from tuner.timing.components import denoisers, patch_calls
 from tuner.timing.measure import Clock, CudaClock
-from tuner.timing.rates import FLOAT8, FLOAT8_ROW, INT8
+from tuner.timing.rates import FLOAT8, FLOAT8_ROW, INT8, OF_SCHEME
 from tuner.timing.shapes import ShapeRecorder, Shapes
 
 T = TypeVar("T")
@@ -54,16 +54,6 @@ MAX_SHARE = 1.1
 
 NEAR = 0.5
 """A step that reaches less of a rate is not bound by it alone."""
-
-PRODUCTS: Mapping[str, str | None] = {
-    "fp8-dynamic-row": FLOAT8,
-    "fp8-dynamic-tensor": FLOAT8,
-    "fp8-static-tensor": FLOAT8,
-    "int8-dynamic": None,
-    "mxfp8": None,
-    "nvfp4": None,
-}
-"""Quantization schemes that multiply in another type than `precision.dtype`. None: its rate is not measured."""
 
 NAMES = {
     "bfloat16": "bf16", "float16": "fp16", "float32": "fp32", FLOAT8: "fp8", FLOAT8_ROW: "fp8 per row", INT8: "int8",
@@ -211,8 +201,9 @@ def limit_share(
         return None
     step_s = parts.denoiser_s / int(values["steps"])
     shares = []
-    dtype = PRODUCTS.get(str(values.get("quantization.scheme", "none")), str(values["precision.dtype"]))
-    if found.flop_per_step and dtype is not None and dtype in found.flop_per_s:
+    types = OF_SCHEME.get(str(values.get("quantization.scheme", "none")), (str(values["precision.dtype"]),))
+    dtype = next((name for name in types if name in found.flop_per_s), None)
+    if found.flop_per_step and dtype is not None:
         flop_per_s = found.flop_per_step * int(values["batch"]) / step_s
         shares.append(LimitShare(share=flop_per_s / found.flop_per_s[dtype], rate=dtype))
     if found.weight_bytes and found.copy_bytes_per_s and _has_weights_of(values, baseline):

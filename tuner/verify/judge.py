@@ -38,10 +38,13 @@ show.
 
 MAX_TEXT = 160
 
+UNRELATED = frozenset({"throttled", "interrupted", "disk full", "inconclusive trace"})
+"""Failures that say nothing of a configuration that was built."""
+
 
 def clean(run: Run) -> Check:
     """Answer whether the configuration still runs, and the gate passes it."""
-    if run.failure is not None and run.build is None:
+    if run.failure is not None and (run.build is None or run.failure.kind not in UNRELATED):
         return Check(question="clean", status="fail", text=f"it does not run: {failure_text(run.failure)}")
     verdict = run.build.verdict if run.build else None
     if verdict is None or verdict.status == "inconclusive":

@@ -30,6 +30,9 @@ from tuner.worker.failures import CompiledWhileTimed
 from tuner.worker.ranks import Ranks
 from tuner.worker.weights import Weights, no_weights
 
+OF_A_POINT = (InvalidImage, NoEffect, CompiledWhileTimed, Throttled)
+"""Failures of one step count, which say nothing of the others."""
+
 
 def main(arguments: list[str], weights: Weights | None = None) -> int:
     """Run the job of the file that the first argument names, and report to the pipe that the second one names.
@@ -76,7 +79,10 @@ def run(job: Job, channel: Channel, weights: Weights, ranks: Ranks) -> None:
             continue
         try:
             channel.send(bench.measure(point))
-        except (InvalidImage, NoEffect, CompiledWhileTimed, Throttled) as error:
+        except Exception as error:
+            is_of_another_point = index > 0 and point.index in bench.timer.errors
+            if not isinstance(error, OF_A_POINT) and not is_of_another_point:
+                raise
             if isinstance(error, NoEffect) and str(error).startswith(f"{CacheKind.name}="):
                 idle_steps = max(idle_steps, point.steps)  # with fewer steps it skips no more
             channel.send(PointFailed(index=point.index, failure=channel.failure(error)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +16,7 @@ from tuner.knobs.compile import compiled_blocks, missing_compiler
 from tuner.knobs.parallel import device_count
 from tuner.model import pipeline
 from tuner.quality import denoiser, guards, panel, race
+from tuner.quality.clip import free_memory
 from tuner.quality.images import Images, select_frames, stills_per_image
 from tuner.quality.metrics import MetricContext
 from tuner.quality.reference import DENOISER, OTHER_SEEDS, VARIATIONS, baseline_reference
@@ -26,10 +26,10 @@ from tuner.records.quality import DenoiserError, NoiseFloor, Quality, Reference
 from tuner.timing.measure import SLOW_CALL_S
 
 VARIED = 4
-"""So many prompts are generated again with other rounding and from other seeds."""
+"""Number of prompts that are generated again with other rounding and from other seeds."""
 
 VARIED_SLOW = 2
-"""The same where a call is slow."""
+"""Number of these prompts where a call is slow."""
 
 
 class Scoring:
@@ -164,7 +164,7 @@ class Scoring:
                 drawn[name] = Images.from_pipeline(vary(point), prompts)
             except Exception as error:  # out of memory, a kernel that cannot do this, one prompt at a time
                 unavailable_reasons.append(f"{name}: {_first_line(error)}")
-                _free_memory()
+                free_memory()
         paths = {name: folder / VARIATIONS / name.replace(" ", "-") for name in drawn}
         for name, images in drawn.items():
             images.save(paths[name])
@@ -254,7 +254,7 @@ class Scoring:
         except Exception as error:  # what cannot be recorded costs the figure, not the trial
             reason = _first_line(error)
         if reason is not None:  # outside of the clause, which would keep what the failed call holds
-            _free_memory()
+            free_memory()
             file.unlink(missing_ok=True)
         return drawn[0] if drawn else self.draw(point, 0, count), reason
 
@@ -275,7 +275,7 @@ class Scoring:
                 self.pipe, lambda: self.one_call(point, prompts), Path(known.denoiser), point.batch
             ), None
         except Exception as error:
-            _free_memory()
+            free_memory()
             return None, _first_line(error)
 
     def one_call(self, point: Point, indices: Sequence[int]) -> object:
@@ -306,11 +306,3 @@ def scored_frames(drawn: Any, indices: Sequence[int]) -> Any:
 
 def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
-
-
-def _free_memory() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

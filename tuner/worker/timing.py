@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 
 import msgspec
@@ -105,6 +106,8 @@ class Timer:
                         if not self.calls.ranks.is_in_step:
                             raise
                         self.errors[point.index] = error
+                        traceback.clear_frames(error.__traceback__)  # they hold what the call had on the GPU
+                        self._empty_cache()
 
     def known_timing(self, point: Point) -> tuple[Timing, Memory] | None:
         """Return the timing from before the trace, if any. Raises the exception of a point that failed there."""

@@ -126,7 +126,8 @@ class RayExecutor(Executor):
         return handle
 
     def provide(self, handle: Handle, job: Job) -> None:
-        self._send("provide", handle, job)
+        if not self.sites[handle.device].lost:
+            self._send("provide", handle, job)
 
     def cancel(self, handle: Handle) -> None:
         if self.running.pop(handle.id, None) is not None and not self.sites[handle.device].lost:

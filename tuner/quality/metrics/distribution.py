@@ -77,7 +77,7 @@ class Fid(_InceptionDistance):
     """Frechet distance of two normal distributions fitted to the features. Heusel et al., NeurIPS 2017.
 
     It is biased upwards for small sets, the more the smaller they are. Only compare configurations with equally many
-    images. It has no interval that could be compared with the noise floor.
+    images. How far it is from that of more images is not known, so that its interval is the value alone.
     """
 
     name, title, unit = "fid", "FID", "distance"
@@ -85,7 +85,7 @@ class Fid(_InceptionDistance):
 
     def distance(self, images: Images, baseline: Images, context: MetricContext) -> Estimate:
         value = frechet(self.features(images, context), self.features(baseline, context))
-        return Estimate(value=value, low=min(value, 0.0), high=max(value, 0.0))
+        return Estimate(value=value, low=value, high=value)
 
 
 class Kid(_InceptionDistance):
