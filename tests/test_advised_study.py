@@ -92,6 +92,7 @@ def test_what_compiled_for_too_long_is_not_compiled_in_that_way_again(
 ) -> None:
     with advised.study() as study:
         space, history = study.store.request.space, study.history
+        history.compile_limit_s = 100.0
         late = {**space.candidate({}), **compiled}
         history.outcomes[9] = Outcome(
             number=9, purpose="search", values=late, build_key="", image_key="", device=Device(name="cpu"), build=None,

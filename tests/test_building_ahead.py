@@ -266,6 +266,44 @@ def test_what_is_expected_is_told_once(ahead: Ahead, monkeypatch: pytest.MonkeyP
     assert len(made) == 1 and (ahead.folder / "study" / "advice.json").exists()
 
 
+def test_a_resumed_study_whose_baseline_is_known_settles_what_is_in_doubt_before_it_builds(
+    ahead: Ahead, workers: SlowWorkers
+) -> None:
+    workers.is_composed = True
+    ahead.run_ahead()
+    before = len(workers.jobs)
+    with ahead.study(trials=20) as study:
+        asked: list[int] = []
+        propose = study.open_doubt.propose
+        study.open_doubt.propose = lambda *each: asked.append(len(workers.jobs)) or propose(*each)  # type: ignore[method-assign]
+        study.run()
+    assert asked and asked[0] == before
+    assert len(workers.jobs) > before
+
+
+def test_what_a_resumed_study_builds_beside_the_baselines_repetition_is_chosen_with_advice(
+    ahead: Ahead, workers: SlowWorkers
+) -> None:
+    workers.is_composed = workers.nothing_gains = True
+    known: list[bool] = []
+
+    def interrupted(job: Job) -> Iterator[Message]:
+        if workers.jobs and is_repetition(job, workers.jobs[0]):
+            raise KeyboardInterrupt
+        yield from workers(job)
+
+    ahead.work = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        ahead.run_ahead()
+    ahead.work = workers
+    with ahead.study(trials=20) as study:
+        assert not study.history.repetitions
+        propose = study.search.propose
+        study.search.propose = lambda *each: known.append(study.history.advice is not None) or propose(*each)  # type: ignore[method-assign]
+        study.run()
+    assert known and all(known)
+
+
 def test_the_quickest_is_judged_first_and_what_is_slower_need_not_be(ahead: Ahead, workers: SlowWorkers) -> None:
     workers.is_lossless = workers.is_composed = True
     ahead.strategy = "tpe"  # begins with the recipe

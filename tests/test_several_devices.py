@@ -258,10 +258,13 @@ def test_a_study_stops_when_no_device_is_left_and_goes_on_with_those_there_are_t
 def test_the_baselines_other_step_counts_may_be_throttled(bench: Bench, work: OnDevices) -> None:
     bench.devices = DEVICES[:1]
     work.workers.throttled = lambda job, point: job.is_baseline and point.steps == 20
-    bench.run(trials=6)
+    bench.run(trials=12)
     outcomes = bench.outcomes()
     assert outcomes[BASELINE].status == "measured"
     assert [outcome.values["steps"] for outcome in outcomes if outcome.failure] == [20]
+    same = [each for each in outcomes if each.values == {**outcomes[BASELINE].values, "steps": 20}]
+    assert [(each.purpose, each.status) for each in same] == [("baseline", "failed"), ("search", "measured")]
+    assert sum(job.is_baseline for _, job in work.ran) == 1
 
 
 def test_a_device_that_is_lost_and_comes_back_is_waited_for_where_no_other_is_left(

@@ -11,15 +11,18 @@ import msgspec
 import pytest
 from inline_study import DEVICE, Bench, Workers
 
-from tuner.execution.executor import StoodStill
+from tuner.execution.executor import Ended, StoodStill
 from tuner.hardware import environment
 from tuner.records.machine import Memory
 from tuner.records.outcome import Failure, Outcome
-from tuner.records.protocol import Job, Message, WorkerFailed
+from tuner.records.protocol import Job, Message, PointFailed, WorkerFailed
 from tuner.search.strategy import Proposal
 from tuner.space.candidates import candidate_key
 from tuner.study import slots
 from tuner.study.attempt import BuildAttempt
+from tuner.study.course import building
+from tuner.study.events import BudgetChosen
+from tuner.study.flight import Flight
 from tuner.study.loop import Study
 
 CPU = msgspec.structs.replace(environment.detect("cpu"), cpu_count=8)
@@ -182,12 +185,123 @@ def test_what_waits_to_run_again_is_given_up_with_the_baseline_it_waited_for(sev
         (baseline,) = runner.flights.values()
         other = {**baseline.proposal.values, "steps": 14}
         waiting = [Proposal(other, "search", number=found.store.enter(other)) for _ in range(2)]
-        runner.to_run_alone, runner.to_move = [(waiting[0], baseline.device)], [waiting[1]]
+        runner.waiting.to_run_alone, runner.waiting.to_move = [(waiting[0], baseline.device)], [waiting[1]]
         runner.begin_again(baseline)
         assert list(runner.flights.values()) == [baseline]
         runner.end(baseline)
         assert runner.is_idle
         assert {trial.state.name for trial in found.store.study.get_trials()} == {"FAIL"}
+
+
+def begin(found: Study, **settings: Any) -> Flight:
+    """Begin to build a candidate."""
+    found.runner.start(Proposal(found.history.space.candidate(settings), "search"), DEVICE)
+    return list(found.runner.flights.values())[-1]
+
+
+@pytest.fixture
+def two_begun(several: Bench) -> Iterator[tuple[Study, Flight, Flight]]:
+    """A study whose baseline is known, and two builds that it begins."""
+    with several.study(trials=None) as found:
+        found.measure_baseline()
+        yield (
+            found,
+            begin(found, **{"attention.backend": "_native_math", "steps": 14}),
+            begin(found, **{"attention.backend": "_native_math", "cache.kind": "first-block"}),
+        )
+
+
+TwoBegun = tuple[Study, Flight, Flight]
+LACKS_MEMORY = Failure(kind="out of memory", stage="score", message="CUDA out of memory")
+
+
+def test_what_waits_for_its_end_to_run_again_is_given_up_with_all_else(two_begun: TwoBegun) -> None:
+    found, first, _ = two_begun
+    found.runner.take(first.handle, WorkerFailed(failure=LACKS_MEMORY))
+    assert first.runs_again
+    found.runner.give_up()
+    assert found.runner.is_idle
+    assert "RUNNING" not in [trial.state.name for trial in found.store.study.get_trials()]
+
+
+def test_what_is_to_run_again_leaves_no_files_but_keeps_its_trial(two_begun: TwoBegun) -> None:
+    found, first, _ = two_begun
+    folder = Path(first.handle.job.points[0].folder)
+    (folder / "images").mkdir(parents=True)
+    found.runner.take(first.handle, WorkerFailed(failure=LACKS_MEMORY))
+    found.runner.take(first.handle, Ended())
+    assert [proposal.number for proposal in found.runner.waiting.proposals] == [first.attempt.number]
+    assert not folder.exists()
+    assert found.store.study.get_trials()[first.attempt.number].state.name == "RUNNING"
+
+
+def test_a_candidate_is_built_elsewhere_although_another_step_count_of_its_build_is_recorded(
+    two_begun: TwoBegun, workers: Workers
+) -> None:
+    found, first, _ = two_begun
+    built, _, other, *_ = workers(first.handle.job)
+    for message in (built, other):
+        found.runner.take(first.handle, message)
+    assert not first.is_recorded
+    found.runner.move(first)
+    assert found.runner.waiting.to_move == [first.again]
+
+
+def test_another_step_count_that_lacks_memory_is_left_out_without_a_word(two_begun: TwoBegun) -> None:
+    found, first, _ = two_begun
+    told = [(1, False, 0), (0, True, 1), (2, True, 1)]
+    for index, runs_again, notes in told:
+        found.runner.take(first.handle, PointFailed(index=index, failure=LACKS_MEMORY))
+        assert first.runs_again is runs_again
+        assert sum("it is run again alone" in note for note in found.publisher.display.notes) == notes  # type: ignore[attr-defined]
+
+
+def test_what_waits_to_run_again_is_kept_for_the_next_run_if_the_study_is_killed(two_begun: TwoBegun) -> None:
+    found, to_move, alone = two_begun
+    found.runner.move(to_move)
+    alone.runs_again = True
+    found.runner.conclude(alone)
+    kept = building(found.store)
+    assert [sweep[0] for sweep in kept] == [to_move.proposal.values, alone.proposal.values]
+    assert [len(sweep) for sweep in kept] == [to_move.attempt.points, alone.attempt.points] == [5, 5]
+
+
+def test_strategies_are_told_the_trials_as_they_are_recorded(several: Bench) -> None:
+    seen: list[Outcome] = []
+    with several.study(trials=18) as found:
+        observe = found.search.observe
+        found.search.observe = lambda outcome: seen.append(outcome) or observe(outcome)  # type: ignore[method-assign]
+        found.run()
+        told = {outcome.number: outcome for outcome in seen if outcome.repetition is None}
+        assert len(told) == sum(outcome.repetition is None for outcome in seen) > 5
+        assert told.items() <= found.history.outcomes.items()
+
+
+def test_builds_that_share_a_cpu_may_compile_for_longer_by_one_limit(several: Bench, workers: Workers) -> None:
+    with several.study(trials=12) as found:
+        found.run()
+        assert found.history.compile_limit_s == 2 * found.budget.compile_limit_s == 200.0
+        limits = {job.compile_limit_s for job in workers.jobs if job.points[0].score and not job.is_baseline}
+        assert limits == {200.0}
+        found.publisher.publish(BudgetChosen(900.0))
+        assert found.history.compile_limit_s == 300.0
+
+
+def test_the_baselines_other_step_counts_are_measured_only_while_there_is_time(bench: Bench, workers: Workers) -> None:
+    with bench.study(trials=12) as found:
+        runner = found.runner
+        runner.strategy, runner.builds_end_at = found.baseline, lambda: 0.0
+        runner.fill()
+        (flight,) = runner.flights.values()
+        for message in workers(flight.handle.job):
+            runner.take(flight.handle, message)
+            runner.stop_late()
+        assert runner.is_idle
+        assert [outcome.status for outcome in found.history.outcomes.values()] == ["measured"]
+        assert [trial.state.name for trial in found.store.study.get_trials()] == ["COMPLETE"]
+    assert [note for note in bench.told.notes if "stopped" in note] == [
+        "the rest of trial 0 was stopped: the rest of the time is for the confirmation"
+    ]
 
 
 def test_what_stood_still_before_its_last_result_took_no_time(bench: Bench, workers: Workers) -> None:

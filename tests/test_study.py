@@ -603,6 +603,41 @@ def test_a_study_whose_finalists_could_not_be_judged_is_not_finished(
     assert not any(map(FINISHED.fullmatch, bench.told.notes))
 
 
+def test_what_is_interrupted_while_its_result_is_shown_stays_recorded(bench: Bench, workers: Workers) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with bench.study(trials=6) as found:
+        bench.told.trial_ended = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            found.run()
+    assert [outcome.number for outcome in bench.outcomes()] == [0]
+    bench.run(trials=6)
+    assert sum(job.is_baseline for job in workers.jobs) == 1
+
+
+def test_the_time_of_a_build_that_was_interrupted_counts(bench: Bench, workers: Workers) -> None:
+    with bench.study(trials=12) as found:
+
+        def interrupted(job: Job) -> Iterator[Message]:
+            if len(workers.jobs) > 5:
+                found.budget.started -= 50.0
+                raise KeyboardInterrupt
+            yield from workers(job)
+
+        bench.work = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            found.run()
+        assert found.store.spent_s > 50.0
+    bench.work = workers
+    bench.run(trials=12)
+    with bench.study(trials=12) as again:
+        spent_s = again.store.spent_s
+        again.run()
+        assert any(map(FINISHED.fullmatch, bench.told.notes))
+        assert again.store.spent_s == spent_s > 50.0, "a result that is only shown again takes nothing"
+
+
 def test_tensorboard_is_told_which_trials_the_result_is_of(
     bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

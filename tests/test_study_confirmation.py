@@ -69,6 +69,18 @@ def test_slow_processes_of_the_baseline_are_few(bench: Bench, workers: Workers) 
         assert noise.processes == 2
 
 
+def test_slow_calls_that_are_timed_whole_are_measured_again_once(
+    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "seconds", lambda *_: 1.5)
+    bench.devices = (Device(name="cuda"),)
+    with bench.study(trials=5) as found:
+        found.run()
+        timing = found.history.baseline.timing
+        assert timing is not None and timing.predicted_from is None and found.history.has_slow_calls
+        assert len(found.history.repetitions_of(found.history.baseline)) == 1
+
+
 def test_what_measuring_again_took_is_what_it_will_take_the_next_time(bench: Bench, workers: Workers) -> None:
     with bench.study(trials=8) as found:
         found.measure_baseline()

@@ -20,15 +20,16 @@ from search_bench.table import H200, SPACES, flux
 from tuner.advisor.skipping import BY_THRESHOLD, fewer_steps
 from tuner.records.advice import Advice, Expectation
 from tuner.records.codec import Value, Values
+from tuner.records.outcome import Device
 from tuner.search.agent import beliefs
 from tuner.search.agent.agent import Agent
 from tuner.search.agent.chances import Chances
 from tuner.search.agent.choosing import Chooser, Comparison
 from tuner.search.agent.costs import better
-from tuner.search.agent.features import Columns
+from tuner.search.agent.features import Columns, Setting, alike
 from tuner.search.agent.observed import Observed, Observer, Seconds
 from tuner.search.agent.pool import Pool
-from tuner.search.agent.regression import Prior, fit
+from tuner.search.agent.regression import ALIKE, Prior, fit
 from tuner.search.agent.worth import LEVELS, MIN_TIMING_S, TIMING_CALLS, Bill, gains, level_of, lowered
 from tuner.search.strategy import Proposal
 from tuner.search.unknown import Known, every
@@ -177,6 +178,10 @@ def test_what_would_compile_for_longer_than_it_may_is_not_begun() -> None:
     builds = pool.of([space.candidate(whole), space.candidate(autotuned)])
     compared = {choice.values["compile.mode"] for choice in comparison.compared(builds)}
     assert compared == {"default"}
+    on_cpu = msgspec.structs.replace(replay.history.baseline, device=Device(name="cpu"))
+    replay.history.outcomes[0] = on_cpu
+    shared = Comparison(Chooser(replay.history, replace(context, slots=2)), replay.history)
+    assert shared.longest_compile_s == comparison.longest_compile_s, "the limit is that of builds that share the cores"
     replay.history.compile_limit_s = 900.0
     later = Comparison(Chooser(replay.history, context), replay.history)
     later.draw(0.0)
@@ -337,3 +342,18 @@ def test_advice_that_the_data_contradict_is_given_up() -> None:
 
 
 RIGHT = np.array([0.28, -0.22, 0.1, 0.0])
+
+
+def test_what_compiled_blocks_taught_of_a_setting_is_expected_of_the_whole() -> None:
+    settings: list[Setting] = [("compile.scope", "regional"), ("compile.scope", "full"), ("fuse_qkv", True)]
+    assert alike(settings) == [[(0, 2), (1, 2)]]
+    rows = np.array([[1.0, 0, 0], [0, 0, 1], [1, 0, 1]])
+    seconds = np.array([-0.2, 0.05, -0.25])  # fused projections gain only what is compiled
+    start = beliefs.weak(settings, [])[0]
+    found = fit(rows, seconds, start, [(0, 2), (1, 2)])
+    of_blocks, of_all = found.mean[3:]
+    assert of_blocks < -0.05
+    assert of_all == pytest.approx(ALIKE * of_blocks)
+    apart = fit(rows, seconds, replace(start, alike=()), [(0, 2), (1, 2)])
+    assert apart.mean[4] == 0.0
+    assert found.evidence == pytest.approx(apart.evidence, abs=1e-9), "nothing was seen that tells the two apart"

@@ -99,6 +99,8 @@ def test_when_builds_end_is_worked_out_once_for_all_that_run() -> None:
     assert (runner.next_stop(), len(asked)) == (5.0, 1)
     runner.flights = {number: flight for number, flight in runner.flights.items() if number in (BASELINE, 4)}
     assert (runner.next_stop(), len(asked)) == (float("inf"), 1), "neither the baseline nor a repetition is stopped"
+    runner.flights[BASELINE].is_recorded = True
+    assert (runner.next_stop(), len(asked)) == (5.0, 2), "only the baseline's other step counts are measured yet"
 
 
 def test_a_gain_on_another_device_is_told_beside_the_baseline_there() -> None:
@@ -110,3 +112,17 @@ def test_a_disturbed_process_is_told_beside_those_of_its_device() -> None:
     known = two_devices(4.0)
     known.repetitions.append(slow := outcome(BASELINE, 9.0, SLOWER, 3))
     assert "a process took 2.25 times as long as the others" in disturbance_text(known, slow)
+
+
+def test_a_disturbed_process_is_told_although_the_others_of_its_device_do_not_count() -> None:
+    """The baseline of the only other pair on its device was disturbed, too."""
+    known = two_devices(2.0)
+    for index, (device, baseline_s, seconds) in enumerate([(SLOWER, 20.0, 1.0), (SLOWER, 4.0, 9.0), (FIRST, 2.0, 1.0)]):
+        for number, took_s in ((BASELINE, baseline_s), (CANDIDATE, seconds)):
+            pair = Pair(candidate=CANDIDATE, index=index)
+            run = outcome(number, took_s, device, len(known.repetitions))
+            known.repetitions.append(msgspec.structs.replace(run, pair=pair))
+    slow = known.repetitions[6]
+    assert known.disturbed(known.outcomes[CANDIDATE]) == [slow]
+    assert {run.device for run in known.undisturbed(known.outcomes[CANDIDATE])} == {FIRST}
+    assert "a process took 9.00 times as long as the others" in disturbance_text(known, slow)

@@ -68,8 +68,9 @@ class Baseline(Strategy):
         walls_s = [run.wall_s for run in history.repetitions_of(history.baseline) if run.device == device]
         is_slow = history.has_slow_calls  # one repetition is dear enough
         counting = [run for run in history.undisturbed(history.baseline) if run.device == device]
-        has_two = len(counting) + is_slow > 1
-        return not has_two or (not is_slow and self.is_affordable(walls_s))
+        is_repeated = any(run.repetition is not None for run in counting)
+        has_enough = is_repeated and (is_slow or len(counting) > 1)
+        return not has_enough or (not is_slow and self.is_affordable(walls_s))
 
     def is_affordable(self, walls_s: list[float]) -> bool:
         """Return whether one more repetition would still be a small part of the budget."""

@@ -35,6 +35,11 @@ def recipe_of(space: SearchSpace, values: Values) -> str | None:
     return next(names, None)
 
 
+def proposal_of(values: Values, recipe: str | None, steps: tuple[int, ...] | None = None) -> Proposal:
+    """Return the proposal to build a candidate again, which may be a recipe."""
+    return Proposal(values, "recipe" if recipe else "search", recipe=recipe, steps=steps)
+
+
 class InterruptedBuilds(Strategy):
     """Proposes what was being built when the last run was killed, so that a resumed study takes the same course."""
 
@@ -48,7 +53,7 @@ class InterruptedBuilds(Strategy):
             if missing and refusal_reason(history, missing[0]) is None:
                 first, *others = missing
                 recipe, steps = recipe_of(history.space, first), tuple(int(other["steps"]) for other in others)
-                return Proposal(first, "recipe" if recipe else "search", recipe=recipe, steps=steps)
+                return proposal_of(first, recipe, steps)
         return None
 
 
@@ -78,4 +83,4 @@ class ThrottledAgain(Strategy):
         if throttled is None:
             return None
         self.context.note(f"trial {throttled.number} was throttled: its configuration is tried again")
-        return Proposal(values=throttled.values, purpose=throttled.purpose, recipe=throttled.recipe)
+        return proposal_of(throttled.values, throttled.recipe)  # also of a step count of the baseline's build

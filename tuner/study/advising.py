@@ -26,13 +26,17 @@ NOISES = 2.0
 
 def take_advice(store: Store, history: History) -> Iterator[str]:
     """Give the history the study's advice, made of the baseline when there is none yet, and yield what to tell."""
+    history.advice = read_advice(store)
+    if history.advice is None:
+        history.advice = make_advice(store, history)
+        atomic_write(store.folder / FILE, encode_pretty(history.advice))
+        yield from texts(history.advice)
+
+
+def read_advice(store: Store) -> Advice | None:
+    """Return the advice that a study keeps; None if it has none yet."""
     file = store.folder / FILE
-    if file.exists():
-        history.advice = read(file, Advice)
-        return
-    history.advice = make_advice(store, history)
-    atomic_write(file, encode_pretty(history.advice))
-    yield from texts(history.advice)
+    return read(file, Advice) if file.exists() else None
 
 
 def make_advice(store: Store, history: History) -> Advice:

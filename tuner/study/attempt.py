@@ -97,7 +97,7 @@ class BuildAttempt:
             is_baseline=is_baseline,
             probe=is_baseline,
             allowance_s=budget.timing_allowance_s,
-            compile_limit_s=None if is_baseline else budget.compile_limit_s,
+            compile_limit_s=None if is_baseline else self.history.compile_limit_s,
             reference_s=self.reference_s if is_baseline else None,
             sweep_s=budget.sweep_s,
             awaits_reference=self.history.awaits_reference or self._is_judged_in_turn(),
@@ -207,12 +207,12 @@ class BuildAttempt:
             message.size,
         )
 
-    def close(self, *, is_recorded: bool = True, runs_again: bool = False) -> None:
-        """Give back the candidate's trial if it has no outcome, and remove what points without a result left.
+    def close(self, *, is_recorded: bool = False, runs_again: bool = False) -> None:
+        """Give back the candidate's trial unless its outcome `is_recorded`, and remove what is without a result.
 
-        Unless what it settled `is_recorded`, it counts as without one. If it `runs_again` its trial stays open.
+        If it `runs_again` its trial stays open.
         """
-        if not (is_recorded and 0 in self.settled):
+        if not is_recorded:
             if not runs_again:
                 self.store.abandon(self.number)
             shutil.rmtree(self.folder(0), ignore_errors=True)

@@ -6,9 +6,11 @@ import os
 
 import msgspec
 
+from tuner.records.codec import Values
 from tuner.records.outcome import Device
 from tuner.records.protocol import Job
 from tuner.search.budget import Budget
+from tuner.search.history import History
 from tuner.search.strategy import Proposal
 from tuner.study.attempt import Attempt, BuildAttempt
 from tuner.study.events import Publisher
@@ -28,17 +30,17 @@ def make_build(publisher: Publisher, proposal: Proposal, device: Device) -> Buil
     """Prepare to build a candidate, with the other step counts of the same build."""
     store, history = publisher.store, publisher.history
     number = store.enter(proposal.values) if proposal.number is None else proposal.number
-    _, *others = history.space.step_sweep(proposal.values)
-    wanted = [values for values in others if proposal.steps is None or values["steps"] in proposal.steps]
-    sweep = [proposal.values, *(values for values in wanted if history.find(values) is None)][
-        : max(1, publisher.budget.trials_left(history))
-    ]
+    sweep = wanted_sweep(history, proposal)[: max(1, publisher.budget.trials_left(history))]
     return BuildAttempt(store, history, device, number, sweep, proposal.purpose, proposal.recipe)
 
 
+def wanted_sweep(history: History, proposal: Proposal) -> list[Values]:
+    """Return the candidate of a proposal, and of its other step counts those that are wanted and not known."""
+    _, *others = history.space.step_sweep(proposal.values)
+    wanted = [values for values in others if proposal.steps is None or values["steps"] in proposal.steps]
+    return [proposal.values, *(values for values in wanted if history.find(values) is None)]
+
+
 def make_job(attempt: Attempt, budget: Budget, room: int) -> Job:
-    """Return the job of an attempt that has so much `room`: those that compile at once on a CPU share its cores."""
-    job = attempt.job(budget)
-    is_shared = job.environment.device == "cpu"
-    limit_s = None if job.compile_limit_s is None else job.compile_limit_s * (room if is_shared else 1)
-    return msgspec.structs.replace(job, compile_limit_s=limit_s, study_pid=os.getpid(), shares_device=room > 1)
+    """Return the job of an attempt that has so much `room`."""
+    return msgspec.structs.replace(attempt.job(budget), study_pid=os.getpid(), shares_device=room > 1)

@@ -26,6 +26,7 @@ from tuner.search.gain import finalists, is_in_doubt
 from tuner.search.history import BASELINE, History
 from tuner.search.plan import TimedCall, Work
 from tuner.study import narration
+from tuner.study.slots import compile_share
 from tuner.study.store import Store
 from tuner.tracking.queue import TrackingQueue
 from tuner.tracking.tracker import Tracker, trial_run
@@ -104,8 +105,8 @@ class BaselineTimed:
 class TrialEnded:
     """A trial has its outcome.
 
-    Another point of a build's step sweep becomes a trial of its own now: then `folder` is where the worker put its
-    files, and the outcome's number is not known yet.
+    Another point of a build's step sweep becomes a trial of its own when it is published: until `Publisher.numbered`
+    made it one, `folder` is where the worker put its files, and the outcome has its candidate's number.
     """
 
     outcome: Outcome
@@ -181,12 +182,20 @@ class Publisher:
         self.store = store
         self.history = history
         self.budget = budget
-        self.history.compile_limit_s = budget.compile_limit_s
+        self.compile_share = compile_share(store.request.environment, history.devices)
+        self.history.compile_limit_s = self.compile_share * budget.compile_limit_s
         self.display = display
         self.writer = ThreadPoolExecutor(max_workers=1)
         self.written: Future[None] | None = None
         self.tracking = [TrackingQueue(name, tracker, display.note) for name, tracker in trackers.items()]
         self.tracked: set[int] = set()
+
+    def numbered(self, event: Event) -> Event:
+        """Return an event, that of another point of a build's step sweep with a trial of its own."""
+        if not isinstance(event, TrialEnded) or event.folder is None:
+            return event
+        number = self.store.adopt(event.outcome.values, event.folder)
+        return TrialEnded(msgspec.structs.replace(event.outcome, number=number), event.remark)
 
     @singledispatchmethod
     def publish(self, event: Event) -> None:
@@ -209,7 +218,7 @@ class Publisher:
     @publish.register
     def _(self, event: BudgetChosen) -> None:
         self.budget.limits = msgspec.structs.replace(self.budget.limits, budget_s=event.budget_s)
-        self.history.compile_limit_s = self.budget.compile_limit_s
+        self.history.compile_limit_s = self.compile_share * self.budget.compile_limit_s
         self.store.begin(self.budget.limits)
         self.display.limited(self.budget.limits)
 
@@ -240,7 +249,7 @@ class Publisher:
 
     @publish.register
     def _(self, event: TrialEnded) -> None:
-        outcome = event.outcome if event.folder is None else self._as_trial(event.outcome, event.folder)
+        outcome = event.outcome
         self.store.acknowledge(outcome)
         self.history.outcomes[outcome.number] = outcome
         if outcome.number == BASELINE:
@@ -310,6 +319,8 @@ class Publisher:
     def close(self) -> None:
         """Finish what is being written; while an exception ends the study, trackers are not waited for."""
         try:
+            if self.store.finished is None:  # the run was interrupted: what it had not recorded took time, too
+                self._keep_time()
             self._await_board()
         finally:
             self.writer.shutdown()
@@ -332,12 +343,6 @@ class Publisher:
         written, self.written = self.written, None
         if written is not None:
             written.result()
-
-    def _as_trial(self, outcome: Outcome, folder: Path) -> Outcome:
-        number = self.store.enter(outcome.values)
-        if folder.exists():
-            folder.rename(self.store.paths.trial(number))
-        return msgspec.structs.replace(outcome, number=number)
 
     def _keep_time(self) -> None:
         """Record the time that was used, so that a resumed study goes on with what is left of its budget."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tuner.execution.executor import Handle
 from tuner.records.outcome import Device, Failure, Outcome, Pair
@@ -20,7 +20,8 @@ MAX_PASSED_OVER = 2
 class Flight:
     """An attempt that runs. `neighbours` are the devices of those that ran beside it.
 
-    It `runs_again` if one of them, or its device, made it fail.
+    It `runs_again` if one of them, or its device, made it fail. It `is_recorded` once its trial, or its repetition, has
+    its outcome; other step counts may still be measured then.
 
     `pair_side_by_side` is its pair if both of that run at the same time. Results are `held` until the baseline's is
     recorded, also those of a worker that `has_ended`. With `wants_reference_s` it waits to be judged against the
@@ -36,6 +37,7 @@ class Flight:
     pair_side_by_side: Pair | None = None
     neighbours: set[Device] = field(default_factory=set)
     runs_again: bool = False
+    is_recorded: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
     held: list[TrialEnded | RepetitionEnded] = field(default_factory=list)
     wants_reference_s: float | None = None
@@ -49,14 +51,15 @@ class Flight:
         return self.handle.device
 
     @property
-    def is_recorded(self) -> bool:
-        """Whether its trial, or its repetition, has its outcome."""
-        return any(outcome.number == self.attempt.number for outcome in self.outcomes)
+    def again(self) -> Proposal:
+        """What it was proposed as, with the number of its trial: to make it again."""
+        return replace(self.proposal, number=self.attempt.number)
 
     @property
     def can_be_stopped(self) -> bool:
-        """Whether it is a build that runs, but not the baseline's: it is stopped when the time for builds is up."""
-        return self.attempt.can_be_stopped and self.attempt.number != BASELINE and not self.has_ended
+        """Whether it is a build that runs, of the baseline's only the rest: stopped when the time for builds is up."""
+        is_needed = self.attempt.number == BASELINE and not self.is_recorded
+        return self.attempt.can_be_stopped and not is_needed and not self.has_ended
 
     def lacked_memory(self, outcome: Outcome) -> bool:
         """Return whether an outcome may be that others took too much memory: of the device, or of the host."""
@@ -69,7 +72,12 @@ class Flight:
     @property
     def builds_baseline(self) -> bool:
         """Whether it builds the untouched pipeline and generates the images that all others wait for."""
-        return self.proposal.purpose == "baseline"
+        return self.attempt.number == BASELINE and isinstance(self.attempt, BuildAttempt)
+
+
+def is_whole(result: TrialEnded | RepetitionEnded) -> bool:
+    """Return whether a result is that of the candidate itself, or of a repetition: not of another step count."""
+    return isinstance(result, RepetitionEnded) or result.folder is None
 
 
 def was_killed(failure: Failure) -> bool:

@@ -142,7 +142,8 @@ def disturbance_text(history: History, run: Outcome) -> str:
     """Report that a process was disturbed."""
     trial = history.outcomes[run.number]
     latency_s = front.seconds_per_image(run).value
-    others = (other for other in history.undisturbed(trial) if other.device == run.device)
+    slowed = history.disturbed(trial)  # fewer than half of a device's processes
+    others = (other for other in history.processes_of(trial) if other.device == run.device and other not in slowed)
     usual_s = median(front.seconds_per_image(other).value for other in others)
     times = format_ratio(latency_s / usual_s)
     return (
@@ -174,7 +175,8 @@ def device_texts(history: History) -> Iterator[str]:
             yield f"{device.title}: a call of the untouched pipeline takes {longer:+.1%} against {first.title}"
 
 
-def stop_text(number: int, left_s: float) -> str:
-    """Say that a running build was stopped, and why."""
+def stop_text(number: int, left_s: float, *, is_recorded: bool) -> str:
+    """Say that a running build was stopped, and why. If its trial `is_recorded`, only further step counts were."""
+    what = f"the rest of trial {number}" if is_recorded else f"trial {number}"
     reason = "the rest of the time is for the confirmation" if left_s > 1.0 else "the time is up"
-    return f"trial {number} was stopped: {reason}"
+    return f"{what} was stopped: {reason}"

@@ -124,7 +124,7 @@ class RepetitionAttempt:
             stop_if_disk_full(message.failure, self.store.folder)
             yield self._ended(status="failed", failure=message.failure)
 
-    def close(self, *, is_recorded: bool = True, runs_again: bool = False) -> None:
+    def close(self, *, is_recorded: bool = False, runs_again: bool = False) -> None:
         """Do nothing: a repetition without a recorded outcome leaves nothing that counts."""
 
     def _ended(self, **result: object) -> RepetitionEnded:

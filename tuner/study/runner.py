@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from tuner.execution.executor import Ended, Executor, Handle, StoodStill
 from tuner.hardware.gpus import Trouble
@@ -29,8 +28,9 @@ from tuner.study.events import (
     WorkerEnded,
     WorkerStoodStill,
 )
-from tuner.study.flight import Flight, next_to_judge
+from tuner.study.flight import Flight, is_whole, next_to_judge
 from tuner.study.stops import stop_if_throttled
+from tuner.study.waiting import Waiting
 
 NEVER = float("inf")
 
@@ -54,16 +54,13 @@ class Runner:
         self.room = room
         self.builds_end_at = builds_end_at
         self.follow = follow
-        self.interrupted: Sequence[Sequence[Values]] = ()
+        self.interrupted: Callable[[], Sequence[Sequence[Values]]] = lambda: ()
         """What was being built when the study was killed, and does not run again yet."""
         self.flights: dict[str, Flight] = {}
         self.devices = Devices(self.history, check)
         self.strategy: Strategy
         """What is run now."""
-        self.to_run_alone: list[tuple[Proposal, Device]] = []
-        """What failed because of a neighbour, to be run again without one on the same device."""
-        self.to_move: list[Proposal] = []
-        """What ran on a device that was taken out, to be run again on another."""
+        self.waiting = Waiting()
 
     def exhaust(self, strategy: Strategy, is_done: Callable[[History], bool] = lambda _: False) -> None:
         """Run what a strategy proposes until it has nothing more to propose, or `is_done`.
@@ -71,8 +68,10 @@ class Runner:
         In the second case what runs then goes on, for the next strategy.
         """
         self.strategy = strategy
-        self.fill()
-        while self.flights and not is_done(self.history):
+        while not is_done(self.history):
+            self.fill()
+            if not self.flights:
+                break
             for handle, message in self.executor.wait(self.next_stop):
                 self.take(handle, message)
                 if isinstance(message, (TurnEnded, PointTimed, Ended)):
@@ -83,12 +82,11 @@ class Runner:
                 self.go_on(flight)
             self.stop_late()
             self.judge_next()
-            self.fill()
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing runs, or waits to run again."""
-        return not self.flights and not self.to_run_alone and not self.to_move
+        return not self.flights and not self.waiting
 
     def close(self) -> None:
         """End what still runs, and what was to run again."""
@@ -97,11 +95,11 @@ class Runner:
     def give_up(self, but: Flight | None = None) -> None:
         """End what runs, but for one, and what was to run again: candidates without a result count as not tried."""
         for flight in [flight for flight in self.flights.values() if flight is not but]:
+            flight.runs_again = False
             self.end(flight)
-        for proposal in (*self.to_move, *(proposal for proposal, _ in self.to_run_alone)):
+        for proposal in self.waiting.clear():
             if proposal.repeats is None and proposal.number is not None:
                 self.store.abandon(proposal.number)
-        self.to_move, self.to_run_alone = [], []
 
     def fill(self) -> None:
         """Start what is proposed while there is room: one after the other on each device, so that all have work."""
@@ -114,14 +112,13 @@ class Runner:
         """Start what a device does next. Returns whether there was anything."""
         if self.is_taken_out(device):
             return False
-        waiting = [proposal for proposal, of in self.to_run_alone if of == device]
-        if waiting:
-            self.to_run_alone.remove((waiting[0], device))
-            self.start(waiting[0], device, is_alone=True)
+        alone, to_move = self.waiting.take_alone(device), self.waiting.to_move
+        if alone is not None:
+            self.start(alone, device, is_alone=True)
             return True
-        if self.to_move and not self.devices.may_move(self.to_move[0], device, list(self.flights.values())):
+        if to_move and not self.devices.may_move(to_move[0], device, list(self.flights.values())):
             return False
-        proposal = self.to_move.pop(0) if self.to_move else self.strategy.propose(self.history, device)
+        proposal = to_move.pop(0) if to_move else self.strategy.propose(self.history, device)
         if proposal is None:
             return False
         begun = {flight.pair_side_by_side for flight in self.flights.values()}
@@ -155,7 +152,8 @@ class Runner:
         The two of a pair take the room of one, since their calls alternate.
         """
         flights = [flight for flight in self.flights.values() if flight.device == device]
-        is_one_alone = any(flight.is_alone for flight in flights) or any(of == device for _, of in self.to_run_alone)
+        to_run_alone = [of for _, of in self.waiting.to_run_alone]
+        is_one_alone = any(flight.is_alone for flight in flights) or device in to_run_alone
         taken = {flight.pair_side_by_side or flight.handle.id for flight in flights if not flight.has_ended}
         return device in self.history.devices and len(taken) < (1 if is_one_alone else self.room())
 
@@ -210,13 +208,15 @@ class Runner:
         if result is not None and self.must_wait(flight):
             flight.held.append(result)
             return
-        is_baseline = flight.builds_baseline and isinstance(event, TrialEnded) and event.folder is None
-        if is_baseline and result is not None and result.outcome.failure is not None:
-            stop_if_throttled(result.outcome.failure)
+        if result is not None and is_whole(result):
+            if flight.builds_baseline and result.outcome.failure is not None:
+                stop_if_throttled(result.outcome.failure)
+            flight.is_recorded = True  # before it is: what is interrupted halfway must not be removed
+        event = self.publisher.numbered(event)
         self.publisher.publish(event)
         self.follow(flight.attempt, event)
-        if result is not None:
-            flight.outcomes.append(result.outcome)
+        if isinstance(event, (TrialEnded, RepetitionEnded)):
+            flight.outcomes.append(event.outcome)
         if isinstance(event, RepetitionEnded):
             self.take_out(flight.device, self.devices.trouble_of_baseline(flight.device, event.outcome))
 
@@ -269,8 +269,9 @@ class Runner:
         elif flight.device not in self.history.devices:
             return False
         elif flight.lacked_memory(event.outcome):
-            flight.runs_again = isinstance(event, RepetitionEnded) or event.folder is None
-            self.note(f"trial {flight.attempt.number} ran out of memory beside others: it is run again alone")
+            flight.runs_again |= is_whole(event)
+            if is_whole(event):
+                self.note(f"trial {flight.attempt.number} ran out of memory beside others: it is run again alone")
         else:
             return False
         return True
@@ -289,8 +290,7 @@ class Runner:
         text = self.devices.take_out(device, trouble)
         for flight in self.devices.excused(device, trouble, list(self.flights.values())):
             self.move(flight)
-        self.to_move += [proposal for proposal, of in self.to_run_alone if of == device and proposal.repeats is None]
-        self.to_run_alone = [(proposal, of) for proposal, of in self.to_run_alone if of != device]
+        self.waiting.leave(device)
         self.note(text)
 
     def move(self, flight: Flight) -> None:
@@ -301,7 +301,7 @@ class Runner:
         if runs_again and flight.builds_baseline:
             self.begin_again(flight)
         if runs_again:
-            self.to_move.append(replace(flight.proposal, number=flight.attempt.number))
+            self.waiting.to_move.append(flight.again)
         flight.runs_again = runs_again
         self.end(flight)
         self.observe_outcomes(flight)
@@ -313,7 +313,7 @@ class Runner:
     def conclude(self, flight: Flight) -> None:
         """End an attempt that has come to its end or is stopped, and tell the strategy what came of it."""
         if flight.runs_again:
-            self.to_run_alone.append((replace(flight.proposal, number=flight.attempt.number), flight.device))
+            self.waiting.to_run_alone.append((flight.again, flight.device))
         self.end(flight)
         self.keep_building()
         self.observe_outcomes(flight)
@@ -323,7 +323,7 @@ class Runner:
         del self.flights[flight.handle.id]
         self.history.running.remove(flight.running)
         self.executor.cancel(flight.handle)
-        flight.attempt.close(is_recorded=not flight.held, runs_again=flight.runs_again)
+        flight.attempt.close(is_recorded=flight.is_recorded, runs_again=flight.runs_again)
         self.publisher.publish(WorkerEnded(flight.attempt.number))
 
     def observe_outcomes(self, flight: Flight) -> None:
@@ -332,10 +332,9 @@ class Runner:
             self.strategy.observe(outcome)
 
     def keep_building(self) -> None:
-        """Record what is being built: a study that is killed begins again with that, first with the baseline."""
-        builds = [flight.running for flight in self.flights.values() if flight.running.sweep]
-        begun = [build for build in builds if self.history.outcomes or build.number == BASELINE]
-        keep_building(self.store, [*self.interrupted, *(build.sweep for build in begun)])
+        """Record what is being built, or waits to be built again: a study that is killed begins again with that."""
+        running = [flight.running.sweep for flight in self.flights.values() if flight.running.sweep]
+        keep_building(self.store, [*self.interrupted(), *self.waiting.sweeps(self.history), *running])
 
     def next_stop(self) -> float:
         """Return when the builds that run are stopped."""
@@ -345,6 +344,7 @@ class Runner:
         """Stop the builds that run once their time is up."""
         is_late = time.monotonic() >= self.next_stop()
         for flight in [flight for flight in self.flights.values() if is_late and flight.can_be_stopped]:
-            self.note(narration.stop_text(flight.attempt.number, self.budget.seconds_left()))
+            left_s, number = self.budget.seconds_left(), flight.attempt.number
+            self.note(narration.stop_text(number, left_s, is_recorded=flight.is_recorded))
             flight.runs_again = False
             self.conclude(flight)

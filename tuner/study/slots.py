@@ -29,6 +29,11 @@ def max_slots(environment: Environment) -> int:
     return max(1, min(MAX_SLOTS[environment.device], environment.cpu_count // CORES_EACH[environment.device]))
 
 
+def compile_share(environment: Environment, devices: Iterable[Device]) -> int:
+    """Return how many times as long a build may compile because others do at once: on a CPU they share its cores."""
+    return max_slots(share_of(environment, devices)) if environment.device == "cpu" else 1
+
+
 def share_of(environment: Environment, devices: Iterable[Device]) -> Environment:
     """Return what a device has of a host with several: its share of the cores."""
     most = max(Counter(device.node for device in devices).values(), default=1)

@@ -128,6 +128,13 @@ class Store:
         storage = self.study._storage
         return int(storage.get_trial_number_from_id(storage.create_new_trial(self.study._study_id, trial)))
 
+    def adopt(self, values: Values, folder: Path) -> int:
+        """Start a trial with this candidate, which was measured in another's folder, and return its number."""
+        number = self.enter(values)
+        if folder.exists():
+            folder.rename(self.paths.trial(number))
+        return number
+
     def acknowledge(self, outcome: Outcome) -> None:
         """Keep an outcome for good, then tell the sampler."""
         folder = self.paths.trial(outcome.number)

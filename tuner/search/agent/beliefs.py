@@ -13,7 +13,7 @@ from tuner.advisor.skipping import BY_THRESHOLD, fewer_steps
 from tuner.records.advice import Expectation
 from tuner.records.codec import Value, Values
 from tuner.records.warm_start import Part, WarmStart
-from tuner.search.agent.features import SCOPE, STEPS, Array, Setting, acts_outside_steps, changes_image
+from tuner.search.agent.features import SCOPE, STEPS, Array, Setting, acts_outside_steps, alike, changes_image
 from tuner.search.agent.observed import MIN_S, Seconds
 from tuner.search.agent.regression import Pair, Prior
 from tuner.timing.intervals import Z_95
@@ -24,7 +24,7 @@ STEP = {"mean": 0.0, "deviation": 0.2, "none": 0.005}
 FIXED = {"deviation": 0.5, "other": 0.03, "pair": 0.3}
 """The log of the rest of a call: what a setting of the VAE or the text encoders does, and any other."""
 
-PAIR_DEVIATION = 0.1
+PAIR_DEVIATION = 0.06
 SIGMA = 0.01
 """The relative error of a latency: of the measurement, and of the model."""
 
@@ -66,6 +66,7 @@ def weak(settings: Sequence[Setting], recommended: Sequence[Setting]) -> tuple[P
         deviation=np.where(outside | idle, STEP["none"], STEP["deviation"]),
         pair_deviation=PAIR_DEVIATION,
         sigma=SIGMA,
+        alike=alike(settings),
     )
     fixed = Prior(
         mean=np.where(liked & outside, -RECIPE_GAIN, 0.0),

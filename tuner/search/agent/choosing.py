@@ -126,7 +126,7 @@ class Comparison:
         self.limit = LIMIT * scale
         is_on_cpu = history.baseline.device is not None and history.baseline.device.name == "cpu"
         self.costs = Costs(history, self.trials, self.columns, scale)
-        limit_s = history.compile_limit_s * (chooser.context.slots if is_on_cpu else 1) or math.inf
+        limit_s = history.compile_limit_s or math.inf
         self.longest_compile_s = limit_s * (COMPILE_MARGIN if self.costs.has_compiled else FIRST_COMPILE_MARGIN)
         keys = {trial.outcome.number: trial.key for trial in self.trials}
         self.known = Known(history, lambda outcome: keys[outcome.number])

@@ -56,6 +56,16 @@ def related(settings: Sequence[Setting]) -> list[tuple[int, int]]:
     return [(one, other) for one, other in pairs if _are_related(settings[one], settings[other])]
 
 
+def alike(settings: Sequence[Setting]) -> list[list[tuple[int, int]]]:
+    """Return groups of pairs of columns that do nearly the same: what compiling does to a setting is alike whether
+    blocks are compiled or all of the denoiser.
+    """
+    scopes = [column for column, (name, _) in enumerate(settings) if name == SCOPE]
+    others = [column for column, (name, _) in enumerate(settings) if name != SCOPE]
+    groups = [[(min(scope, other), max(scope, other)) for scope in scopes] for other in others]
+    return [group for group in groups if len(group) > 1 and _are_related(*(settings[column] for column in group[0]))]
+
+
 def _are_related(one: Setting, other: Setting) -> bool:
     names, parts = {one[0], other[0]}, {one[0].partition(".")[0], other[0].partition(".")[0]}
     if len(names) == 1 or acts_outside_steps(one) != acts_outside_steps(other):

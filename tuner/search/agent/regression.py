@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 
@@ -21,6 +22,9 @@ MAX_CHOSEN = 12
 MIN_TOGETHER = 2
 """Rows that have both settings before they can ask for a pair."""
 
+ALIKE = 0.9
+"""The correlation that is assumed between the effects of pairs that are alike."""
+
 SIGMA_ROWS = 6
 """So many rows the assumed error of a row is worth against the error that is seen."""
 
@@ -29,7 +33,8 @@ SIGMA_ROWS = 6
 class Prior:
     """What is assumed of the effects: mean and deviation of each column, of each pair, and the error of a row.
 
-    A pair has the mean in `pairs`, else 0, and the deviation in `pair_deviations`, else `pair_deviation`.
+    A pair has the mean in `pairs`, else 0, and the deviation in `pair_deviations`, else `pair_deviation`. The pairs of
+    a group in `alike` are assumed to do nearly the same.
     """
 
     mean: Array
@@ -38,6 +43,7 @@ class Prior:
     sigma: float
     pairs: dict[Pair, float] = field(default_factory=dict)
     pair_deviations: dict[Pair, float] = field(default_factory=dict)
+    alike: Sequence[Sequence[Pair]] = ()
 
 
 @dataclass(frozen=True)
@@ -85,16 +91,37 @@ def fit(rows: Array, y: Array, prior: Prior, given: Sequence[Pair], errors: Arra
 def _solve(rows: Array, y: Array, prior: Prior, pairs: Sequence[Pair], errors: Array | None) -> Posterior:
     columns = with_pairs(rows, pairs)
     mean = np.concatenate([prior.mean, [prior.pairs.get(pair, 0.0) for pair in pairs]])
+    assumed, log_determinant = _assumed_precision(prior, pairs)
+    weights = 1.0 / _variances(len(y), prior, errors)
+    factor = np.linalg.cholesky((columns.T * weights) @ columns + assumed)
+    inverse = np.linalg.inv(factor)
+    found = inverse.T @ (inverse @ (columns.T @ (weights * y) + assumed @ mean))
+    off = found - mean
+    quadratic = (weights * (y - columns @ found) ** 2).sum() + off @ assumed @ off
+    logs = np.log(weights).sum() + log_determinant - 2 * np.log(np.diag(factor)).sum()
+    return Posterior(found, inverse, tuple(pairs), prior.sigma, float(logs - quadratic) / 2)
+
+
+def _assumed_precision(prior: Prior, pairs: Sequence[Pair]) -> tuple[Array, float]:
+    """Return the precision that is assumed of the effects, and the log of its determinant."""
     of_pairs = [prior.pair_deviations.get(pair, prior.pair_deviation) for pair in pairs]
     deviation = np.concatenate([prior.deviation, of_pairs])
-    weights = 1.0 / _variances(len(y), prior, errors)
-    precision = (columns.T * weights) @ columns + np.diag(deviation**-2.0)
-    factor = np.linalg.cholesky(precision)
-    inverse = np.linalg.inv(factor)
-    found = inverse.T @ (inverse @ (columns.T @ (weights * y) + mean * deviation**-2.0))
-    quadratic = (weights * (y - columns @ found) ** 2).sum() + (((found - mean) / deviation) ** 2).sum()
-    logs = np.log(weights).sum() - 2 * np.log(deviation).sum() - 2 * np.log(np.diag(factor)).sum()
-    return Posterior(found, inverse, tuple(pairs), prior.sigma, float(logs - quadratic) / 2)
+    precision, log_determinant = np.diag(deviation**-2.0), -2 * float(np.log(deviation).sum())
+    places = {pair: place for place, pair in enumerate(pairs, len(prior.mean))}
+    for group in prior.alike:
+        members = [places[pair] for pair in group if pair in places]
+        inverse, log_of_inverse = _inverse_correlation(len(members))
+        precision[np.ix_(members, members)] = inverse / np.outer(deviation[members], deviation[members])
+        log_determinant += log_of_inverse
+    return precision, log_determinant
+
+
+@cache
+def _inverse_correlation(count: int) -> tuple[Array, float]:
+    """Return the inverse of the correlations of so many effects that are alike, and the log of its determinant."""
+    correlation = np.full((count, count), ALIKE)
+    np.fill_diagonal(correlation, 1.0)
+    return np.linalg.inv(correlation), -float(np.linalg.slogdet(correlation)[1])
 
 
 def _variances(count: int, prior: Prior, errors: Array | None) -> Array:
