@@ -517,7 +517,7 @@ def test_a_knob_that_never_acted_is_told_and_not_chosen(bench: Bench, workers: W
         is_cached = job.build["cache.kind"] != "none"
         for message in workers(job):
             if is_cached and isinstance(message, PointDone) and job.points[message.index].steps <= 20:
-                failure = Failure(kind="no effect", stage="score", message=text)
+                failure = Failure(kind="no effect", stage="score", message=text, knob="cache.kind")
                 yield PointFailed(index=message.index, failure=failure)
             elif is_cached and isinstance(message, PointDone):
                 yield msgspec.structs.replace(message, skipped_share=0.25)

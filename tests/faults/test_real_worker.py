@@ -128,7 +128,7 @@ def test_a_cache_that_skips_nothing_has_no_effect_and_one_that_skips_says_how_mu
     forked: ForkedWorkers, make_job: Callable[..., Job], tmp_path: Path
 ) -> None:
     found = failure(forked.run(make_job(cache__kind="first-block", cache__threshold=1e-9), tmp_path / "trial"))
-    assert (found.kind, found.stage) == ("no effect", "score")
+    assert (found.kind, found.stage, found.knob) == ("no effect", "score", "cache.kind")
     assert re.fullmatch(r"cache.kind=first-block: it never skipped anything in \d+ steps", found.message)
     done = forked.run(make_job(cache__kind="first-block", cache__threshold=1.9), tmp_path / "skips")[-1]
     assert isinstance(done, PointDone) and done.skipped_share == 0.5, "the second of two steps"

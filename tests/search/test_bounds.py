@@ -68,7 +68,7 @@ def test_a_cache_that_skipped_nothing_is_not_tried_where_it_skips_less(different
     message = "cache.kind=teacache: it never skipped anything in 240 steps"
     known.outcomes[3] = Outcome(
         number=3, purpose="search", values=CACHED, build_key="", image_key="", status="failed",
-        failure=Failure(kind="no effect", stage="score", message=message),
+        failure=Failure(kind="no effect", stage="score", message=message, knob="cache.kind"),
     )  # fmt: skip
     reason = idle_cache_reason(known, CACHED | different)
     assert (reason is not None) is is_refused
@@ -77,7 +77,7 @@ def test_a_cache_that_skipped_nothing_is_not_tried_where_it_skips_less(different
 
 def test_another_knob_without_effect_says_nothing_of_caches() -> None:
     known = history(None)
-    failure = Failure(kind="no effect", stage="apply", message="fuse_qkv=true: nothing to fuse")
+    failure = Failure(kind="no effect", stage="score", message="guidance.stop=0.5: never", knob="guidance.stop")
     known.outcomes[3] = Outcome(
         number=3, purpose="search", values=CACHED, build_key="", image_key="", status="failed", failure=failure
     )

@@ -172,14 +172,14 @@ def require_effects(
         if reason is None and is_same_image and KNOBS[name].uneven_steps:
             reason = "its images are those of the untouched pipeline"
         if reason:
-            raise NoEffect(f"{name}={values[name]}: {reason}")
+            raise NoEffect(f"{name}={values[name]}: {reason}", name)
 
 
 def require_skipped_steps(pipe: Any, values: Mapping[str, Value]) -> None:
     """Raise NoEffect if a candidate has a cache that skipped nothing in the calls since `watch`."""
     reason = KNOBS["cache.kind"].idle_reason(pipe, values)
     if reason:
-        raise NoEffect(f"cache.kind={values['cache.kind']}: {reason}")
+        raise NoEffect(f"cache.kind={values['cache.kind']}: {reason}", "cache.kind")
 
 
 # ---- effects of a whole candidate -----------------------------------------------------------------------------------

@@ -18,7 +18,14 @@ MAX_COUNT = 100_000
 
 
 class NoEffect(Exception):
-    """A knob was applied and changed nothing, so measuring it would only measure the baseline again."""
+    """A knob was applied and changed nothing, so measuring it would only measure the baseline again.
+
+    `knob` is its name, if that showed in calls of the pipeline.
+    """
+
+    def __init__(self, message: str, knob: str | None = None) -> None:
+        super().__init__(message)
+        self.knob = knob
 
 
 class Knob(ABC):

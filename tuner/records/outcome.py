@@ -183,7 +183,8 @@ class PredictionCheck(Record):
 class Failure(Record):
     """Why a trial has no result: the stage that failed, the log file with the details, and a setting that may help.
 
-    After a timeout `limit_s` is how long the stage was given.
+    After a timeout `limit_s` is how long the stage was given. `knob` is the one that changed nothing, if that showed in
+    calls of the pipeline.
     """
 
     kind: FailureKind
@@ -192,6 +193,7 @@ class Failure(Record):
     log: str = "worker.log"
     remedy: str | None = None
     limit_s: NonNegative | None = None
+    knob: str | None = None
 
 
 class Device(Record):

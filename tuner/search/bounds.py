@@ -76,10 +76,10 @@ def slow_compile_reason(history: History, values: Values) -> str | None:
 
 def idle_cache_reason(history: History, values: Values) -> str | None:
     """Return why a candidate's cache would skip nothing, or None: it did not with a threshold and steps as high."""
-    message = f"{CacheKind.name}={values.get(CacheKind.name)}: "
+    kind = values.get(CacheKind.name)
     for trial in history.outcomes.values():
         failure = trial.failure
-        if failure is None or failure.kind != "no effect" or not failure.message.startswith(message):
+        if failure is None or failure.knob != CacheKind.name or trial.values.get(CacheKind.name) != kind:
             continue
         if skips_no_more(values, trial.values):
             least = {name: trial.values[name] for name in RAISES_SKIPS if name in trial.values}

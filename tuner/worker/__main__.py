@@ -83,7 +83,7 @@ def run(job: Job, channel: Channel, weights: Weights, ranks: Ranks) -> None:
             is_of_another_point = index > 0 and point.index in bench.timer.errors
             if not isinstance(error, OF_A_POINT) and not is_of_another_point:
                 raise
-            if isinstance(error, NoEffect) and str(error).startswith(f"{CacheKind.name}="):
+            if isinstance(error, NoEffect) and error.knob == CacheKind.name:
                 idle_steps = max(idle_steps, point.steps)  # with fewer steps it skips no more
             channel.send(PointFailed(index=point.index, failure=channel.failure(error)))
     if job.is_baseline and bench.scoring is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Semaphore
 from typing import Any
 
+from tuner.knobs import NoEffect
 from tuner.records.codec import Record, encode, read
 from tuner.records.outcome import Failure
 from tuner.records.protocol import (
@@ -90,5 +91,6 @@ class Channel:
         with contextlib.suppress(OSError):  # the disk that the log is on may be what is full
             traceback.print_exception(error)
         return Failure(
-            kind=name_failure(error), stage=self.stage, message=one_line(error), remedy=remedy(error, self.arguments)
-        )
+            kind=name_failure(error), stage=self.stage, message=one_line(error), remedy=remedy(error, self.arguments),
+            knob=error.knob if isinstance(error, NoEffect) else None,
+        )  # fmt: skip
