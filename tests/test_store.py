@@ -135,22 +135,19 @@ def test_a_trial_without_a_result_is_a_violated_constraint(folder: Path, request
         assert [trial.number for trial in store.study.best_trials] == [0]
 
 
-def test_refused_duplicate_and_abandoned_trials(folder: Path, request_: Request) -> None:
+def test_refused_and_abandoned_trials(folder: Path, request_: Request) -> None:
     with Store(folder, request_) as store:
         store.acknowledge(outcome(store.enter(baseline(store)), baseline(store)))
         refused, values = store.ask()
         store.refuse(refused, values, "no such luck")
-        duplicate, _ = store.ask()
-        store.duplicate(duplicate, 0)
         abandoned, _ = store.ask()
         store.abandon(abandoned)
-        assert states(store) == ["COMPLETE", "PRUNED", "FAIL", "FAIL"]
+        assert states(store) == ["COMPLETE", "PRUNED", "FAIL"]
     with Store(folder, request_) as store:
         assert [(refusal.values, refusal.reason) for refusal in store.refusals()] == [(values, "no such luck")]
         assert store.study.trials[refused].constraints == {"refused": 1.0}
-        assert store.study.trials[duplicate].user_attrs == {"duplicate_of": 0}
         assert list(store.outcomes()) == [0]
-        assert states(store) == ["COMPLETE", "PRUNED", "FAIL", "FAIL"]
+        assert states(store) == ["COMPLETE", "PRUNED", "FAIL"]
 
 
 def test_a_candidate_that_is_entered_is_the_one_that_is_tried(folder: Path, request_: Request) -> None:

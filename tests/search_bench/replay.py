@@ -109,7 +109,7 @@ class Trials:
         self.known[trial.number] = trial
         return int(trial.number)
 
-    def duplicate(self, number: int, of: int | None) -> None:
+    def abandon(self, number: int) -> None:
         self.study.tell(number, state=optuna.trial.TrialState.FAIL)
 
     def tell(self, number: int, values: list[float] | None, status: str) -> None:

@@ -42,7 +42,7 @@ class OptunaSampler(Strategy, ABC):
             is_recorded = refusal is not None and len(history.refused) < MAX_REFUSALS + len(history.outcomes)
             if last not in known and (refusal is None or is_recorded):
                 return Proposal(values=last, purpose="search", number=number, refusal=refusal)
-            self.context.trials.duplicate(number, number_of(history, last))
+            self.context.trials.abandon(number)
         return self.near(history, known, last)
 
     def near(self, history: History, known: Known, last: Values) -> Proposal | None:
@@ -81,9 +81,3 @@ class RandomSearch(OptunaSampler):
         import optuna
 
         return optuna.samplers.RandomSampler(seed=seed)
-
-
-def number_of(history: History, values: Values) -> int | None:
-    """Return the trial that answers for a candidate, or will when it ends; None if the candidate is new."""
-    known = history.find(values)
-    return known.number if known is not None else history.find_running(values)

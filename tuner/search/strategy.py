@@ -59,8 +59,8 @@ class TrialSource(Protocol):
         """Start a trial and return its number and the sampler's candidate."""
         ...
 
-    def duplicate(self, number: int, of: int | None) -> None:
-        """End a trial whose candidate was tried before, or refused."""
+    def abandon(self, number: int) -> None:
+        """End a trial whose candidate is known: the sampler does not count it a second time."""
         ...
 
 

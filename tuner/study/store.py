@@ -155,14 +155,8 @@ class Store:
         refused = encode_pretty(Refusal(values=values, reason=reason)).decode()
         self._end(number, {"refused": refused, "status": "refused", "reason": reason}, {"refused": 1.0})
 
-    def duplicate(self, number: int, of: int | None) -> None:
-        """End a trial whose candidate was tried before. The sampler must not count it a second time: it is failed."""
-        if of is not None:
-            self._trial(number).set_user_attr("duplicate_of", of)
-        self.abandon(number)
-
     def abandon(self, number: int) -> None:
-        """End a trial that was interrupted; its candidate counts as not tried."""
+        """End a trial that was interrupted, or whose candidate is known. It is failed: samplers do not count it."""
         from optuna.trial import TrialState
 
         self.study.tell(number, state=TrialState.FAIL)
