@@ -1,9 +1,10 @@
 """Attention in fp8 by cuDNN, beside torch's kernels, at the shapes of published denoisers.
 
 `python tests/bench_fp8_attention.py` needs a GPU of compute capability 9.0 or more, and the package
-nvidia-cudnn-frontend. Each row is the median of calls that follow each other for a second, so that the GPU is at the
-clock that it holds. `fp8` is the kernel alone, `with conversion` what a denoiser would call: from bfloat16 to bfloat16,
-compiled. The error is that of the output against float32's, relative to its norm.
+nvidia-cudnn-frontend. Calls follow each other for a second, so that the GPU is at the clock that it holds; a row is the
+median of the means of ten calls in its second half. Where a kernel takes less than some 50 microseconds this is the
+host's time. `with conversion` is what a denoiser would call: from bfloat16 to bfloat16, compiled. The error is that of
+the output against float32's, relative to its norm.
 
 No knob uses it yet: this shows whether one would gain.
 """
@@ -142,7 +143,7 @@ def of_torch(backend: SDPBackend) -> Callable[..., torch.Tensor]:
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """Return the median of calls that follow each other."""
+    """Return the median of the means of ten calls that follow each other, of the second half of a second."""
     call()
     torch.cuda.synchronize()
     found, until = [], time.monotonic() + HOLD_S
@@ -193,7 +194,8 @@ def measure(shape: Shape) -> Iterator[tuple[str, str]]:
             error = float((attend(q, k, v)[:, some].float() - exact).norm() / exact.norm())
             took_s = seconds(partial(attend, q, k, v))
         except Exception as problem:  # each kernel by itself
-            yield name, f"{type(problem).__name__}: {str(problem).splitlines()[0][:200]} | | |"
+            text = " ".join(str(problem).split()).replace("|", "/")
+            yield name, f"{type(problem).__name__}: {text[:200]} | | |"
         else:
             yield name, f"{took_s * 1e3:.3f} | {shape.flop / took_s / 1e12:.0f} | {error:.2%} |"
     constants.cache_clear()

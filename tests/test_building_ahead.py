@@ -27,6 +27,7 @@ from tuner.records.protocol import (
     WorkerFailed,
 )
 from tuner.records.quality import Quality
+from tuner.search.history import History
 from tuner.search.strategy import Proposal
 from tuner.study import loop, slots
 from tuner.study.attempt import BuildAttempt
@@ -281,11 +282,15 @@ def test_a_resumed_study_whose_baseline_is_known_settles_what_is_in_doubt_before
     assert len(workers.jobs) > before
 
 
+def known_of(history: History) -> tuple[bool, int]:
+    return history.advice is not None, len(history.repetitions)
+
+
 def test_what_a_resumed_study_builds_beside_the_baselines_repetition_is_chosen_with_advice(
     ahead: Ahead, workers: SlowWorkers
 ) -> None:
     workers.is_composed = workers.nothing_gains = True
-    known: list[bool] = []
+    known: list[tuple[bool, int]] = []
 
     def interrupted(job: Job) -> Iterator[Message]:
         if workers.jobs and is_repetition(job, workers.jobs[0]):
@@ -299,9 +304,10 @@ def test_what_a_resumed_study_builds_beside_the_baselines_repetition_is_chosen_w
     with ahead.study(trials=20) as study:
         assert not study.history.repetitions
         propose = study.search.propose
-        study.search.propose = lambda *each: known.append(study.history.advice is not None) or propose(*each)  # type: ignore[method-assign]
+        study.search.propose = lambda *each: known.append(known_of(study.history)) or propose(*each)  # type: ignore[method-assign]
         study.run()
-    assert known and all(known)
+    assert all(has_advice for has_advice, _ in known)
+    assert (True, 0) in known, "one was proposed while the baseline was repeated"
 
 
 def test_the_quickest_is_judged_first_and_what_is_slower_need_not_be(ahead: Ahead, workers: SlowWorkers) -> None:

@@ -79,6 +79,21 @@ def test_each_part_is_told_and_the_rest() -> None:
     assert decode(encode(found), Components, "test") == found
 
 
+def test_what_a_component_does_between_steps_is_its_own_time() -> None:
+    hand = Hand()
+    parts = {"transformer": Worker(hand, 3.0), "vae": OtherWorker(hand, 5.0)}
+
+    def call() -> None:
+        parts["transformer"]()
+        hand.now += 0.25
+        parts["vae"].decode()
+        parts["transformer"]()
+        parts["vae"].decode()
+
+    found = time_components(call, SimpleNamespace(components=parts), hand)
+    assert (found.between_s, found.rest_s) == (0.25, 0.25)
+
+
 def test_a_part_that_is_not_there_is_absent_and_one_that_is_not_called_is_zero() -> None:
     hand = Hand()
     unet = Worker(hand, 3.0)

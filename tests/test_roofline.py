@@ -19,6 +19,7 @@ from tuner.records.machine import Environment, GpuUse, LimitShare, ProbeState, R
 from tuner.records.outcome import Components, Timing
 from tuner.timing import rates, roofline
 from tuner.timing.measure import Clock
+from tuner.timing.rates import FLOAT8_ROW, INT8
 from tuner.timing.shapes import Attention, Product, ShapeRecorder
 
 CPU = environment.detect("cpu")
@@ -72,6 +73,11 @@ def test_a_batch_is_as_many_images() -> None:
 def test_fp8_products_are_held_against_the_fp8_rate_and_small_weights_alone_are_not() -> None:
     row = share(28 * 0.1018, quantization__scheme="fp8-dynamic-row")
     assert row == LimitShare(share=pytest.approx(74e12 / 0.1018 / 1500e12), rate=roofline.FLOAT8)
+    own = msgspec.structs.replace(FOUND, flop_per_s={**FOUND.flop_per_s, FLOAT8_ROW: 1300e12, INT8: 900e12})
+    row = share(28 * 0.1018, own, quantization__scheme="fp8-dynamic-row")
+    assert row == LimitShare(share=pytest.approx(74e12 / 0.1018 / 1300e12), rate=FLOAT8_ROW)
+    eight = share(28 * 0.1018, own, quantization__scheme="int8-dynamic")
+    assert eight == LimitShare(share=pytest.approx(74e12 / 0.1018 / 900e12), rate=INT8)
     weights = share(28 * 0.1339, quantization__scheme="fp8-weight-only")
     assert weights is not None and weights.rate == "bfloat16"
 

@@ -12,16 +12,19 @@ import pytest
 from inline_study import DEVICE, Bench, Workers
 
 from tuner.execution.executor import Ended, StoodStill
+from tuner.execution.process import WorkerProcess
 from tuner.hardware import environment
 from tuner.records.machine import Memory
 from tuner.records.outcome import Failure, Outcome
-from tuner.records.protocol import Job, Message, PointFailed, WorkerFailed
+from tuner.records.protocol import Job, Message, NoiseFound, PointFailed, WorkerFailed
+from tuner.records.quality import NoiseFloor
+from tuner.search.bounds import slow_compile_reason
 from tuner.search.strategy import Proposal
 from tuner.space.candidates import candidate_key
 from tuner.study import slots
 from tuner.study.attempt import BuildAttempt
 from tuner.study.course import building
-from tuner.study.events import BudgetChosen
+from tuner.study.events import BudgetChosen, TrialEnded
 from tuner.study.flight import Flight
 from tuner.study.loop import Study
 
@@ -285,6 +288,51 @@ def test_builds_that_share_a_cpu_may_compile_for_longer_by_one_limit(several: Be
         assert limits == {200.0}
         found.publisher.publish(BudgetChosen(900.0))
         assert found.history.compile_limit_s == 300.0
+
+
+def test_what_compiled_for_too_long_in_a_long_study_is_not_compiled_again(several: Bench, workers: Workers) -> None:
+    with several.study(trials=12, budget_s=3600.0) as found:
+        found.run()
+        worker = WorkerProcess.__new__(WorkerProcess)
+        worker.job, worker.stage = next(job for job in workers.jobs[1:] if job.points[0].score), "compile"
+        limit_s = worker._deadline_s()
+        assert limit_s == found.history.compile_limit_s == 1200.0
+        values = {**found.history.space.candidate({}), "compile.scope": "full"}
+        failure = Failure(kind="timeout", stage="compile", message="too long", limit_s=limit_s)
+        found.history.outcomes[99] = Outcome(
+            number=99, purpose="search", values=values, build_key="", image_key="", status="failed", failure=failure
+        )
+        assert slow_compile_reason(found.history, values) == "compile.scope=full: trial 99 was too long"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "call_s", "is_stopped"), [("bfloat16", 0.5, False), ("float32", 0.5, True), ("bfloat16", 1.0, True)]
+)
+def test_the_baseline_is_not_stopped_before_all_of_its_noise_floor_is_there(
+    bench: Bench, workers: Workers, monkeypatch: pytest.MonkeyPatch, dtype: str, call_s: float, is_stopped: bool
+) -> None:
+    noise = NoiseFloor(max_difference=0.3, variations={})
+    monkeypatch.setattr(workers, "seconds", lambda *_: call_s)
+    with bench.study(trials=12) as found:
+        runner = found.runner
+        runner.strategy, runner.builds_end_at = found.baseline, lambda: 0.0
+        runner.fill()
+        (flight,) = runner.flights.values()
+        flight.attempt.sweep[0]["precision.dtype"] = dtype  # type: ignore[union-attr]
+        for message in (*workers(flight.handle.job), NoiseFound(noise=noise)):
+            assert not runner.is_idle or is_stopped
+            runner.take(flight.handle, message)
+            runner.stop_late()
+        assert runner.is_idle
+        assert found.history.late_noise_floor == (None if is_stopped else noise)
+
+
+def test_a_step_count_without_a_number_of_its_own_is_not_published(bench: Bench) -> None:
+    bench.run(trials=7)
+    with bench.study() as found:
+        event = TrialEnded(found.history.outcomes[1], "told", bench.folder / "nowhere")
+        with pytest.raises(AssertionError, match="number"):
+            found.publisher.publish(event)
 
 
 def test_the_baselines_other_step_counts_are_measured_only_while_there_is_time(bench: Bench, workers: Workers) -> None:

@@ -336,14 +336,17 @@ def test_the_parts_of_a_disturbed_call_are_timed_again(
 
 
 class Made:
-    """A bench whose points are measured, or raise what `errors` has for their step counts."""
+    """A bench whose points are measured, or raise what `errors` has for their step counts.
+
+    Those of the step counts in `timed` were met when the points were timed.
+    """
 
     scoring = None
 
-    def __init__(self, job: Any, errors: dict[int, Exception]) -> None:
+    def __init__(self, job: Any, errors: dict[int, Exception], timed: Sequence[int]) -> None:
         self.job = job
         self.errors = errors
-        kept = {point.index: errors[point.steps] for point in job.points if point.steps in errors}
+        kept = {point.index: errors[point.steps] for point in job.points if point.steps in timed}
         self.timer = SimpleNamespace(errors=kept)
 
     def build(self, _: Path) -> Build:
@@ -358,11 +361,11 @@ class Made:
         return "measured"
 
 
-def sent_by_run(errors: dict[int, Exception], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def sent_by_run(errors: dict[int, Exception], monkeypatch: pytest.MonkeyPatch, timed: Sequence[int] = ()) -> list[Any]:
     """What a worker sends that measures 28, 20, 14 and 6 steps."""
     sent: list[Any] = []
     points = tuple(Point(index=index, folder="", steps=steps, batch=1) for index, steps in enumerate((28, 20, 14, 6)))
-    monkeypatch.setattr(__main__, "Bench", lambda job, *_: Made(job, errors))
+    monkeypatch.setattr(__main__, "Bench", lambda job, *_: Made(job, errors, timed))
     failure = Failure(kind="no effect", stage="score", message="")
     channel: Any = SimpleNamespace(send=sent.append, failure=lambda _: failure)
     job: Any = SimpleNamespace(points=points, is_baseline=False)
@@ -382,8 +385,10 @@ def test_a_cache_that_skipped_nothing_is_not_tried_with_fewer_steps(
 
 
 def test_a_step_count_that_runs_out_of_memory_ends_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent = sent_by_run({20: MemoryError("40 GiB")}, monkeypatch)
+    sent = sent_by_run({20: MemoryError("40 GiB")}, monkeypatch, timed=[20])
     assert [message.index for message in sent if isinstance(message, PointFailed)] == [1]
     assert sent.count("measured") == 3
     with pytest.raises(MemoryError):
-        sent_by_run({28: MemoryError("40 GiB")}, monkeypatch)
+        sent_by_run({28: MemoryError("40 GiB")}, monkeypatch, timed=[28])
+    with pytest.raises(MemoryError):
+        sent_by_run({20: MemoryError("while images are generated")}, monkeypatch)

@@ -22,7 +22,7 @@ from tuner.knobs import KNOBS, NoEffect, apply_knobs, static_fp8
 from tuner.knobs.base import denoisers
 from tuner.knobs.compile import repeated_blocks
 from tuner.knobs.gguf import UNPACKED_ONLY, single_file_classes
-from tuner.knobs.quantization import SCHEMES, is_converted, linear_layers, quantizable
+from tuner.knobs.quantization import SCHEMES, criteria_code, is_converted, linear_layers, quantizable
 from tuner.records.codec import Value, Values
 from tuner.records.machine import Environment
 
@@ -221,6 +221,18 @@ def test_what_a_regional_compile_leaves_uncompiled_is_not_converted(scheme: str)
     assert all(id(layer) in blocks for layer in chosen)
 
 
+@pytest.mark.parametrize("family", ["sdxl", "qwen-image", "flux"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_exported_code_chooses_the_same_layers(scheme: str, family: str) -> None:
+    for denoiser in denoisers(pipelines.build(family)):
+        criteria = criteria_code(scheme)
+        names = {function.__name__: function for function in criteria.values()}
+        for path, layer in linear_layers(denoiser):
+            here = {**names, "denoiser": denoiser, "module": layer, "name": path}
+            is_chosen = all(eval(text, here) for text in criteria)
+            assert is_chosen is quantizable(layer, path, scheme, type(denoiser).__name__), path
+
+
 def test_what_is_quantized_already_is_left_alone(tiny: Callable[[], Any]) -> None:
     pipe = tiny()
     SCHEME.apply(pipe, {"quantization.scheme": "int8-weight-only"})
@@ -240,11 +252,12 @@ def load(folder: Path) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+def usual_call(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
     """Take the scales of static fp8 from small images and short videos: the default sizes take minutes on a CPU."""
     usual = static_fp8.short_call
     small = {"height": 64, "width": 64, "num_inference_steps": 2}
     monkeypatch.setattr(static_fp8, "short_call", lambda pipe: {**usual(pipe), **small})
+    return usual
 
 
 @pytest.fixture
@@ -402,6 +415,12 @@ def test_static_scales_follow_what_a_layer_is_given(tiny: Callable[[], Any]) -> 
     assert pipe.transformer.dtype == torch.float32
 
 
+@pytest.mark.parametrize(("family", "frames"), [("sdxl", {}), ("wan", {"num_frames": 17})])
+def test_scales_come_from_a_short_call(family: str, frames: dict[str, int], usual_call: Callable[[Any], Any]) -> None:
+    call = usual_call(pipelines.build(family))
+    assert call == {"num_inference_steps": 12, "output_type": "latent", **frames}
+
+
 def test_a_layer_that_is_never_called_stays_as_it_is(tiny: Callable[[], Any]) -> None:
     import torch
 
@@ -410,9 +429,10 @@ def test_a_layer_that_is_never_called_stays_as_it_is(tiny: Callable[[], Any]) ->
     pipe.transformer.transformer_blocks[0].register_module("idle", idle)
     said = SCHEME.apply(pipe, {"quantization.scheme": "fp8-static-tensor"})
     assert idle.weight.dtype == torch.float32
-    total = len(linear_layers(pipe.transformer))
-    assert not said.startswith(f"{total} of")
-    assert is_converted(pipe.transformer.transformer_blocks[0].attn.to_q.weight, "fp8-static-tensor")
+    name = type(pipe.transformer).__name__
+    fresh = tiny().transformer
+    suit = [path for path, layer in linear_layers(fresh) if quantizable(layer, path, "fp8-static-tensor", name)]
+    assert said.startswith(f"{len(suit)} of {len(linear_layers(pipe.transformer))} linear layers")
 
 
 def test_a_microscaled_weight_is_made(tiny: Callable[[], Any]) -> None:

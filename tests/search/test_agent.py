@@ -20,7 +20,7 @@ from search_bench.table import H200, SPACES, flux
 from tuner.advisor.skipping import BY_THRESHOLD, fewer_steps
 from tuner.records.advice import Advice, Expectation
 from tuner.records.codec import Value, Values
-from tuner.records.outcome import Device
+from tuner.records.outcome import Device, Failure
 from tuner.search.agent import beliefs
 from tuner.search.agent.agent import Agent
 from tuner.search.agent.chances import Chances
@@ -90,6 +90,21 @@ def test_settings_that_fail_together_are_avoided_but_not_each_alone() -> None:
         columns.rows([both, space.candidate({"compile.scope": "full"})])
     )
     assert chances[0] < 0.3 < 0.7 < chances[1]
+
+
+def test_a_build_of_which_a_later_step_count_fails_is_good() -> None:
+    replay, _ = replayed(small())
+    space = small().space
+    build(replay, values := space.candidate({"cache.kind": "first-block"}))
+    (good,) = [outcome for outcome in replay.history.outcomes.values() if outcome.values == values]
+    columns, observer = Columns(space), Observer(Columns(space))
+    rows = columns.rows([values])
+    before = Chances(observer.trials(replay.history), [], columns).of(rows)
+    replay.history.outcomes[99] = msgspec.structs.replace(
+        good, number=99, status="failed", values={**values, "steps": 6}, timing=None, quality=None,
+        failure=Failure(kind="out of memory", stage="time", message="CUDA out of memory"),
+    )  # fmt: skip
+    assert Chances(observer.trials(replay.history), [], columns).of(rows) == before
 
 
 def build(replay: Replay, values: dict[str, object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import msgspec
@@ -15,6 +16,8 @@ from tuner.search.budget import Budget
 from tuner.search.confirmation import Confirmation, OpenPair, PairedRuns
 from tuner.search.gain import MIN_PAIRS, is_confirmed, speed_up
 from tuner.search.history import History, InFlight, was_built
+from tuner.search.unknown import Known
+from tuner.space.candidates import build_key
 
 BASELINE, CANDIDATE, DEVICE = 0, 7, Device(name="cpu")
 
@@ -205,3 +208,39 @@ def test_no_pair_begins_beside_a_process_of_the_baseline_by_itself() -> None:
 def test_a_cache_that_skips_nothing_leaves_other_step_counts_of_its_build(stage: str, built: bool) -> None:
     failure = Failure(kind="no effect", stage=stage, message="cache.kind=mag: it never skipped anything in 28 steps")
     assert was_built(msgspec.structs.replace(outcome(1, 1.0, status="failed"), failure=failure)) is built
+
+
+OUT_OF_MEMORY = Failure(kind="out of memory", stage="time", message="CUDA out of memory")
+
+
+def of_steps(number: int, steps: int, failure: Failure | None = None) -> Outcome:
+    """A trial of one build, with a step count."""
+    status: Status = "failed" if failure else "measured"
+    values = {**outcome(number, 1.0).values, "precision.dtype": "bfloat16", "steps": steps}
+    return msgspec.structs.replace(
+        outcome(number, 1.0, status=status), values=values, build_key=build_key(values), failure=failure
+    )
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_one_step_count_that_fails_says_nothing_of_the_others_of_a_build_that_works(order: tuple[int, ...]) -> None:
+    good, bad, wanted = of_steps(1, 28), of_steps(2, 20, OUT_OF_MEMORY), of_steps(3, 14).values
+    trials = {number: {1: good, 2: bad}[number] for number in order}
+    known = replace(history(), outcomes=trials)
+    assert (known.find(good.values), known.find(bad.values), known.find(wanted)) == (good, bad, None)
+    assert good.values in Known(known) and bad.values in Known(known) and wanted not in Known(known)
+
+
+@pytest.mark.parametrize("stage", ["compile", "time"])
+def test_what_fails_at_the_step_count_that_it_was_built_for_fails_at_all(stage: str) -> None:
+    """A worker reports no other step count then."""
+    bad, wanted = of_steps(2, 28, msgspec.structs.replace(OUT_OF_MEMORY, stage=stage)), of_steps(3, 14).values
+    known = replace(history(), outcomes={2: bad})
+    assert known.find(wanted) == bad and wanted in Known(known)
+
+
+def test_a_candidates_own_outcome_answers_for_it_before_a_later_failure_of_its_build() -> None:
+    good = of_steps(1, 28)
+    late = of_steps(2, 20, msgspec.structs.replace(OUT_OF_MEMORY, stage="compile"))
+    known = replace(history(), outcomes={1: good, 2: late})
+    assert known.find(good.values) == good and known.find(of_steps(3, 14).values) == late

@@ -385,7 +385,7 @@ def test_what_is_built_and_then_runs_out_of_memory_fails(verified: Callable[...,
     now.dies_in = stage
     verification = verified(now, quick=True)
     assert answers(verification)[CLEAN] == "fail" and not verification.passed
-    assert text(verification, CLEAN) == f"it does not run: out of memory in {stage}: 40 GiB"
+    assert text(verification, CLEAN) == f"it fails: out of memory in {stage}: 40 GiB"
 
 
 def test_an_untouched_pipeline_that_does_not_run_is_an_error(verified: Callable[..., Verification]) -> None:

@@ -17,7 +17,7 @@ from tuner.advisor.call import (
 from tuner.advisor.effects import MARGIN, Effect, EffectOf, Facts, change, of_each, percent
 from tuner.numbers import format_number, rounded
 from tuner.records.codec import Value
-from tuner.timing.rates import FLOAT8, FLOAT8_ROW, INT8, OF_SCHEME
+from tuner.timing.rates import FLOAT8, FLOAT8_ROW, INT8, RATES_OF_SCHEME
 
 NAMES = {FLOAT8: "fp8", INT8: "int8", FLOAT8_ROW: "fp8 with a scale for each row"}
 
@@ -91,7 +91,7 @@ def scheme(value: Value, facts: Facts) -> Effect:
         return Effect("its products were not measured here", (change(PRODUCTS, factor, low, high, least),), also)
     if name not in SCALING:
         return Effect("it is never offered")
-    known = [rate for rate in OF_SCHEME[name] if rate_of(facts, rate)]
+    known = [rate for rate in RATES_OF_SCHEME[name] if rate_of(facts, rate)]
     now = reached(facts) or rate_of(facts, str(facts.without["precision.dtype"]))
     overhead = (change(ELEMENTWISE, 1 + SCALING[name], 1.0, 1 + 2 * SCALING[name] + 0.1), _wrapped(name, facts))
     if not known or not now:

@@ -49,7 +49,9 @@ DEADLINES_S = {
     "score": 1200.0,
     "vary": 1200.0,
 }
-"""How long a worker may stay in a stage, or between two calls of the pipeline in it, before it counts as hung."""
+"""How long a worker may stay in a stage, or between two calls of the pipeline in it, before it counts as hung.
+
+A job may give the first call less or more time."""
 
 FIRST_CALL = ("compile", "first call")
 """The names of the stage of the first call: where something is compiled, and where nothing is."""
@@ -180,7 +182,7 @@ class WorkerProcess:
     def _deadline_s(self) -> float:
         limit_s = self.job.compile_limit_s
         if self.stage in FIRST_CALL and limit_s is not None:
-            return min(DEADLINES_S[self.stage], limit_s)
+            return limit_s
         return self.start_limit_s if self.stage == "start" else DEADLINES_S[self.stage]
 
     def _follow(self, message: Message) -> None:

@@ -142,7 +142,7 @@ def apply_knobs(
         try:
             changes[name] = _apply(pipe, knob, values, is_fresh)
         except NoEffect as error:
-            raise NoEffect(f"{name}={values[name]}: {error}") from None
+            raise NoEffect(f"{name}={values[name]}: {error}", name) from None
     return changes
 
 

@@ -20,7 +20,7 @@ MAX_COUNT = 100_000
 class NoEffect(Exception):
     """A knob was applied and changed nothing, so measuring it would only measure the baseline again.
 
-    `knob` is its name, if that showed in calls of the pipeline.
+    `knob` names it, unless the knob raises this itself.
     """
 
     def __init__(self, message: str, knob: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Products in fp8 whose activations have scales that are known before: one for each tensor, from a short call.
+"""Products in fp8 with one fixed scale for each activation tensor, measured in a short call of the pipeline.
 
 A scale that each product works out anew needs one more pass over its input. With a fixed one, conversion to fp8 joins
 whatever computes the input. See "FP8 Formats for Deep Learning" (Micikevicius et al., 2022).
@@ -15,7 +15,7 @@ LARGEST_FP8 = 448.0
 """The largest number of float8_e4m3fn."""
 
 HEADROOM = 1.5
-"""How many times what was seen an activation may be before it is cut off. This costs half a bit of the range of fp8,
+"""Ratio of the largest activation that is not cut off to the largest one seen. It costs half a bit of the range of fp8,
 and no precision of what is not close to zero."""
 
 MIN_SCALE = 1e-6
@@ -23,7 +23,7 @@ MIN_SCALE = 1e-6
 
 CALIBRATION_PROMPT = "a photo of an old fisherman beside the words OPEN DAILY in red on a bakery's window, fog, 35 mm"
 CALIBRATION_STEPS = 12
-"""So many, because the last of few steps still has much noise: FLUX.1's last of 4 is at half, that of 12 at a fifth."""
+"""With few steps the last one still sees much noise: half at the last of 4 steps of FLUX.1, a fifth at that of 12."""
 
 CALIBRATION_FRAMES = 17
 """One more than a multiple of 4 and 8, by which VAEs of videos commonly compress time."""
@@ -35,6 +35,8 @@ def use_static_fp8(pipe: Any, chosen: Mapping[Any, Sequence[str]]) -> None:
     The pipeline is called once to see their inputs. A layer that has none stays as it is.
     """
     layers = [denoiser.get_submodule(name) for denoiser, names in chosen.items() for name in names]
+    if not layers:
+        return
     for layer, scale in input_scales(pipe, layers).items():
         quantize_statically(layer, scale)
 

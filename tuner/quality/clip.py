@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -81,14 +79,6 @@ class Clip:
         finally:
             self.model.to("cpu")
         return np.concatenate(rows)
-
-
-def free_memory() -> None:
-    """Return unused memory to the GPU. Does not import torch."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def normalized(rows: Any) -> Any:

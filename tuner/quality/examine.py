@@ -18,7 +18,7 @@ from statistics import fmean
 
 from tuner.errors import TunerError
 from tuner.quality import strips
-from tuner.quality.clip import free_memory
+from tuner.quality.device_memory import free_memory
 from tuner.quality.images import Images
 from tuner.quality.metrics import METRICS, Metric, MetricContext, get_metric
 from tuner.quality.panel import compare, noise_floor, on_all_prompts

@@ -183,8 +183,7 @@ class PredictionCheck(Record):
 class Failure(Record):
     """Why a trial has no result: the stage that failed, the log file with the details, and a setting that may help.
 
-    After a timeout `limit_s` is how long the stage was given. `knob` is the one that changed nothing, if that showed in
-    calls of the pipeline.
+    After a timeout `limit_s` is how long the stage was given. `knob` names the knob that changed nothing.
     """
 
     kind: FailureKind

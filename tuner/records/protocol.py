@@ -57,7 +57,7 @@ class Job(Record):
 
     `allowed` are the gate's findings that the untouched pipeline causes itself. The baseline is measured whatever the
     gate finds. With `probe` the worker also measures the roofline of this device. `tolerance` is how far a mean score
-    may be below the baseline's and still count as good as it. `compile_limit_s` shortens the first call's deadline.
+    may be below the baseline's and still count as good as it. `compile_limit_s` is the first call's deadline.
     With `standing` the worker is timed in turn with the other one of its pair.
     `reference_s` is how long the baseline's images may take, of which as many are generated. Of slow calls, the images
     of other step counts than the first may take `sweep_s`: points that would take longer are left out. All processes of

@@ -89,11 +89,11 @@ class History:
 
         A throttled outcome says nothing about its candidate until it was tried again.
         """
-        build, matches = build_key(values), []
-        for outcome in self.outcomes.values():
-            is_same_build = outcome.build_key == build and outcome.values["batch"] == values["batch"]
-            if is_same_build and (outcome.values == values or not was_built(outcome)):
-                matches.append(outcome)
+        key, batch = build_key(values), values["batch"]
+        of_build = [o for o in self.outcomes.values() if o.build_key == key and o.values["batch"] == batch]
+        works = any(outcome.status == "measured" for outcome in of_build)
+        failed = [outcome for outcome in of_build if not was_built(outcome, works=works)]
+        matches = [*failed, *(outcome for outcome in of_build if outcome.values == values)]
         return matches[-1] if len(matches) >= MAX_TRIES or not all(map(was_throttled, matches)) else None
 
     def was_tried(self, values: Values) -> bool:
@@ -337,10 +337,10 @@ def by_device(processes: Sequence[Outcome]) -> list[list[Outcome]]:
     return list(found.values())
 
 
-def was_built(outcome: Outcome) -> bool:
-    """Return whether other points of the build can be measured: not if the build failed or was rejected."""
+def was_built(outcome: Outcome, *, works: bool = False) -> bool:
+    """Return whether other points of the build can be measured. If one was, it `works`, and what fails is a point."""
     if outcome.failure is not None:
-        of_point = outcome.failure.kind == "no effect" and outcome.failure.stage in ("time", "score")
+        of_point = (works or outcome.failure.kind == "no effect") and outcome.failure.stage in ("time", "score")
         return of_point or outcome.failure.kind in ("invalid image", "recompile", "throttled")
     return outcome.status == "measured"
 

@@ -37,8 +37,9 @@ class Known:
         self.candidates = {key_of(outcome) for outcome in outcomes if not was_throttled(outcome)}
         self.candidates |= {key(values) for values in chain(history.refused, sweeps)}
         self.candidates |= {candidate for candidate, tries in throttled.items() if tries >= MAX_TRIES}
-        failed = [outcome.values for outcome in outcomes if not was_built(outcome)]
-        self.builds = {build(values) for values in failed}
+        works = {build(outcome.values) for outcome in outcomes if outcome.status == "measured"}
+        failed = [(build(outcome.values), outcome) for outcome in outcomes if not was_built(outcome)]
+        self.builds = {built for built, outcome in failed if not was_built(outcome, works=built in works)}
         self.builds |= {build(flight.sweep[0]) for flight in running if flight.sweep}
 
     def __contains__(self, values: Values) -> bool:

@@ -26,17 +26,20 @@ NOISES = 2.0
 
 def take_advice(store: Store, history: History) -> Iterator[str]:
     """Give the history the study's advice, made of the baseline when there is none yet, and yield what to tell."""
-    history.advice = read_advice(store)
-    if history.advice is None:
-        history.advice = make_advice(store, history)
+    is_new = not (store.folder / FILE).exists()
+    history.advice = find_advice(store, history)
+    if is_new:
         atomic_write(store.folder / FILE, encode_pretty(history.advice))
         yield from texts(history.advice)
 
 
-def read_advice(store: Store) -> Advice | None:
-    """Return the advice that a study keeps; None if it has none yet."""
+def find_advice(store: Store, history: History) -> Advice:
+    """Return the advice that a study keeps, or make it of what is known of the baseline by now.
+
+    What is made before the timing noise is known is not to be kept: nothing is within the noise yet.
+    """
     file = store.folder / FILE
-    return read(file, Advice) if file.exists() else None
+    return read(file, Advice) if file.exists() else make_advice(store, history)
 
 
 def make_advice(store: Store, history: History) -> Advice:

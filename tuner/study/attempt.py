@@ -43,6 +43,7 @@ from tuner.study.slots import max_slots, share_of
 from tuner.study.stops import stop_if_disk_full
 from tuner.study.store import Store
 from tuner.timing import prediction
+from tuner.timing.measure import SLOW_CALL_S
 
 DOMINATED = "a quicker one is as good as the untouched pipeline"
 """Why the images of a trial were not judged."""
@@ -50,8 +51,6 @@ DOMINATED = "a quicker one is as good as the untouched pipeline"
 
 class BuildAttempt:
     """One build of a candidate: its step sweep is measured on it, each point as a trial."""
-
-    can_be_stopped = True
 
     def __init__(
         self, store: Store, history: History, device: Device, number: int, sweep: Sequence[Values], purpose: Purpose,
@@ -78,6 +77,19 @@ class BuildAttempt:
         """When the worker entered its first stage."""
         self.start_s = math.inf
         """Seconds from there to its first call that was timed."""
+
+    @property
+    def can_be_stopped(self) -> bool:
+        """Whether what it has not measured yet can be left out: not while the baseline owes a part of its noise floor.
+
+        That part comes last of all; there is none if calls are slow, or in float32 (`Scoring.compiled`).
+        """
+        baseline = self.history.outcomes.get(BASELINE)
+        if self.purpose != "baseline" or baseline is None or baseline.timing is None:
+            return True
+        is_slow = baseline.timing.latency_s.value >= SLOW_CALL_S
+        has_none = is_slow or self.sweep[0]["precision.dtype"] == "float32"
+        return has_none or self.history.late_noise_floor is not None
 
     def job(self, budget: Budget) -> Job:
         """Return what the worker is asked to do."""

@@ -41,6 +41,6 @@ def wanted_sweep(history: History, proposal: Proposal) -> list[Values]:
     return [proposal.values, *(values for values in wanted if history.find(values) is None)]
 
 
-def make_job(attempt: Attempt, budget: Budget, room: int) -> Job:
-    """Return the job of an attempt that has so much `room`."""
-    return msgspec.structs.replace(attempt.job(budget), study_pid=os.getpid(), shares_device=room > 1)
+def make_job(attempt: Attempt, budget: Budget, *, shares_device: bool) -> Job:
+    """Return the job of an attempt, whether or not others may run beside it."""
+    return msgspec.structs.replace(attempt.job(budget), study_pid=os.getpid(), shares_device=shares_device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatchmethod
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from tuner.search.gain import finalists, is_in_doubt
 from tuner.search.history import BASELINE, History
 from tuner.search.plan import TimedCall, Work
 from tuner.study import narration
-from tuner.study.slots import compile_share
+from tuner.study.slots import limit_compiling
 from tuner.study.store import Store
 from tuner.tracking.queue import TrackingQueue
 from tuner.tracking.tracker import Tracker, trial_run
@@ -105,8 +105,8 @@ class BaselineTimed:
 class TrialEnded:
     """A trial has its outcome.
 
-    Another point of a build's step sweep becomes a trial of its own when it is published: until `Publisher.numbered`
-    made it one, `folder` is where the worker put its files, and the outcome has its candidate's number.
+    Another point of a build's step sweep is made a trial of its own by `Publisher.numbered`, before it is published:
+    until then `folder` is where the worker put its files, and the outcome has its candidate's number.
     """
 
     outcome: Outcome
@@ -182,8 +182,7 @@ class Publisher:
         self.store = store
         self.history = history
         self.budget = budget
-        self.compile_share = compile_share(store.request.environment, history.devices)
-        self.history.compile_limit_s = self.compile_share * budget.compile_limit_s
+        limit_compiling(history, budget, store.request.environment)
         self.display = display
         self.writer = ThreadPoolExecutor(max_workers=1)
         self.written: Future[None] | None = None
@@ -195,7 +194,7 @@ class Publisher:
         if not isinstance(event, TrialEnded) or event.folder is None:
             return event
         number = self.store.adopt(event.outcome.values, event.folder)
-        return TrialEnded(msgspec.structs.replace(event.outcome, number=number), event.remark)
+        return replace(event, outcome=msgspec.structs.replace(event.outcome, number=number), folder=None)
 
     @singledispatchmethod
     def publish(self, event: Event) -> None:
@@ -218,7 +217,7 @@ class Publisher:
     @publish.register
     def _(self, event: BudgetChosen) -> None:
         self.budget.limits = msgspec.structs.replace(self.budget.limits, budget_s=event.budget_s)
-        self.history.compile_limit_s = self.compile_share * self.budget.compile_limit_s
+        limit_compiling(self.history, self.budget, self.store.request.environment)
         self.store.begin(self.budget.limits)
         self.display.limited(self.budget.limits)
 
@@ -249,6 +248,7 @@ class Publisher:
 
     @publish.register
     def _(self, event: TrialEnded) -> None:
+        assert event.folder is None, "it has no number of its own yet"
         outcome = event.outcome
         self.store.acknowledge(outcome)
         self.history.outcomes[outcome.number] = outcome

@@ -57,7 +57,10 @@ class Flight:
 
     @property
     def can_be_stopped(self) -> bool:
-        """Whether it is a build that runs, of the baseline's only the rest: stopped when the time for builds is up."""
+        """Whether this is a running build that is stopped when the time for builds is up.
+
+        The baseline's is, once its trial is recorded and the attempt can be stopped.
+        """
         is_needed = self.attempt.number == BASELINE and not self.is_recorded
         return self.attempt.can_be_stopped and not is_needed and not self.has_ended
 

@@ -31,7 +31,7 @@ from tuner.search.recipes import InterruptedBuilds
 from tuner.search.strategies import search
 from tuner.search.strategy import FirstOf, SearchContext, Strategy
 from tuner.study import narration, summary
-from tuner.study.advising import make_advice, read_advice, take_advice
+from tuner.study.advising import find_advice, make_advice, take_advice
 from tuner.study.attempt import Attempt
 from tuner.study.course import building, strategy_of
 from tuner.study.devices import Check
@@ -119,8 +119,9 @@ class Study:
 
     def measure_baseline(self) -> None:
         """Measure the untouched pipeline and its timing noise, and report both."""
-        if BASELINE in self.history.outcomes:  # of an earlier run: candidates may be built beside its repetition
-            self.history.advice = read_advice(self.store) or make_advice(self.store, self.history)
+        # The baseline was recorded by an earlier run: candidates may be built while it is repeated, and need advice.
+        if BASELINE in self.history.outcomes:
+            self.history.advice = find_advice(self.store, self.history)
         self.runner.exhaust(FirstOf([self.baseline, SearchAhead(self.search)]), self.baseline.is_done)
         self.planner.require_budget()
         stop_without_baseline(self.history, self.store)

@@ -165,7 +165,7 @@ class Runner:
         self.publisher.publish(started)
         self.follow(attempt, started)
         try:
-            handle = self.executor.submit(make_job(attempt, self.budget, self.room()), device)
+            handle = self.executor.submit(make_job(attempt, self.budget, shares_device=self.room() > 1), device)
         except BaseException:
             attempt.close()
             raise

@@ -10,6 +10,8 @@ import psutil
 
 from tuner.records.machine import Environment
 from tuner.records.outcome import Device, Outcome
+from tuner.search.budget import Budget
+from tuner.search.history import History
 
 MAX_SLOTS = {"cpu": 2, "cuda": 4}
 """The largest number of workers. On a CPU all share the cores, and two keep them busy."""
@@ -27,6 +29,11 @@ FREE_SHARE = 0.9
 def max_slots(environment: Environment) -> int:
     """Return how many workers a device may have at most."""
     return max(1, min(MAX_SLOTS[environment.device], environment.cpu_count // CORES_EACH[environment.device]))
+
+
+def limit_compiling(history: History, budget: Budget, environment: Environment) -> None:
+    """Set how long a build may compile now, by the budget."""
+    history.compile_limit_s = compile_share(environment, history.devices) * budget.compile_limit_s
 
 
 def compile_share(environment: Environment, devices: Iterable[Device]) -> int:

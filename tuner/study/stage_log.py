@@ -77,7 +77,10 @@ class StageLog:
 
 
 class LoggingExecutor(Executor):
-    """Another executor, whose workers' stages are written down. Whoever opened that one leaves it."""
+    """Another executor, whose workers' stages are written down.
+
+    A wrapper does not enter or close the executor that it wraps; the owner does.
+    """
 
     def __init__(self, executor: Executor, log: StageLog) -> None:
         self.executor = executor
@@ -127,7 +130,7 @@ class LoggingExecutor(Executor):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Do nothing: whoever opened the other executor leaves it."""
+        """Do nothing: the owner of the other executor closes it."""
 
 
 def identify(job: Job) -> tuple[Who, int]:

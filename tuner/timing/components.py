@@ -43,7 +43,7 @@ def time_components(call: Callable[[], object], pipe: Any, clock: Clock) -> Comp
         vae_s=seconds.get("vae"),
         rest_s=max(total - sum(seconds.values()), 0.0),
         denoiser_calls=len(steps) if steps else None,
-        between_s=max(clock.elapsed_s(steps[0][0], steps[-1][1]) - seconds["denoiser"], 0.0) if steps else None,
+        between_s=_between_s(parts, steps) if steps else None,
     )
 
 
@@ -88,6 +88,14 @@ def _components(pipe: Any) -> Iterator[tuple[str, Any]]:
             yield "denoiser", component
         elif name in DECODERS and hasattr(component, "decode"):
             yield "vae", component
+
+
+def _between_s(parts: _Parts, steps: Sequence[tuple[Any, Any]]) -> float:
+    """Return the time from the first of these calls to the last that no component takes."""
+    first, last, elapsed_s = steps[0][0], steps[-1][1], parts.clock.elapsed_s
+    spans = [span for spans in parts.spans.values() for span in spans]
+    within = [span for span in spans if elapsed_s(first, span[0]) >= 0 and elapsed_s(span[1], last) >= 0]
+    return max(elapsed_s(first, last) - sum(elapsed_s(*span) for span in within), 0.0)
 
 
 class _Parts:

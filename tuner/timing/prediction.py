@@ -78,7 +78,7 @@ def predicted_timing(cost: StepCost, steps: int, batch: int, target_s: float | N
 
 
 def can_compose(components: Components | None, steps: int) -> bool:
-    """Return whether a call has as many calls of its denoiser for each step.
+    """Return whether each step makes the same number of calls of the denoiser.
 
     A cascade calls one of its denoisers as often whatever the steps.
     """

@@ -13,14 +13,14 @@ from tuner.timing.measure import Clock, time_call
 from tuner.timing.shapes import Attention, Product
 
 FLOAT8, FLOAT8_ROW, INT8 = "float8_e4m3fn", "float8_e4m3fn per row", "int8"
+"""Types of products that are scaled afterwards: fp8 with a scale for a tensor or for each row, int8."""
 
-OF_SCHEME: Mapping[str, tuple[str, ...]] = {
+RATES_OF_SCHEME: Mapping[str, tuple[str, ...]] = {
     "fp8-dynamic-row": (FLOAT8_ROW, FLOAT8), "fp8-dynamic-tensor": (FLOAT8,), "fp8-static-tensor": (FLOAT8,),
     "int8-dynamic": (INT8,), "mxfp8": (), "nvfp4": (),
 }  # fmt: skip
 """The rates that tell of the products of a quantization scheme with another type than `precision.dtype`, the best one
 first. Those of Blackwell's types are not measured."""
-"""Types of products that are scaled afterwards: fp8 with a scale for a tensor or for each row, int8."""
 
 SIDE = {"cuda": 8192, "cpu": 512}
 """Rows and columns of the multiplied matrices, where no shape is given."""

@@ -22,7 +22,7 @@ from tuner.records.outcome import Components, Timing
 from tuner.timing import rates
 from tuner.timing.components import denoisers, patch_calls
 from tuner.timing.measure import Clock, CudaClock
-from tuner.timing.rates import FLOAT8, FLOAT8_ROW, INT8, OF_SCHEME
+from tuner.timing.rates import FLOAT8, FLOAT8_ROW, INT8, RATES_OF_SCHEME
 from tuner.timing.shapes import ShapeRecorder, Shapes
 
 T = TypeVar("T")
@@ -201,7 +201,7 @@ def limit_share(
         return None
     step_s = parts.denoiser_s / int(values["steps"])
     shares = []
-    types = OF_SCHEME.get(str(values.get("quantization.scheme", "none")), (str(values["precision.dtype"]),))
+    types = RATES_OF_SCHEME.get(str(values.get("quantization.scheme", "none")), (str(values["precision.dtype"]),))
     dtype = next((name for name in types if name in found.flop_per_s), None)
     if found.flop_per_step and dtype is not None:
         flop_per_s = found.flop_per_step * int(values["batch"]) / step_s

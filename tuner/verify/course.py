@@ -55,8 +55,8 @@ class Course:
         return verification if verification.passed else self.repaired(verification)
 
     def measure(self, point: MeasuredPoint) -> list[Run]:
-        """Measure a point beside the untouched pipeline, in pairs that alternate in order."""
-        self.first_baseline()
+        """Measure a point beside the untouched pipeline, in pairs of processes that alternate in order."""
+        self.baselines = [self.first_baseline()]
         self.note(f"trial {point.trial}: build, gate, latency, images")
         first = self.bench.run(point, trace=True, score=True)
         if first.was_rejected and not self.has_traced_baseline:
@@ -73,26 +73,22 @@ class Course:
         return runs
 
     def pair(self, point: MeasuredPoint, pair: int) -> Run:
-        """Time a point once more, and the untouched pipeline unless that was done: in turn one or the other first."""
+        """Time a point and the untouched pipeline once more: in turn one or the other first."""
         run = self.bench.run(point) if pair % 2 else None
-        if len(self.baselines) <= pair:
-            self.baselines.append(self.bench.run(self.best.baseline))
+        self.baselines.append(self.bench.run(self.best.baseline))
         return run or self.bench.run(point)
 
-    def first_baseline(self) -> None:
+    def first_baseline(self) -> Run:
         """Measure the untouched pipeline, the first time with its images, which are compared with the study's."""
-        if self.baselines:
-            return
         if self.untouched is not None:
-            self.baselines.append(self.bench.run(self.best.baseline))
-            return
+            return self.bench.run(self.best.baseline)
         self.note("the untouched pipeline: latency, images")
         run = self.bench.run(self.best.baseline, score=True)
         if run.timing is None:
             reason = judge.failure_text(run.failure) if run.failure else "it was not timed"
             raise StudyFailed(f"{self.file}: the untouched pipeline cannot be measured here: {reason}")
         self.untouched = run
-        self.baselines.append(run)
+        return run
 
     def answer(self, point: MeasuredPoint, runs: list[Run]) -> tuple[Check, ...]:
         """Answer the three questions of a point."""
@@ -138,7 +134,6 @@ class Course:
         It need not be as fast as its own record, but surely quicker than the untouched pipeline; and than the chosen
         configuration if that is only slower than recorded.
         """
-        self.baselines = []  # pairs are of processes that follow each other: those before may be minutes old
         runs = self.measure(point)
         checks = [check for check in self.answer(point, runs) if check.question != "as fast"]
         failed = [check.text for check in checks if check.status == "fail"]

@@ -45,7 +45,8 @@ UNRELATED = frozenset({"throttled", "interrupted", "disk full", "inconclusive tr
 def clean(run: Run) -> Check:
     """Answer whether the configuration still runs, and the gate passes it."""
     if run.failure is not None and (run.build is None or run.failure.kind not in UNRELATED):
-        return Check(question="clean", status="fail", text=f"it does not run: {failure_text(run.failure)}")
+        what = "it does not run" if run.build is None else "it fails"
+        return Check(question="clean", status="fail", text=f"{what}: {failure_text(run.failure)}")
     verdict = run.build.verdict if run.build else None
     if verdict is None or verdict.status == "inconclusive":
         reason = "; ".join(verdict.skipped) if verdict else "there is no trace"

@@ -80,8 +80,8 @@ def run(job: Job, channel: Channel, weights: Weights, ranks: Ranks) -> None:
         try:
             channel.send(bench.measure(point))
         except Exception as error:
-            is_of_another_point = index > 0 and point.index in bench.timer.errors
-            if not isinstance(error, OF_A_POINT) and not is_of_another_point:
+            failed_in_timing = index > 0 and point.index in bench.timer.errors  # the build itself works
+            if not isinstance(error, OF_A_POINT) and not failed_in_timing:
                 raise
             if isinstance(error, NoEffect) and error.knob == CacheKind.name:
                 idle_steps = max(idle_steps, point.steps)  # with fewer steps it skips no more

@@ -16,7 +16,7 @@ from tuner.knobs.compile import compiled_blocks, missing_compiler
 from tuner.knobs.parallel import device_count
 from tuner.model import pipeline
 from tuner.quality import denoiser, guards, panel, race
-from tuner.quality.clip import free_memory
+from tuner.quality.device_memory import free_memory
 from tuner.quality.images import Images, select_frames, stills_per_image
 from tuner.quality.metrics import MetricContext
 from tuner.quality.reference import DENOISER, OTHER_SEEDS, VARIATIONS, baseline_reference

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 
 import msgspec
 
 from tuner.hardware import telemetry
 from tuner.knobs import require_skipped_steps, uneven_steps, watch
+from tuner.quality.device_memory import release_frames
 from tuner.records.machine import GpuUse, Memory
 from tuner.records.outcome import Components, Timing, WarmUp
 from tuner.records.protocol import Point
@@ -106,8 +106,7 @@ class Timer:
                         if not self.calls.ranks.is_in_step:
                             raise
                         self.errors[point.index] = error
-                        traceback.clear_frames(error.__traceback__)  # they hold what the call had on the GPU
-                        self._empty_cache()
+                        release_frames(error)
 
     def known_timing(self, point: Point) -> tuple[Timing, Memory] | None:
         """Return the timing from before the trace, if any. Raises the exception of a point that failed there."""

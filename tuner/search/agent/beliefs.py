@@ -24,7 +24,7 @@ STEP = {"mean": 0.0, "deviation": 0.2, "none": 0.005}
 FIXED = {"deviation": 0.5, "other": 0.03, "pair": 0.3}
 """The log of the rest of a call: what a setting of the VAE or the text encoders does, and any other."""
 
-PAIR_DEVIATION = 0.06
+PAIR_DEVIATION = 0.1
 SIGMA = 0.01
 """The relative error of a latency: of the measurement, and of the model."""
 

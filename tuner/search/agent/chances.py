@@ -22,14 +22,20 @@ PAIR_BLAME = 8.0
 """How much a failure says against two settings that never worked together."""
 
 
+def was_measured(trial: Observed) -> bool:
+    """Return whether a trial shows that its build works."""
+    return trial.outcome.status == "measured"
+
+
 class Chances:
     """The share of good builds of each setting, and of each pair that never worked together.
 
-    A failure is blamed on the settings of a build in proportion to how seldom they worked.
+    A build is good if any of its step counts was measured. A failure is blamed on the settings of a build in proportion
+    to how seldom they worked.
     """
 
     def __init__(self, trials: Sequence[Observed], refused: Sequence[Values], columns: Columns) -> None:
-        outcomes = ((trial, trial.outcome) for trial in trials)
+        outcomes = ((trial, trial.outcome) for trial in sorted(trials, key=was_measured))
         builds = {(o.build_key, o.values["batch"]): trial for trial, o in outcomes if not was_throttled(o)}
         good = [trial.row for trial in builds.values() if trial.outcome.status == "measured"]
         bad = [trial.row for trial in builds.values() if trial.outcome.status != "measured"]
