@@ -17,7 +17,7 @@ from tuner.execution import launch, process, template
 from tuner.execution.ray import cluster
 from tuner.hardware import gpus
 from tuner.records.outcome import Device
-from tuner.search import baseline
+from tuner.search import baseline, budget
 from tuner.study import finalists, slots
 
 EMPTY_PANEL = """
@@ -56,7 +56,10 @@ def main(arguments: list[str]) -> int:
     template.TEMPLATE = TEMPLATE
     finalists.EXAMINER = (sys.executable, "-c", EMPTY_PANEL)  # images that are made up say nothing
     slots.MAX_SLOTS["cpu"] = int(os.environ.get("TUNER_SLOTS", "1"))  # faults are planted by the order of the workers
-    process.DEADLINES_S.update(json.loads(os.environ.get("TUNER_DEADLINES", "{}")))
+    deadlines = json.loads(os.environ.get("TUNER_DEADLINES", "{}"))
+    process.DEADLINES_S.update(deadlines)
+    if "compile" in deadlines:  # which the study's budget decides
+        budget.MAX_COMPILE_LIMIT_S = deadlines["compile"]
     return cli.main(arguments)
 
 
