@@ -74,7 +74,13 @@ def test_each_part_is_told_and_the_rest() -> None:
 
     found = time_components(call, pipe, hand)
     assert found == Components(
-        total_s=19.75, text_encoders_s=4.0, denoiser_s=10.0, vae_s=5.0, rest_s=0.75, denoiser_calls=3, between_s=0.5
+        total_s=19.75,
+        text_encoders_s=4.0,
+        denoiser_s=10.0,
+        vae_s=5.0,
+        rest_s=0.75,
+        denoiser_calls=3,
+        between_steps_s=0.5,
     )
     assert decode(encode(found), Components, "test") == found
 
@@ -91,7 +97,7 @@ def test_what_a_component_does_between_steps_is_its_own_time() -> None:
         parts["vae"].decode()
 
     found = time_components(call, SimpleNamespace(components=parts), hand)
-    assert (found.between_s, found.rest_s) == (0.25, 0.25)
+    assert (found.between_steps_s, found.rest_s) == (0.25, 0.25)
 
 
 def test_a_part_that_is_not_there_is_absent_and_one_that_is_not_called_is_zero() -> None:
@@ -99,7 +105,7 @@ def test_a_part_that_is_not_there_is_absent_and_one_that_is_not_called_is_zero()
     unet = Worker(hand, 3.0)
     found = time_components(unet, SimpleNamespace(components={"unet": unet, "vae": Worker(hand, 1.0)}), hand)
     assert found == Components(
-        total_s=3.0, text_encoders_s=None, denoiser_s=3.0, vae_s=0.0, rest_s=0.0, denoiser_calls=1, between_s=0.0
+        total_s=3.0, text_encoders_s=None, denoiser_s=3.0, vae_s=0.0, rest_s=0.0, denoiser_calls=1, between_steps_s=0.0
     )
 
 

@@ -67,10 +67,10 @@ class SlowCalls:
 
     def components(self, *_: Any) -> Components:
         steps = self.made[-1]
-        denoiser_s, between_s = 0.09 * steps, 0.01 * (steps - 1)  # a scheduler takes 10 ms after each step
+        denoiser_s, between_steps_s = 0.09 * steps, 0.01 * (steps - 1)  # a scheduler takes 10 ms after each step
         return Components(
-            total_s=1 + 0.1 * steps, text_encoders_s=0.2, denoiser_s=denoiser_s, vae_s=0.5, rest_s=0.31 + between_s,
-            denoiser_calls=steps + self.prior_steps, between_s=between_s,
+            total_s=1 + 0.1 * steps, text_encoders_s=0.2, denoiser_s=denoiser_s, vae_s=0.5,
+            rest_s=0.31 + between_steps_s, denoiser_calls=steps + self.prior_steps, between_steps_s=between_steps_s,
         )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def test_a_slow_call_is_composed_of_calls_with_few_steps(monkeypatch: pytest.Mon
     assert len(slow.made) <= 5, "one call to warm up, three that are timed, one for the components"
     assert timing.components is not None
     assert (timing.components.denoiser_s, timing.components.vae_s) == (pytest.approx(2.52), 0.5)
-    assert (timing.components.between_s, timing.components.rest_s) == (pytest.approx(0.27), pytest.approx(0.58))
+    assert (timing.components.between_steps_s, timing.components.rest_s) == (pytest.approx(0.27), pytest.approx(0.58))
     assert timing.components.total_s == pytest.approx(3.8)
     slow.made.clear()
     assert timer.time(a_point(20))[0].latency_s.value == pytest.approx(3.0)

@@ -403,7 +403,7 @@ def test_static_scales_follow_what_a_layer_is_given(tiny: Callable[[], Any]) -> 
     assert block.attn.to_q.input_scale is block.attn.to_k.input_scale is block.attn.to_v.input_scale
     assert block.attn.to_q.input_scale is not block.attn.add_q_proj.input_scale
     layer, before = block.ff.net[2], untouched.ff.net[2]
-    seen = float(layer.input_scale) * static_fp8.LARGEST_FP8 / static_fp8.HEADROOM
+    seen = float(layer.input_scale) * torch.finfo(torch.float8_e4m3fn).max / static_fp8.HEADROOM
     given = torch.rand(2, 5, before.in_features) * seen
     product, expected = layer(given), before(given)
     assert product.shape == expected.shape

@@ -96,8 +96,8 @@ class Template:
         """Whether the template can be asked for workers."""
         return self.process.poll() is None
 
-    def find(self, mark: str) -> int | None:
-        """Return a worker's process, after a wait for its report if the template forks by now, or None."""
+    def await_pid(self, mark: str) -> int | None:
+        """Return a worker's process id, after a wait for its report if the template forks by now, or None."""
         until = time.monotonic() + REPORT_S
         self.read()
         while mark not in self.pids and self.pids and self.is_alive and time.monotonic() < until:
@@ -180,7 +180,7 @@ class ForkedProcess(StartedProcess):
 
     def _kill_late(self) -> bool:
         """Kill a worker that was not known when it should have been killed. Returns whether it is known now."""
-        pid = self.template.find(self.mark)
+        pid = self.template.await_pid(self.mark)
         if pid is not None and self.poll() is None:
             for kill in (os.killpg, os.kill):  # it may not lead a group of its own yet
                 with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -42,7 +42,7 @@ class LoraFile(UserWeights):
         source = str(values[self.name])
         location, keywords = load_arguments(source)
         before = parameter_sums(pipe)
-        own_vectors(pipe)
+        copy_vectors(pipe)
         try:
             pipe.load_lora_weights(location, use_safetensors=True, **keywords)
         except (OSError, ValueError, IndexError, RuntimeError, SafetensorError) as error:
@@ -70,7 +70,7 @@ def loads_lora(pipeline_class: str) -> bool:
     return "LoraLoaderMixin" in declared.partition(":")[0]
 
 
-def own_vectors(pipe: Any) -> None:
+def copy_vectors(pipe: Any) -> None:
     """Give the denoisers copies of their vectors, into which diffusers copies a LoRA's norms: weights may be lent."""
     for denoiser in denoisers(pipe):
         for parameter in denoiser.parameters():

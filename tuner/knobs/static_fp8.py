@@ -11,9 +11,6 @@ import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-LARGEST_FP8 = 448.0
-"""The largest number of float8_e4m3fn."""
-
 HEADROOM = 1.5
 """Ratio of the largest activation that is not cut off to the largest one seen. It costs half a bit of the range of fp8,
 and no precision of what is not close to zero."""
@@ -63,7 +60,8 @@ def input_scales(pipe: Any, layers: Iterable[Any]) -> dict[Any, Any]:
     finally:
         for hook in hooks:
             hook.remove()
-    scales = {layer: (value * HEADROOM / LARGEST_FP8).clamp_min(MIN_SCALE) for layer, value in largest.items()}
+    limit = torch.finfo(torch.float8_e4m3fn).max / HEADROOM
+    scales = {layer: (value / limit).clamp_min(MIN_SCALE) for layer, value in largest.items()}
     return {layer: scales[first] for layer, first in first_with.items()}
 
 
@@ -78,10 +76,10 @@ def quantize_statically(layer: Any, scale: Any) -> None:
     """Quantize the weight of a linear layer, and its input from now on."""
     import torch
 
-    weight = layer.weight.detach().float()
-    weight_scale = (weight.abs().amax() / LARGEST_FP8).clamp_min(MIN_SCALE)
+    weight, limit = layer.weight.detach().float(), torch.finfo(torch.float8_e4m3fn).max
+    weight_scale = (weight.abs().amax() / limit).clamp_min(MIN_SCALE)
     del layer.weight  # no parameter: the denoiser's type is that of its parameters
-    layer.register_buffer("weight", (weight / weight_scale).clamp(-LARGEST_FP8, LARGEST_FP8).to(torch.float8_e4m3fn))
+    layer.register_buffer("weight", (weight / weight_scale).clamp(-limit, limit).to(torch.float8_e4m3fn))
     layer.register_buffer("weight_scale", weight_scale)
     layer.register_buffer("input_scale", scale)
     layer.forward = types.MethodType(multiply_in_fp8, layer)
@@ -91,8 +89,10 @@ def multiply_in_fp8(layer: Any, given: Any) -> Any:
     """Multiply an input, converted to fp8, by a layer's weight."""
     import torch
 
-    largest = torch.finfo(torch.float8_e4m3fn).max  # no global: a file that was run by its path is no module to dynamo
-    rows = (given.float() / layer.input_scale).clamp(-largest, largest).to(torch.float8_e4m3fn)
+    limit = torch.finfo(
+        torch.float8_e4m3fn
+    ).max  # a global would be unknown to dynamo in a file that is run by its path
+    rows = (given.float() / layer.input_scale).clamp(-limit, limit).to(torch.float8_e4m3fn)
     rows = rows.reshape(-1, rows.shape[-1]).contiguous()  # a GPU multiplies no other layout
     product = torch._scaled_mm(
         rows, layer.weight.t(), scale_a=layer.input_scale, scale_b=layer.weight_scale,

@@ -95,7 +95,8 @@ class Components(Record):
     """How the time of one call divides between components, by the device's clock, in a call apart from the timed ones.
 
     A component that the pipeline does not have is None. `rest_s` is the time outside all components, of which
-    `between_s` passed between the denoiser's first call and its last. `denoiser_calls` is how often it was called.
+    `between_steps_s` passed between the denoiser's first call and its last. `denoiser_calls` is how often it was
+    called.
     """
 
     total_s: Seconds
@@ -104,7 +105,7 @@ class Components(Record):
     vae_s: Seconds | None
     rest_s: Seconds
     denoiser_calls: PositiveCount | None = None
-    between_s: Seconds | None = None
+    between_steps_s: Seconds | None = None
 
 
 class Timing(Record):

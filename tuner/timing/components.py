@@ -43,7 +43,7 @@ def time_components(call: Callable[[], object], pipe: Any, clock: Clock) -> Comp
         vae_s=seconds.get("vae"),
         rest_s=max(total - sum(seconds.values()), 0.0),
         denoiser_calls=len(steps) if steps else None,
-        between_s=_between_s(parts, steps) if steps else None,
+        between_steps_s=_between_steps_s(parts, steps) if steps else None,
     )
 
 
@@ -90,7 +90,7 @@ def _components(pipe: Any) -> Iterator[tuple[str, Any]]:
             yield "vae", component
 
 
-def _between_s(parts: _Parts, steps: Sequence[tuple[Any, Any]]) -> float:
+def _between_steps_s(parts: _Parts, steps: Sequence[tuple[Any, Any]]) -> float:
     """Return the time from the first of these calls to the last that no component takes."""
     first, last, elapsed_s = steps[0][0], steps[-1][1], parts.clock.elapsed_s
     spans = [span for spans in parts.spans.values() for span in spans]

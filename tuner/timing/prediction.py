@@ -120,15 +120,15 @@ def with_steps(components: Components, steps: int, measured_steps: int) -> Compo
     """
     assert components.denoiser_s is not None and components.denoiser_calls is not None
     more_s = components.denoiser_s * (steps / measured_steps - 1)
-    between_s = components.between_s or 0.0
-    more_between_s = between_s * (steps - measured_steps) / max(measured_steps - 1, 1)
+    between_steps_s = components.between_steps_s or 0.0
+    more_between_steps_s = between_steps_s * (steps - measured_steps) / max(measured_steps - 1, 1)
     return msgspec.structs.replace(
         components,
-        total_s=components.total_s + more_s + more_between_s,
+        total_s=components.total_s + more_s + more_between_steps_s,
         denoiser_s=components.denoiser_s + more_s,
-        rest_s=components.rest_s + more_between_s,
+        rest_s=components.rest_s + more_between_steps_s,
         denoiser_calls=components.denoiser_calls * steps // measured_steps,
-        between_s=None if components.between_s is None else between_s + more_between_s,
+        between_steps_s=None if components.between_steps_s is None else between_steps_s + more_between_steps_s,
     )
 
 

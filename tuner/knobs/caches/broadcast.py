@@ -45,13 +45,13 @@ def broadcast_attention(pipe: Any, interval: int) -> int:
         for attention in self_attention(denoiser):
             attention.__class__ = _broadcasting(attention.__class__)
             attention.plan = plan
-            clock.on_end(partial(forget, attention))
+            clock.on_end(partial(release_outputs, attention))
             layers += 1
     return layers
 
 
-def forget(attention: Any) -> None:
-    """Give up the outputs that a layer has kept: of all layers they are gigabytes, which the VAE may need."""
+def release_outputs(attention: Any) -> None:
+    """Release the outputs that a layer has kept: of all layers they are gigabytes, which the VAE may need."""
     for name in vars(attention):
         if name.startswith("kept_"):
             setattr(attention, name, None)

@@ -57,8 +57,9 @@ def related(settings: Sequence[Setting]) -> list[tuple[int, int]]:
 
 
 def alike(settings: Sequence[Setting]) -> list[list[tuple[int, int]]]:
-    """Return groups of pairs of columns that do nearly the same: what compiling does to a setting is alike whether
-    blocks are compiled or all of the denoiser.
+    """Return groups of pairs of columns that do nearly the same.
+
+    What compiling does to a setting is alike whether blocks are compiled or the whole denoiser.
     """
     scopes = [column for column, (name, _) in enumerate(settings) if name == SCOPE]
     others = [column for column, (name, _) in enumerate(settings) if name != SCOPE]
