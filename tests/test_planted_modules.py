@@ -24,7 +24,7 @@ NAMES = (
     "sitecustomize", "usercustomize", "numpy", "torch", "diffusers", "transformers", "msgspec", "yaml", "rich",
     "psutil", "optuna", "sqlalchemy", "filelock", "packaging", "typing_extensions", "markdown", "werkzeug",
     "tensorboard", "PIL", "scipy", "pynvml", "torchmetrics", "huggingface_hub", "safetensors",
-    "xformers", "flash_attn", "cache_dit",
+    "xformers", "flash_attn", "cache_dit", "cudnn",
 )  # fmt: skip
 PAYLOAD = "import os\nopen(os.environ['TUNER_SPRUNG'], 'a').write(__name__ + '\\n')\n"
 MODULE = (sys.executable, "-m", "tuner")

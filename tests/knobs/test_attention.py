@@ -13,7 +13,7 @@ from kinds import COMPONENTS, kind
 
 from tuner.hardware.environment import detect
 from tuner.knobs import KNOBS, NoEffect
-from tuner.knobs.attention import BACKENDS, FROM_HUB, IMPLEMENTATIONS, MASKED
+from tuner.knobs.attention import BACKENDS, FROM_HUB, IMPLEMENTATIONS, MASKED, OWN
 from tuner.quality.similarity import psnr_and_ssim
 from tuner.records.codec import Value, Values
 from tuner.records.machine import Environment
@@ -23,7 +23,7 @@ BACKEND, FLASH = KNOBS["attention.backend"], KNOBS["attention.flash_impl"]
 CPU = detect("cpu")
 PACKAGES = {
     "flash-attn": "2.8.3.post2", "flash-attn-3": "3.0.0b1", "flash-attn-4": "4.0.0b36", "sageattention": "2.2.0",
-    "xformers": "0.0.35+cu130", "kernels": "0.15.0",
+    "xformers": "0.0.35+cu130", "kernels": "0.15.0", "nvidia-cudnn-frontend": "1.18.0",
 }  # fmt: skip
 GENERATIONS = ("7.5", "8.0", "8.9", "9.0", "10.0", "12.0")
 
@@ -46,7 +46,7 @@ def available(environment: Environment, pipeline_class: str = "FluxPipeline") ->
 def test_the_table_has_every_backend_of_diffusers() -> None:
     from diffusers.models.attention_dispatch import AttentionBackendName
 
-    assert set(BACKENDS) == {backend.value for backend in AttentionBackendName}
+    assert set(BACKENDS) - set(OWN) == {backend.value for backend in AttentionBackendName}
     assert BACKEND.choices[0] == "native"
 
 
@@ -72,7 +72,8 @@ def test_types_and_masks_are_those_of_diffusers() -> None:
 
     from diffusers.models import attention_dispatch as dispatch
 
-    for name, backend in BACKENDS.items():
+    for name in BACKENDS.keys() - set(OWN):
+        backend = BACKENDS[name]
         key = dispatch.AttentionBackendName(name)
         checks = dispatch._AttentionBackendRegistry._constraints[key]
         if dispatch._check_qkv_dtype_bf16_or_fp16 in checks or dispatch._check_qkv_dtype_bf16 in checks:
@@ -99,8 +100,8 @@ AMPERE = TORCH_ONLY | {"flash", "xformers", "sage", "_sage_qk_int8_pv_fp16_trito
         ("7.5", {"native", "_native_efficient", "_native_math", "flex", "xformers"}),
         ("8.0", AMPERE),
         ("8.9", AMPERE),
-        ("9.0", AMPERE | {"_flash_3", "_sage_qk_int8_pv_fp8_cuda", "_sage_qk_int8_pv_fp8_cuda_sm90"}),
-        ("10.0", AMPERE - {"sage", "_sage_qk_int8_pv_fp16_cuda"}),
+        ("9.0", AMPERE | {"_flash_3", "_sage_qk_int8_pv_fp8_cuda", "_sage_qk_int8_pv_fp8_cuda_sm90", "cudnn_fp8"}),
+        ("10.0", (AMPERE | {"cudnn_fp8"}) - {"sage", "_sage_qk_int8_pv_fp16_cuda"}),
         ("12.0", AMPERE | {"_sage_qk_int8_pv_fp8_cuda"}),
     ],
 )
@@ -130,6 +131,7 @@ def test_every_refusal_is_one_line(name: str) -> None:
         ("_flash_3", {}, "build it from the folder hopper"),
         ("sage", {"sageattention": "1.0.6"}, "build it from github.com/thu-ml/SageAttention"),
         ("xformers", {"xformers": "0.0.28.post3"}, "pip install 'xformers>=0.0.29'"),
+        ("cudnn_fp8", {}, "pip install 'nvidia-cudnn-frontend>=1.18'"),
     ],
 )
 def test_a_missing_package_names_its_remedy(name: str, libraries: dict[str, str], remedy: str) -> None:
@@ -200,7 +202,7 @@ def test_conflicts(different: Values, reason: str | None) -> None:
 
 @pytest.mark.parametrize("value", ["", "Native", "native ", "NATIVE", "flash2", 1, True, None])
 def test_what_is_no_backend_is_wrong(value: Any) -> None:
-    assert BACKEND.invalid_reason(value) == "must be native or another of diffusers' 27 attention backends"
+    assert BACKEND.invalid_reason(value) == "must be native or another of the 28 attention backends"
 
 
 @pytest.mark.parametrize(("name", "changes"), [("sage", True), ("_sage_qk_int8_pv_fp8_cuda", True), ("flash", False)])

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from tuner.export.wording import Said, WordingTarget, Words, by_value
+from tuner.export.wording import Said, WordingTarget, Words, attention_backend, by_value
 from tuner.knobs.caches.dbcache import DECIDING_BLOCKS, WARM_UP_STEPS
 from tuner.records.codec import Values
 from tuner.result.records import BestConfig
@@ -47,11 +47,6 @@ QUANTIZED = {
 }
 
 
-def attention(values: Values) -> Words | None:
-    """Write the attention backend, whose names are diffusers'."""
-    return Words({"attention_backend": values["attention.backend"]})
-
-
 class CacheDit(WordingTarget):
     """A YAML file for `cache_dit.load_configs`: cache, quantization and attention backend."""
 
@@ -63,7 +58,7 @@ class CacheDit(WordingTarget):
         "quantization.scheme": by_value(
             "quantization.scheme", "quantize_config", QUANTIZED, "cache-dit chooses the layers itself"
         ),
-        "attention.backend": attention,
+        "attention.backend": attention_backend(lambda name: Words({"attention_backend": name})),
     }
 
     def body(self, best: BestConfig, said: Said) -> Iterator[str]:

@@ -9,7 +9,7 @@ from tuner.export.layers import denoisers, left_alone
 from tuner.export.loading import folder
 from tuner.export.python import makes_videos
 from tuner.export.source import Carried
-from tuner.export.wording import Said, WordingTarget, Words
+from tuner.export.wording import Said, WordingTarget, Words, attention_backend
 from tuner.knobs import KNOBS, call_arguments
 from tuner.knobs.code import assign, call
 from tuner.knobs.torchao_configs import CONFIGS
@@ -103,8 +103,8 @@ class Diffusers(WordingTarget):
         "precision.dtype": lambda _: Words({"precision.dtype": []}),
         "quantization.scheme": quantized,
         "fuse_qkv": fused,
-        "attention.backend": lambda values: lines(
-            "attention.backend", *for_each(f"denoiser.set_attention_backend({values['attention.backend']!r})")
+        "attention.backend": attention_backend(
+            lambda name: lines("attention.backend", *for_each(f"denoiser.set_attention_backend({name!r})"))
         ),
         "vae.tiling": lambda _: lines("vae.tiling", "pipe.vae.enable_tiling()"),
         "vae.slicing": lambda _: lines("vae.slicing", "pipe.vae.enable_slicing()"),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from tuner.export.cache_dit import cache
 from tuner.export.facts import comments
 from tuner.export.loading import folder
-from tuner.export.wording import Said, Wording, WordingTarget, Words, by_value
+from tuner.export.wording import Said, Wording, WordingTarget, Words, attention_backend, by_value
 from tuner.knobs import call_arguments
 from tuner.model import pipeline
 from tuner.records.codec import Values
@@ -46,7 +46,7 @@ class SGLang(WordingTarget):
     unchanged = ("precision.dtype", "vae.tiling")
     words = {  # noqa: RUF012
         "compile.scope": compiled,
-        "attention.backend": lambda values: Words({"--attention-backend": values["attention.backend"]}),
+        "attention.backend": attention_backend(lambda name: Words({"--attention-backend": name})),
         "precision.dtype": by_value("precision.dtype", "--dit-precision", PRECISIONS),
         "cache.kind": cache_file,
         "vae.tiling": flag("vae.tiling", "--vae-tiling"),

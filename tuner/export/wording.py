@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from tuner.errors import BadInput
 from tuner.export.base import Target, differing
 from tuner.export.facts import comments, facts, setting
+from tuner.knobs.attention import OWN
 from tuner.records.codec import Values
 from tuner.result.records import BestConfig
 
@@ -41,6 +42,11 @@ def always(**data: Any) -> Wording:
 def by_value(name: str, key: str, words: Mapping[str, Any], note: str = "") -> Wording:
     """Return the wording of a setting whose values the target names otherwise; a value without a name has none."""
     return lambda values: Words({key: words[str(values[name])]}, note) if str(values[name]) in words else None
+
+
+def attention_backend(write: Callable[[str], Words]) -> Wording:
+    """Return the wording of a backend of diffusers' attention dispatcher. One of this package has none."""
+    return lambda values: None if values["attention.backend"] in OWN else write(str(values["attention.backend"]))
 
 
 @dataclass

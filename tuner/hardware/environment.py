@@ -24,6 +24,7 @@ LIBRARIES = (
     "torch", "triton", "diffusers", "transformers", "torchao", "accelerate", "peft", "torch-tensorrt",
     "flash-attn", "flash-attn-3", "flash-attn-4", "kernels", "sageattention", "xformers", "aiter",
     "bitsandbytes", "gguf", "optimum-quanto", "nunchaku", "mslk-cuda", "cache-dit", "DeepCache",
+    "nvidia-cudnn-frontend",
 )  # fmt: skip
 """Distributions that affect measurements or that enable a knob."""
 

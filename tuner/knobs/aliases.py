@@ -41,6 +41,7 @@ ALIASES: Mapping[str, Mapping[str, Value]] = {
         "flashattn3 flashattention3 fa3": "_flash_3",
         "sdpaflash torchflash": "_native_flash",
         "cudnn sdpacudnn": "_native_cudnn",
+        "fp8 cudnnfp8 fp8cudnn": "cudnn_fp8",
         "math sdpamath eager": "_native_math",
         "efficient memefficient sdpaefficient": "_native_efficient",
         "flexattention": "flex",

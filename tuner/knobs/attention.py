@@ -1,4 +1,4 @@
-"""The kernel that computes attention: diffusers' dispatcher, and torch's implementation of flash attention."""
+"""The kernel that computes attention, through diffusers' dispatcher, and torch's implementation of flash attention."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from tuner.knobs.base import Knob, NoEffect, denoisers, for_each_denoiser
 from tuner.knobs.code import Code
 from tuner.knobs.conditions import missing_capability, missing_package
+from tuner.knobs.fp8_attention import CUDNN_FP8, MIN_KEYS, graph_for, use_fp8_attention
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
@@ -16,7 +17,7 @@ from tuner.records.model import Architecture
 
 @dataclass(frozen=True)
 class Backend:
-    """The requirements of a backend of diffusers' dispatcher.
+    """The requirements of an attention backend.
 
     `package` is a distribution with its minimal version, `remedy` how to install it if not with pip. `min_capability`
     is the minimal compute capability, and `majors` are the GPU generations with a kernel (empty for any). An
@@ -75,8 +76,12 @@ BACKENDS: Mapping[str, Backend] = {
     "sage_blackwell_hub": Backend(approximate=True, refused=FROM_HUB),
     "_native_npu": Backend(refused=OTHER_DEVICE),
     "_native_xla": Backend(refused=OTHER_DEVICE),
+    CUDNN_FP8: Backend(("nvidia-cudnn-frontend", "1.18"), min_capability=9.0, majors=(9, 10), approximate=True),
 }
-"""Every backend of diffusers 0.42's models/attention_dispatch.py."""
+"""Every backend of diffusers 0.42's models/attention_dispatch.py, and those of this package."""
+
+OWN = (CUDNN_FP8,)
+"""The backends that this package adds to diffusers' dispatcher."""
 
 MASKED = frozenset((
     "ChromaTransformer2DModel", "ErnieImageTransformer2DModel", "HunyuanImageTransformer2DModel",
@@ -95,7 +100,10 @@ a named reason.
 
 
 class AttentionBackend(Knob):
-    """The kernel that diffusers' attention dispatcher calls; `native` lets torch choose."""
+    """The kernel that diffusers' attention dispatcher calls; `native` lets torch choose.
+
+    `cudnn_fp8` computes in 8 bits where attention has at least 2,048 keys, see `tuner.knobs.fp8_attention`.
+    """
 
     name = "attention.backend"
     choices = tuple(BACKENDS)
@@ -108,7 +116,7 @@ class AttentionBackend(Knob):
 
     def invalid_reason(self, value: Value) -> str | None:
         known = isinstance(value, str) and value in BACKENDS
-        return None if known else f"must be native or another of diffusers' {len(BACKENDS)} attention backends"
+        return None if known else f"must be native or another of the {len(BACKENDS)} attention backends"
 
     def changes_image(self, value: Value) -> bool:
         return BACKENDS[str(value)].approximate
@@ -143,27 +151,38 @@ class AttentionBackend(Knob):
         return None
 
     def is_set(self, pipe: Any, values: Mapping[str, Value]) -> bool:
-        processors = [getattr(module, "processor", None) for part in denoisers(pipe) for module in part.modules()]
-        own = [getattr(processor, "_attention_backend", None) for processor in processors if processor is not None]
+        modules = [module for part in denoisers(pipe) for module in part.modules()]
+        own = [backend_of(module) for module in modules if getattr(module, "processor", None) is not None]
         return bool(own) and all(backend == values[self.name] for backend in own)
 
     def apply(self, pipe: Any, values: Mapping[str, Value]) -> str:
         backend = str(values[self.name])
-        changed = 0
         for denoiser in denoisers(pipe):
-            denoiser.set_attention_backend(backend)
-            changed += sum(
-                getattr(getattr(module, "processor", None), "_attention_backend", None) == backend
-                for module in denoiser.modules()
-            )
+            if backend == CUDNN_FP8:
+                use_fp8_attention(denoiser)
+            else:
+                denoiser.set_attention_backend(backend)
+        changed = [module for part in denoisers(pipe) for module in part.modules() if backend_of(module) == backend]
         if not changed:
             raise NoEffect(f"no attention processor took the backend {backend}")
-        return f"{changed} attention processors use {backend}"
+        return f"{len(changed)} attention processors use {backend}"
+
+    def idle_reason(self, pipe: Any, values: Mapping[str, Value]) -> str | None:
+        if values[self.name] != CUDNN_FP8 or graph_for.cache_info().currsize:
+            return None
+        return f"no attention has {MIN_KEYS} keys or more, or heads that it takes"
 
     def code(self, values: Mapping[str, Value]) -> Code | None:
         package = BACKENDS[str(values[self.name])].package
         needs = (package[0],) if package else ()
+        if values[self.name] == CUDNN_FP8:
+            return for_each_denoiser("use_fp8_attention(denoiser)", carried=(use_fp8_attention,), needs=needs)
         return for_each_denoiser(f"denoiser.set_attention_backend({values[self.name]!r})", needs=needs)
+
+
+def backend_of(module: Any) -> str | None:
+    """Return the backend of a module's attention processor, or None: it has none of its own."""
+    return getattr(getattr(module, "processor", None), "_attention_backend", None)
 
 
 IMPLEMENTATIONS: Mapping[str, tuple[tuple[str, str], str, tuple[int, ...]]] = {

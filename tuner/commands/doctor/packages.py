@@ -36,6 +36,7 @@ PURPOSES = {
     "mslk-cuda": "fast low-precision kernels that torchao calls",
     "cache-dit": "caches between denoising steps",
     "DeepCache": "caches between denoising steps, for UNets",
+    "nvidia-cudnn-frontend": "attention in fp8",
 }
 """What each package is for, in words for a newcomer."""
 
