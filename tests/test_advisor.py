@@ -112,6 +112,7 @@ STEP: tuple[tuple[str, Value, float], ...] = (
     ("precision.dtype", "float32", 0.11), ("matmul.tf32", True, 2.86),
     ("quantization.scheme", "fp8-weight-only", 0.963),
     ("quantization.scheme", "fp8-dynamic-row", 1.33), ("quantization.scheme", "fp8-dynamic-tensor", 1.27),
+    ("quantization.scheme", "fp8-static-tensor", 1.42),
     ("quantization.scheme", "int8-weight-only", 0.972), ("quantization.scheme", "int8-dynamic", 0.75),
     ("quantization.scheme", "int4-weight-only", 0.06), ("cache.kind", "mag", 2.19), ("cache.kind", "taylorseer", 1.84),
     ("fuse_qkv", True, 0.95), ("memory.layerwise_casting", True, 0.86), ("memory.group_offload", True, 0.34),
