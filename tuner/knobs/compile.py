@@ -10,6 +10,7 @@ from typing import Any
 from tuner.knobs.base import Knob, NoEffect, denoisers, for_each_denoiser
 from tuner.knobs.code import NOTHING, Code, assign
 from tuner.knobs.text import denoises_unpadded, encodes_unpadded
+from tuner.knobs.timesteps import round_timesteps
 from tuner.model.diffusers_source import class_source
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
@@ -102,6 +103,8 @@ def compiled_blocks(pipe: Any) -> Iterator[None]:
 class CompileScope(Knob):
     """How much of the denoiser is compiled at once: `regional` each repeated block by itself, `full` all of it.
 
+    With `full`, timesteps are rounded as in eager code, see `tuner.knobs.timesteps`.
+
     A regional block's `forward` is compiled in place rather than the module. Hooks that are added later (caches) then
     run around the compiled region instead of breaking it.
     """
@@ -134,6 +137,8 @@ class CompileScope(Knob):
         for denoiser in denoisers(pipe):
             name = type(denoiser).__name__
             if values[self.name] == "full":
+                if options.get("backend") != "tensorrt":
+                    round_timesteps(denoiser)
                 denoiser.compile(**options)
                 if denoiser._compiled_call_impl is None:
                     raise NoEffect(f"{name} was not compiled")
@@ -155,9 +160,12 @@ class CompileScope(Knob):
         imports, needs = ("import torch_tensorrt  # noqa: F401",) * is_tensorrt, ("torch-tensorrt",) * is_tensorrt
         if values[self.name] == "full":
             is_replayed = options.get("mode") in CUDA_GRAPH_MODES
-            lines = [*assign("options", options), "denoiser.compile(**options)"]
+            rounded = () if is_tensorrt else (round_timesteps,)
+            lines = [*assign("options", options), *["round_timesteps(denoiser)"] * len(rounded)]
+            lines += ["denoiser.compile(**options)"]
             lines += ["denoiser._compiled_call_impl = clone_outputs(denoiser._compiled_call_impl)"] * is_replayed
-            return for_each_denoiser(*lines, imports=imports, needs=needs, carried=(clone_outputs,) * is_replayed)
+            carried = (*rounded, *(clone_outputs,) * is_replayed)
+            return for_each_denoiser(*lines, imports=imports, needs=needs, carried=carried)
         lines = [*assign("options", options), "for block in repeated_blocks(denoiser):"]
         lines += ["    block.forward = torch.compile(block.forward, **options)"]
         return for_each_denoiser(*lines, imports=imports, needs=needs, carried=(repeated_blocks,))

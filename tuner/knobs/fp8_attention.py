@@ -62,7 +62,7 @@ def attend(query: Any, key: Any, value: Any, attn_mask: Any = None, scale: float
         each.clamp(-limit, limit).to(torch.float8_e4m3fn).contiguous() for each in (query, key, value.float() / descale)
     )
     factor = query.shape[3] ** -0.5 if scale is None else scale
-    output = torch.ops.tuner_fp8.attend(q, k, v, descale.reshape(1, 1, 1, 1), factor)
+    output = torch.ops.tuner.fp8_attention(q, k, v, descale.reshape(1, 1, 1, 1), factor)
     return (output.float() * descale).to(query.dtype)
 
 
@@ -75,7 +75,7 @@ def operator() -> Any:
     import torch
 
     schema = "(Tensor q, Tensor k, Tensor v, Tensor descale, float factor) -> Tensor"
-    defined = torch.library.custom_op("tuner_fp8::attend", attend_with_cudnn, mutates_args=(), schema=schema)
+    defined = torch.library.custom_op("tuner::fp8_attention", attend_with_cudnn, mutates_args=(), schema=schema)
     defined.register_fake(lambda q, *_: torch.empty_like(q))
     return defined
 

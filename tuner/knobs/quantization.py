@@ -82,8 +82,7 @@ class QuantizationScheme(Knob):
     """Fewer bits for the weights, or weights and activations, of the linear layers in the denoiser's blocks.
 
     Embedders, modulation (products of one row) and the last projection keep their type: see `quantizable`.
-    `fp8-static-tensor` takes the scales of activations from a call of a few steps when the pipeline is built; it was
-    run on CPUs only.
+    `fp8-static-tensor` takes the scales of activations from a call of a few steps when the pipeline is built.
     """
 
     name = "quantization.scheme"

@@ -82,7 +82,7 @@ def quantize_statically(layer: Any, scale: Any) -> None:
     layer.register_buffer("weight", (weight / weight_scale).clamp(-limit, limit).to(torch.float8_e4m3fn))
     layer.register_buffer("weight_scale", weight_scale)
     layer.register_buffer("input_scale", scale)
-    layer.forward = types.MethodType(multiply_in_fp8, layer)
+    layer.own_forward = layer.forward = types.MethodType(multiply_in_fp8, layer)
 
 
 def multiply_in_fp8(layer: Any, given: Any) -> Any:
