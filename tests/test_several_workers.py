@@ -143,24 +143,34 @@ def test_an_interruption_ends_all_of_them(several: Bench, workers: Workers) -> N
 
 
 @pytest.mark.parametrize(
-    ("device", "cores", "memory_gb", "peak_gb", "expected"),
+    ("device", "cores", "memory_gb", "peak_gb", "lent_gb", "expected"),
     [
-        ("cpu", 2, 16, 2, 2),
-        ("cpu", 1, 16, 2, 1),
-        ("cpu", 8, 3, 2, 1),
-        ("cuda", 16, 80, 30, 2),
-        ("cuda", 32, 141, 30, 4),
+        ("cpu", 2, 16, 2, 0, 2),
+        ("cpu", 1, 16, 2, 0, 1),
+        ("cpu", 8, 3, 2, 0, 1),
+        ("cuda", 16, 80, 30, 0, 2),
+        ("cuda", 32, 141, 30, 0, 4),
+        ("cuda", 16, 141, 34, 0, 3),
+        ("cuda", 16, 141, 34, 32, 4),
+        ("cuda", 16, 80, 34, 32, 2),
+        ("cuda", 16, 24, 34, 32, 1),
     ],
 )
 def test_as_many_workers_live_as_fit(
-    monkeypatch: pytest.MonkeyPatch, device: Any, cores: int, memory_gb: int, peak_gb: int, expected: int
+    monkeypatch: pytest.MonkeyPatch,
+    device: Any,
+    cores: int,
+    memory_gb: int,
+    peak_gb: int,
+    lent_gb: int,
+    expected: int,
 ) -> None:
     monkeypatch.setattr(slots, "memory_bytes", lambda _: memory_gb << 30)
     monkeypatch.setitem(slots.MAX_SLOTS, "cpu", 2)
     here = msgspec.structs.replace(CPU, device=device, cpu_count=cores)
     baseline = Outcome(
         number=0, purpose="baseline", values={}, build_key="", image_key="", status="measured",
-        memory=Memory(peak_bytes=peak_gb << 30, reserved_bytes=None),
+        memory=Memory(peak_bytes=peak_gb << 30, reserved_bytes=None, lent_bytes=lent_gb << 30),
     )  # fmt: skip
     assert slots.slots(here, baseline) == expected
     assert slots.slots(here, None) == 1

@@ -31,8 +31,6 @@ def define_stored() -> Any:
     """Define an operator that returns a copy, and that a compiler cannot look into."""
     import torch
 
-    defined = torch.library.custom_op(
-        "tuner::stored", torch.clone, mutates_args=(), schema="(Tensor given) -> Tensor"
-    )
+    defined = torch.library.custom_op("tuner::stored", torch.clone, mutates_args=(), schema="(Tensor given) -> Tensor")
     defined.register_fake(torch.empty_like)
     return defined

@@ -108,8 +108,10 @@ class Memory(Record):
     """Peak memory.
 
     On a GPU, the most that torch allocated during the timed calls, or reserved if CUDA graphs hide their allocations.
-    On a CPU, the largest resident set of the process so far, loading and compiling included.
+    On a CPU, the largest resident set of the process so far, loading and compiling included. `lent_bytes` of the peak
+    are weights on the GPU that all workers share.
     """
 
     peak_bytes: Bytes
     reserved_bytes: Bytes | None
+    lent_bytes: Bytes = 0

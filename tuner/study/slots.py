@@ -22,6 +22,10 @@ CORES_EACH = {"cpu": 1, "cuda": 4}
 PARTNER = 1
 """The second of a pair takes no room of its own: either of them stands still while the other is timed."""
 
+COPIED_SHARE = 0.5
+"""The share of the lent weights of which a build is assumed to have its own copy: in 8 bits, or some fused layers. What
+runs out of memory beside others is run again alone."""
+
 FREE_SHARE = 0.9
 """The share of a memory that workers may fill."""
 
@@ -51,7 +55,9 @@ def slots(environment: Environment, baseline: Outcome | None) -> int:
     """Return how many workers like the baseline's fit: one until its peak memory is known."""
     if baseline is None or baseline.memory is None:
         return 1
-    fitting = int(FREE_SHARE * memory_bytes(environment) / max(1, baseline.memory.peak_bytes))
+    lent = min(baseline.memory.lent_bytes, baseline.memory.peak_bytes)
+    own = baseline.memory.peak_bytes - lent + COPIED_SHARE * lent
+    fitting = int((FREE_SHARE * memory_bytes(environment) - lent) / max(1.0, own))
     return max(1, min(max_slots(environment), fitting))
 
 

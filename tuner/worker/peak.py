@@ -25,4 +25,4 @@ def read(job: Job, lent_bytes: int = 0) -> Memory:
     reserved = torch.cuda.max_memory_reserved() + lent_bytes
     in_graphs = replays_cuda_graphs(job.build)  # a replay allocates nothing
     peak = reserved if in_graphs else torch.cuda.max_memory_allocated() + lent_bytes
-    return Memory(peak_bytes=peak, reserved_bytes=reserved)
+    return Memory(peak_bytes=peak, reserved_bytes=reserved, lent_bytes=lent_bytes)
