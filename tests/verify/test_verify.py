@@ -19,19 +19,20 @@ from tuner.commands import verify as command
 from tuner.commands.verify.table import verdict
 from tuner.errors import StudyFailed
 from tuner.execution.inline import InlineExecutor
+from tuner.files import StudyFolder
 from tuner.hardware.environment import detect
 from tuner.quality.race import FIRST_PROMPTS
-from tuner.records.codec import Estimate, decode, encode_pretty
+from tuner.records.codec import Estimate, decode, encode_pretty, read
 from tuner.records.gate import Finding, Verdict
-from tuner.records.outcome import Failure
+from tuner.records.outcome import Failure, Outcome
 from tuner.records.protocol import BuildDone, Job, Message, Point, PointDone, PointFailed, WorkerFailed
-from tuner.records.quality import Quality
+from tuner.records.quality import Quality, SpotCheck
 from tuner.result.config import read_best
 from tuner.result.records import BestConfig, TimingNoise
 from tuner.verify import changes as changes_module
-from tuner.verify.bench import ROUNDED_DB, SCORE, Bench
+from tuner.verify.bench import SCORE, Bench
 from tuner.verify.course import PAIRS, Course
-from tuner.verify.recorded import Recorded, read_recorded
+from tuner.verify.recorded import ROUNDED_DB, Recorded, read_recorded
 from tuner.verify.records import Change, Verification
 
 SYNC = Finding(
@@ -322,6 +323,22 @@ def test_a_quick_one_judges_images_only_if_they_are_not_those_of_the_record(
     assert text(verification, GOOD).startswith("the images are the recorded ones, with clip_score ") == is_same
     verified(now, recorded=recorded)
     assert not any(job.points[-1].spot_check for job in now.jobs[2:]), "a full one judges them all"
+
+
+def test_images_of_another_build_are_known_as_nearly_as_the_study_asked_for(study: Path, tmp_path: Path) -> None:
+    recorded = with_images_of_the_choice(study, tmp_path / "copy")
+    owner = read_best(study / "best_config.json").chosen.trial
+    images = StudyFolder(tmp_path / "copy").images(owner)
+    assert recorded.known_images(owner) == SpotCheck(images=str(images), min_psnr_db=ROUNDED_DB)
+    file = tmp_path / "copy" / "trials" / f"{owner:04}" / "outcome.json"
+    outcome = read(file, Outcome)
+    quality = msgspec.structs.replace(outcome.quality, reused_from=owner)
+    other = tmp_path / "copy" / "trials" / "0999"
+    other.mkdir()
+    (other / "outcome.json").write_bytes(encode_pretty(msgspec.structs.replace(outcome, number=999, quality=quality)))
+    assert recorded.known_images(999) == SpotCheck(images=str(images))
+    shutil.rmtree(images)
+    assert recorded.known_images(999) is None
 
 
 def test_few_images_of_the_untouched_pipeline_tell_whether_it_is_still_the_model(

@@ -14,14 +14,11 @@ from tuner.records.machine import Environment
 from tuner.records.model import Workload
 from tuner.records.outcome import Build, Failure, Timing
 from tuner.records.protocol import BuildDone, Job, Point, PointDone, PointFailed, WorkerFailed
-from tuner.records.quality import Quality, SpotCheck
+from tuner.records.quality import Quality
 from tuner.result.records import BestConfig, MeasuredPoint
 from tuner.search.history import BASELINE
 from tuner.space.candidates import build_values
 from tuner.verify.recorded import Recorded
-
-ROUNDED_DB = 50.0
-"""Images nearer than this differ by what their 8 bits round."""
 
 TIME, SCORE = 0, 1
 """The points of a job: the calls are timed first, so that images which fail do not cost the latency."""
@@ -115,14 +112,13 @@ class Bench:
     def _point(self, point: MeasuredPoint, folder: Path, index: int) -> Point:
         own = folder if index == TIME else folder / "images"
         is_checked = self.spot_check and index == SCORE and point.trial != BASELINE
-        images = self.recorded.images(point.trial) if is_checked else None
         return Point(
             index=index,
             folder=str(own),
             steps=int(point.values["steps"]),
             batch=point.batch,
             score=index == SCORE,
-            spot_check=SpotCheck(images=images, min_psnr_db=ROUNDED_DB) if images else None,
+            spot_check=self.recorded.known_images(point.trial) if is_checked else None,
             whole=True,
         )
 

@@ -9,8 +9,9 @@ import msgspec
 from tuner.errors import StudyFailed
 from tuner.result.records import BestConfig, MeasuredPoint
 from tuner.verify import judge
-from tuner.verify.bench import ROUNDED_DB, Bench, Run
+from tuner.verify.bench import Bench, Run
 from tuner.verify.changes import changes, may_be_another_model
+from tuner.verify.recorded import ROUNDED_DB
 from tuner.verify.records import Check, Repair, Verification
 
 PAIRS = 3

@@ -13,8 +13,8 @@ from tuner.report.trial_text import findings_text
 from tuner.result.front import merge_timings, per_image, widen
 from tuner.result.records import BestConfig, MeasuredPoint
 from tuner.timing.intervals import paired_ratio, widest_ratio
-from tuner.verify.bench import ROUNDED_DB, Run
-from tuner.verify.recorded import Recorded
+from tuner.verify.bench import Run
+from tuner.verify.recorded import ROUNDED_DB, Recorded
 from tuner.verify.records import Check
 
 MARGIN = 0.01

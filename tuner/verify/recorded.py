@@ -15,12 +15,15 @@ from tuner.records.codec import Record, read
 from tuner.records.gate import Allowance, GatePolicy
 from tuner.records.model import Workload
 from tuner.records.outcome import Outcome
-from tuner.records.quality import NoiseFloor, QualityPolicy, Reference
+from tuner.records.quality import NoiseFloor, QualityPolicy, Reference, SpotCheck
 from tuner.result.records import BestConfig
 from tuner.search.history import History
 from tuner.search.recorded import outcome_files
 from tuner.search.reference import images_of, largest_reference
 from tuner.search.request import Request, read_request
+
+ROUNDED_DB = 50.0
+"""Images nearer than this differ by what their 8 bits round."""
 
 
 class Recorded(Record):
@@ -38,10 +41,21 @@ class Recorded(Record):
     request: Request | None = None
     folder: str | None = None
 
-    def images(self, trial: int) -> str | None:
-        """Return the folder of a trial's images, if the study still has them."""
-        images = StudyFolder(Path(self.folder)).images(trial) if self.folder else None
-        return str(images) if images and images.is_dir() else None
+    def known_images(self, trial: int) -> SpotCheck | None:
+        """Return the images that a trial was judged by, if the study still has them.
+
+        A trial's own must come out again, up to what their 8 bits round. Where it was judged by those of another build,
+        as near to them as the study asked for.
+        """
+        if self.folder is None:
+            return None
+        paths, owner = StudyFolder(Path(self.folder)), trial
+        with suppress(BadInput):
+            owner = read(paths.trial(trial) / "outcome.json", Outcome).image_owner
+        images = paths.images(owner)
+        if not images.is_dir():
+            return None
+        return SpotCheck(images=str(images), **({"min_psnr_db": ROUNDED_DB} if owner == trial else {}))
 
 
 def read_recorded(file: Path, best: BestConfig) -> Recorded:
