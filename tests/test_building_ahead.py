@@ -150,6 +150,19 @@ def test_candidates_begin_before_the_baselines_images_are_there(ahead: Ahead, wo
     assert not workers.jobs[-1].awaits_reference and len(ahead.outcomes()) == 12
 
 
+def test_what_waits_to_be_judged_leaves_its_slot_to_others(
+    ahead: Ahead, workers: SlowWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(slots.MAX_WAITING, "cpu", 2)
+    ahead.slots = 5
+    ahead.run_ahead(drawn_after=5)  # with three slots there are four, and the baseline's images would never be there
+
+    baseline, repetition, *others = workers.jobs[:5]
+    assert is_repetition(repetition, baseline)
+    assert all(job.awaits_reference for job in others)
+    assert ahead.executor.judged_at_once == 1
+
+
 def is_repetition(job: Job, of: Job) -> bool:
     is_same = (job.build, job.points[0].steps) == (of.build, of.points[0].steps)
     return is_same and not job.points[0].score

@@ -176,6 +176,20 @@ def test_as_many_workers_live_as_fit(
     assert slots.slots(here, None) == 1
 
 
+def test_those_that_wait_leave_room_as_far_as_memory_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = msgspec.structs.replace(CPU, device="cuda", cpu_count=16)
+    baseline = Outcome(
+        number=0, purpose="baseline", values={}, build_key="", image_key="", status="measured",
+        memory=Memory(peak_bytes=34 << 30, reserved_bytes=None, lent_bytes=32 << 30),
+    )  # fmt: skip
+    monkeypatch.setattr(slots, "max_slots", lambda _: 4)
+    for memory_gb, expected in ((141, [4, 5, 5, 5]), (180, [4, 5, 6, 6]), (80, [2, 2, 2, 2])):
+        monkeypatch.setattr(slots, "memory_bytes", lambda _, found=memory_gb: found << 30)
+        assert [slots.slots(here, baseline, waiting) for waiting in range(4)] == expected
+    assert slots.max_alive(here) == 7
+    assert slots.max_alive(CPU) == slots.max_slots(CPU) + slots.PARTNER
+
+
 def test_no_time_is_left_to_run_again_what_is_stopped(several: Bench) -> None:
     with several.study(trials=12) as found:
         found.measure_baseline()

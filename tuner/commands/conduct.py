@@ -43,7 +43,7 @@ def conduct(
     from tuner.search.strategies import DEFAULT
     from tuner.study.course import keep_strategy
     from tuner.study.loop import Study
-    from tuner.study.slots import PARTNER, max_slots, share_of
+    from tuner.study.slots import max_alive, share_of
     from tuner.study.store import Store
     from tuner.study.warm_start import keep_warm_start, warm_start_notes
     from tuner.tracking.trackers import connect
@@ -52,7 +52,7 @@ def conduct(
     found = machines.devices(request.environment)
     count = f"{len(found)} x " if len(found) > 1 else ""
     title = f"{model_name} ({request.model.pipeline_class}) on {count}{request.environment.device_name}"
-    slots = max_slots(share_of(request.environment, found)) + PARTNER
+    slots = max_alive(share_of(request.environment, found))
     with Store(folder, request) as store, machines.opened(store, slots) as (executor, check):
         limits = with_demo_budget(with_last_budget(folder, limits), request)
         store.study.set_user_attr("gpus", machines.asked)  # for `tune resume`

@@ -56,6 +56,11 @@ class Flight:
         return replace(self.proposal, number=self.attempt.number)
 
     @property
+    def waits_to_be_judged(self) -> bool:
+        """Whether it stands idle until others were judged, or the baseline's images exist."""
+        return self.wants_reference_s is not None and not self.has_ended
+
+    @property
     def can_be_stopped(self) -> bool:
         """Whether this is a running build that is stopped when the time for builds is up.
 
@@ -97,7 +102,7 @@ def next_to_judge(flights: Sequence[Flight]) -> list[tuple[Flight, BuildAttempt]
     alive = [flight for flight in flights if not flight.has_ended]
     judging = {flight.device for flight in alive if flight.is_judging or flight.proposal.prompts is not None}
     found: dict[Device, tuple[Flight, BuildAttempt]] = {}
-    waiting = [flight for flight in alive if flight.wants_reference_s is not None and flight.device not in judging]
+    waiting = [flight for flight in alive if flight.waits_to_be_judged and flight.device not in judging]
     for flight in sorted(waiting, key=lambda each: (each.passed_over < MAX_PASSED_OVER, each.wants_reference_s or 0.0)):
         if isinstance(flight.attempt, BuildAttempt):
             found.setdefault(flight.device, (flight, flight.attempt))

@@ -200,9 +200,9 @@ class Study:
         """Run what a strategy proposes until it has nothing more to propose."""
         self.runner.exhaust(strategy)
 
-    def room(self) -> int:
-        """Return how many workers may live on a device at once."""
-        return slots(self.here, self.history.outcomes.get(0))
+    def room(self, waiting: int = 0) -> int:
+        """Return how many workers may live on a device at once when so many wait to be judged."""
+        return slots(self.here, self.history.outcomes.get(0), waiting)
 
     def builds_end_at(self) -> float:
         """Return when builds are stopped. They may use the time reserved for pairs beyond the least number."""

@@ -38,12 +38,12 @@ NEVER = float("inf")
 class Runner:
     """Runs attempts and publishes their events.
 
-    `room` returns how many may run at once on a device, `builds_end_at` when builds are stopped. `follow` is called
-    with each event after it was published. `check` says what is wrong with a device.
+    `room` returns how many may live on a device when so many of them wait to be judged, `builds_end_at` when builds are
+    stopped. `follow` is called with each event after it was published. `check` says what is wrong with a device.
     """
 
     def __init__(
-        self, publisher: Publisher, executor: Executor, room: Callable[[], int], builds_end_at: Callable[[], float],
+        self, publisher: Publisher, executor: Executor, room: Callable[[int], int], builds_end_at: Callable[[], float],
         follow: Callable[[Attempt, Event], None], check: Check = lambda _: None,
     ) -> None:  # fmt: skip
         self.store = publisher.store
@@ -74,7 +74,7 @@ class Runner:
                 break
             for handle, message in self.executor.wait(self.next_stop):
                 self.take(handle, message)
-                if isinstance(message, (TurnEnded, PointTimed, Ended)):
+                if isinstance(message, (TurnEnded, PointTimed, ReferenceWanted, Ended)):
                     self.fill()
                 if is_done(self.history):
                     break
@@ -140,7 +140,7 @@ class Runner:
     def runs_side_by_side(self, proposal: Proposal) -> bool:
         """Return whether the two of a pair run at the same time: not if one of them was measured before."""
         halves = (run for run in self.history.repetitions if run.pair == proposal.pair and run.status == "measured")
-        return proposal.pair is not None and self.room() > 1 and not any(halves)
+        return proposal.pair is not None and self.room(0) > 1 and not any(halves)
 
     def open_devices(self) -> list[Device]:
         """Return where another attempt may start."""
@@ -152,10 +152,10 @@ class Runner:
         The two of a pair take the room of one, since their calls alternate.
         """
         flights = [flight for flight in self.flights.values() if flight.device == device]
-        to_run_alone = [of for _, of in self.waiting.to_run_alone]
-        is_one_alone = any(flight.is_alone for flight in flights) or device in to_run_alone
+        is_one_alone = any(flight.is_alone for flight in flights) or self.waiting.has_one_alone(device)
         taken = {flight.pair_side_by_side or flight.handle.id for flight in flights if not flight.has_ended}
-        return device in self.history.devices and len(taken) < (1 if is_one_alone else self.room())
+        room = 1 if is_one_alone else self.room(sum(flight.waits_to_be_judged for flight in flights))
+        return device in self.history.devices and len(taken) < room
 
     def start(self, proposal: Proposal, device: Device, *, is_alone: bool = False) -> None:
         """Start an attempt."""
@@ -165,7 +165,7 @@ class Runner:
         self.publisher.publish(started)
         self.follow(attempt, started)
         try:
-            handle = self.executor.submit(make_job(attempt, self.budget, shares_device=self.room() > 1), device)
+            handle = self.executor.submit(make_job(attempt, self.budget, shares_device=self.room(0) > 1), device)
         except BaseException:
             attempt.close()
             raise

@@ -26,6 +26,9 @@ COPIED_SHARE = 0.5
 """The share of the lent weights of which a build is assumed to have its own copy: in 8 bits, or some fused layers. What
 runs out of memory beside others is run again alone."""
 
+MAX_WAITING = {"cpu": 0, "cuda": 2}
+"""How many workers more may live because as many wait to be judged: these need memory, and no core."""
+
 FREE_SHARE = 0.9
 """The share of a memory that workers may fill."""
 
@@ -33,6 +36,11 @@ FREE_SHARE = 0.9
 def max_slots(environment: Environment) -> int:
     """Return how many workers a device may have at most."""
     return max(1, min(MAX_SLOTS[environment.device], environment.cpu_count // CORES_EACH[environment.device]))
+
+
+def max_alive(environment: Environment) -> int:
+    """Return how many workers may live on a device at most, with those that wait and the second of a pair."""
+    return max_slots(environment) + MAX_WAITING[environment.device] + PARTNER
 
 
 def limit_compiling(history: History, budget: Budget, environment: Environment) -> None:
@@ -51,14 +59,17 @@ def share_of(environment: Environment, devices: Iterable[Device]) -> Environment
     return msgspec.structs.replace(environment, cpu_count=max(1, environment.cpu_count // most))
 
 
-def slots(environment: Environment, baseline: Outcome | None) -> int:
-    """Return how many workers like the baseline's fit: one until its peak memory is known."""
+def slots(environment: Environment, baseline: Outcome | None, waiting: int = 0) -> int:
+    """Return how many workers may live when so many `waiting` ones are not at work.
+
+    One until the baseline's peak memory is known, which tells how many fit.
+    """
     if baseline is None or baseline.memory is None:
         return 1
     lent = min(baseline.memory.lent_bytes, baseline.memory.peak_bytes)
     own = baseline.memory.peak_bytes - lent + COPIED_SHARE * lent
     fitting = int((FREE_SHARE * memory_bytes(environment) - lent) / max(1.0, own))
-    return max(1, min(max_slots(environment), fitting))
+    return max(1, min(max_slots(environment) + min(waiting, MAX_WAITING[environment.device]), fitting))
 
 
 def memory_bytes(environment: Environment) -> int:

@@ -30,6 +30,10 @@ class Waiting:
         """Return the step sweeps of the builds that wait."""
         return [wanted_sweep(history, proposal) for proposal in self.proposals if proposal.repeats is None]
 
+    def has_one_alone(self, device: Device) -> bool:
+        """Return whether something is to run alone on a device."""
+        return any(of == device for _, of in self.to_run_alone)
+
     def take_alone(self, device: Device) -> Proposal | None:
         """Return what is to run alone on a device next, which waits no longer, or None."""
         found = next((proposal for proposal, of in self.to_run_alone if of == device), None)
