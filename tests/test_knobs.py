@@ -177,8 +177,8 @@ def test_only_caches_and_offloading_declare_syncs() -> None:
 
 def test_the_order_of_application_is_the_one_that_works() -> None:
     order = {name: knob.order for name, knob in KNOBS.items()}
-    assert order["precision.dtype"] < order["fuse_qkv"] < order["attention.backend"] < order["quantization.scheme"]
-    assert order["quantization.scheme"] < order["compile.scope"] < order["cache.kind"]
+    assert order["precision.dtype"] < order["fuse_qkv"] < order["quantization.scheme"] < order["attention.backend"]
+    assert order["attention.backend"] < order["compile.scope"] < order["cache.kind"]
     assert order["inductor.freezing"] < order["compile.scope"]
 
 

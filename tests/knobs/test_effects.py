@@ -11,6 +11,7 @@ from drawing import values as candidate
 
 from tuner import knobs
 from tuner.knobs import KNOBS, Knob
+from tuner.knobs.attention import BACKENDS
 from tuner.knobs.precision import generates_same_noise
 from tuner.records.codec import Value, Values
 
@@ -64,6 +65,7 @@ def test_every_value_has_the_effects_that_the_tables_gave_it(device: str) -> Non
         assert knobs.uneven_steps(values) == any(values.get(name, even) != even for name, even in EVEN.items())
         assert knobs.mixes_batch(values) == (values.get("cache.kind", "none") != "none")
         other = any(values.get(name, baseline.get(name)) != baseline.get(name) for name in OTHER_ARITHMETIC)
+        other |= BACKENDS[str(values["attention.backend"])].approximate
         assert knobs.other_arithmetic(values, baseline) == other
         changed = {name for name in OTHER_STEPS if values.get(name) != baseline.get(name)}
         assert (knobs.trajectory_change(values, baseline) in changed) == bool(changed)

@@ -197,7 +197,7 @@ def mixes_batch(values: Mapping[str, Value]) -> bool:
 
 def other_arithmetic(values: Mapping[str, Value], baseline: Mapping[str, Value]) -> bool:
     """Return whether a candidate's denoising step computes something else than the baseline's, which is counted."""
-    return any(KNOBS[name].other_arithmetic for name in _differing(values, baseline))
+    return any(KNOBS[name].computes_otherwise(values[name]) for name in _differing(values, baseline))
 
 
 def trajectory_change(values: Mapping[str, Value], baseline: Mapping[str, Value]) -> str | None:

@@ -9,7 +9,8 @@ from typing import Any
 from tuner.knobs.base import Knob, NoEffect, denoisers, for_each_denoiser
 from tuner.knobs.code import Code
 from tuner.knobs.conditions import missing_capability, missing_package
-from tuner.knobs.fp8_attention import CUDNN_FP8, MIN_KEYS, graph_for, use_fp8_attention
+from tuner.knobs.fp8_attention import CUDNN_FP8, HEAD_SIZE, MIN_KEYS, graph_for, use_fp8_attention
+from tuner.knobs.text import denoises_unpadded
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
@@ -102,12 +103,12 @@ a named reason.
 class AttentionBackend(Knob):
     """The kernel that diffusers' attention dispatcher calls; `native` lets torch choose.
 
-    `cudnn_fp8` computes in 8 bits where attention has at least 2,048 keys, see `tuner.knobs.fp8_attention`.
+    `cudnn_fp8` computes in 8 bits where attention has heads of 128 numbers and 2,048 keys or more.
     """
 
     name = "attention.backend"
     choices = tuple(BACKENDS)
-    order = 20
+    order = 32  # after quantization: a call that calibrates it has torch choose
     uneven_steps = False
     changes_trajectory = False
     changes_noise = False
@@ -119,6 +120,9 @@ class AttentionBackend(Knob):
         return None if known else f"must be native or another of the {len(BACKENDS)} attention backends"
 
     def changes_image(self, value: Value) -> bool:
+        return BACKENDS[str(value)].approximate
+
+    def computes_otherwise(self, value: Value) -> bool:
         return BACKENDS[str(value)].approximate
 
     def unavailable_reason(self, value: Value, environment: Environment, architecture: Architecture) -> str | None:
@@ -143,6 +147,8 @@ class AttentionBackend(Knob):
         backend = BACKENDS[name]
         if backend.compiled_only and values["compile.scope"] == "none":
             return f"{name} attention is only fast, and only supported, when compiled"
+        if name == CUDNN_FP8 and denoises_unpadded(architecture.pipeline_class):
+            return "prompts are not padded, and cuDNN builds a graph for each length"
         if not backend.takes_float32 and values.get("precision.dtype") == "float32":
             return f"{name} has no float32 kernel"
         batched = [d.class_name for d in architecture.denoisers if d.class_name in MASKED_IN_BATCHES]
@@ -170,7 +176,7 @@ class AttentionBackend(Knob):
     def idle_reason(self, pipe: Any, values: Mapping[str, Value]) -> str | None:
         if values[self.name] != CUDNN_FP8 or graph_for.cache_info().currsize:
             return None
-        return f"no attention has {MIN_KEYS} keys or more, or heads that it takes"
+        return f"no attention has {MIN_KEYS} keys or more and heads of {HEAD_SIZE}"
 
     def code(self, values: Mapping[str, Value]) -> Code | None:
         package = BACKENDS[str(values[self.name])].package

@@ -33,7 +33,7 @@ class Knob(ABC):
 
     The first line of a knob's docstring is its description in the catalogue. `choices` are its values, the baseline's
     first. Where any number is valid (see `invalid_reason`), they are a sensible selection. `order` is its place in the
-    order of application: fuse, attention backend, quantize, compile, cache.
+    order of application: fuse, quantize, attention backend, compile, cache.
 
     `user_supplied` means that the values are weights which the user supplies. `may_change_image` means that some value
     may change the image by more than rounding; such a knob states all of the following itself, whatever the defaults
@@ -73,6 +73,10 @@ class Knob(ABC):
     def changes_image(self, value: Value) -> bool:
         """Return whether this value may change the image by more than rounding."""
         return self.may_change_image
+
+    def computes_otherwise(self, value: Value) -> bool:
+        """Return whether this value has `other_arithmetic`."""
+        return self.other_arithmetic
 
     def generates_other_noise(self, value: Value, baseline: Value) -> bool:
         """Return whether a seed means another initial noise with this value than with the baseline's. May use torch."""

@@ -119,8 +119,6 @@ class QuantizationScheme(Knob):
             return f"{name} needs {' or '.join(scheme.dtypes)} weights"
         if scheme.of_activations and values["compile.scope"] == "none":
             return "uncompiled, it converts activations in separate kernels and is slower than no quantization"
-        if name == STATIC and values.get("attention.backend") == "flex":
-            return "flex attention is only supported when compiled, and scales come from a call before that"
         if scheme.tensor_package != "torchao" and values.get("memory.group_offload"):
             return f"group offloading supports plain weights and torchao's, and those of {name} are neither"
         return None

@@ -109,7 +109,10 @@ def as_good(
     tolerated = format_number(best.quality_tolerance)
     text = f"{best.quality_metric} {shown} against the study's reference, -{tolerated} is tolerated"
     if run.quality is None:
-        text = f"the images are the recorded ones, with {text}"
+        known = recorded.known_images(point.trial)
+        is_own = known is None or known.min_psnr_db >= ROUNDED_DB
+        near = "" if is_own or known is None else f" up to rounding, at a PSNR of {known.min_psnr_db:.0f} dB"
+        text = f"the images are the recorded ones{near}, with {text}"
     if psnr_db is not None and psnr_db < ROUNDED_DB:
         text += f"; the untouched pipeline's own images moved by rounding, PSNR {psnr_db:.0f} dB"
     return Check(question="as good", status="fail" if is_worse else "pass", text=text)

@@ -55,7 +55,8 @@ class Recorded(Record):
         images = paths.images(owner)
         if not images.is_dir():
             return None
-        return SpotCheck(images=str(images), **({"min_psnr_db": ROUNDED_DB} if owner == trial else {}))
+        known = SpotCheck(images=str(images))
+        return msgspec.structs.replace(known, min_psnr_db=ROUNDED_DB) if owner == trial else known
 
 
 def read_recorded(file: Path, best: BestConfig) -> Recorded:
