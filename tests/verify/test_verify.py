@@ -341,6 +341,25 @@ def test_images_of_another_build_are_known_as_nearly_as_the_study_asked_for(stud
     assert recorded.known_images(999) is None
 
 
+def test_a_quick_one_says_that_images_are_near_those_of_another_build(
+    study: Path, tmp_path: Path, verified: Callable[..., Verification]
+) -> None:
+    recorded = with_images_of_the_choice(study, tmp_path / "copy")
+    chosen = read_best(study / "best_config.json").chosen.trial
+    file = tmp_path / "copy" / "trials" / f"{chosen:04}" / "outcome.json"
+    outcome = read(file, Outcome)
+    quality = msgspec.structs.replace(outcome.quality, reused_from=999)
+    file.write_bytes(encode_pretty(msgspec.structs.replace(outcome, quality=quality)))
+    StudyFolder(tmp_path / "copy").images(999).mkdir(parents=True)
+    now = Now()
+    verification = verified(now, quick=True, recorded=recorded)
+    (spot_check,) = [job.points[SCORE].spot_check for job in now.jobs if now.who(job) == "candidate"]
+    assert spot_check and spot_check.min_psnr_db < ROUNDED_DB
+    assert text(verification, GOOD).startswith(
+        "the images are the recorded ones or near them, as those of another build"
+    )
+
+
 def test_few_images_of_the_untouched_pipeline_tell_whether_it_is_still_the_model(
     study: Path, verified: Callable[..., Verification]
 ) -> None:

@@ -89,9 +89,8 @@ def multiply_in_fp8(layer: Any, given: Any) -> Any:
     """Multiply an input, converted to fp8, by a layer's weight."""
     import torch
 
-    limit = torch.finfo(
-        torch.float8_e4m3fn
-    ).max  # a global would be unknown to dynamo in a file that is run by its path
+    # No global: dynamo does not know those of a file that is run by its path.
+    limit = torch.finfo(torch.float8_e4m3fn).max
     rows = (given.float() / layer.input_scale).clamp(-limit, limit).to(torch.float8_e4m3fn)
     rows = rows.reshape(-1, rows.shape[-1]).contiguous()  # a GPU multiplies no other layout
     product = torch._scaled_mm(

@@ -200,7 +200,7 @@ class Study:
         """Run what a strategy proposes until it has nothing more to propose."""
         self.runner.exhaust(strategy)
 
-    def room(self, waiting: int = 0) -> int:
+    def room(self, waiting: int) -> int:
         """Return how many workers may live on a device at once when so many wait to be judged."""
         return slots(self.here, self.history.outcomes.get(0), waiting)
 

@@ -110,8 +110,8 @@ def as_good(
     text = f"{best.quality_metric} {shown} against the study's reference, -{tolerated} is tolerated"
     if run.quality is None:
         known = recorded.known_images(point.trial)
-        is_own = known is None or known.min_psnr_db >= ROUNDED_DB
-        near = "" if is_own or known is None else f" up to rounding, at a PSNR of {known.min_psnr_db:.0f} dB"
+        is_near = known is not None and known.min_psnr_db < ROUNDED_DB
+        near = " or near them, as those of another build that the study judged it by" if is_near else ""
         text = f"the images are the recorded ones{near}, with {text}"
     if psnr_db is not None and psnr_db < ROUNDED_DB:
         text += f"; the untouched pipeline's own images moved by rounding, PSNR {psnr_db:.0f} dB"
