@@ -38,8 +38,14 @@ class OnCpu:
 
 
 @pytest.fixture(autouse=True)
-def defined() -> None:
+def defined() -> Iterator[None]:
+    """The operator, and diffusers' active backend of the process put back, which `set_attention_backend` sets."""
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
+
     fp8_attention.operator()
+    backend = Registry._active_backend
+    yield
+    Registry._active_backend = backend
 
 
 @pytest.fixture
