@@ -190,6 +190,45 @@ def test_expectations_meet_what_was_measured() -> None:
     assert sum(inside) >= 0.95 * len(inside)
 
 
+# ---- SDXL -----------------------------------------------------------------------------------------------------------
+
+
+SDXL = read(DATA / "sdxl_h200.json", Outcome)
+"""SDXL untouched at its real size on an H200, 2026-12-01, as a study recorded it: its steps wait for the host."""
+
+MEASURED_SDXL: list[tuple[str, Value, float]] = [
+    ("compile.scope", "regional", 1.385),
+    ("compile.scope", "full", 1.729),
+    ("quantization.scheme", "fp8-static-tensor", 1.156),
+    ("fuse_qkv", True, 1.034),
+    ("denoiser.channels_last", True, 0.995),
+    ("vae.channels_last", True, 1.015),
+]
+"""From whole studies of that day: of the untouched pipeline, of static fp8 beside a replayed graph, and of the others
+beside a whole compile (docs/advisor.md)."""
+SDXL_ADVICE = advise(every_value("StableDiffusionXLPipeline", "sdxl.yaml"), H200, SDXL, 0.03)
+UNEVEN = 0.03
+"""The untouched pipeline's processes differed by 4 to 7 %."""
+
+
+@pytest.mark.parametrize(("name", "value", "measured"), MEASURED_SDXL)
+def test_what_sdxl_gained_lies_in_what_was_expected(name: str, value: Value, measured: float) -> None:
+    found = of(name, value, SDXL_ADVICE)
+    assert found.low * (1 - UNEVEN) <= measured <= found.high * (1 + UNEVEN)
+    assert found.bound is not None
+    assert measured <= found.bound * (1 + UNEVEN)
+
+
+def test_where_steps_wait_for_the_host_smaller_products_are_expected_to_gain_beside_a_graph() -> None:
+    static = of("quantization.scheme", "fp8-static-tensor", SDXL_ADVICE)
+    assert static.beside["graphs.denoiser"] is True
+    assert static.low > 1.05
+    assert "graphs.denoiser" not in of("compile.scope", "full", SDXL_ADVICE).beside, "it takes launches out itself"
+    assert "graphs.denoiser" not in of("compile.vae", True, SDXL_ADVICE).beside, "it acts outside of the steps"
+    assert "graphs.denoiser" not in of("quantization.scheme", "fp8-dynamic-row", SDXL_ADVICE).beside, "they conflict"
+    assert "graphs.denoiser" not in of("quantization.scheme", "fp8-static-tensor").beside, "FLUX waits for nothing"
+
+
 # ---- other pipelines and devices ------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from replaying import Recorded
 from tuner.knobs import KNOBS, NoEffect, apply_knobs
 from tuner.knobs.compile import compile_options
 from tuner.knobs.graphs import MAX_GRAPHS, CapturedCall, DenoiserWithStep, replays_cuda_graphs
+from tuner.knobs.torchao_configs import CONFIGS
 from tuner.records.codec import Value, Values
 from tuner.trace import dynamo
 
@@ -354,6 +355,55 @@ def test_a_gpu_launches_one_graph_a_call(tiny_pipeline: Path) -> None:
         torch.cuda.synchronize()
     assert np.allclose(images, expected, atol=0.01)
     assert sum(event.count for event in profiler.key_averages() if event.key == "cudaGraphLaunch") == 8
+
+
+def wide_denoiser() -> Any:
+    """A denoiser of FLUX whose products are wide enough to be quantized."""
+    import torch
+    from diffusers import FluxTransformer2DModel
+
+    torch.manual_seed(0)
+    model = FluxTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=2, num_single_layers=2, attention_head_dim=64, num_attention_heads=8,
+        joint_attention_dim=512, pooled_projection_dim=64, axes_dims_rope=(16, 24, 24),
+    )  # fmt: skip
+    return model.to("cuda", torch.bfloat16).eval()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("scope", ["regional", "full"])
+@pytest.mark.parametrize("scheme", ["fp8-dynamic-row", "fp8-dynamic-tensor", "int8-dynamic"])
+def test_quantized_products_replay_to_the_bit(scheme: str, scope: str) -> None:
+    import torch
+    from torchao.quantization import quantize_
+
+    pytest.importorskip("torchao")
+    denoiser = wide_denoiser()
+    quantize_(denoiser, CONFIGS[scheme](), filter_fn=lambda module, name: "blocks" in name and is_linear(module))
+    if scope == "regional":
+        denoiser.compile_repeated_blocks(fullgraph=True)
+    else:
+        denoiser.compile(fullgraph=True)
+
+    def inputs(seed: int) -> dict[str, Any]:
+        random = torch.Generator("cuda").manual_seed(seed)
+        shapes = {"hidden_states": (1, 256, 16), "encoder_hidden_states": (1, 64, 512), "pooled_projections": (1, 64)}
+        made = {name: torch.randn(shape, generator=random, device="cuda").bfloat16() for name, shape in shapes.items()}
+        ids = {name: torch.zeros(count, 3, device="cuda") for name, count in (("img_ids", 256), ("txt_ids", 64))}
+        return {**made, **ids, "timestep": torch.tensor([0.1 * seed], device="cuda").bfloat16()}
+
+    with torch.no_grad():
+        expected = [denoiser(**inputs(seed), return_dict=False)[0].clone() for seed in range(6)]
+        replayed = CapturedCall(denoiser._compiled_call_impl or denoiser._call_impl, denoiser.device)
+        for seed in (*range(6), 3, 0):
+            found = replayed(**inputs(seed), return_dict=False)[0]
+            torch.cuda.synchronize()
+            assert torch.equal(found, expected[seed]), f"input {seed}"
+    assert not torch.equal(expected[0], expected[1])
+
+
+def is_linear(module: Any) -> bool:
+    return type(module).__name__ == "Linear"
 
 
 REFUSED = """

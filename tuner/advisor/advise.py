@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 from tuner.advisor.attention import ATTENTION_EFFECTS
-from tuner.advisor.call import HOST, IDLE, PARTS, STEP_PARTS, Call, Change, call_of
+from tuner.advisor.call import HOST, IDLE, PARTS, STEP_PARTS, WORK, Call, Change, call_of
 from tuner.advisor.compiling import COMPILING
 from tuner.advisor.effects import Effect, EffectOf, Facts, percent
 from tuner.advisor.products import PRODUCT_EFFECTS
@@ -31,6 +31,9 @@ FALLBACK_SPREAD = 0.003
 
 LARGEST = 1e4
 """The largest ratio that is told: a call of which everything can be saved has none."""
+
+GRAPH = "graphs.denoiser"
+LAUNCHING = (GRAPH, "compile.scope", "compile.mode", "compile.backend")
 
 Setting = tuple[str, Value]
 
@@ -68,13 +71,42 @@ def expect(space: SearchSpace, environment: Environment, baseline: Outcome, name
             knob=name, value=value, ratio=1.0, low=UNKNOWN[0], high=UNKNOWN[1], beside=beside,
             reason="the baseline has no trace or no timing, from which to expect anything",
         )  # fmt: skip
+    facts = facts_beside(space, environment, roofline, call, beside, {name: value})
+    effect = effect_of(name, value, facts)
+    if facts.call.waits_for_host and acts_in_steps(effect) and can_have_graph(space, beside, name, value):
+        beside = {**beside, GRAPH: True}
+        facts = facts_beside(space, environment, roofline, call, beside, {name: value})
+        effect = effect_of(name, value, facts)
+    return _expectation(name, value, beside, facts.call, effect)
+
+
+def facts_beside(
+    space: SearchSpace, environment: Environment, roofline: Roofline | None, call: Call, beside: Values, values: Values
+) -> Facts:
+    """Return the facts of values beside others, with the call that these make of the untouched one."""
     without = space.candidate({})
     for companion, its_value in sorted(beside.items(), key=lambda item: list(KNOBS).index(item[0])):
         facts = _facts(space, environment, roofline, call, without, {**without, companion: its_value})
         call = call.after(effect_of(companion, its_value, facts).changes)
         without = space.candidate({**space.changed(without), companion: its_value})
-    facts = _facts(space, environment, roofline, call, without, space.candidate({**beside, name: value}))
-    return _expectation(name, value, beside, call, effect_of(name, value, facts))
+    return _facts(space, environment, roofline, call, without, space.candidate({**beside, **values}))
+
+
+def acts_in_steps(effect: Effect) -> bool:
+    """Return whether a value changes the work of the denoising steps, or its launches."""
+    return any(change.part in (*WORK, HOST) for change in effect.changes)
+
+
+def can_have_graph(space: SearchSpace, beside: Values, name: str, value: Value) -> bool:
+    """Return whether a value can be tried beside a CUDA graph of the denoiser.
+
+    Without the graph, shorter work does not show in a step that waits for the host. The knobs of `LAUNCHING` decide by
+    themselves how much launching is left.
+    """
+    candidate = space.candidate({**beside, GRAPH: True, name: value})
+    is_whole = candidate.get(name) == value and candidate.get(GRAPH) is True
+    is_searched = True in space.knobs.get(GRAPH, ())
+    return is_searched and name not in LAUNCHING and is_whole and space.conflict_reason(candidate) is None
 
 
 def effect_of(name: str, value: Value, facts: Facts) -> Effect:

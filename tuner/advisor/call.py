@@ -76,6 +76,11 @@ class Call:
         return max(sum(self.parts[part] for part in STEP_PARTS), self.host_s)
 
     @property
+    def waits_for_host(self) -> bool:
+        """Whether launching takes longer than the work, which then shows in no step."""
+        return self.host_s > sum(self.parts[part] for part in STEP_PARTS)
+
+    @property
     def seconds(self) -> float:
         """The seconds of the whole call."""
         return self.steps_s + sum(self.parts[part] for part in OTHER_PARTS)
