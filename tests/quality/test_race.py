@@ -22,6 +22,16 @@ def test_looks_double_in_whole_batches() -> None:
     assert list(race.looks(3, 1)) == [3]
 
 
+@pytest.mark.parametrize(
+    ("affordable", "is_slow", "prompts"),
+    [(200.0, False, 72), (48.0, False, 32), (48.0, True, 16), (200.0, True, 32), (900.0, True, 72), (3.0, True, 4)],
+)
+def test_slow_calls_generate_no_more_at_once_than_a_verdict_needs(
+    affordable: float, is_slow: bool, prompts: int
+) -> None:
+    assert race.reference_prompts(72, 1, affordable, is_slow=is_slow) == prompts
+
+
 @pytest.mark.parametrize(("count", "batch"), [(64, 1), (64, 8), (24, 1), (4, 1)])
 def test_the_looks_share_the_error_of_one(count: int, batch: int) -> None:
     ends = [0, *race.looks(count, batch)]

@@ -24,6 +24,11 @@ MIN_PROMPTS_WITHIN = 16
 20, among four only every second time, and no interval knows of prompts that it has not seen."""
 
 
+MORE_SHARE = 0.25
+"""The share of what the untouched pipeline's images may take in which slow calls generate more than a verdict needs:
+all candidates wait for them, and a trial that they leave in doubt is judged on more prompts later."""
+
+
 def looks(count: int, batch: int) -> Iterator[int]:
     """Yield after how many prompts to look: 4, 8, 16, ... up to `count`, in whole batches."""
     prompts = FIRST_PROMPTS
@@ -31,6 +36,13 @@ def looks(count: int, batch: int) -> Iterator[int]:
         yield whole
         prompts = 2 * whole
     yield count
+
+
+def reference_prompts(count: int, batch: int, affordable: float, *, is_slow: bool) -> int:
+    """Return of how many of `count` prompts the untouched pipeline generates images, where so many are `affordable`."""
+    enough = max(MIN_PROMPTS_WITHIN, MORE_SHARE * affordable) if is_slow else affordable
+    numbers = list(looks(count, batch))
+    return max((prompts for prompts in numbers if prompts <= min(affordable, enough)), default=numbers[0])
 
 
 def confidence(before: int, prompts: int, count: int) -> float:

@@ -40,8 +40,9 @@ COMPILE_S = {"cpu": 15.0, "cuda": 45.0}
 """Seconds to compile, over builds that compile all, some or nothing. On an H200 a first call took 43 s (FLUX.1-dev,
 regional), 20 s (Wan 2.1 1.3B, regional) and 146 s (SDXL, whole); later builds find some of the code in the cache."""
 
-GOOD_BUILDS = 8
-"""Builds that a budget must have room for to be called enough: the recipes, and a few that are searched."""
+GOOD_BUILDS = 10
+"""Builds that a budget must have room for to be called enough: the recipes, and a few that are searched. With eight
+SDXL had 10 minutes, of which no build may compile for as long as its whole UNet does."""
 
 MINUTES = (10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720, 1440, 2880, 5760, 11520)
 BUDGETS_S = (QUICK_BUDGET_S, *(60.0 * minutes for minutes in MINUTES))
@@ -152,9 +153,9 @@ def enough_s(observed: TimedCall, work: Work) -> float:
 
 def judged_prompts(observed: TimedCall, work: Work) -> int:
     """Return how many prompts' images the baseline generates: as many as `reference_s` allows."""
-    affordable = work.reference_s / max(observed.calls_s(work.steps[0]), 1e-9) * work.batch
-    looks = list(race.looks(work.prompts, work.batch))
-    return max((prompts for prompts in looks if prompts <= affordable), default=looks[0])
+    call_s = max(observed.calls_s(work.steps[0]), 1e-9)
+    affordable = work.reference_s / call_s * work.batch
+    return race.reference_prompts(work.prompts, work.batch, affordable, is_slow=call_s >= SLOW_CALL_S)
 
 
 def images_s(observed: TimedCall, work: Work, calls: int) -> float:

@@ -127,8 +127,7 @@ class Scoring:
         count = len(self.workload.prompts)
         if self.job.reference_s is not None:
             affordable = int(self.job.reference_s / self.call_s) * point.batch
-            looks = list(race.looks(count, point.batch))
-            count = max((prompts for prompts in looks if prompts <= affordable), default=looks[0])
+            count = race.reference_prompts(count, point.batch, affordable, is_slow=self.is_slow)
         self.workload = self.judge.workload = self.workload.first(count)
         first, reason = self.record_denoiser(point, min(point.batch, count))
         others = [self.draw(point, len(first), count)] if len(first) < count else []
