@@ -69,6 +69,7 @@ def test_a_study_tells_keeps_and_follows_its_advice(advised: Bench) -> None:
 LATE = Failure(kind="timeout", stage="compile", message="still in stage 'compile' after 200 s")
 FULL: Values = {"compile.scope": "full"}
 TUNED: Values = {"inductor.coordinate_descent_tuning": True}
+EIGHT: Values = {**FULL, "quantization.scheme": "int8-dynamic"}
 VAE: Values = {"compile.scope": "none", "compile.vae": True}
 
 
@@ -78,6 +79,8 @@ VAE: Values = {"compile.scope": "none", "compile.vae": True}
         (FULL, {}, LATE, "compile.scope=full: trial 9 was still in stage 'compile' after 200 s"),
         (FULL, TUNED, LATE, "compile.scope=full: trial 9 was still in stage 'compile' after 200 s"),
         (FULL, {"compile.scope": "none"}, LATE, None),
+        (EIGHT, {}, LATE, f"compile.scope=full quantization.scheme=int8-dynamic: trial 9 was {LATE.message}"),
+        (EIGHT, {"quantization.scheme": "none"}, LATE, None),
         (FULL | TUNED, {"inductor.coordinate_descent_tuning": False}, LATE, None),
         (VAE, {}, LATE, "compile.vae=true: trial 9 was still in stage 'compile' after 200 s"),
         (VAE, {"compile.vae": False}, LATE, None),

@@ -100,8 +100,9 @@ def skips_no_more(values: Values, other: Values) -> bool:
 
 
 def compile_settings(values: Values) -> Values:
-    """Return the values that decide what is compiled and how."""
-    return {name: value for name, value in values.items() if name.startswith(("compile.", "inductor."))}
+    """Return the values that decide what is compiled and how: quantized products are other code."""
+    deciding = ("compile.", "inductor.", "quantization.scheme")
+    return {name: value for name, value in values.items() if name.startswith(deciding)}
 
 
 def has_other_products(values: Values) -> bool:
