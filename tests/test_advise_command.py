@@ -11,11 +11,12 @@ import pytest
 from tuner import cli
 from tuner.errors import BadInput
 from tuner.execution.inline import InlineExecutor
-from tuner.records.codec import decode, read
+from tuner.records.advice import Expectation
+from tuner.records.codec import Value, decode, read
 from tuner.records.machine import Memory
 from tuner.records.outcome import Failure, Outcome
 from tuner.records.protocol import BuildDone, Job, Message, PointDone, WorkerFailed
-from tuner.report.advice_table import AdviceReport
+from tuner.report.advice_table import AdviceReport, marked_value
 
 FLUX = read(Path(__file__).resolve().parent / "data" / "advisor" / "flux_h200.json", Outcome)
 Capture = pytest.CaptureFixture[str]
@@ -63,6 +64,16 @@ def test_several_devices_are_advised_on_where_the_space_uses_them(jobs: list[Job
     assert cli.main(several) == BadInput.exit_code
     assert "--devices 2: the search space has no parallel.kind" in capsys.readouterr().err
     assert len(jobs) == 1
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "marked"),
+    [("steps", 14, "14*"), ("compile.scope", "regional", "regional"), ("cache.threshold", 0.2, "0.2*"),
+     ("graphs.denoiser", True, "on")],
+)  # fmt: skip
+def test_what_may_change_the_image_is_marked(knob: str, value: Value, marked: str) -> None:
+    found = Expectation(knob=knob, value=value, ratio=2.0, low=1.0, high=3.0, reason="it is so")
+    assert marked_value(found) == marked
 
 
 def test_json_is_the_record(jobs: list[Job], capsys: Capture) -> None:

@@ -95,7 +95,8 @@ def cache_kind(value: Value, facts: Facts) -> Effect:
         return Effect("attention is reused in some steps, at the price of copies", changes)
     skipped, low, high, most = _skipped(name, facts)
     factors = (1 - share * (1 - SKIPPED_COST) for share in (skipped, high, low, most))
-    return Effect(f"about {percent(skipped)} of the steps' work is skipped, as published", step_change(*factors))
+    text = f"about {percent(skipped)} of the steps' work is skipped, as published, {percent(most)} at most"
+    return Effect(text, step_change(*factors))
 
 
 def _skipped(name: str, facts: Facts) -> tuple[float, float, float, float]:
@@ -157,9 +158,8 @@ def cache_parameter(value: Value, facts: Facts) -> Effect:
     after = _skipped(name, facts)
     kept = 1 - before[0] * (1 - SKIPPED_COST)
     factors = ((1 - share * (1 - SKIPPED_COST)) / kept for share in (after[0], after[2], after[1], after[3]))
-    return Effect(
-        f"it skips about {percent(after[0])} of the steps' work instead of {percent(before[0])}", step_change(*factors)
-    )
+    instead = f"{percent(after[0])} of the steps' work instead of {percent(before[0])}"
+    return Effect(f"it skips about {instead}, {percent(after[3])} at most", step_change(*factors))
 
 
 def _with(facts: Facts, values: Mapping[str, Value]) -> Facts:

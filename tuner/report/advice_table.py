@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from tuner.knobs import KNOBS
 from tuner.numbers import format_latency, format_number, format_ratio
 from tuner.records.advice import Advice, Expectation
 from tuner.records.codec import Record
@@ -16,6 +17,12 @@ from tuner.report.formatting import format_value, label, one_line, wrap_text
 from tuner.report.tables import add_number_column, draw_with_details, make_table
 
 INDENT = 4
+
+CHANGES_IMAGE = "*"
+LEGEND = (
+    "Times as fast as the untouched pipeline, or as it is with the settings named. "
+    f"{CHANGES_IMAGE} may change the image by more than rounding: tune run measures whether it stays as good."
+)
 
 
 class AdviceReport(Record):
@@ -48,12 +55,18 @@ class AdviceTable:
         for heading in ("at most", "expected", "95 % interval"):
             add_number_column(table, heading)
         for each in found:
-            table.add_row(each.knob, format_value(each.value), *figures(each))
+            table.add_row(each.knob, marked_value(each), *figures(each))
         below = [_details(each, width, is_idle=each in report.advice.ruled_out) for each in found]
         yield from draw_with_details(table, below, console, options)
         for reason in report.unavailable_reasons:
             yield from wrap_text("", f"not measured: {one_line(reason)}", width, "yellow")
-        yield from wrap_text("", "Times as fast as the untouched pipeline, or as it is with the settings named.", width)
+        yield from wrap_text("", LEGEND, width)
+
+
+def marked_value(found: Expectation) -> str:
+    """Format a value, with a mark if it may change the image."""
+    mark = CHANGES_IMAGE if KNOBS[found.knob].changes_image(found.value) else ""
+    return f"{format_value(found.value)}{mark}"
 
 
 def figures(found: Expectation) -> tuple[str, str, str]:
