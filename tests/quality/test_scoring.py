@@ -225,6 +225,24 @@ def test_a_slow_baseline_varies_less(scored: tuple[Any, Job, Point, Quality, Pat
     )
 
 
+@pytest.mark.parametrize(
+    ("reference_s", "has_seeds", "has_noise"), [(44.0, True, True), (34.0, True, False), (29.0, False, False)]
+)
+def test_images_that_are_only_compared_with_are_left_out_where_a_call_takes_too_long(
+    scored: tuple[Any, Job, Point, Quality, Path], tmp_path: Path, reference_s: float, has_seeds: bool, has_noise: bool
+) -> None:
+    """Five prompts of 5 s each, then two from other seeds, then two by another kernel."""
+    pipe, asked, point, _, _ = scored
+    made = scorer_of(msgspec.structs.replace(asked, reference_s=reference_s + 1), pipe, call_s=5.0)
+    quality = made.score(msgspec.structs.replace(point, folder=str(tmp_path)))
+    assert quality is not None and quality.noise is not None and len(quality.scores) == 5
+    assert (tmp_path / reference.OTHER_SEEDS).is_dir() is has_seeds
+    assert bool(quality.noise.variations) is has_noise
+    left_out = [reason for reason in quality.noise.unavailable_reasons if scoring.NO_TIME in reason]
+    assert len(left_out) == 2 - has_seeds - has_noise
+    assert made.reference is not None and (made.reference.other_seeds is not None) is has_seeds
+
+
 def test_a_frame_that_is_not_judged_must_be_finite_too() -> None:
     video = np.random.default_rng(0).random((2, 81, 4, 4, 3), np.float32)
     assert scoring.scored_frames(video, [6, 7]).shape == (2, 8, 4, 4, 3)

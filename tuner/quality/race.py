@@ -29,6 +29,10 @@ MORE_SHARE = 0.25
 all candidates wait for them, and a trial that they leave in doubt is judged on more prompts later."""
 
 
+VARIED_SLOW = 2
+"""Prompts of slow calls that are generated again from other seeds, and with other rounding."""
+
+
 def looks(count: int, batch: int) -> Iterator[int]:
     """Yield after how many prompts to look: 4, 8, 16, ... up to `count`, in whole batches."""
     prompts = FIRST_PROMPTS
@@ -43,6 +47,13 @@ def reference_prompts(count: int, batch: int, affordable: float, *, is_slow: boo
     enough = max(MIN_PROMPTS_WITHIN, MORE_SHARE * affordable) if is_slow else affordable
     numbers = list(looks(count, batch))
     return max((prompts for prompts in numbers if prompts <= min(affordable, enough)), default=numbers[0])
+
+
+def further_sets(calls: int, affordable: float) -> int:
+    """Return how many sets of `VARIED_SLOW` images slow calls may generate beside the first, where `affordable` calls
+    may be made for all: none, those from other seeds, or also those with other rounding.
+    """
+    return max(0, min(2, int((affordable - calls) // VARIED_SLOW)))
 
 
 def confidence(before: int, prompts: int, count: int) -> float:

@@ -8,12 +8,16 @@ import time
 
 from tuner.records.outcome import Limits, Outcome
 from tuner.search.history import History
+from tuner.timing.measure import SURELY_SLOW_S
 
 MIN_CALLS = 12
 """Calls of a repetition: about five to warm up, six that are timed, and one to see where the time goes."""
 
 FIRST_CALLS = 5
 """Calls that the baseline's first repetition comes to, at least: of slow calls two to warm up, three that are timed."""
+
+SURELY_SLOW_CALLS = 3
+"""The same of calls that need no warm-up in a pair, beside its build: two that are timed, and some of a few steps."""
 
 CACHED_SHARE = 0.4
 """The share of a first call's time that it takes where the compiler's cache has the code. Measured: 0.27 (the demo
@@ -36,6 +40,9 @@ is all where a call takes 0.5 s and the budget is 330 s, and 16 where a call tak
 SWEEP_SHARE = 0.01
 """The share of the budget that judging the other step counts of one build may take if its calls are slow. In 20 minutes
 that lets images be compared with known ones, not judged: only the best builds' other step counts are worth more."""
+
+MAX_RESERVED_SHARE = 1 / 3
+"""The share of the budget that may be kept for pairs of a trial that has not been found yet."""
 
 QUICK_BUDGET_S = 330.0
 """The budget that suits quick calls, such as the demo's."""
@@ -111,10 +118,19 @@ def repetition_s(history: History, outcome: Outcome) -> float:
     earlier = [run for run in earlier if run.quality is None]  # else its images took most of the time
     walls = [run.wall_s for run in earlier if run.pair] or [run.wall_s for run in earlier]
     if walls or outcome.number == baseline.number:
-        return max(walls, default=FIRST_CALLS * outcome.timing.latency_s.value)
+        return max(walls, default=first_repetition_s(outcome))
     assert baseline.timing is not None
     slower_s = max(0.0, outcome.timing.latency_s.value - baseline.timing.latency_s.value)
     return repetition_s(history, baseline) + CACHED_SHARE * outcome.build.first_call_s + MIN_CALLS * slower_s
+
+
+def first_repetition_s(baseline: Outcome) -> float:
+    """Estimate the seconds of the baseline's first repetition."""
+    assert baseline.build is not None and baseline.timing is not None
+    call_s = baseline.timing.latency_s.value
+    if call_s < SURELY_SLOW_S or baseline.timing.predicted_from is None:
+        return FIRST_CALLS * call_s
+    return baseline.build.load_s + baseline.build.first_call_s + SURELY_SLOW_CALLS * call_s
 
 
 def pair_s(history: History, candidate: Outcome) -> float:

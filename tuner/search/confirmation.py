@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from tuner.records.outcome import Device, Outcome, Pair
 from tuner.result import front
 from tuner.search.baseline import Failures
-from tuner.search.budget import Budget, pair_s, quickest_build_s, repetition_s
+from tuner.search.budget import MAX_RESERVED_SHARE, Budget, pair_s, quickest_build_s, repetition_s
 from tuner.search.gain import (
     MAX_PAIRS,
     MIN_PAIRS,
@@ -25,9 +25,6 @@ from tuner.search.history import BASELINE, History
 from tuner.search.remembering import remembered
 from tuner.search.simplicity import simplest_first
 from tuner.search.strategy import Proposal, Strategy, repetition
-
-MAX_RESERVED_SHARE = 1 / 3
-"""The share of the budget that may be kept for pairs of a trial that has not been found yet."""
 
 LAST_SHARE = 0.25
 """The share of the budget, or of the trials, in which settings are taken out of the best configuration."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from tuner.quality import race
 from tuner.quality.panel import SPOT_CHECKED
-from tuner.search.budget import CACHED_SHARE, QUICK_BUDGET_S, timing_allowance_s
+from tuner.search.budget import CACHED_SHARE, MAX_RESERVED_SHARE, QUICK_BUDGET_S, timing_allowance_s
 from tuner.search.gain import RESERVED_PAIRS
-from tuner.timing.measure import MIN_SLOW_SAMPLES, SLOW_CALL_S
+from tuner.timing.measure import MIN_PAIRED_SAMPLES, MIN_SLOW_SAMPLES, SLOW_CALL_S, SURELY_SLOW_S
 from tuner.timing.prediction import COMPOSED_STEPS, WARM_UP_STEPS, step_counts_to_measure
 
 WARM_UP_CALLS = 3
@@ -29,9 +29,6 @@ QUICK_CALLS = 9
 VARIED_CALLS = 16
 """Calls that the baseline alone makes: four prompts each by another kernel, at another place, compiled and from another
 seed."""
-
-VARIED_SLOW_CALLS = 4
-"""The same of slow calls: two prompts by another kernel, two from another seed."""
 
 PROBE_S = {"cpu": 5.0, "cuda": 10.0}
 """Seconds in which the baseline measures how fast the device is."""
@@ -128,7 +125,9 @@ def make_plan(observed: TimedCall, work: Work, budget_s: float) -> Plan:
     repetition_s = ready_s + whole_timing_s(observed, work, budget_s)
     built_s = ready_s + observed.calls_s(TRACED_STEPS) + timing_s(observed, work, budget_s)
     is_slow = observed.calls_s(first) >= SLOW_CALL_S
-    alone_s = PROBE_S[work.device] + observed.calls_s(first, VARIED_SLOW_CALLS if is_slow else VARIED_CALLS)
+    affordable = work.reference_s / max(observed.calls_s(first), 1e-9)
+    varied = race.VARIED_SLOW * race.further_sets(calls, affordable) if is_slow else VARIED_CALLS
+    alone_s = PROBE_S[work.device] + observed.calls_s(first, varied)
     compile_s = COMPILE_S[work.device]
     busy_s = built_s - observed.start_s + images_s(observed, work, calls)
     build_s = observed.start_s + compile_s + busy_s
@@ -141,7 +140,7 @@ def make_plan(observed: TimedCall, work: Work, budget_s: float) -> Plan:
         repetition_s=repetition_s,
         build_s=build_s,
         pace_s=max(busy_s, build_s / work.slots) / work.devices,
-        confirm_s=RESERVED_PAIRS * (2 * repetition_s + CACHED_SHARE * compile_s),
+        confirm_s=min(RESERVED_PAIRS * (2 * repetition_s + CACHED_SHARE * compile_s), MAX_RESERVED_SHARE * budget_s),
     )
 
 
@@ -180,7 +179,8 @@ def timing_s(observed: TimedCall, work: Work, budget_s: float) -> float:
 def whole_timing_s(observed: TimedCall, work: Work, budget_s: float) -> float:
     """Return the seconds to time whole calls of the first step count, as a repetition does."""
     if is_composed(observed, work):
-        return observed.calls_s(work.steps[0], MIN_SLOW_SAMPLES + 1)
+        is_surely_slow = observed.calls_s(work.steps[0]) >= SURELY_SLOW_S
+        return observed.calls_s(work.steps[0], MIN_PAIRED_SAMPLES if is_surely_slow else MIN_SLOW_SAMPLES + 1)
     return quick_timing_s(observed, work, work.steps[0], budget_s)
 
 

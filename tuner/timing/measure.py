@@ -25,6 +25,10 @@ SETTLED_RATIO = 0.995
 SLOW_CALL_S = 1.0
 """From this latency on a call of a GPU is slow, and fewer samples are taken: the longer a call, the less it varies."""
 
+SURELY_SLOW_S = 4.0
+"""A call that is estimated to take so long takes a second at least: few steps count their fixed part several times. In
+a pair it needs no warm-up."""
+
 SEARCH_HALF_WIDTH = 0.02
 """Half the width of the interval, as a share of the median, for slow calls during the search: what is chosen is timed
 again, in pairs. On FLUX.1-dev with a cache calls vary by 1 % at the power cap: 1 % to either side took six to eight

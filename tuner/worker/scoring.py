@@ -26,10 +26,9 @@ from tuner.records.quality import DenoiserError, NoiseFloor, Quality, Reference
 from tuner.timing.measure import SLOW_CALL_S
 
 VARIED = 4
-"""Number of prompts that are generated again with other rounding and from other seeds."""
+"""Number of prompts that are generated again with other rounding and from other seeds, where calls are not slow."""
 
-VARIED_SLOW = 2
-"""Number of these prompts where a call is slow."""
+NO_TIME = "the images of the prompts take all of the time that the untouched pipeline's may take"
 
 
 class Scoring:
@@ -141,15 +140,26 @@ class Scoring:
     @property
     def varied(self) -> int:
         """How many prompts the noise floor is measured with."""
-        return VARIED_SLOW if self.is_slow else VARIED
+        return race.VARIED_SLOW if self.is_slow else VARIED
 
     def prepare(self, point: Point, quality: Quality) -> Quality:
         """Prepare what else candidates are judged against: other rounding and other seeds."""
         folder, prompts = Path(point.folder), self.workload.prompts
         noise = self.noise(point, {"another attention kernel": self.other_kernel, "another batch position": self.moved})
-        seeds = self.other_seeds(point)
-        Images.from_pipeline(seeds, prompts[: len(seeds)]).save(folder / OTHER_SEEDS)
+        if self.further_sets(point) > 0:
+            seeds = self.other_seeds(point)
+            Images.from_pipeline(seeds, prompts[: len(seeds)]).save(folder / OTHER_SEEDS)
+        else:
+            reasons = (*noise.unavailable_reasons, f"images from other seeds: {NO_TIME}")
+            noise = msgspec.structs.replace(noise, unavailable_reasons=reasons)
         return msgspec.structs.replace(quality, noise=noise)
+
+    def further_sets(self, point: Point) -> int:
+        """Return how many sets of images besides those of the prompts the allowance permits, two at most."""
+        if self.job.reference_s is None or not self.is_slow:
+            return 2
+        calls = -(-len(self.workload.prompts) // point.batch)
+        return race.further_sets(calls, self.job.reference_s / self.call_s)
 
     def noise(self, point: Point, variations: Mapping[str, Callable[[Point], Any]]) -> NoiseFloor:
         """Measure how far the first images move when rounding varies. What cannot be generated is left out."""
@@ -183,6 +193,8 @@ class Scoring:
         """Generate the first images with torch's attention computed by another kernel."""
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
+        if self.further_sets(point) < 2:
+            raise Unavailable(NO_TIME)
         on_gpu = self.job.environment.device == "cuda"
         others = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH] if on_gpu else [SDPBackend.MATH]
         return self.generate_some(point, range(self.varied), around=lambda: sdpa_kernel(others))

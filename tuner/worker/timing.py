@@ -21,6 +21,7 @@ from tuner.timing.measure import (
     PAIRED_HALF_WIDTH,
     SEARCH_HALF_WIDTH,
     SLOW_CALL_S,
+    SURELY_SLOW_S,
     TARGET_HALF_WIDTH,
     StoppingRule,
     measure,
@@ -39,9 +40,6 @@ MIN_FOR_PREDICTION = 2
 
 MAX_PART_CALLS = 3
 """Calls whose parts are timed, while something disturbs each."""
-
-SURELY_SLOW_S = 4.0
-"""A call that is estimated to take so long takes a second at least: few steps count their fixed part several times."""
 
 
 class Timer:
