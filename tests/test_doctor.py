@@ -14,6 +14,8 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
+from tuner import cli
+from tuner.commands import checks
 from tuner.commands.doctor import abilities, additions, machine, packages
 from tuner.commands.doctor.abilities import ABILITIES, WELL_KNOWN, list_abilities, well_known_architectures
 from tuner.commands.doctor.additions import list_additions
@@ -21,6 +23,7 @@ from tuner.commands.doctor.diagnosis import diagnose
 from tuner.commands.doctor.packages import PURPOSES, list_packages
 from tuner.commands.doctor.records import Ability, Diagnosis
 from tuner.commands.doctor.table import DiagnosisTable
+from tuner.demo import SCORER_DIR
 from tuner.hardware import environment
 from tuner.hardware.environment import LIBRARIES, detect
 from tuner.knobs import KNOBS
@@ -53,6 +56,23 @@ def text(found: Diagnosis, width: int) -> str:
     stream = io.StringIO()
     make_console(stream, width).print(DiagnosisTable(found))
     return stream.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def scorer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model that scores by default is at hand, except for tests that use `cache`."""
+    if "cache" not in request.fixturenames:
+        monkeypatch.setattr(checks, "check_clip", lambda name: None)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and no hub."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub" / "models--openai--clip-vit-base-patch16"
 
 
 @pytest.fixture
@@ -241,6 +261,36 @@ def test_a_checkout_that_is_not_installed_is_a_problem(monkeypatch: pytest.Monke
 def test_a_full_disk_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
     assert any("--out" in problem for problem in diagnose("cpu", tmp_path / "a" / "b").problems)
+
+
+def test_a_scorer_that_is_nowhere_is_a_problem_as_for_a_run(
+    cache: Path, tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    *_, problem = diagnose("cpu").problems
+    assert problem.startswith("openai/clip-vit-base-patch16: the CLIP model that scores the images is not in the local")
+    for remedy in ("hf download openai/clip-vit-base-patch16", "--scorer FOLDER", "--scorer demo", "--quality ssim"):
+        assert remedy in problem
+    assert not text(diagnose(), 80).startswith("Ready")
+    assert cli.main(["run", str(tiny_pipeline), "--device", "cpu", "--dry-run", "--out", str(tmp_path / "traces")]) == 2
+    assert capsys.readouterr().err == f"tune: {problem}\n"
+
+
+def test_a_scorer_in_the_cache_is_no_problem_unless_it_is_torn(cache: Path, on_a_gpu: None) -> None:
+    folder = cache / "snapshots" / ("0" * 40)
+    shutil.copytree(SCORER_DIR, folder)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(folder.name)
+    assert diagnose().problems == ()
+    (folder / "model.safetensors").write_bytes(b"torn")
+    (problem,) = diagnose().problems
+    assert "model.safetensors: not a safetensors file" in problem
+
+
+def test_without_the_hubs_client_only_that_is_a_problem(
+    cache: Path, on_a_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert diagnose().problems == ()
 
 
 def test_a_machine_without_diffusers_is_still_examined(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -239,7 +239,8 @@ def test_a_scorer_that_is_nowhere_is_named_with_the_whole_remedy(
     assert cli.main(["run", "--scorer", "owner/clip", "--out", str(tmp_path / "traces")]) == 2
     line = capsys.readouterr().err
     assert line.startswith("tune: owner/clip: the CLIP model that scores the images is not in the local cache")
-    assert "point --scorer FOLDER to a local copy, or use --quality ssim, which needs none" in line
+    remedy = "run `hf download owner/clip` where there is a network, point --scorer FOLDER to a local copy, or use "
+    assert f"{remedy}--quality ssim, which needs none; the demo pipeline has a scorer of its own, --scorer demo" in line
     assert not (tmp_path / "traces").exists()
 
 

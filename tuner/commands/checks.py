@@ -83,16 +83,22 @@ def check_pipeline(model: Model) -> None:
 
 def check_scorer(model: Model, quality: QualityPolicy) -> None:
     """Check the CLIP model that scores, and what other metrics read. Raises BadInput or Unavailable."""
-    from tuner.model import folder_check, hub, pipeline
+    from tuner.model import pipeline
     from tuner.quality.metrics import get_metric
 
     if "--scorer" in get_metric(quality.metric).needs and model.scorer != pipeline.DEMO:
-        scorer = Path(model.scorer)
-        kept = scorer if scorer.is_dir() else hub.require(model.scorer, "--scorer FOLDER")
-        if kept is not None:
-            folder_check.check_clip(kept, "--scorer")
+        check_clip(model.scorer)
     for name, path in quality.metric_paths.items():
         check_metric_path(name, Path(path), model.scorer, quality)
+
+
+def check_clip(scorer: str) -> None:
+    """Check the CLIP model that scores: a folder, or a hub id, cached or on the hub. Raises BadInput or Unavailable."""
+    from tuner.model import folder_check, hub
+
+    kept = Path(scorer) if Path(scorer).is_dir() else hub.require(scorer, "--scorer FOLDER")
+    if kept is not None:
+        folder_check.check_clip(kept, "--scorer")
 
 
 def check_metric_path(name: str, path: Path, scorer: str, quality: QualityPolicy) -> None:

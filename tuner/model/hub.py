@@ -90,10 +90,10 @@ def require(name: str, option: str) -> Path | None:
     try:
         HfApi().model_info(name, timeout=ANSWER_S)
     except Exception as error:  # of the network, the hub's answer or the file system, from several libraries
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise Unavailable(
-            f"{name}: the CLIP model that scores the images is not in the local cache, and the hub does not give it; "
-            f"point {option} to a local copy, or use --quality ssim, which needs none ({reason[:200]})"
+            f"{name}: the CLIP model that scores the images is not in the local cache, and the hub does not give it "
+            f"({_reason(error)}); {_remedy(name, error)}, point {option} to a local copy, or use --quality ssim, which "
+            "needs none; the demo pipeline has a scorer of its own, --scorer demo"
         ) from None
     return None
 
@@ -112,9 +112,15 @@ def is_reachable(name: str, revision: str | None) -> bool:
 def _nowhere(name: str, error: Exception, problem: str) -> str:
     from huggingface_hub import constants
 
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    remedy = REMEDIES.get(type(error).__name__, f"run `hf download {name}` where there is a network")
     return (
-        f"{name}: not a folder here, it could not be read from the hub ({reason}), and the local cache "
-        f"{constants.HF_HUB_CACHE} {problem}; {remedy}, or name a folder"
+        f"{name}: not a folder here, it could not be read from the hub ({_reason(error)}), and the local cache "
+        f"{constants.HF_HUB_CACHE} {problem}; {_remedy(name, error)}, or name a folder"
     )
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _remedy(name: str, error: Exception) -> str:
+    return REMEDIES.get(type(error).__name__, f"run `hf download {name}` where there is a network")

@@ -7,11 +7,11 @@ import argparse
 from tuner.commands.arguments import Subparsers, add_device, add_json
 from tuner.commands.output import print_result
 
-SUMMARY = "check GPU, compiler and packages, and list what a missing package would enable"
+SUMMARY = "check GPU, compiler, packages and scorer, and list what a missing package would enable"
 DESCRIPTION = """\
-Check the GPU, the compiler and the installed packages, list which settings
-work because of them, and what one more `pip install` would enable. Changes
-nothing.
+Check the GPU, the compiler, the installed packages and whether the model that
+scores the images is cached or on the hub. List which settings work because of
+them, and what one more `pip install` would enable. Changes nothing.
 """
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tuner.commands import checks
 from tuner.commands.doctor.abilities import list_abilities
 from tuner.commands.doctor.additions import list_additions
 from tuner.commands.doctor.machine import inspect_machine
@@ -12,6 +13,7 @@ from tuner.commands.doctor.packages import DISTRIBUTION, list_packages
 from tuner.commands.doctor.records import Diagnosis, Machine, Package
 from tuner.errors import TunerError
 from tuner.hardware import environment
+from tuner.model.pipeline import DEFAULT_SCORER
 from tuner.report.formatting import pluralize
 
 GIB = 2**30
@@ -32,7 +34,7 @@ def diagnose(device: str = "auto", studies: Path = Path("traces")) -> Diagnosis:
     machine = inspect_machine(env, device, studies)
     packages = list_packages(env.libraries)
     return Diagnosis(
-        problems=(*_package_problems(packages), *_machine_problems(machine, refusal)),
+        problems=(*_package_problems(packages), *_machine_problems(machine, refusal), *_scorer_problems()),
         machine=machine,
         packages=packages,
         abilities=list_abilities(env),
@@ -64,3 +66,13 @@ def _machine_problems(machine: Machine, refusal: str | None) -> Iterator[str]:
     if machine.free_disk_bytes < MIN_FREE_BYTES:
         free = format_gib(machine.free_disk_bytes)
         yield f"only {free} free on the disk of {machine.studies}; choose another folder with --out"
+
+
+def _scorer_problems() -> Iterator[str]:
+    """Yield what `tune run MODEL` would say of the model that scores the images by default."""
+    try:
+        checks.check_clip(DEFAULT_SCORER)
+    except TunerError as error:
+        yield str(error)
+    except ImportError:
+        return  # the hub's client, which is a problem of its own
