@@ -16,8 +16,10 @@ from tuner.execution.process import WorkerProcess
 from tuner.hardware import environment
 from tuner.records.machine import Memory
 from tuner.records.outcome import Failure, Outcome
-from tuner.records.protocol import Job, Message, NoiseFound, PointFailed, WorkerFailed
+from tuner.records.protocol import Job, Message, NoiseFound, PointFailed, StageStarted, WorkerFailed
 from tuner.records.quality import NoiseFloor
+from tuner.report.renderers import RENDERERS
+from tuner.report.study_report import read_report
 from tuner.search.bounds import slow_compile_reason
 from tuner.search.strategy import Proposal
 from tuner.space.candidates import candidate_key
@@ -202,6 +204,33 @@ def test_no_time_is_left_to_run_again_what_is_stopped(several: Bench) -> None:
         assert found.runner.is_idle
         states = [trial.state.name for trial in found.store.study.get_trials()]
         assert "RUNNING" not in states
+
+
+def test_a_study_ends_with_what_was_stopped_without_a_result(bench: Bench, workers: Workers) -> None:
+    with bench.study(trials=7) as found:
+        runner, builds_end_at, stopped = found.runner, found.runner.builds_end_at, list[int]()
+
+        def work(job: Job) -> Iterator[Message]:
+            if stopped or job.is_baseline or not job.trace:
+                yield from workers(job)
+                return
+            yield StageStarted(stage="compile")
+            stopped.extend(flight.attempt.number for flight in runner.flights.values())
+            runner.builds_end_at = lambda: 0.0
+            runner.stop_late()
+            runner.builds_end_at = builds_end_at
+
+        bench.work = work
+        found.run()
+    (number,) = stopped
+    text = f"stopped without a result: trial {number} (compiling)"
+    assert bench.told.notes[-1] == text
+    assert f"trial {number} was stopped: the rest of the time is for the confirmation" in bench.told.notes
+    report = read_report(bench.folder / "study")
+    assert number not in {outcome.number for outcome in report.outcomes}
+    for name in ("terminal", "md", "html"):
+        assert text in RENDERERS[name]().render(report)
+    assert report.time is not None and report.time.unfinished == {number: "compile"}
 
 
 def test_what_waits_to_run_again_is_given_up_with_the_baseline_it_waited_for(several: Bench) -> None:

@@ -174,6 +174,26 @@ def test_the_table_has_nine_lines_in_a_narrow_terminal() -> None:
     assert "120 builds, first confirmed gain after 50:00" in captured.get()
 
 
+def test_what_was_stopped_without_a_result_is_named_with_what_it_did(history: History) -> None:
+    found = account(
+        history, RUN, (0, "build", 0, "start"), (1, "build", 2, "start"), (2, "build", 2, "compile"),
+        (3, "build", 9, "start"), (4, "build", 9, "time"), (5, "build", 9, "done"), (5, "build", 9, "still"),
+        (6, "build", 0, END), (6, "build", 9, END), (6, "repetition", 4, "time"), (7, "repetition", 4, END),
+        (8, "build", 7, "compile"), (9, "study", 0, END),
+    )  # fmt: skip
+    assert found.unfinished == {0: "start", 2: "compile", 7: "compile", 9: "time"}
+    assert "stopped without a result: trial 0 (starting); trials 2, 7 (compiling); trial 9 (timing)" in figures(found)
+
+
+def test_a_build_that_runs_or_runs_again_was_not_stopped(history: History) -> None:
+    killed, again = (3, "build", 5, "compile"), (3, "study", 0, "run")
+    assert account(history, RUN, killed).unfinished == {}
+    assert account(history, RUN, killed, again).unfinished == {5: "compile"}
+    assert account(history, RUN, killed, again, (4, "build", 0, "start")).unfinished == {}, "all begins anew"
+    moved = (4, "build", 5, END), (5, "build", 5, "start")
+    assert account(history, RUN, killed, *moved).unfinished == {}, "it runs again elsewhere"
+
+
 # ---- the file -------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ from tuner.report.formatting import label, one_line, pluralize
 from tuner.report.trial_text import trial_text
 
 STAGES = {
+    "start": "starting",
     "load": "loading",
     "apply": "applying knobs",
     "compile": "compiling",
@@ -119,3 +121,12 @@ def who_goes_on(running: Iterable[Running], now: float) -> str:
     who = f"{known[0].name} goes on" if len(known) == 1 else f"{len(known)} trials go on"
     rest_s = max(each.rest_s(now) for each in known)
     return f"{who} for about {format_clock(rest_s)}" if rest_s >= SHOWN_S else who
+
+
+def unfinished_text(stages: Mapping[int, str]) -> str:
+    """Format which trials were stopped without a result, and what each did then; empty if none was."""
+    doing: defaultdict[str, list[str]] = defaultdict(list)
+    for number, stage in stages.items():
+        doing[STAGES.get(stage, one_line(stage))].append(str(number))
+    who = [f"{'trials' if len(them) > 1 else 'trial'} {', '.join(them)} ({what})" for what, them in doing.items()]
+    return f"stopped without a result: {'; '.join(who)}" if who else ""

@@ -10,6 +10,8 @@ from itertools import pairwise, takewhile
 from statistics import median
 from typing import NamedTuple
 
+import msgspec
+
 from tuner.records.codec import Count, NonNegative, Record, Seconds, Share
 from tuner.records.stages import DONE, END, STILL, StageEntry, Who
 from tuner.search.gain import is_confirmed
@@ -64,8 +66,9 @@ class TimeAccount(Record):
 
     `activities` add up to the wall time. `useful_share` is the share of it in which the device did what the study
     needs. `parent_cpu` is what the command itself used, without the workers. `builds` counts distinct builds with an
-    outcome, the untouched pipeline among them. Medians: `start_s` of a worker until its first call, `repetition_s` of a
-    repetition in a fresh process; neither counts waiting.
+    outcome, the untouched pipeline among them; `unfinished` has trials that were stopped without one, each with its
+    last stage. Medians: `start_s` of a worker until its first call, `repetition_s` of a repetition in a fresh process;
+    neither counts waiting.
     """
 
     wall_s: Seconds
@@ -77,6 +80,7 @@ class TimeAccount(Record):
     first_gain_s: Seconds | None
     start_s: Seconds | None
     repetition_s: Seconds | None
+    unfinished: dict[Count, str] = msgspec.field(default_factory=dict)
 
 
 class Span(NamedTuple):
@@ -142,6 +146,7 @@ def make_account(entries: Sequence[StageEntry], history: History) -> TimeAccount
         first_gain_s=first_gain_s(timeline.workers, history),
         start_s=_median(start_s for worker in workers if (start_s := worker.start_s()) is not None),
         repetition_s=_median(repeated),
+        unfinished=unfinished(entries, history),
     )
 
 
@@ -246,6 +251,23 @@ def first_gain_s(workers: Iterable[Worker], history: History) -> float | None:
         if is_confirmed(dataclasses.replace(history, repetitions=known[:count]), candidate):
             return ends.get(last.repetition or 0)
     return None
+
+
+def unfinished(entries: Iterable[StageEntry], history: History) -> dict[int, str]:
+    """Return the stage in which each build without an outcome was stopped, by trial. One that still runs is none."""
+    running, stopped = dict[int, str](), dict[int, str]()
+    for entry in entries:
+        if entry.who == "study":
+            stopped |= running
+            running.clear()
+        elif entry.who == "build" and entry.stage == END:
+            stopped[entry.number] = running.pop(entry.number, DONE)
+        elif entry.who == "build" and entry.stage not in (DONE, STILL):
+            if (entry.number, entry.stage) == (BASELINE, "start"):
+                stopped.clear()  # what was built beside an earlier baseline counts as not tried
+            stopped.pop(entry.number, None)
+            running[entry.number] = entry.stage
+    return {number: stage for number, stage in sorted(stopped.items()) if number not in history.outcomes}
 
 
 def _median(values: Iterable[float]) -> float | None:

@@ -1,4 +1,4 @@
-"""Where the time of a study went, in at most nine lines."""
+"""Where the time of a study went, in at most nine lines, and which trials were stopped without a result."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.text import Text
 from tuner.numbers import format_clock, format_latency
 from tuner.report.console import BASELINE, QUIET
 from tuner.report.formatting import pluralize, wrap_text
+from tuner.report.running import unfinished_text
 from tuner.report.tables import add_number_column, make_bare_table
 from tuner.report.time_account import ACTIVITIES, TimeAccount
 
@@ -57,6 +58,8 @@ def figures(account: TimeAccount) -> Iterator[str]:
     gain_s = account.first_gain_s
     gain = "no confirmed gain" if gain_s is None else f"first confirmed gain after {format_clock(gain_s)}"
     yield f"{pluralize(account.builds, 'build')}, {gain}"
+    if account.unfinished:
+        yield unfinished_text(account.unfinished)
     cpu = f"{format_latency(account.parent_cpu_s)}, {account.parent_cpu_share:.1%}"
     yield f"CPU time of this command itself {cpu} of the time"
     medians = {"start of a worker until its first call": account.start_s, "repetition": account.repetition_s}

@@ -16,9 +16,12 @@ from tuner.numbers import format_clock
 from tuner.records.codec import encode_pretty
 from tuner.records.outcome import Limits, Outcome
 from tuner.records.quality import Panel
+from tuner.records.stages import read_stages
 from tuner.report.display import Display
 from tuner.report.formatting import pluralize
 from tuner.report.result_check import result_problem
+from tuner.report.running import unfinished_text
+from tuner.report.time_account import unfinished
 from tuner.result.config import read_best
 from tuner.result.records import BestConfig
 from tuner.search.baseline import Baseline, SearchAhead
@@ -156,6 +159,7 @@ class Study:
     def finish(self, chosen: Outcome) -> BestConfig:
         """Write best_config.json, first without the finalists' other metrics, and tidy the folder."""
         shown = [chosen, *finalists(self.history)]
+        self.report_unfinished()
         self.export(chosen, None, 0.0)
         self.publisher.publish(TaskStarted("finalists", "judge"))
         started = time.monotonic()
@@ -252,6 +256,12 @@ class Study:
         for run in [run for run in self.history.disturbed(trial) if run not in self.noted]:
             self.noted.append(run)
             self.note(narration.disturbance_text(self.history, run))
+
+    def report_unfinished(self) -> None:
+        """Report the trials that were begun and have no result."""
+        text = unfinished_text(unfinished(read_stages(self.store.paths.stages), self.history))
+        if text:
+            self.note(text)
 
     def report_confirmation(self, candidate: Outcome) -> None:
         """Report what the pairs of a candidate showed."""

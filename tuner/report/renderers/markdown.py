@@ -69,7 +69,7 @@ def _time(account: TimeAccount, device: str) -> list[str]:
     """Return where the time went, most of it first, and what was done in it."""
     spent = sorted(account.activities.items(), key=lambda item: -item[1].seconds)
     named = [f"{name} {format_clock(each.seconds)}" for name, each in spent if each.seconds > 0]
-    return [f"{' '.join(headline(account, device).split())}: {', '.join(named)}", "", *figures(account)]
+    return [f"{' '.join(headline(account, device).split())}: {', '.join(named)}", "", *map(plain, figures(account))]
 
 
 def _machine(report: StudyReport) -> str:
