@@ -39,14 +39,16 @@ def test_it_names_what_is_tried_and_left_out_and_writes_nothing(
     assert "steps 28 (untouched), 20, 14, 10, 8, 6" in text
     assert "1. whole-model compile in half precision: compile.scope=full precision.dtype=bfloat16" in text
     assert "left out: graphs.denoiser=true" in text
+    assert "Only together with a value of another knob: inductor.freezing, cache.threshold " in text
+    assert "What each knob does: tune knobs demo Recipes: combinations that experts recommend, each with the" in text
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("settings", "row"),
     [
-        (["steps=[10, 6]"], "steps 28 (untouched alone), 10, 6"),
-        (["steps=10"], "steps 28 (untouched alone), 10"),
+        (["steps=[10, 6]"], "steps 28 (untouched, not searched), 10, 6"),
+        (["steps=10"], "steps 28 (untouched, not searched), 10"),
         (["steps=[10, 6]", "baseline.steps=10"], "steps 10 (untouched), 6"),
     ],
 )
@@ -56,6 +58,17 @@ def test_the_untouched_pipelines_value_comes_first_and_is_marked(
     text = " ".join(told(tmp_path, capsys, *(each for setting in settings for each in ("--set", setting))).split())
     assert f"{row} " in text
     assert "cache.threshold 0.05, 0.1, " in text, "the untouched pipeline has no cache"
+
+
+def test_without_a_recipe_nothing_is_said_of_recipes_in_general(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("pipelines: [any]\nworkload: {prompts: [a]}\nquality: {tolerance: 1}\nknobs: {steps: [28, 6]}\n")
+    text = " ".join(told(tmp_path / "traces", capsys, "--space", str(space)).split())
+    assert "searched: 1 knob, up to 2 combinations of their values; judged by the images of 1 prompt " in text
+    assert "no recipe applies here" in text
+    assert "Recipes:" not in text and "Only together" not in text
 
 
 def test_as_json_it_is_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

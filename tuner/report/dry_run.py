@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,9 +22,14 @@ from tuner.space.candidates import SearchSpace
 JUDGED_S = 900.0
 """Judging the finalists takes no longer than this, after the budget."""
 
+RECIPES = (
+    "Recipes: combinations that experts recommend, each with the values that it sets. The agent, the default strategy, "
+    "weighs them against all others; another --strategy tries them first, in this order."
+)
+
 
 class PlannedRecipe(Record):
-    """A recipe that is tried first, with the values that it changes."""
+    """A recipe that the search may try, with the values that it changes."""
 
     name: str
     values: Values
@@ -81,11 +86,12 @@ class DryRunText:
         table = make_table(options, BASELINE)
         table.add_column("knob", style=BASELINE, no_wrap=True)
         table.add_column("values, the untouched pipeline's first", overflow="fold")
-        for name, values in plan.knobs.items():
-            told = self._told(name, values)
-            if len(told) > 1:
-                table.add_row(name, ", ".join(told))
+        rows = {name: told for name, values in plan.knobs.items() if len(told := self._told(name, values)) > 1}
+        for name, told in rows.items():
+            table.add_row(name, ", ".join(told))
         yield table
+        for text in self._explanations([name for name in rows if name not in plan.baseline]):
+            yield from wrap_text("", text, width)
         yield Text("")
         yield from self._recipes(width)
         yield from self._left_out(width)
@@ -96,30 +102,38 @@ class DryRunText:
         state = "new" if plan.state == "new" else f"{plan.state}, with {trials}"
         yield f"study folder {one_line(plan.folder)}: {state}; this command ran and wrote nothing"
         varied = sum(len(values) > 1 for values in plan.knobs.values())
-        prompts = pluralize(plan.prompts, "prompt")
-        yield f"{pluralize(varied, 'knob')}, up to {plan.combinations:,} combinations, {prompts}"
+        values = f"{pluralize(varied, 'knob')}, up to {plan.combinations:,} combinations of their values"
+        yield f"searched: {values}; judged by the images of {pluralize(plan.prompts, 'prompt')}"
         if plan.budget_s is None:
-            budget = "what suits the size of its calls, at most 8 h, told after the first of them"
+            budget = "chosen after the first calls by how long they take, at most 8 h; --budget sets another"
         else:
             judged = format_duration(JUDGED_S)
             budget = f"{format_duration(plan.budget_s)}, then judging the finalists, at most {judged}"
         limit = f", or {pluralize(plan.max_trials, 'trial')}" if plan.max_trials is not None else ""
         yield f"time: {budget}{limit}"
 
+    def _explanations(self, dependent: Sequence[str]) -> Iterator[str]:
+        """Say where more stands, and why knobs are `dependent`: the untouched pipeline has no value of theirs."""
+        if dependent:
+            yield f"Only together with a value of another knob: {', '.join(dependent)}"
+        yield f"What each knob does: tune knobs {one_line(self.plan.model)}"
+
     def _told(self, name: str, values: tuple[Value, ...]) -> list[str]:
         """Return the values of a knob as text, before them the untouched pipeline's, if the knob is active there."""
         if name not in self.plan.baseline:
             return list(map(format_value, values))
         untouched = self.plan.baseline[name]
-        mark = "untouched" if untouched in values else "untouched alone"
+        mark = "untouched" if untouched in values else "untouched, not searched"
         others = [format_value(value) for value in values if value != untouched]
         return [f"{format_value(untouched)} ({mark})", *others]
 
     def _recipes(self, width: int) -> Iterator[Text]:
-        for index, recipe in enumerate(self.plan.recipes, 1):
-            yield from wrap_text("", f"{index}. {one_line(recipe.name)}: {label(recipe.values)}", width)
         if not self.plan.recipes:
             yield Text("no recipe applies here")
+            return
+        yield from wrap_text("", RECIPES, width)
+        for index, recipe in enumerate(self.plan.recipes, 1):
+            yield from wrap_text(f"{index}. ", f"{one_line(recipe.name)}: {label(recipe.values)}", width, indent=2)
 
     def _left_out(self, width: int) -> Iterator[Text]:
         names: defaultdict[str, list[str]] = defaultdict(list)
