@@ -14,6 +14,10 @@ DESCRIPTION = """\
 Check a trace of torch.profiler, from any program, plain or gzipped. Report
 graph breaks, recompiles and device syncs with the GPU idle time that each
 causes, and where the time goes.
+
+Where a trial of a study has two traces, give NAME.trace.json.gz, the whole one.
+NAME.pt.trace.json.gz is cut down to the denoising steps for TensorBoard, which
+loads every file with that ending.
 """
 EXIT_CODE_HELP = """\
 exit code:
@@ -28,7 +32,7 @@ EXIT_CODES = {"clean": 0, "rejected": 1, "inconclusive": 3}
 def add_parser(subparsers: Subparsers) -> None:
     """Add the arguments of `tune trace`."""
     parser = subparsers.add_parser("trace", help=SUMMARY, description=DESCRIPTION, epilog=EXIT_CODE_HELP)
-    parser.add_argument("file", type=Path, metavar="FILE", help="a trace such as NAME.pt.trace.json.gz")
+    parser.add_argument("file", type=Path, metavar="FILE", help="a trace such as NAME.trace.json.gz")
     parser.add_argument(
         "--max-idle-ms", type=milliseconds, default=0.0, metavar="MS",
         help="accept breaks and syncs that together leave the GPU idle for at most MS per step (default: 0)",
@@ -49,8 +53,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def require_file(path: Path) -> None:
-    """Raise BadInput for a folder, naming a trace in it if it has one."""
+    """Raise BadInput for a folder, naming a trace in it if it has one, which is a whole one where there are two."""
     if path.is_dir():
-        found = min(path.rglob("*.pt.trace.json*"), default=None)
-        hint = f"name a trace in it, such as {found}" if found else "it has no *.pt.trace.json.gz"
+        traces = path.rglob("*.trace.json*")
+        found = min(traces, key=lambda file: (file.parent, ".pt." in file.name, file.name), default=None)
+        hint = f"name a trace in it, such as {found}" if found else "it has no *.trace.json.gz"
         raise BadInput(f"{path}: a trace is expected here, and this is a folder; {hint}")
