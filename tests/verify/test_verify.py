@@ -28,7 +28,7 @@ from tuner.records.outcome import Failure, Outcome
 from tuner.records.protocol import BuildDone, Job, Message, Point, PointDone, PointFailed, WorkerFailed
 from tuner.records.quality import Quality, SpotCheck
 from tuner.result.config import read_best
-from tuner.result.records import BestConfig, TimingNoise
+from tuner.result.records import BestConfig, MeasuredPoint, TimingNoise
 from tuner.verify import changes as changes_module
 from tuner.verify.bench import SCORE, Bench
 from tuner.verify.course import PAIRS, Course
@@ -130,12 +130,13 @@ def same_model(monkeypatch: pytest.MonkeyPatch) -> None:
 def verified(study: Path, tmp_path: Path) -> Callable[..., Verification]:
     def run(
         now: Now, *, quick: bool = False, edit: Callable[[BestConfig], BestConfig] = lambda best: best,
-        recorded: Recorded | None = None,
+        recorded: Recorded | None = None, trial: int | None = None,
     ) -> Verification:  # fmt: skip
         best = edit(read_best(study / "best_config.json"))
+        point = next((point for point in best.front if point.trial == trial), best.chosen)
         known = recorded or read_recorded(study / "best_config.json", best)
         bench = Bench(InlineExecutor(now), best, detect("cpu"), known, tmp_path, 1.0, spot_check=quick)
-        return Course("best_config.json", bench, lambda _: None, quick=quick).verify()
+        return Course("best_config.json", bench, point, lambda _: None, quick=quick).verify()
 
     return run
 
@@ -484,6 +485,57 @@ def test_a_point_that_is_slower_than_the_choice_is_no_repair_of_its_speed(
     assert verification.tried and all("is quicker even so" in reason for reason in verification.tried.values())
 
 
+def others_of(best: BestConfig) -> list[MeasuredPoint]:
+    """The points of the front that are neither the choice nor the untouched pipeline."""
+    return [point for point in best.front if point.trial not in (best.chosen.trial, best.baseline.trial)]
+
+
+def test_the_choice_is_a_repair_of_another_point(study: Path, verified: Callable[..., Verification]) -> None:
+    best = read_best(study / "best_config.json")
+    other = min(others_of(best), key=lambda point: point.cost_usd_per_1000_images)
+
+    class Picky(Now):
+        """Only the chosen step count still has good images."""
+
+        def quality(self, job: Job, point: Point) -> Quality:
+            self.loss = 0.0 if point.steps == best.chosen.values["steps"] else 3.0
+            return super().quality(job, point)
+
+    verification = verified(Picky(), trial=other.trial)
+    assert (verification.trial, text(verification, GOOD).count("did not take it")) == (other.trial, 0)
+    assert verification.repair is not None
+    assert (verification.repair.trial, verification.repair.measured) == (best.chosen.trial, True)
+
+
+def test_a_point_that_the_study_did_not_take_for_as_good_is_told_as_such(
+    study: Path, verified: Callable[..., Verification]
+) -> None:
+    other = others_of(read_best(study / "best_config.json"))[0]
+    lost = Estimate(value=-2.0, low=-2.1, high=-1.9)
+
+    def worse(best: BestConfig) -> BestConfig:
+        points = (msgspec.structs.replace(point, quality_difference=lost) for point in best.front)
+        return msgspec.structs.replace(best, front=tuple(points))
+
+    now = Now()
+    now.loss = 2.0
+    verification = verified(now, quick=True, edit=worse, trial=other.trial)
+    assert answers(verification)[GOOD] == "fail"
+    assert text(verification, GOOD).endswith("is tolerated; the study did not take it for as good either")
+
+
+def test_a_predicted_latency_is_said_to_be_one(study: Path, verified: Callable[..., Verification]) -> None:
+    other = others_of(read_best(study / "best_config.json"))[0]
+
+    def predicted(best: BestConfig) -> BestConfig:
+        points = (msgspec.structs.replace(point, predicted_from=(6, 28)) for point in best.front)
+        return msgspec.structs.replace(best, front=tuple(points))
+
+    assert "predicted from other step counts as" in text(
+        verified(Now(), quick=True, edit=predicted, trial=other.trial), FAST
+    )
+
+
 # ---- what the study has ---------------------------------------------------------------------------------------------
 
 
@@ -570,6 +622,28 @@ def test_a_file_whose_latency_alone_was_edited_is_verified(
         file.write_bytes(kept)
     shown = " ".join(capsys.readouterr().out.split())
     assert "as fast fail" in shown and "1.05x [" in shown and "edited: chosen.images_per_s" in shown
+
+
+def test_another_point_of_the_front_is_verified_as_export_takes_it(
+    run_command: Callable[..., int], study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = read_best(study / "best_config.json")
+    other = next(point for point in others_of(best) if not point.predicted_from)
+    assert run_command(Now(), "--quick", "--json", "--trial", str(other.trial)) == 0
+    found = decode(capsys.readouterr().out.encode(), Verification, "here")
+    assert (found.trial, found.changed, found.recorded_latency_s) == (other.trial, other.changed, other.latency_s)
+    assert not [change for change in found.changes if change.name == "best_config.json"], "nobody edited the file"
+
+
+def test_a_trial_that_cannot_be_verified_is_refused_as_by_export(
+    run_command: Callable[..., int], study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in ("0", "999"):
+        assert run_command(Now(), "--trial", number) == 2
+        refused = capsys.readouterr().err
+        assert main(["export", str(study), "--to", "python", "--trial", number]) == 2
+        assert refused.replace("nothing to verify", "nothing to export") == capsys.readouterr().err
+    assert "trial 999: neither the baseline nor on the front" in refused
 
 
 def test_the_command_prints_json(run_command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

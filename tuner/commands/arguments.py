@@ -86,6 +86,13 @@ def add_studies(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_trial(parser: argparse.ArgumentParser) -> None:
+    """Add --trial, a point of a result."""
+    parser.add_argument(
+        "--trial", type=trial_number, metavar="N", help="point of the front to take (default: the chosen one)"
+    )
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add --device."""
     parser.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tuner.commands.arguments import Subparsers, add_result, add_studies, trial_number
+from tuner.commands.arguments import Subparsers, add_result, add_studies, add_trial
 from tuner.errors import BadInput
 
 FORMATS = ("python", "diffusers", "cache-dit", "sglang", "vllm-omni")
@@ -37,9 +37,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_result(parser)
     add_studies(parser)
     parser.add_argument("--to", required=True, choices=FORMATS, help="program to write it for")
-    parser.add_argument(
-        "--trial", type=trial_number, metavar="N", help="point of the front to take (default: the chosen one)"
-    )
+    add_trial(parser)
     parser.set_defaults(run=run)
 
 

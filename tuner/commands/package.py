@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from tuner.commands.arguments import STUDIES, Subparsers, add_json, add_result, folder, trial_number
+from tuner.commands.arguments import STUDIES, Subparsers, add_json, add_result, add_trial, folder
 from tuner.commands.output import print_result
 
 SUMMARY = "write a folder with everything that a serving container needs"
@@ -29,9 +29,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("package", help=SUMMARY, description=DESCRIPTION, epilog=EXAMPLES)
     add_result(parser)
     parser.add_argument("--out", type=folder, required=True, metavar="FOLDER", help="folder to write, new or empty")
-    parser.add_argument(
-        "--trial", type=trial_number, metavar="N", help="point of the front to take (default: the chosen one)"
-    )
+    add_trial(parser)
     add_json(parser)
     parser.set_defaults(run=run)
 

@@ -35,16 +35,14 @@ class Target(ABC):
         """Return the file. Raises BadInput if the target cannot have this configuration."""
 
 
-def read_tuned(
-    file: Path, trial: int | None = None, *, may_contradict: bool = False, needs: str | None = None
-) -> BestConfig:
+def read_tuned(file: Path, trial: int | None = None, *, may_contradict: bool = False, to: str = "export") -> BestConfig:
     """Read the chosen configuration, or that of a trial, from a best_config.json.
 
-    With `may_contradict` its figures need not agree. Raises BadInput if it is not valid, if diffusers has no such
-    pipeline, if a setting could not have been measured, or if it is the untouched pipeline.
+    With `may_contradict` its figures need not agree. `to` says what it is read for. Raises BadInput if it is not valid,
+    if diffusers has no such pipeline, if a setting could not have been measured, or if it is the untouched pipeline.
     """
     recorded = read_config(file, may_contradict=may_contradict)
-    best = recorded if trial is None else _of_trial(recorded, read_config(file, trial))
+    best = recorded if trial is None else _of_trial(recorded, read_config(file, trial, may_contradict=may_contradict))
     name = best.model.pipeline_class
     if not name.isidentifier() or keyword.iskeyword(name) or not class_source("pipelines", name):
         raise BadInput(f"{file}: model.pipeline_class: diffusers has no pipeline class {name}")
@@ -57,7 +55,7 @@ def read_tuned(
     if not differing(best):
         raise BadInput(
             f"{file}: trial {best.chosen.trial} is the untouched pipeline, as diffusers loads it: there is nothing to "
-            f"{needs or f'export; {_another(best)}'}"
+            f"{to}; {_another(best)}"
         )
     return best
 

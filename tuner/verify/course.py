@@ -19,12 +19,15 @@ PAIRS = 3
 
 
 class Course:
-    """Verifies the chosen configuration of a result. `note` is told what is measured next."""
+    """Verifies a point of a result, the chosen one or another. `note` is told what is measured next."""
 
-    def __init__(self, file: str, bench: Bench, note: Callable[[str], None], *, quick: bool) -> None:
+    def __init__(
+        self, file: str, bench: Bench, point: MeasuredPoint, note: Callable[[str], None], *, quick: bool
+    ) -> None:
         self.file = file
         self.bench = bench
         self.best: BestConfig = bench.best
+        self.point = point
         self.note = note
         self.quick = quick
         self.untouched: Run | None = None
@@ -36,7 +39,7 @@ class Course:
 
     def verify(self) -> Verification:
         """Measure and answer. Raises StudyFailed if the untouched pipeline itself cannot be measured."""
-        best, point = self.best, self.best.chosen
+        best, point = self.best, self.point
         found = changes(best, self.bench.here, self.bench.recorded.request)
         if may_be_another_model(found):
             self.same_db = ROUNDED_DB
@@ -122,9 +125,10 @@ class Course:
         return msgspec.structs.replace(verification, tried=tried)
 
     def others(self) -> Iterator[MeasuredPoint]:
-        """Yield the other points of the front whose images were as good, cheapest first."""
-        known, tolerance = (self.best.chosen.trial, self.best.baseline.trial), self.best.quality_tolerance
-        for point in sorted(self.best.front, key=lambda point: point.cost_usd_per_1000_images):
+        """Yield the other points, the choice and the front, whose images were as good, cheapest first."""
+        known, tolerance = (self.point.trial, self.best.baseline.trial), self.best.quality_tolerance
+        others = {point.trial: point for point in (*self.best.front, self.best.chosen)}
+        for point in sorted(others.values(), key=lambda point: point.cost_usd_per_1000_images):
             is_as_good = point.quality_difference.low >= -tolerance
             if point.trial not in known and not point.doubtful and is_as_good:
                 yield point
@@ -132,8 +136,8 @@ class Course:
     def try_repair(self, point: MeasuredPoint, verification: Verification) -> tuple[str | None, str]:
         """Measure a point; return why it is no repair, or None, and what was measured.
 
-        It need not be as fast as its own record, but surely quicker than the untouched pipeline; and than the chosen
-        configuration if that is only slower than recorded.
+        It need not be as fast as its own record, but surely quicker than the untouched pipeline; and than the
+        configuration that is verified if that is only slower than recorded.
         """
         runs = self.measure(point)
         checks = [check for check in self.answer(point, runs) if check.question != "as fast"]

@@ -74,7 +74,8 @@ def as_fast(
         return Check(question="as fast", status="unavailable", text=reason)
     ratio = against_record(best, now, point.latency_s)
     is_slower = ratio.low > 1.0 + MARGIN
-    text = f"{interval(now)}, recorded {interval(point.latency_s)}: {ratio_text(ratio)} the recorded latency"
+    how = "predicted from other step counts as" if point.predicted_from else "recorded"
+    text = f"{interval(now)}, {how} {interval(point.latency_s)}: {ratio_text(ratio)} the recorded latency"
     hidden = ratio.high - 1.0
     if not is_slower and hidden > NOTEWORTHY:
         text += f"; the noise would hide a slowdown of up to {hidden:.0%}"
@@ -113,6 +114,8 @@ def as_good(
         is_near = known is not None and known.min_psnr_db < ROUNDED_DB
         near = " or near them, as those of another build that the study judged it by" if is_near else ""
         text = f"the images are the recorded ones{near}, with {text}"
+    if is_worse and point.quality_difference.low < -best.quality_tolerance:
+        text += "; the study did not take it for as good either"
     if psnr_db is not None and psnr_db < ROUNDED_DB:
         text += f"; the untouched pipeline's own images moved by rounding, PSNR {psnr_db:.0f} dB"
     return Check(question="as good", status="fail" if is_worse else "pass", text=text)

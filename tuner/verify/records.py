@@ -39,8 +39,9 @@ class Repair(Record):
 class Verification(Record):
     """What was verified of a best_config.json.
 
-    `latency_s` is the chosen configuration's now, `recorded_latency_s` that of the file, `speed_up` the throughput over
-    the untouched pipeline's, both measured now. `tried` are the repairs that did not pass, with the reason.
+    `trial` is the chosen configuration, or another point of the front. `latency_s` is its latency now,
+    `recorded_latency_s` that of the file, `speed_up` the throughput over the untouched pipeline's, measured now.
+    `tried` are the repairs that did not pass, with the reason.
     """
 
     file: str

@@ -7,28 +7,30 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.commands.arguments import Subparsers, add_json, add_result, add_studies
+from tuner.commands.arguments import Subparsers, add_json, add_result, add_studies, add_trial
 from tuner.commands.output import print_result
 from tuner.commands.streams import note
 from tuner.errors import BadInput, TunerError, Unavailable
 
 if TYPE_CHECKING:
     from tuner.execution.executor import Executor
-    from tuner.result.records import BestConfig
+    from tuner.result.records import BestConfig, MeasuredPoint
     from tuner.verify.recorded import Recorded
     from tuner.verify.records import Verification
 
 SUMMARY = "say whether a configuration is still clean, as fast and as good as recorded"
 DESCRIPTION = """\
-Measure the chosen configuration of a best_config.json again, after an upgrade
-of the driver, torch, diffusers or the model: does the gate still pass it, is
-its latency the recorded one, are its images as good against the study's
-reference? The reference is in the study's folder, which is where the file lies.
+Measure the chosen configuration of a best_config.json again, or another point
+of its front, after an upgrade of the driver, torch, diffusers or the model:
+does the gate still pass it, is its latency the recorded one, are its images as
+good against the study's reference? The reference is in the study's folder,
+which is where the file lies.
 """
 EXAMPLES = """\
 examples:
   tune verify                          the newest study
   tune verify demo-9ec7c40c
+  tune verify demo-9ec7c40c --trial 12
   tune verify best_config.json --quick
 
 The exit code is 0 if no answer is no, 1 if one is, and 2 for bad input. An
@@ -45,6 +47,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("verify", help=SUMMARY, description=DESCRIPTION, epilog=EXAMPLES)
     add_result(parser)
     add_studies(parser)
+    add_trial(parser)
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -60,10 +63,12 @@ def run(options: argparse.Namespace) -> int:
     from tuner.commands.verify.table import VerifyTable
     from tuner.export.base import read_tuned
     from tuner.report.studies import find_result
+    from tuner.result.config import read_config
     from tuner.verify.recorded import read_recorded
 
     file = find_result(options.result, options.out)
-    best = read_tuned(file, may_contradict=True, needs="verify, since the study found nothing better")
+    point = read_tuned(file, options.trial, may_contradict=True, to="verify").chosen
+    best = read_config(file, may_contradict=True)
     check_device(file, best)
     check_model(file, best)
     recorded = with_scorer(read_recorded(file, best), best)
@@ -71,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
         tempfile.TemporaryDirectory(prefix="tune-verify-") as folder,
         make_executor(best, recorded, Path(folder)) as executor,
     ):
-        verification = verify(file, best, recorded, executor, Path(folder), quick=options.quick)
+        verification = verify(file, best, point, recorded, executor, Path(folder), quick=options.quick)
     print_result(verification, VerifyTable(verification), options.json)
     return 0 if verification.passed else 1
 
@@ -128,9 +133,10 @@ def make_executor(best: BestConfig, recorded: Recorded, folder: Path) -> Executo
 
 
 def verify(
-    file: Path, best: BestConfig, recorded: Recorded, executor: Executor, folder: Path, *, quick: bool
-) -> Verification:
-    """Verify a result with an executor."""
+    file: Path, best: BestConfig, point: MeasuredPoint, recorded: Recorded, executor: Executor, folder: Path,
+    *, quick: bool,
+) -> Verification:  # fmt: skip
+    """Verify a point of a result with an executor."""
     from tuner.hardware.environment import detect
     from tuner.verify.bench import Bench
     from tuner.verify.course import Course
@@ -138,4 +144,4 @@ def verify(
     bench = Bench(
         executor, best, detect(best.environment.device), recorded, folder, ALLOWANCE_S[quick], spot_check=quick
     )
-    return Course(str(file), bench, note, quick=quick).verify()
+    return Course(str(file), bench, point, note, quick=quick).verify()
