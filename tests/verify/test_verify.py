@@ -636,8 +636,14 @@ def test_another_point_of_the_front_is_verified_as_export_takes_it(
 
 
 def test_a_trial_that_cannot_be_verified_is_refused_as_by_export(
-    run_command: Callable[..., int], study: Path, capsys: pytest.CaptureFixture[str]
+    run_command: Callable[..., int], study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    file = tmp_path / "best_config.json"
+    best = read_best(study / "best_config.json")
+    alone = msgspec.structs.replace(best, front=(best.baseline,))
+    file.write_bytes(encode_pretty(alone))
+    assert main(["verify", str(file), "--trial", "0"]) == 2
+    assert capsys.readouterr().err.endswith(f"--trial N takes another point of the front: {best.chosen.trial}\n")
     for number in ("0", "999"):
         assert run_command(Now(), "--trial", number) == 2
         refused = capsys.readouterr().err

@@ -55,7 +55,7 @@ def read_tuned(file: Path, trial: int | None = None, *, may_contradict: bool = F
     if not differing(best):
         raise BadInput(
             f"{file}: trial {best.chosen.trial} is the untouched pipeline, as diffusers loads it: there is nothing to "
-            f"{to}; {_another(best)}"
+            f"{to}; {_another(recorded)}"
         )
     return best
 
