@@ -25,6 +25,7 @@ from tuner.files import thumbnail_path
 from tuner.records.advice import FILE, Advice, Expectation
 from tuner.records.codec import encode_pretty
 from tuner.report import written
+from tuner.report.explanation_text import ratio_text, worth_source
 from tuner.report.page import facts, images
 from tuner.report.page.page import page
 from tuner.report.page.settings import settings
@@ -192,16 +193,19 @@ def test_a_damaged_image_is_left_out_with_its_name(large: StudyReport, tmp_path:
     assert "0000.png" in page(report)
 
 
-def test_a_setting_is_worth_what_two_trials_show_that_differ_in_it_alone(recorded_study: Path) -> None:
+def test_a_setting_is_worth_the_same_in_the_terminal_and_in_the_page(recorded_study: Path) -> None:
     report = read_report(recorded_study)
-    found = {setting.knob: setting for setting in settings(report)}
-    worth = found["steps"].worth
-    assert worth is not None
-    assert worth.beside == report.best.chosen.trial
-    trials = {outcome.number: outcome for outcome in report.outcomes}
-    before, after = trials[worth.without], trials[worth.beside]
-    assert {name for name in after.values if after.values[name] != before.values[name]} == {"steps"}
-    assert worth.ratio.value == pytest.approx(before.timing.latency_s.value / after.timing.latency_s.value)
+    shown = [setting.worth for setting in settings(report)]
+    assert shown and tuple(shown) == report.explanation.settings
+    assert {worth.knob for worth in shown} == report.best.chosen.changed.keys()
+    html, terminal = page(report), " ".join(RENDERERS["terminal"]().render(report).split())
+    measured = [worth for worth in shown if worth.ratio is not None]
+    assert measured
+    for worth in measured:
+        value, interval = ratio_text(worth.ratio).split(" ", 1)
+        cell = f'<strong>{value}</strong> <span class="quiet">{interval}</span><small>{worth_source(worth)}</small>'
+        assert cell in html
+        assert f"{value} {interval}, {worth_source(worth)}" in terminal
 
 
 def test_what_was_expected_of_a_setting_stands_beside_it(study_copy: Path) -> None:
@@ -210,7 +214,7 @@ def test_what_was_expected_of_a_setting_stands_beside_it(study_copy: Path) -> No
     expected = Expectation(knob=knob, value=value, ratio=1.2, low=1.1, high=1.3, reason="fewer kernels")
     (study_copy / FILE).write_bytes(encode_pretty(Advice(seconds_by_part={}, noise=0.01, expectations=(expected,))))
     advised = read_report(study_copy)
-    assert next(iter(settings(advised))).expected == expected
+    assert {setting.knob: setting.expected for setting in settings(advised)}[knob] == expected
     assert "fewer kernels" in page(advised)
 
 

@@ -68,10 +68,15 @@ def ratio_text(ratio: Estimate) -> str:
 def worth_text(worth: Worth) -> str:
     """Format what a setting is worth and how that is known."""
     ratio = f"{ratio_text(worth.ratio)}, " if worth.ratio else ""
+    return f"{setting_text(worth)}  {ratio}{worth_source(worth)}"
+
+
+def worth_source(worth: Worth) -> str:
+    """Say how it is known what a setting is worth, and which settings cannot be had without it."""
     pairs = "as in the table" if worth.trial_without == BASELINE_TRIAL else "not in pairs"
     source = f"measured (trial {worth.trial_without}, {pairs})" if worth.trial_without is not None else worth.source
     needed = f"; needed by {label(worth.needed_by)}" if worth.needed_by else ""
-    return f"{setting_text(worth)}  {ratio}{source}{needed}"
+    return f"{source}{needed}"
 
 
 def furthest_off(forecasts: Sequence[Forecast]) -> list[Forecast]:

@@ -48,9 +48,9 @@ class StudyReport(Record):
     outcomes: tuple[Outcome, ...]
     refused: dict[str, int]
     conclusion: str
+    explanation: Explanation
     state: State = "finished"
     time: TimeAccount | None = None
-    explanation: Explanation | None = None
     advice: Advice | None = None
     standings: dict[Count, Standing] = msgspec.field(default_factory=dict)
 
@@ -79,9 +79,9 @@ def read_report(folder: Path) -> StudyReport:
         outcomes=tuple(history.all_settled()),
         refused=dict(Counter(refusal.reason for refusal in read_refusals(paths.database))),
         conclusion=conclusion(request, history, best.chosen.trial, folder),
+        explanation=explain(history, best.chosen.trial),
         state=read_state(paths),
         time=make_account(read_stages(paths.stages), history),
-        explanation=explain(history, best.chosen.trial),
         advice=history.advice,
         standings=standings(history),
     )

@@ -14,6 +14,7 @@ from tuner.errors import BadInput
 from tuner.numbers import format_clock, format_difference, format_latency, format_number, format_ratio
 from tuner.records.text import visible
 from tuner.report import time_table
+from tuner.report.explanation_text import worth_source
 from tuner.report.figures import figure_rows, notes
 from tuner.report.formatting import format_value, label, one_line, pluralize
 from tuner.report.page import facts, images, settings, shares, steps, trials
@@ -27,7 +28,7 @@ SCRIPTS = (("tuner.board", "static/chart.umd.min.js"), ("tuner.report.page", "te
 FILTERS: dict[str, Callable[..., Any]] = {
     "clock": format_clock, "difference": format_difference, "label": label, "latency": format_latency,
     "number": format_number, "one_line": one_line, "pluralize": pluralize, "ratio": format_ratio,
-    "setting": format_value,
+    "setting": format_value, "worth_source": worth_source,
 }  # fmt: skip
 
 LABEL = 9

@@ -34,8 +34,7 @@ def parts(report: StudyReport) -> Iterator[RenderableType]:
     yield trial_counts(report.outcomes, report.refused)
     if report.time is not None:
         yield TimeTable(report.time, report.request.environment.device)
-    if report.explanation is not None:
-        yield ExplanationText(report.explanation)
+    yield ExplanationText(report.explanation)
     yield Text("\n".join(filter(None, (report.conclusion, state_note(report)))))
 
 
