@@ -17,7 +17,7 @@ from tuner.records.codec import Estimate, Value, decode, encode, read
 from tuner.records.outcome import Components, Failure, Outcome, Timing
 from tuner.report.console import make_console
 from tuner.report.explanation import Explanation, Worth, explain
-from tuner.report.explanation_text import ExplanationText
+from tuner.report.explanation_text import MAX_UNTRIED, ExplanationText, lines
 from tuner.result.prices import Price
 from tuner.search.expectation import ratio_beside
 from tuner.search.history import History
@@ -162,9 +162,28 @@ def test_what_was_not_tried_has_its_reason_and_what_is_next_goes_with_the_choice
     assert reasons["attention.backend", "_native_math"] == "it cannot gain more than the timing noise"
     assert reasons["steps", 20] == "the search ended before it"
     assert ("compile.scope", "regional") not in reasons and ("compile.scope", "none") not in reasons
-    assert [(each.knob, each.value) for each in found.next] == [("compile.scope", "full")], (
+    is_next = [each.is_next for each in found.untried]
+    assert is_next == sorted(is_next, reverse=True), "what is next stands on top"
+    assert [(each.knob, each.value) for each in found.untried if each.is_next] == [("compile.scope", "full")], (
         "tiling forbids compile.vae, and 20 steps are slower than the chosen 14"
     )
+
+
+def test_what_needs_another_setting_is_next_beside_it(tmp_path: Path) -> None:
+    found = explain(Recorded(tmp_path).history, 0)
+    quantized = next(each for each in found.untried if each.knob == "quantization.scheme")
+    assert (quantized.beside, quantized.is_next) == ({"compile.scope": "regional"}, True)
+    assert quantized.reason == "the search ended before it"
+
+
+def test_a_list_that_is_cut_says_how_much_is_left_out(tmp_path: Path) -> None:
+    found = explain(Recorded(tmp_path).history, 0)
+    shown = [line for line, _ in lines(found)]
+    count = sum(each.is_next for each in found.untried)
+    assert (
+        shown[0] == f"Untried  {len(found.untried)} values; with a longer --budget the first {count} are worth trying"
+    )
+    assert len(shown) == MAX_UNTRIED + 1 and shown[-1] == f"  and {len(found.untried) - MAX_UNTRIED + 1} other values"
 
 
 def test_without_advice_it_says_what_was_measured(recorded: Recorded) -> None:
@@ -172,7 +191,7 @@ def test_without_advice_it_says_what_was_measured(recorded: Recorded) -> None:
     found = explain(recorded.history, 5)
     assert worth(found, "steps").source == "measured"
     assert worth(found, "quantization.scheme").source == "unknown"
-    assert found.forecasts == () and found.next == ()
+    assert found.forecasts == () and not any(each.is_next for each in found.untried)
     assert all(each.reason for each in found.untried)
 
 

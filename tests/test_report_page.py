@@ -25,7 +25,8 @@ from tuner.files import thumbnail_path
 from tuner.records.advice import FILE, Advice, Expectation
 from tuner.records.codec import encode_pretty
 from tuner.report import written
-from tuner.report.explanation_text import ratio_text, worth_source
+from tuner.report.explanation import setting_text
+from tuner.report.explanation_text import ratio_text, untried_text, untried_title, worth_source
 from tuner.report.page import facts, images
 from tuner.report.page.page import page
 from tuner.report.page.settings import settings
@@ -206,6 +207,16 @@ def test_a_setting_is_worth_the_same_in_the_terminal_and_in_the_page(recorded_st
         cell = f'<strong>{value}</strong> <span class="quiet">{interval}</span><small>{worth_source(worth)}</small>'
         assert cell in html
         assert f"{value} {interval}, {worth_source(worth)}" in terminal
+
+
+def test_all_that_was_not_tried_stands_in_the_page_with_the_texts_of_the_terminal(recorded_study: Path) -> None:
+    report = read_report(recorded_study)
+    html, terminal = page(report), " ".join(RENDERERS["terminal"]().render(report).split())
+    assert report.explanation.untried
+    assert untried_title(report.explanation) in html and untried_title(report.explanation) in terminal
+    for each in report.explanation.untried:
+        assert f"<dt>{setting_text(each)}</dt><dd>{untried_text(each)}</dd>" in html
+        assert f"{setting_text(each)} {untried_text(each)}" in terminal
 
 
 def test_what_was_expected_of_a_setting_stands_beside_it(study_copy: Path) -> None:

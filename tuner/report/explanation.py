@@ -20,8 +20,7 @@ from tuner.space.candidates import candidate_key
 
 Setting = tuple[str, Value]
 
-MAX_NEXT = 3
-"""Settings named as worth trying next."""
+ENDED = "the search ended before it"
 
 WORTH_TRYING = 1.003
 """An expectation below this ratio is not worth a build."""
@@ -61,7 +60,10 @@ class Forecast(Record):
 
 
 class Untried(Record):
-    """A searched setting of which no trial was measured, why, and what was expected of it, beside what it needs."""
+    """A searched setting of which no trial was measured, why, and what was expected of it, beside what it needs.
+
+    It `is_next` with a longer budget if the chosen configuration can have it and is expected to become faster by it.
+    """
 
     knob: str
     value: Value
@@ -69,28 +71,26 @@ class Untried(Record):
     beside: Values = msgspec.field(default_factory=dict)
     expected: Estimate | None = None
     bound: float | None = None
+    is_next: bool = False
 
 
 class Explanation(Record):
-    """Why a configuration was chosen. `next` are the settings to try with more budget, the most promising first."""
+    """Why a configuration was chosen. `untried` has the settings that are next first, each kind by what is expected."""
 
     trial: Count
     settings: tuple[Worth, ...]
     forecasts: tuple[Forecast, ...]
     untried: tuple[Untried, ...]
-    next: tuple[Untried, ...] = ()
 
 
 def explain(history: History, chosen: int) -> Explanation:
     """Explain a choice from what a study recorded."""
-    known = Trials(history)
-    untried = tuple(_untried(history, known))
+    known, outcome = Trials(history), history.outcomes[chosen]
     return Explanation(
         trial=chosen,
-        settings=tuple(_worths(history, known, history.outcomes[chosen])),
+        settings=tuple(_worths(history, known, outcome)),
         forecasts=tuple(_forecasts(history, known)),
-        untried=untried,
-        next=tuple(_next(history, history.outcomes[chosen], untried)),
+        untried=tuple(_untried(history, known, outcome)),
     )
 
 
@@ -211,27 +211,29 @@ def _pair(history: History, known: Trials, name: str, value: Value) -> tuple[Out
 # ---- what was not tried ---------------------------------------------------------------------------------------------
 
 
-def _untried(history: History, known: Trials) -> Iterator[Untried]:
-    """Yield each searched setting that no measured trial has, the most promising first."""
+def _untried(history: History, known: Trials, chosen: Outcome) -> Iterator[Untried]:
+    """Yield each searched setting that no measured trial has, those that are next first, the most promising on top."""
     settings = [(name, value) for name, values in history.space.knobs.items() for value in values]
     left = [item for item in settings if item not in known.settings and item[1] != history.space.baseline[item[0]]]
     found = [_untried_setting(history, known.expected.get(item), item) for item in left]
-    yield from sorted(found, key=lambda each: -(each.expected.value if each.expected else 0.0))
+    ranked = [msgspec.structs.replace(each, is_next=_is_next(history, known, chosen, each)) for each in found]
+    yield from sorted(ranked, key=lambda each: (not each.is_next, -(each.expected.value if each.expected else 0.0)))
 
 
 def _untried_setting(history: History, expected: Expectation | None, setting: Setting) -> Untried:
+    beside = expected.beside if expected else {}
     return Untried(
         knob=setting[0],
         value=setting[1],
-        reason=_untried_reason(history, setting),
-        beside=expected.beside if expected else {},
+        reason=_untried_reason(history, setting, beside),
+        beside=beside,
         expected=estimate_of(expected) if expected else None,
         bound=expected.bound if expected else None,
     )
 
 
-def _untried_reason(history: History, setting: Setting) -> str:
-    """Return why no trial of a setting was measured."""
+def _untried_reason(history: History, setting: Setting, beside: Values) -> str:
+    """Return why no trial of a setting, beside those that it needs, was measured."""
     name, value = setting
     ruled_out = {(each.knob, each.value) for each in history.advice.ruled_out} if history.advice else set()
     if setting in ruled_out:
@@ -239,7 +241,7 @@ def _untried_reason(history: History, setting: Setting) -> str:
     ended = [o for o in history.outcomes.values() if o.values.get(name) == value and o.status != "measured"]
     if ended:
         return _end_text(ended[-1])
-    return refusal_reason(history, history.space.candidate({name: value})) or "the search ended before it"
+    return refusal_reason(history, history.space.candidate({**beside, name: value})) or ENDED
 
 
 def _end_text(outcome: Outcome) -> str:
@@ -249,20 +251,16 @@ def _end_text(outcome: Outcome) -> str:
     return f"trial {outcome.number} was {outcome.status} by the gate"
 
 
-def _next(history: History, chosen: Outcome, untried: tuple[Untried, ...]) -> Iterator[Untried]:
-    """Yield the untried settings that the chosen configuration can have and that are expected to make it faster."""
-    changed, known, count = history.space.changed(chosen.values), expectations(history), 0
-    for each in untried:
-        candidate = history.space.candidate({**changed, each.knob: each.value})
-        is_possible = candidate.get(each.knob) == each.value and refusal_reason(history, candidate) is None
-        is_new = each.reason == "the search ended before it"
-        own = known.get((each.knob, changed.get(each.knob, "")))
-        gain = each.expected.value / (own.ratio if own else 1.0) if each.expected else 0.0
-        if is_new and is_possible and gain >= WORTH_TRYING:
-            yield each
-            count += 1
-        if count == MAX_NEXT:
-            return
+def _is_next(history: History, known: Trials, chosen: Outcome, found: Untried) -> bool:
+    """Return whether the chosen configuration can have an untried setting and is expected to become faster by it."""
+    if found.reason != ENDED or found.expected is None:
+        return False
+    changed = history.space.changed(chosen.values)
+    candidate = history.space.candidate({**found.beside, **changed, found.knob: found.value})
+    if candidate.get(found.knob) != found.value or refusal_reason(history, candidate) is not None:
+        return False
+    own = known.expected.get((found.knob, changed.get(found.knob, "")))
+    return found.expected.value / (own.ratio if own else 1.0) >= WORTH_TRYING
 
 
 def setting_text(found: Worth | Forecast | Untried) -> str:

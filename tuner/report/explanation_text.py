@@ -11,17 +11,17 @@ from rich.text import Text
 from tuner.numbers import format_gain, format_ratio
 from tuner.records.codec import Estimate
 from tuner.report.console import BASELINE, QUIET
-from tuner.report.explanation import MAX_NEXT, Explanation, Forecast, Untried, Worth, setting_text
+from tuner.report.explanation import Explanation, Forecast, Untried, Worth, setting_text
 from tuner.report.formatting import label, pluralize, shorten, wrap_text
 from tuner.search.history import BASELINE as BASELINE_TRIAL
 
-MAX_SETTINGS, MAX_FORECASTS, MAX_UNTRIED = 6, 4, 3
+MAX_SETTINGS, MAX_FORECASTS, MAX_UNTRIED = 6, 4, 7
 """Rows of each part; the report in full has the rest. With the headings they are 20 at most."""
 
 
 @dataclass(frozen=True)
 class ExplanationText:
-    """What each setting is worth, what was expected, what was not tried, and what to try next."""
+    """What each setting is worth, what was expected, and what was not tried, first that which is next."""
 
     explanation: Explanation
 
@@ -45,11 +45,9 @@ def lines(found: Explanation) -> Iterator[tuple[str, str]]:
         yield f"Expected gains agree, within the intervals, with {of}; the furthest off:", BASELINE
         yield from _rows([forecast_text(each) for each in furthest_off(found.forecasts)], MAX_FORECASTS)
     if found.untried:
-        yield f"Untried  {pluralize(len(found.untried), 'value')}", BASELINE
-        yield from _rows([untried_text(each) for each in found.untried], MAX_UNTRIED)
-    if found.next:
-        yield "Next     to try with a longer --budget", BASELINE
-        yield from _rows([f"{setting_text(each)}  {_expected(each)}" for each in found.next], MAX_NEXT)
+        yield f"Untried  {untried_title(found)}", BASELINE
+        rows = [f"{setting_text(each)}  {untried_text(each)}" for each in found.untried]
+        yield from _rows(rows, MAX_UNTRIED, "value")
 
 
 def _rows(rows: Sequence[str], most: int, noun: str = "") -> Iterator[tuple[str, str]]:
@@ -93,15 +91,18 @@ def forecast_text(forecast: Forecast) -> str:
     )
 
 
+def untried_title(found: Explanation) -> str:
+    """Count the values that were not tried, and those of them that are next."""
+    count = sum(each.is_next for each in found.untried)
+    first = f"first {count} are" if count > 1 else "first is"
+    more = f"; with a longer --budget the {first} worth trying" if count else ""
+    return f"{pluralize(len(found.untried), 'value')}{more}"
+
+
 def untried_text(found: Untried) -> str:
-    """Format what was not tried and why."""
-    expected = f"{_expected(found)}; " if found.expected else ""
-    return f"{setting_text(found)}  {expected}{found.reason}"
-
-
-def _expected(found: Untried) -> str:
+    """Say what was expected of a setting that was not tried, and why it was not."""
     if found.expected is None:
-        return "nothing is known of it"
+        return found.reason
     most = f", at most {format_ratio(found.bound)}x" if found.bound is not None else ""
     beside = f" beside {label(found.beside)}" if found.beside else ""
-    return f"expected {format_ratio(found.expected.value)}x{most}{beside}"
+    return f"expected {format_ratio(found.expected.value)}x{most}{beside}; {found.reason}"

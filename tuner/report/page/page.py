@@ -14,7 +14,8 @@ from tuner.errors import BadInput
 from tuner.numbers import format_clock, format_difference, format_latency, format_number, format_ratio
 from tuner.records.text import visible
 from tuner.report import time_table
-from tuner.report.explanation_text import worth_source
+from tuner.report.explanation import setting_text
+from tuner.report.explanation_text import untried_text, untried_title, worth_source
 from tuner.report.figures import figure_rows, notes
 from tuner.report.formatting import format_value, label, one_line, pluralize
 from tuner.report.page import facts, images, settings, shares, steps, trials
@@ -79,6 +80,8 @@ def context(report: StudyReport) -> dict[str, Any]:
         "refused": sorted(report.refused.items(), key=lambda item: -item[1]),
         "marks": _marks(report, rows), "noise": list(facts.noise(report)), "machine": list(facts.machine(report)),
         "workload": list(facts.workload(report)), "account_texts": _account_texts(report),
+        "untried_title": untried_title(report.explanation),
+        "untried": [(setting_text(each), untried_text(each)) for each in report.explanation.untried],
         "account_rows": [(name, f"{format_clock(each.seconds)}, {each.share:.0%}") for name, each in spent.items()],
         "study_bar": shares.study_bar(report.time) if report.time else None,
         "style": _text("tuner.report.page", "templates/page.css"), "scripts": scripts(), "hashes": hashes(),
