@@ -9,6 +9,7 @@ import base64
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import browser
 import large_report
@@ -23,11 +24,13 @@ from tuner.commands.run import report_study
 from tuner.errors import BadInput
 from tuner.files import thumbnail_path
 from tuner.records.advice import FILE, Advice, Expectation
-from tuner.records.codec import encode_pretty
+from tuner.records.codec import Estimate, encode_pretty
+from tuner.records.quality import MetricResult
 from tuner.report import written
 from tuner.report.explanation import setting_text
 from tuner.report.explanation_text import ratio_text, untried_text, untried_title, worth_source
 from tuner.report.page import facts, images
+from tuner.report.page.metrics import metrics
 from tuner.report.page.page import page
 from tuner.report.page.settings import settings
 from tuner.report.renderers import RENDERERS
@@ -227,6 +230,31 @@ def test_what_was_expected_of_a_setting_stands_beside_it(study_copy: Path) -> No
     advised = read_report(study_copy)
     assert {setting.knob: setting.expected for setting in settings(advised)}[knob] == expected
     assert "fewer kernels" in page(advised)
+
+
+def result(title: str, verdict: Any, difference: Estimate | None) -> MetricResult:
+    value = Estimate(value=44.0, low=44.0, high=44.0)
+    return MetricResult(
+        title=title, unit="", higher_is_better=True, value=value, difference=difference, floor=0.0, verdict=verdict,
+        ms_per_image=1.0,
+    )  # fmt: skip
+
+
+def test_the_page_says_that_the_objective_alone_decides(recorded_study: Path) -> None:
+    report, lost = read_report(recorded_study), Estimate(value=-0.2, low=-0.5, high=0.1)
+    panel = {
+        "psnr": result("PSNR", "worse", None),
+        "hps": result("HPS", "worse", lost),
+        "clip_score": result("CLIP score", "in doubt", lost),
+    }
+    best = replace(report.best, chosen=replace(report.best.chosen, panel=panel))
+    judged = replace(report, best=best)
+    assert [(metric.after.title, metric.text) for metric in metrics(judged)] == [
+        ("CLIP score", "decides: as good, tolerated loss 1"), ("PSNR", "beyond it"), ("HPS", "beyond it, worse"),
+    ]  # fmt: skip
+    text = page(judged)
+    assert "CLIP score alone decides whether a configuration is as good. The others are for information" in text
+    assert "in doubt" not in text[text.index("All metrics") : text.index("<h2", text.index("All metrics"))]
 
 
 def test_what_is_wrong_with_the_page_is_a_note(recorded_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:

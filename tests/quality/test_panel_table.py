@@ -13,8 +13,8 @@ from rich.text import Text
 from tuner.records.codec import Estimate
 from tuner.records.model import Model, Workload
 from tuner.records.quality import MetricResult
-from tuner.report import panel_table
 from tuner.report.console import CHOSEN
+from tuner.report.panel_table import panel_table
 from tuner.result.objective import as_decided
 from tuner.result.prices import Price
 from tuner.result.records import BestConfig, MeasuredPoint, TrialCounts
@@ -65,29 +65,37 @@ def coloured(lines: list[Text]) -> list[str]:
 
 
 def test_a_row_a_metric_a_column_a_trial_and_what_is_missing() -> None:
-    lines = rendered(panel_table.panel_table(best(point(5, 0.25), point(5, 0.25), point(7, 0.5))))
+    lines = rendered(panel_table(best(point(5, 0.25), point(5, 0.25), point(7, 0.5)), "SSIM"))
     assert lines[0].plain.split() == ["Quality", "baseline", "trial", "5", "trial", "7"]
     assert lines[1].plain.split() == ["SSIM", "(of", "1)", "=1", "0.25", "0.5"]
     assert "not measured: fid" in "".join(line.plain for line in lines)
     assert coloured(lines) == ["0.25"]
 
 
+def test_the_metric_that_decides_stands_on_top_and_is_named() -> None:
+    panel = {"psnr": msgspec.structs.replace(judged(0.25, "worse"), title="PSNR"), "ssim": judged(0.25, "worse")}
+    baseline = msgspec.structs.replace(point(0, 1.0), panel=panel)
+    lines = rendered(panel_table(msgspec.structs.replace(best(point(5, 0.25)), baseline=baseline), "SSIM"))
+    assert [line.plain.split()[0] for line in lines[1:3]] == ["SSIM", "PSNR"]
+    assert "SSIM alone decides what is as good; the others are for information" in lines[3].plain
+
+
 @pytest.mark.parametrize("chosen", [point(0, 1.0), point(5, None)])
 def test_no_other_column_is_coloured_as_the_chosen_one(chosen: MeasuredPoint) -> None:
-    lines = rendered(panel_table.panel_table(best(chosen, point(0, 1.0), point(7, 0.5))))
+    lines = rendered(panel_table(best(chosen, point(0, 1.0), point(7, 0.5)), "SSIM"))
     assert lines[0].plain.split() == ["Quality", "baseline", "trial", "7"]
     assert coloured(lines) == []
 
 
 def test_columns_that_have_no_room_are_left_out_the_chosen_one_last() -> None:
-    lines = rendered(panel_table.panel_table(best(point(5, 0.25), point(7, 0.5), point(8, 0.75))), width=34)
+    lines = rendered(panel_table(best(point(5, 0.25), point(7, 0.5), point(8, 0.75)), "SSIM"), width=34)
     assert lines[0].plain.split() == ["Quality", "baseline", "trial", "5"]
     assert coloured(lines) == ["0.25"]
 
 
 def test_nothing_is_said_when_nothing_was_examined() -> None:
     found = best(point(5, None))
-    assert rendered(panel_table.panel_table(msgspec.structs.replace(found, baseline=point(0, None)))) == []
+    assert rendered(panel_table(msgspec.structs.replace(found, baseline=point(0, None)), "SSIM")) == []
 
 
 @pytest.mark.parametrize("higher_is_better", [True, False])

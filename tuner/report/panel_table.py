@@ -20,14 +20,18 @@ ABSENT = "-"
 SAME = "="
 
 
-def panel_table(best: BestConfig) -> RenderableType:
-    """Return the baseline, the chosen point and as many others as fit; nothing if no images were examined."""
-    return _PanelTable(best)
+def panel_table(best: BestConfig, metric_title: str) -> RenderableType:
+    """Return the baseline, the chosen point and as many others as fit; nothing if no images were examined.
+
+    The metric of that title, the objective, stands on top.
+    """
+    return _PanelTable(best, metric_title)
 
 
 @dataclass(frozen=True)
 class _PanelTable:
     best: BestConfig
+    metric_title: str
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if not self.best.baseline.panel:
@@ -36,6 +40,8 @@ class _PanelTable:
         while len(points) > 2 and width_of(self._table(points), console, options) > options.max_width:
             points.pop()
         yield self._table(points)
+        decides = f"{one_line(self.metric_title)} alone decides what is as good; the others are for information"
+        yield from wrap_text("", decides, options.max_width, QUIET)
         legend = f"{SAME} no further from the baseline than rounding alone moves it"
         yield from wrap_text("", legend, options.max_width, QUIET)
         if self.best.quality_unavailable_reasons:
@@ -55,7 +61,8 @@ class _PanelTable:
             is_chosen = point.trial == best.chosen.trial != best.baseline.trial
             heading = "baseline" if point.trial == best.baseline.trial else f"trial {point.trial}"
             add_number_column(table, heading, CHOSEN if is_chosen else "")
-        for name, result in (best.baseline.panel or {}).items():
+        panel = best.baseline.panel or {}
+        for name, result in sorted(panel.items(), key=lambda item: item[0] != best.quality_metric):
             table.add_row(Text(_title(result)), *(Text(_cell(point, name)) for point in points))
         return table
 

@@ -18,7 +18,7 @@ from tuner.report.explanation import setting_text
 from tuner.report.explanation_text import untried_text, untried_title, worth_source
 from tuner.report.figures import figure_rows, notes
 from tuner.report.formatting import format_value, label, one_line, pluralize
-from tuner.report.page import facts, images, settings, shares, steps, trials
+from tuner.report.page import facts, images, metrics, settings, shares, steps, trials
 from tuner.report.points import in_order
 from tuner.report.study_report import StudyReport, state_note
 
@@ -76,7 +76,7 @@ def context(report: StudyReport) -> dict[str, Any]:
         "folder": Path(report.folder), "conclusion": [_labelled(line) for line in report.conclusion.splitlines()],
         "strips": strips, "images_note": images_note, "calls": calls, "classes": classes, "legend": shares.legend,
         "figures": list(figure_rows(best, points)), "notes": list(notes(best)), "steps": steps.steps(report),
-        "columns": steps.COLUMNS, "panel": _panel(report), "rows": rows, "counts": trials.counts(rows),
+        "columns": steps.COLUMNS, "metrics": metrics.metrics(report), "rows": rows, "counts": trials.counts(rows),
         "refused": sorted(report.refused.items(), key=lambda item: -item[1]),
         "marks": _marks(report, rows), "noise": list(facts.noise(report)), "machine": list(facts.machine(report)),
         "workload": list(facts.workload(report)), "account_texts": _account_texts(report),
@@ -108,12 +108,6 @@ def _marks(report: StudyReport, rows: list[trials.Trial]) -> dict[str, Any]:
         "metric": report.metric_title,
         "tolerance": report.best.quality_tolerance,
     }
-
-
-def _panel(report: StudyReport) -> list[tuple[str, Any, Any]]:
-    """Return each metric of the finalists' panel with its result for the baseline and for the chosen configuration."""
-    before, after = report.best.baseline.panel or {}, report.best.chosen.panel or {}
-    return [(name, before.get(name), result) for name, result in after.items()]
 
 
 def _account_texts(report: StudyReport) -> list[str]:

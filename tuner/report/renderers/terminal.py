@@ -30,7 +30,7 @@ def parts(report: StudyReport) -> Iterator[RenderableType]:
     yield front_table(report.points, report.metric_title)
     yield front_plot(report.points, metric=report.metric_title)
     yield figures_table(report.best)
-    yield panel_table(report.best)
+    yield panel_table(report.best, report.metric_title)
     yield trial_counts(report.outcomes, report.refused)
     if report.time is not None:
         yield TimeTable(report.time, report.request.environment.device)
