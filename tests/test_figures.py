@@ -65,6 +65,7 @@ def test_everything_that_was_measured_stands_beside_the_baselines() -> None:
     assert " ".join(row(text, "latency, median").split()) == "2.00 s of 100 calls 1.00 s of 100 calls"
     assert "The chosen denoiser runs at 36 % of this GPU's bf16 rate" in text
     assert row(text, "latency, 95th percentile").split() == ["2.10", "s", "2.10", "s"]
+    assert row(text, "one call, part by part").split() == ["2.00", "s", "100%", "1.00", "s", "100%"]
     assert row(text, "denoiser  ").split() == ["1.60", "s", "80%", "800", "ms", "80%"]
     assert row(text, "VAE decode").split() == ["100", "ms", "5%", "100", "ms", "10%"]
     assert row(text, "denoiser's share of the limit").split() == ["36", "%", "of", "bf16"] * 2
@@ -81,9 +82,20 @@ def test_everything_that_was_measured_stands_beside_the_baselines() -> None:
     assert "Not known" not in text
 
 
+def test_parts_that_do_not_add_up_to_the_median_stand_below_the_call_that_they_are_of() -> None:
+    best = full(components=parts(1.5))
+    names = [line.strip().split("  ")[0] for line in printed(best).splitlines()]
+    first = names.index("one call, part by part")
+    assert names[first + 1 : first + 5] == ["text encoders", "denoiser", "VAE decode", "rest of the call"]
+    assert row(printed(best), "latency, median").endswith("1.00 s of 100 calls")
+    assert row(printed(best), "one call, part by part").split() == ["2.00", "s", "100%", "1.50", "s", "100%"]
+    assert row(printed(best), "denoiser  ").split()[-3:] == ["1.20", "s", "80%"], "of that call"
+    assert "is not one of those of the median" in printed(best)
+
+
 def test_what_was_not_measured_is_no_row() -> None:
     text = printed(example())
-    for name in ("95th", "joules", "card", "limit", "denoiser", "also on", "None", "nan"):
+    for name in ("95th", "joules", "card", "limit", "denoiser", "part by part", "also on", "None", "nan"):
         assert name not in text
 
 

@@ -158,6 +158,13 @@ def test_the_page_is_small_and_loads_nothing(file: Path) -> None:
     assert 'http-equiv="Content-Security-Policy" content="default-src \'none\'' in text
 
 
+def test_the_parts_of_a_call_stand_below_the_call_that_they_are_of(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert '<th scope="row">one call, part by part</th><td class="number">1.00 s 100%</td>' in text
+    assert "<span>one call, 1.00 s</span>" in text
+    assert "is not one of those of the median" in text
+
+
 def test_a_page_without_images_and_traces_leaves_them_out(recorded_study: Path) -> None:
     text = page(read_report(recorded_study))
     assert 'id="images"' not in text

@@ -53,7 +53,7 @@ def call_bars(report: StudyReport) -> list[DividedBar]:
     calls = {name: call for name, trial in _points(report).items() if (call := points[trial]) is not None}
     longest_s = max((call.total_s for call in calls.values()), default=0.0)
     return [
-        DividedBar(name, format_latency(call.total_s), tuple(_call_parts(call, longest_s)))
+        DividedBar(name, f"one call, {format_latency(call.total_s)}", tuple(_call_parts(call, longest_s)))
         for name, call in calls.items()
         if longest_s > 0
     ]
