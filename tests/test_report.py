@@ -58,6 +58,18 @@ def test_a_score_from_few_prompts_is_marked() -> None:
     assert "^ scored on 4 prompts only" in text and "^" not in printed(front_table(POINTS), 120)
 
 
+def test_a_score_from_the_images_of_another_trial_is_marked() -> None:
+    owners = (0, None, 0, 5)
+    shared = [msgspec.structs.replace(each, images_of=owner) for each, owner in zip(POINTS, owners, strict=True)]
+    text = printed(front_table(shared), 240)
+    (row,) = (line for line in text.splitlines() if "steps=8" in line and "(chosen)" not in line)
+    assert "0.3080@" in row and "]@" in row
+    same = "@ judged by another trial's images, which are the same: 7, 12 by those of trial 0; 30 by those of trial 5"
+    assert same in text and "@" not in printed(front_table(POINTS), 240)
+    few = msgspec.structs.replace(shared[0], scored_prompts=4)
+    assert "]^@" in printed(front_table([*shared[1:], few]), 240)
+
+
 def printed(what: RenderableType, width: int = 80) -> str:
     stream = io.StringIO()
     make_console(stream, width).print(what)

@@ -33,6 +33,7 @@ from tuner.report.page import facts, images
 from tuner.report.page.metrics import metrics
 from tuner.report.page.page import page
 from tuner.report.page.settings import settings
+from tuner.report.page.trials import trials
 from tuner.report.renderers import RENDERERS
 from tuner.report.study_report import StudyReport, read_report
 
@@ -262,6 +263,17 @@ def test_the_page_says_that_the_objective_alone_decides(recorded_study: Path) ->
     text = page(judged)
     assert "CLIP score alone decides whether a configuration is as good. The others are for information" in text
     assert "in doubt" not in text[text.index("All metrics") : text.index("<h2", text.index("All metrics"))]
+
+
+def test_a_trial_that_was_judged_by_another_ones_images_says_so(recorded_study: Path) -> None:
+    report = read_report(recorded_study)
+    number = report.best.chosen.trial
+    outcomes = [
+        replace(each, quality=replace(each.quality, reused_from=0)) if each.number == number else each
+        for each in report.outcomes
+    ]
+    reasons = {row.number: row.reason for row in trials(replace(report, outcomes=tuple(outcomes)))}
+    assert "; images of trial 0" in reasons[number] and "images of trial" not in reasons[0]
 
 
 def test_what_is_wrong_with_the_page_is_a_note(recorded_study: Path, monkeypatch: pytest.MonkeyPatch) -> None:

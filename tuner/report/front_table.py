@@ -12,7 +12,7 @@ from rich.text import Text
 from tuner.numbers import decimals, difference_places, format_difference, format_fixed, format_latency, format_number
 from tuner.report.console import BASELINE, CHOSEN, QUIET, Glyphs, glyphs_for
 from tuner.report.formatting import OneLine, one_line, wrap_text
-from tuner.report.points import FrontPoint, few_prompts, few_prompts_note, gain_cell, in_order, is_marked, mark
+from tuner.report.points import FrontPoint, gain_cell, in_order, is_marked, mark, quality_marks, quality_notes
 from tuner.report.tables import add_number_column, make_bare_table, make_table, width_of
 
 SCORE_FROM_WIDTH = 84
@@ -93,9 +93,7 @@ def _notes(points: Sequence[FrontPoint], glyphs: Glyphs) -> Iterator[str]:
         yield "? in doubt: measured again, a gain is not certain"
     if any(point.misses_target for point in points):
         yield "! misses the latency target"
-    few = few_prompts_note(points)
-    if few is not None:
-        yield few
+    yield from quality_notes(points)
 
 
 def _has_energy(points: Sequence[FrontPoint]) -> bool:
@@ -138,7 +136,7 @@ def _cells(points: Sequence[FrontPoint]) -> list[tuple[str, ...]]:
             format_fixed(p.cost_usd_per_1000_images, cost_places),
             *([_joules(p)] if _has_energy(points) else []),
             gain_cell(p),
-            f"{format_fixed(p.quality, places)}{few_prompts(p)}",
+            f"{format_fixed(p.quality, places)}{quality_marks(p)}",
             _difference_cell(p, places),
         )
         for p in points
@@ -158,7 +156,7 @@ def _difference_cell(p: FrontPoint, places: int) -> str:
     if p.is_baseline:
         return "reference"
     shift = p.difference - p.quality
-    return format_difference(p.difference, p.quality_low + shift, p.quality_high + shift, places) + few_prompts(p)
+    return format_difference(p.difference, p.quality_low + shift, p.quality_high + shift, places) + quality_marks(p)
 
 
 @dataclass(frozen=True)

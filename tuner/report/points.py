@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
 from tuner.numbers import format_ratio
-from tuner.records.codec import Estimate, PositiveCount, Record, Value
+from tuner.records.codec import Count, Estimate, PositiveCount, Record, Value
 from tuner.records.model import Workload
 from tuner.records.outcome import Outcome, scored_prompts
 from tuner.report.console import Glyphs
@@ -19,6 +19,9 @@ from tuner.timing.target import meets_latency_target
 FEW_PROMPTS = "^"
 """Marks a score that is not from all prompts of the study."""
 
+OTHER_IMAGES = "@"
+"""Marks a score that is not from the trial's own images."""
+
 
 class FrontPoint(Record):
     """One row of the front.
@@ -26,7 +29,7 @@ class FrontPoint(Record):
     `quality_low` and `quality_high` are the 95 % interval of the paired difference, moved to `quality`. A predicted
     latency was not measured itself. The gain of a doubtful point was measured in pairs, which did not decide it.
     Only the baseline may miss the latency target and still be a point. `scored_prompts` counts the prompts that the
-    quality is from, if not all of the workload's are.
+    quality is from, if not all of the workload's are. `images_of` is the trial whose images it is from, if not its own.
     """
 
     number: int
@@ -46,6 +49,7 @@ class FrontPoint(Record):
     is_doubtful: bool = False
     misses_target: bool = False
     scored_prompts: PositiveCount | None = None
+    images_of: Count | None = None
 
 
 class Standing(Record):
@@ -105,6 +109,7 @@ def front_point(
         is_chosen=is_chosen,
         is_predicted=timing.predicted_from is not None,
         misses_target=not meets_latency_target(timing.within_target),
+        images_of=quality.reused_from,
     )
 
 
@@ -147,17 +152,25 @@ def gain_cell(point: FrontPoint) -> str:
     return f"{format_ratio(point.speed_up)}x{'?' if point.is_doubtful else ''}"
 
 
-def few_prompts(point: FrontPoint) -> str:
-    """Return the mark of a score that is not from all prompts."""
-    return FEW_PROMPTS if point.scored_prompts else ""
+def quality_marks(point: FrontPoint) -> str:
+    """Return the marks of a score that is not from all prompts, or not from the trial's own images."""
+    few = FEW_PROMPTS if point.scored_prompts else ""
+    return few if point.images_of is None else f"{few}{OTHER_IMAGES}"
 
 
-def few_prompts_note(points: Iterable[FrontPoint]) -> str | None:
-    """Return what that mark means in a table; None if no point has it."""
-    counts = {point.scored_prompts for point in points if point.scored_prompts}
-    if not counts:
-        return None
-    return f"{FEW_PROMPTS} scored on {' or '.join(map(str, sorted(counts)))} prompts only, not on all of the study's"
+def quality_notes(points: Iterable[FrontPoint]) -> Iterator[str]:
+    """Yield what those marks mean in a table, as far as its points have them."""
+    marked = sorted(points, key=lambda point: point.number)
+    counts = sorted({point.scored_prompts for point in marked if point.scored_prompts})
+    if counts:
+        yield f"{FEW_PROMPTS} scored on {' or '.join(map(str, counts))} prompts only, not on all of the study's"
+    judged_by: dict[int, list[str]] = {}
+    for point in marked:
+        if point.images_of is not None:
+            judged_by.setdefault(point.images_of, []).append(str(point.number))
+    if judged_by:
+        named = "; ".join(f"{', '.join(numbers)} by those of trial {owner}" for owner, numbers in judged_by.items())
+        yield f"{OTHER_IMAGES} judged by another trial's images, which are the same: {named}"
 
 
 def is_marked(point: FrontPoint) -> bool:

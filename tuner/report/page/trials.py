@@ -124,7 +124,9 @@ def _reason(report: StudyReport, outcome: Outcome, point: FrontPoint | None, kin
     count, prompts = fewer_prompts(outcome, report.request.space.workload), report.request.space.workload.prompts
     is_told = any(flag.startswith("scored on") for flag in flags)  # by the race, with its verdict
     few = [f"scored on {count} of {len(prompts)} prompts"] if count is not None and not is_told else []
-    return "; ".join([text, *few, *map(one_line, flags)])
+    owner = outcome.quality.reused_from if outcome.quality else None
+    images = [f"images of trial {owner}"] if owner is not None else []
+    return "; ".join([text, *images, *few, *map(one_line, flags)])
 
 
 def _beyond(value: float, limit: float) -> str:

@@ -6,7 +6,7 @@ from tuner.numbers import format_clock, format_difference, format_latency, forma
 from tuner.records.text import visible
 from tuner.report.formatting import pluralize
 from tuner.report.markdown_text import code, plain, row
-from tuner.report.points import FrontPoint, few_prompts, few_prompts_note, gain_cell, in_order
+from tuner.report.points import FrontPoint, gain_cell, in_order, quality_marks, quality_notes
 from tuner.report.renderers.base import Renderer
 from tuner.report.study_report import StudyReport, state_note
 from tuner.report.time_account import TimeAccount
@@ -25,8 +25,8 @@ class Markdown(Renderer):
         lines += [row(_cells(point)) for point in in_order(report.points)]
         if any(point.is_doubtful for point in report.points):
             lines += ["", "`?`: in doubt: measured again, a gain is not certain"]
-        few = few_prompts_note(report.points)
-        lines += ["", few] if few is not None else []
+        for note in quality_notes(report.points):
+            lines += ["", note]
         lines += ["", _counts(report), "", _machine(report)]
         if report.time is not None:
             lines += ["", *_time(report.time, request.environment.device)]
@@ -52,9 +52,8 @@ def _cells(point: FrontPoint) -> list[str]:
 
 def _difference(point: FrontPoint) -> str:
     shift = point.difference - point.quality
-    return format_difference(point.difference, point.quality_low + shift, point.quality_high + shift) + few_prompts(
-        point
-    )
+    low, high = point.quality_low + shift, point.quality_high + shift
+    return format_difference(point.difference, low, high) + quality_marks(point)
 
 
 def _counts(report: StudyReport) -> str:
