@@ -172,6 +172,28 @@ def test_a_line_says_how_a_latency_came_about() -> None:
     assert "(" not in said(gpu=GpuUse())
 
 
+def test_a_line_has_four_digits_of_a_score_and_no_more_of_a_difference() -> None:
+    trial = measured(3, "search", 8)
+    assert trial.quality is not None
+
+    def said(mean: float, low: float, high: float) -> str:
+        difference = Estimate(value=low, low=low, high=high)
+        quality = msgspec.structs.replace(trial.quality, mean=mean, difference=difference)
+        return result_text(msgspec.structs.replace(trial, quality=quality))
+
+    assert said(-12.38718, 0.0, 0.0).endswith(", CLIP score -12.39, +0.00 [+0.00, +0.00]")
+    assert said(0.83633, 0.0, 0.0).endswith(", CLIP score 0.8363, +0.0000 [+0.0000, +0.0000]")
+    assert said(52.93431, -0.94, 0.06).endswith(", CLIP score 52.93, -0.94 [-0.94, +0.06]")
+
+
+def test_the_front_has_no_more_digits_than_its_trials() -> None:
+    stream = io.StringIO()
+    shown = PlainDisplay(stream, BASELINE)
+    point = msgspec.structs.replace(POINT, quality=50.266, quality_low=46.96, quality_high=52.724, difference=-2.6682)
+    shown.front([point], "best so far: the baseline")
+    assert ", difference -2.67: trial 1" in stream.getvalue()
+
+
 def test_plain_lines_hold_no_control_characters_and_cut_what_other_programs_say() -> None:
     stream = io.StringIO()
     shown = make_display(stream, BASELINE)

@@ -9,6 +9,9 @@ from decimal import Decimal
 MAX_DECIMALS = 9
 """Decimals beyond these are rounding errors of anything that is measured here."""
 
+SCORE_DIGITS = 4
+"""Significant digits of a score."""
+
 UNREADABLE = 1e15
 """From here on a number is no longer written out."""
 
@@ -76,8 +79,8 @@ def format_gain(value: float, low: float, high: float) -> str:
 
 
 def format_score(value: float) -> str:
-    """Format a score with at least four decimals, and more if it is small."""
-    return format_fixed(value, max(4, decimals(value, 3)))
+    """Format a score with four significant digits."""
+    return format_number(value, SCORE_DIGITS)
 
 
 # ---- times ----------------------------------------------------------------------------------------------------------
@@ -133,7 +136,7 @@ def format_difference(difference: float, low: float, high: float, places: int | 
     return f"{format_signed(difference, places)} [{format_signed(low, places)}, {format_signed(high, places)}]"
 
 
-def difference_places(intervals: Iterable[tuple[float, float]]) -> int:
-    """Return the decimals that show two digits of the narrowest interval's half-width."""
+def difference_places(intervals: Iterable[tuple[float, float]], score: float = 1.0) -> int:
+    """Return the decimals that show two digits of half the narrowest interval; if all are points, those of a score."""
     halves = [(high - low) / 2 for low, high in intervals if high > low]
-    return max(decimals(min(halves), 2), 2) if halves else 4
+    return max(decimals(min(halves), 2), 2) if halves else decimals(score, SCORE_DIGITS)

@@ -128,7 +128,8 @@ def _cells(points: Sequence[FrontPoint]) -> list[tuple[str, ...]]:
     """Return the cells of each row, the difference last. Each column has its own number of decimals."""
     cost_places = decimals(min(p.cost_usd_per_1000_images for p in points), 3)
     rate_places = decimals(min(p.images_per_s for p in points), 3)
-    places = difference_places((p.quality_low, p.quality_high) for p in points if not p.is_baseline)
+    intervals = [(p.quality_low, p.quality_high) for p in points if not p.is_baseline]
+    places = difference_places(intervals, points[0].quality)
     return [
         (
             f"{_tilde(p)}{format_latency(p.latency_s)}{'!' if p.misses_target else ''}",

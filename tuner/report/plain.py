@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from tuner.numbers import format_number, format_ratio, format_signed
+from tuner.numbers import difference_places, format_number, format_ratio, format_signed
 from tuner.records.codec import Value
 from tuner.records.outcome import Limits, Outcome
 from tuner.report.display import Display
@@ -142,7 +142,8 @@ def _front_text(points: Sequence[FrontPoint], best: str) -> str:
         return "front: empty"
     cheapest = min(points, key=lambda point: point.cost_usd_per_1000_images)
     count, cost = pluralize(len(points), "point"), format_number(cheapest.cost_usd_per_1000_images)
+    places = difference_places([(cheapest.quality_low, cheapest.quality_high)], cheapest.quality)
     return (
         f"{best}; front: {count}, cheapest at {cost} US$/1000 images, {format_ratio(cheapest.speed_up)}x, "
-        f"difference {format_signed(cheapest.difference, 4)}: trial {cheapest.number}, {cheapest.label}"
+        f"difference {format_signed(cheapest.difference, places)}: trial {cheapest.number}, {cheapest.label}"
     )

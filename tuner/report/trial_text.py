@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tuner.numbers import format_clock, format_difference, format_latency_with_error, format_number, format_score
+from tuner.numbers import (
+    difference_places,
+    format_clock,
+    format_difference,
+    format_latency_with_error,
+    format_number,
+    format_score,
+)
 from tuner.records.gate import Finding
 from tuner.records.outcome import Limits, Outcome, Timing
 from tuner.report.formatting import first_line, format_other_processes, one_line, pluralize, shorten
@@ -44,7 +51,8 @@ def _measured_text(outcome: Outcome, plus_minus: str) -> str:
         quality, difference = outcome.quality, outcome.quality.difference
         parts.append(f"{one_line(quality.metric)} {format_score(quality.mean)}")
         if outcome.purpose != "baseline":
-            parts.append(format_difference(difference.value, difference.low, difference.high))
+            places = difference_places([(difference.low, difference.high)], quality.mean)
+            parts.append(format_difference(difference.value, difference.low, difference.high, places))
     else:
         parts.append("not scored")
     if outcome.skipped_share is not None:

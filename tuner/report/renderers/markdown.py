@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tuner.numbers import format_clock, format_difference, format_latency, format_number
+from tuner.numbers import difference_places, format_clock, format_difference, format_latency, format_number
 from tuner.records.text import visible
 from tuner.report.formatting import pluralize
 from tuner.report.markdown_text import code, plain, row
@@ -53,7 +53,8 @@ def _cells(point: FrontPoint) -> list[str]:
 def _difference(point: FrontPoint) -> str:
     shift = point.difference - point.quality
     low, high = point.quality_low + shift, point.quality_high + shift
-    return format_difference(point.difference, low, high) + quality_marks(point)
+    places = difference_places([(low, high)], point.quality)
+    return format_difference(point.difference, low, high, places) + quality_marks(point)
 
 
 def _counts(report: StudyReport) -> str:
