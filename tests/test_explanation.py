@@ -125,6 +125,25 @@ def test_forecasts_stand_beside_what_was_measured(recorded: Recorded) -> None:
     assert not forecasts["compile.scope", "full"].held
 
 
+def test_an_expectation_is_compared_where_what_it_is_beside_is_set(recorded: Recorded) -> None:
+    history, fused = recorded.history, ("fuse_qkv", True)
+    assert history.advice is not None
+    beside = [
+        msgspec.structs.replace(each, beside={"compile.scope": "regional"}) if each.knob == "fuse_qkv" else each
+        for each in history.advice.expectations
+    ]
+    history.advice = msgspec.structs.replace(history.advice, expectations=tuple(beside))
+    alone = recorded.add({"fuse_qkv": True}, 4.9)
+    assert fused not in [(each.knob, each.value) for each in explain(history, 5).forecasts]
+    assert worth(explain(history, alone), "fuse_qkv").source == "measured"
+    compiled = recorded.add({"compile.scope": "full"}, 3.8)
+    both = recorded.add({"compile.scope": "full", "fuse_qkv": True}, 3.7)
+    (forecast,) = [each for each in explain(history, 5).forecasts if (each.knob, each.value) == fused]
+    assert (forecast.trial, forecast.trial_without) == (both, compiled)
+    tiled = recorded.add({"vae.tiling": True, "fuse_qkv": True}, 4.8)
+    assert worth(explain(history, tiled), "fuse_qkv").source == "unknown", "nothing is expected of it uncompiled"
+
+
 def test_what_is_expected_follows_the_shares_of_a_call_beside_other_settings(recorded: Recorded) -> None:
     """Decoding is 2.7 % of the untouched call of 5 s, and 27 % of one of 0.5 s; advice is of the untouched one."""
     history, vae = recorded.history, ("compile.vae", True)

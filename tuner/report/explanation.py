@@ -152,7 +152,7 @@ def _worth(history: History, known: Trials, chosen: Outcome, name: str, value: V
         return Worth(
             knob=name, value=value, source="measured", ratio=known.ratio(other, chosen), trial_without=other.number
         )
-    if expected is not None:
+    if expected is not None and is_beside(history, expected, chosen):
         ratio = expected_beside(history, expected, chosen, has_setting=True)
         return Worth(knob=name, value=value, source="expected", ratio=ratio, needed_by=needed_by)
     return Worth(knob=name, value=value, source="unknown", needed_by=needed_by)
@@ -177,7 +177,7 @@ def _needed_by(history: History, chosen: Outcome, name: str) -> Values:
 def _forecasts(history: History, known: Trials) -> Iterator[Forecast]:
     """Yield what was expected of each setting that two trials tell of."""
     for (name, value), expected in known.expected.items():
-        pair = _pair(history, known, name, value)
+        pair = _pair(history, known, expected)
         if pair is not None:
             trial, other = pair
             measured = known.ratio(other, trial)
@@ -197,13 +197,21 @@ def _bound_beside(history: History, found: Expectation, other: Outcome) -> float
     return ratio_beside(found.bound, *shares, has_setting=False)
 
 
-def _pair(history: History, known: Trials, name: str, value: Value) -> tuple[Outcome, Outcome] | None:
+def is_beside(history: History, found: Expectation, trial: Outcome) -> bool:
+    """Return whether a trial has, of each knob that an expectation is beside, a value that is not the untouched one.
+
+    Without a CUDA graph, what makes kernels shorter does not show in steps that wait for the host.
+    """
+    return found.beside.keys() <= history.space.changed(trial.values).keys()
+
+
+def _pair(history: History, known: Trials, found: Expectation) -> tuple[Outcome, Outcome] | None:
     """Return the trials with and without a setting that have the fewest other settings, or None."""
     pairs = []
     for outcome in known.by_key.values():
-        if outcome.values.get(name) == value:
-            other = known.without(outcome, name)
-            if other is not None:
+        if outcome.values.get(found.knob) == found.value:
+            other = known.without(outcome, found.knob)
+            if other is not None and is_beside(history, found, other):
                 pairs.append((len(history.space.changed(outcome.values)), outcome.number, outcome, other))
     return min(pairs, key=lambda pair: pair[:2])[2:] if pairs else None
 
