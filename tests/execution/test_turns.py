@@ -296,8 +296,9 @@ launch.WORKER = (sys.executable, "-c", test_turns.WORKER)
 template.TEMPLATE = (sys.executable, "-c", test_turns.TEMPLATE)
 folder = Path(sys.argv[1])
 with LocalExecutor([test_turns.DEVICE], test_turns.LAUNCHERS[{launcher!r}](folder), slots=2) as executor:
-    for name in ("ticks", "keeps"):
-        executor.submit(read(folder / (name + ".json"), Job), test_turns.DEVICE)
+    executor.submit(read(folder / "ticks.json", Job), test_turns.DEVICE)
+    test_turns.wait_until((folder / "ticks" / "child").exists)
+    executor.submit(read(folder / "keeps.json", Job), test_turns.DEVICE)
     for _, message in executor.wait(lambda: math.inf):
         if message == TurnWanted():
             print("turn", flush=True)
