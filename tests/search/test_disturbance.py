@@ -256,20 +256,6 @@ def test_a_gain_that_the_pairs_confirm_is_chosen_although_a_drift_made_its_laten
     assert candidate.latency_s.value > baseline.latency_s.value
 
 
-def test_two_pairs_of_an_uneven_baseline_show_a_large_gain_beside_the_search() -> None:
-    """SDXL waits for the host: untouched 3.00 s in the search, then 3.26 and 3.80 s beside 1.66 and 1.65 s."""
-    known = history([3.00], {CANDIDATE: 1.647})
-    for index, runs in enumerate(((3.26, 1.656), (3.80, 1.651))):
-        for number, seconds in zip((BASELINE, CANDIDATE), runs, strict=True):
-            pair = Pair(candidate=CANDIDATE, index=index)
-            known.repetitions.append(outcome(number, seconds, len(known.repetitions), pair))
-    gain = speed_up(known, known.outcomes[CANDIDATE])
-    assert gain.value == pytest.approx(2.13, abs=0.01)
-    assert 1.4 < gain.low < gain.high < 3.1
-    known.outcomes[CANDIDATE] = outcome(CANDIDATE, 0.5)
-    assert speed_up(known, known.outcomes[CANDIDATE]).low < 1.0, "so far from the pairs it tells nothing of noise"
-
-
 @pytest.mark.parametrize(("first_s", "second_s"), [(2.5, 0.6), (0.6, 2.5)])
 def test_a_stalled_baseline_gets_a_third_process(first_s: float, second_s: float) -> None:
     known, seconds = history([first_s], {}), iter([second_s, 0.61])
@@ -298,9 +284,8 @@ def false_gains(studies: int, noise: float, stalls: float, seed: int) -> float:
     return found / studies
 
 
-CLEAN = 0.064
-"""The share without any disturbance: 2.5 % of a 95 % interval are on the side of a gain, at each of two looks, and two
-standard errors of 1,000 studies."""
+CLEAN = 0.06
+"""The share without any disturbance: 2.5 % of a 95 % interval are on the side of a gain, at each of two looks."""
 
 
 @pytest.mark.parametrize(("noise", "stalls"), [(0.005, 0.1), (0.12, 0.1), (0.12, 0.3)])
@@ -310,9 +295,9 @@ def test_no_more_gains_are_found_where_there_are_none(noise: float, stalls: floa
 
 
 def test_the_rule_changes_nothing_where_nothing_disturbs(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = false_gains(1000, noise=0.12, stalls=0.0, seed=2)
+    found = false_gains(150, noise=0.12, stalls=0.0, seed=2)
     monkeypatch.setattr(disturbance, "RATIO", math.inf)
-    assert found == false_gains(1000, noise=0.12, stalls=0.0, seed=2) <= CLEAN
+    assert found == false_gains(150, noise=0.12, stalls=0.0, seed=2) <= CLEAN
 
 
 def test_a_composed_baseline_is_compared_before_a_repetition_measures_it_whole() -> None:

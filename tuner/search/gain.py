@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import chain
-from statistics import fmean
-
 import msgspec
 
 from tuner.records.codec import Estimate
@@ -35,9 +31,6 @@ third that is not needed is searched afterwards."""
 
 MAX_PAIRS = 6
 """Pairs after which a gain that is still in doubt is given up."""
-
-OTHER_THAN_NOISE = 0.25
-"""The share by which the ratio of the processes that the search saw may be off that of the pairs as noise."""
 
 NOISY = 0.1
 """The coefficient of variation of the baseline's processes above which the user is warned."""
@@ -78,24 +71,10 @@ def speed_up(history: History, outcome: Outcome) -> Estimate:
     devices = [run.device for run in paired]
     unpaired = [run for run in history.undisturbed(baseline) if run.device in devices and run not in paired]
     return paired_ratio(
-        _seconds(paired), _seconds([after for _, after in pairs]), [_seconds(group) for group in by_device(unpaired)],
-        _ratio_of_search(history, outcome),
-    )  # fmt: skip
-
-
-def _ratio_of_search(history: History, outcome: Outcome) -> float | None:
-    """Return the ratio of the processes with which baseline and trial were first measured, like a pair of the same
-    device, or None if they were not, or it is further off the pairs' than noise is.
-    """
-    pairs, first = history.pairs_of(outcome), (history.baseline, history.outcomes[outcome.number])
-    if len({run.device for run in chain(*pairs, first)}) > 1 or not all(run.timing for run in first):
-        return None
-    ratio, usual = (fmean(a / b for a, b in map(_seconds, among)) for among in ([first], pairs))
-    return ratio if abs(ratio / usual - 1) <= OTHER_THAN_NOISE else None
-
-
-def _seconds(runs: Sequence[Outcome]) -> list[float]:
-    return [front.seconds_per_image(run).value for run in runs]
+        [front.seconds_per_image(run).value for run, _ in pairs],
+        [front.seconds_per_image(run).value for _, run in pairs],
+        [[front.seconds_per_image(run).value for run in group] for group in by_device(unpaired)],
+    )
 
 
 def _of_one_pair(history: History, outcome: Outcome) -> Estimate:
@@ -119,7 +98,7 @@ def _seconds_until_pair(history: History, outcome: Outcome) -> list[list[float]]
         disturbed = history.disturbed(trial)
         runs = [trial, *(run for run in history.repetitions_of(trial) if run in known)]
         own = [run for run in runs if run.device == pair[0].device and run.timing and run not in disturbed]
-        groups.append(_seconds(own))
+        groups.append([front.seconds_per_image(run).value for run in own])
     degrees = sum(len(group) - 1 for group in groups if group)
     return groups if degrees >= MIN_DEGREES else []
 

@@ -80,9 +80,8 @@ def widest_ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
 
 
 def paired_ratio(
-    numerators: Sequence[float], denominators: Sequence[float], unpaired: Sequence[Sequence[float]] = (),
-    selected: float | None = None,
-) -> Estimate:  # fmt: skip
+    numerators: Sequence[float], denominators: Sequence[float], unpaired: Sequence[Sequence[float]] = ()
+) -> Estimate:
     """Return the ratio of two configurations that fresh processes measured in turn, with its 95 % interval.
 
     Each value is the median of one process. Student's t is applied to the logarithms of the ratios, pair by pair, so
@@ -93,8 +92,6 @@ def paired_ratio(
     `unpaired` holds medians of processes of one configuration, in groups of which each ran on one device. Their
     degrees of freedom narrow the interval, under the assumption that both configurations vary alike between processes.
     A single pair needs two of them; its own processes may be in these groups.
-    `selected` is the ratio of two more processes for which the configuration was selected. It tells how far ratios
-    vary, and takes no part in their mean.
 
     Raises ValueError with no pair, or one pair and too few others.
     """
@@ -108,9 +105,6 @@ def paired_ratio(
             # The difference of two processes has twice the variance of one process.
             squares += 2 * variance(map(math.log, group)) * (len(group) - 1)
             degrees += len(group) - 1
-    if selected is not None:
-        squares += (math.log(selected) - fmean(logs)) ** 2 / (1 + 1 / len(logs))
-        degrees += 1
     if len(logs) == 1 and degrees < MIN_DEGREES:
         raise ValueError(f"a single pair needs {MIN_DEGREES} degrees of freedom from other processes, not {degrees}")
     ratio = _student(fmean(logs), math.sqrt(squares / degrees / len(logs)), degrees)
