@@ -225,6 +225,8 @@ def test_where_steps_wait_for_the_host_smaller_products_are_expected_to_gain_bes
     assert static.low > 1.05
     assert "graphs.denoiser" not in of("compile.scope", "full", SDXL_ADVICE).beside, "it takes launches out itself"
     assert "graphs.denoiser" not in of("compile.vae", True, SDXL_ADVICE).beside, "it acts outside of the steps"
+    for name, value in (("batch", 4), ("steps", 20), ("fuse_qkv", True), ("modulation.once", True)):
+        assert "graphs.denoiser" not in of(name, value, SDXL_ADVICE).beside, "it has fewer launches itself"
     assert "graphs.denoiser" not in of("quantization.scheme", "fp8-dynamic-row", SDXL_ADVICE).beside, "they conflict"
     assert "graphs.denoiser" not in of("quantization.scheme", "fp8-static-tensor").beside, "FLUX waits for nothing"
 

@@ -286,7 +286,7 @@ def test_a_scorer_in_the_cache_is_no_problem_unless_it_is_torn(cache: Path, on_a
     assert "model.safetensors: not a safetensors file" in problem
 
 
-def test_without_the_hubs_client_only_that_is_a_problem(
+def test_without_the_hubs_client_nothing_is_said_of_the_scorer(
     cache: Path, on_a_gpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)

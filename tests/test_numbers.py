@@ -64,10 +64,10 @@ def test_ratios_scores_and_differences_show_what_is_small() -> None:
     assert [numbers.format_ratio(value) for value in (175.0, 1.0, 2.371, 0.0042, 1380.0)] == [
         "175.00", "1.00", "2.37", "0.0042", "1,380.00",
     ]  # fmt: skip
-    assert [numbers.format_score(value) for value in (52.93431, 0.00001234)] == ["52.93", "0.00001234"]
+    assert [numbers.format_score(value) for value in (52.93431, 0.00001234, 0.0)] == ["52.93", "0.00001234", "0.0000"]
     assert numbers.format_difference(-1e-7, -3e-7, 1e-7) == "-0.00000010 [-0.00000030, +0.00000010]"
     assert numbers.format_signed(-0.0001, 2) == "+0.00"
-    assert [numbers.difference_places([(0.0, 0.0)], score) for score in (-12.3872, 0.8363)] == [2, 4]
+    assert [numbers.difference_places([(0.0, 0.0)], score) for score in (-12.3872, 0.8363, 0.0)] == [2, 4, 4]
 
 
 def specs_of(file: Path) -> list[str]:

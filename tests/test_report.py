@@ -64,7 +64,8 @@ def test_a_score_from_the_images_of_another_trial_is_marked() -> None:
     text = printed(front_table(shared), 240)
     (row,) = (line for line in text.splitlines() if "steps=8" in line and "(chosen)" not in line)
     assert "0.3080@" in row and "]@" in row
-    same = "@ judged by another trial's images, which are the same: 7, 12 by those of trial 0; 30 by those of trial 5"
+    owners = "7, 12 by those of trial 0; 30 by those of trial 5"
+    same = f"@ judged by another trial's images, as its first are near them: {owners}"
     assert same in text and "@" not in printed(front_table(POINTS), 240)
     few = msgspec.structs.replace(shared[0], scored_prompts=4)
     assert "]^@" in printed(front_table([*shared[1:], few]), 240)

@@ -80,7 +80,12 @@ def format_gain(value: float, low: float, high: float) -> str:
 
 def format_score(value: float) -> str:
     """Format a score with four significant digits."""
-    return format_number(value, SCORE_DIGITS)
+    return format_fixed(value, score_places(value))
+
+
+def score_places(value: float) -> int:
+    """Return the decimals of a score."""
+    return decimals(value, SCORE_DIGITS) if value else SCORE_DIGITS
 
 
 # ---- times ----------------------------------------------------------------------------------------------------------
@@ -139,4 +144,4 @@ def format_difference(difference: float, low: float, high: float, places: int | 
 def difference_places(intervals: Iterable[tuple[float, float]], score: float = 1.0) -> int:
     """Return the decimals that show two digits of half the narrowest interval; if all are points, those of a score."""
     halves = [(high - low) / 2 for low, high in intervals if high > low]
-    return max(decimals(min(halves), 2), 2) if halves else decimals(score, SCORE_DIGITS)
+    return max(decimals(min(halves), 2), 2) if halves else score_places(score)

@@ -26,10 +26,22 @@ def test_looks_double_in_whole_batches() -> None:
     ("affordable", "is_slow", "prompts"),
     [(200.0, False, 72), (48.0, False, 32), (48.0, True, 16), (200.0, True, 32), (900.0, True, 72), (3.0, True, 4)],
 )
-def test_slow_calls_generate_no_more_at_once_than_a_verdict_needs(
+def test_slow_calls_generate_little_more_at_once_than_a_verdict_needs(
     affordable: float, is_slow: bool, prompts: int
 ) -> None:
     assert race.reference_prompts(72, 1, affordable, is_slow=is_slow) == prompts
+
+
+@pytest.mark.parametrize("batch", range(1, 17))
+def test_slow_calls_generate_as_many_as_a_verdict_needs_in_batches_of_any_size(batch: int) -> None:
+    assert race.MIN_PROMPTS_WITHIN <= race.reference_prompts(72, batch, 40.0, is_slow=True) < 32
+
+
+@pytest.mark.parametrize(
+    ("prompts", "batch", "affordable", "sets"), [(4, 1, 3.3, 0), (4, 1, 6.5, 1), (4, 1, 8.0, 2), (16, 4, 5.0, 1)]
+)
+def test_what_is_only_compared_with_takes_what_is_left(prompts: int, batch: int, affordable: float, sets: int) -> None:
+    assert race.further_sets(prompts, batch, affordable) == sets
 
 
 @pytest.mark.parametrize(("count", "batch"), [(64, 1), (64, 8), (24, 1), (4, 1)])

@@ -265,6 +265,18 @@ def test_what_is_expected_of_a_threshold_is_that_of_its_cache() -> None:
     assert step.pair_deviations[pair] > 0.3, "the advisor is as unsure of it"
 
 
+def test_what_is_expected_beside_a_cuda_graph_is_that_of_the_pair() -> None:
+    """Without the graph an SDXL on slow cores gets slower by static fp8."""
+    space = reader.load(SPACES / "flux.yaml", kind(), H200)
+    columns, scheme, graph = Columns(space), ("quantization.scheme", "fp8-static-tensor"), ("graphs.denoiser", True)
+    told = expect_of(*scheme, {"compile.scope": "regional", "graphs.denoiser": True})
+    weak = beliefs.weak(columns.settings, [])
+    step, _ = beliefs.advised(weak, columns.settings, [told], CALL, {"steps": 28})
+    both = sorted(columns.index[item] for item in (scheme, graph))
+    assert step.mean[columns.index[scheme]] == 0.0
+    assert step.pairs == {(both[0], both[1]): pytest.approx(np.log(1 / 1.25), rel=0.1)}
+
+
 def test_with_fewer_steps_a_cache_is_expected_to_skip_less() -> None:
     """First-block of 14 instead of 28 steps, by the advisor's curve: the kind at its own threshold, and at 0.25."""
     columns = Columns(flux().space)

@@ -85,6 +85,11 @@ def test_what_the_advisor_is_sure_of_is_not_taken_out_and_the_least_goes_first(b
         ),
     )  # fmt: skip
     assert list(questionable(history, best)) == ["vae.channels_last", "fuse_qkv"]
+    beside = msgspec.structs.replace(expected("attention.backend", "_native_math", 1.2), beside={"steps": 14})
+    elsewhere = msgspec.structs.replace(history.advice, expectations=(beside,))
+    sure, history.advice = history.advice, elsewhere
+    assert "attention.backend" in list(questionable(history, best)), "nothing is expected of it with these steps"
+    history.advice = sure
     assert settings_of(simpler(history, best)) == [
         {"attention.backend", "fuse_qkv"}, {"attention.backend", "vae.channels_last"},
     ]  # fmt: skip

@@ -531,9 +531,24 @@ def test_a_predicted_latency_is_said_to_be_one(study: Path, verified: Callable[.
         points = (msgspec.structs.replace(point, predicted_from=(6, 28)) for point in best.front)
         return msgspec.structs.replace(best, front=tuple(points))
 
-    assert "predicted from other step counts as" in text(
-        verified(Now(), quick=True, edit=predicted, trial=other.trial), FAST
-    )
+    as_before = verified(Now(), quick=True, edit=predicted, trial=other.trial)
+    assert "predicted from other step counts as" in text(as_before, FAST)
+
+    def optimistic(best: BestConfig) -> BestConfig:
+        half = Estimate(
+            value=0.5 * other.latency_s.value, low=0.5 * other.latency_s.low, high=0.5 * other.latency_s.high
+        )
+        points = (
+            msgspec.structs.replace(point, predicted_from=(6, 28), latency_s=half)
+            if point.trial == other.trial
+            else point
+            for point in best.front
+        )
+        return msgspec.structs.replace(best, front=tuple(points))
+
+    missed = verified(Now(), quick=True, edit=optimistic, trial=other.trial)
+    assert answers(missed)[FAST] == "unavailable"
+    assert text(missed, FAST).endswith("which predictions are off, too")
 
 
 # ---- what the study has ---------------------------------------------------------------------------------------------

@@ -23,11 +23,9 @@ MIN_PROMPTS_WITHIN = 16
 """Prompts before a candidate can be within the tolerance. What damages one prompt of six shows among them 19 times in
 20, among four only every second time, and no interval knows of prompts that it has not seen."""
 
-
 MORE_SHARE = 0.25
 """The share of what the untouched pipeline's images may take in which slow calls generate more than a verdict needs:
-all candidates wait for them, and a trial that they leave in doubt is judged on more prompts later."""
-
+all candidates wait for them, and a trial that they leave in doubt is judged on more prompts later, but for on Ray."""
 
 VARIED_SLOW = 2
 """Prompts of slow calls that are generated again from other seeds, and with other rounding."""
@@ -43,17 +41,28 @@ def looks(count: int, batch: int) -> Iterator[int]:
 
 
 def reference_prompts(count: int, batch: int, affordable: float, *, is_slow: bool) -> int:
-    """Return of how many of `count` prompts the untouched pipeline generates images, where so many are `affordable`."""
-    enough = max(MIN_PROMPTS_WITHIN, MORE_SHARE * affordable) if is_slow else affordable
-    numbers = list(looks(count, batch))
-    return max((prompts for prompts in numbers if prompts <= min(affordable, enough)), default=numbers[0])
+    """Return of how many of `count` prompts the untouched pipeline generates images; those of `affordable` fit.
 
-
-def further_sets(calls: int, affordable: float) -> int:
-    """Return how many sets of `VARIED_SLOW` images slow calls may generate beside the first, where `affordable` calls
-    may be made for all: none, those from other seeds, or also those with other rounding.
+    Of slow calls it is the least look that lets a verdict be sure, or a larger one within `MORE_SHARE`.
     """
-    return max(0, min(2, int((affordable - calls) // VARIED_SLOW)))
+    numbers = list(looks(count, batch))
+    fitting = [prompts for prompts in numbers if prompts <= affordable] or numbers[:1]
+    enough = next((prompts for prompts in fitting if prompts >= MIN_PROMPTS_WITHIN), fitting[-1])
+    return max(p for p in fitting if p <= max(enough, MORE_SHARE * affordable)) if is_slow else fitting[-1]
+
+
+def further_sets(prompts: int, batch: int, affordable: float) -> int:
+    """Return how many sets of `VARIED_SLOW` images slow calls may generate beside those of the prompts.
+
+    None, those from other seeds, or also those with other rounding. `affordable` calls may be made for all.
+    """
+    left = affordable - -(-prompts // batch)
+    return max(0, min(2, int(left // set_calls(batch))))
+
+
+def set_calls(batch: int) -> int:
+    """Return how many calls generate `VARIED_SLOW` images."""
+    return -(-VARIED_SLOW // batch)
 
 
 def confidence(before: int, prompts: int, count: int) -> float:

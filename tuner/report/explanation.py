@@ -13,7 +13,7 @@ from tuner.records.outcome import Outcome
 from tuner.report.formatting import first_line, label
 from tuner.result import front
 from tuner.search.bounds import refusal_reason
-from tuner.search.expectation import estimate_of, expected_beside, ratio_beside, share_of
+from tuner.search.expectation import estimate_of, expected_beside, is_beside, ratio_beside, share_of
 from tuner.search.gain import is_in_doubt, speed_up, timing_noise
 from tuner.search.history import BASELINE, History
 from tuner.space.candidates import candidate_key
@@ -195,14 +195,6 @@ def _bound_beside(history: History, found: Expectation, other: Outcome) -> float
         return None
     shares = (share_of(trial, (found.knob, found.value)) for trial in (history.baseline, other))
     return ratio_beside(found.bound, *shares, has_setting=False)
-
-
-def is_beside(history: History, found: Expectation, trial: Outcome) -> bool:
-    """Return whether a trial has, of each knob that an expectation is beside, a value that is not the untouched one.
-
-    Without a CUDA graph, what makes kernels shorter does not show in steps that wait for the host.
-    """
-    return found.beside.keys() <= history.space.changed(trial.values).keys()
 
 
 def _pair(history: History, known: Trials, found: Expectation) -> tuple[Outcome, Outcome] | None:

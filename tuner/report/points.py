@@ -170,7 +170,7 @@ def quality_notes(points: Iterable[FrontPoint]) -> Iterator[str]:
             judged_by.setdefault(point.images_of, []).append(str(point.number))
     if judged_by:
         named = "; ".join(f"{', '.join(numbers)} by those of trial {owner}" for owner, numbers in judged_by.items())
-        yield f"{OTHER_IMAGES} judged by another trial's images, which are the same: {named}"
+        yield f"{OTHER_IMAGES} judged by another trial's images, as its first are near them: {named}"
 
 
 def is_marked(point: FrontPoint) -> bool:

@@ -25,6 +25,15 @@ def share_of(outcome: Outcome, setting: tuple[str, Value]) -> float:
     return (parts.fixed if acts_outside_steps(setting) else steps_s) / (steps_s + parts.fixed)
 
 
+def is_beside(history: History, found: Expectation, trial: Outcome) -> bool:
+    """Return whether a trial has, of each knob that an expectation is beside, a value that is not the untouched one.
+
+    Without a CUDA graph, what makes kernels shorter does not show in steps that wait for the host. Which value it is
+    does not matter: a whole compile serves quantized products as one of blocks does.
+    """
+    return found.beside.keys() <= history.space.changed(trial.values).keys()
+
+
 def ratio_beside(ratio: float, at_first: float, here: float, *, has_setting: bool) -> float:
     """Return what a ratio of the untouched call is beside other settings (Amdahl's law).
 

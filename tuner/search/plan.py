@@ -125,8 +125,7 @@ def make_plan(observed: TimedCall, work: Work, budget_s: float) -> Plan:
     repetition_s = ready_s + whole_timing_s(observed, work, budget_s)
     built_s = ready_s + observed.calls_s(TRACED_STEPS) + timing_s(observed, work, budget_s)
     is_slow = observed.calls_s(first) >= SLOW_CALL_S
-    affordable = work.reference_s / max(observed.calls_s(first), 1e-9)
-    varied = race.VARIED_SLOW * race.further_sets(calls, affordable) if is_slow else VARIED_CALLS
+    varied = varied_slow_calls(observed, work) if is_slow else VARIED_CALLS
     alone_s = PROBE_S[work.device] + observed.calls_s(first, varied)
     compile_s = COMPILE_S[work.device]
     busy_s = built_s - observed.start_s + images_s(observed, work, calls)
@@ -155,6 +154,13 @@ def judged_prompts(observed: TimedCall, work: Work) -> int:
     call_s = max(observed.calls_s(work.steps[0]), 1e-9)
     affordable = work.reference_s / call_s * work.batch
     return race.reference_prompts(work.prompts, work.batch, affordable, is_slow=call_s >= SLOW_CALL_S)
+
+
+def varied_slow_calls(observed: TimedCall, work: Work) -> int:
+    """Return how many slow calls the baseline alone makes: two prompts from other seeds, two by another kernel."""
+    affordable = work.reference_s / max(observed.calls_s(work.steps[0]), 1e-9)
+    sets = race.further_sets(judged_prompts(observed, work), work.batch, affordable)
+    return sets * race.set_calls(work.batch)
 
 
 def images_s(observed: TimedCall, work: Work, calls: int) -> float:

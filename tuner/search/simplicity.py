@@ -10,7 +10,7 @@ from tuner.records.codec import Estimate, Values
 from tuner.records.outcome import Device, Outcome
 from tuner.result import front
 from tuner.search.bounds import refusal_reason
-from tuner.search.expectation import expected_beside
+from tuner.search.expectation import expected_beside, is_beside
 from tuner.search.gain import timing_noise
 from tuner.search.history import BASELINE, History
 from tuner.search.strategy import Proposal, SearchContext, Strategy
@@ -110,4 +110,6 @@ def expected_gain(history: History, trial: Outcome, name: str) -> Estimate | Non
     """Return what the advisor expects of a setting of a trial beside the others, None where it knows nothing."""
     found = history.advice.of(name, trial.values[name]) if history.advice else None
     measured = history.outcomes[trial.number]
-    return expected_beside(history, found, measured, has_setting=True) if found else None
+    if found is None or not is_beside(history, found, measured):
+        return None
+    return expected_beside(history, found, measured, has_setting=True)

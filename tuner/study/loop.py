@@ -159,8 +159,8 @@ class Study:
     def finish(self, chosen: Outcome) -> BestConfig:
         """Write best_config.json, first without the finalists' other metrics, and tidy the folder."""
         shown = [chosen, *finalists(self.history)]
-        self.report_unfinished()
         self.export(chosen, None, 0.0)
+        self.report_unfinished()
         self.publisher.publish(TaskStarted("finalists", "judge"))
         started = time.monotonic()
         with self.stages.task("finalists", "judge"):

@@ -76,6 +76,8 @@ def as_fast(
     is_slower = ratio.low > 1.0 + MARGIN
     how = "predicted from other step counts as" if point.predicted_from else "recorded"
     text = f"{interval(now)}, {how} {interval(point.latency_s)}: {ratio_text(ratio)} the recorded latency"
+    if is_slower and point.predicted_from:
+        return Check(question="as fast", status="unavailable", text=f"{text}, which predictions are off, too")
     hidden = ratio.high - 1.0
     if not is_slower and hidden > NOTEWORTHY:
         text += f"; the noise would hide a slowdown of up to {hidden:.0%}"

@@ -125,7 +125,7 @@ class Scoring:
 
         count = len(self.workload.prompts)
         if self.job.reference_s is not None:
-            affordable = int(self.job.reference_s / self.call_s) * point.batch
+            affordable = self.job.reference_s / self.call_s * point.batch
             count = race.reference_prompts(count, point.batch, affordable, is_slow=self.is_slow)
         self.workload = self.judge.workload = self.workload.first(count)
         first, reason = self.record_denoiser(point, min(point.batch, count))
@@ -158,8 +158,7 @@ class Scoring:
         """Return how many sets of images besides those of the prompts the allowance permits, two at most."""
         if self.job.reference_s is None or not self.is_slow:
             return 2
-        calls = -(-len(self.workload.prompts) // point.batch)
-        return race.further_sets(calls, self.job.reference_s / self.call_s)
+        return race.further_sets(len(self.workload.prompts), point.batch, self.job.reference_s / self.call_s)
 
     def noise(self, point: Point, variations: Mapping[str, Callable[[Point], Any]]) -> NoiseFloor:
         """Measure how far the first images move when rounding varies. What cannot be generated is left out."""

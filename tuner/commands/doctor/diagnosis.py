@@ -74,5 +74,5 @@ def _scorer_problems() -> Iterator[str]:
         checks.check_clip(DEFAULT_SCORER)
     except TunerError as error:
         yield str(error)
-    except ImportError:
-        return  # the hub's client, which is a problem of its own
+    except ModuleNotFoundError:
+        return  # the hub's client, without which diffusers is not installed either

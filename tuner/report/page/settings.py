@@ -1,4 +1,4 @@
-"""The settings of the chosen configuration: what each changed, what it is worth, and what was expected of it alone."""
+"""The settings of the chosen configuration: what each changed, what it is worth, and what was expected of it."""
 
 from __future__ import annotations
 

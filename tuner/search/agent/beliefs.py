@@ -34,7 +34,7 @@ LOSS = {"mean": 0.15, "deviation": 0.4, "pair": 0.2, "sigma": 0.03}
 MAX_HARM = 8.0
 """A number is assumed to be at most so many times as harmful as the untouched pipeline's."""
 
-CACHE, CACHE_KIND, THRESHOLD = "cache.", "cache.kind", "cache.threshold"
+CACHE, CACHE_KIND, THRESHOLD, GRAPH = "cache.", "cache.kind", "cache.threshold", "graphs.denoiser"
 
 RECIPE_GAIN = 0.1
 """The log ratio that a recipe's settings are assumed to gain, each its part, where nothing else is known of them."""
@@ -84,7 +84,7 @@ def advised(
     """Return what is assumed of a step and of the rest, where an advisor expects something of a setting.
 
     What it expects of a cache's threshold beside one kind of cache is assumed of the pair: it says nothing of the other
-    kinds. Fewer steps do not change a step, but for what a cache skips.
+    kinds. So is what it expects beside a CUDA graph. Fewer steps do not change a step, but for what a cache skips.
     """
     step, fixed = priors
     steps = int(untouched[STEPS])
@@ -96,15 +96,23 @@ def advised(
         outside = acts_outside_steps(settings[column])
         prior, part = (fixed, call.fixed) if outside else (step, call.step * steps)
         mean, deviation = _log_of_part(expectation, part, call.fixed + call.step * steps)
-        kind = (CACHE_KIND, expectation.beside.get(CACHE_KIND, "none"))
-        if kind in index and expectation.knob.startswith(CACHE):
-            pair = _pair(index[kind], column)
+        companion = _decisive(expectation)
+        if companion in index:
+            pair = _pair(index[companion], column)
             prior.pairs[pair], prior.pair_deviations[pair] = mean, max(deviation, MIN_DOUBT)
         else:
             prior.mean[column], prior.deviation[column] = mean, max(deviation, MIN_DOUBT)
     for pair, mean in _of_fewer_steps(settings, untouched):
         step.pairs[pair], step.pair_deviations[pair] = mean, max(abs(mean) / 2, PAIR_DEVIATION)
     return step, fixed
+
+
+def _decisive(expectation: Expectation) -> Setting | None:
+    """Return the setting without which an expectation says nothing, of those that it is beside, or None."""
+    if GRAPH in expectation.beside:
+        return GRAPH, expectation.beside[GRAPH]
+    is_of_cache = expectation.knob.startswith(CACHE) and CACHE_KIND in expectation.beside
+    return (CACHE_KIND, expectation.beside[CACHE_KIND]) if is_of_cache else None
 
 
 def _of_fewer_steps(settings: Sequence[Setting], untouched: Values) -> Iterator[tuple[Pair, float]]:
