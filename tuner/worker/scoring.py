@@ -150,7 +150,7 @@ class Scoring:
             seeds = self.other_seeds(point)
             Images.from_pipeline(seeds, prompts[: len(seeds)]).save(folder / OTHER_SEEDS)
         else:
-            reasons = (*noise.unavailable_reasons, f"images from other seeds: {NO_TIME}")
+            reasons = (*noise.unavailable_reasons, f"images from other seeds, so that seeds are not checked: {NO_TIME}")
             noise = msgspec.structs.replace(noise, unavailable_reasons=reasons)
         return msgspec.structs.replace(quality, noise=noise)
 
