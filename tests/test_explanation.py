@@ -199,9 +199,7 @@ def test_a_list_that_is_cut_says_how_much_is_left_out(tmp_path: Path) -> None:
     found = explain(Recorded(tmp_path).history, 0)
     shown = [line for line, _ in lines(found)]
     count = sum(each.is_next for each in found.untried)
-    assert (
-        shown[0] == f"Untried  {len(found.untried)} values; with a longer --budget the first {count} are worth trying"
-    )
+    assert shown[0] == f"Untried  {len(found.untried)} values, {count} of them worth trying with a longer --budget"
     assert len(shown) == MAX_UNTRIED + 1 and shown[-1] == f"  and {len(found.untried) - MAX_UNTRIED + 1} other values"
 
 

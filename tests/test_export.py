@@ -253,6 +253,14 @@ def test_a_file_that_only_names_an_old_version_is_judged_by_its_fields(tmp_path:
     assert "\n" not in str(refusal.value)
 
 
+def test_a_knob_that_this_version_cannot_have_written_means_that_the_file_was_edited(tmp_path: Path) -> None:
+    data = changed("tuner_version", to=package_version())
+    data["chosen"]["values"]["warp.drive"] = 9
+    (tmp_path / "best.json").write_text(json.dumps(data))
+    with pytest.raises(BadInput, match=r"has no such knob, and the file was edited since$"):
+        read_config(tmp_path / "best.json")
+
+
 def test_a_knob_of_another_version_is_no_damage(tmp_path: Path) -> None:
     data = changed("tuner_version", to="9.0\n1")
     data["chosen"]["values"]["warp.drive"] = 9

@@ -16,7 +16,7 @@ from inline_study import DEVICE, Bench, Told, Workers
 from tuner.commands.conduct import with_last_budget
 from tuner.errors import StudyFailed
 from tuner.numbers import format_duration
-from tuner.records.codec import Values, read
+from tuner.records.codec import Estimate, Values, read
 from tuner.records.machine import GpuUse, Roofline
 from tuner.records.outcome import Components, Failure, Limits, Outcome, Timing
 from tuner.records.protocol import (
@@ -80,6 +80,24 @@ def test_a_choice_that_few_prompts_judged_is_said_to_be(bench: Bench, prompts: i
         text = conclusion(study.store.request, study.history, 1, study.store.folder)
         assert (f"Only {prompts} prompts judged it" in text) is warned
         assert "judged it" not in conclusion_of(study), "the untouched pipeline"
+
+
+def test_a_choice_whose_calls_take_longer_is_said_to_be(bench: Bench) -> None:
+    with bench.study(trials=2) as study:
+        study.run()
+        trial = study.history.outcomes[1]
+        several = msgspec.structs.replace(trial, values={**trial.values, "batch": 400})
+        baseline = study.history.baseline.timing
+        assert baseline is not None and several.timing is not None
+        long_s = 3 * baseline.latency_s.value
+        longer = Estimate(value=long_s, low=long_s, high=long_s)
+        timing = msgspec.structs.replace(several.timing, latency_s=longer, predicted_from=None)
+        study.history.repetitions.clear()
+        for batch, is_said in ((400, True), (1, False)):
+            values = {**trial.values, "batch": batch}
+            study.history.outcomes[1] = msgspec.structs.replace(several, values=values, timing=timing)
+            text = conclusion(study.store.request, study.history, 1, study.store.folder)
+            assert (", though a call of 400 images takes 3.00x as long:" in text) is is_said
 
 
 # ---- prediction -----------------------------------------------------------------------------------------------------

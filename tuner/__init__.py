@@ -33,6 +33,11 @@ HOMES = {
 __all__ = ["BestConfig", "Call", "Study", "Tuned", "apply", "load", "tune"]
 
 
+def __dir__() -> list[str]:
+    """List the public names, for completion."""
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name on first use. A worker imports this package too and needs none of them."""
     if name not in HOMES:

@@ -96,9 +96,7 @@ def run_command(arguments: Sequence[str]) -> int:
     except MemoryError:
         return fail("out of memory")
     except KeyboardInterrupt:
-        return fail(
-            "interrupted; all recorded trials are kept, run the same command again to resume", Interrupted.exit_code
-        )
+        return fail("interrupted", Interrupted.exit_code)
 
 
 def fail(message: str, exit_code: int = BadInput.exit_code) -> int:

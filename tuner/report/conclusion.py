@@ -9,10 +9,11 @@ from pathlib import Path
 
 from tuner.errors import BadInput
 from tuner.files import StudyFolder
-from tuner.numbers import format_exact, format_gain, format_number, rounded
+from tuner.numbers import format_exact, format_gain, format_number, format_ratio, rounded
 from tuner.quality.metrics import get_metric
 from tuner.quality.race import MIN_PROMPTS_WITHIN
 from tuner.records.codec import Estimate, read
+from tuner.records.outcome import Outcome
 from tuner.report.formatting import label, pluralize
 from tuner.result import front
 from tuner.result.records import BestConfig
@@ -98,12 +99,23 @@ def _verdict(history: History, chosen: int) -> str:
     best = history.outcomes[chosen]
     if chosen:
         configuration = label(history.space.changed(best.values))
-        return f"trial {chosen}, {gain_text(speed_up(history, best))}: {configuration}"
+        return f"trial {chosen}, {gain_text(speed_up(history, best))}{_longer_call(history, best)}: {configuration}"
     if len(history.outcomes) == 1:
         return "the baseline: nothing else was tried"
     if front.meets_target(history.settled(best)):
         return f"the baseline: no other configuration was both as good and certainly cheaper{_doubt_text(history)}"
     return "the baseline, although it misses the latency target: nothing that meets it was as good"
+
+
+def _longer_call(history: History, best: Outcome) -> str:
+    """Return how much longer a call of several images takes, if it does: who waits for one image waits longer."""
+    ours, theirs = (history.settled(trial) for trial in (best, history.baseline))
+    assert ours.timing is not None and theirs.timing is not None
+    ratio = ours.timing.latency_s.value / theirs.timing.latency_s.value
+    batch = int(best.values["batch"])
+    if batch <= int(history.baseline.values["batch"]) or ratio <= 1:
+        return ""
+    return f", though a call of {batch} images takes {format_ratio(ratio)}x as long"
 
 
 def _doubt_text(history: History) -> str:

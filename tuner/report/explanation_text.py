@@ -94,8 +94,7 @@ def forecast_text(forecast: Forecast) -> str:
 def untried_title(found: Explanation) -> str:
     """Count the values that were not tried, and those of them that are next."""
     count = sum(each.is_next for each in found.untried)
-    first = f"first {count} are" if count > 1 else "first is"
-    more = f"; with a longer --budget the {first} worth trying" if count else ""
+    more = f", {count} of them worth trying with a longer --budget" if count else ""
     return f"{pluralize(len(found.untried), 'value')}{more}"
 
 

@@ -106,10 +106,10 @@ def check_values(values: Values, where: str, writer: str) -> None:
     """Raise BadInput unless the catalogue has every knob and its value. `writer` is the version that wrote the file."""
     for name, value in values.items():
         if name not in KNOBS:
-            raise BadInput(
-                f"{where}.{name}: diffusion-tuner {package_version()} has no such knob, and "
-                f"{' '.join(writer[:40].split())} wrote the file; use that version, or tune again with `tune run`"
-            )
+            other = " ".join(writer[:40].split())
+            remedy = f"{other} wrote the file; use that version, or tune again with `tune run`"
+            remedy = "the file was edited since" if other == package_version() else remedy
+            raise BadInput(f"{where}.{name}: diffusion-tuner {package_version()} has no such knob, and {remedy}")
         invalid_reason = KNOBS[name].invalid_reason(value)
         if invalid_reason:
             raise BadInput(f"{where}.{name}: {value} {invalid_reason}")
