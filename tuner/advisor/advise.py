@@ -13,6 +13,7 @@ from tuner.advisor.effects import Effect, EffectOf, Facts, percent
 from tuner.advisor.products import PRODUCT_EFFECTS
 from tuner.advisor.skipping import SKIPPING
 from tuner.knobs import KNOBS
+from tuner.knobs.graphs import DenoiserGraph
 from tuner.numbers import format_ratio
 from tuner.records.advice import Advice, Expectation
 from tuner.records.codec import Value, Values
@@ -32,8 +33,9 @@ FALLBACK_SPREAD = 0.003
 LARGEST = 1e4
 """The largest ratio that is told: a call of which everything can be saved has none."""
 
-GRAPH = "graphs.denoiser"
+GRAPH = DenoiserGraph.name
 LAUNCHING = (GRAPH, "compile.scope", "compile.mode", "compile.backend")
+"""Knobs that decide how much launching is left."""
 
 Setting = tuple[str, Value]
 
@@ -98,8 +100,7 @@ def facts_beside(
 def can_have_graph(space: SearchSpace, beside: Values, name: str, value: Value) -> bool:
     """Return whether a value can be tried beside a CUDA graph of the denoiser.
 
-    Without the graph, shorter work does not show in a step that waits for the host. The knobs of `LAUNCHING` decide by
-    themselves how much launching is left.
+    Without the graph, shorter work does not show in a step that waits for the host.
     """
     candidate = space.candidate({**beside, GRAPH: True, name: value})
     is_whole = candidate.get(name) == value and candidate.get(GRAPH) is True

@@ -15,6 +15,7 @@ from tuner.advisor.call import (
     product_flop_per_s,
 )
 from tuner.advisor.effects import MARGIN, Effect, EffectOf, Facts, change, of_each, percent
+from tuner.knobs.graphs import replays_cuda_graphs
 from tuner.numbers import format_number, rounded
 from tuner.records.codec import Value
 from tuner.timing.rates import FLOAT8, FLOAT8_ROW, INT8, RATES_OF_SCHEME
@@ -111,8 +112,8 @@ def scheme(value: Value, facts: Facts) -> Effect:
 
 def _wrapped(name: str, facts: Facts) -> Change:
     """Return the change of the host's time: torchao's tensors take part in Python at each product."""
-    if facts.values.get("graphs.denoiser"):
-        return change(HOST, 1.0, 1.0, 1.0)  # a graph replays kernels, and runs none of their Python
+    if replays_cuda_graphs(facts.values):  # which run no Python
+        return change(HOST, 1.0, 1.0, 1.0)
     added_s = WRAPPED_S.get(name, 40e-6) * facts.call.product_calls * facts.call.host_slowness
     if not facts.on_gpu or not facts.call.host_s:
         return change(HOST, 1.0, 1.0, 1.0)

@@ -123,30 +123,35 @@ def seconds_of(
     """Return the seconds that work takes on the device when it has run for `hold_s`, and release the memory it held."""
     import torch
 
+    try:
+        with torch.inference_mode():
+            return _seconds_of_several(work, device, clock, hold_s, look) / CALLS[device]
+    finally:
+        if device == "cuda":
+            with contextlib.suppress(RuntimeError):
+                torch.cuda.empty_cache()
+
+
+def _seconds_of_several(
+    work: Callable[[], object], device: str, clock: Clock, hold_s: float, look: Callable[[], None] | None
+) -> float:
+    """Return the seconds of a sample, on a GPU replayed from a CUDA graph, whose memory is free afterwards."""
+
     def in_turn() -> None:
         for _ in range(CALLS[device]):
             work()
 
-    several: Callable[[], None] = in_turn
-    try:
-        with torch.inference_mode():
-            if device == "cuda":
-                several = captured(in_turn)
-            until = time.monotonic() + hold_s
-            while time.monotonic() < until:
-                time_call(several, clock)
-            samples = _samples(several, clock)
-            if look is not None:
-                for _ in range(1 + int(LOOK_S[device] / median(samples))):
-                    several()  # only queued: the device works while it is looked at
-                look()
-                clock.synchronize()
-    finally:
-        several = in_turn  # which frees a graph's memory
-        if device == "cuda":
-            with contextlib.suppress(RuntimeError):
-                torch.cuda.empty_cache()
-    return median(samples) / CALLS[device]
+    several = captured(in_turn) if device == "cuda" else in_turn
+    until = time.monotonic() + hold_s
+    while time.monotonic() < until:
+        time_call(several, clock)
+    seconds = median(_samples(several, clock))
+    if look is not None:
+        for _ in range(1 + int(LOOK_S[device] / seconds)):
+            several()  # only queued: the device works while it is looked at
+        look()
+        clock.synchronize()
+    return seconds
 
 
 def captured(work: Callable[[], None]) -> Callable[[], None]:

@@ -10,6 +10,7 @@ from statistics import fmean
 import numpy as np
 
 from tuner.advisor.skipping import BY_THRESHOLD, fewer_steps
+from tuner.knobs.graphs import DenoiserGraph
 from tuner.records.advice import Expectation
 from tuner.records.codec import Value, Values
 from tuner.records.warm_start import Part, WarmStart
@@ -34,7 +35,7 @@ LOSS = {"mean": 0.15, "deviation": 0.4, "pair": 0.2, "sigma": 0.03}
 MAX_HARM = 8.0
 """A number is assumed to be at most so many times as harmful as the untouched pipeline's."""
 
-CACHE, CACHE_KIND, THRESHOLD, GRAPH = "cache.", "cache.kind", "cache.threshold", "graphs.denoiser"
+CACHE, CACHE_KIND, THRESHOLD, GRAPH = "cache.", "cache.kind", "cache.threshold", DenoiserGraph.name
 
 RECIPE_GAIN = 0.1
 """The log ratio that a recipe's settings are assumed to gain, each its part, where nothing else is known of them."""
