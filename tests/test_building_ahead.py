@@ -163,6 +163,17 @@ def test_what_waits_to_be_judged_leaves_its_slot_to_others(
     assert ahead.executor.judged_at_once == 1
 
 
+def test_latencies_are_told_while_the_images_are_still_to_come(ahead: Ahead) -> None:
+    def timed() -> list[str]:
+        return [text for text in ahead.told.notes if "is timed: " in text]
+
+    ahead.run_ahead(is_held=lambda job: job.is_baseline and len(timed()) < 3)
+    baseline, *candidates = timed()
+    assert baseline.startswith("trial 0 is timed: ") and baseline.endswith("it generates the images to compare with")
+    assert len(candidates) >= 2
+    assert all("the baseline's throughput; its images are judged" in each for each in candidates)
+
+
 def is_repetition(job: Job, of: Job) -> bool:
     is_same = (job.build, job.points[0].steps) == (of.build, of.points[0].steps)
     return is_same and not job.points[0].score

@@ -19,7 +19,7 @@ from tuner.timing import measure
 from tuner.timing.measure import Clock, StoppingRule
 from tuner.worker.bench import Bench
 from tuner.worker.calls import PipelineCalls
-from tuner.worker.timing import Timer, of_one_device
+from tuner.worker.timing import Timer, of_one_device, usual
 from tuner.worker.weights import no_weights
 
 
@@ -33,6 +33,7 @@ class SlowCalls:
     """A pipeline whose calls take 1 s and 0.1 s for each step, by a clock of its own."""
 
     fixed_s = 1.0
+    step_s = 0.1
 
     def __init__(self) -> None:
         self.made: list[int] = []
@@ -62,14 +63,16 @@ class SlowCalls:
 
     def time_call(self, call: Any, clock: Any) -> tuple[float, float]:
         call()
-        seconds = self.fixed_s + 0.1 * self.made[-1]
+        seconds = self.fixed_s + self.step_s * self.made[-1]
         return seconds, seconds
 
-    def components(self, *_: Any) -> Components:
+    def components(self, call: Any, *_: Any) -> Components:
+        call()
         steps = self.made[-1]
-        denoiser_s, between_steps_s = 0.09 * steps, 0.01 * (steps - 1)  # a scheduler takes 10 ms after each step
+        between_steps_s = 0.01 * (steps - 1)  # a scheduler takes 10 ms after each step
+        denoiser_s = (self.step_s - 0.01) * steps
         return Components(
-            total_s=1 + 0.1 * steps, text_encoders_s=0.2, denoiser_s=denoiser_s, vae_s=0.5,
+            total_s=1 + self.step_s * steps, text_encoders_s=0.2, denoiser_s=denoiser_s, vae_s=0.5,
             rest_s=0.31 + between_steps_s, denoiser_calls=steps + self.prior_steps, between_steps_s=between_steps_s,
         )  # fmt: skip
 
@@ -86,9 +89,9 @@ def test_a_slow_call_is_composed_of_calls_with_few_steps(monkeypatch: pytest.Mon
     slow.made.clear()
     timing, _ = timer.time(a_point(28))
     assert timing.latency_s.value == pytest.approx(3.8)
-    assert timing.predicted_from == (12,)
-    assert set(slow.made) == {12}
-    assert len(slow.made) <= 5, "one call to warm up, three that are timed, one for the components"
+    assert timing.predicted_from == (9,)
+    assert set(slow.made) == {9}
+    assert len(slow.made) == 4, "one call to warm up, and three that are timed with their parts"
     assert timing.components is not None
     assert (timing.components.denoiser_s, timing.components.vae_s) == (pytest.approx(2.52), 0.5)
     assert (timing.components.between_steps_s, timing.components.rest_s) == (pytest.approx(0.27), pytest.approx(0.58))
@@ -96,6 +99,27 @@ def test_a_slow_call_is_composed_of_calls_with_few_steps(monkeypatch: pytest.Mon
     slow.made.clear()
     assert timer.time(a_point(20))[0].latency_s.value == pytest.approx(3.0)
     assert slow.made == [], "other step counts need no call of their own"
+
+
+@pytest.mark.parametrize(
+    ("step_s", "steps"), [(0.1, 9), (0.02, 12), (1.0, 4)], ids=["3 s of steps and more", "at most 12", "at least 4"]
+)
+def test_slow_steps_ask_for_fewer_of_them(monkeypatch: pytest.MonkeyPatch, step_s: float, steps: int) -> None:
+    """As many as take three seconds by the warm-up's calls of four steps, of which one second is fixed here."""
+    slow = SlowCalls()
+    slow.step_s = step_s
+    timer = slow.timer(monkeypatch)
+    timer.warm_up(a_point(50))
+    slow.made.clear()
+    timing, _ = timer.time(a_point(50))
+    assert (timing.predicted_from, set(slow.made)) == ((steps,), {steps})
+    assert timing.latency_s.value == pytest.approx(1 + 50 * step_s)
+
+
+def test_the_parts_of_a_stalled_call_do_not_count() -> None:
+    calls_s = (2.0, 9.0, 2.1)
+    parts = [Components(total_s=s, text_encoders_s=None, denoiser_s=s, vae_s=None, rest_s=0.0) for s in calls_s]
+    assert usual(parts).denoiser_s == 2.1
 
 
 @pytest.mark.parametrize("devices", [1, 2])

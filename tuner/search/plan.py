@@ -15,7 +15,7 @@ from tuner.quality.panel import SPOT_CHECKED
 from tuner.search.budget import CACHED_SHARE, MAX_RESERVED_SHARE, QUICK_BUDGET_S, timing_allowance_s
 from tuner.search.gain import RESERVED_PAIRS
 from tuner.timing.measure import MIN_PAIRED_SAMPLES, MIN_SLOW_SAMPLES, SLOW_CALL_S, SURELY_SLOW_S
-from tuner.timing.prediction import COMPOSED_STEPS, WARM_UP_STEPS, step_counts_to_measure
+from tuner.timing.prediction import COMPOSED_STEPS, WARM_UP_STEPS, composed_steps, step_counts_to_measure
 
 WARM_UP_CALLS = 3
 """Calls until a warm-up has settled, on the untouched pipeline."""
@@ -177,7 +177,8 @@ def usual_calls(calls: int) -> float:
 def timing_s(observed: TimedCall, work: Work, budget_s: float) -> float:
     """Return the seconds to time a build. Slow calls of a GPU are composed from a few short ones."""
     if is_composed(observed, work):
-        return observed.calls_s(COMPOSED_STEPS, MIN_SLOW_SAMPLES + 2)
+        steps = composed_steps(observed.calls_s(WARM_UP_STEPS) / WARM_UP_STEPS)
+        return observed.calls_s(steps, 1 + MIN_SLOW_SAMPLES)
     counts = step_counts_to_measure(list(work.steps))
     return sum(quick_timing_s(observed, work, steps, budget_s) for steps in counts)
 

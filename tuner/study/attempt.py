@@ -28,6 +28,7 @@ from tuner.records.protocol import (
     PointFailed,
     PointLeftOut,
     PointTimed,
+    ReferenceWanted,
     StageStarted,
     WorkerFailed,
 )
@@ -37,6 +38,7 @@ from tuner.search.history import BASELINE, History
 from tuner.search.plan import TimedCall, Work
 from tuner.search.pruning import latency_to_beat_s
 from tuner.space.candidates import build_key, build_values, image_key
+from tuner.study import narration
 from tuner.study.events import BaselineTimed, CallObserved, Event, NoiseFloorMeasured, Note, StageEntered, TrialEnded
 from tuner.study.repetition import RepetitionAttempt
 from tuner.study.slots import max_slots, share_of
@@ -183,6 +185,10 @@ class BuildAttempt:
             yield from self._judge(self.build)
         elif isinstance(message, PointTimed):
             yield BaselineTimed(self._timed(message))
+            yield Note(narration.baseline_timed_text(message.timing.latency_s))
+        elif isinstance(message, ReferenceWanted):
+            if self.history.awaits_reference:
+                yield Note(narration.waiting_text(self.history, self.number, message.seconds_per_image))
         elif isinstance(message, PointDone):
             yield from self._settle(message.index, self._measured(message), DOMINATED if message.is_dominated else "")
         elif isinstance(message, PointLeftOut):

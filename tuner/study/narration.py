@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from statistics import median
 
 from tuner.numbers import format_clock, format_duration, format_exact, format_latency, format_ratio
+from tuner.records.codec import Estimate
 from tuner.records.outcome import Outcome
 from tuner.records.protocol import ImageSize
 from tuner.report.conclusion import gain_text, short_gain_text
@@ -98,6 +99,20 @@ def format_budget(seconds: float) -> str:
         return f"{math.ceil(seconds)}s"
     hours, minutes = divmod(-(-round(seconds) // 60), 60)
     return "".join(f"{count}{unit}" for count, unit in ((hours, "h"), (minutes, "m")) if count)
+
+
+def baseline_timed_text(latency_s: Estimate) -> str:
+    """Report how long a call of the untouched pipeline takes, while its images are still to come."""
+    return (
+        f"trial {BASELINE} is timed: {format_latency(latency_s.value)} a call; it generates the images to compare with"
+    )
+
+
+def waiting_text(history: History, number: int, seconds_per_image: float) -> str:
+    """Report how long an image of a trial takes that waits until the baseline's images are there."""
+    ratio = format_ratio(front.seconds_per_image(history.baseline).value / seconds_per_image)
+    takes = f"{format_latency(seconds_per_image)} an image, {ratio}x the baseline's throughput"
+    return f"trial {number} is timed: {takes}; its images are judged when the baseline's are there"
 
 
 def end_text(history: History, trials_left: int, search_s_left: float) -> str:

@@ -186,9 +186,9 @@ class Runner:
             flight.has_ended = True
             if flight.runs_again and flight.builds_baseline:
                 self.begin_again(flight)
-        elif isinstance(message, ReferenceWanted):
-            flight.wants_reference_s = message.seconds_per_image
         else:
+            if isinstance(message, ReferenceWanted):
+                flight.wants_reference_s = message.seconds_per_image
             self.publish_all(flight, message)
         for each in [flight] if self.history.awaits_reference else list(self.flights.values()):
             self.go_on(each)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -60,6 +60,8 @@ class Timer:
         """The exceptions of points that failed before the trace, by index."""
         self.call_s = 0.0
         """What a whole call takes, by the warm-up."""
+        self.composed_steps = prediction.COMPOSED_STEPS
+        """The steps of the calls that slow ones are composed from."""
         self.is_slow = False
         """Whether a whole call takes so long that it is composed from calls with fewer steps. Never on a CPU: other
         programs stall some calls there, and composing multiplies a stall."""
@@ -70,6 +72,7 @@ class Timer:
         warmed_up = warm_up(self.calls.user_call(short), self.calls.clock, self.tracer.graph_count)
         assert warmed_up.last_call_s is not None
         self.call_s = warmed_up.last_call_s * (point.steps / short.steps)
+        self.composed_steps = prediction.composed_steps(warmed_up.last_call_s / short.steps)
         self.is_slow = self.cuda and self.call_s >= SLOW_CALL_S
         return warmed_up
 
@@ -127,7 +130,7 @@ class Timer:
 
     def _compose(self, point: Point) -> tuple[Timing, Memory] | None:
         """Compose a slow point from calls of fewer steps, or return None if these must be measured or cannot tell."""
-        steps, target_s = prediction.COMPOSED_STEPS, self.job.workload.latency_target_s
+        steps, target_s = self.composed_steps, self.job.workload.latency_target_s
         short = self.timings.get((steps, point.batch))
         if short is None or not prediction.can_compose(short.components, steps):
             return None
@@ -138,8 +141,8 @@ class Timer:
         """Measure a point, or of a slow call those of fewer steps that its latency is composed from."""
         if not self.is_composed(point):
             return self._time(point)
-        if (prediction.COMPOSED_STEPS, point.batch) not in self.timings:
-            self._time(with_steps(point, prediction.COMPOSED_STEPS))
+        if (self.composed_steps, point.batch) not in self.timings:
+            self._time(with_steps(point, self.composed_steps))
         composed = self._compose(point)
         if composed is not None and composed[0].latency_s.value >= SLOW_CALL_S:
             return composed
@@ -166,9 +169,12 @@ class Timer:
         self._reset_peak_memory()
         before = self.tracer.compile_log.read()
         watch(self.calls.pipe, build, self.job.environment)
-        timing = self._measure(call, point, warmed_up)
+        parts: list[Components] = []
+        timed = self._with_parts(call, parts) if self.is_slow and not point.whole else call
+        timing = self._measure(timed, point, warmed_up)
         if warmed_up.last_call_s and disturbance.is_disturbed(timing.latency_s.value, warmed_up.last_call_s):
-            again = self._measure(call, point, warmed_up)
+            parts.clear()
+            again = self._measure(timed, point, warmed_up)
             timing = msgspec.structs.replace(again, stalled_calls=again.stalled_calls + timing.samples)
         late = recompiles_between(before, self.tracer.compile_log.read(), calls=timing.samples)
         if late:
@@ -176,13 +182,19 @@ class Timer:
         if point.score and self.is_slow:
             require_skipped_steps(self.calls.pipe, build)
         memory = self._peak_memory()
-        components = None if point.whole else self._components(call, timing.latency_s.value)
+        components = usual(parts) if parts else None
+        if components is None and not point.whole:
+            components = self._components(call, timing.latency_s.value)
         timing = msgspec.structs.replace(
             timing, warm_up=warmed_up, components=components, gpu=of_one_device(timing.gpu, self.calls.ranks.count)
         )
         self.timings[point.steps, point.batch] = timing
         self.memories[point.batch] = memory
         return timing, memory
+
+    def _with_parts(self, call: Callable[[], object], parts: list[Components]) -> Callable[[], object]:
+        """Return a call that also adds the time of its parts: to slow calls the marks are nothing."""
+        return lambda: parts.append(time_components(call, self.calls.pipe, self.calls.clock))
 
     def _components(self, call: Callable[[], object], latency_s: float) -> Components:
         """Time the parts of one call, of another one if something disturbed that, up to three in all."""
@@ -258,6 +270,11 @@ class Timer:
         """Return the peak of the device that needed most."""
         own = peak.read(self.job, self.weights.lent_bytes(self.calls.pipe))
         return max((own, *self.calls.ranks.peaks()), key=lambda memory: memory.peak_bytes)
+
+
+def usual(parts: Sequence[Components]) -> Components:
+    """Return the parts of the call that took the median time: a stalled one does not count."""
+    return sorted(parts, key=lambda each: each.total_s)[len(parts) // 2]
 
 
 def of_one_device(gpu: GpuUse | None, devices: int) -> GpuUse | None:
