@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tuner.errors import StudyFailed
 from tuner.records.outcome import Limits
 from tuner.records.protocol import ImageSize
 from tuner.search.budget import QUICK_BUDGET_S, Budget
@@ -181,6 +182,23 @@ def test_no_study_takes_days_by_itself() -> None:
     (text,) = published.told(call(500.0))
     assert published.budget.total_s == LONGEST_S
     assert "a call (1024x768, 28 steps) takes 3,500 s: a budget of 8 h, enough for no build; give --budget " in text
+
+
+@pytest.mark.parametrize(("budget_s", "call_s"), [(150.0, 20.0), (None, 1500.0)], ids=["given", "chosen"])
+def test_a_baseline_that_takes_much_longer_than_the_budget_ends_the_study(
+    budget_s: float | None, call_s: float
+) -> None:
+    """Once a second call agrees: the first one may wait for the disk."""
+    published = Published(budget_s)
+    assert published.told(call(3 * call_s))
+    with pytest.raises(StudyFailed, match=r"no build; give --budget \d+h.* makes calls shorter"):
+        published.told(call(call_s))
+
+
+def test_a_baseline_may_exceed_the_budget_by_minutes() -> None:
+    published = Published(30.0)
+    assert published.told(FLUX)
+    assert not published.told(FLUX)
 
 
 def test_a_study_whose_baseline_is_known_needs_no_call() -> None:

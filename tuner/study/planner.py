@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tuner.errors import StudyFailed
 from tuner.numbers import format_duration
 from tuner.search.budget import QUICK_BUDGET_S, Budget
 from tuner.search.history import BASELINE
@@ -11,6 +12,10 @@ from tuner.study.events import BudgetChosen, CallObserved, EndExpected, Note, Pu
 
 LONGEST_S = 8 * 3600.0
 """No study takes a longer budget by itself."""
+
+OVERRUN_S = 600.0
+"""By how much the baseline may exceed the budget. It is measured whatever it takes, but whoever gave minutes did not
+mean hours."""
 
 
 class Planner:
@@ -23,16 +28,22 @@ class Planner:
         self.is_budget_given = budget.limits.budget_s is not None
 
     def observe(self, event: CallObserved) -> None:
-        """Make the plan, choose the budget if none was given, and tell both, again if they are clearly different."""
+        """Make the plan, choose the budget if none was given, and tell both, again if they are clearly different.
+
+        Raises StudyFailed if the second call confirms that the baseline alone takes much longer than the budget: the
+        first one may wait for the disk.
+        """
         observed, work = event.observed, event.work
         enough = enough_s(observed, work)
         plan = make_plan(observed, work, self.budget.total_s if self.is_budget_given else min(enough, LONGEST_S))
+        call = narration.call_text(event.size, work.steps[0])
+        text = narration.plan_text(plan, enough, call, is_budget_given=self.is_budget_given)
+        if self.plan is not None and plan.once_s + plan.least_s > plan.budget_s + OVERRUN_S:
+            raise StudyFailed(text)
         if self.plan is None or narration.is_clearly_different(plan, self.plan):
             self.plan = plan
             if not self.is_budget_given:
                 self.publisher.publish(BudgetChosen(plan.budget_s))
-            call = narration.call_text(event.size, work.steps[0])
-            text = narration.plan_text(plan, enough, call, is_budget_given=self.is_budget_given)
             self.publisher.publish(Note(text))
         self.publisher.publish(EndExpected(BASELINE, plan.trial_s - event.passed_s))
 
