@@ -29,7 +29,7 @@ from tuner.records.protocol import (
 from tuner.records.quality import Quality
 from tuner.search.history import History
 from tuner.search.strategy import Proposal
-from tuner.study import loop, slots
+from tuner.study import loop, narration, slots
 from tuner.study.attempt import BuildAttempt
 from tuner.study.flight import MAX_PASSED_OVER, Flight, next_to_judge
 from tuner.study.slots import PARTNER
@@ -172,6 +172,13 @@ def test_latencies_are_told_while_the_images_are_still_to_come(ahead: Ahead) -> 
     assert baseline.startswith("trial 0 is timed: ") and baseline.endswith("it generates the images to compare with")
     assert len(candidates) >= 2
     assert all("the baseline's throughput; its images are judged" in each for each in candidates)
+
+
+@pytest.mark.parametrize(("image_s", "is_recorded"), [(39.1, False), (39.1, True), (None, False)])
+def test_what_was_stopped_keeps_its_latency(image_s: float | None, is_recorded: bool) -> None:
+    text = narration.stop_text(9, 60.0, image_s, is_recorded=is_recorded)
+    is_told = image_s is not None and not is_recorded
+    assert text.endswith("; it takes 39.1 s an image, whose quality is not known yet") is is_told
 
 
 def is_repetition(job: Job, of: Job) -> bool:

@@ -25,8 +25,8 @@ class Flight:
 
     `pair_side_by_side` is its pair if both of that run at the same time. Results are `held` until the baseline's is
     recorded, also those of a worker that `has_ended`. With `wants_reference_s` it waits to be judged against the
-    baseline's images, and an image of its own takes so long; `passed_over` is how often another one was judged before
-    it. With `is_judging` it is judged, and no other one of its device.
+    baseline's images, and an image of its own takes so long; `image_s` keeps that. `passed_over` is how often
+    another one was judged before it. With `is_judging` it is judged, and no other one of its device.
     """
 
     proposal: Proposal
@@ -41,6 +41,7 @@ class Flight:
     outcomes: list[Outcome] = field(default_factory=list)
     held: list[TrialEnded | RepetitionEnded] = field(default_factory=list)
     wants_reference_s: float | None = None
+    image_s: float | None = None
     passed_over: int = 0
     is_judging: bool = False
     has_ended: bool = False

@@ -188,7 +188,7 @@ class Runner:
                 self.begin_again(flight)
         else:
             if isinstance(message, ReferenceWanted):
-                flight.wants_reference_s = message.seconds_per_image
+                flight.wants_reference_s = flight.image_s = message.seconds_per_image
             self.publish_all(flight, message)
         for each in [flight] if self.history.awaits_reference else list(self.flights.values()):
             self.go_on(each)
@@ -345,6 +345,6 @@ class Runner:
         is_late = time.monotonic() >= self.next_stop()
         for flight in [flight for flight in self.flights.values() if is_late and flight.can_be_stopped]:
             left_s, number = self.budget.seconds_left(), flight.attempt.number
-            self.note(narration.stop_text(number, left_s, is_recorded=flight.is_recorded))
+            self.note(narration.stop_text(number, left_s, flight.image_s, is_recorded=flight.is_recorded))
             flight.runs_again = False
             self.conclude(flight)
