@@ -31,6 +31,7 @@ from tuner.search.agent.observed import Observed, Observer, Seconds
 from tuner.search.agent.pool import Pool
 from tuner.search.agent.regression import ALIKE, Prior, fit
 from tuner.search.agent.worth import LEVELS, MIN_TIMING_S, TIMING_CALLS, Bill, gains, level_of, lowered
+from tuner.search.history import InFlight
 from tuner.search.strategy import Proposal
 from tuner.search.unknown import Known, every
 from tuner.space import reader
@@ -201,6 +202,29 @@ def test_what_would_compile_for_longer_than_it_may_is_not_begun() -> None:
     later = Comparison(Chooser(replay.history, context), replay.history)
     later.draw(0.0)
     assert len({choice.values["compile.mode"] for choice in later.compared(builds)}) == 2
+
+
+def test_one_build_at_a_time_may_be_expected_to_compile_for_too_long() -> None:
+    """Until something was compiled nobody knows: a build that gambles runs, and no other one of that kind begins."""
+    replay, context = replayed(flux())
+    space = replay.table.space
+    whole, regional = (space.candidate({"compile.scope": scope}) for scope in ("full", "regional"))
+
+    def compared(running: Sequence[Values]) -> set[object]:
+        replay.history.running = [InFlight(7, (values,), DEVICE) for values in running]
+        comparison = Comparison(Chooser(replay.history, context), replay.history)
+        comparison.draw(0.0)
+        fused = [space.candidate({"compile.scope": scope, "fuse_qkv": True}) for scope in ("full", "regional")]
+        builds = Pool(space, comparison.columns, 0).of(fused)
+        return {choice.values["compile.scope"] for choice in comparison.compared(builds)}
+
+    comparison = Comparison(Chooser(replay.history, context), replay.history)
+    expected_s = float(comparison.costs.first_call_s(comparison.columns.rows([whole]))[0])
+    replay.history.compile_limit_s = 0.8 * expected_s
+    assert compared([]) == compared([regional]) == {"full", "regional"}
+    assert compared([whole]) == {"regional"}
+    replay.history.compile_limit_s = 1.3 * expected_s
+    assert compared([whole]) == {"full", "regional"}, "that is no gamble"
 
 
 @pytest.mark.parametrize(
