@@ -15,6 +15,7 @@ from inline_study import SPACE, Bench, Workers
 from tuner.errors import StudyFailed
 from tuner.execution.executor import Ended, Handle, StoodStill
 from tuner.execution.inline import InlineExecutor
+from tuner.records.codec import Estimate
 from tuner.records.outcome import Device, Failure, Timing
 from tuner.records.protocol import (
     Job,
@@ -102,7 +103,7 @@ class SlowWorkers(Workers):
             if isinstance(message, PointDone) and job.is_baseline and message.index == 0:
                 yield PointTimed(index=0, timing=message.timing, memory=message.memory)
             if isinstance(message, PointDone) and message.index == 0 and job.awaits_reference:
-                yield ReferenceWanted(seconds_per_image=message.timing.latency_s.value)
+                yield ReferenceWanted(seconds_per_image=message.timing.latency_s)
             yield message
 
 
@@ -174,11 +175,9 @@ def test_latencies_are_told_while_the_images_are_still_to_come(ahead: Ahead) -> 
     assert all("the baseline's throughput; its images are judged" in each for each in candidates)
 
 
-@pytest.mark.parametrize(("image_s", "is_recorded"), [(39.1, False), (39.1, True), (None, False)])
-def test_what_was_stopped_keeps_its_latency(image_s: float | None, is_recorded: bool) -> None:
-    text = narration.stop_text(9, 60.0, image_s, is_recorded=is_recorded)
-    is_told = image_s is not None and not is_recorded
-    assert text.endswith("; it takes 39.1 s an image, whose quality is not known yet") is is_told
+def test_what_was_stopped_keeps_its_latency() -> None:
+    text = narration.stop_text(9, 60.0, Estimate(value=39.1, low=39.0, high=39.2), is_recorded=False)
+    assert text.endswith("; it takes 39.1 s an image, whose quality is not known yet")
 
 
 def is_repetition(job: Job, of: Job) -> bool:
@@ -349,7 +348,7 @@ def test_the_quickest_is_judged_first_and_what_is_slower_need_not_be(ahead: Ahea
     first, second = list(executor.provided.values())[:2]
     assert first.points[0].worth_s == pytest.approx(3.3, rel=0.01)  # a call of the baseline
     assert first.build["attention.backend"] == "_native_math"
-    assert second.points[0].worth_s == pytest.approx(0.8 * (0.5 + 0.1 * 6), rel=0.01)  # of the first, at six steps
+    assert second.points[0].worth_s == pytest.approx(0.5 + 0.1 * 6, rel=0.01)  # of the baseline, at six steps
 
 
 def test_slow_candidates_are_judged_one_after_the_other_to_the_end(ahead: Ahead, workers: SlowWorkers) -> None:
@@ -361,15 +360,32 @@ def test_slow_candidates_are_judged_one_after_the_other_to_the_end(ahead: Ahead,
     assert len(executor.provided) > 2 and executor.judged_at_once == 1
 
 
+class AnAttempt(BuildAttempt):
+    """An attempt that needs no images if one of its own takes longer than `worth_s`."""
+
+    number = 3
+    can_be_stopped = True
+
+    def __init__(self, worth_s: float = 100.0) -> None:
+        self.worth_s = worth_s
+
+    def is_too_slow(self, seconds_per_image: Estimate) -> bool:
+        return seconds_per_image.low > self.worth_s
+
+
 def flight_of(attempt: BuildAttempt, device: Device, waits_s: float | None, **more: Any) -> Flight:
     handle: Any = SimpleNamespace(id=str(waits_s), device=device)
     running: Any = None
-    proposal = Proposal({}, "search")
-    return Flight(proposal, attempt, handle, running, is_alone=False, wants_reference_s=waits_s, **more)
+    waits = {} if waits_s is None else {"seconds_per_image": exactly(waits_s), "wants_reference": True}
+    return Flight(Proposal({}, "search"), attempt, handle, running, is_alone=False, **waits, **more)
+
+
+def exactly(value: float) -> Estimate:
+    return Estimate(value=value, low=value, high=value)
 
 
 def test_each_device_judges_the_quickest_or_who_was_passed_over_twice_but_none_that_has_ended() -> None:
-    attempt = BuildAttempt.__new__(BuildAttempt)
+    attempt = AnAttempt()
     one, other = Device(name="cuda"), Device(name="cuda", index=1)
     slow, quick, ended, there = (
         flight_of(attempt, one, 3.0),
@@ -378,13 +394,55 @@ def test_each_device_judges_the_quickest_or_who_was_passed_over_twice_but_none_t
         flight_of(attempt, other, 2.0),
     )
     flights = [slow, quick, ended, there]
-    assert [flight for flight, _ in next_to_judge(flights)] == [quick, there]
+    assert [flight for flight, *_ in next_to_judge(flights)] == [quick, there]
     slow.passed_over = MAX_PASSED_OVER
-    assert [flight for flight, _ in next_to_judge(flights)] == [slow, there]
+    assert [flight for flight, *_ in next_to_judge(flights)] == [slow, there]
     judged = flight_of(attempt, one, None, is_judging=True)
-    assert [flight for flight, _ in next_to_judge([*flights, judged])] == [there]
+    assert [flight for flight, *_ in next_to_judge([*flights, judged])] == [there]
     judged.has_ended = True
-    assert [flight for flight, _ in next_to_judge([*flights, judged])] == [slow, there]
+    assert [flight for flight, *_ in next_to_judge([*flights, judged])] == [slow, there]
+
+
+def test_what_needs_no_images_goes_on_at_once_and_is_not_stopped_before_its_result() -> None:
+    attempt, device = AnAttempt(worth_s=1.5), Device(name="cuda")
+    slower, slow, quick = (flight_of(attempt, device, seconds) for seconds in (4.0, 2.0, 1.0))
+    flights = [slower, slow, quick]
+    chosen = next_to_judge(flights)
+    assert [(flight, needless) for flight, _, needless in chosen] == [(slow, True), (slower, True), (quick, False)]
+    for flight, _, is_too_slow in chosen:
+        flight.begin_to_judge(flights, is_too_slow=is_too_slow)
+    assert [flight.can_be_stopped for flight in flights] == [False, False, True]
+    assert quick.passed_over == 0, "they take no time from it"
+    slow.is_recorded = True
+    assert slow.can_be_stopped, "the rest of it may take images"
+
+
+def test_what_was_timed_is_recorded_when_the_time_for_the_confirmation_comes(
+    ahead: Ahead, workers: SlowWorkers
+) -> None:
+    """The time comes as soon as one is as good as the baseline: slow pairs take all that is left."""
+    workers.is_lossless = workers.is_composed = True
+
+    def timed() -> set[int]:
+        return {int(note.split()[1]) for note in ahead.told.notes if " is timed: " in note}
+
+    with ahead.study() as study:
+        runner, history, stopped = study.runner, study.history, list[bool]()
+        take, ends_at = runner.take, runner.builds_end_at
+
+        def take_and_stop_once(handle: Any, message: Any) -> None:
+            take(handle, message)
+            if not stopped and 0 in history.outcomes and study.confirmation.shortlist(history)[0].number:
+                stopped.append(True)
+                runner.builds_end_at = lambda: 0.0
+                runner.stop_late()
+                runner.builds_end_at = ends_at
+
+        runner.executor = TakingTurns(ahead.work, ahead.slots, lambda: len(timed()) > 2)
+        runner.take = take_and_stop_once  # type: ignore[method-assign]
+        study.run()
+    assert stopped
+    assert timed() <= {outcome.number for outcome in ahead.told.outcomes}
 
 
 def test_the_search_goes_on_beside_what_was_begun_ahead(ahead: Ahead, workers: SlowWorkers) -> None:

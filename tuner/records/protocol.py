@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tuner.records.codec import Count, NonNegative, PositiveCount, Record, Share, Values
+from tuner.records.codec import Count, Estimate, NonNegative, PositiveCount, Record, Share, Values
 from tuner.records.gate import Allowance, GatePolicy
 from tuner.records.machine import Environment, Memory
 from tuner.records.model import Model, Workload
@@ -136,7 +136,7 @@ class ReferenceWanted(Record, tag="reference_wanted"):
     Its own images take `seconds_per_image`.
     """
 
-    seconds_per_image: NonNegative
+    seconds_per_image: Estimate
 
 
 class PointDone(Record, tag="point"):

@@ -15,7 +15,7 @@ from tuner.execution.executor import StoodStill
 from tuner.knobs import uneven_steps
 from tuner.knobs.parallel import device_count
 from tuner.quality.reference import baseline_reference
-from tuner.records.codec import Values
+from tuner.records.codec import Estimate, Values
 from tuner.records.outcome import Build, Device, Failure, Outcome, Purpose
 from tuner.records.protocol import (
     BuildDone,
@@ -143,6 +143,12 @@ class BuildAttempt:
             predict=int(values["steps"]) not in prediction.step_counts_to_measure(steps) and not uneven_steps(values),
         )
 
+    def is_too_slow(self, seconds_per_image: Estimate) -> bool:
+        """Return whether a quicker one is as good as the baseline, so that the images of the candidate tell nothing."""
+        values = self.sweep[0]
+        worth_s = self._worth_s(values)
+        return worth_s is not None and seconds_per_image.low * int(values["batch"]) > worth_s
+
     def _worth_s(self, values: Values) -> float | None:
         to_beat_s = latency_to_beat_s(self.history) if self._is_judged_in_turn() else None
         if to_beat_s is None:
@@ -188,7 +194,7 @@ class BuildAttempt:
             yield Note(narration.baseline_timed_text(message.timing.latency_s))
         elif isinstance(message, ReferenceWanted):
             if self.history.awaits_reference:
-                yield Note(narration.waiting_text(self.history, self.number, message.seconds_per_image))
+                yield Note(narration.waiting_text(self.history, self.number, message.seconds_per_image.value))
         elif isinstance(message, PointDone):
             yield from self._settle(message.index, self._measured(message), DOMINATED if message.is_dominated else "")
         elif isinstance(message, PointLeftOut):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from tuner.execution.executor import Handle
+from tuner.records.codec import Estimate
 from tuner.records.outcome import Device, Failure, Outcome, Pair
 from tuner.search.history import BASELINE, InFlight
 from tuner.search.strategy import Proposal
@@ -24,9 +25,10 @@ class Flight:
     its outcome; other step counts may still be measured then.
 
     `pair_side_by_side` is its pair if both of that run at the same time. Results are `held` until the baseline's is
-    recorded, also those of a worker that `has_ended`. With `wants_reference_s` it waits to be judged against the
-    baseline's images, and an image of its own takes so long; `image_s` keeps that. `passed_over` is how often
-    another one was judged before it. With `is_judging` it is judged, and no other one of its device.
+    recorded, also those of a worker that `has_ended`. An image of it takes `seconds_per_image`, once that is timed.
+    While it `wants_reference` it waits to be judged against the baseline's images; `passed_over` is how often another
+    one was judged before it. With `is_judging` it is judged, and no other one of its device; with `is_too_slow` it
+    generates no images.
     """
 
     proposal: Proposal
@@ -40,10 +42,11 @@ class Flight:
     is_recorded: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
     held: list[TrialEnded | RepetitionEnded] = field(default_factory=list)
-    wants_reference_s: float | None = None
-    image_s: float | None = None
+    seconds_per_image: Estimate | None = None
+    wants_reference: bool = False
     passed_over: int = 0
     is_judging: bool = False
+    is_too_slow: bool = False
     has_ended: bool = False
 
     @property
@@ -59,16 +62,23 @@ class Flight:
     @property
     def waits_to_be_judged(self) -> bool:
         """Whether it stands idle until others were judged, or the baseline's images exist."""
-        return self.wants_reference_s is not None and not self.has_ended
+        return self.wants_reference and not self.has_ended
 
     @property
     def can_be_stopped(self) -> bool:
         """Whether this is a running build that is stopped when the time for builds is up.
 
-        The baseline's is, once its trial is recorded and the attempt can be stopped.
+        The baseline's is, once its trial is recorded and the attempt can be stopped, and so is one that needs no
+        images: its result comes in a moment.
         """
-        is_needed = self.attempt.number == BASELINE and not self.is_recorded
+        is_needed = (self.attempt.number == BASELINE or self.is_too_slow) and not self.is_recorded
         return self.attempt.can_be_stopped and not is_needed and not self.has_ended
+
+    def begin_to_judge(self, flights: Sequence[Flight], *, is_too_slow: bool) -> None:
+        """Take note that it goes on, and which others of its device it passes over."""
+        self.wants_reference, self.is_judging, self.is_too_slow = False, True, is_too_slow
+        for other in flights:
+            other.passed_over += other.device == self.device and other.wants_reference and not is_too_slow
 
     def lacked_memory(self, outcome: Outcome) -> bool:
         """Return whether an outcome may be that others took too much memory: of the device, or of the host."""
@@ -94,17 +104,27 @@ def was_killed(failure: Failure) -> bool:
     return failure.kind == "crash" and "SIGKILL" in failure.message
 
 
-def next_to_judge(flights: Sequence[Flight]) -> list[tuple[Flight, BuildAttempt]]:
+def next_to_judge(flights: Sequence[Flight]) -> list[tuple[Flight, BuildAttempt, bool]]:
     """Return the quickest candidate of each device that waits to be judged, unless one is being judged.
 
     Two that share the GPU take as long as one after the other, and the first result comes later. If that one is as good
-    as the baseline, those that are slower need no images of their own. One that was passed over twice comes first.
+    as the baseline, those that are slower need no images of their own: they are returned at once, with True. One that
+    was passed over twice comes first.
     """
     alive = [flight for flight in flights if not flight.has_ended]
     judging = {flight.device for flight in alive if flight.is_judging or flight.proposal.prompts is not None}
-    found: dict[Device, tuple[Flight, BuildAttempt]] = {}
-    waiting = [flight for flight in alive if flight.waits_to_be_judged and flight.device not in judging]
-    for flight in sorted(waiting, key=lambda each: (each.passed_over < MAX_PASSED_OVER, each.wants_reference_s or 0.0)):
-        if isinstance(flight.attempt, BuildAttempt):
-            found.setdefault(flight.device, (flight, flight.attempt))
-    return list(found.values())
+    too_slow: list[tuple[Flight, BuildAttempt, bool]] = []
+    found: dict[Device, tuple[Flight, BuildAttempt, bool]] = {}
+    for flight in sorted((each for each in alive if each.waits_to_be_judged), key=in_turn):
+        assert isinstance(flight.attempt, BuildAttempt) and flight.seconds_per_image is not None
+        if flight.attempt.is_too_slow(flight.seconds_per_image):
+            too_slow.append((flight, flight.attempt, True))
+        elif flight.device not in judging:
+            found.setdefault(flight.device, (flight, flight.attempt, False))
+    return [*too_slow, *found.values()]
+
+
+def in_turn(flight: Flight) -> tuple[bool, float]:
+    """Return what orders the candidates that wait to be judged."""
+    assert flight.seconds_per_image is not None
+    return flight.passed_over < MAX_PASSED_OVER, flight.seconds_per_image.value

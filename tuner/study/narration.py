@@ -190,13 +190,11 @@ def device_texts(history: History) -> Iterator[str]:
             yield f"{device.title}: a call of the untouched pipeline takes {longer:+.1%} against {first.title}"
 
 
-def stop_text(number: int, left_s: float, image_s: float | None, *, is_recorded: bool) -> str:
-    """Say that a running build was stopped, and why. If its trial `is_recorded`, only further step counts were.
-
-    Else an image of it takes `image_s`, if it was timed, and no verdict on its images exists.
-    """
+def stop_text(number: int, left_s: float, seconds_per_image: Estimate | None, *, is_recorded: bool) -> str:
+    """Say that a running build was stopped, and why. If its trial `is_recorded`, only further step counts were."""
     what = f"the rest of trial {number}" if is_recorded else f"trial {number}"
     reason = "the rest of the time is for the confirmation" if left_s > 1.0 else "the time is up"
-    if image_s is None or is_recorded:
+    if seconds_per_image is None:
         return f"{what} was stopped: {reason}"
-    return f"{what} was stopped: {reason}; it takes {format_latency(image_s)} an image, whose quality is not known yet"
+    takes = f"it takes {format_latency(seconds_per_image.value)} an image, whose quality is not known yet"
+    return f"{what} was stopped: {reason}; {takes}"

@@ -188,7 +188,7 @@ class Runner:
                 self.begin_again(flight)
         else:
             if isinstance(message, ReferenceWanted):
-                flight.wants_reference_s = flight.image_s = message.seconds_per_image
+                flight.wants_reference, flight.seconds_per_image = True, message.seconds_per_image
             self.publish_all(flight, message)
         for each in [flight] if self.history.awaits_reference else list(self.flights.values()):
             self.go_on(each)
@@ -241,11 +241,10 @@ class Runner:
     def judge_next(self) -> None:
         """Let the quickest of a device's candidates that wait to be judged go on, once the baseline's images exist."""
         if BASELINE in self.history.outcomes and self.history.baseline.quality is not None:
-            for flight, attempt in next_to_judge(list(self.flights.values())):
-                flight.wants_reference_s, flight.is_judging = None, True
+            flights = list(self.flights.values())
+            for flight, attempt, is_too_slow in next_to_judge(flights):
+                flight.begin_to_judge(flights, is_too_slow=is_too_slow)
                 self.executor.provide(flight.handle, attempt.with_reference(flight.handle.job))
-                for other in self.flights.values():
-                    other.passed_over += other.device == flight.device and other.wants_reference_s is not None
 
     def begin_again(self, baseline: Flight) -> None:
         """Give up what was begun beside a baseline that is built once more, alone, or was to run again."""
@@ -345,6 +344,7 @@ class Runner:
         is_late = time.monotonic() >= self.next_stop()
         for flight in [flight for flight in self.flights.values() if is_late and flight.can_be_stopped]:
             left_s, number = self.budget.seconds_left(), flight.attempt.number
-            self.note(narration.stop_text(number, left_s, flight.image_s, is_recorded=flight.is_recorded))
+            seconds_per_image = None if flight.is_recorded else flight.seconds_per_image
+            self.note(narration.stop_text(number, left_s, seconds_per_image, is_recorded=flight.is_recorded))
             flight.runs_again = False
             self.conclude(flight)

@@ -18,7 +18,7 @@ from tuner.quality.similarity import MAX_PSNR_DB
 from tuner.records.outcome import Build, Timing
 from tuner.records.protocol import CallTimed, Job, Point, PointDone, PointTimed
 from tuner.records.quality import Quality
-from tuner.timing import roofline
+from tuner.timing import prediction, roofline
 from tuner.timing.measure import Clock, CudaClock, time_call
 from tuner.worker.calls import PipelineCalls, Stopwatch
 from tuner.worker.channel import Channel
@@ -160,7 +160,7 @@ class Bench:
         timing, memory = self.timer.known_timing(point) or self.timer.predict(point) or self.timer.time(point)
         if point.score and self.job.awaits_reference:
             self.channel.enter("score", point.index)
-            self.job = self.channel.await_reference(timing.latency_s.value / point.batch)
+            self.job = self.channel.await_reference(prediction.scaled(timing.latency_s, 1 / point.batch))
             point = self.job.points[point.index]
         timing = msgspec.structs.replace(timing, devices=self.ranks.count)
         if self.is_dominated(point, timing):

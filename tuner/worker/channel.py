@@ -11,7 +11,7 @@ from threading import Semaphore
 from typing import Any
 
 from tuner.knobs import NoEffect
-from tuner.records.codec import Record, encode, read
+from tuner.records.codec import Estimate, Record, encode, read
 from tuner.records.outcome import Failure
 from tuner.records.protocol import (
     Job,
@@ -79,7 +79,7 @@ class Channel:
             self._has_turn = False
             self.send(TurnEnded())
 
-    def await_reference(self, seconds_per_image: float) -> Job:
+    def await_reference(self, seconds_per_image: Estimate) -> Job:
         """Wait until the parent has written the job again, with the baseline's images, and return it."""
         assert self.granted is not None and self.job_file is not None and not self._has_turn
         self.send(ReferenceWanted(seconds_per_image=seconds_per_image))
