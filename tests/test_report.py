@@ -71,6 +71,16 @@ def test_a_score_from_the_images_of_another_trial_is_marked() -> None:
     assert "]^@" in printed(front_table([*shared[1:], few]), 240)
 
 
+def test_a_point_that_may_be_worse_than_is_tolerated_is_marked() -> None:
+    worse = [msgspec.structs.replace(each, may_be_worse=each.number == 30) for each in POINTS]
+    text = " ".join(printed(front_table(worse), 240).split())
+    assert "-0.0200 [-0.0220, -0.0190]< steps=2" in text and text.count("]<") == 1
+    legend = "< not certainly as good: its interval reaches below the tolerated loss; it is not chosen"
+    assert legend in text and "<" not in printed(front_table(POINTS), 240)
+    both = [msgspec.structs.replace(each, scored_prompts=4) for each in worse]
+    assert "]<^ steps=2" in " ".join(printed(front_table(both), 240).split())
+
+
 def printed(what: RenderableType, width: int = 80) -> str:
     stream = io.StringIO()
     make_console(stream, width).print(what)
