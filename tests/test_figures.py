@@ -65,9 +65,10 @@ def test_everything_that_was_measured_stands_beside_the_baselines() -> None:
     assert " ".join(row(text, "latency, median").split()) == "2.00 s of 100 calls 1.00 s of 100 calls"
     assert "The chosen denoiser runs at 36 % of this GPU's bf16 rate" in text
     assert row(text, "latency, 95th percentile").split() == ["2.10", "s", "2.10", "s"]
-    assert row(text, "one call, part by part").split() == ["2.00", "s", "100%", "1.00", "s", "100%"]
-    assert row(text, "denoiser  ").split() == ["1.60", "s", "80%", "800", "ms", "80%"]
-    assert row(text, "VAE decode").split() == ["100", "ms", "5%", "100", "ms", "10%"]
+    assert row(text, "images in a call").split() == ["1", "2"]
+    assert row(text, "one image, part by part").split() == ["2.00", "s", "100%", "500", "ms", "100%"]
+    assert row(text, "denoiser  ").split() == ["1.60", "s", "80%", "400", "ms", "80%"]
+    assert row(text, "VAE decode").split() == ["100", "ms", "5%", "50.0", "ms", "10%"]
     assert row(text, "denoiser's share of the limit").split() == ["36", "%", "of", "bf16"] * 2
     assert row(text, "images per hour").split() == ["1,800", "7,200"]
     assert row(text, "images per 1000 US$").split() == ["500k", "2.00M"]
@@ -85,12 +86,20 @@ def test_everything_that_was_measured_stands_beside_the_baselines() -> None:
 def test_parts_that_do_not_add_up_to_the_median_stand_below_the_call_that_they_are_of() -> None:
     best = full(components=parts(1.5))
     names = [line.strip().split("  ")[0] for line in printed(best).splitlines()]
-    first = names.index("one call, part by part")
+    first = names.index("one image, part by part")
     assert names[first + 1 : first + 5] == ["text encoders", "denoiser", "VAE decode", "rest of the call"]
     assert row(printed(best), "latency, median").endswith("1.00 s of 100 calls")
-    assert row(printed(best), "one call, part by part").split() == ["2.00", "s", "100%", "1.50", "s", "100%"]
-    assert row(printed(best), "denoiser  ").split()[-3:] == ["1.20", "s", "80%"], "of that call"
+    assert row(printed(best), "one image, part by part").split() == ["2.00", "s", "100%", "750", "ms", "100%"]
+    assert row(printed(best), "denoiser  ").split()[-3:] == ["600", "ms", "80%"], "of that call"
     assert "is not one of those of the median" in printed(best)
+
+
+def test_parts_of_calls_of_several_images_are_per_image_and_the_batch_is_named() -> None:
+    text = printed(full(batch=4, components=parts(6.0)))
+    assert row(text, "images in a call").split() == ["1", "4"]
+    assert row(text, "one image, part by part").split() == ["2.00", "s", "100%", "1.50", "s", "100%"]
+    assert row(text, "denoiser  ").split() == ["1.60", "s", "80%", "1.20", "s", "80%"]
+    assert "images in a call" not in printed(full(batch=1)), "where all are of one image, a call is an image"
 
 
 def test_what_was_not_measured_is_no_row() -> None:

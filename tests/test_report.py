@@ -17,6 +17,8 @@ from tuner.report.formatting import changes, one_line, shorten
 from tuner.report.front_plot import front_plot
 from tuner.report.front_table import front_table
 from tuner.report.points import FrontPoint, front_point
+from tuner.report.studies import StudyList, StudySummary
+from tuner.report.study_table import StudyTable
 from tuner.report.trial_counts import trial_counts
 
 
@@ -69,6 +71,16 @@ def test_a_score_from_the_images_of_another_trial_is_marked() -> None:
     assert same in text and "@" not in printed(front_table(POINTS), 240)
     few = msgspec.structs.replace(shared[0], scored_prompts=4)
     assert "]^@" in printed(front_table([*shared[1:], few]), 240)
+
+
+def test_a_point_that_may_be_worse_than_is_tolerated_is_marked() -> None:
+    worse = [msgspec.structs.replace(each, may_be_worse=each.number == 30) for each in POINTS]
+    text = " ".join(printed(front_table(worse), 240).split())
+    assert "-0.0200 [-0.0220, -0.0190]< steps=2" in text and text.count("]<") == 1
+    legend = "< not certainly as good: its interval reaches below the tolerated loss; it is not chosen"
+    assert legend in text and "<" not in printed(front_table(POINTS), 240)
+    both = [msgspec.structs.replace(each, scored_prompts=4) for each in worse]
+    assert "]<^ steps=2" in " ".join(printed(front_table(both), 240).split())
 
 
 def printed(what: RenderableType, width: int = 80) -> str:
@@ -266,3 +278,20 @@ def test_words_and_numbers() -> None:
     assert shorten("abcdefgh", 6) == "abc..."
     assert format_latency_with_error(0.25, 0.0021, "+-") == "250.0 +- 2.1 ms"
     assert format_latency_with_error(12.3456, 0.12, "+-") == "12.35 +- 0.12 s"
+
+
+def test_names_of_studies_are_not_broken() -> None:
+    names = ("flux.1-dev-1024x1024-steps28-231471c9", "deep/er/stable-diffusion-xl-base-1.0-5d0c61aa")
+    studies = [
+        StudySummary(
+            folder=f"traces/{name}", state="interrupted", model="black-forest-labs/FLUX.1-dev", trials=27,
+            chosen_trial=13, chosen="precision.dtype=bfloat16 cache.kind=first-block cache.threshold=0.1 " * 2,
+        )
+        for name in names
+    ]  # fmt: skip
+    shown = StudyTable(StudyList(folder="traces", studies=tuple(studies)))
+    for width, below in ((80, "    black-forest-labs/FLUX.1-dev: precision.dtype=bf"), (120, "    precision.dtype=bf")):
+        lines = printed(shown, width).splitlines()
+        assert [line.split()[0] for line in lines if "interrupted" in line] == list(names)
+        assert max(map(len, lines)) <= width
+        assert lines[3].startswith(below)

@@ -33,6 +33,7 @@ from tuner.report.page import facts, images
 from tuner.report.page.metrics import metrics
 from tuner.report.page.page import page
 from tuner.report.page.settings import settings
+from tuner.report.page.shares import call_bars
 from tuner.report.page.trials import trials
 from tuner.report.renderers import RENDERERS
 from tuner.report.study_report import StudyReport, read_report
@@ -161,9 +162,24 @@ def test_the_page_is_small_and_loads_nothing(file: Path) -> None:
 
 def test_the_parts_of_a_call_stand_below_the_call_that_they_are_of(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
-    assert '<th scope="row">one call, part by part</th><td class="number">1.00 s 100%</td>' in text
-    assert "<span>one call, 1.00 s</span>" in text
+    assert '<th scope="row">one image, part by part</th><td class="number">1.00 s 100%</td>' in text
+    assert "<span>1.00 s per image, in a call of 1 image</span>" in text
     assert "is not one of those of the median" in text
+
+
+def test_calls_of_different_batches_are_compared_per_image(large: StudyReport) -> None:
+    best = large.best
+    chosen = replace(best.chosen, batch=4, latency_s=Estimate(value=0.72, low=0.7, high=0.74))
+    baseline = replace(best.baseline, batch=1, latency_s=Estimate(value=1.02, low=1.0, high=1.04))
+    report = replace(large, best=replace(best, baseline=baseline, chosen=chosen))
+    before, after = call_bars(report)
+    assert (before.total, after.total) == (
+        "1.00 s per image, in a call of 1 image", "175 ms per image, in a call of 4 images",
+    )  # fmt: skip
+    assert [(part.name, part.text) for part in after.parts][1] == ("denoiser", "125 ms")
+    assert sum(part.share for part in before.parts) == pytest.approx(1.0), "the longer bar is the whole scale"
+    assert [part.share for part in after.parts][1] == pytest.approx(0.125), "one eighth of the baseline's second"
+    assert ("latency per image", "180 ms", "baseline 1.02 s; a call of 4 images takes 720 ms") in facts.headline(report)
 
 
 def test_a_page_without_images_and_traces_leaves_them_out(recorded_study: Path) -> None:

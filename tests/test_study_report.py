@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import shutil
 from pathlib import Path
@@ -17,9 +18,10 @@ from tuner.records.codec import Estimate, encode_pretty
 from tuner.records.quality import MetricResult
 from tuner.report.conclusion import tolerated
 from tuner.report.console import make_console
+from tuner.report.points import front_points
 from tuner.report.renderers import RENDERERS
 from tuner.report.renderers.terminal import Terminal
-from tuner.report.study_report import StudyReport, read_refusals, read_report
+from tuner.report.study_report import StudyReport, read_history, read_refusals, read_report
 
 
 @pytest.fixture
@@ -152,3 +154,15 @@ def test_refusals_are_read_without_a_database_and_not_from_a_damaged_one(tmp_pat
     (tmp_path / "study.db").write_bytes(b"nothing" * 100)
     with pytest.raises(BadInput, match="damaged"):
         read_refusals(tmp_path / "study.db")
+
+
+def test_points_that_reach_below_the_tolerance_are_marked_in_every_table(finished: Path) -> None:
+    report = read_report(finished)
+    history = read_history(StudyFolder(finished), report.request)
+    strict = msgspec.structs.replace(history.space, tolerance=0.2)
+    points = front_points(dataclasses.replace(history, space=strict), None)
+    assert [point.number for point in points if point.may_be_worse] == [7, 9]
+    assert not any(point.may_be_worse for point in report.points), "all are within the study's own tolerance"
+    for name in ("terminal", "md"):
+        text = RENDERERS[name]().render(msgspec.structs.replace(report, points=tuple(points)))
+        assert text.count("]<") == 2 and "< not certainly as good" in text

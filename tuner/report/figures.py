@@ -80,15 +80,21 @@ def _p95(point: MeasuredPoint, _: BestConfig) -> str | None:
     return format_latency(p95_s) if p95_s is not None else None
 
 
-def _call(point: MeasuredPoint, _: BestConfig) -> str | None:
-    return f"{format_latency(point.components.total_s)} 100%" if point.components else None
+def _batch(point: MeasuredPoint, best: BestConfig) -> str | None:
+    return str(point.batch) if max(best.baseline.batch, best.chosen.batch) > 1 else None
+
+
+def _whole(point: MeasuredPoint, _: BestConfig) -> str | None:
+    return f"{format_latency(point.components.total_s / point.batch)} 100%" if point.components else None
 
 
 def _part(name: str) -> Cell:
     def cell(point: MeasuredPoint, _: BestConfig) -> str | None:
         parts = point.components
         seconds = getattr(parts, name) if parts else None
-        return f"{format_latency(seconds)} {_share(seconds, parts)}" if parts and seconds is not None else None
+        if parts is None or seconds is None:
+            return None
+        return f"{format_latency(seconds / point.batch)} {_share(seconds, parts)}"
 
     return cell
 
@@ -160,10 +166,11 @@ def _others(point: MeasuredPoint, _: BestConfig) -> str | None:
 
 
 ROWS: tuple[tuple[str, Cell], ...] = (
+    ("images in a call", _batch),
     ("latency, median", _latency),
     ("latency, 95th percentile", _p95),
     ("calls within the latency target", _within),
-    ("one call, part by part", _call),
+    ("one image, part by part", _whole),
     ("  text encoders", _part("text_encoders_s")),
     ("  denoiser", _part("denoiser_s")),
     ("  VAE decode", _part("vae_s")),
@@ -195,8 +202,8 @@ def notes(best: BestConfig) -> Iterator[str]:
         yield f"The chosen denoiser runs at {share}{f', {bound}' if bound else ''}"
     if best.baseline.components or best.chosen.components:
         yield (
-            "The call that is shown part by part is not one of those of the median: it was timed on its own, or "
-            "follows from one of fewer steps"
+            "The parts are of a call, divided by its images, that is not one of those of the median: it was timed on "
+            "its own, or follows from one of fewer steps"
         )
     yield from _timing_notes(best)
     yield from _rate_notes(best)

@@ -12,7 +12,16 @@ from rich.text import Text
 from tuner.numbers import decimals, difference_places, format_difference, format_fixed, format_latency, format_number
 from tuner.report.console import BASELINE, CHOSEN, QUIET, Glyphs, glyphs_for
 from tuner.report.formatting import OneLine, one_line, wrap_text
-from tuner.report.points import FrontPoint, gain_cell, in_order, is_marked, mark, quality_marks, quality_notes
+from tuner.report.points import (
+    FrontPoint,
+    difference_marks,
+    gain_cell,
+    in_order,
+    is_marked,
+    mark,
+    quality_marks,
+    quality_notes,
+)
 from tuner.report.tables import add_number_column, make_bare_table, make_table, width_of
 
 SCORE_FROM_WIDTH = 84
@@ -157,7 +166,7 @@ def _difference_cell(p: FrontPoint, places: int) -> str:
     if p.is_baseline:
         return "reference"
     shift = p.difference - p.quality
-    return format_difference(p.difference, p.quality_low + shift, p.quality_high + shift, places) + quality_marks(p)
+    return format_difference(p.difference, p.quality_low + shift, p.quality_high + shift, places) + difference_marks(p)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from tuner.records.model import Workload
 from tuner.records.outcome import Outcome, scored_prompts
 from tuner.report.console import Glyphs
 from tuner.report.formatting import label
+from tuner.result.front import is_as_good
 from tuner.search.gain import finalists, is_confirmed, is_in_doubt, speed_up
 from tuner.search.history import History
 from tuner.timing.target import meets_latency_target
@@ -22,13 +23,17 @@ FEW_PROMPTS = "^"
 OTHER_IMAGES = "@"
 """Marks a score that is not from the trial's own images."""
 
+NOT_AS_GOOD = "<"
+"""Marks a difference whose interval reaches below the tolerance."""
+
 
 class FrontPoint(Record):
     """One row of the front.
 
     `quality_low` and `quality_high` are the 95 % interval of the paired difference, moved to `quality`. A predicted
     latency was not measured itself. The gain of a doubtful point was measured in pairs, which did not decide it.
-    Only the baseline may miss the latency target and still be a point. `scored_prompts` counts the prompts that the
+    Only the baseline may miss the latency target and still be a point. A point that `may_be_worse` than is tolerated,
+    by its interval, cannot be chosen. `scored_prompts` counts the prompts that the
     quality is from, if not all of the workload's are. `images_of` is the trial whose images it is from, if not its own.
     """
 
@@ -48,6 +53,7 @@ class FrontPoint(Record):
     is_predicted: bool = False
     is_doubtful: bool = False
     misses_target: bool = False
+    may_be_worse: bool = False
     scored_prompts: PositiveCount | None = None
     images_of: Count | None = None
 
@@ -125,14 +131,15 @@ def front_points(history: History, chosen: int | None) -> list[FrontPoint]:
 
 def _point(history: History, number: int, *, is_chosen: bool) -> FrontPoint:
     outcome = history.outcomes[number]
+    settled = history.settled(outcome)
     point = front_point(
-        history.settled(outcome), history.settled(history.baseline), history.space.changed(outcome.values),
-        is_chosen=is_chosen,
-    )  # fmt: skip
+        settled, history.settled(history.baseline), history.space.changed(outcome.values), is_chosen=is_chosen
+    )
     gain, is_doubtful = speed_up(history, outcome), is_in_doubt(history, outcome)
     return msgspec.structs.replace(
         point, speed_up=gain.value, is_doubtful=is_doubtful,
-        scored_prompts=fewer_prompts(history.settled(outcome), history.space.workload),
+        may_be_worse=not is_as_good(settled, history.space.tolerance),
+        scored_prompts=fewer_prompts(settled, history.space.workload),
     )  # fmt: skip
 
 
@@ -158,9 +165,16 @@ def quality_marks(point: FrontPoint) -> str:
     return few if point.images_of is None else f"{few}{OTHER_IMAGES}"
 
 
+def difference_marks(point: FrontPoint) -> str:
+    """Return the marks of a difference: that of one that may be too large, and those of its score."""
+    return f"{NOT_AS_GOOD if point.may_be_worse else ''}{quality_marks(point)}"
+
+
 def quality_notes(points: Iterable[FrontPoint]) -> Iterator[str]:
     """Yield what those marks mean in a table, as far as its points have them."""
     marked = sorted(points, key=lambda point: point.number)
+    if any(point.may_be_worse for point in marked):
+        yield f"{NOT_AS_GOOD} not certainly as good: its interval reaches below the tolerated loss; it is not chosen"
     counts = sorted({point.scored_prompts for point in marked if point.scored_prompts})
     if counts:
         yield f"{FEW_PROMPTS} scored on {' or '.join(map(str, counts))} prompts only, not on all of the study's"

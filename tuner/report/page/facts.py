@@ -14,6 +14,7 @@ from tuner.numbers import (
 )
 from tuner.report.formatting import format_value, one_line, pluralize
 from tuner.report.study_report import StudyReport
+from tuner.result.records import MeasuredPoint
 
 Fact = tuple[str, str, str]
 """A name, a figure, and what stands in small letters below it."""
@@ -31,15 +32,22 @@ def headline(report: StudyReport) -> Iterator[Fact]:
     interval = f"[{format_ratio(gain.low)}, {format_ratio(gain.high)}]"
     how = "in pairs of fresh processes" if best.speed_up_confirmed else "not confirmed"
     yield "throughput", f"{format_ratio(gain.value)}x", f"{interval}, {how}"
-    of = "latency" if after.batch == before.batch else f"latency of {pluralize(after.batch, 'image')}"
-    of_baseline = "baseline" if after.batch == before.batch else f"baseline, of {before.batch},"
-    yield of, format_latency(after.latency_s.value), f"{of_baseline} {format_latency(before.latency_s.value)}"
+    yield _latency(before, after)
     usd = [format_number(point.cost_usd_per_1000_images) for point in (after, before)]
     yield "US$ per 1000 images", usd[0], f"baseline {usd[1]}"
     lost = after.quality_difference
     shift, interval = format_difference(lost.value, lost.low, lost.high).split(" ", 1)
     yield report.metric_title, shift, f"{interval}, tolerated {format_exact(-best.quality_tolerance)}"
     yield "peak memory", _gigabytes(after.peak_memory_bytes), f"baseline {_gigabytes(before.peak_memory_bytes)}"
+
+
+def _latency(before: MeasuredPoint, after: MeasuredPoint) -> Fact:
+    """Return the latencies of a call; of calls of different batches the time per image, and who waits how long."""
+    if after.batch == before.batch:
+        return "latency", format_latency(after.latency_s.value), f"baseline {format_latency(before.latency_s.value)}"
+    ours, theirs = (format_latency(point.latency_s.value / point.batch) for point in (after, before))
+    call = f"a call of {pluralize(after.batch, 'image')} takes {format_latency(after.latency_s.value)}"
+    return "latency per image", ours, f"baseline {theirs}; {call}"
 
 
 def _interval_s(report: StudyReport) -> str:

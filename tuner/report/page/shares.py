@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tuner.numbers import format_clock, format_latency, format_number
 from tuner.records.outcome import Components
+from tuner.report.formatting import pluralize
 from tuner.report.page.steps import OF_LETTER
 from tuner.report.study_report import StudyReport
 from tuner.report.time_account import TimeAccount
@@ -48,22 +49,27 @@ def _points(report: StudyReport) -> dict[str, int]:
 
 
 def call_bars(report: StudyReport) -> list[DividedBar]:
-    """Return the parts of a call of the baseline and of the chosen configuration, on one scale of time."""
-    points = {point.trial: point.components for point in (report.best.baseline, report.best.chosen)}
-    calls = {name: call for name, trial in _points(report).items() if (call := points[trial]) is not None}
-    longest_s = max((call.total_s for call in calls.values()), default=0.0)
+    """Return the seconds per image of a call of the baseline and of the chosen configuration, on one scale of time."""
+    points = {point.trial: point for point in (report.best.baseline, report.best.chosen)}
+    shown = {name: points[trial] for name, trial in _points(report).items()}
+    calls = {name: (point.components, point.batch) for name, point in shown.items() if point.components is not None}
+    longest_s = max((call.total_s / batch for call, batch in calls.values()), default=0.0)
     return [
-        DividedBar(name, f"one call, {format_latency(call.total_s)}", tuple(_call_parts(call, longest_s)))
-        for name, call in calls.items()
+        DividedBar(name, _image_text(call, batch), tuple(_image_parts(call, batch, longest_s)))
+        for name, (call, batch) in calls.items()
         if longest_s > 0
     ]
 
 
-def _call_parts(call: Components, longest_s: float) -> Iterator[Part]:
+def _image_text(call: Components, batch: int) -> str:
+    return f"{format_latency(call.total_s / batch)} per image, in a call of {pluralize(batch, 'image')}"
+
+
+def _image_parts(call: Components, batch: int, longest_s: float) -> Iterator[Part]:
     for tone, (field, name) in enumerate(PARTS.items()):
         seconds = getattr(call, field)
         if seconds:
-            yield Part(name, seconds / longest_s, format_latency(seconds), tone)
+            yield Part(name, seconds / batch / longest_s, format_latency(seconds / batch), tone)
 
 
 def class_bars(report: StudyReport) -> list[DividedBar]:

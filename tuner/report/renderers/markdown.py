@@ -6,7 +6,7 @@ from tuner.numbers import difference_places, format_clock, format_difference, fo
 from tuner.records.text import visible
 from tuner.report.formatting import pluralize
 from tuner.report.markdown_text import code, plain, row
-from tuner.report.points import FrontPoint, gain_cell, in_order, quality_marks, quality_notes
+from tuner.report.points import FrontPoint, difference_marks, gain_cell, in_order, quality_notes
 from tuner.report.renderers.base import Renderer
 from tuner.report.study_report import StudyReport, state_note
 from tuner.report.time_account import TimeAccount
@@ -54,7 +54,7 @@ def _difference(point: FrontPoint) -> str:
     shift = point.difference - point.quality
     low, high = point.quality_low + shift, point.quality_high + shift
     places = difference_places([(low, high)], point.quality)
-    return format_difference(point.difference, low, high, places) + quality_marks(point)
+    return format_difference(point.difference, low, high, places) + difference_marks(point)
 
 
 def _counts(report: StudyReport) -> str:
