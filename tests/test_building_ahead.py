@@ -418,7 +418,7 @@ def test_what_needs_no_images_goes_on_at_once_and_is_not_stopped_before_its_resu
 
 
 def test_what_was_timed_is_recorded_when_the_time_for_the_confirmation_comes(
-    ahead: Ahead, workers: SlowWorkers
+    ahead: Ahead, workers: SlowWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The time comes as soon as one is as good as the baseline: slow pairs take all that is left."""
     workers.is_lossless = workers.is_composed = True
@@ -439,7 +439,7 @@ def test_what_was_timed_is_recorded_when_the_time_for_the_confirmation_comes(
                 runner.builds_end_at = ends_at
 
         runner.executor = TakingTurns(ahead.work, ahead.slots, lambda: len(timed()) > 2)
-        runner.take = take_and_stop_once  # type: ignore[method-assign]
+        monkeypatch.setattr(runner, "take", take_and_stop_once)
         study.run()
     assert stopped
     assert timed() <= {outcome.number for outcome in ahead.told.outcomes}

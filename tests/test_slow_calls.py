@@ -19,7 +19,7 @@ from tuner.timing import measure
 from tuner.timing.measure import Clock, StoppingRule
 from tuner.worker.bench import Bench
 from tuner.worker.calls import PipelineCalls
-from tuner.worker.timing import Timer, of_one_device, usual
+from tuner.worker.timing import Timer, median_parts, of_one_device
 from tuner.worker.weights import no_weights
 
 
@@ -119,7 +119,7 @@ def test_slow_steps_ask_for_fewer_of_them(monkeypatch: pytest.MonkeyPatch, step_
 def test_the_parts_of_a_stalled_call_do_not_count() -> None:
     calls_s = (2.0, 9.0, 2.1)
     parts = [Components(total_s=s, text_encoders_s=None, denoiser_s=s, vae_s=None, rest_s=0.0) for s in calls_s]
-    assert usual(parts).denoiser_s == 2.1
+    assert median_parts(parts).denoiser_s == 2.1
 
 
 @pytest.mark.parametrize("devices", [1, 2])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
@@ -63,11 +62,12 @@ class Host(Machines):
         return list(places(environment, self.choice))
 
     def notes(self, environment: Environment) -> Iterator[str]:
-        from tuner.hardware import load, telemetry
+        from tuner.hardware import telemetry
+        from tuner.hardware.cpu_load import busy_warning
         from tuner.hardware.environment import gpu_usage
 
         yield from self.choice.left_out
-        busy = load.busy_warning(len(os.sched_getaffinity(0))) if environment.device == "cpu" else None
+        busy = busy_warning(environment.cpu_count) if environment.device == "cpu" else None
         if busy:
             yield busy
         for gpu in self.choice.gpus:

@@ -33,8 +33,8 @@ class FrontPoint(Record):
     `quality_low` and `quality_high` are the 95 % interval of the paired difference, moved to `quality`. A predicted
     latency was not measured itself. The gain of a doubtful point was measured in pairs, which did not decide it.
     Only the baseline may miss the latency target and still be a point. A point that `may_be_worse` than is tolerated,
-    by its interval, cannot be chosen. `scored_prompts` counts the prompts that the
-    quality is from, if not all of the workload's are. `images_of` is the trial whose images it is from, if not its own.
+    by its interval, cannot be chosen. `scored_prompts` counts the prompts that the quality is from, if not all of the
+    workload's are. `images_of` is the trial whose images it is from, if not its own.
     """
 
     number: int

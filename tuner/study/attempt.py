@@ -144,7 +144,10 @@ class BuildAttempt:
         )
 
     def is_too_slow(self, seconds_per_image: Estimate) -> bool:
-        """Return whether a quicker one is as good as the baseline, so that the images of the candidate tell nothing."""
+        """Return whether a quicker one is as good as the baseline, so that the images of the candidate tell nothing.
+
+        The worker decides by the same rule when it has its job again.
+        """
         values = self.sweep[0]
         worth_s = self._worth_s(values)
         return worth_s is not None and seconds_per_image.low * int(values["batch"]) > worth_s

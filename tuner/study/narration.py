@@ -103,9 +103,8 @@ def format_budget(seconds: float) -> str:
 
 def baseline_timed_text(latency_s: Estimate) -> str:
     """Report how long a call of the untouched pipeline takes, while its images are still to come."""
-    return (
-        f"trial {BASELINE} is timed: {format_latency(latency_s.value)} a call; it generates the images to compare with"
-    )
+    takes = f"{format_latency(latency_s.value)} a call"
+    return f"trial {BASELINE} is timed: {takes}; it generates the images to compare with"
 
 
 def waiting_text(history: History, number: int, seconds_per_image: float) -> str:
@@ -191,10 +190,13 @@ def device_texts(history: History) -> Iterator[str]:
 
 
 def stop_text(number: int, left_s: float, seconds_per_image: Estimate | None, *, is_recorded: bool) -> str:
-    """Say that a running build was stopped, and why. If its trial `is_recorded`, only further step counts were."""
+    """Say that a running build was stopped, and why. If its trial `is_recorded`, only further step counts were.
+
+    `seconds_per_image` is what it takes, if that was timed.
+    """
     what = f"the rest of trial {number}" if is_recorded else f"trial {number}"
     reason = "the rest of the time is for the confirmation" if left_s > 1.0 else "the time is up"
-    if seconds_per_image is None:
+    if is_recorded or seconds_per_image is None:
         return f"{what} was stopped: {reason}"
     takes = f"it takes {format_latency(seconds_per_image.value)} an image, whose quality is not known yet"
     return f"{what} was stopped: {reason}; {takes}"

@@ -344,7 +344,7 @@ class Runner:
         is_late = time.monotonic() >= self.next_stop()
         for flight in [flight for flight in self.flights.values() if is_late and flight.can_be_stopped]:
             left_s, number = self.budget.seconds_left(), flight.attempt.number
-            seconds_per_image = None if flight.is_recorded else flight.seconds_per_image
-            self.note(narration.stop_text(number, left_s, seconds_per_image, is_recorded=flight.is_recorded))
+            takes_s = flight.seconds_per_image
+            self.note(narration.stop_text(number, left_s, takes_s, is_recorded=flight.is_recorded))
             flight.runs_again = False
             self.conclude(flight)

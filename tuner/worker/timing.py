@@ -182,8 +182,10 @@ class Timer:
         if point.score and self.is_slow:
             require_skipped_steps(self.calls.pipe, build)
         memory = self._peak_memory()
-        components = usual(parts) if parts else None
-        if components is None and not point.whole:
+        components: Components | None = None
+        if parts:
+            components = median_parts(parts)
+        elif not point.whole:
             components = self._components(call, timing.latency_s.value)
         timing = msgspec.structs.replace(
             timing, warm_up=warmed_up, components=components, gpu=of_one_device(timing.gpu, self.calls.ranks.count)
@@ -193,7 +195,7 @@ class Timer:
         return timing, memory
 
     def _with_parts(self, call: Callable[[], object], parts: list[Components]) -> Callable[[], object]:
-        """Return a call that also adds the time of its parts: to slow calls the marks are nothing."""
+        """Return a call that also adds the time of its parts. The marks cost a slow call next to nothing."""
         return lambda: parts.append(time_components(call, self.calls.pipe, self.calls.clock))
 
     def _components(self, call: Callable[[], object], latency_s: float) -> Components:
@@ -272,7 +274,7 @@ class Timer:
         return max((own, *self.calls.ranks.peaks()), key=lambda memory: memory.peak_bytes)
 
 
-def usual(parts: Sequence[Components]) -> Components:
+def median_parts(parts: Sequence[Components]) -> Components:
     """Return the parts of the call that took the median time: a stalled one does not count."""
     return sorted(parts, key=lambda each: each.total_s)[len(parts) // 2]
 

@@ -126,7 +126,7 @@ class Comparison:
         self.limit = LIMIT * scale
         is_on_cpu = history.baseline.device is not None and history.baseline.device.name == "cpu"
         self.costs = Costs(history, self.trials, self.columns, scale)
-        self.longest_compile_s = self.expected_at_most_s(history.compile_limit_s or math.inf)
+        self.longest_compile_s = self.accepted_compile_s(history.compile_limit_s or math.inf)
         keys = {trial.outcome.number: trial.key for trial in self.trials}
         self.known = Known(history, lambda outcome: keys[outcome.number])
         self.known.candidates |= {trial.key for trial in self.trials if was_throttled(trial.outcome)}
@@ -138,7 +138,7 @@ class Comparison:
         self.measured = self.measured_front(ceiling)
         self.area = max(float((ceiling - self.measured).sum()), 0.01 * ceiling * LEVELS) * self.limit / LEVELS
 
-    def expected_at_most_s(self, limit_s: float) -> float:
+    def accepted_compile_s(self, limit_s: float) -> float:
         """Return how long a build may be expected to compile, where it is stopped after `limit_s`.
 
         Before anything was compiled one build at a time may be a gamble: three whole UNets of SDXL were once begun

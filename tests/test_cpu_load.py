@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tuner.hardware import load
-from tuner.hardware.load import Program, busy_warning, programs
+from tuner.hardware import cpu_load
+from tuner.hardware.cpu_load import Program, busy_warning, programs
 
 
 @pytest.fixture
@@ -33,22 +33,20 @@ def test_a_program_that_uses_a_core_is_told(spinning: subprocess.Popen[bytes]) -
 
 
 @pytest.mark.parametrize(
-    ("used_s", "cores", "told"),
+    ("used", "cores", "told"),
     [
-        pytest.param({1: 0.5, 2: 0.1}, 2, "other programs use 1.2 cores of 2, first (process 1) most", id="most of it"),
-        pytest.param({1: 0.1}, 2, None, id="little"),
-        pytest.param({1: 0.5}, 64, None, id="one of many cores"),
+        pytest.param({1: 1.0, 2: 0.2}, 2, "other programs use 1.2 cores of 2, first (process 1) most", id="most of it"),
+        pytest.param({1: 0.2}, 2, None, id="little"),
+        pytest.param({1: 1.0}, 64, None, id="one of many cores"),
         pytest.param({}, 2, None, id="none"),
     ],
 )
 def test_what_is_worth_a_warning(
-    monkeypatch: pytest.MonkeyPatch, used_s: dict[int, float], cores: int, told: str | None
+    monkeypatch: pytest.MonkeyPatch, used: dict[int, float], cores: int, told: str | None
 ) -> None:
     names = {1: "first", 2: "second"}
-    before = {pid: Program(names[pid], 10.0) for pid in used_s}
-    after = {pid: Program(names[pid], 10.0 + seconds) for pid, seconds in used_s.items()}
-    looks = iter([before, after | {3: Program("new", 100.0)}])
-    monkeypatch.setattr(load, "programs", lambda: next(looks))
+    looks = iter([{}, {pid: Program(names[pid], share) for pid, share in used.items()} | {3: Program("new", 0.0)}])
+    monkeypatch.setattr(cpu_load, "programs", lambda: next(looks))
     text = busy_warning(cores, sleep=lambda _: None)
     assert text is None if told is None else text is not None and text.startswith(told)
 
