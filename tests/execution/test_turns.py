@@ -64,7 +64,7 @@ if '"ticks' in job:
         tick("child")
     tick("parent")
 if '"asks' in job:
-    send('{{"type":"reference_wanted","seconds_per_image":1.0}}')
+    send('{{"type":"reference_wanted","seconds_per_image":{{"value":1.0,"low":1.0,"high":1.0}}}}')
     assert os.read(0, 1) == b"1"
     with open(folder + "/provided", "w") as file:
         print(time.monotonic(), int('"sees this"' in open(sys.argv[1]).read()), file=file)
