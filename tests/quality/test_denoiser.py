@@ -63,6 +63,37 @@ def test_the_latents_are_the_baselines_whatever_the_steps_before_did(
     assert denoiser.compare(again, call(again), file, 1).largest < 1e-4
 
 
+@pytest.mark.parametrize("family", ["flux", "sdxl", "wan"])
+def test_of_many_calls_a_few_are_computed_and_the_others_return_what_was_recorded(
+    family: str, pipeline_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    import torch
+
+    pipe, file = load(pipeline_folder(family)), tmp_path / "denoiser.safetensors"
+    own = next(component for name, component in pipe.components.items() if name in ("transformer", "unet"))
+    calls: list[int] = []
+    own.register_forward_hook(lambda *_: calls.append(1))
+    denoiser.record(pipe, call(pipe, steps=6), file, {"steps": 6, "batch": 1})
+    made = len(calls)
+    few = denoiser.compare(pipe, call(pipe, steps=6), file, 1, limit=3)
+    assert len(calls) - made == len(few.per_call) == 3
+    assert few.largest < 1e-4
+    with torch.no_grad():
+        for weight in own.parameters():
+            weight.mul_(1.02)
+    every = denoiser.compare(pipe, call(pipe, steps=6), file, 1)
+    few = denoiser.compare(pipe, call(pipe, steps=6), file, 1, limit=3)
+    assert len(every.per_call) == made
+    assert few.per_call == tuple(every.per_call[place] for place in sorted(denoiser.spread(made, 3)))
+    assert few.largest > 1e-3
+
+
+def test_the_computed_calls_are_spread_over_all_steps() -> None:
+    assert denoiser.spread(3, 8) == {0, 1, 2}
+    assert denoiser.spread(100, 8) == {0, 14, 28, 42, 57, 71, 85, 99}
+    assert denoiser.spread(5, 1) == {0}
+
+
 def test_other_steps_do_not_compare_and_say_so(pipeline_folder: Callable[[str], Path], tmp_path: Path) -> None:
     pipe, file = load(pipeline_folder("flux")), tmp_path / "denoiser.safetensors"
     denoiser.record(pipe, call(pipe), file, {"steps": 3, "batch": 1})

@@ -143,6 +143,22 @@ def test_a_candidate_gets_its_denoiser_error_or_the_reason(
     assert batched.denoiser_error.largest < 1e-3
 
 
+def test_of_slow_calls_the_denoiser_error_is_that_of_a_few(
+    scored: tuple[Any, Job, Point, Quality, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, asked, point, quality, folder = scored
+    known = msgspec.structs.replace(reference.baseline_reference(folder, quality), other_seeds=None)
+    asked = msgspec.structs.replace(asked, reference=known)
+    monkeypatch.setattr(scoring, "COMPARED_SLOW", 1)
+    counts = []
+    for call_s in (0.1, 2.0):
+        found = scorer_of(asked, pipe, call_s).score(msgspec.structs.replace(point, folder=str(tmp_path / str(call_s))))
+        assert found is not None
+        assert found.denoiser_error is not None
+        counts.append(len(found.denoiser_error.per_call))
+    assert counts == [point.steps, 1]
+
+
 @pytest.mark.parametrize(
     ("better", "prompts", "decision"),
     [

@@ -67,7 +67,8 @@ class SpotCheck(Record):
 class DenoiserError(Record):
     """The error of a candidate's denoiser on the baseline's latents.
 
-    `per_call` holds the relative error (in the Euclidean norm, 0 for equal outputs) of each call in turn.
+    `per_call` holds the relative error (in the Euclidean norm, 0 for equal outputs) of each call in turn; of a slow
+    pipeline's calls that of a few, spread over all steps.
     """
 
     per_call: Annotated[tuple[NonNegative, ...], msgspec.Meta(min_length=1)]

@@ -28,6 +28,10 @@ from tuner.timing.measure import SLOW_CALL_S
 VARIED = 4
 """Number of prompts that are generated again with other rounding and from other seeds, where calls are not slow."""
 
+COMPARED_SLOW = 8
+"""Calls of the denoiser whose error is computed, where calls of the pipeline are slow. All of them take as long as an
+image: 36 s of the quickest build of Wan 2.1 1.3B on an H200."""
+
 NO_TIME = "the images of the prompts take all of the time that the untouched pipeline's may take"
 
 
@@ -280,9 +284,10 @@ class Scoring:
         if name:
             return None, f"{name} changes the steps, so its denoiser never sees the baseline's latents"
         prompts = [index % recorded["batch"] % len(self.workload.prompts) for index in range(point.batch)]
+        limit = COMPARED_SLOW if self.is_slow and not knobs.uneven_steps(self.job.build) else None
         try:
             return denoiser.compare(
-                self.pipe, lambda: self.one_call(point, prompts), Path(known.denoiser), point.batch
+                self.pipe, lambda: self.one_call(point, prompts), Path(known.denoiser), point.batch, limit=limit
             ), None
         except Exception as error:
             free_memory()
