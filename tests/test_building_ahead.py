@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from inline_study import SPACE, Bench, Workers
 from tuner.errors import StudyFailed
 from tuner.execution.executor import Ended, Handle, StoodStill
 from tuner.execution.inline import InlineExecutor
+from tuner.quality.race import FIRST_PROMPTS
 from tuner.records.codec import Estimate
 from tuner.records.outcome import Device, Failure, Timing
 from tuner.records.protocol import (
@@ -415,6 +417,35 @@ def test_what_needs_no_images_goes_on_at_once_and_is_not_stopped_before_its_resu
     assert quick.passed_over == 0, "they take no time from it"
     slow.is_recorded = True
     assert slow.can_be_stopped, "the rest of it may take images"
+
+
+def test_a_first_look_must_fit_before_builds_are_stopped() -> None:
+    flight = flight_of(AnAttempt(), Device(name="cuda"), 10.0)
+    now = time.monotonic()
+    assert flight.can_be_judged_by(now + 10.0 * FIRST_PROMPTS + 5.0)
+    assert not flight.can_be_judged_by(now + 10.0 * FIRST_PROMPTS - 5.0)
+
+
+def test_what_cannot_be_judged_in_time_is_stopped_before_its_images(
+    ahead: Ahead, workers: SlowWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until one was stopped too little time seems to be left for any."""
+    workers.is_composed = True
+    judged: list[bool] = []
+
+    def stopped() -> list[str]:
+        return [note for note in ahead.told.notes if " was stopped" in note]
+
+    def fits(flight: Flight, ends_at: float) -> bool:
+        judged.append(bool(stopped()))
+        return bool(stopped())
+
+    monkeypatch.setattr(Flight, "can_be_judged_by", fits)
+    ahead.run_ahead()
+    (text,) = stopped()
+    assert text.startswith("trial 1 was stopped: ") and text.endswith("an image, whose quality is not known yet")
+    assert not judged[0] and all(judged[1:])
+    assert len(ahead.outcomes()) == 12, "the others were judged"
 
 
 def test_what_was_timed_is_recorded_when_the_time_for_the_confirmation_comes(

@@ -275,7 +275,7 @@ def test_what_waits_for_its_end_to_run_again_is_given_up_with_all_else(two_begun
     found, first, _ = two_begun
     found.runner.take(first.handle, WorkerFailed(failure=LACKS_MEMORY))
     assert first.runs_again
-    found.runner.give_up()
+    found.runner.close()
     assert found.runner.is_idle
     assert "RUNNING" not in [trial.state.name for trial in found.store.study.get_trials()]
 

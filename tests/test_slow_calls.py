@@ -292,3 +292,26 @@ def test_two_samples_that_differ_ask_for_a_third_which_shows_the_stalled_one(mon
     rule = StoppingRule(0.0, measure.SEARCH_HALF_WIDTH, measure.MIN_PAIRED_SAMPLES)
     timing = measure.measure(lambda: None, DeviceClock(), batch=1, rule=rule)
     assert (timing.latency_s.value, timing.stalled_calls) == (5.0, 1)
+
+
+@pytest.mark.parametrize(("step_s", "samples"), [(0.4, 2), (0.1, 4)], ids=["17 s", "5 s: one to warm up, three"])
+def test_two_long_calls_are_enough_and_need_no_warm_up(
+    monkeypatch: pytest.MonkeyPatch, step_s: float, samples: int
+) -> None:
+    slow = SlowCalls()
+    slow.step_s = step_s
+    timer = slow.timer(monkeypatch)
+    timer.warm_up(a_point(40))
+    slow.made.clear()
+    timing, _ = timer.time(a_point(40, whole=True))
+    assert timing.predicted_from is None
+    assert len(slow.made) == samples
+
+
+def test_a_long_call_that_was_disturbed_asks_for_a_third(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([64.0, 66.0, 64.0])
+    monkeypatch.setattr(measure, "time_call", lambda *_: (taken := next(seconds), taken))
+    rule = StoppingRule(0.0, measure.LONG_HALF_WIDTH, measure.MIN_PAIRED_SAMPLES)
+    assert measure.measure(lambda: None, DeviceClock(), batch=1, rule=rule).samples == 3
+    seconds = iter([64.0, 64.4])
+    assert measure.measure(lambda: None, DeviceClock(), batch=1, rule=rule).samples == 2

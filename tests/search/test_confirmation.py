@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -9,12 +10,12 @@ import msgspec
 import pytest
 
 from tuner.records.codec import Estimate
-from tuner.records.outcome import Components, Device, Failure, Limits, Outcome, Pair, Status, Timing
+from tuner.records.outcome import Build, Components, Device, Failure, Limits, Outcome, Pair, Status, Timing
 from tuner.result.prices import Price
 from tuner.search.baseline import Baseline, Failures
-from tuner.search.budget import Budget
+from tuner.search.budget import CACHED_SHARE, Budget, has_long_calls, pair_s, quickest_build_s, repetition_s
 from tuner.search.confirmation import Confirmation, OpenPair, PairedRuns
-from tuner.search.gain import MIN_PAIRS, is_confirmed, speed_up
+from tuner.search.gain import MIN_PAIRS, RESERVED_PAIRS, is_confirmed, speed_up
 from tuner.search.history import History, InFlight, was_built
 from tuner.search.unknown import Known
 from tuner.space.candidates import build_key
@@ -85,6 +86,52 @@ def test_a_third_of_the_budget_is_kept_at_most_while_there_is_nothing_to_confirm
     monkeypatch.setattr("tuner.search.confirmation.pair_s", lambda *_: pair)
     kept_s = budget.ends_at - confirmation.search_ends_at(known)
     assert kept_s == pytest.approx(kept_share * 600.0, rel=0.01)
+
+
+def long_calls(candidate_s: float = 38.5, repetitions: Sequence[Outcome] = ()) -> History:
+    """A history whose latencies were composed from short calls: 64 s a call of the baseline."""
+    built = Build(changes={}, load_s=0.5, apply_s=0.5, first_call_s=10.0, trace=None, verdict=None)
+    known = history(*repetitions)
+    for number, seconds in ((BASELINE, 64.0), (CANDIDATE, candidate_s)):
+        timed = outcome(number, seconds)
+        assert timed.timing is not None
+        timing = msgspec.structs.replace(timed.timing, predicted_from=(4,), samples=0, stopped="predicted")
+        build = built if number == BASELINE else msgspec.structs.replace(built, first_call_s=40.0, compile_s=35.0)
+        known.outcomes[number] = msgspec.structs.replace(timed, timing=timing, build=build)
+    return known
+
+
+def test_one_pair_of_long_calls_is_kept_for_a_gain_that_it_will_show() -> None:
+    known, budget = long_calls(), Budget(Limits(budget_s=1800.0, max_trials=None))
+    confirmation = Confirmation(budget, lambda _: None, lambda _: None)
+    baseline, candidate = known.outcomes[BASELINE], known.outcomes[CANDIDATE]
+    assert has_long_calls(known) and not has_long_calls(history())
+    assert repetition_s(known, baseline) == pytest.approx(1.0 + 2 * 10 + 2 * 64)
+    assert repetition_s(known, candidate) == pytest.approx(1.0 + 2 * CACHED_SHARE * 40 + 2 * 38.5)
+    alone_s = 1.0 + 2 * 10 + 4 * 10
+    one_s = pair_s(known, candidate)
+    assert confirmation.missing_pairs_s(known, candidate, RESERVED_PAIRS) == pytest.approx(alone_s + one_s)
+    again = outcome(BASELINE, 64.1, None, 0)
+    known.repetitions.append(again)
+    assert confirmation.missing_pairs_s(known, candidate, RESERVED_PAIRS) == pytest.approx(one_s)
+    small = long_calls(candidate_s=60.0)
+    assert confirmation.missing_pairs_s(small, small.outcomes[CANDIDATE]) == pytest.approx(
+        MIN_PAIRS * pair_s(small, small.outcomes[CANDIDATE])
+    )
+
+
+def test_one_pair_of_long_calls_confirms_a_plain_gain_beside_a_repetition_of_short_ones() -> None:
+    alone = outcome(BASELINE, 64.2, None, 0)
+    known = long_calls(repetitions=[alone, outcome(BASELINE, 64.4, pair(0), 1), outcome(CANDIDATE, 38.7, pair(0), 2)])
+    assert is_confirmed(known, known.outcomes[CANDIDATE])
+    found = speed_up(known, known.outcomes[CANDIDATE])
+    assert found.value == pytest.approx(64.4 / 38.7)
+    assert found.low > 1.6
+
+
+def test_a_build_with_long_calls_takes_a_first_look_at_its_images() -> None:
+    known = long_calls()
+    assert quickest_build_s(known) == pytest.approx(61.0 + 4 * 38.5)
 
 
 @pytest.mark.parametrize(

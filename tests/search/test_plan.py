@@ -51,7 +51,7 @@ def test_flux_takes_what_it_took() -> None:
 
 @pytest.mark.parametrize(
     ("observed", "steps", "minutes", "builds"),
-    [(FLUX, SWEEP, 20, 14), (SDXL, [50, 30, 25, 20, 15], 15, 16), (WAN, [50, 40, 30, 20], 90, 14)],
+    [(FLUX, SWEEP, 20, 14), (SDXL, [50, 30, 25, 20, 15], 15, 16), (WAN, [50, 40, 30, 20], 60, 10)],
     ids=["FLUX", "SDXL", "Wan"],
 )
 def test_the_budget_that_suits_a_model(observed: TimedCall, steps: list[int], minutes: int, builds: int) -> None:

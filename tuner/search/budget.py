@@ -6,9 +6,11 @@ import math
 import sys
 import time
 
+from tuner.quality.race import FIRST_PROMPTS
 from tuner.records.outcome import Limits, Outcome
-from tuner.search.history import History
-from tuner.timing.measure import SURELY_SLOW_S
+from tuner.result.front import seconds_per_image
+from tuner.search.history import BASELINE, History
+from tuner.timing.measure import LONG_CALL_S, MIN_PAIRED_SAMPLES, MIN_SLOW_SAMPLES, SURELY_SLOW_S
 
 MIN_CALLS = 12
 """Calls of a repetition: about five to warm up, six that are timed, and one to see where the time goes."""
@@ -22,6 +24,9 @@ SURELY_SLOW_CALLS = 3
 CACHED_SHARE = 0.4
 """The share of a first call's time that it takes where the compiler's cache has the code. Measured: 0.27 (the demo
 compiled whole, on a CPU) to 0.41 (FLUX.1-dev's blocks, on an H200)."""
+
+WARM_UPS = 2
+"""First calls that building and warming up once more come to, where calls are long: both are of a few steps."""
 
 COMPILE_SHARE = 1 / 6
 """The share of the budget that one build may compile. Of 20 minutes it lets a whole UNet be compiled (146 s alone on an
@@ -108,12 +113,21 @@ class Budget:
         return timing_allowance_s(self.limits.budget_s or QUICK_BUDGET_S)
 
 
+def has_long_calls(history: History) -> bool:
+    """Return whether a whole call of the baseline is known to be long, and was composed from short ones."""
+    baseline = history.outcomes.get(BASELINE)
+    timing = baseline.timing if baseline is not None else None
+    return timing is not None and bool(timing.predicted_from) and timing.latency_s.value >= LONG_CALL_S
+
+
 def repetition_s(history: History, outcome: Outcome) -> float:
     """Estimate the seconds of a repetition: those of an earlier one, or the baseline's and what the trial adds.
 
     One of a pair tells more: its calls are fewer where they are slow.
     """
     assert outcome.build is not None and outcome.timing is not None
+    if has_long_calls(history):
+        return long_repetition_s(history, outcome)
     baseline, earlier = history.baseline, history.repetitions_of(outcome)
     earlier = [run for run in earlier if run.quality is None]  # else its images took most of the time
     walls = [run.wall_s for run in earlier if run.pair] or [run.wall_s for run in earlier]
@@ -133,6 +147,30 @@ def first_repetition_s(baseline: Outcome) -> float:
     return baseline.build.load_s + baseline.build.first_call_s + SURELY_SLOW_CALLS * call_s
 
 
+def long_repetition_s(history: History, outcome: Outcome) -> float:
+    """Estimate the seconds of one of a pair with long calls: those of an earlier one, or its build and two calls."""
+    assert outcome.build is not None and outcome.timing is not None
+    walls = [run.wall_s for run in history.repetitions_of(outcome) if run.pair]
+    call_s = outcome.timing.latency_s.value
+    return max(walls, default=ready_s(outcome) + MIN_PAIRED_SAMPLES * call_s)
+
+
+def ready_s(outcome: Outcome) -> float:
+    """Estimate the seconds until a trial with long calls is built and warmed up again: its compiled code is known."""
+    assert outcome.build is not None
+    first_call_s = outcome.build.first_call_s
+    if outcome.build.compile_s:
+        first_call_s *= CACHED_SHARE
+    return outcome.build.load_s + outcome.build.apply_s + WARM_UPS * first_call_s
+
+
+def lone_repetition_s(history: History) -> float:
+    """Estimate the seconds of a repetition of the baseline by itself whose long calls are composed from short ones."""
+    baseline = history.baseline
+    assert baseline.build is not None
+    return ready_s(baseline) + (1 + MIN_SLOW_SAMPLES) * baseline.build.first_call_s
+
+
 def pair_s(history: History, candidate: Outcome) -> float:
     """Estimate the seconds of one pair of baseline and candidate."""
     return repetition_s(history, candidate) + repetition_s(history, history.baseline)
@@ -141,8 +179,13 @@ def pair_s(history: History, candidate: Outcome) -> float:
 def quickest_build_s(history: History) -> float:
     """Return the seconds that the quickest build took until its first point was measured, or it was rejected.
 
-    Of the baseline, which also generates what others are judged against, a repetition counts: no build is quicker.
+    Of the baseline, which also generates what others are judged against, a repetition counts: no build is quicker. Long
+    calls are judged on a few images at least.
     """
+    if has_long_calls(history):
+        timed = [outcome for outcome in history.outcomes.values() if outcome.timing is not None]
+        image_s = min(seconds_per_image(outcome).value for outcome in timed)
+        return lone_repetition_s(history) + FIRST_PROMPTS * image_s
     first: dict[str, float] = {}
     for outcome in (*history.repetitions_of(history.baseline), *history.outcomes.values()):
         if outcome.status != "failed":

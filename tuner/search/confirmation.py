@@ -10,10 +10,19 @@ from dataclasses import dataclass, field
 from tuner.records.outcome import Device, Outcome, Pair
 from tuner.result import front
 from tuner.search.baseline import Failures
-from tuner.search.budget import MAX_RESERVED_SHARE, Budget, pair_s, quickest_build_s, repetition_s
+from tuner.search.budget import (
+    MAX_RESERVED_SHARE,
+    Budget,
+    has_long_calls,
+    lone_repetition_s,
+    pair_s,
+    quickest_build_s,
+    repetition_s,
+)
 from tuner.search.gain import (
     MAX_PAIRS,
     MIN_PAIRS,
+    PLAIN_GAIN,
     RESERVED_PAIRS,
     is_confirmed,
     is_in_doubt,
@@ -127,6 +136,11 @@ def lacks_pairs(history: History, runs: PairedRuns) -> bool:
     return not runs.failures.are_final and (is_needed or bool(runs.open))
 
 
+def seems_plain(history: History, candidate: Outcome) -> bool:
+    """Return whether one pair will probably show the gain of a candidate; of one that was not found yet it may."""
+    return candidate.number == BASELINE or speed_up(history, candidate).low > PLAIN_GAIN
+
+
 def first_in_doubt(history: History) -> Outcome | None:
     """Return the first trial whose gain pairs left in doubt, if more pairs could settle it."""
     for candidate in by_preference(history):
@@ -216,7 +230,13 @@ class Confirmation(Strategy):
     # ---- the time that the search leaves ----------------------------------------------------------------------------
 
     def missing_pairs_s(self, history: History, candidate: Outcome, pairs: int = MIN_PAIRS) -> float:
-        """Estimate the seconds of the pairs that a candidate does not have yet."""
+        """Estimate the seconds of the pairs that a candidate does not have yet.
+
+        With long calls that is one pair for a gain that one will show plainly, and the baseline by itself before it.
+        """
+        if has_long_calls(history) and not history.tried_pairs_of(candidate) and seems_plain(history, candidate):
+            alone_s = 0.0 if timing_noise(history) else lone_repetition_s(history)
+            return alone_s + pair_s(history, candidate)
         missing = max(0, pairs - len(history.tried_pairs_of(candidate)), MIN_PAIRS - len(history.pairs_of(candidate)))
         rounds = missing - 1 if missing > 1 and len(history.devices) > 1 else missing  # two pairs at the same time
         return rounds * pair_s(history, candidate)

@@ -14,7 +14,7 @@ from tuner.quality import race
 from tuner.quality.panel import SPOT_CHECKED
 from tuner.search.budget import CACHED_SHARE, MAX_RESERVED_SHARE, QUICK_BUDGET_S, timing_allowance_s
 from tuner.search.gain import RESERVED_PAIRS
-from tuner.timing.measure import MIN_PAIRED_SAMPLES, MIN_SLOW_SAMPLES, SLOW_CALL_S, SURELY_SLOW_S
+from tuner.timing.measure import LONG_CALL_S, MIN_PAIRED_SAMPLES, MIN_SLOW_SAMPLES, SLOW_CALL_S, SURELY_SLOW_S
 from tuner.timing.prediction import COMPOSED_STEPS, WARM_UP_STEPS, composed_steps, step_counts_to_measure
 
 WARM_UP_CALLS = 3
@@ -122,7 +122,9 @@ def make_plan(observed: TimedCall, work: Work, budget_s: float) -> Plan:
     first, *others = work.steps
     calls = math.ceil(judged_prompts(observed, work) / work.batch)
     ready_s = observed.start_s + observed.calls_s(min(first, WARM_UP_STEPS), 1 + WARM_UP_CALLS)
-    repetition_s = ready_s + whole_timing_s(observed, work, budget_s)
+    is_long = is_composed(observed, work) and observed.calls_s(first) >= LONG_CALL_S
+    paired_s = ready_s + whole_timing_s(observed, work, budget_s)
+    repetition_s = ready_s + timing_s(observed, work, budget_s) if is_long else paired_s
     built_s = ready_s + observed.calls_s(TRACED_STEPS) + timing_s(observed, work, budget_s)
     is_slow = observed.calls_s(first) >= SLOW_CALL_S
     varied = varied_slow_calls(observed, work) if is_slow else VARIED_CALLS
@@ -130,6 +132,7 @@ def make_plan(observed: TimedCall, work: Work, budget_s: float) -> Plan:
     compile_s = COMPILE_S[work.device]
     busy_s = built_s - observed.start_s + images_s(observed, work, calls)
     build_s = observed.start_s + compile_s + busy_s
+    pairs = 1 if is_long else RESERVED_PAIRS
     return Plan(
         budget_s=budget_s,
         call_s=observed.calls_s(first),
@@ -139,7 +142,7 @@ def make_plan(observed: TimedCall, work: Work, budget_s: float) -> Plan:
         repetition_s=repetition_s,
         build_s=build_s,
         pace_s=max(busy_s, build_s / work.slots) / work.devices,
-        confirm_s=min(RESERVED_PAIRS * (2 * repetition_s + CACHED_SHARE * compile_s), MAX_RESERVED_SHARE * budget_s),
+        confirm_s=min(pairs * (2 * paired_s + CACHED_SHARE * compile_s), MAX_RESERVED_SHARE * budget_s),
     )
 
 
@@ -184,7 +187,7 @@ def timing_s(observed: TimedCall, work: Work, budget_s: float) -> float:
 
 
 def whole_timing_s(observed: TimedCall, work: Work, budget_s: float) -> float:
-    """Return the seconds to time whole calls of the first step count, as a repetition does."""
+    """Return the seconds to time whole calls of the first step count, as one of a pair does."""
     if is_composed(observed, work):
         is_surely_slow = observed.calls_s(work.steps[0]) >= SURELY_SLOW_S
         return observed.calls_s(work.steps[0], MIN_PAIRED_SAMPLES if is_surely_slow else MIN_SLOW_SAMPLES + 1)

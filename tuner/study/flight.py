@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from tuner.execution.executor import Handle
+from tuner.quality.race import FIRST_PROMPTS
 from tuner.records.codec import Estimate
 from tuner.records.outcome import Device, Failure, Outcome, Pair
 from tuner.search.history import BASELINE, InFlight
@@ -73,6 +75,11 @@ class Flight:
         """
         is_needed = (self.attempt.number == BASELINE or self.is_too_slow) and not self.is_recorded
         return self.attempt.can_be_stopped and not is_needed and not self.has_ended
+
+    def can_be_judged_by(self, ends_at: float) -> bool:
+        """Return whether the images that a first look needs are there before builds are stopped."""
+        assert self.seconds_per_image is not None
+        return time.monotonic() + FIRST_PROMPTS * self.seconds_per_image.value <= ends_at
 
     def begin_to_judge(self, flights: Sequence[Flight], *, is_too_slow: bool) -> None:
         """Take note that it goes on, and which others of its device it passes over."""

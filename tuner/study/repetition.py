@@ -19,7 +19,7 @@ from tuner.records.protocol import (
     WorkerFailed,
 )
 from tuner.records.quality import Reference
-from tuner.search.budget import Budget
+from tuner.search.budget import Budget, has_long_calls
 from tuner.search.history import BASELINE, History
 from tuner.search.reference import images_of, largest_reference
 from tuner.search.strategy import Proposal
@@ -70,7 +70,7 @@ class RepetitionAttempt:
                     steps=int(values["steps"]),
                     batch=int(values["batch"]),
                     score=self.prompts is not None,
-                    whole=True,
+                    whole=self.pair is not None or not has_long_calls(self.history),
                     drawn=self._drawn(),
                 ),
             ),

@@ -88,11 +88,7 @@ class Runner:
         """Whether nothing runs, or waits to run again."""
         return not self.flights and not self.waiting
 
-    def close(self) -> None:
-        """End what still runs, and what was to run again."""
-        self.give_up()
-
-    def give_up(self, but: Flight | None = None) -> None:
+    def close(self, but: Flight | None = None) -> None:
         """End what runs, but for one, and what was to run again: candidates without a result count as not tried."""
         for flight in [flight for flight in self.flights.values() if flight is not but]:
             flight.runs_again = False
@@ -105,7 +101,7 @@ class Runner:
         """Start what is proposed while there is room: one after the other on each device, so that all have work."""
         for text in self.devices.put_back():
             self.note(text)
-        while sum(self.start_next(device) for device in self.open_devices()):
+        while sum(self.start_next(device) for device in filter(self.has_room, self.executor.free())):
             pass
 
     def start_next(self, device: Device) -> bool:
@@ -141,10 +137,6 @@ class Runner:
         """Return whether the two of a pair run at the same time: not if one of them was measured before."""
         halves = (run for run in self.history.repetitions if run.pair == proposal.pair and run.status == "measured")
         return proposal.pair is not None and self.room(0) > 1 and not any(halves)
-
-    def open_devices(self) -> list[Device]:
-        """Return where another attempt may start."""
-        return list(filter(self.has_room, self.executor.free()))
 
     def has_room(self, device: Device) -> bool:
         """Return whether another attempt may start on a device. What runs alone gets no neighbour.
@@ -239,16 +231,20 @@ class Runner:
             self.conclude(flight)
 
     def judge_next(self) -> None:
-        """Let the quickest of a device's candidates that wait to be judged go on, once the baseline's images exist."""
+        """Let each device's quickest candidate go on that waits for the baseline's images, or stop it if it is late."""
         if BASELINE in self.history.outcomes and self.history.baseline.quality is not None:
             flights = list(self.flights.values())
             for flight, attempt, is_too_slow in next_to_judge(flights):
+                if not is_too_slow and not flight.can_be_judged_by(self.builds_end_at()):
+                    self.stop(flight)
+                    self.judge_next()
+                    return
                 flight.begin_to_judge(flights, is_too_slow=is_too_slow)
                 self.executor.provide(flight.handle, attempt.with_reference(flight.handle.job))
 
     def begin_again(self, baseline: Flight) -> None:
         """Give up what was begun beside a baseline that is built once more, alone, or was to run again."""
-        self.give_up(but=baseline)
+        self.close(but=baseline)
         self.history.outcomes.pop(BASELINE, None)
         self.history.awaits_reference = False
 
@@ -343,8 +339,11 @@ class Runner:
         """Stop the builds that run once their time is up."""
         is_late = time.monotonic() >= self.next_stop()
         for flight in [flight for flight in self.flights.values() if is_late and flight.can_be_stopped]:
-            left_s, number = self.budget.seconds_left(), flight.attempt.number
-            takes_s = flight.seconds_per_image
-            self.note(narration.stop_text(number, left_s, takes_s, is_recorded=flight.is_recorded))
-            flight.runs_again = False
-            self.conclude(flight)
+            self.stop(flight)
+
+    def stop(self, flight: Flight) -> None:
+        """Stop a build for which no time is left."""
+        number, left_s, takes_s = flight.attempt.number, self.budget.seconds_left(), flight.seconds_per_image
+        self.note(narration.stop_text(number, left_s, takes_s, is_recorded=flight.is_recorded))
+        flight.runs_again = False
+        self.conclude(flight)

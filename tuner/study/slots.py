@@ -26,7 +26,7 @@ COPIED_SHARE = 0.5
 """The share of the lent weights of which a build is assumed to have its own copy: in 8 bits, or some fused layers. What
 runs out of memory beside others is run again alone."""
 
-MAX_WAITING = {"cpu": 0, "cuda": 2}
+MAX_WAITING = {"cpu": 0, "cuda": 4}
 """How many workers more may live because as many wait to be judged: these need memory, and no core."""
 
 FREE_SHARE = 0.9

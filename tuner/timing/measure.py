@@ -29,6 +29,11 @@ SURELY_SLOW_S = 4.0
 """A call that is estimated to take so long takes a second at least: few steps count their fixed part several times. In
 a pair it needs no warm-up."""
 
+LONG_CALL_S = 15.0
+"""From this latency on a call is long: two whole ones in a pair are nearly always enough, and a repetition by itself is
+composed from short calls. Of Wan 2.1 1.3B on an H200 (64 s) whole calls took ten of a study's 24 minutes; composed
+latencies were 0.2 and 0.5 % off, and processes differed by 0.2 %."""
+
 SEARCH_HALF_WIDTH = 0.02
 """Half the width of the interval, as a share of the median, for slow calls during the search: what is chosen is timed
 again, in pairs. On FLUX.1-dev with a cache calls vary by 1 % at the power cap: 1 % to either side took six to eight
@@ -42,6 +47,10 @@ MIN_PAIRED_SAMPLES = 2
 
 MIN_QUICK_PAIRED_SAMPLES = 4
 """Samples of a quick call in a pair with slow ones, at least: they fill two blocks or more."""
+
+LONG_HALF_WIDTH = 0.15
+"""Half the width of the interval of long calls: that of two which differ by more than 2 % is wider. Then one of them
+was disturbed, and a third shows which."""
 
 PAIRED_HALF_WIDTH = 0.03
 """Half the width of the interval in such a pair: two calls may differ by half a percent, as processes do. How sure the

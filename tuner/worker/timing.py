@@ -16,6 +16,8 @@ from tuner.timing import disturbance, prediction
 from tuner.timing.components import time_components
 from tuner.timing.intervals import MIN_SAMPLES, median_interval
 from tuner.timing.measure import (
+    LONG_CALL_S,
+    LONG_HALF_WIDTH,
     MIN_PAIRED_SAMPLES,
     MIN_QUICK_PAIRED_SAMPLES,
     PAIRED_HALF_WIDTH,
@@ -87,6 +89,10 @@ class Timer:
     def is_composed(self, point: Point) -> bool:
         """Return whether a point's latency is composed from calls with fewer steps."""
         return self.is_slow and not point.whole and self.has_equal_steps(point)
+
+    def is_long(self, point: Point) -> bool:
+        """Return whether a point's calls are whole ones, and so long that two are enough."""
+        return point.whole and self.is_slow and self.call_s >= LONG_CALL_S
 
     def is_left_out(self, point: Point) -> bool:
         """Return whether a point is not worth its time: another step count of slow calls that cannot be composed."""
@@ -165,7 +171,7 @@ class Timer:
         from tuner.trace.findings import recompiles_between
 
         call, build = self.calls.user_call(point), self.job.build
-        warmed_up = self._warm_up_again(call)
+        warmed_up = self._warm_up_again(point, call)
         self._reset_peak_memory()
         before = self.tracer.compile_log.read()
         watch(self.calls.pipe, build, self.job.environment)
@@ -205,13 +211,14 @@ class Timer:
             tried.append(time_components(call, self.calls.pipe, self.calls.clock))
         return min(tried, key=lambda parts: parts.total_s)
 
-    def _warm_up_again(self, call: Callable[[], object]) -> WarmUp:
+    def _warm_up_again(self, point: Point, call: Callable[[], object]) -> WarmUp:
         """Warm up for a point. A slow call needs no more than one: shorter ones have settled everything but heat.
 
-        In a pair with slow calls these need none: the calls of the other one keep the GPU warm.
+        In a pair with slow calls these need none: the calls of the other one keep the GPU warm. A long call warms up
+        in its first seconds.
         """
         is_brief = self.job.standing is not None and self.job.standing.is_brief
-        if is_brief and self.call_s >= SURELY_SLOW_S:
+        if (is_brief and self.call_s >= SURELY_SLOW_S) or self.is_long(point):
             return WarmUp(calls=0, settled=True)
         if not self.is_slow and not is_brief:
             self._empty_cache()
@@ -231,6 +238,8 @@ class Timer:
 
     def _stopping_rule(self, point: Point, blocks: Blocks | None) -> StoppingRule:
         """Return how precisely to time a point: slow calls less in the search, and in pairs, whose ratio counts."""
+        if self.is_long(point):
+            return StoppingRule(self.job.allowance_s, LONG_HALF_WIDTH, MIN_PAIRED_SAMPLES)
         if blocks is not None and self.job.standing is not None and self.job.standing.is_brief:
             least = max(MIN_QUICK_PAIRED_SAMPLES, blocks.left + blocks.size)
             return StoppingRule(self.job.allowance_s, PAIRED_HALF_WIDTH, MIN_PAIRED_SAMPLES, min_samples=least)
