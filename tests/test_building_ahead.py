@@ -30,6 +30,7 @@ from tuner.records.protocol import (
     WorkerFailed,
 )
 from tuner.records.quality import Quality
+from tuner.result.config import read_best
 from tuner.search.history import History
 from tuner.search.strategy import Proposal
 from tuner.study import loop, narration, slots
@@ -107,6 +108,18 @@ class SlowWorkers(Workers):
             if isinstance(message, PointDone) and message.index == 0 and job.awaits_reference:
                 yield ReferenceWanted(seconds_per_image=message.timing.latency_s)
             yield message
+
+
+class LongWorkers(SlowWorkers):
+    """Their calls take a quarter of a minute and longer, and are composed from short ones where these are enough."""
+
+    is_composed = True
+
+    def seconds(self, job: Job, point: Point) -> float:
+        return 15.0 * super().seconds(job, point)
+
+    def timing(self, job: Job, point: Point) -> Timing:
+        return super().timing(job, msgspec.structs.replace(point, predict=not point.whole))
 
 
 class Ahead(Bench):
@@ -360,6 +373,23 @@ def test_slow_candidates_are_judged_one_after_the_other_to_the_end(ahead: Ahead,
     _, *others = builds(workers)
     assert all(job.awaits_reference for job in others)
     assert len(executor.provided) > 2 and executor.judged_at_once == 1
+
+
+@pytest.mark.parametrize("gains", [True, False])
+def test_long_calls_are_made_whole_only_in_pairs(ahead: Ahead, gains: bool) -> None:
+    """The baseline by itself is composed: a study that ends with it has no process with whole calls."""
+    ahead.workers = ahead.work = workers = LongWorkers()
+    workers.nothing_gains = not gains
+    with ahead.study(budget_s=7200.0) as study:
+        study.runner.executor = TakingTurns(ahead.work, ahead.slots, lambda: len(workers.jobs) >= 3)
+        best = study.run()
+    repeated = [job.points[0].whole for job in workers.jobs if not job.points[0].score]
+    assert repeated == ([True, True] if gains else [False])
+    assert best.baseline.processes == (1 if gains else 0)
+    assert (best.baseline.predicted_from is None) == gains
+    assert best.timing_noise.processes > 1
+    assert best.chosen.confirmed and (best.chosen.trial != 0) == gains
+    assert read_best(ahead.folder / "study" / "best_config.json") == best
 
 
 class AnAttempt(BuildAttempt):

@@ -264,6 +264,11 @@ class Outcome(Record):
     wall_s: Seconds = 0.0
 
     @property
+    def has_whole_calls(self) -> bool:
+        """Whether its latency is that of whole calls, and not predicted from shorter ones."""
+        return self.timing is not None and not self.timing.predicted_from
+
+    @property
     def image_owner(self) -> int:
         """The trial whose images its scores are from."""
         reused = self.quality.reused_from if self.quality is not None else None

@@ -67,7 +67,9 @@ class Baseline(Strategy):
             return False
         walls_s = [run.wall_s for run in history.repetitions_of(history.baseline) if run.device == device]
         is_slow = history.has_slow_calls  # one repetition is dear enough
-        counting = [run for run in history.undisturbed(history.baseline) if run.device == device]
+        disturbed = history.disturbed_baselines()
+        runs = [run for run in [history.baseline, *history.repetitions_of(history.baseline)] if run.device == device]
+        counting = [run for run in runs if run not in disturbed]
         is_repeated = any(run.repetition is not None for run in counting)
         has_enough = is_repeated and (is_slow or len(counting) > 1)
         return not has_enough or (not is_slow and self.is_affordable(walls_s))

@@ -175,15 +175,15 @@ class History:
         return [r for r in self.repetitions if r.number == outcome.number and r.status == "measured"]
 
     def processes_of(self, outcome: Outcome) -> list[Outcome]:
-        """Return the processes that a trial's latency is known from: each measured it on its own.
+        """Return the processes that a trial's latency is known from: each measured it on its own, in whole calls.
 
         A candidate is repeated because its first process was quick, and so on average too quick. It counts no more once
         there are repetitions. Nothing selected the baseline, so all of its processes count.
         """
-        repeated = self.repetitions_of(outcome)
-        is_selected = bool(repeated) and outcome.number != BASELINE
-        is_measured = outcome.timing is not None and not outcome.timing.predicted_from
-        return repeated if is_selected or not is_measured else [outcome, *repeated]
+        runs = [outcome, *self.repetitions_of(outcome)]
+        measured = [run for run in runs if run.has_whole_calls]
+        repeated = [run for run in measured if run.repetition is not None]
+        return measured if outcome.number == BASELINE else repeated or measured
 
     def disturbed(self, outcome: Outcome) -> list[Outcome]:
         """Return the processes of a trial that something else on the machine slowed: they do not count."""
@@ -209,8 +209,7 @@ class History:
             return counting
         lost = {run.pair for run in self.disturbed_baselines() if run.pair is not None}
         kept = [process for process in counting if process.pair not in lost]
-        is_known = outcome.timing is not None and not outcome.timing.predicted_from
-        return kept or ([outcome] if is_known else counting)
+        return kept or ([outcome] if outcome.has_whole_calls else counting)
 
     def pairs_of(self, candidate: Outcome) -> list[tuple[Outcome, Outcome]]:
         """Return the complete pairs of a candidate that count: neither of their processes was disturbed."""
@@ -280,9 +279,10 @@ class History:
         return not self.devices or device in self.devices
 
     def baseline_on(self, device: Device | None) -> list[Outcome]:
-        """Return the untouched pipeline's processes on a device that count, or its trial if that is all there is."""
+        """Return the untouched pipeline's processes on a device that count, else those with a predicted latency."""
         found = [run for run in self.undisturbed(self.baseline) if run.device == device]
-        return found or [run for run in [self.baseline] if run.device == device and run.timing is not None]
+        runs = [self.baseline, *self.repetitions_of(self.baseline)]
+        return found or [run for run in runs if run.device == device and run.timing is not None]
 
     def scale(self, device: Device | None) -> float:
         """Return how much longer a call of the untouched pipeline takes on the baseline's device than on this one.
