@@ -185,10 +185,10 @@ def test_those_that_wait_leave_room_as_far_as_memory_goes(monkeypatch: pytest.Mo
         memory=Memory(peak_bytes=34 << 30, reserved_bytes=None, lent_bytes=32 << 30),
     )  # fmt: skip
     monkeypatch.setattr(slots, "max_slots", lambda _: 4)
-    for memory_gb, expected in ((141, [4, 5, 5, 5]), (180, [4, 5, 6, 6]), (80, [2, 2, 2, 2])):
+    for memory_gb, expected in ((141, [4, 5, 5, 5]), (180, [4, 5, 6, 7]), (400, [4, 5, 6, 7, 8, 8]), (80, [2, 2, 2])):
         monkeypatch.setattr(slots, "memory_bytes", lambda _, found=memory_gb: found << 30)
-        assert [slots.slots(here, baseline, waiting) for waiting in range(4)] == expected
-    assert slots.max_alive(here) == 7
+        assert [slots.slots(here, baseline, waiting) for waiting in range(len(expected))] == expected
+    assert slots.max_alive(here) == 9
     assert slots.max_alive(CPU) == slots.max_slots(CPU) + slots.PARTNER
 
 
