@@ -89,7 +89,7 @@ def record(case: Any, mode: Any, device: Device, folder: Path) -> Recorded:
     """Run a case as a worker does: warm up, trace, judge, and once more with stacks when a line is missing."""
     import torch
 
-    from tuner.trace.capture import capture
+    from tuner.trace.capture import capture, diagnose
     from tuner.trace.dynamo import start_compile_log
 
     torch._dynamo.reset()
@@ -102,7 +102,7 @@ def record(case: Any, mode: Any, device: Device, folder: Path) -> Recorded:
         log = listener.read()
         verdict = judged(trace, None, log, device, case.asks(mode))
         named = all(finding.source for finding in verdict.undeclared())
-        diagnostic = None if named else capture(pipe, pipe.scheduler, folder, "diagnostic", stacks=True)
+        diagnostic = None if named else diagnose(pipe, pipe.scheduler, folder)
     return Recorded(trace, diagnostic, log)
 
 

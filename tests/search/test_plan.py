@@ -159,7 +159,7 @@ def test_a_given_budget_stays() -> None:
     published = Published(7200.0)
     (text,) = published.told(FLUX)
     assert text.startswith("a call (1024x768, 28 steps) takes 5.08 s, the baseline about ")
-    assert text.endswith("the budget of 2:00:00 has room for about 113 builds")
+    assert text.endswith("the budget of 2:00:00 has room for about 115 builds")
     assert published.budget.total_s == 7200.0
 
 

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from tuner.trace import capture as capturing  # noqa: E402
 from tuner.trace import events, read, sync_lines  # noqa: E402
-from tuner.trace.capture import capture  # noqa: E402
+from tuner.trace.capture import DIAGNOSED_STEPS, capture, diagnose  # noqa: E402
 from tuner.trace.summary import summarise  # noqa: E402
 
 
@@ -48,6 +48,32 @@ def test_the_first_step_is_marked_apart(tmp_path: Path) -> None:
     assert "aten::relu" not in before
 
 
+def test_with_stacks_the_first_steps_are_recorded_and_nothing_after_them(tmp_path: Path) -> None:
+    scheduler, made = Scheduler(), list[int]()
+
+    def call(steps: int) -> None:
+        made.append(steps)
+        scheduler.call(steps)
+        torch.ones(4).cumsum(0)  # a decoder, say
+
+    trace = read.load(diagnose(call, scheduler, tmp_path))
+    assert made == [DIAGNOSED_STEPS]
+    assert trace.first is not None and len(trace.steps) == DIAGNOSED_STEPS - 1
+    assert any(event.name == "aten::relu" for event in trace.host)
+    assert not any(event.name == "aten::cumsum" for event in trace.host)
+
+
+def test_a_call_that_fails_with_stacks_leaves_no_profiler(tmp_path: Path) -> None:
+    scheduler = Scheduler()
+
+    def fail(steps: int) -> None:
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        diagnose(fail, scheduler, tmp_path)
+    assert read.load(diagnose(scheduler.call, scheduler, tmp_path)).steps
+
+
 def test_the_scheduler_is_a_component_of_its_own(tmp_path: Path) -> None:
     scheduler = Scheduler()
     summary = summarise(read.load(capture(scheduler.call, scheduler, tmp_path, "t")))
@@ -69,12 +95,15 @@ def test_a_step_that_a_knob_put_there_stays(tmp_path: Path) -> None:
     assert vars(scheduler)["step"] is own
 
 
-def test_a_name_that_is_no_text_leaves_a_readable_trace(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [b"\xde\xad", b"\xa0~\xc5\x1ap\x7f"])
+def test_a_name_that_is_no_text_leaves_a_readable_trace(name: bytes, tmp_path: Path) -> None:
     """As of a function whose module was imported and done with while the profiler watched (seen in torch 2.13)."""
 
     class Profiler:
         def export_chrome_trace(self, path: str) -> None:
-            Path(path).write_bytes(b'{"traceEvents": [{"ph": "X", "cat": "cpu_op", "name": "\xde\xad", "ts": 1}]}')
+            Path(path).write_bytes(
+                b'{"traceEvents": [\n{"ph": "X", "cat": "cpu_op", "name": "' + name + b'", "ts": 1}\n]}'
+            )
 
     path = tmp_path / "trace.json"
     capturing._export_readable(Profiler(), path)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from torch.cuda import _gpu_trace  # noqa: E402
 from tuner.errors import BadInput  # noqa: E402
 from tuner.records.gate import Allowance, Finding, Verdict  # noqa: E402
 from tuner.trace import events, read  # noqa: E402
-from tuner.trace.capture import capture  # noqa: E402
+from tuner.trace.capture import DIAGNOSED_STEPS, capture, diagnose  # noqa: E402
 from tuner.trace.compile_log import CompileLog  # noqa: E402
 from tuner.trace.dynamo import start_compile_log  # noqa: E402
 from tuner.trace.findings import recompiles_between  # noqa: E402
@@ -303,9 +303,7 @@ def test_a_name_with_a_quote_is_exported_readably(pipeline: Any, tmp_path: Path)
 
 def test_the_diagnostic_pass_names_functions(pipeline: Any, tmp_path: Path) -> None:
     model = ItemBranch().requires_grad_(False)
-    path = capture(
-        pipe := pipeline(lambda x, index: model(x), torch.randn(4, 8)), pipe.scheduler, tmp_path, "t", stacks=True
-    )
+    path = diagnose(pipe := pipeline(lambda x, index: model(x), torch.randn(4, 8)), pipe.scheduler, tmp_path)
     items = [event for event in read.load(path).host if event.name == "aten::item"]
     assert items
     assert "test_compiled.py" in items[-1].stack
@@ -316,9 +314,9 @@ def test_the_diagnostic_pass_annotates_the_line_of_a_wait(pipeline: Any, tmp_pat
         _gpu_trace.StreamSynchronizationCallbacks.fire_callbacks(0)  # planted: wait
         return x
 
-    trace = read.load(capture(pipe := pipeline(step, torch.randn(2)), pipe.scheduler, tmp_path, "t", stacks=True))
+    trace = read.load(diagnose(pipe := pipeline(step, torch.randn(2)), pipe.scheduler, tmp_path))
     notes = [event.name for event in trace.host if event.name.startswith(events.SYNC_LINE)]
-    assert notes == [f"{events.SYNC_LINE}{line_of('wait')}"] * 4
+    assert notes == [f"{events.SYNC_LINE}{line_of('wait')}"] * DIAGNOSED_STEPS
     assert _gpu_trace.StreamSynchronizationCallbacks.callback_list == []
 
 
@@ -327,9 +325,9 @@ def test_the_diagnostic_pass_annotates_the_line_of_a_copy(pipeline: Any, tmp_pat
         return x.to(torch.float64).to(torch.float32)  # planted: copies
 
     inherited = {name: getattr(torch.Tensor, name) for name in ("to", "copy_", "cpu", "cuda")}
-    trace = read.load(capture(pipe := pipeline(step, torch.randn(2)), pipe.scheduler, tmp_path, "t", stacks=True))
+    trace = read.load(diagnose(pipe := pipeline(step, torch.randn(2)), pipe.scheduler, tmp_path))
     around = [trace.host[trace.parents[i]].name for i, event in enumerate(trace.host) if event.name == "aten::to"]
-    assert around == [f"{events.COPY_LINE}{line_of('copies')}"] * 8
+    assert around == [f"{events.COPY_LINE}{line_of('copies')}"] * 2 * DIAGNOSED_STEPS
     assert {name: getattr(torch.Tensor, name) for name in inherited} == inherited
     assert not vars(torch.Tensor).keys() & inherited.keys()
 
@@ -348,6 +346,6 @@ def test_a_wait_in_generated_code_has_the_line_it_was_made_from(pipeline: Any, t
     pipe = pipeline(lambda x, index: step(x).t().contiguous(), torch.randn(4, 8))
     with torch._inductor.config.patch(force_disable_caches=True):
         pipe(1)
-    trace = read.load(capture(pipe, pipe.scheduler, tmp_path, "t", stacks=True))
+    trace = read.load(diagnose(pipe, pipe.scheduler, tmp_path))
     notes = {event.name.rpartition("/")[2] for event in trace.host if event.name.startswith(events.SYNC_LINE)}
     assert notes == {line_of("generated").rpartition("/")[2]}

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from tuner.records.gate import Allowance, Finding, Verdict  # noqa: E402
 from tuner.trace import read  # noqa: E402
-from tuner.trace.capture import capture  # noqa: E402
+from tuner.trace.capture import capture, diagnose  # noqa: E402
 from tuner.trace.dynamo import start_compile_log  # noqa: E402
 from tuner.trace.gate import add_source_lines, judge  # noqa: E402
 from tuner.trace.summary import summarise  # noqa: E402
@@ -111,7 +111,7 @@ def judged(model: Step, pipeline: Any, folder: Path, allowances: tuple[Allowance
     assert summarise(trace).kernel_events > 0
     verdict = judge(trace, log.read(), allowances, "cuda")
     if any(not finding.source for finding in verdict.findings):
-        verdict = add_source_lines(verdict, read.load(capture(pipe, pipe.scheduler, folder, "diagnostic", stacks=True)))
+        verdict = add_source_lines(verdict, read.load(diagnose(pipe, pipe.scheduler, folder)))
     return verdict
 
 

@@ -20,8 +20,8 @@ from tuner.timing.prediction import COMPOSED_STEPS, WARM_UP_STEPS, composed_step
 WARM_UP_CALLS = 3
 """Calls until a warm-up has settled, on the untouched pipeline."""
 
-TRACED_STEPS = 12
-"""Steps that are made to trace: the profiler's three, with those before, and again for source lines."""
+TRACED_STEPS = 6
+"""Steps that are made to trace: the profiler's three, with the one before, and two again for source lines."""
 
 QUICK_CALLS = 9
 """Calls to time a point whose calls are quick: to warm up, six that count, and one to see where the time goes."""

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gzip
 import inspect
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -20,14 +21,22 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from tuner.trace import events, sync_lines
 
 STEPS = 4
+
+DIAGNOSED_STEPS = 2
+"""Steps that are profiled with stacks, the first one among them. With stacks the profiler records, writes and reads ten
+times as long: four steps of Wan 2.1 1.3B and its decoder took half a minute."""
+
 _CHUNK = 1 << 24
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+"""What JSON does not allow in a text, nor between values."""
 
 
 class _StepMarks:
     """The marks of a denoising loop's steps. A scheduler step ends one step and begins the next."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, on_end: Callable[[], None] = lambda: None) -> None:
         self._steps = steps
+        self._on_end = on_end
         self._ended = 0
         self._open = contextlib.ExitStack()
 
@@ -74,6 +83,8 @@ class _StepMarks:
             # TensorBoard's profiler reads ProfilerStep, the gate reads denoise_step.
             self._open.enter_context(record_function(f"ProfilerStep#{self._ended + 1}"))
             self._open.enter_context(record_function(f"denoise_step#{self._ended + 1}"))
+        elif self._ended == self._steps:
+            self._on_end()
 
     def close(self) -> None:
         self._open.close()
@@ -91,25 +102,38 @@ def _restore(owner: Any, name: str, value: Any) -> None:
         delattr(owner, name)
 
 
-def capture(call: Callable[[int], object], scheduler: Any, folder: Path, name: str, *, stacks: bool = False) -> Path:
+def capture(call: Callable[[int], object], scheduler: Any, folder: Path, name: str) -> Path:
     """Profile one `call(steps)`, which steps `scheduler`, and write folder/NAME.<digits>.pt.trace.json.gz.
 
-    Warm up, compile and capture CUDA graphs first. With `stacks` the trace also names source lines, but the profiler
-    slows the steps down so much that their times mean nothing.
+    Warm up, compile and capture CUDA graphs first.
     """
-    marks = _StepMarks(STEPS)
-    lines = sync_lines.annotate_waits() if stacks else contextlib.nullcontext()
-    with lines, _profiler(stacks) as profiler, marks.around(scheduler):
+    with profile(activities=_activities()) as profiler, _StepMarks(STEPS).around(scheduler):
         call(STEPS)
     return _export(profiler, folder, name)
 
 
-@contextlib.contextmanager
-def _profiler(stacks: bool) -> Iterator[profile]:
+def diagnose(call: Callable[[int], object], scheduler: Any, folder: Path) -> Path:
+    """Profile the first steps of one `call(steps)` with stacks, and write their trace, which also names source lines.
+
+    The profiler slows the steps down so much that their times mean nothing. What comes after them is not recorded.
+    """
     # Without `verbose`, stacks become separate events, several hundred for each operator.
-    config = _ExperimentalConfig(verbose=True) if stacks else None
-    with profile(activities=_activities(), with_stack=stacks, experimental_config=config) as profiler:
-        yield profiler
+    config = _ExperimentalConfig(verbose=True)
+    profiler = profile(activities=_activities(), with_stack=True, experimental_config=config)
+    stop = functools.cache(functools.partial(_stop, profiler))
+    with sync_lines.annotate_waits(), _StepMarks(DIAGNOSED_STEPS, on_end=stop).around(scheduler):
+        profiler.start()
+        try:
+            call(DIAGNOSED_STEPS)
+        finally:
+            stop()
+    return _export(profiler, folder, "diagnostic")
+
+
+def _stop(profiler: profile) -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # what the last step launched belongs to it
+    profiler.stop()
 
 
 def _activities() -> list[ProfilerActivity]:
@@ -138,7 +162,8 @@ def _export_readable(profiler: profile, path: Path) -> None:
     """Export a trace. Use the slower exporter in Python if a name in the trace breaks the JSON (torch 2.13)."""
     profiler.export_chrome_trace(str(path))
     if not _is_text(path):  # the name of a function that was freed is garbage
-        path.write_text(path.read_text(encoding="utf-8", errors="replace"), encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
+        path.write_text(_CONTROL.sub("?", text), encoding="utf-8")
     if not _is_json(path) and "use_python_export" in inspect.signature(profiler.export_chrome_trace).parameters:
         profiler.export_chrome_trace(str(path), use_python_export=True)
 

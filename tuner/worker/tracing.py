@@ -104,7 +104,7 @@ class Tracer:
         )  # fmt: skip
         if any(not finding.source for finding in verdict.undeclared()):
             with tempfile.TemporaryDirectory() as scratch:
-                diagnostic = read.load(capture.capture(call, scheduler, Path(scratch), "diagnostic", stacks=True))
+                diagnostic = read.load(capture.diagnose(call, scheduler, Path(scratch)))
             verdict = gate.add_source_lines(verdict, diagnostic)
         summary = summarise(trace)
         if others:
