@@ -89,6 +89,14 @@ def test_where_workers_overlap_the_most_useful_counts(history: History) -> None:
     assert seconds(found) == {"timing": 10, "candidates' images": 20, "compile": 20, "trace and gate": 10}
 
 
+def test_what_waits_to_be_judged_draws_nothing(history: History) -> None:
+    found = account(
+        history, RUN, (0, "build", 1, "time"), (10, "build", 1, "await"), (50, "build", 1, "score"),
+        (60, "build", 1, END),
+    )  # fmt: skip
+    assert seconds(found) == {"timing": 10, "waiting": 40, "candidates' images": 10}
+
+
 def test_waiting_for_a_turn_is_neither_a_start_nor_part_of_a_repetition(history: History) -> None:
     found = account(
         history, RUN, (0, "repetition", 1, "load"), (3, "repetition", 1, "a stage of a later version"),

@@ -46,6 +46,7 @@ DEADLINES_S = {
     "trace": 1200.0,
     "probe": 300.0,
     "time": 1200.0,
+    "await": 1200.0,
     "score": 1200.0,
     "vary": 1200.0,
 }

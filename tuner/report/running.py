@@ -20,6 +20,7 @@ STAGES = {
     "trace": "tracing",
     "probe": "probing the device",
     "time": "timing",
+    "await": "waiting to be judged",
     "score": "judging images",
     "vary": "varying rounding",
     "judge": "judging",

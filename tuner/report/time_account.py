@@ -44,6 +44,7 @@ OF_STAGE = {
     "trace": "trace and gate",
     "probe": "trace and gate",
     "time": "timing",
+    "await": "waiting",
     "score": "candidates' images",
     "vary": "candidates' images",
     "judge": "judging finalists",

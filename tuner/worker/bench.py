@@ -159,7 +159,7 @@ class Bench:
         """Measure latency and memory, then generate and score the images."""
         timing, memory = self.timer.known_timing(point) or self.timer.predict(point) or self.timer.time(point)
         if point.score and self.job.awaits_reference:
-            self.channel.enter("score", point.index)
+            self.channel.enter("await", point.index)
             self.job = self.channel.await_reference(prediction.scaled(timing.latency_s, 1 / point.batch))
             point = self.job.points[point.index]
         timing = msgspec.structs.replace(timing, devices=self.ranks.count)
