@@ -152,7 +152,7 @@ MALFORMED: list[tuple[dict[str, Any], str]] = [
     (without("chosen", "values", "precision.dtype"), "chosen.values: precision.dtype"),
     (without("chosen", "values", "compile.scope"), "chosen.values: compile.scope"),
     (without("chosen", "latency_s", "low"), "low"),
-    (changed("format", to="diffusion-tuner/9"), "was written by"),
+    (changed("format", to="diffusion-tuner/9"), "format: diffusion-tuner/9, although"),
     (changed("extra", to=1), "extra"),
     (changed("model", "pipeline_class", to=7), "model.pipeline_class"),
     (changed("model", "exec", to="import os"), "exec"),
@@ -257,7 +257,7 @@ def test_a_knob_that_this_version_cannot_have_written_means_that_the_file_was_ed
     data = changed("tuner_version", to=package_version())
     data["chosen"]["values"]["warp.drive"] = 9
     (tmp_path / "best.json").write_text(json.dumps(data))
-    with pytest.raises(BadInput, match=r"has no such knob, and the file was edited since$"):
+    with pytest.raises(BadInput, match=r"has no such knob, and the file was edited since; take the file as"):
         read_config(tmp_path / "best.json")
 
 

@@ -46,10 +46,10 @@ WRONG = {
     "nosuch.json": "tune: nosuch.json: no such file; name a best_config.json, or the folder or the name of a study",
     "empty": "tune: empty: this folder has no best_config.json; `tune list --out traces` lists the studies",
     "begun": "tune: traces/begun/best_config.json: not there yet: no result so far; `tune resume traces/begun` goes on",
-    "other.json": "tune: other.json: it is no result of `tune run`; name a best_config.json, which `tune run` writes "
-    "into the folder of its study",
+    "other.json": "tune: other.json: format is missing: it is no result of `tune run`; name a best_config.json, "
+    "which `tune run` writes into the folder of its study",
     "list.json": "tune: list.json: it is no result of `tune run`; name a best_config.json",
-    "study.json": "tune: study.json: it is no result of `tune run`; name a best_config.json",
+    "study.json": "tune: study.json: format: diffusion-tuner-study/2: it is no result of `tune run`; name a best_",
     "newer.json": "tune: newer.json was written by diffusion-tuner 9.0, whose fields have other names; run",
     "image.png": "tune: image.png: not JSON: ",
     "cut.json": "tune: cut.json: not JSON: it ends too early; name a best_config.json",

@@ -19,6 +19,8 @@ from tuner.records.codec import Values
 from tuner.result.config import read_config
 from tuner.result.front import per_image
 from tuner.result.records import BestConfig
+from tuner.result.source import check_source
+from tuner.search.its_study import require_its_study
 from tuner.timing.intervals import widest_ratio
 
 
@@ -46,10 +48,8 @@ def read_tuned(file: Path, trial: int | None = None, *, may_contradict: bool = F
     name = best.model.pipeline_class
     if not name.isidentifier() or keyword.iskeyword(name) or not class_source("pipelines", name):
         raise BadInput(f"{file}: model.pipeline_class: diffusers has no pipeline class {name}")
-    for field, source in (("source", best.model.source), ("base", best.model.base)):
-        is_known = source is None or source == pipeline.DEMO or pipeline.HUB_ID.fullmatch(source)
-        if not (is_known or Path(str(source)).is_absolute()):
-            raise BadInput(f"{file}: model.{field}: {source} is not an absolute path, a hub id or `demo`")
+    check_source(file, best, must_be_here=False)
+    require_its_study(file, best)
     for name, reason in refusals(best):
         raise BadInput(f"{file}: chosen.values.{name}: {best.chosen.values[name]}: {reason}")
     if not differing(best):

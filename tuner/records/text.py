@@ -8,10 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+MAX_SHOWN = 80
+"""Characters of a value in a message."""
+
 
 def visible(text: str) -> str:
     """Return a text of several lines in which characters that are not printable are written as Python writes them."""
     return _escaped(text, lambda char: ascii(char)[1:-1])
+
+
+def shown(value: object) -> str:
+    """Return a value of a file in one line as files write it, cut where it is long."""
+    text = str(value).lower() if isinstance(value, bool) else visible(" ".join(str(value).split()))
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def visible_json(text: str) -> str:

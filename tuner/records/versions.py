@@ -14,6 +14,10 @@ from tuner.records.codec import decode
 R = TypeVar("R")
 
 
+class OtherVersion(BadInput):
+    """Another version wrote a file, and its fields have other names."""
+
+
 class OldFile(msgspec.Struct):
     """What identifies a file of another version. A subclass adds the fields that only such a file has."""
 
@@ -32,7 +36,7 @@ def read_versioned(path: Path, record_type: type[R], old: type[OldFile]) -> R:
         version = _old_version(data, old)
         if version is None:
             raise
-    raise BadInput(
+    raise OtherVersion(
         f"{path} was written by diffusion-tuner {version}, whose fields have other names; "
         "run the study again with this version, or load it with that one"
     )

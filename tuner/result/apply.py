@@ -18,6 +18,7 @@ from tuner.records.codec import Record, Values
 from tuner.records.machine import Environment
 from tuner.result.config import package_version, read_config
 from tuner.result.records import BestConfig
+from tuner.result.source import check_source
 from tuner.space.candidates import build_values
 
 APPLIED = "_diffusion_tuner_values"
@@ -82,23 +83,18 @@ def load(config: str | os.PathLike[str], trial: int | None = None) -> Tuned:
     """
     config = result_file(config)
     best = read_config(config, trial)
-    source = best.model.source
-    _check_source(config, "source", source, is_file=best.model.base is not None)
-    if best.model.base is not None:
-        _check_source(config, "base", best.model.base)
+    check_source(config, best, must_be_here=True)
     _warn_of_differences(best, config)
     _join_ranks(best.chosen.values, config)  # before anything takes memory of a device
     dtype = best.chosen.values["precision.dtype"]
-    return _apply(pipeline.load(best.model, detect(best.environment.device), dtype), best, config)
-
-
-def _check_source(config: str | os.PathLike[str], field: str, source: str, *, is_file: bool = False) -> None:
-    """Raise BadInput if a pipeline, or the checkpoint file of one, is not here, or cannot be a name of one."""
-    there, what = (os.path.isfile, "file") if is_file else (os.path.isdir, "folder")
-    if Path(source).is_absolute() and not there(source):  # Path's own methods raise on long names
-        raise BadInput(f"{config}: model.{field}: no {what} {source} here; load the pipeline for tuner.apply instead")
-    if not (Path(source).is_absolute() or source == pipeline.DEMO or pipeline.HUB_ID.fullmatch(source)):
-        raise BadInput(f"{config}: model.{field}: {source} is not an absolute folder, a hub id or `demo`")
+    try:
+        pipe = pipeline.load(best.model, detect(best.environment.device), dtype)
+    except (OSError, ValueError) as error:  # of diffusers and the hub's client, for files that are not there
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise BadInput(
+            f"{config}: model.source: {best.model.source}: {reason}; load the pipeline for tuner.apply instead"
+        ) from error
+    return _apply(pipe, best, config)
 
 
 def _apply(pipe: Any, best: BestConfig, config: str | os.PathLike[str]) -> Tuned:

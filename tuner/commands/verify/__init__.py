@@ -63,12 +63,13 @@ def run(options: argparse.Namespace) -> int:
     from tuner.commands.verify.table import VerifyTable
     from tuner.export.base import read_tuned
     from tuner.report.studies import find_result
-    from tuner.result.config import read_config
+    from tuner.result.config import check_points, read_config
     from tuner.verify.recorded import read_recorded
 
     file = find_result(options.result, options.out)
     point = read_tuned(file, options.trial, may_contradict=True, to="verify").chosen
     best = read_config(file, may_contradict=True)
+    check_points(best, file)
     check_device(file, best)
     check_model(file, best)
     recorded = with_scorer(read_recorded(file, best), best)
