@@ -134,6 +134,7 @@ def check_code(file: Path, quality: QualityPolicy) -> None:
 def check_space(file: Path, space: SearchSpace) -> None:
     """Raise BadInput if the study's search space has a knob or a value that the catalogue does not have."""
     from tuner.knobs import KNOBS
+    from tuner.records.text import shown
 
     missing = [name for name in KNOBS if name not in space.baseline]
     if missing:
@@ -146,7 +147,7 @@ def check_space(file: Path, space: SearchSpace) -> None:
             for value in values:
                 reason = KNOBS[name].invalid_reason(value)
                 if reason:
-                    raise BadInput(f"{file}: space.{where}.{name}: {value} {reason}")
+                    raise BadInput(f"{file}: space.{where}.{name}: {shown(value)} {reason}")
 
 
 def limits_of(folder: Path, options: argparse.Namespace) -> Limits:

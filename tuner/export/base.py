@@ -16,6 +16,7 @@ from tuner.knobs.attention import BACKENDS
 from tuner.model import architecture, pipeline
 from tuner.model.diffusers_source import class_source
 from tuner.records.codec import Values
+from tuner.records.text import shown
 from tuner.result.config import read_config
 from tuner.result.front import per_image
 from tuner.result.records import BestConfig
@@ -51,7 +52,7 @@ def read_tuned(file: Path, trial: int | None = None, *, may_contradict: bool = F
     check_source(file, best, must_be_here=False)
     require_its_study(file, best)
     for name, reason in refusals(best):
-        raise BadInput(f"{file}: chosen.values.{name}: {best.chosen.values[name]}: {reason}")
+        raise BadInput(f"{file}: chosen.values.{name}: {shown(best.chosen.values[name])}: {reason}")
     if not differing(best):
         raise BadInput(
             f"{file}: trial {best.chosen.trial} is the untouched pipeline, as diffusers loads it: there is nothing to "

@@ -13,8 +13,9 @@ from rich.text import Text
 
 from tuner.numbers import format_duration
 from tuner.records.codec import Record, Value, Values
+from tuner.records.text import format_value
 from tuner.report.console import BASELINE
-from tuner.report.formatting import format_value, label, one_line, pluralize, wrap_text
+from tuner.report.formatting import label, one_line, pluralize, wrap_text
 from tuner.report.studies import State
 from tuner.report.tables import make_table
 from tuner.space.candidates import SearchSpace

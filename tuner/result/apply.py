@@ -16,6 +16,7 @@ from tuner.knobs.parallel import device_count, join_ranks
 from tuner.model import architecture, pipeline
 from tuner.records.codec import Record, Values
 from tuner.records.machine import Environment
+from tuner.records.text import shown
 from tuner.result.config import package_version, read_config
 from tuner.result.records import BestConfig
 from tuner.result.source import check_source
@@ -107,11 +108,15 @@ def _apply(pipe: Any, best: BestConfig, config: str | os.PathLike[str]) -> Tuned
     elif tuned_before != wanted:
         name = next(name for name in {**tuned_before, **wanted} if tuned_before.get(name) != wanted.get(name))
         raise BadInput(
-            f"{config}: chosen.values.{name}: {wanted.get(name)}, but this pipeline was tuned with "
-            f"{tuned_before.get(name)}, which cannot be taken back: load the pipeline anew"
+            f"{config}: chosen.values.{name}: {_setting(wanted, name)}, but this pipeline was tuned with "
+            f"{_setting(tuned_before, name)}, which cannot be taken back: load the pipeline anew"
         )
     arguments = pipeline.call_arguments(best.workload, call_arguments(values), best.chosen.batch)
     return Tuned(pipe, Call(batch=best.chosen.batch, arguments=arguments))
+
+
+def _setting(values: Values, name: str) -> str:
+    return shown(values[name]) if name in values else "no value"
 
 
 def _join_ranks(values: Values, config: str | os.PathLike[str]) -> None:
@@ -130,11 +135,11 @@ def _change(pipe: Any, values: Values, device: str, config: str | os.PathLike[st
     for name in values:
         conflict = KNOBS[name].conflict_reason(values, found)
         if conflict:
-            raise BadInput(f"{config}: chosen.values.{name}: {values[name]}: {conflict}")
+            raise BadInput(f"{config}: chosen.values.{name}: {shown(values[name])}: {conflict}")
     for name, value in changed(values, here).items():
         reason = KNOBS[name].unavailable_reason(value, here, found)
         if reason and not KNOBS[name].is_set(pipe, values):
-            raise Unavailable(f"{config}: {name}={value} cannot work here: {reason}")
+            raise Unavailable(f"{config}: {name}={shown(value)} cannot work here: {reason}")
     try:
         if str(pipe.dtype) != f"torch.{values['precision.dtype']}":  # the baseline's may differ from this pipeline's
             KNOBS["precision.dtype"].apply(pipe, values)
