@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tuner import cli
 from tuner.errors import BadInput
+from tuner.records import study_lock
 from tuner.report.studies import find_result
 
 COMMANDS = {
@@ -100,3 +105,51 @@ def test_json_excludes_another_format(line: str, capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr().err
     assert end.value.code == BadInput.exit_code
     assert printed.count("\n") == 1 and "not allowed with argument" in printed
+
+
+# ---- a study that another process runs ------------------------------------------------------------------------------
+
+READERS = {
+    "show": (), "report": ("--format", "md"), "cost": (), "export": ("--to", "python"), "package": ("--out", "served"),
+    "compare": ("study",),
+}  # fmt: skip
+WRITERS = {"resume": "wait until it ends, or stop it with Ctrl-C there", "verify": "each would disturb what the other"}
+RUNNING = (
+    rf"traces/study: another process is running this study \(pid {os.getpid()}, "
+    r"since 20\d\d-\d\d-\d\d \d\d:\d\d\)"
+)
+
+
+@pytest.fixture
+def running(recorded_study: Path) -> Iterator[Path]:
+    """The newest study, which this process runs, with the name `study`."""
+    folder = Path("traces") / "study"
+    shutil.copytree(recorded_study, folder, ignore=shutil.ignore_patterns("cache"))
+    with study_lock.lock_study(folder / "lock"):
+        yield folder
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_what_only_reads_takes_a_study_that_runs_and_says_so(
+    command: str, running: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command, *READERS[command]]) == 0
+    printed = capsys.readouterr()
+    assert re.search(f"{RUNNING}: this is what is known by now", printed.err) and printed.out
+
+
+@pytest.mark.parametrize("command", WRITERS)
+def test_what_writes_or_measures_refuses_a_study_that_runs(
+    command: str, running: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(running.rglob("*"))
+    assert cli.main([command]) == BadInput.exit_code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(RUNNING, line) and WRITERS[command] in line
+    assert sorted(running.rglob("*")) == before
+
+
+def test_a_holder_that_is_not_seen_is_still_one(running: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_lock, "LOCKS", Path("nowhere"))
+    assert str(study_lock.holder(running / "lock")) == "another process is running this study"
+    assert study_lock.holder(running / "nosuch") is None

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from tuner.commands.arguments import Subparsers, add_result, add_studies, add_trial
-from tuner.commands.streams import note
+from tuner.commands.streams import note, note_running
 from tuner.errors import BadInput
 
 FORMATS = ("python", "diffusers", "cache-dit", "sglang", "vllm-omni")
@@ -50,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
     from tuner.result.source import is_elsewhere
 
     file = find_result(options.result, options.out)
+    note_running(file.parent)
     best = read_tuned(file, options.trial)
     try:
         text = TARGETS[options.to]().render(best)

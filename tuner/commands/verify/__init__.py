@@ -67,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
     from tuner.verify.recorded import read_recorded
 
     file = find_result(options.result, options.out)
+    check_quiet(file)
     point = read_tuned(file, options.trial, may_contradict=True, to="verify").chosen
     best = read_config(file, may_contradict=True)
     check_points(best, file)
@@ -80,6 +81,17 @@ def run(options: argparse.Namespace) -> int:
         verification = verify(file, best, point, recorded, executor, Path(folder), quick=options.quick)
     print_result(verification, VerifyTable(verification), options.json)
     return 0 if verification.passed else 1
+
+
+def check_quiet(file: Path) -> None:
+    """Raise BadInput if another process runs the study: each would disturb the latencies of the other."""
+    from tuner.files import StudyFolder
+    from tuner.records.study_lock import holder
+
+    found = holder(StudyFolder(file.parent).lock)
+    if found is not None:
+        remedy = "wait until it ends, stop it with Ctrl-C there, or name another study"
+        raise BadInput(f"{file.parent}: {found}, and each would disturb what the other measures; {remedy}")
 
 
 def check_device(file: Path, best: BestConfig) -> None:
