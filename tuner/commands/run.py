@@ -205,9 +205,8 @@ def checked_request(options: argparse.Namespace, detect: Callable[[], Environmen
 
 def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> int:
     """Print what a study would do. Raises BadInput if the folder holds another study, as the run would."""
+    from tuner.report.begun import read_begun
     from tuner.report.dry_run import DryRun, DryRunText, PlannedRecipe, combinations, refused_recipes
-    from tuner.report.studies import read_state
-    from tuner.search.recorded import outcome_files
     from tuner.search.request import read_same_request
     from tuner.space.candidates import recipe_title
 
@@ -215,13 +214,16 @@ def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> in
     recorded = read_same_request(paths, request)
     space, limits = request.space, with_demo_budget(with_last_budget(folder, limits_of(options)), request)
     refused = refused_recipes(space)
+    begun = read_begun(paths, limits) if recorded is not None else None
     plan = DryRun(
         model=options.model,
         pipeline_class=request.model.pipeline_class,
         device_name=request.environment.device_name,
         folder=str(folder),
-        state="new" if recorded is None else read_state(paths),
-        recorded_trials=sum(1 for _ in outcome_files(paths.trials)),
+        state=begun.state if begun else "new",
+        recorded_trials=begun.trials if begun else 0,
+        spent_s=begun.spent_s if begun else 0.0,
+        still_to_do=begun.still_to_do if begun else "everything below",
         budget_s=limits.budget_s,
         max_trials=limits.max_trials,
         prompts=len(space.workload.prompts),

@@ -11,7 +11,7 @@ from typing import Literal
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from tuner.numbers import format_duration
+from tuner.numbers import format_clock, format_duration
 from tuner.records.codec import Record, Value, Values
 from tuner.records.text import format_value
 from tuner.report.console import BASELINE
@@ -40,8 +40,8 @@ class DryRun(Record):
     """What a study would do. `combinations` counts those of all values, some of which do not go together.
 
     `baseline` has the untouched pipeline's values, which need not be among those that are searched.
-    `recorded_trials` are those of a study that was begun, whose `state` is not "new". Without a budget the study
-    chooses one after its first calls.
+    `recorded_trials` are those of a study that was begun, whose `state` is not "new" and which has used `spent_s` of
+    its budget; `still_to_do` says what a run would add. Without a budget the study chooses one after its first calls.
     """
 
     model: str
@@ -50,6 +50,8 @@ class DryRun(Record):
     folder: str
     state: State | Literal["new"]
     recorded_trials: int
+    spent_s: float
+    still_to_do: str
     budget_s: float | None
     max_trials: int | None
     prompts: int
@@ -100,8 +102,11 @@ class DryRunText:
     def _facts(self) -> Iterator[str]:
         plan = self.plan
         trials = pluralize(plan.recorded_trials, "recorded trial")
-        state = "new" if plan.state == "new" else f"{plan.state}, with {trials}"
+        begun = f"{plan.state}, with {trials}, {format_clock(plan.spent_s)} of its time used"
+        state = "new" if plan.state == "new" else begun
         yield f"study folder {one_line(plan.folder)}: {state}; this command ran and wrote nothing"
+        if plan.state != "new":
+            yield f"a run of it would still do: {one_line(plan.still_to_do)}"
         varied = sum(len(values) > 1 for values in plan.knobs.values())
         values = f"{pluralize(varied, 'knob')}, up to {plan.combinations:,} combinations of their values"
         yield f"searched: {values}; judged by the images of {pluralize(plan.prompts, 'prompt')}"
