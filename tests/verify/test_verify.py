@@ -19,7 +19,7 @@ from tuner.commands import verify as command
 from tuner.commands.verify.table import verdict
 from tuner.errors import StudyFailed
 from tuner.execution.inline import InlineExecutor
-from tuner.files import StudyFolder
+from tuner.files import StudyFolder, open_regular
 from tuner.hardware.environment import detect
 from tuner.quality.race import FIRST_PROMPTS
 from tuner.records.codec import Estimate, decode, encode_pretty, read
@@ -665,6 +665,23 @@ def test_a_trial_that_cannot_be_verified_is_refused_as_by_export(
         assert main(["export", str(study), "--to", "python", "--trial", number]) == 2
         assert refused.replace("nothing to verify", "nothing to export") == capsys.readouterr().err
     assert "trial 999: neither the baseline nor on the front" in refused
+
+
+@pytest.mark.parametrize("options", [(), ("--trial",)])
+def test_the_file_is_read_once(
+    options: tuple[str, ...], run_command: Callable[..., int], study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def counting(path: Path) -> int:
+        opened.append(Path(path).name)
+        return open_regular(path)
+
+    monkeypatch.setattr("tuner.files.open_regular", counting)
+    other = others_of(read_best(study / "best_config.json"))[0]
+    opened.clear()
+    assert run_command(Now(), "--quick", *options, *[str(other.trial) for _ in options]) == 0
+    assert opened.count("best_config.json") == 1
 
 
 def test_the_command_prints_json(run_command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

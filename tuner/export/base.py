@@ -17,7 +17,7 @@ from tuner.model import architecture, pipeline
 from tuner.model.diffusers_source import class_source
 from tuner.records.codec import Values
 from tuner.records.text import shown
-from tuner.result.config import read_config
+from tuner.result.config import of_trial, read_config
 from tuner.result.front import per_image
 from tuner.result.records import BestConfig
 from tuner.result.source import check_source
@@ -44,8 +44,16 @@ def read_tuned(file: Path, trial: int | None = None, *, may_contradict: bool = F
     With `may_contradict` its figures need not agree. `to` says what it is read for. Raises BadInput if it is not valid,
     if diffusers has no such pipeline, if a setting could not have been measured, or if it is the untouched pipeline.
     """
-    recorded = read_config(file, may_contradict=may_contradict)
-    best = recorded if trial is None else _of_trial(recorded, read_config(file, trial, may_contradict=may_contradict))
+    return tuned(file, read_config(file, may_contradict=may_contradict), trial, may_contradict=may_contradict, to=to)
+
+
+def tuned(
+    file: Path, recorded: BestConfig, trial: int | None = None, *, may_contradict: bool = False, to: str = "export"
+) -> BestConfig:
+    """Return what was read from a best_config.json with a trial's point as the chosen one; see `read_tuned`."""
+    best = recorded
+    if trial is not None:
+        best = _of_trial(recorded, of_trial(recorded, file, trial, may_contradict=may_contradict))
     name = best.model.pipeline_class
     if not name.isidentifier() or keyword.iskeyword(name) or not class_source("pipelines", name):
         raise BadInput(f"{file}: model.pipeline_class: diffusers has no pipeline class {name}")

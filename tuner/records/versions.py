@@ -29,7 +29,11 @@ def read_versioned(path: Path, record_type: type[R], old: type[OldFile]) -> R:
 
     Raises BadInput with the path if the file is missing, unreadable, malformed or decodes as `old`.
     """
-    data = read_file(path)
+    return decode_versioned(path, read_file(path), record_type, old)
+
+
+def decode_versioned(path: Path, data: bytes, record_type: type[R], old: type[OldFile]) -> R:
+    """Decode the record that a file has as its content; see `read_versioned`."""
     try:
         return decode(data, record_type, str(path))
     except BadInput:

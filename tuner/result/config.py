@@ -18,7 +18,7 @@ from tuner.knobs import KNOBS, baseline
 from tuner.records.codec import Values, explain
 from tuner.records.outcome import Outcome, Timing
 from tuner.records.text import shown
-from tuner.records.versions import OldFile, OtherVersion, read_versioned
+from tuner.records.versions import OldFile, OtherVersion, decode_versioned
 from tuner.result.consistency import config_contradiction, points_of
 from tuner.result.records import FORMAT, BestConfig, MeasuredPoint, TrialCounts
 
@@ -68,7 +68,7 @@ def _read(path: Path) -> BestConfig:
         raise BadInput(f"{error}; {_remedy(path)}") from None
     _require_mark(path, data)
     try:
-        return read_versioned(path, BestConfig, _OtherConfig)
+        return decode_versioned(path, data, BestConfig, _OtherConfig)
     except OtherVersion:
         raise
     except BadInput as error:
@@ -121,7 +121,14 @@ def read_config(
     With `trial`, that point of the front, or the baseline, replaces the chosen one. Raises BadInput with the file and
     the field for anything that is not valid, and for figures that contradict one another unless they may.
     """
-    recorded = best = _read(Path(config))
+    return of_trial(_read(Path(config)), config, trial, may_contradict=may_contradict)
+
+
+def of_trial(
+    recorded: BestConfig, config: str | os.PathLike[str], trial: int | None, *, may_contradict: bool = False
+) -> BestConfig:
+    """Return what was read from a best_config.json with a trial's point as the chosen one; see `read_config`."""
+    best = recorded
     if trial is not None:
         best = msgspec.structs.replace(best, chosen=_point(best, trial, config))
     for field in ("values", "changed"):

@@ -61,15 +61,15 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Verify a configuration and print the answers."""
     from tuner.commands.verify.table import VerifyTable
-    from tuner.export.base import read_tuned
+    from tuner.export.base import tuned
     from tuner.report.studies import find_result
     from tuner.result.config import check_points, read_config
     from tuner.verify.recorded import read_recorded
 
     file = find_result(options.result, options.out)
     check_quiet(file)
-    point = read_tuned(file, options.trial, may_contradict=True, to="verify").chosen
     best = read_config(file, may_contradict=True)
+    point = tuned(file, best, options.trial, may_contradict=True, to="verify").chosen
     check_points(best, file)
     check_device(file, best)
     check_model(file, best)
