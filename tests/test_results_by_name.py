@@ -8,12 +8,17 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+import tuner
 from tuner import cli
 from tuner.errors import BadInput
 from tuner.records import study_lock
+from tuner.records.codec import encode_pretty, read
+from tuner.records.outcome import Failure, Outcome
 from tuner.report.studies import find_result
+from tuner.result.config import read_best
 
 COMMANDS = {
     "cost": (), "export": ("--to", "python"), "package": ("--out", "served"), "verify": (),
@@ -105,6 +110,37 @@ def test_json_excludes_another_format(line: str, capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr().err
     assert end.value.code == BadInput.exit_code
     assert printed.count("\n") == 1 and "not allowed with argument" in printed
+
+
+# ---- a trial that cannot be taken ------------------------------------------------------------------------------------
+
+
+def test_why_a_trial_cannot_be_taken_is_said_and_those_that_can_are_listed(recorded_study: Path) -> None:
+    folder = Path("study")
+    shutil.copytree(recorded_study, folder, ignore=shutil.ignore_patterns("cache"))
+    best = read_best(folder / "best_config.json")
+    known = {point.trial for point in (*best.front, best.baseline, best.chosen)}
+    number = next(number for number in range(10) if number not in known)
+    file = folder / "trials" / f"{number:04}" / "outcome.json"
+    outcome, reasons = read(file, Outcome), {}
+    assert outcome.timing is not None
+    late = msgspec.structs.replace(outcome.timing, within_target=0.1)
+    failure = Failure(kind="crash", stage="load", message="x")
+    for reason, fields in {
+        "it is not on the front, as another trial is as cheap and scores as high": {},
+        "it misses the latency target": {"timing": late},
+        "its images were not judged": {"quality": None},
+        "it failed": {"status": "failed", "failure": failure},
+    }.items():
+        file.write_bytes(encode_pretty(msgspec.structs.replace(outcome, **fields)))
+        with pytest.raises(BadInput) as refusal:
+            tuner.load(folder, trial=number)
+        reasons[reason] = str(refusal.value)
+    assert all(f"best_config.json: trial {number}: {reason}; take 0 (" in line for reason, line in reasons.items())
+    line = reasons["it failed"]
+    assert re.search(r"take 0 \([\d.]+ m?s, untouched\) or \d+ \(.*steps=\d+, [\d.]+ m?s", line) and ", chosen)" in line
+    with pytest.raises(BadInput, match="trial 99: the study has recorded no such trial; take 0"):
+        tuner.load(folder, trial=99)
 
 
 # ---- a study that another process runs ------------------------------------------------------------------------------

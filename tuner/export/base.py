@@ -21,6 +21,7 @@ from tuner.result.config import of_trial, read_config
 from tuner.result.front import per_image
 from tuner.result.records import BestConfig
 from tuner.result.source import check_source
+from tuner.result.trials import listed, point_of, points_by_trial
 from tuner.search.its_study import require_its_study
 from tuner.timing.intervals import widest_ratio
 
@@ -53,6 +54,7 @@ def tuned(
     """Return what was read from a best_config.json with a trial's point as the chosen one; see `read_tuned`."""
     best = recorded
     if trial is not None:
+        point_of(recorded, trial, file, with_baseline=False)
         best = _of_trial(recorded, of_trial(recorded, file, trial, may_contradict=may_contradict))
     name = best.model.pipeline_class
     if not name.isidentifier() or keyword.iskeyword(name) or not class_source("pipelines", name):
@@ -71,10 +73,10 @@ def tuned(
 
 def _another(best: BestConfig) -> str:
     """Return what else can be taken from a result than the untouched pipeline."""
-    others = sorted({point.trial for point in (*best.front, best.chosen)} - {best.baseline.trial})
+    others = [point for trial, point in points_by_trial(best).items() if trial != best.baseline.trial]
     if not others:
         return "the front has no other point; a longer --budget of `tune resume` searches on"
-    return f"--trial N takes another point of the front: {', '.join(map(str, others))}"
+    return f"take another point with --trial: {listed(best, others)}"
 
 
 def refusals(best: BestConfig) -> Iterator[tuple[str, str]]:

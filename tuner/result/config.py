@@ -21,6 +21,7 @@ from tuner.records.text import shown
 from tuner.records.versions import OldFile, OtherVersion, decode_versioned
 from tuner.result.consistency import config_contradiction, points_of
 from tuner.result.records import FORMAT, BestConfig, MeasuredPoint, TrialCounts
+from tuner.result.trials import point_of
 
 REQUIRED = ("compile.scope", "precision.dtype", "steps", "batch")
 """Knobs that every version had."""
@@ -130,7 +131,7 @@ def of_trial(
     """Return what was read from a best_config.json with a trial's point as the chosen one; see `read_config`."""
     best = recorded
     if trial is not None:
-        best = msgspec.structs.replace(best, chosen=_point(best, trial, config))
+        best = msgspec.structs.replace(best, chosen=point_of(best, trial, config))
     for field in ("values", "changed"):
         check_values(getattr(best.chosen, field), f"{config}: chosen.{field}", best.tuner_version)
     values = _complete(best, config)
@@ -142,15 +143,6 @@ def of_trial(
     if not may_contradict:
         _require_consistent(recorded, config)
     return msgspec.structs.replace(best, chosen=msgspec.structs.replace(best.chosen, values=values))
-
-
-def _point(best: BestConfig, trial: int, config: str | os.PathLike[str]) -> MeasuredPoint:
-    """Return the front's point of a trial, or the baseline."""
-    points = {point.trial: point for point in (best.baseline, *best.front, best.chosen)}
-    if trial not in points:
-        known = ", ".join(map(str, sorted(points)))
-        raise BadInput(f"{config}: trial {trial}: neither the baseline nor on the front, which are {known}")
-    return points[trial]
 
 
 def check_values(values: Values, where: str, writer: str) -> None:
