@@ -199,12 +199,15 @@ def checked_request(options: argparse.Namespace, detect: Callable[[], Environmen
     folder = resolved(options.out) / study_name(options.study, request.model.source, request.fingerprint())
     checks.check_devices(request)
     checks.check_call(request, options.space or request.space.name, space_settings(options))
-    checks.check_models(request)
+    checks.check_pipeline(request.model)
+    if not options.dry_run:  # which needs no scorer, and says whether it is here
+        checks.check_scorer(request.model, request.quality)
     return folder, request
 
 
 def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> int:
     """Print what a study would do. Raises BadInput if the folder holds another study, as the run would."""
+    from tuner.commands import checks
     from tuner.report.begun import read_begun
     from tuner.report.dry_run import DryRun, DryRunText, PlannedRecipe, combinations, refused_recipes
     from tuner.search.request import read_same_request
@@ -227,6 +230,7 @@ def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> in
         budget_s=limits.budget_s,
         max_trials=limits.max_trials,
         prompts=len(space.workload.prompts),
+        scorer=checks.scorer_text(request.model, request.quality),
         baseline=space.candidate({}),
         knobs=space.knobs,
         combinations=combinations(space),

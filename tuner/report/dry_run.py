@@ -39,6 +39,7 @@ class PlannedRecipe(Record):
 class DryRun(Record):
     """What a study would do. `combinations` counts those of all values, some of which do not go together.
 
+    `scorer` says which model judges the images, if one does, and whether it is on this machine.
     `baseline` has the untouched pipeline's values, which need not be among those that are searched.
     `recorded_trials` are those of a study that was begun, whose `state` is not "new" and which has used `spent_s` of
     its budget; `still_to_do` says what a run would add. Without a budget the study chooses one after its first calls.
@@ -55,6 +56,7 @@ class DryRun(Record):
     budget_s: float | None
     max_trials: int | None
     prompts: int
+    scorer: str | None
     baseline: Values
     knobs: dict[str, tuple[Value, ...]]
     combinations: int
@@ -110,6 +112,8 @@ class DryRunText:
         varied = sum(len(values) > 1 for values in plan.knobs.values())
         values = f"{pluralize(varied, 'knob')}, up to {plan.combinations:,} combinations of their values"
         yield f"searched: {values}; judged by the images of {pluralize(plan.prompts, 'prompt')}"
+        if plan.scorer is not None:
+            yield f"scorer: {one_line(plan.scorer)}"
         if plan.budget_s is None:
             budget = "chosen after the first calls by how long they take, at most 8 h; --budget sets another"
         else:
