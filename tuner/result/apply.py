@@ -14,6 +14,7 @@ from tuner.hardware.environment import detect
 from tuner.knobs import KNOBS, apply_knobs, call_arguments, changed
 from tuner.knobs.parallel import device_count, join_ranks
 from tuner.model import architecture, pipeline
+from tuner.model.quiet import without_harmless_messages
 from tuner.records.codec import Record, Values
 from tuner.records.machine import Environment
 from tuner.records.text import shown
@@ -66,7 +67,8 @@ def apply(pipe: Any, config: str | os.PathLike[str], trial: int | None = None) -
         there = best.environment.device
         raise BadInput(f"{config}: environment.device: tuned for {there}, move the pipeline first: pipe.to({there!r})")
     _warn_of_differences(best, config)
-    return _apply(pipe, best, config)
+    with without_harmless_messages():
+        return _apply(pipe, best, config)
 
 
 def _check_order(pipe: Any, config: Any) -> None:
@@ -87,15 +89,19 @@ def load(config: str | os.PathLike[str], trial: int | None = None) -> Tuned:
     check_source(config, best, must_be_here=True)
     _warn_of_differences(best, config)
     _join_ranks(best.chosen.values, config)  # before anything takes memory of a device
-    dtype = best.chosen.values["precision.dtype"]
+    with without_harmless_messages():
+        return _apply(_load(best, config), best, config)
+
+
+def _load(best: BestConfig, config: str | os.PathLike[str]) -> Any:
+    """Load the untouched pipeline. Raises BadInput if its files are not here and cannot be fetched."""
     try:
-        pipe = pipeline.load(best.model, detect(best.environment.device), dtype)
+        return pipeline.load(best.model, detect(best.environment.device), best.chosen.values["precision.dtype"])
     except (OSError, ValueError) as error:  # of diffusers and the hub's client, for files that are not there
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise BadInput(
             f"{config}: model.source: {best.model.source}: {reason}; load the pipeline for tuner.apply instead"
         ) from error
-    return _apply(pipe, best, config)
 
 
 def _apply(pipe: Any, best: BestConfig, config: str | os.PathLike[str]) -> Tuned:
@@ -158,7 +164,7 @@ def _warn_of_differences(best: BestConfig, config: str | os.PathLike[str]) -> No
     installed = {"diffusion-tuner": package_version(), **{name: here.libraries.get(name) for name in LIBRARIES}}
     names = [name for name in recorded if recorded[name] != installed[name]]
     if names:
-        pairs = ", ".join(f"{name} {recorded[name]} (here {installed[name]})" for name in names)
+        pairs = ", ".join(f"{name} {shown(recorded[name])} (here {installed[name]})" for name in names)
         warnings.warn(
             f"{config} was made with {pairs}; install these versions, or tune again with `tune run`", stacklevel=3
         )
