@@ -33,7 +33,8 @@ from tuner.model import architecture
 from tuner.records.codec import Value, Values
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
-from tuner.report.formatting import format_value, one_line
+from tuner.records.text import format_value
+from tuner.report.formatting import one_line
 
 BACKGROUNDS: tuple[Values, ...] = (
     {}, {"compile.scope": "regional"}, {"compile.scope": "full"}, {"precision.dtype": "bfloat16"},

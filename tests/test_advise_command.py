@@ -69,7 +69,7 @@ def test_several_devices_are_advised_on_where_the_space_uses_them(jobs: list[Job
 @pytest.mark.parametrize(
     ("knob", "value", "marked"),
     [("steps", 14, "14*"), ("compile.scope", "regional", "regional"), ("cache.threshold", 0.2, "0.2*"),
-     ("graphs.denoiser", True, "on")],
+     ("graphs.denoiser", True, "true")],
 )  # fmt: skip
 def test_what_may_change_the_image_is_marked(knob: str, value: Value, marked: str) -> None:
     found = Expectation(knob=knob, value=value, ratio=2.0, low=1.0, high=3.0, reason="it is so")

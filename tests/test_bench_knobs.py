@@ -23,7 +23,7 @@ from test_space import H200
 
 from tuner.knobs import KNOBS
 from tuner.model import architecture
-from tuner.space.candidates import format_value
+from tuner.records.text import shown
 
 
 @pytest.mark.parametrize("family", ["flux", "sdxl"])
@@ -34,7 +34,7 @@ def test_every_value_is_in_the_plan_once_or_refused_with_a_reason(family: str) -
     planned = [trial.name for trial in trials if trial.base is not None]
     space = catalogue(kind, here)
     values = {
-        f"{name}={format_value(value)}"
+        f"{name}={shown(value)}"
         for name, knob in KNOBS.items()
         for value in knob.choices
         if value != space.baseline[name]

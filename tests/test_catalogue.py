@@ -23,8 +23,8 @@ from tuner.hardware.environment import LIBRARIES, detect
 from tuner.knobs import KNOBS
 from tuner.records.codec import Value, Values, decode, encode
 from tuner.records.machine import Environment
+from tuner.records.text import format_value
 from tuner.report.console import make_console
-from tuner.report.formatting import format_value
 
 CPU = detect("cpu")
 INSTALLED = dict.fromkeys(LIBRARIES) | {

@@ -268,10 +268,10 @@ def test_a_scorer_that_is_nowhere_is_a_problem_as_for_a_run(
 ) -> None:
     *_, problem = diagnose("cpu").problems
     assert problem.startswith("openai/clip-vit-base-patch16: the CLIP model that scores the images is not in the local")
-    for remedy in ("hf download openai/clip-vit-base-patch16", "--scorer FOLDER", "--scorer demo", "--quality ssim"):
+    for remedy in ("hf download openai/clip-vit-base-patch16", "--scorer FOLDER", "--quality ssim"):
         assert remedy in problem
     assert not text(diagnose(), 80).startswith("Ready")
-    assert cli.main(["run", str(tiny_pipeline), "--device", "cpu", "--dry-run", "--out", str(tmp_path / "traces")]) == 2
+    assert cli.main(["run", str(tiny_pipeline), "--device", "cpu", "--out", str(tmp_path / "traces")]) == 2
     assert capsys.readouterr().err == f"tune: {problem}\n"
 
 

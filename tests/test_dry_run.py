@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import msgspec
@@ -12,6 +14,7 @@ from tuner.api.tuning import make_options
 from tuner.cli import main
 from tuner.commands import run
 from tuner.commands.notes import left_out_notes
+from tuner.records.outcome import Limits
 from tuner.report.dry_run import DryRun
 from tuner.search.request import Request
 
@@ -86,6 +89,41 @@ def test_a_study_that_was_begun_is_said_to_be(tmp_path: Path, capsys: pytest.Cap
     assert (plan.folder, plan.state, plan.recorded_trials) == (str(tmp_path / "study"), "finished", 3)
 
 
+def content(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    """When each file was written, and what is in it."""
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_is_there_and_what_a_run_would_still_do_is_said_and_nothing_is_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    DemoBench(tmp_path, Workers()).run(trials=3)
+    before = content(tmp_path)
+    told_of = {
+        trials: " ".join(told(tmp_path, capsys, "--study", "study", "--trials", trials).split())
+        for trials in ("3", "7")
+    }
+    assert all(
+        re.search(r"study: finished, with 3 recorded trials, \d+:\d\d of its time used; this command", text)
+        for text in told_of.values()
+    )
+    assert "a run of it would still do: nothing but show the result again: give a longer --budget" in told_of["3"]
+    assert re.search(
+        r"would still do: search on, with [0-9:]+ left of [0-9:]+, up to 4 further trials; then", told_of["7"]
+    )
+    assert content(tmp_path) == before
+
+
+def test_an_interrupted_study_has_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = DemoBench(tmp_path, Workers())
+    bench.run(trials=3)
+    with bench.study() as study:
+        study.store.begin(Limits(budget_s=3600.0, max_trials=None))
+    text = " ".join(told(tmp_path, capsys, "--study", "study").split())
+    assert "study: interrupted, with 3 recorded trials" in text
+    assert re.search(r"search on, with (59:\d\d|1:00:00) left of 1:00:00, up to 4 further trials", text)
+
+
 def test_a_folder_of_another_study_is_refused_as_the_run_would(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,7 +139,9 @@ def test_a_folder_of_another_study_is_refused_as_the_run_would(
 def test_a_study_that_runs_is_said_to_before_it_has_a_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with DemoBench(tmp_path, Workers()).study():
         text = told(tmp_path, capsys, "--study", "study")
-    assert "running, with 0 recorded trials; this command ran and wrote nothing" in " ".join(text.split())
+    line = " ".join(text.split())
+    assert "running, with 0 recorded trials, 0:00 of its time used; this command ran and wrote nothing" in line
+    assert f"would still do: nothing: another process is running this study (pid {os.getpid()}, since 20" in line
 
 
 def test_a_recipe_that_conflicts_with_a_pinned_value_is_left_out(

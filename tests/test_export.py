@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
+import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -16,6 +20,7 @@ import tuner
 from tuner import knobs
 from tuner.errors import BadInput, Unavailable
 from tuner.hardware.environment import detect
+from tuner.model.quiet import HARMLESS, without_harmless_messages
 from tuner.records.codec import (
     Estimate,
     Values,
@@ -152,7 +157,7 @@ MALFORMED: list[tuple[dict[str, Any], str]] = [
     (without("chosen", "values", "precision.dtype"), "chosen.values: precision.dtype"),
     (without("chosen", "values", "compile.scope"), "chosen.values: compile.scope"),
     (without("chosen", "latency_s", "low"), "low"),
-    (changed("format", to="diffusion-tuner/9"), "was written by"),
+    (changed("format", to="diffusion-tuner/9"), "format: diffusion-tuner/9, although"),
     (changed("extra", to=1), "extra"),
     (changed("model", "pipeline_class", to=7), "model.pipeline_class"),
     (changed("model", "exec", to="import os"), "exec"),
@@ -257,7 +262,7 @@ def test_a_knob_that_this_version_cannot_have_written_means_that_the_file_was_ed
     data = changed("tuner_version", to=package_version())
     data["chosen"]["values"]["warp.drive"] = 9
     (tmp_path / "best.json").write_text(json.dumps(data))
-    with pytest.raises(BadInput, match=r"has no such knob, and the file was edited since$"):
+    with pytest.raises(BadInput, match=r"has no such knob, and the file was edited since; take the file as"):
         read_config(tmp_path / "best.json")
 
 
@@ -322,7 +327,7 @@ def test_another_point_of_the_front_can_be_taken_in_the_place_of_the_choice(tmp_
     taken = read_config(tmp_path / "best.json", 7).chosen
     assert (taken.trial, taken.values["steps"]) == (7, 1)
     assert read_config(tmp_path / "best.json", best.baseline.trial).chosen.changed == {}
-    with pytest.raises(BadInput, match=rf"trial 3: .* which are {best.baseline.trial}, .*7"):
+    with pytest.raises(BadInput, match=r"trial 3: the file has .*; take 0 \(2\.00 s, untouched\) or 5 .* or 7 "):
         tuner.load(tmp_path / "best.json", trial=3)
 
 
@@ -414,6 +419,35 @@ def test_what_it_is_applied_to_and_what_it_loads_draw_with_it(tiny_pipeline: Pat
         images = pipe(["a red circle"] * call.batch, **call.arguments).images
         assert [image.size for image in images] == [(32, 32)] * 2
         assert len({image.tobytes() for image in images}) == 2
+
+
+def test_only_the_harmless_messages_of_libraries_are_left_out_and_only_during_the_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def log_all() -> list[str]:
+        caplog.clear()
+        for name, beginnings in HARMLESS.items():
+            for beginning in (*beginnings, "something else"):
+                logging.getLogger(name).warning("%s, and more", beginning)
+        return [record.getMessage() for record in caplog.records]
+
+    before = log_all()
+    with without_harmless_messages():
+        during = log_all()
+    assert during == ["something else, and more"] * len(HARMLESS)
+    assert log_all() == before and len(before) == sum(len(each) + 1 for each in HARMLESS.values())
+
+
+FRESH = "import sys, tuner; tuner.load(sys.argv[1])"
+
+
+def test_a_load_in_a_fresh_process_says_nothing_of_torchao(tiny_pipeline: Path, tmp_path: Path) -> None:
+    (tmp_path / "best.json").write_bytes(encode_pretty(example(str(tiny_pipeline))))
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, str(tmp_path / "best.json")], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert not re.search("torchao|Enum subclass", done.stderr), done.stderr
 
 
 # ---- what is counted ------------------------------------------------------------------------------------------------

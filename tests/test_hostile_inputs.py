@@ -1,8 +1,10 @@
-"""Odd names, files and streams: one line, no traceback, exit code 2, within two seconds after the imports."""
+"""Odd names, files, results and streams: one line, no traceback, exit code 2, two seconds after the imports."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -10,9 +12,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import tuner
 from tuner import cli
 from tuner.errors import BadInput
 from tuner.files import read_file
@@ -236,3 +240,159 @@ def test_an_out_that_cannot_be_a_folder(
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(("tune: ", f"tune {command[0]}: "))
     shutil.rmtree(tmp_path / "a", ignore_errors=True)
+
+
+# ---- a result that was damaged or edited ----------------------------------------------------------------------------
+
+
+def put(path: str, value: Any) -> Callable[[Path], object]:
+    """Set a field of a JSON file; `...` removes it."""
+
+    def harm(file: Path) -> None:
+        data = json.loads(file.read_text())
+        *steps, last = [int(step) if step.isdecimal() else step for step in path.split("/")]
+        target = data
+        for step in steps:
+            target = target[step]
+        target[last] = value
+        if value is ...:
+            del target[last]
+        file.write_text(json.dumps(data))
+
+    return harm
+
+
+def inserted(text: str) -> Callable[[Path], object]:
+    """Write a text before the field `format`."""
+    return lambda file: file.write_text(file.read_text().replace('"format"', f'{text},"format"', 1))
+
+
+def replaced(make: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Put something else in the place of a file."""
+
+    def harm(file: Path) -> None:
+        file.unlink()
+        make(file)
+
+    return harm
+
+
+DEEP = "[" * 50_000 + "]" * 50_000
+NOT_TAKEN = frozenset({"load", "export", "sglang", "package"})
+"""Commands that use the chosen point alone, so that damage of another one does not matter."""
+
+FROM_STUDY = frozenset({"load"})
+"""Commands that do not read the study beside the result."""
+
+DAMAGED: dict[str, tuple[Callable[[Path], object], str, frozenset[str]]] = {
+    "another format": (put("format", "diffusion-tuner/9"), "format: diffusion-tuner/9, although", frozenset()),
+    "an older format": (put("format", "diffusion-tuner/1"), "format: diffusion-tuner/1, although", frozenset()),
+    "a foreign format": (put("format", "else"), "format: else: it is no result", frozenset()),
+    "a format that is a number": (put("format", 2), "format: 2: it is no result", frozenset()),
+    "no format": (put("format", ...), "format is missing: it is no result", frozenset()),
+    "a version that is a number": (put("tuner_version", 3), "tuner_version: must be a text", frozenset()),
+    "a date that is none": (put("created_at", "yesterday\n"), "created_at: ", frozenset()),
+    "NaN": (put("chosen/quality", float("nan")), "chosen.quality: NaN is no number", frozenset()),
+    "Infinity": (put("front/0/latency_s/high", float("inf")), "front[0].latency_s.high: Infinity", frozenset()),
+    "a number too large": (inserted('"quality_floor":1e999'), "quality_floor: larger than any number", frozenset()),
+    "a source that is no name": (put("model/source", "no such thing"), "model.source: no such thing", frozenset()),
+    "a source elsewhere": (put("model/source", "/no/such"), "model.source: ", frozenset()),
+    "a source that is an option": (put("model/source", "-x/--y"), "model.source: -x/--y", frozenset()),
+    "a source that leads out": (put("model/source", "x/.."), "model.source: x/..", frozenset()),
+    "a long source": (put("model/source", "/" + "x" * 5000), "model.source: /xx", frozenset()),
+    "a source of two lines": (put("model/source", "/a\nimport os"), "model.source: /a import os", frozenset()),
+    "a source with a NUL": (put("model/source", "/a\0b"), "model.source: /a\\x00b", frozenset()),
+    "no source": (put("model/source", ""), "model.source: ", frozenset()),
+    "a source that is no pipeline": (put("model/source", "/etc"), "model.source: /etc", frozenset()),
+    "another revision": (put("model/revision", "x"), "model.revision: x", FROM_STUDY),
+    "an unknown class": (put("model/pipeline_class", "OsPipeline"), "model.pipeline_class: ", FROM_STUDY),
+    "another class": (put("model/pipeline_class", "SanaPipeline"), "model.pipeline_class: Sana", FROM_STUDY),
+    "another metric": (put("quality_metric", "os:system"), "quality_metric: ", FROM_STUDY),
+    "another device": (put("environment/device", "cuda"), "environment", FROM_STUDY),
+    "a device that is none": (put("environment/device", "tpu"), "environment.device: 'tpu'", frozenset()),
+    "a missing field": (put("chosen/latency_s", ...), "chosen.latency_s: it is missing", frozenset()),
+    "a further field": (put("chosen/extra", 1), "chosen.extra: unknown field", frozenset()),
+    "a repeated field": (inserted('"format":"diffusion-tuner/2"'), "duplicate key 'format'", frozenset()),
+    "cut short": (lambda file: os.truncate(file, 2000), "not JSON: it ends too early", frozenset()),
+    "empty": (lambda file: file.write_bytes(b""), "not JSON: it ends too early", frozenset()),
+    "bytes": (lambda file: file.write_bytes(bytes(range(256))), "not JSON: ", frozenset()),
+    "a folder": (replaced(Path.mkdir), "folder", frozenset({"load"})),
+    "huge": (replaced(sparse), "larger than", frozenset()),
+    "deep": (inserted(f'"x":{DEEP}'), "nested too deeply", frozenset()),
+    "an unknown knob": (put("chosen/values/warp.drive", 9), "chosen.values.warp.drive: ", frozenset()),
+    "an unknown change": (put("chosen/changed/warp.drive", 9), "chosen.changed.warp.drive: ", frozenset()),
+    "an unknown knob on the front": (put("front/0/values/warp.drive", 9), "front[0].values.warp", NOT_TAKEN),
+    "an unknown knob of the baseline": (put("baseline/values/warp.drive", 9), "baseline.values.warp", NOT_TAKEN),
+    "an unknown value": (put("chosen/values/attention.backend", "os.system"), '"os.system" must be', frozenset()),
+    "a long value": (put("chosen/values/attention.backend", "x" * 9999), 'xx..." must be', frozenset()),
+    "a value of another type": (put("chosen/values/steps", "2"), 'chosen.values.steps: "2" must be', frozenset()),
+    "a value that is none": (put("chosen/values/steps", None), "chosen.values.steps: must be", frozenset()),
+    "a list for a value": (put("front/1/values/steps", [2]), "front[1].values.steps: must be", frozenset()),
+    "a negative latency": (
+        put("chosen/latency_s", {"value": -1, "low": -2, "high": -0.5}), "chosen.latency_s: ", frozenset()),
+    "a text for a latency": (put("baseline/latency_s", "1 s"), "baseline.latency_s: must be", frozenset()),
+    "no price": (put("price/usd_per_hour", 0), "price.usd_per_hour: ", frozenset()),
+}  # fmt: skip
+"""How a best_config.json is damaged, what the message has of it, and which commands it does not concern."""
+
+RESULT_COMMANDS: dict[str, tuple[str, ...]] = {
+    "verify": ("verify", "{file}"), "export": ("export", "{file}", "--to", "python"),
+    "sglang": ("export", "{file}", "--to", "sglang"), "package": ("package", "{file}", "--out", "served"),
+    "compare": ("compare", "{file}"), "cost": ("cost", "{file}"), "show": ("show", "{folder}"),
+    "report": ("report", "{folder}"),
+}  # fmt: skip
+OF_THE_WHOLE_STUDY = ("show", "report")
+"""Commands that compare a result with the trials of its study, and name the point that is not the recorded one."""
+
+
+def refusal_of(command: str, file: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The only line that a command, or `tuner.load`, says of a damaged result."""
+    if command == "load":
+        with pytest.raises(BadInput) as refusal:
+            tuner.load(file)
+        return str(refusal.value)
+    code = cli.main([part.format(file=file, folder=file.parent) for part in RESULT_COMMANDS[command]])
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert (code, printed.out) == (2, ""), (command, code, line)
+    return line
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_result_is_refused_by_its_field_and_nothing_is_written(
+    recorded_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    harm, named, exempt = DAMAGED[case]
+    folder = tmp_path / "study"
+    shutil.copytree(recorded_study, folder, ignore=shutil.ignore_patterns("cache"))
+    file = folder / "best_config.json"
+    harm(file)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    for command in ("load", *RESULT_COMMANDS):
+        if command in exempt:
+            continue
+        line = refusal_of(command, file, capsys)
+        assert str(file) in line and line.isprintable() and len(line) < len(str(file)) + 400, (command, line)
+        is_compared = command in OF_THE_WHOLE_STUDY and "writes it anew" in line
+        assert named in line or is_compared, (command, line)
+        assert re.search(r"; |write|use|name|remove|is here|expected|belongs", line), (command, line)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_result_away_from_its_model_is_exported_with_a_note(
+    recorded_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(recorded_study / "best_config.json", tmp_path)
+    assert cli.main(["export", str(tmp_path / "best_config.json"), "--to", "python"]) == 0
+    assert "best_config.json: model.source: /model is not on this machine" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_loaded_is_named(
+    recorded_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    shutil.copy(recorded_study / "best_config.json", tmp_path)
+    put("model/source", "owner/nosuch")(tmp_path / "best_config.json")
+    with pytest.raises(BadInput, match=r"best_config\.json: model\.source: owner/nosuch: .*; load the pipeline for"):
+        tuner.load(tmp_path / "best_config.json")

@@ -244,6 +244,40 @@ def test_a_scorer_that_is_nowhere_is_named_with_the_whole_remedy(
     assert not (tmp_path / "traces").exists()
 
 
+def test_the_bundled_scorer_is_no_remedy_for_another_pipeline(
+    cache: Path, tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", str(tiny_pipeline), "--device", "cpu", "--out", str(tmp_path / "traces")]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("tune: openai/clip-vit-base-patch16: the CLIP model that scores the images is not in the")
+    assert line.endswith("or use --quality ssim, which needs none\n") and "demo" not in line
+
+
+def test_a_dry_run_needs_no_scorer_and_says_that_it_is_not_here(
+    cache: Path, tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["run", str(tiny_pipeline), "--device", "cpu", "--dry-run", "--out", str(tmp_path / "traces")]
+    assert cli.main(arguments) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "scorer: openai/clip-vit-base-patch16, which is not here yet and cannot be fetched now, so that a" in text
+    assert "run `hf download openai/clip-vit-base-patch16` where there is a network" in text
+    assert cli.main([*arguments, "--quality", "ssim"]) == 0
+    assert "scorer:" not in capsys.readouterr().out
+    assert not (tmp_path / "traces").exists()
+
+
+def test_a_dry_run_says_of_a_scorer_on_the_hub_that_a_run_fetches_it(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = cli.make_parser().parse_args(["run", "--scorer", "owner/clip"])
+    request = run.make_request(options)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: None)
+    found = checks.scorer_text(request.model, request.quality)
+    assert found == "owner/clip, which is not here yet: a run fetches it from the hub"
+    plain = run.make_request(cli.make_parser().parse_args(["run"]))
+    assert checks.scorer_text(plain.model, plain.quality) == "demo, which comes with the package"
+
+
 @pytest.mark.parametrize("name", ["ssim", "ms_ssim"])
 def test_a_metric_that_needs_no_scorer_does_not_ask_for_one(cache: Path, name: str) -> None:
     options = cli.make_parser().parse_args(["run", "--scorer", "owner/clip", "--quality", name])

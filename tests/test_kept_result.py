@@ -214,7 +214,7 @@ def test_what_is_only_words_keeps_the_study(bench: Bench, workers: Workers) -> N
     ("setting", "differs"),
     [
         ("steps=20", r"knobs\.steps is \[28, 20, 14, 10, 6\] there, \[20\] is asked for"),
-        ("quality.tolerance=0.5", r"tolerance is 1\.0 there, 0\.5 is asked for"),
+        ("quality.tolerance=0.5", r"tolerance is 1 there, 0\.5 is asked for"),
         ("workload.height=64", r"workload\.height is 32 there, 64 is asked for"),
         ("workload.seeds=[5, 6]", r"workload\.seeds is \[0, 1\] there, \[5, 6\] is asked for"),
     ],

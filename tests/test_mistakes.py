@@ -135,7 +135,7 @@ ARGUMENTS = {
     "--set quality.metric=ssim": ("it is an option: `tune run --quality NAME`",),
     "--set gate.enabled=false": ("use count_per_step and max_idle_ms_per_step",),
     "--set workload.arguments.true_cfg_scale=high": (
-        "true_cfg_scale: must be a number such as 1.0, not the text 'high'",
+        "true_cfg_scale: must be a number such as 1, not the text 'high'",
     ),
     "--set workload.arguments.callback_on_step_end=1": ("callback_on_step_end: it takes an object of Python's",),
     "--set workload.arguments.prompt_embeds=x": ("prompt_embeds: it takes an object of Python's",),

@@ -17,8 +17,8 @@ from tuner.report.study_report import read_report
     [
         ([1, None, 2], [1, None, 2]),
         ([1, 2.5, None], [1.0, 2.5, None]),
-        ([True, "full", None, 0.1], ["on", "full", None, "0.1"]),
-        ([True, 1], ["on", "1"]),
+        ([True, "full", None, 0.1], ["true", "full", None, "0.1"]),
+        ([True, 1], ["true", "1"]),
         ([None, None], [None, None]),
     ],
 )

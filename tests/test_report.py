@@ -47,7 +47,7 @@ def point(number: int, label: str, cost: float, quality: float, **more: Any) -> 
 POINTS = (
     point(12, "steps=8", 0.02, 0.308),
     point(0, "baseline", 0.07, 0.31, is_baseline=True),
-    point(7, "compile.scope=regional " + "inductor.some_flag=on " * 5 + "steps=8", 0.01, 0.307, is_chosen=True),
+    point(7, "compile.scope=regional " + "inductor.a_flag=true " * 5 + "steps=8", 0.01, 0.307, is_chosen=True),
     point(30, "steps=2", 0.005, 0.29),
 )
 
@@ -261,7 +261,7 @@ def test_a_row_is_made_from_two_outcomes() -> None:
     baseline = measured(0, 2.0, {"steps": 28, "fuse_qkv": False}, Estimate(value=0.0, low=0.0, high=0.0))
     faster = measured(4, 0.5, {"steps": 28, "fuse_qkv": True}, Estimate(value=-0.01, low=-0.03, high=0.02))
     row = front_point(faster, baseline, changes(faster.values, baseline.values), is_chosen=True)
-    assert (row.label, row.speed_up, row.is_chosen, row.is_baseline) == ("fuse_qkv=on", 4.0, True, False)
+    assert (row.label, row.speed_up, row.is_chosen, row.is_baseline) == ("fuse_qkv=true", 4.0, True, False)
     assert (row.quality_low, row.quality_high) == pytest.approx((0.28, 0.33))
     assert front_point(baseline, baseline, {}).label == "baseline"
     assert not row.is_predicted and not row.misses_target

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+import tuner
 from tuner import cli
 from tuner.errors import BadInput
+from tuner.records import study_lock
+from tuner.records.codec import encode_pretty, read
+from tuner.records.outcome import Failure, Outcome
 from tuner.report.studies import find_result
+from tuner.result.config import read_best
 
 COMMANDS = {
     "cost": (), "export": ("--to", "python"), "package": ("--out", "served"), "verify": (),
@@ -46,10 +56,10 @@ WRONG = {
     "nosuch.json": "tune: nosuch.json: no such file; name a best_config.json, or the folder or the name of a study",
     "empty": "tune: empty: this folder has no best_config.json; `tune list --out traces` lists the studies",
     "begun": "tune: traces/begun/best_config.json: not there yet: no result so far; `tune resume traces/begun` goes on",
-    "other.json": "tune: other.json: it is no result of `tune run`; name a best_config.json, which `tune run` writes "
-    "into the folder of its study",
+    "other.json": "tune: other.json: format is missing: it is no result of `tune run`; name a best_config.json, "
+    "which `tune run` writes into the folder of its study",
     "list.json": "tune: list.json: it is no result of `tune run`; name a best_config.json",
-    "study.json": "tune: study.json: it is no result of `tune run`; name a best_config.json",
+    "study.json": "tune: study.json: format: diffusion-tuner-study/2: it is no result of `tune run`; name a best_",
     "newer.json": "tune: newer.json was written by diffusion-tuner 9.0, whose fields have other names; run",
     "image.png": "tune: image.png: not JSON: ",
     "cut.json": "tune: cut.json: not JSON: it ends too early; name a best_config.json",
@@ -100,3 +110,82 @@ def test_json_excludes_another_format(line: str, capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr().err
     assert end.value.code == BadInput.exit_code
     assert printed.count("\n") == 1 and "not allowed with argument" in printed
+
+
+# ---- a trial that cannot be taken ------------------------------------------------------------------------------------
+
+
+def test_why_a_trial_cannot_be_taken_is_said_and_those_that_can_are_listed(recorded_study: Path) -> None:
+    folder = Path("study")
+    shutil.copytree(recorded_study, folder, ignore=shutil.ignore_patterns("cache"))
+    best = read_best(folder / "best_config.json")
+    known = {point.trial for point in (*best.front, best.baseline, best.chosen)}
+    number = next(number for number in range(10) if number not in known)
+    file = folder / "trials" / f"{number:04}" / "outcome.json"
+    outcome, reasons = read(file, Outcome), {}
+    assert outcome.timing is not None
+    late = msgspec.structs.replace(outcome.timing, within_target=0.1)
+    failure = Failure(kind="crash", stage="load", message="x")
+    for reason, fields in {
+        "it is not on the front, as another trial is as cheap and scores as high": {},
+        "it misses the latency target": {"timing": late},
+        "its images were not judged": {"quality": None},
+        "it failed": {"status": "failed", "failure": failure},
+    }.items():
+        file.write_bytes(encode_pretty(msgspec.structs.replace(outcome, **fields)))
+        with pytest.raises(BadInput) as refusal:
+            tuner.load(folder, trial=number)
+        reasons[reason] = str(refusal.value)
+    assert all(f"best_config.json: trial {number}: {reason}; take 0 (" in line for reason, line in reasons.items())
+    line = reasons["it failed"]
+    assert re.search(r"take 0 \([\d.]+ m?s, untouched\) or \d+ \(.*steps=\d+, [\d.]+ m?s", line) and ", chosen)" in line
+    with pytest.raises(BadInput, match="trial 99: the study has recorded no such trial; take 0"):
+        tuner.load(folder, trial=99)
+
+
+# ---- a study that another process runs ------------------------------------------------------------------------------
+
+READERS = {
+    "show": (), "report": ("--format", "md"), "cost": (), "export": ("--to", "python"), "package": ("--out", "served"),
+    "compare": ("study",),
+}  # fmt: skip
+WRITERS = {"resume": "wait until it ends, or stop it with Ctrl-C there", "verify": "each would disturb what the other"}
+RUNNING = (
+    rf"traces/study: another process is running this study \(pid {os.getpid()}, "
+    r"since 20\d\d-\d\d-\d\d \d\d:\d\d\)"
+)
+
+
+@pytest.fixture
+def running(recorded_study: Path) -> Iterator[Path]:
+    """The newest study, which this process runs, with the name `study`."""
+    folder = Path("traces") / "study"
+    shutil.copytree(recorded_study, folder, ignore=shutil.ignore_patterns("cache"))
+    with study_lock.lock_study(folder / "lock"):
+        yield folder
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_what_only_reads_takes_a_study_that_runs_and_says_so(
+    command: str, running: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command, *READERS[command]]) == 0
+    printed = capsys.readouterr()
+    assert re.search(f"{RUNNING}: this is what is known by now", printed.err) and printed.out
+
+
+@pytest.mark.parametrize("command", WRITERS)
+def test_what_writes_or_measures_refuses_a_study_that_runs(
+    command: str, running: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(running.rglob("*"))
+    assert cli.main([command]) == BadInput.exit_code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(RUNNING, line) and WRITERS[command] in line
+    assert sorted(running.rglob("*")) == before
+
+
+def test_a_holder_that_is_not_seen_is_still_one(running: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_lock, "LOCKS", Path("nowhere"))
+    assert str(study_lock.holder(running / "lock")) == "another process is running this study"
+    assert study_lock.holder(running / "nosuch") is None

@@ -14,13 +14,16 @@ from kinds import kind
 from test_space import CPU, GOOD
 
 from tuner.errors import BadInput
+from tuner.export.facts import setting
 from tuner.knobs import KNOBS
 from tuner.records.codec import decode, encode_pretty
 from tuner.records.model import Model
 from tuner.records.protocol import Job
+from tuner.records.text import format_value, shown
+from tuner.report.formatting import label
 from tuner.result.prices import Price
 from tuner.search.request import Request
-from tuner.space import reader
+from tuner.space import reader, yaml_file
 from tuner.space.plain_data import unwritable_reason
 
 TEXTS = [
@@ -193,3 +196,15 @@ def test_a_list_that_holds_itself_and_half_a_pair_is_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize("value", [0, -0.0, 1e308, 10**299, "ü", "", True, 2**64])
 def test_what_json_can_hold_is_not_refused(value: Any) -> None:
     assert unwritable_reason(value) is None
+
+
+@pytest.mark.parametrize("name", KNOBS)
+def test_what_a_person_reads_of_a_value_is_what_set_and_space_files_take(name: str) -> None:
+    knob = KNOBS[name]
+    for value in knob.choices:
+        read = knob.canonical(yaml_file.load_value(format_value(value), "--set"))
+        assert read == value and (type(read) is type(value) or isinstance(value, float))
+        assert shown(value) == format_value(value) == setting(name, value).removeprefix(f"{name}=")
+        assert label({name: value}) == f"{name}={format_value(value)}"
+    if any(choice is True for choice in knob.choices):
+        assert knob.invalid_reason("x") in ("must be one of false, true", "must be one of true, false")

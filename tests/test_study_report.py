@@ -12,10 +12,11 @@ import msgspec
 import pytest
 
 from tuner.errors import BadInput
-from tuner.files import StudyFolder, lock_study
+from tuner.files import StudyFolder
 from tuner.numbers import format_difference
 from tuner.records.codec import Estimate, encode_pretty
 from tuner.records.quality import MetricResult
+from tuner.records.study_lock import lock_study
 from tuner.report.conclusion import tolerated
 from tuner.report.console import make_console
 from tuner.report.points import front_points
@@ -133,7 +134,10 @@ def test_a_study_without_a_result_or_with_another_is_one_line(finished: Path) ->
     paths.best_config.unlink()
     with pytest.raises(BadInput, match=r"best_config\.json.*`tune resume"):
         read_report(finished)
-    with lock_study(paths.lock), pytest.raises(BadInput, match=r"best_config\.json.*the study runs"):
+    with (
+        lock_study(paths.lock),
+        pytest.raises(BadInput, match=r"best_config\.json.*running this study \(pid \d+, since"),
+    ):
         read_report(finished)
     paths.best_config.write_bytes(best)
     shutil.rmtree(paths.trial(msgspec.json.decode(best)["chosen"]["trial"]))

@@ -14,6 +14,10 @@ class TunerError(Exception):
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        """Return the message in one line, whatever a file put into it."""
+        return " ".join(super().__str__().split())
+
 
 class BadInput(TunerError):
     """A file, an argument or one of their fields is not valid."""

@@ -13,8 +13,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from tuner.errors import BadInput, StorageFull
 
 
@@ -287,21 +285,6 @@ KINDS = (
 )
 
 # ---- writing --------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def lock_study(path: Path) -> Iterator[None]:
-    """Hold a study's lock. Raises BadInput if another process holds it."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        reason = "another process is running this study; wait until it ends, or stop it with Ctrl-C there"
-        raise BadInput(f"{path.parent}: {reason}") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def atomic_write(path: Path, data: bytes) -> None:

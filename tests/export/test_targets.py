@@ -198,7 +198,11 @@ def test_the_command_prints_the_file(target: str, tmp_path: Path, capsys: pytest
         ("{}", [], "best.json"),
         ("not JSON", [], "best.json"),
         (None, [], "no such file"),
-        (example(), ["--trial", "99"], "trial 99: neither the baseline nor on the front"),
+        (
+            example(),
+            ["--trial", "99"],
+            "trial 99: the file has the baseline and the front only, and it is not among them; take 5 (",
+        ),
         (example(), ["--trial", "0"], "the untouched pipeline"),
         (example(), ["--trial", "first"], "'first' is not the number of a trial"),
     ],

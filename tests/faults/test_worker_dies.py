@@ -109,7 +109,7 @@ def test_ctrl_c_during_the_baseline_leaves_it_to_the_next_run(tune: Tune) -> Non
 def test_a_second_run_of_the_same_study_is_refused(tune: Tune) -> None:
     first = tune.start()
     wait_until(tune.outcomes)
-    assert_one_line(tune.run(), 2, str(tune.folder), "another process is running this study; wait until it ends")
+    assert_one_line(tune.run(), 2, str(tune.folder), f"another process is running this study (pid {first.pid}, since ")
     assert first.poll() is None
     first.send_signal(signal.SIGINT)
     first.communicate(timeout=30)

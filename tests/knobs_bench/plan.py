@@ -12,7 +12,8 @@ from tuner.records.codec import Value, Values
 from tuner.records.gate import GatePolicy
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture, Workload
-from tuner.space.candidates import SearchSpace, format_value
+from tuner.records.text import shown
+from tuner.space.candidates import SearchSpace
 
 PROMPTS = tuple(f"a red cat beside {count} blue dogs" for count in range(32))
 
@@ -80,7 +81,7 @@ def plan(kind: Architecture, here: Environment, only: Sequence[str] = ()) -> tup
     refused: dict[str, str] = {}
     for name, knob in KNOBS.items():
         for value in knob.choices:
-            title = f"{name}={format_value(value)}"
+            title = f"{name}={shown(value)}"
             if value == space.baseline[name] or (only and not {name, title} & set(only)):
                 continue
             reason = knob.unavailable_reason(value, here, kind)

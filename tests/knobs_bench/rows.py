@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from tuner.records.codec import Record, Value, Values, fingerprint
-from tuner.space.candidates import format_value
+from tuner.records.text import shown
 
 What = Literal["step", "mean step", "step, an image", "VAE decode", "text encoding", "whole call"]
 
@@ -55,4 +55,4 @@ def key(values: Values, part: What) -> str:
 
 def said(base: Mapping[str, Value]) -> str:
     """What is different from the untouched pipeline, as the table names it."""
-    return " ".join(f"{name}={format_value(value)}" for name, value in base.items()) or "untouched"
+    return " ".join(f"{name}={shown(value)}" for name, value in base.items()) or "untouched"

@@ -17,9 +17,9 @@ from inline_study import Workers
 from tuner.cli import main
 from tuner.commands import verify as command
 from tuner.commands.verify.table import verdict
-from tuner.errors import StudyFailed
+from tuner.errors import StudyFailed, Unavailable
 from tuner.execution.inline import InlineExecutor
-from tuner.files import StudyFolder
+from tuner.files import StudyFolder, open_regular
 from tuner.hardware.environment import detect
 from tuner.quality.race import FIRST_PROMPTS
 from tuner.records.codec import Estimate, decode, encode_pretty, read
@@ -33,7 +33,7 @@ from tuner.verify import changes as changes_module
 from tuner.verify.bench import SCORE, Bench
 from tuner.verify.course import PAIRS, Course
 from tuner.verify.recorded import ROUNDED_DB, Recorded, read_recorded
-from tuner.verify.records import Change, Verification
+from tuner.verify.records import Change, Check, Verification
 
 SYNC = Finding(
     kind="device sync", count=3, count_per_step=1.0, idle_ms_per_step=2.0, operator="aten::item", reason="",
@@ -655,16 +655,69 @@ def test_a_trial_that_cannot_be_verified_is_refused_as_by_export(
 ) -> None:
     file = tmp_path / "best_config.json"
     best = read_best(study / "best_config.json")
+    other = min(others_of(best), key=lambda point: point.trial)
     alone = msgspec.structs.replace(best, front=(best.baseline,))
     file.write_bytes(encode_pretty(alone))
     assert main(["verify", str(file), "--trial", "0"]) == 2
-    assert capsys.readouterr().err.endswith(f"--trial N takes another point of the front: {best.chosen.trial}\n")
+    refused = capsys.readouterr().err
+    assert f"take another point with --trial: {best.chosen.trial} (attention.backend=_native_math steps=6, " in refused
+    assert refused.endswith("ms, chosen)\n") and refused.count("\n") == 1
     for number in ("0", "999"):
         assert run_command(Now(), "--trial", number) == 2
         refused = capsys.readouterr().err
         assert main(["export", str(study), "--to", "python", "--trial", number]) == 2
         assert refused.replace("nothing to verify", "nothing to export") == capsys.readouterr().err
-    assert "trial 999: neither the baseline nor on the front" in refused
+    assert f"trial 999: the study has recorded no such trial; take {other.trial} (" in refused
+
+
+def test_a_strict_verification_needs_every_answer(
+    run_command: Callable[..., int], study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scored = command.with_scorer
+    assert run_command(Now(), "--quick", "--strict") == 0  # sets the stand-ins
+    capsys.readouterr()
+    no_scorer = "owner/clip: the CLIP model that scores the images is not in the local cache"
+
+    def without_scorer(*_: object) -> None:
+        raise Unavailable(no_scorer)
+
+    monkeypatch.setattr(command, "with_scorer", scored)
+    monkeypatch.setattr("tuner.commands.checks.check_scorer", without_scorer)
+    monkeypatch.setattr(command, "make_executor", lambda *_: InlineExecutor(Now()))
+    for options, code, last in (
+        ((), 0, "partly verified, these could not be checked: as good"),
+        (("--strict",), 1, "NOT verified, these could not be checked: as good; --strict asks for every answer"),
+    ):
+        assert main(["verify", str(study), "--quick", *options]) == code
+        shown = " ".join(capsys.readouterr().out.split())
+        assert shown.endswith(last) and no_scorer in shown
+
+
+def test_what_failed_and_what_could_not_be_checked_are_both_named() -> None:
+    def of(*statuses: str) -> str:
+        checks = tuple(Check(question=q, status=s, text="") for q, s in zip((CLEAN, FAST, GOOD), statuses, strict=True))
+        return verdict(Verification(file="f", trial=1, changed={}, quick=True, checks=checks)).plain
+
+    assert of("fail", "unavailable", "unavailable") == "NOT verified, these could not be checked: as fast, as good"
+    assert of(*["unavailable"] * 3) == "NOTHING verified, these could not be checked: clean, as fast, as good"
+    assert of("pass", "pass", "pass") == "verified"
+
+
+@pytest.mark.parametrize("options", [(), ("--trial",)])
+def test_the_file_is_read_once(
+    options: tuple[str, ...], run_command: Callable[..., int], study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def counting(path: Path) -> int:
+        opened.append(Path(path).name)
+        return open_regular(path)
+
+    monkeypatch.setattr("tuner.files.open_regular", counting)
+    other = others_of(read_best(study / "best_config.json"))[0]
+    opened.clear()
+    assert run_command(Now(), "--quick", *options, *[str(other.trial) for _ in options]) == 0
+    assert opened.count("best_config.json") == 1
 
 
 def test_the_command_prints_json(run_command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

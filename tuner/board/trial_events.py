@@ -10,7 +10,8 @@ from tuner.board import events_file
 from tuner.numbers import format_latency, format_number
 from tuner.records.gate import Finding
 from tuner.records.outcome import Outcome
-from tuner.space.candidates import SearchSpace, format_value
+from tuner.records.text import shown
+from tuner.space.candidates import SearchSpace
 
 BASELINE = 0
 STRIPS = "strips"
@@ -64,7 +65,7 @@ def write_row(folder: Path, outcome: Outcome, space: SearchSpace, place: Place =
 def knobs(outcome: Outcome, space: SearchSpace) -> dict[str, str]:
     """Return every knob's value; one that the study varies has a value in every trial, to filter the table by."""
     varied = {name: NOTHING for name, values in space.knobs.items() if len(values) > 1}
-    return varied | {name: format_value(value) for name, value in outcome.values.items()}
+    return varied | {name: shown(value) for name, value in outcome.values.items()}
 
 
 def numbers(outcome: Outcome) -> dict[str, float]:
@@ -106,7 +107,7 @@ def result(outcome: Outcome, place: Place) -> str:
 def settings(outcome: Outcome, space: SearchSpace) -> str:
     """Return the values that differ from the baseline's, in one line."""
     changed = space.changed(outcome.values)
-    return " ".join(f"{name}={format_value(value)}" for name, value in changed.items()) or "baseline"
+    return " ".join(f"{name}={shown(value)}" for name, value in changed.items()) or "baseline"
 
 
 def text(outcome: Outcome, space: SearchSpace) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner.errors import BadInput
+from tuner.errors import BadInput, Unavailable
 from tuner.execution import python
 from tuner.files import absent
 
@@ -87,18 +87,44 @@ def check_scorer(model: Model, quality: QualityPolicy) -> None:
     from tuner.quality.metrics import get_metric
 
     if "--scorer" in get_metric(quality.metric).needs and model.scorer != pipeline.DEMO:
-        check_clip(model.scorer)
+        check_clip(model.scorer, is_demo=model.source == pipeline.DEMO)
     for name, path in quality.metric_paths.items():
         check_metric_path(name, Path(path), model.scorer, quality)
 
 
-def check_clip(scorer: str) -> None:
-    """Check the CLIP model that scores: a folder, or a hub id, cached or on the hub. Raises BadInput or Unavailable."""
+def check_clip(scorer: str, *, is_demo: bool = False) -> Path | None:
+    """Check the CLIP model that scores: a folder, or a hub id, cached or on the hub. Raises BadInput or Unavailable.
+
+    Returns its folder, or None if it has yet to be fetched. The bundled scorer is a remedy for the demo alone.
+    """
     from tuner.model import folder_check, hub
 
-    kept = Path(scorer) if Path(scorer).is_dir() else hub.require(scorer, "--scorer FOLDER")
+    more = "; the demo pipeline has a scorer of its own, --scorer demo" if is_demo else ""
+    kept = Path(scorer) if Path(scorer).is_dir() else hub.require(scorer, "--scorer FOLDER", more)
     if kept is not None:
         folder_check.check_clip(kept, "--scorer")
+    return kept
+
+
+def scorer_text(model: Model, quality: QualityPolicy) -> str | None:
+    """Return which model scores the images and whether it is here, or None if the metric needs none.
+
+    Raises BadInput if it is here and damaged.
+    """
+    from tuner.model import pipeline
+    from tuner.quality.metrics import get_metric
+
+    if "--scorer" not in get_metric(quality.metric).needs:
+        return None
+    if model.scorer == pipeline.DEMO:
+        return "demo, which comes with the package"
+    try:
+        kept = check_clip(model.scorer, is_demo=model.source == pipeline.DEMO)
+    except Unavailable as error:
+        return f"{model.scorer}, which is not here yet and cannot be fetched now, so that a run is refused: {error}"
+    if kept is None:
+        return f"{model.scorer}, which is not here yet: a run fetches it from the hub"
+    return f"{model.scorer}, which is here"
 
 
 def check_metric_path(name: str, path: Path, scorer: str, quality: QualityPolicy) -> None:

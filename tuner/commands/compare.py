@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from tuner.commands.arguments import A_RESULT, Subparsers, add_format, add_studies, price
+from tuner.commands.streams import note_running
 
 FORMATS = ("table", "json", "csv", "md")
 SUMMARY = "put results of several machines, models or dates side by side"
@@ -52,6 +54,8 @@ def run(options: argparse.Namespace) -> int:
     from tuner.report.console import make_console
 
     results = read_results(options.results, options.out)
+    for result in results:
+        note_running(Path(result.file).parent)
     comparison = compare(results, options.price, options.provider, every=options.all)
     if options.format == "table":
         make_console(sys.stdout).print(CompareTable(comparison))

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from tuner.commands.arguments import Subparsers, add_result, add_studies, add_trial
+from tuner.commands.streams import note, note_running
 from tuner.errors import BadInput
 
 FORMATS = ("python", "diffusers", "cache-dit", "sglang", "vllm-omni")
@@ -46,13 +47,17 @@ def run(options: argparse.Namespace) -> int:
     from tuner.export.base import read_tuned
     from tuner.export.targets import TARGETS
     from tuner.report.studies import find_result
+    from tuner.result.source import is_elsewhere
 
     file = find_result(options.result, options.out)
+    note_running(file.parent)
     best = read_tuned(file, options.trial)
     try:
         text = TARGETS[options.to]().render(best)
     except BadInput as error:
         raise BadInput(f"{file}: {error}") from None
+    if is_elsewhere(best.model):
+        note(f"{file}: model.source: {best.model.source} is not on this machine; what is written loads it from there")
     sys.stdout.write(text)
     sys.stdout.flush()
     return 0

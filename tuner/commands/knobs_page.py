@@ -18,7 +18,8 @@ from tuner.model import architecture
 from tuner.records.codec import Value, Values
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
-from tuner.report.formatting import format_value, one_line
+from tuner.records.text import format_value
+from tuner.report.formatting import one_line
 
 CPU = Environment(
     device="cpu", device_name="a CPU", compute_capability=None, device_memory_bytes=None, driver=None, cpu_count=8,

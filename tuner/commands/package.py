@@ -6,6 +6,7 @@ import argparse
 
 from tuner.commands.arguments import STUDIES, Subparsers, add_json, add_result, add_trial, folder
 from tuner.commands.output import print_result
+from tuner.commands.streams import note_running
 
 SUMMARY = "write a folder with everything that a serving container needs"
 DESCRIPTION = """\
@@ -42,7 +43,9 @@ def run(options: argparse.Namespace) -> int:
     from tuner.package.writing import write_package
     from tuner.report.studies import find_result
 
-    package = write_package(find_result(options.result, STUDIES), options.trial, options.out)
+    file = find_result(options.result, STUDIES)
+    note_running(file.parent)
+    package = write_package(file, options.trial, options.out)
     lines = [f"{package.folder}: {', '.join(package.files)}", compiled_text(package), "README.md says how to start it."]
     print_result(package, Text("\n".join(lines)), options.json)
     return 0

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tuner.commands.arguments import Subparsers, add_format, add_study
+from tuner.commands.streams import note_running
 from tuner.errors import BadInput
 from tuner.files import absent
 
@@ -56,7 +57,9 @@ def run(options: argparse.Namespace) -> int:
 
     check_output(options.output)
     format_ = find_format(options.format, options.output)
-    report = read_report(find_study(options.study, options.out))
+    folder = find_study(options.study, options.out)
+    note_running(folder)
+    report = read_report(folder)
     if format_ == "html":
         sys.stdout.write(f"{write_page(report, options.output)}\n")
     elif options.output is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tuner.commands.arguments import Subparsers, add_gpus, add_log, add_ray, add_study, positive, price, seconds
 from tuner.commands.progress import add_progress
 from tuner.errors import BadInput
-from tuner.files import resolved
+from tuner.files import StudyFolder, resolved
 
 if TYPE_CHECKING:
     from tuner.commands.machines import Machines
@@ -64,10 +64,12 @@ def run(options: argparse.Namespace) -> int:
     from tuner.commands.devices import choose_gpus, connect_cluster, first_uuid
     from tuner.commands.machines import Host, InCluster
     from tuner.commands.run import run_study
+    from tuner.records.study_lock import require_free
     from tuner.report.studies import find_study
     from tuner.search.request import read_request
 
     folder = resolved(find_study(options.study, options.out))
+    require_free(StudyFolder(folder).lock)
     request = read_request(folder / "study.json")
     check_code(folder / "study.json", request.quality)
     check_space(folder / "study.json", request.space)
@@ -92,7 +94,6 @@ def run(options: argparse.Namespace) -> int:
 def recorded_gpus(folder: Path) -> str | None:
     """Return --gpus of the study's last run, None if it had none. Raises BadInput if it is damaged."""
     from tuner.commands.arguments import gpus
-    from tuner.files import StudyFolder
     from tuner.report.studies import read_attribute
 
     database = StudyFolder(folder).database
@@ -134,6 +135,7 @@ def check_code(file: Path, quality: QualityPolicy) -> None:
 def check_space(file: Path, space: SearchSpace) -> None:
     """Raise BadInput if the study's search space has a knob or a value that the catalogue does not have."""
     from tuner.knobs import KNOBS
+    from tuner.records.text import shown
 
     missing = [name for name in KNOBS if name not in space.baseline]
     if missing:
@@ -146,7 +148,7 @@ def check_space(file: Path, space: SearchSpace) -> None:
             for value in values:
                 reason = KNOBS[name].invalid_reason(value)
                 if reason:
-                    raise BadInput(f"{file}: space.{where}.{name}: {value} {reason}")
+                    raise BadInput(f"{file}: space.{where}.{name}: {shown(value)} {reason}")
 
 
 def limits_of(folder: Path, options: argparse.Namespace) -> Limits:

@@ -199,15 +199,17 @@ def checked_request(options: argparse.Namespace, detect: Callable[[], Environmen
     folder = resolved(options.out) / study_name(options.study, request.model.source, request.fingerprint())
     checks.check_devices(request)
     checks.check_call(request, options.space or request.space.name, space_settings(options))
-    checks.check_models(request)
+    checks.check_pipeline(request.model)
+    if not options.dry_run:  # which needs no scorer, and says whether it is here
+        checks.check_scorer(request.model, request.quality)
     return folder, request
 
 
 def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> int:
     """Print what a study would do. Raises BadInput if the folder holds another study, as the run would."""
+    from tuner.commands import checks
+    from tuner.report.begun import read_begun
     from tuner.report.dry_run import DryRun, DryRunText, PlannedRecipe, combinations, refused_recipes
-    from tuner.report.studies import read_state
-    from tuner.search.recorded import outcome_files
     from tuner.search.request import read_same_request
     from tuner.space.candidates import recipe_title
 
@@ -215,16 +217,20 @@ def show_plan(folder: Path, request: Request, options: argparse.Namespace) -> in
     recorded = read_same_request(paths, request)
     space, limits = request.space, with_demo_budget(with_last_budget(folder, limits_of(options)), request)
     refused = refused_recipes(space)
+    begun = read_begun(paths, limits) if recorded is not None else None
     plan = DryRun(
         model=options.model,
         pipeline_class=request.model.pipeline_class,
         device_name=request.environment.device_name,
         folder=str(folder),
-        state="new" if recorded is None else read_state(paths),
-        recorded_trials=sum(1 for _ in outcome_files(paths.trials)),
+        state=begun.state if begun else "new",
+        recorded_trials=begun.trials if begun else 0,
+        spent_s=begun.spent_s if begun else 0.0,
+        still_to_do=begun.still_to_do if begun else "everything below",
         budget_s=limits.budget_s,
         max_trials=limits.max_trials,
         prompts=len(space.workload.prompts),
+        scorer=checks.scorer_text(request.model, request.quality),
         baseline=space.candidate({}),
         knobs=space.knobs,
         combinations=combinations(space),

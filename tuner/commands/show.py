@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from tuner.commands.arguments import Subparsers, add_format, add_study
+from tuner.commands.streams import note_running
 from tuner.errors import BadInput
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ def run(options: argparse.Namespace) -> int:
     from tuner.report.studies import find_study
     from tuner.report.study_report import read_report
 
-    report = read_report(find_study(options.study, options.out))
+    folder = find_study(options.study, options.out)
+    note_running(folder)
+    report = read_report(folder)
     if options.format == PARQUET:
         write_parquet(report)
     else:

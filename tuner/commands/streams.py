@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tuner.errors import BadInput
 
@@ -59,6 +60,16 @@ def _is_open(descriptor: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def note_running(folder: Path) -> None:
+    """Tell that the study in a folder is run by another process now, if one does."""
+    from tuner.files import StudyFolder
+    from tuner.records.study_lock import holder
+
+    found = holder(StudyFolder(folder).lock)
+    if found is not None:
+        note(f"{folder}: {found}: this is what is known by now")
 
 
 def note(text: str) -> None:

@@ -9,8 +9,9 @@ from tuner.compare.records import Result
 from tuner.errors import BadInput
 from tuner.report.studies import find_study
 from tuner.report.study_report import read_report
-from tuner.result.config import check_values, read_config
+from tuner.result.config import check_points, read_config
 from tuner.result.records import BestConfig
+from tuner.search.its_study import require_its_study
 
 
 def read_results(names: Sequence[str], studies: Path) -> list[Result]:
@@ -36,9 +37,6 @@ def read_result(name: str, studies: Path) -> Result:
 def read_checked(file: str) -> BestConfig:
     """Read a best_config.json, and check the values of every point. Raises BadInput with the field."""
     best = read_config(file)
-    points = {"baseline": best.baseline, **{f"front[{index}]": point for index, point in enumerate(best.front)}}
-    for name, point in points.items():
-        check_values(point.values, f"{file}: {name}.values", best.tuner_version)
-        if "steps" not in point.values:
-            raise BadInput(f"{file}: {name}.values: steps is missing")
+    check_points(best, file)
+    require_its_study(Path(file), best)
     return best

@@ -16,9 +16,13 @@ from tuner.knobs.attention import BACKENDS
 from tuner.model import architecture, pipeline
 from tuner.model.diffusers_source import class_source
 from tuner.records.codec import Values
-from tuner.result.config import read_config
+from tuner.records.text import shown
+from tuner.result.config import of_trial, read_config
 from tuner.result.front import per_image
 from tuner.result.records import BestConfig
+from tuner.result.source import check_source
+from tuner.result.trials import listed, point_of, points_by_trial
+from tuner.search.its_study import require_its_study
 from tuner.timing.intervals import widest_ratio
 
 
@@ -41,17 +45,24 @@ def read_tuned(file: Path, trial: int | None = None, *, may_contradict: bool = F
     With `may_contradict` its figures need not agree. `to` says what it is read for. Raises BadInput if it is not valid,
     if diffusers has no such pipeline, if a setting could not have been measured, or if it is the untouched pipeline.
     """
-    recorded = read_config(file, may_contradict=may_contradict)
-    best = recorded if trial is None else _of_trial(recorded, read_config(file, trial, may_contradict=may_contradict))
+    return tuned(file, read_config(file, may_contradict=may_contradict), trial, may_contradict=may_contradict, to=to)
+
+
+def tuned(
+    file: Path, recorded: BestConfig, trial: int | None = None, *, may_contradict: bool = False, to: str = "export"
+) -> BestConfig:
+    """Return what was read from a best_config.json with a trial's point as the chosen one; see `read_tuned`."""
+    best = recorded
+    if trial is not None:
+        point_of(recorded, trial, file, with_baseline=False)
+        best = _of_trial(recorded, of_trial(recorded, file, trial, may_contradict=may_contradict))
     name = best.model.pipeline_class
     if not name.isidentifier() or keyword.iskeyword(name) or not class_source("pipelines", name):
         raise BadInput(f"{file}: model.pipeline_class: diffusers has no pipeline class {name}")
-    for field, source in (("source", best.model.source), ("base", best.model.base)):
-        is_known = source is None or source == pipeline.DEMO or pipeline.HUB_ID.fullmatch(source)
-        if not (is_known or Path(str(source)).is_absolute()):
-            raise BadInput(f"{file}: model.{field}: {source} is not an absolute path, a hub id or `demo`")
+    check_source(file, best, must_be_here=False)
+    require_its_study(file, best)
     for name, reason in refusals(best):
-        raise BadInput(f"{file}: chosen.values.{name}: {best.chosen.values[name]}: {reason}")
+        raise BadInput(f"{file}: chosen.values.{name}: {shown(best.chosen.values[name])}: {reason}")
     if not differing(best):
         raise BadInput(
             f"{file}: trial {best.chosen.trial} is the untouched pipeline, as diffusers loads it: there is nothing to "
@@ -62,10 +73,10 @@ def read_tuned(file: Path, trial: int | None = None, *, may_contradict: bool = F
 
 def _another(best: BestConfig) -> str:
     """Return what else can be taken from a result than the untouched pipeline."""
-    others = sorted({point.trial for point in (*best.front, best.chosen)} - {best.baseline.trial})
+    others = [point for trial, point in points_by_trial(best).items() if trial != best.baseline.trial]
     if not others:
         return "the front has no other point; a longer --budget of `tune resume` searches on"
-    return f"--trial N takes another point of the front: {', '.join(map(str, others))}"
+    return f"take another point with --trial: {listed(best, others)}"
 
 
 def refusals(best: BestConfig) -> Iterator[tuple[str, str]]:

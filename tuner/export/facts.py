@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator
 
-from tuner.numbers import format_difference, format_exact, format_fixed, format_gain, format_latency, format_score
+from tuner.numbers import format_difference, format_fixed, format_gain, format_latency, format_score
 from tuner.records.codec import Estimate, Value
-from tuner.records.text import visible
+from tuner.records.text import format_value, visible
 from tuner.result.records import BestConfig, MeasuredPoint
 
 WIDTH = 110
@@ -30,8 +30,7 @@ def facts(best: BestConfig) -> Iterator[str]:
 
 def setting(name: str, value: Value) -> str:
     """Write a knob's value as `--set` takes it."""
-    text = str(value).lower() if isinstance(value, bool) else value if isinstance(value, str) else format_exact(value)
-    return f"{name}={text}"
+    return f"{name}={format_value(value)}"
 
 
 def machine(best: BestConfig) -> str:

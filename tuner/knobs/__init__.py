@@ -40,6 +40,7 @@ from tuner.knobs.vae import Slicing, Tiling, TinyVae
 from tuner.records.codec import Value, Values
 from tuner.records.gate import Allowance
 from tuner.records.machine import Environment
+from tuner.records.text import format_value
 
 __all__ = [
     "KNOBS", "Knob", "NoEffect", "allowances", "apply_knobs", "baseline", "call_arguments", "changed", "changes_noise",
@@ -142,7 +143,7 @@ def apply_knobs(
         try:
             changes[name] = _apply(pipe, knob, values, is_fresh)
         except NoEffect as error:
-            raise NoEffect(f"{name}={values[name]}: {error}", name) from None
+            raise NoEffect(f"{name}={format_value(values[name])}: {error}", name) from None
     return changes
 
 
@@ -172,7 +173,7 @@ def require_effects(
         if reason is None and is_same_image and KNOBS[name].uneven_steps:
             reason = "its images are those of the untouched pipeline"
         if reason:
-            raise NoEffect(f"{name}={values[name]}: {reason}", name)
+            raise NoEffect(f"{name}={format_value(values[name])}: {reason}", name)
 
 
 def require_skipped_steps(pipe: Any, values: Mapping[str, Value]) -> None:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from tuner.errors import plain_word
 from tuner.records.codec import Value
+from tuner.records.text import shown
 
 T = TypeVar("T")
 
@@ -254,7 +255,7 @@ def meanings(knob: str, value: Value) -> str:
     found = MEANINGS.get(knob, {}).get(plain_word(str(value)), {})
     listed = ", ".join(f"{setting} ({purpose})" for setting, purpose in found.items())
     problem = "is ambiguous; write one of" if len(found) > 1 else "is no value of this knob; write"
-    return listed and f"{str(value).lower()} {problem} {listed}"
+    return listed and f"{shown(value)} {problem} {listed}"
 
 
 def knob_hint(name: str, *values: Value) -> str:

@@ -12,6 +12,7 @@ from tuner.records.codec import Value
 from tuner.records.gate import Allowance
 from tuner.records.machine import Environment
 from tuner.records.model import DENOISERS, Architecture
+from tuner.records.text import format_value
 
 MAX_COUNT = 100_000
 """More steps, prompts or tokens than this are taken for a typing error."""
@@ -158,8 +159,7 @@ def invalid_choice_reason(value: Value, choices: tuple[Value, ...]) -> str | Non
     """Return why a value is not one of `choices`, or None. Types count: 1 is not true."""
     if any(type(value) is type(choice) and value == choice for choice in choices):
         return None
-    shown = (str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices)
-    return f"must be one of {', '.join(shown)}"
+    return f"must be one of {', '.join(map(format_value, choices))}"
 
 
 def invalid_count_reason(value: Value) -> str | None:

@@ -77,10 +77,10 @@ def incomplete_reason(folder: Path) -> str | None:
     return f"has no safetensors weights of its {', '.join(missing)}" if missing else None
 
 
-def require(name: str, option: str) -> Path | None:
+def require(name: str, option: str, more: str = "") -> Path | None:
     """Return the folder of a model in the local cache, or None if the hub has it.
 
-    Raises Unavailable, naming the option that replaces it, if it is on neither.
+    Raises Unavailable, naming the option that replaces it, and `more` remedies, if it is on neither.
     """
     from huggingface_hub import HfApi
 
@@ -93,7 +93,7 @@ def require(name: str, option: str) -> Path | None:
         raise Unavailable(
             f"{name}: the CLIP model that scores the images is not in the local cache, and the hub does not give it "
             f"({_reason(error)}); {_remedy(name, error)}, point {option} to a local copy, or use --quality ssim, which "
-            "needs none; the demo pipeline has a scorer of its own, --scorer demo"
+            f"needs none{more}"
         ) from None
     return None
 

@@ -23,7 +23,7 @@ DEFAULT_SCORER = "openai/clip-vit-base-patch16"
 ARGUMENT_FIELDS = ("height", "width", "num_frames", "guidance_scale", "max_sequence_length", "negative_prompt")
 """The fields of a workload that are arguments of the call."""
 
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 class Found(NamedTuple):

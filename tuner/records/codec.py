@@ -18,7 +18,8 @@ import msgspec
 
 from tuner.errors import BadInput
 from tuner.files import MAX_RECORD_BYTES, read_file
-from tuner.records.text import visible_json
+from tuner.records import fields
+from tuner.records.text import shown, visible_json
 
 Value = bool | int | float | str
 Values = dict[str, Value]
@@ -83,16 +84,23 @@ def decode(data: bytes | str, record_type: type[R], where: str) -> R:
         record = msgspec.json.decode(data, type=record_type)
         json.loads(data, object_pairs_hook=_refuse_duplicates, parse_int=str, parse_float=str)
     except (msgspec.DecodeError, UnicodeDecodeError, _DuplicateKey) as error:
-        raise BadInput(f"{where}: {explain(error)}") from None
+        raise BadInput(f"{where}: {explain(error, data)}") from None
     except RecursionError:
         raise BadInput(f"{where}: nested too deeply") from None
     return record
 
 
-def explain(error: Exception) -> str:
-    """Return the message of a decoding error in plain words, after the full path of the field."""
+def explain(error: Exception, data: bytes | str = b"") -> str:
+    """Return the message of a decoding error in plain words, after the full path of the field in the data."""
     message, _, where = str(error).partition(" - at `")
     path = where.rstrip("`").removeprefix("key in ").removeprefix("$").removeprefix(".")
+    if message.startswith("JSON is malformed"):
+        constant = fields.find(data, lambda value: isinstance(value, fields.Constant))
+        message = f"Constant {constant[1]}" if constant else message
+        path = constant[0] if constant else path
+    elif path.endswith(ANY_KEY) and message.startswith("Expected `bool | int | float | str`"):
+        odd = fields.find(data, fields.is_no_value, path.removesuffix(ANY_KEY) + ".")
+        path = odd[0] if odd else path
     for pattern, words in PLAIN_WORDS:
         match = re.fullmatch(pattern, message, re.DOTALL)
         if match:
@@ -104,10 +112,16 @@ TYPES = {
     "int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false", "array": "a list",
     "object": "an object",
 }  # fmt: skip
+ANY_KEY = "[...]"
+"""How msgspec names a key of a mapping."""
+
 COMPARISONS = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
 
 PLAIN_WORDS: tuple[tuple[str, Callable[[str, str, re.Match[str]], str]], ...] = (
     (r"JSON is malformed: (.*)", lambda _, at, match: f"not JSON: {match[1]}"),
+    (r"Constant (.*)", lambda _, at, match: f"{at}{match[1]} is no number"),
+    (r"Number out of range", lambda _, at, __: f"{at}larger than any number that is read"),
+    (r"Invalid enum value (.*)", lambda _, at, match: f"{at}{shown(match[1])} is none of the values that it may have"),
     (r"Input data was truncated", lambda _, at, match: "not JSON: it ends too early"),
     (r"Object contains unknown field `(.*)`", lambda path, _, match: f"{path}{match[1]}: unknown field"),
     (r"Object missing required field `(.*)`", lambda path, _, match: f"{path}{match[1]}: it is missing"),

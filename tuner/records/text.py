@@ -8,10 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from tuner.numbers import format_exact
+
+MAX_SHOWN = 80
+"""Characters of a value in a message."""
+
 
 def visible(text: str) -> str:
     """Return a text of several lines in which characters that are not printable are written as Python writes them."""
     return _escaped(text, lambda char: ascii(char)[1:-1])
+
+
+def format_value(value: object) -> str:
+    """Format a value in one line as space files and `--set` take it: true and false, no powers of ten."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return format_exact(value) if isinstance(value, float) else visible(" ".join(str(value).split()))
+
+
+def shown(value: object) -> str:
+    """Format a value, cut where it is long: in messages about files and arguments, which may hold anything."""
+    text = format_value(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def visible_json(text: str) -> str:

@@ -14,6 +14,10 @@ from tuner.records.codec import decode
 R = TypeVar("R")
 
 
+class OtherVersion(BadInput):
+    """Another version wrote a file, and its fields have other names."""
+
+
 class OldFile(msgspec.Struct):
     """What identifies a file of another version. A subclass adds the fields that only such a file has."""
 
@@ -25,14 +29,18 @@ def read_versioned(path: Path, record_type: type[R], old: type[OldFile]) -> R:
 
     Raises BadInput with the path if the file is missing, unreadable, malformed or decodes as `old`.
     """
-    data = read_file(path)
+    return decode_versioned(path, read_file(path), record_type, old)
+
+
+def decode_versioned(path: Path, data: bytes, record_type: type[R], old: type[OldFile]) -> R:
+    """Decode the record that a file has as its content; see `read_versioned`."""
     try:
         return decode(data, record_type, str(path))
     except BadInput:
         version = _old_version(data, old)
         if version is None:
             raise
-    raise BadInput(
+    raise OtherVersion(
         f"{path} was written by diffusion-tuner {version}, whose fields have other names; "
         "run the study again with this version, or load it with that one"
     )

@@ -12,8 +12,9 @@ from tuner.knobs import KNOBS
 from tuner.numbers import format_latency, format_number, format_ratio
 from tuner.records.advice import Advice, Expectation
 from tuner.records.codec import Record
+from tuner.records.text import format_value
 from tuner.report.console import BASELINE, QUIET
-from tuner.report.formatting import format_value, label, one_line, wrap_text
+from tuner.report.formatting import label, one_line, wrap_text
 from tuner.report.tables import add_number_column, draw_with_details, make_table
 
 INDENT = 4

@@ -11,10 +11,11 @@ from typing import Literal
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from tuner.numbers import format_duration
+from tuner.numbers import format_clock, format_duration
 from tuner.records.codec import Record, Value, Values
+from tuner.records.text import format_value
 from tuner.report.console import BASELINE
-from tuner.report.formatting import format_value, label, one_line, pluralize, wrap_text
+from tuner.report.formatting import label, one_line, pluralize, wrap_text
 from tuner.report.studies import State
 from tuner.report.tables import make_table
 from tuner.space.candidates import SearchSpace
@@ -38,9 +39,10 @@ class PlannedRecipe(Record):
 class DryRun(Record):
     """What a study would do. `combinations` counts those of all values, some of which do not go together.
 
+    `scorer` says which model judges the images, if one does, and whether it is on this machine.
     `baseline` has the untouched pipeline's values, which need not be among those that are searched.
-    `recorded_trials` are those of a study that was begun, whose `state` is not "new". Without a budget the study
-    chooses one after its first calls.
+    `recorded_trials` are those of a study that was begun, whose `state` is not "new" and which has used `spent_s` of
+    its budget; `still_to_do` says what a run would add. Without a budget the study chooses one after its first calls.
     """
 
     model: str
@@ -49,9 +51,12 @@ class DryRun(Record):
     folder: str
     state: State | Literal["new"]
     recorded_trials: int
+    spent_s: float
+    still_to_do: str
     budget_s: float | None
     max_trials: int | None
     prompts: int
+    scorer: str | None
     baseline: Values
     knobs: dict[str, tuple[Value, ...]]
     combinations: int
@@ -99,11 +104,16 @@ class DryRunText:
     def _facts(self) -> Iterator[str]:
         plan = self.plan
         trials = pluralize(plan.recorded_trials, "recorded trial")
-        state = "new" if plan.state == "new" else f"{plan.state}, with {trials}"
+        begun = f"{plan.state}, with {trials}, {format_clock(plan.spent_s)} of its time used"
+        state = "new" if plan.state == "new" else begun
         yield f"study folder {one_line(plan.folder)}: {state}; this command ran and wrote nothing"
+        if plan.state != "new":
+            yield f"a run of it would still do: {one_line(plan.still_to_do)}"
         varied = sum(len(values) > 1 for values in plan.knobs.values())
         values = f"{pluralize(varied, 'knob')}, up to {plan.combinations:,} combinations of their values"
         yield f"searched: {values}; judged by the images of {pluralize(plan.prompts, 'prompt')}"
+        if plan.scorer is not None:
+            yield f"scorer: {one_line(plan.scorer)}"
         if plan.budget_s is None:
             budget = "chosen after the first calls by how long they take, at most 8 h; --budget sets another"
         else:

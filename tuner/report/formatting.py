@@ -11,8 +11,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.text import Text
 
-from tuner.numbers import format_exact, format_number
+from tuner.numbers import format_number
 from tuner.records.codec import Value
+from tuner.records.text import format_value
 from tuner.report.console import BASELINE, QUIET
 
 # ---- lines and paragraphs -------------------------------------------------------------------------------------------
@@ -71,13 +72,6 @@ class OneLine:
 
 
 # ---- configurations -------------------------------------------------------------------------------------------------
-
-
-def format_value(value: Value) -> str:
-    """Format a knob's value: on and off for booleans, no trailing zeros for floats."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return format_exact(value) if isinstance(value, float) else one_line(str(value))
 
 
 def changes(values: Mapping[str, Value], baseline: Mapping[str, Value]) -> dict[str, Value]:

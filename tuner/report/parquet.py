@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import Unavailable
-from tuner.report.formatting import format_value
+from tuner.records.text import format_value
 from tuner.report.study_report import StudyReport
 from tuner.report.trial_rows import trial_rows
 

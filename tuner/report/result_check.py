@@ -11,6 +11,7 @@ from tuner.result.consistency import points_of
 from tuner.result.records import BestConfig, MeasuredPoint
 from tuner.search.gain import measured_point, speed_up
 from tuner.search.history import History
+from tuner.search.its_study import unlike_request
 from tuner.search.request import Request
 
 OTHERS = ("cost_usd_per_1000_images", "panel", "limit", "economics")
@@ -32,14 +33,7 @@ def result_problem(best: BestConfig, request: Request, history: History) -> str 
 
 
 def _of_study(best: BestConfig, request: Request, history: History) -> Iterator[str]:
-    study = {
-        "model": request.model,
-        "environment": request.environment,
-        "workload": request.space.workload,
-        "quality_metric": request.quality.metric,
-        "quality_tolerance": request.space.tolerance,
-    }
-    yield from (f"{name}: not that of study.json" for name, value in study.items() if getattr(best, name) != value)
+    yield from unlike_request(best, request)
     for name, point in points_of(best):
         trial = history.outcomes.get(point.trial)
         if trial is None or trial.values != point.values or trial.status != "measured" or trial.quality is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from tuner.files import StudyFolder, absent, kind_at, require_own_tree
 from tuner.records.codec import Count, Estimate, Record, decode
 from tuner.records.database import select
 from tuner.records.outcome import Limits
+from tuner.records.study_lock import holder, is_locked
 from tuner.report.formatting import label
 from tuner.result.config import read_best
 from tuner.search.recorded import outcome_files
@@ -88,8 +88,8 @@ def find_result(result: str | None, studies: Path) -> Path:
 
 def no_result(folder: Path) -> BadInput:
     """Make the error for a study that has no result yet."""
-    is_running = read_state(StudyFolder(folder)) == "running"
-    remedy = "the study runs: ask again in a minute" if is_running else f"`tune resume {folder}` goes on"
+    found = holder(StudyFolder(folder).lock)
+    remedy = f"{found}: ask again in a minute" if found else f"`tune resume {folder}` goes on"
     return BadInput(f"{folder / RESULT}: not there yet: no result so far; {remedy}")
 
 
@@ -140,25 +140,18 @@ def read_state(paths: StudyFolder) -> State:
     return "interrupted" if read_limits(paths.database, "finished") is None else "finished"
 
 
-def is_locked(lock: Path) -> bool:
-    """Return whether a process holds a study's lock."""
-    try:
-        descriptor = os.open(lock, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
 def read_limits(database: Path, name: str) -> Limits | None:
     """Read limits that a study recorded in its database. Raises BadInput if it is damaged."""
     text = read_attribute(database, name)
     return decode(text, Limits, f"{database}: {name}") if text else None
+
+
+def read_spent_s(database: Path) -> float:
+    """Read how many seconds of its budget a study has used. Raises BadInput if the database is damaged."""
+    if not database.is_file():
+        return 0.0
+    rows = select(database, "study_user_attributes", ATTRIBUTE, ("spent_s",))
+    return decode(rows[0][0], float, f"{database}: spent_s") if rows else 0.0
 
 
 def read_attribute(database: Path, name: str) -> str | None:

@@ -14,10 +14,13 @@ from tuner.hardware.environment import detect
 from tuner.knobs import KNOBS, apply_knobs, call_arguments, changed
 from tuner.knobs.parallel import device_count, join_ranks
 from tuner.model import architecture, pipeline
+from tuner.model.quiet import without_harmless_messages
 from tuner.records.codec import Record, Values
 from tuner.records.machine import Environment
+from tuner.records.text import shown
 from tuner.result.config import package_version, read_config
 from tuner.result.records import BestConfig
+from tuner.result.source import check_source
 from tuner.space.candidates import build_values
 
 APPLIED = "_diffusion_tuner_values"
@@ -64,7 +67,8 @@ def apply(pipe: Any, config: str | os.PathLike[str], trial: int | None = None) -
         there = best.environment.device
         raise BadInput(f"{config}: environment.device: tuned for {there}, move the pipeline first: pipe.to({there!r})")
     _warn_of_differences(best, config)
-    return _apply(pipe, best, config)
+    with without_harmless_messages():
+        return _apply(pipe, best, config)
 
 
 def _check_order(pipe: Any, config: Any) -> None:
@@ -82,23 +86,22 @@ def load(config: str | os.PathLike[str], trial: int | None = None) -> Tuned:
     """
     config = result_file(config)
     best = read_config(config, trial)
-    source = best.model.source
-    _check_source(config, "source", source, is_file=best.model.base is not None)
-    if best.model.base is not None:
-        _check_source(config, "base", best.model.base)
+    check_source(config, best, must_be_here=True)
     _warn_of_differences(best, config)
     _join_ranks(best.chosen.values, config)  # before anything takes memory of a device
-    dtype = best.chosen.values["precision.dtype"]
-    return _apply(pipeline.load(best.model, detect(best.environment.device), dtype), best, config)
+    with without_harmless_messages():
+        return _apply(_load(best, config), best, config)
 
 
-def _check_source(config: str | os.PathLike[str], field: str, source: str, *, is_file: bool = False) -> None:
-    """Raise BadInput if a pipeline, or the checkpoint file of one, is not here, or cannot be a name of one."""
-    there, what = (os.path.isfile, "file") if is_file else (os.path.isdir, "folder")
-    if Path(source).is_absolute() and not there(source):  # Path's own methods raise on long names
-        raise BadInput(f"{config}: model.{field}: no {what} {source} here; load the pipeline for tuner.apply instead")
-    if not (Path(source).is_absolute() or source == pipeline.DEMO or pipeline.HUB_ID.fullmatch(source)):
-        raise BadInput(f"{config}: model.{field}: {source} is not an absolute folder, a hub id or `demo`")
+def _load(best: BestConfig, config: str | os.PathLike[str]) -> Any:
+    """Load the untouched pipeline. Raises BadInput if its files are not here and cannot be fetched."""
+    try:
+        return pipeline.load(best.model, detect(best.environment.device), best.chosen.values["precision.dtype"])
+    except (OSError, ValueError) as error:  # of diffusers and the hub's client, for files that are not there
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise BadInput(
+            f"{config}: model.source: {best.model.source}: {reason}; load the pipeline for tuner.apply instead"
+        ) from error
 
 
 def _apply(pipe: Any, best: BestConfig, config: str | os.PathLike[str]) -> Tuned:
@@ -111,11 +114,15 @@ def _apply(pipe: Any, best: BestConfig, config: str | os.PathLike[str]) -> Tuned
     elif tuned_before != wanted:
         name = next(name for name in {**tuned_before, **wanted} if tuned_before.get(name) != wanted.get(name))
         raise BadInput(
-            f"{config}: chosen.values.{name}: {wanted.get(name)}, but this pipeline was tuned with "
-            f"{tuned_before.get(name)}, which cannot be taken back: load the pipeline anew"
+            f"{config}: chosen.values.{name}: {_setting(wanted, name)}, but this pipeline was tuned with "
+            f"{_setting(tuned_before, name)}, which cannot be taken back: load the pipeline anew"
         )
     arguments = pipeline.call_arguments(best.workload, call_arguments(values), best.chosen.batch)
     return Tuned(pipe, Call(batch=best.chosen.batch, arguments=arguments))
+
+
+def _setting(values: Values, name: str) -> str:
+    return shown(values[name]) if name in values else "no value"
 
 
 def _join_ranks(values: Values, config: str | os.PathLike[str]) -> None:
@@ -134,11 +141,11 @@ def _change(pipe: Any, values: Values, device: str, config: str | os.PathLike[st
     for name in values:
         conflict = KNOBS[name].conflict_reason(values, found)
         if conflict:
-            raise BadInput(f"{config}: chosen.values.{name}: {values[name]}: {conflict}")
+            raise BadInput(f"{config}: chosen.values.{name}: {shown(values[name])}: {conflict}")
     for name, value in changed(values, here).items():
         reason = KNOBS[name].unavailable_reason(value, here, found)
         if reason and not KNOBS[name].is_set(pipe, values):
-            raise Unavailable(f"{config}: {name}={value} cannot work here: {reason}")
+            raise Unavailable(f"{config}: {name}={shown(value)} cannot work here: {reason}")
     try:
         if str(pipe.dtype) != f"torch.{values['precision.dtype']}":  # the baseline's may differ from this pipeline's
             KNOBS["precision.dtype"].apply(pipe, values)
@@ -157,7 +164,7 @@ def _warn_of_differences(best: BestConfig, config: str | os.PathLike[str]) -> No
     installed = {"diffusion-tuner": package_version(), **{name: here.libraries.get(name) for name in LIBRARIES}}
     names = [name for name in recorded if recorded[name] != installed[name]]
     if names:
-        pairs = ", ".join(f"{name} {recorded[name]} (here {installed[name]})" for name in names)
+        pairs = ", ".join(f"{name} {shown(recorded[name])} (here {installed[name]})" for name in names)
         warnings.warn(
             f"{config} was made with {pairs}; install these versions, or tune again with `tune run`", stacklevel=3
         )

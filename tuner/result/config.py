@@ -17,14 +17,19 @@ from tuner.files import read_file
 from tuner.knobs import KNOBS, baseline
 from tuner.records.codec import Values, explain
 from tuner.records.outcome import Outcome, Timing
-from tuner.records.versions import OldFile, read_versioned
-from tuner.result.consistency import config_contradiction
-from tuner.result.records import BestConfig, MeasuredPoint, TrialCounts
+from tuner.records.text import shown
+from tuner.records.versions import OldFile, OtherVersion, decode_versioned
+from tuner.result.consistency import config_contradiction, points_of
+from tuner.result.records import FORMAT, BestConfig, MeasuredPoint, TrialCounts
+from tuner.result.trials import point_of
 
 REQUIRED = ("compile.scope", "precision.dtype", "steps", "batch")
 """Knobs that every version had."""
 
 NO_RESULT = "name a best_config.json, which `tune run` writes into the folder of its study"
+
+REMEDY = "take the file as `tune run` wrote it; `tune resume` of its study writes it anew"
+"""What to do about a file that was damaged or edited."""
 
 STALLED = "a stall of a second or more"
 
@@ -41,6 +46,12 @@ class _Marked(msgspec.Struct):
     """What a best_config.json of any version has."""
 
     format: Annotated[str, msgspec.Meta(pattern=r"^diffusion-tuner/\d+$")]
+    tuner_version: Any = None
+
+
+def damaged(config: str | os.PathLike[str], reason: str) -> BadInput:
+    """Make the error for a field of a best_config.json that is not as `tune run` writes it."""
+    return BadInput(f"{config}: {reason}; {REMEDY}")
 
 
 def read_best(path: Path) -> BestConfig:
@@ -53,20 +64,54 @@ def read_best(path: Path) -> BestConfig:
 def _read(path: Path) -> BestConfig:
     """Read a best_config.json, and say of another file what it should be."""
     try:
-        msgspec.json.decode(read_file(path), type=_Marked)
+        data = read_file(path)
+    except BadInput as error:
+        raise BadInput(f"{error}; {_remedy(path)}") from None
+    _require_mark(path, data)
+    try:
+        return decode_versioned(path, data, BestConfig, _OtherConfig)
+    except OtherVersion:
+        raise
+    except BadInput as error:
+        raise BadInput(f"{error}; {REMEDY}") from None
+
+
+def _require_mark(path: Path, data: bytes) -> None:
+    """Raise BadInput unless a file has the format of a result, which also another version may have written."""
+    try:
+        marked = msgspec.json.decode(data, type=_Marked)
     except RecursionError:
-        pass  # the next line says so
+        raise BadInput(f"{path}: nested too deeply; {_remedy(path)}") from None
     except msgspec.ValidationError:
-        raise BadInput(f"{path}: it is no result of `tune run`; {NO_RESULT}") from None
+        raise BadInput(f"{path}: {_unmarked_reason(data)}it is no result of `tune run`; {NO_RESULT}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: {explain(error)}; {NO_RESULT}") from None
-    return read_versioned(path, BestConfig, _OtherConfig)
+        raise BadInput(f"{path}: {explain(error, data)}; {_remedy(path)}") from None
+    if marked.format != FORMAT and marked.tuner_version == package_version():
+        raise damaged(
+            path, f"format: {shown(marked.format)}, although diffusion-tuner {package_version()} writes {FORMAT}"
+        )
+
+
+def _remedy(path: Path) -> str:
+    """Return what to do about a file that cannot be read: one of the right name was damaged."""
+    return REMEDY if path.name == "best_config.json" and path.is_file() else NO_RESULT
+
+
+def _unmarked_reason(data: bytes) -> str:
+    """Return what is wrong with the format of a file that has fields, or an empty text."""
+    try:
+        content = msgspec.json.decode(data)
+    except RecursionError:
+        return ""
+    if not isinstance(content, dict):
+        return ""
+    return f"format: {shown(content['format'])}: " if "format" in content else "format is missing: "
 
 
 def _require_consistent(best: BestConfig, config: str | os.PathLike[str]) -> None:
     reason = config_contradiction(best)
     if reason is not None:
-        raise BadInput(f"{config}: {reason}")
+        raise damaged(config, reason)
 
 
 def read_config(
@@ -77,29 +122,27 @@ def read_config(
     With `trial`, that point of the front, or the baseline, replaces the chosen one. Raises BadInput with the file and
     the field for anything that is not valid, and for figures that contradict one another unless they may.
     """
-    recorded = best = _read(Path(config))
+    return of_trial(_read(Path(config)), config, trial, may_contradict=may_contradict)
+
+
+def of_trial(
+    recorded: BestConfig, config: str | os.PathLike[str], trial: int | None, *, may_contradict: bool = False
+) -> BestConfig:
+    """Return what was read from a best_config.json with a trial's point as the chosen one; see `read_config`."""
+    best = recorded
     if trial is not None:
-        best = msgspec.structs.replace(best, chosen=_point(best, trial, config))
+        best = msgspec.structs.replace(best, chosen=point_of(best, trial, config))
     for field in ("values", "changed"):
         check_values(getattr(best.chosen, field), f"{config}: chosen.{field}", best.tuner_version)
     values = _complete(best, config)
     for name, value in best.chosen.changed.items():
         if values.get(name) != value:
-            raise BadInput(f"{config}: chosen.changed.{name}: {value} contradicts chosen.values")
+            raise damaged(config, f"chosen.changed.{name}: {shown(value)} contradicts chosen.values")
     if best.chosen.batch != values["batch"]:
-        raise BadInput(f"{config}: chosen.batch: {best.chosen.batch} contradicts chosen.values")
+        raise damaged(config, f"chosen.batch: {best.chosen.batch} contradicts chosen.values")
     if not may_contradict:
         _require_consistent(recorded, config)
     return msgspec.structs.replace(best, chosen=msgspec.structs.replace(best.chosen, values=values))
-
-
-def _point(best: BestConfig, trial: int, config: str | os.PathLike[str]) -> MeasuredPoint:
-    """Return the front's point of a trial, or the baseline."""
-    points = {point.trial: point for point in (best.baseline, *best.front, best.chosen)}
-    if trial not in points:
-        known = ", ".join(map(str, sorted(points)))
-        raise BadInput(f"{config}: trial {trial}: neither the baseline nor on the front, which are {known}")
-    return points[trial]
 
 
 def check_values(values: Values, where: str, writer: str) -> None:
@@ -108,11 +151,22 @@ def check_values(values: Values, where: str, writer: str) -> None:
         if name not in KNOBS:
             other = " ".join(writer[:40].split())
             remedy = f"{other} wrote the file; use that version, or tune again with `tune run`"
-            remedy = "the file was edited since" if other == package_version() else remedy
-            raise BadInput(f"{where}.{name}: diffusion-tuner {package_version()} has no such knob, and {remedy}")
+            remedy = f"the file was edited since; {REMEDY}" if other == package_version() else remedy
+            here = f"diffusion-tuner {package_version()} has no such knob"
+            raise BadInput(f"{where}.{shown(name)}: {here}, and {remedy}")
         invalid_reason = KNOBS[name].invalid_reason(value)
         if invalid_reason:
-            raise BadInput(f"{where}.{name}: {value} {invalid_reason}")
+            written = f'"{shown(value)}"' if isinstance(value, str) else shown(value)
+            raise BadInput(f"{where}.{name}: {written} {invalid_reason}; {REMEDY}")
+
+
+def check_points(best: BestConfig, config: str | os.PathLike[str]) -> None:
+    """Check the values of every point, as far as what shows or measures them needs. Raises BadInput with the field."""
+    for name, point in points_of(best):
+        check_values(point.values, f"{config}: {name}.values", best.tuner_version)
+        check_values(point.changed, f"{config}: {name}.changed", best.tuner_version)
+        if "steps" not in point.values:
+            raise damaged(config, f"{name}.values: steps is missing")
 
 
 def _complete(best: BestConfig, config: str | os.PathLike[str]) -> Values:
@@ -121,10 +175,10 @@ def _complete(best: BestConfig, config: str | os.PathLike[str]) -> Values:
     for name, knob in KNOBS.items():
         if not knob.is_active(values):
             if name in chosen:
-                raise BadInput(f"{config}: chosen.values.{name}: has no effect with the other values")
+                raise damaged(config, f"chosen.values.{name}: has no effect with the other values")
             continue
         if name not in chosen and (name in REQUIRED or name not in untouched):
-            raise BadInput(f"{config}: chosen.values: {name} is missing")
+            raise damaged(config, f"chosen.values: {name} is missing")
         values[name] = chosen.get(name, untouched.get(name, False))
     return values
 

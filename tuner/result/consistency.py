@@ -8,6 +8,7 @@ from datetime import datetime
 
 from tuner.numbers import format_number
 from tuner.records.consistency import Rule, differ, first_broken
+from tuner.records.text import format_value
 from tuner.result.economics import economics, goodput, usd_per_1000_images
 from tuner.result.records import BestConfig, MeasuredPoint
 
@@ -115,7 +116,7 @@ def _choice(best: BestConfig) -> Iterator[str]:
     if chosen.trial == best.baseline.trial:
         return
     if chosen.doubtful or not chosen.confirmed:
-        yield f"chosen.confirmed: {str(chosen.confirmed).lower()}, although it was chosen"
+        yield f"chosen.confirmed: {format_value(chosen.confirmed)}, although it was chosen"
 
 
 def _gain(best: BestConfig) -> Iterator[str]:
@@ -127,7 +128,7 @@ def _gain(best: BestConfig) -> Iterator[str]:
     elif abs(math.log(gain.value / ratio)) > (1e-4 if is_baseline else math.log(UNLIKELY_RATIO)):
         yield f"speed_up: {gain.value}, although the throughputs differ by a factor of {format_number(ratio, 6)}"
     if best.speed_up_confirmed != best.chosen.confirmed:
-        yield f"speed_up_confirmed: {str(best.speed_up_confirmed).lower()}, although chosen.confirmed is not"
+        yield f"speed_up_confirmed: {format_value(best.speed_up_confirmed)}, although chosen.confirmed is not"
     if best.speed_up_confirmed and not is_baseline and gain.low <= 1:
         yield f"speed_up_confirmed: true, although the gain may be as low as {gain.low}"
 

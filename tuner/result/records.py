@@ -29,6 +29,9 @@ from tuner.records.quality import Decibels, MetricResult, Similarity
 from tuner.result.economics import Economics, Measurement
 from tuner.result.prices import Price
 
+FORMAT: Literal["diffusion-tuner/2"] = "diffusion-tuner/2"
+"""What marks a best_config.json of this version."""
+
 
 class MeasuredPoint(Record):
     """One configuration and its measurements. `changed` are the values that differ from the untouched pipeline.
@@ -148,7 +151,7 @@ class BestConfig(Record):
     quality_floor: NonNegative | None = None
     quality_unavailable_reasons: dict[str, str] = msgspec.field(default_factory=dict)
     quality_time_share: Share | None = None
-    format: Literal["diffusion-tuner/2"] = "diffusion-tuner/2"
+    format: Literal["diffusion-tuner/2"] = FORMAT
 
     def __post_init__(self) -> None:
         try:

@@ -6,8 +6,8 @@ from tuner.knobs import KNOBS
 from tuner.knobs.cache import THRESHOLD, CacheKind
 from tuner.knobs.compile import compiles
 from tuner.records.codec import Values
+from tuner.records.text import shown
 from tuner.search.history import History
-from tuner.space.candidates import format_value
 
 MIN_RATE_SHARE = 0.25
 """A dtype whose large matrix products reach less than this share of the baseline's rate is too slow to gain."""
@@ -50,7 +50,7 @@ def no_gain_reason(history: History, values: Values) -> str | None:
     for found in history.advice.ruled_out if history.advice else ():
         value = values.get(found.knob)
         if value == found.value and type(value) is type(found.value):
-            return f"{found.knob}={format_value(value)} cannot gain more than the timing noise: {found.reason}"
+            return f"{found.knob}={shown(value)} cannot gain more than the timing noise: {found.reason}"
     return None
 
 
@@ -69,7 +69,7 @@ def slow_compile_reason(history: History, values: Values) -> str | None:
             continue
         settings = compile_settings(history.space.changed(trial.values))
         if all(values.get(name) == value for name, value in settings.items()):
-            names = " ".join(f"{name}={format_value(value)}" for name, value in settings.items())
+            names = " ".join(f"{name}={shown(value)}" for name, value in settings.items())
             return f"{names}: trial {trial.number} was {failure.message}"
     return None
 
@@ -83,7 +83,7 @@ def idle_cache_reason(history: History, values: Values) -> str | None:
             continue
         if skips_no_more(values, trial.values):
             least = {name: trial.values[name] for name in RAISES_SKIPS if name in trial.values}
-            settings = " ".join(f"{name}={format_value(value)}" for name, value in least.items())
+            settings = " ".join(f"{name}={shown(value)}" for name, value in least.items())
             return f"it skips no more than trial {trial.number} with {settings}: {failure.message}"
     return None
 

@@ -6,6 +6,8 @@ import math
 import sys
 import time
 
+import msgspec
+
 from tuner.quality.race import FIRST_PROMPTS
 from tuner.records.outcome import Limits, Outcome
 from tuner.result.front import seconds_per_image
@@ -54,6 +56,15 @@ QUICK_BUDGET_S = 330.0
 
 SLOW_BUDGET_S = 1200.0
 """The budget that suits calls of some seconds; the baseline's images are drawn for it before a call was timed."""
+
+
+def has_reached(finished: Limits, asked: Limits, spent_s: float) -> bool:
+    """Return whether a run that came to its end within its limits has done what others ask for.
+
+    It need not have had so long a budget if the study has used that time.
+    """
+    is_used = asked.budget_s is not None and asked.budget_s <= spent_s
+    return finished.cover(msgspec.structs.replace(asked, budget_s=finished.budget_s) if is_used else asked)
 
 
 def timing_allowance_s(budget_s: float) -> float:

@@ -14,9 +14,10 @@ from tuner.records.codec import Record, Values, fingerprint
 from tuner.records.machine import Environment
 from tuner.records.model import Model
 from tuner.records.quality import QualityPolicy
+from tuner.records.text import shown
 from tuner.records.versions import OldFile, read_versioned
 from tuner.result.prices import Price
-from tuner.space.candidates import SearchSpace, format_value
+from tuner.space.candidates import SearchSpace
 
 PARTS = {"model": "model", "environment": "machine or library", "space": "search space", "quality": "metric"}
 """What people call the fields of a request that make it another study."""
@@ -68,7 +69,7 @@ def first_difference(recorded: Mapping[str, Any], asked: Mapping[str, Any], path
 
 
 def _shown(value: Any) -> str:
-    return "none" if value is None else format_value(str(list(value)) if isinstance(value, tuple) else value)
+    return "none" if value is None else shown(str(list(value)) if isinstance(value, tuple) else value)
 
 
 class _OldPolicy(msgspec.Struct):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tuner.knobs import KNOBS
 from tuner.records.codec import Value
-from tuner.space.candidates import format_value
+from tuner.records.text import shown
 
 Options = Mapping[str, Sequence[Value | None]]
 """The values that candidates may have of each knob; None where it may be inactive."""
@@ -73,5 +73,5 @@ def _reason(name: str, written: Mapping[str, Sequence[Value]]) -> str:
     """Say beside which values a knob would act, if possible those of the space file."""
     options = {other: (*written.get(other, ()), *knob.choices) for other, knob in KNOBS.items()}
     acting = next((decided for decided, is_active in _cases(name, options, {}) if is_active), {})
-    beside = " ".join(f"{other}={format_value(value)}" for other, value in acting.items() if value is not None)
+    beside = " ".join(f"{other}={shown(value)}" for other, value in acting.items() if value is not None)
     return f"it acts only in candidates such as {beside}, and this space has none" if beside else NOTHING_ACTS

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from tuner.knobs import KNOBS, mixes_batch
-from tuner.numbers import format_exact
 from tuner.records.codec import NonNegative, Record, Value, Values, fingerprint
 from tuner.records.gate import GatePolicy
 from tuner.records.model import Architecture, Workload
+from tuner.records.text import shown
 
 
 class Recipe(Record):
@@ -68,7 +68,7 @@ class SearchSpace(Record):
         for name in values:
             reason = KNOBS[name].conflict_reason(values, self.architecture)
             if reason:
-                return f"{name}={format_value(values[name])}: {reason}"
+                return f"{name}={shown(values[name])}: {reason}"
         return None
 
     def changed(self, values: Mapping[str, Value]) -> Values:
@@ -79,13 +79,6 @@ class SearchSpace(Record):
         """Return the step sweep of a candidate: itself, then its other step counts, all of one build."""
         others = [{**values, "steps": steps} for steps in self.knobs.get("steps", ()) if steps != values["steps"]]
         return [dict(values)] + [other for other in others if self.conflict_reason(other) is None]
-
-
-def format_value(value: Value) -> str:
-    """Format a value in one line, as YAML writes it."""
-    if isinstance(value, float) and "e" in repr(value):
-        return format_exact(value)
-    return str(value).lower() if isinstance(value, bool) else " ".join(str(value).split())[:80]
 
 
 def build_values(values: Mapping[str, Value]) -> Values:

@@ -11,7 +11,7 @@ from tuner.knobs import KNOBS, Knob, aliases
 from tuner.quality.metrics import METRICS, OBJECTIVES
 from tuner.quality.metrics.custom import ENTRY_POINT
 from tuner.records.codec import Value, Values
-from tuner.space.candidates import format_value
+from tuner.records.text import shown
 from tuner.space.schema import Listed, SpaceFile
 
 DEVICES = ("cpu", "cuda")
@@ -30,9 +30,7 @@ def check(written: SpaceFile, where: str) -> SpaceFile:
         for device, listed in values.items() if isinstance(values, dict) else (("", values),):
             if device and device not in DEVICES:
                 hint = "did you mean cuda?" if device.lower() in CUDA_NAMES else did_you_mean(device, DEVICES, NO_RANGE)
-                raise BadInput(
-                    f"{where}: knobs.{name}.{format_value(device)}: values are by device, cpu or cuda; {hint}"
-                )
+                raise BadInput(f"{where}: knobs.{name}.{shown(device)}: values are by device, cpu or cuda; {hint}")
             _check_listed(where, f"knobs.{name}", name, listed if isinstance(listed, list) else [listed])
     for name, value in written.baseline.items():
         _check_value(where, f"baseline.{name}", name, value)
@@ -40,13 +38,13 @@ def check(written: SpaceFile, where: str) -> SpaceFile:
             raise BadInput(f"{where}: baseline.{name}: only steps and batch can be set for the untouched pipeline")
     if isinstance(written.quality.tolerance, dict):
         for metric in written.quality.tolerance:
-            _check_metric(where, f"quality.tolerance.{format_value(metric)}", metric)
+            _check_metric(where, f"quality.tolerance.{shown(metric)}", metric)
     names = [recipe.name for recipe in written.recipes]
     for recipe in written.recipes:
         if names.count(recipe.name) > 1:
-            raise BadInput(f"{where}: recipes.{format_value(recipe.name)}: two recipes have this name; rename one")
+            raise BadInput(f"{where}: recipes.{shown(recipe.name)}: two recipes have this name; rename one")
         for name, value in recipe.values.items():
-            _check_value(where, f"recipes.{format_value(recipe.name)}.{format_value(name)}", name, value)
+            _check_value(where, f"recipes.{shown(recipe.name)}.{shown(name)}", name, value)
     return written
 
 
@@ -96,7 +94,7 @@ def _check_knob(where: str, field: str, name: str, listed: Listed | dict[str, Li
     if name not in KNOBS:
         values = () if isinstance(listed, dict) else listed if isinstance(listed, list) else [listed]
         hint = aliases.knob_hint(name, *values) or did_you_mean(name, KNOBS, "`tune knobs` lists them")
-        raise BadInput(f"{where}: {format_value(field)}: unknown knob; {hint}")
+        raise BadInput(f"{where}: {shown(field)}: unknown knob; {hint}")
 
 
 def _check_metric(where: str, field: str, name: str) -> None:
@@ -111,7 +109,7 @@ def _check_listed(where: str, field: str, name: str, values: list[Value]) -> Non
     for value in values:
         _check_value(where, field, name, value)
         if values.count(value) > 1:
-            raise BadInput(f"{where}: {field}: {format_value(value)} is listed twice")
+            raise BadInput(f"{where}: {field}: {shown(value)} is listed twice")
 
 
 def _check_value(where: str, field: str, name: str, value: Value) -> None:
@@ -123,7 +121,7 @@ def _check_value(where: str, field: str, name: str, value: Value) -> None:
             raise BadInput(f"{where}: {field}: {several}")
         hint = did_you_mean(str(value), [choice for choice in KNOBS[name].choices if isinstance(choice, str)])
         hint = _text_hint(value) or hint
-        raise BadInput(f"{where}: {field}: {format_value(value)} {invalid_reason}{hint and f'; {hint}'}")
+        raise BadInput(f"{where}: {field}: {shown(value)} {invalid_reason}{hint and f'; {hint}'}")
 
 
 def _text_hint(value: Value) -> str:

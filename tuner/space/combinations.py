@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from tuner.errors import BadInput
 from tuner.records.codec import Values
-from tuner.space.candidates import SearchSpace, format_value
+from tuner.records.text import shown
+from tuner.space.candidates import SearchSpace
 
 SAMPLES = 300
 """Candidates that are drawn before settings count as impossible: it takes a tenth of a second."""
@@ -21,7 +22,7 @@ def check_combination(space: SearchSpace, settings: Sequence[str]) -> None:
         return
     reason = space.conflict_reason(space.candidate(pinned))
     if reason and all(space.conflict_reason(values) for values in _others(space, pinned)):
-        given = " ".join(f"--set {name}={format_value(value)}" for name, value in sorted(pinned.items()))
+        given = " ".join(f"--set {name}={shown(value)}" for name, value in sorted(pinned.items()))
         raise BadInput(f"{given}: these cannot be had together: {reason}")
 
 

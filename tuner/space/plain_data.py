@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tuner.errors import BadInput
-from tuner.space.candidates import format_value
+from tuner.records.text import shown
 
 NOT_UNICODE = "not Unicode text: it has half of a surrogate pair, or bytes that are not UTF-8"
 MAX_DIGITS = 300
@@ -20,7 +20,7 @@ def check_plain(data: Any, where: str) -> None:
         reason = unwritable_reason(value)
         if reason:
             name = field.encode("ascii", "backslashreplace").decode()
-            raise BadInput(": ".join(filter(None, (where, format_value(name), reason))))
+            raise BadInput(": ".join(filter(None, (where, shown(name), reason))))
 
 
 def unwritable_reason(value: Any) -> str | None:

@@ -15,7 +15,8 @@ from tuner.records.codec import Value
 from tuner.records.gate import GatePolicy
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
-from tuner.space.candidates import Recipe, SearchSpace, format_value, recipe_title
+from tuner.records.text import shown
+from tuner.space.candidates import Recipe, SearchSpace, recipe_title
 from tuner.space.combinations import check_combination
 from tuner.space.schema import SpaceFile
 from tuner.space.settings import apply_settings, check_available, origins
@@ -36,7 +37,7 @@ def find(name: str | None, architecture: Architecture, is_demo: bool) -> Path:
         path = shipped.get(name, Path(name))
         if not os.path.isfile(path):  # noqa: PTH113  (Path.is_file raises when a name is too long)
             hint = did_you_mean(Path(name).stem, shipped, f"the shipped ones are {', '.join(shipped)}")
-            raise BadInput(f"--space {format_value(name)}: {absent(path, 'space file')}; {hint}")
+            raise BadInput(f"--space {shown(name)}: {absent(path, 'space file')}; {hint}")
         return path
     if is_demo:
         return shipped["demo"]

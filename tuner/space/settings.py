@@ -10,8 +10,8 @@ from typing import Any
 from tuner.errors import BadInput, did_you_mean
 from tuner.files import absent, kind_at
 from tuner.knobs import KNOBS, aliases
+from tuner.records.text import shown
 from tuner.space import checks, yaml_file
-from tuner.space.candidates import format_value
 from tuner.space.schema import SpaceFile, WorkloadFields
 from tuner.space.space_file import merge, read_prompts
 
@@ -37,16 +37,16 @@ def check_written(settings: Sequence[str]) -> None:
         name, equals, value = (part.strip() for part in setting.partition("="))
         if not (name and equals):
             example = f"KNOB=VALUE or workload.FIELD=VALUE, such as {EXAMPLE}"
-            raise BadInput(f"--set {format_value(setting)}: write it as {example}, in one word or in quotes")
+            raise BadInput(f"--set {shown(setting)}: write it as {example}, in one word or in quotes")
         if values.setdefault(name, value) != value:
-            given = " and ".join(f"--set {format_value(f'{name}={each}')}" for each in (values[name], value))
+            given = " and ".join(f"--set {shown(f'{name}={each}')}" for each in (values[name], value))
             remedy = "give it once, with a list such as [20, 28] to search several values"
             raise BadInput(f"{given}: {name} is set twice: {remedy if name in KNOBS else 'give it once'}")
 
 
 def origins(settings: Sequence[str]) -> dict[str, str]:
     """Map the name of each setting to how it was written, for error messages."""
-    return {setting.partition("=")[0]: f"--set {format_value(setting)}" for setting in settings}
+    return {setting.partition("=")[0]: f"--set {shown(setting)}" for setting in settings}
 
 
 def check_available(settings: Sequence[str], left_out: Mapping[str, str]) -> None:
@@ -58,12 +58,12 @@ def check_available(settings: Sequence[str], left_out: Mapping[str, str]) -> Non
         knob = setting.partition("=")[0]
         for value, reason in left_out.items():
             if value.startswith(f"{knob}="):
-                raise BadInput(f"--set {format_value(setting)}: {value} is not available here: {reason}")
+                raise BadInput(f"--set {shown(setting)}: {value} is not available here: {reason}")
 
 
 def _parse(text: str, written: SpaceFile) -> SpaceFile:
     """Parse one NAME=VALUE, of a knob or of a field of workload, baseline, quality or gate."""
-    where = f"--set {format_value(text)}"
+    where = f"--set {shown(text)}"
     check_written([text])
     name, _, value_text = (part.strip() for part in text.partition("="))
     group, _, field = name.partition(".")
@@ -71,7 +71,7 @@ def _parse(text: str, written: SpaceFile) -> SpaceFile:
         inner = name.partition(".")[2]
         inside = f"did you mean {inner}?" if inner in KNOBS else ""
         hint = inside or aliases.knob_hint(name, value_text) or did_you_mean(name, settable_names(), OTHERWISE)
-        raise BadInput(f"{where}: {format_value(name)}: unknown knob; {hint}")
+        raise BadInput(f"{where}: {shown(name)}: unknown knob; {hint}")
     if group in GROUPS and not field:
         raise BadInput(f"{where}: name a field of {group}: {', '.join(_fields(group))}")
     value = yaml_file.load_value(value_text, where)

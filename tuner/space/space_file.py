@@ -12,8 +12,8 @@ import msgspec
 from tuner.errors import BadInput, did_you_mean
 from tuner.files import read_text, resolved
 from tuner.records.codec import Record, decode
+from tuner.records.text import shown
 from tuner.space import checks, yaml_file
-from tuner.space.candidates import format_value
 from tuner.space.explaining import explain
 from tuner.space.schema import PromptFile, SpaceFile
 
@@ -54,7 +54,7 @@ def read_extended(path: Path, seen: tuple[Path, ...] = ()) -> SpaceFile:
     if not is_file or not resolved(parent).is_relative_to(resolved(shipped_folder())):
         parent = _sibling(path, "extends", written.extends)
     if resolved(parent) in (resolved(path), *seen):
-        raise BadInput(f"{path}: extends: {format_value(written.extends)} extends this file in turn")
+        raise BadInput(f"{path}: extends: {shown(written.extends)} extends this file in turn")
     return merge(read_extended(parent, (*seen, resolved(path))), written)
 
 
@@ -123,7 +123,7 @@ def _sibling(path: Path, field: str, name: str) -> Path:
     parent = resolved(path).parent
     file = Path(os.path.realpath(parent / name.replace("\0", "?")))  # no path has a NUL
     if not file.is_relative_to(parent) or not os.path.isfile(file):  # noqa: PTH113
-        raise BadInput(f"{path}: {field}: {format_value(name)} is {_absence(field, name)}")
+        raise BadInput(f"{path}: {field}: {shown(name)} is {_absence(field, name)}")
     return file
 
 

@@ -8,8 +8,9 @@ from tuner.knobs import KNOBS
 from tuner.records.codec import Value, Values
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
+from tuner.records.text import shown
 from tuner.space.activity import inactive_reasons
-from tuner.space.candidates import Recipe, format_value
+from tuner.space.candidates import Recipe
 from tuner.space.schema import Listed, SpaceFile
 
 
@@ -49,7 +50,7 @@ def usable_values(
             if name == "steps" and int(value) > int(baseline["steps"]):
                 reason = f"the untouched pipeline takes {baseline['steps']}; set baseline.steps if yours takes more"
             if reason:
-                left_out[f"{name}={format_value(value)}"] = reason
+                left_out[f"{name}={shown(value)}"] = reason
             else:
                 usable.append(value)
         if usable:
@@ -68,7 +69,7 @@ def active_values(
     }
     reasons = inactive_reasons(listed, tried)
     left_out = {
-        f"{name}={format_value(value)}": reasons[name]
+        f"{name}={shown(value)}": reasons[name]
         for name, values in usable.items()
         if name in reasons
         for value in values
@@ -91,5 +92,5 @@ def unavailable_reason(
         if reason:
             return reason
         if name in knobs and value not in knobs[name]:
-            return f"the space lists {name} only as {', '.join(map(format_value, knobs[name]))}"
+            return f"the space lists {name} only as {', '.join(map(shown, knobs[name]))}"
     return None

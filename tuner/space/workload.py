@@ -9,7 +9,7 @@ from pathlib import Path
 from tuner.errors import BadInput, did_you_mean
 from tuner.records.codec import Value
 from tuner.records.model import Architecture, Workload
-from tuner.space.candidates import format_value
+from tuner.records.text import shown
 from tuner.space.schema import WorkloadFields
 
 ARGUMENT_FIELDS = ("height", "width", "num_frames", "guidance_scale", "max_sequence_length", "negative_prompt")
@@ -74,7 +74,7 @@ def _check_type(where: str | Path, name: str, value: Value, architecture: Archit
     if OBJECT_ARGUMENT.search(name) and name in architecture.arguments and name not in FIXED_ARGUMENTS:
         raise BadInput(f"{where}: workload.arguments.{name}: it takes an object of Python's, which a space cannot hold")
     if isinstance(default, int | float) and not isinstance(default, bool) and isinstance(value, str):
-        reason = f"must be a number such as {format_value(default)}, not the text {format_value(value)!r}"
+        reason = f"must be a number such as {shown(default)}, not the text {shown(value)!r}"
         raise BadInput(f"{where}: workload.arguments.{name}: {reason}")
 
 
@@ -89,5 +89,5 @@ def _refused(where: str | Path, field: str, architecture: Architecture) -> BadIn
         hint = "the tuner sets it itself"
     else:
         free = [argument for argument in architecture.arguments if argument not in FIXED_ARGUMENTS]
-        hint = did_you_mean(name, free, f"its call has no argument {format_value(name)}")
-    return BadInput(f"{where}: {format_value(field)}: {pipeline} takes no such argument from a space; {hint}")
+        hint = did_you_mean(name, free, f"its call has no argument {shown(name)}")
+    return BadInput(f"{where}: {shown(field)}: {pipeline} takes no such argument from a space; {hint}")

@@ -11,7 +11,7 @@ import yaml
 
 from tuner.errors import BadInput
 from tuner.files import read_text
-from tuner.space.candidates import format_value
+from tuner.records.text import shown
 from tuner.space.explaining import explain
 from tuner.space.plain_data import NOT_UNICODE, check_plain
 from tuner.space.schema import SpaceFile
@@ -97,7 +97,7 @@ def load_file(path: Path) -> SpaceFile:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error
-        raise BadInput(f"{path}{where}: not YAML: {format_value(str(problem))}") from None
+        raise BadInput(f"{path}{where}: not YAML: {shown(str(problem))}") from None
     return convert(data, str(path))
 
 
@@ -124,6 +124,6 @@ def convert(data: Any, where: str) -> SpaceFile:
         raise BadInput(f"{where}: {reason}") from None
     except UnicodeEncodeError as error:  # msgspec compares keys and texts as UTF-8
         check_plain(data, where)
-        raise BadInput(f"{where}: {format_value(ascii(error.object))}: {NOT_UNICODE}") from None
+        raise BadInput(f"{where}: {shown(ascii(error.object))}: {NOT_UNICODE}") from None
     except RecursionError:
         raise BadInput(f"{where}: nested too deeply") from None

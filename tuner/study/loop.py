@@ -6,8 +6,6 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 
-import msgspec
-
 from tuner.board import shown_traces
 from tuner.errors import BadInput, StudyFailed
 from tuner.execution.executor import Executor
@@ -25,7 +23,7 @@ from tuner.report.time_account import unfinished
 from tuner.result.config import read_best
 from tuner.result.records import BestConfig
 from tuner.search.baseline import Baseline, SearchAhead
-from tuner.search.budget import Budget, repetition_s
+from tuner.search.budget import Budget, has_reached, repetition_s
 from tuner.search.confirmation import Confirmation, EarlyConfirmation, OpenDoubt
 from tuner.search.gain import MIN_PAIRS, finalists, timing_noise
 from tuner.search.history import BASELINE, History
@@ -231,7 +229,7 @@ class Study:
     def finished_result(self) -> BestConfig | None:
         """Return the result of the last run if its limits were as wide as these and it came to its end."""
         limits, asked = self.store.finished, self.budget.limits
-        if limits is None or not limits.cover(used_up(asked, limits, self.store.spent_s)):
+        if limits is None or not has_reached(limits, asked, self.store.spent_s):
             return None
         try:
             best = read_best(self.store.paths.best_config)
@@ -267,12 +265,6 @@ class Study:
         """Report what the pairs of a candidate showed."""
         for text in narration.confirmation_texts(self.history, candidate):
             self.note(text)
-
-
-def used_up(asked: Limits, finished: Limits, spent_s: float) -> Limits:
-    """Return the limits that were asked for, with no longer budget than a finished run had if that time is used."""
-    is_used = asked.budget_s is not None and asked.budget_s <= spent_s
-    return msgspec.structs.replace(asked, budget_s=finished.budget_s) if is_used else asked
 
 
 def load_history(store: Store) -> History:

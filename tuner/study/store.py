@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import BadInput
-from tuner.files import StudyFolder, atomic_write, lock_study, numbered, require_own_tree, storage_errors
+from tuner.files import StudyFolder, atomic_write, numbered, require_own_tree, storage_errors
 from tuner.records.codec import Values, decode, encode_pretty, read
 from tuner.records.database import check as check_database
 from tuner.records.outcome import Limits, Outcome
 from tuner.records.quality import NoiseFloor
+from tuner.records.study_lock import lock_study
 from tuner.search.history import History
 from tuner.search.recorded import read_outcomes, read_repetitions
 from tuner.search.request import Refusal, Request, read_same_request

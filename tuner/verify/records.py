@@ -60,3 +60,8 @@ class Verification(Record):
     def passed(self) -> bool:
         """Whether no question was answered with no."""
         return all(check.status != "fail" for check in self.checks)
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """The questions that nothing could answer."""
+        return tuple(check.question for check in self.checks if check.status == "unavailable")

@@ -6,6 +6,7 @@ import argparse
 
 from tuner.commands.arguments import A_RESULT, Subparsers, add_json, add_studies, price
 from tuner.commands.output import print_result
+from tuner.commands.streams import note_running
 
 SUMMARY = "compute what the images of a tuned pipeline cost, and compare GPUs"
 DESCRIPTION = """\
@@ -44,6 +45,8 @@ def run(options: argparse.Namespace) -> int:
     from tuner.report.studies import find_result
 
     files = [find_result(result, options.out) for result in options.results or [None]]
+    for file in files:
+        note_running(file.parent)
     report = make_report(files, options.price, options.provider)
     print_result(report, CostTable(report), options.json)
     return 0

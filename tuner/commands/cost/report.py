@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from tuner.errors import BadInput
 from tuner.records.codec import Record, Values
-from tuner.result.config import read_config
+from tuner.result.config import check_points, read_config
 from tuner.result.economics import Economics, economics
 from tuner.result.prices import Price, is_nominal, price_for
 from tuner.result.records import BestConfig, MeasuredPoint
+from tuner.search.its_study import require_its_study
 
 
 class CostRow(Record):
@@ -121,6 +122,8 @@ def _row(study: _Study, point: MeasuredPoint, price: Price) -> CostRow:
 def _read_study(file: Path) -> _Study:
     """Read a best_config.json, and check the numbers that costs are computed from."""
     best = read_config(file)
+    check_points(best, file)
+    require_its_study(file, best)
     for field, value in _numbers(best):
         if not _is_plausible(value):
             raise BadInput(f"{file}: {field}: {value} is out of range")

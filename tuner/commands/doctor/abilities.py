@@ -14,7 +14,7 @@ from tuner.model.architecture import describe
 from tuner.records.codec import Value
 from tuner.records.machine import Environment
 from tuner.records.model import Architecture
-from tuner.report.formatting import format_value
+from tuner.records.text import format_value
 
 WELL_KNOWN: Mapping[str, Mapping[str, str]] = {
     "FluxPipeline": {"transformer": "FluxTransformer2DModel"},

@@ -13,8 +13,9 @@ from rich.text import Text
 from tuner.commands.knobs.catalogue import USER_VALUE, Catalogue, KnobEntry, KnobValue
 from tuner.commands.reasons import group_by_reason
 from tuner.records.codec import Value
+from tuner.records.text import format_value
 from tuner.report.console import BASELINE, QUIET, glyphs_for
-from tuner.report.formatting import format_value, label, one_line, pluralize, wrap_text
+from tuner.report.formatting import label, one_line, pluralize, wrap_text
 from tuner.report.tables import draw_with_details, make_table, width_of
 
 INDENT = 4

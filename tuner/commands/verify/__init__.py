@@ -32,11 +32,13 @@ examples:
   tune verify demo-9ec7c40c
   tune verify demo-9ec7c40c --trial 12
   tune verify best_config.json --quick
+  tune verify --strict                 in CI: every answer must be given
 
 The exit code is 0 if no answer is no, 1 if one is, and 2 for bad input. An
-answer that nothing here could give, as without the study's folder, is no
-failure. Full: three pairs of fresh processes beside the untouched pipeline; if
-an answer is no, the other points of the front are measured for one that passes.
+answer that nothing here could give, as without the study's folder, is named in
+the last line; it is a failure with --strict only. Full: three pairs of fresh
+processes beside the untouched pipeline; if an answer is no, the other points of
+the front are measured for one that passes.
 """
 ALLOWANCE_S = {True: 5.0, False: 20.0}
 """Seconds that timing may take in each process, of a quick verification and of a full one."""
@@ -54,6 +56,11 @@ def add_parser(subparsers: Subparsers) -> None:
         help="one pair of processes, no judging of images that are still the recorded ones, and a repair is named "
         "without being measured",
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit with 1 also if an answer could not be given, as where the model that scores images is not here",
+    )
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -61,14 +68,16 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Verify a configuration and print the answers."""
     from tuner.commands.verify.table import VerifyTable
-    from tuner.export.base import read_tuned
+    from tuner.export.base import tuned
     from tuner.report.studies import find_result
-    from tuner.result.config import read_config
+    from tuner.result.config import check_points, read_config
     from tuner.verify.recorded import read_recorded
 
     file = find_result(options.result, options.out)
-    point = read_tuned(file, options.trial, may_contradict=True, to="verify").chosen
+    check_quiet(file)
     best = read_config(file, may_contradict=True)
+    point = tuned(file, best, options.trial, may_contradict=True, to="verify").chosen
+    check_points(best, file)
     check_device(file, best)
     check_model(file, best)
     recorded = with_scorer(read_recorded(file, best), best)
@@ -77,8 +86,20 @@ def run(options: argparse.Namespace) -> int:
         make_executor(best, recorded, Path(folder)) as executor,
     ):
         verification = verify(file, best, point, recorded, executor, Path(folder), quick=options.quick)
-    print_result(verification, VerifyTable(verification), options.json)
-    return 0 if verification.passed else 1
+    print_result(verification, VerifyTable(verification, options.strict), options.json)
+    is_complete = not (options.strict and verification.unknown)
+    return 0 if verification.passed and is_complete else 1
+
+
+def check_quiet(file: Path) -> None:
+    """Raise BadInput if another process runs the study: each would disturb the latencies of the other."""
+    from tuner.files import StudyFolder
+    from tuner.records.study_lock import holder
+
+    found = holder(StudyFolder(file.parent).lock)
+    if found is not None:
+        remedy = "wait until it ends, stop it with Ctrl-C there, or name another study"
+        raise BadInput(f"{file.parent}: {found}, and each would disturb what the other measures; {remedy}")
 
 
 def check_device(file: Path, best: BestConfig) -> None:

@@ -21,9 +21,10 @@ STYLES = {"pass": CHOSEN, "fail": "bold red", "unavailable": "yellow"}
 
 @dataclass(frozen=True)
 class VerifyTable:
-    """A verification as text: three answers, what changed, and the repair."""
+    """A verification as text: three answers, what changed, and the repair. A `strict` one needs every answer."""
 
     verification: Verification
+    strict: bool = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         shown = self.verification
@@ -33,7 +34,7 @@ class VerifyTable:
         yield answers(shown, options)
         yield ""
         yield from changes(shown)
-        yield from conclusion(shown)
+        yield from conclusion(shown, self.strict)
 
 
 def answers(shown: Verification, options: ConsoleOptions) -> Table:
@@ -60,7 +61,7 @@ def changes(shown: Verification) -> Iterator[RenderableType]:
     yield table
 
 
-def conclusion(shown: Verification) -> Iterator[RenderableType]:
+def conclusion(shown: Verification, strict: bool) -> Iterator[RenderableType]:
     """Yield the verdict, the speed-up of today, and the repair."""
     if shown.speed_up is not None:
         yield Text(f"Today it has {ratio_text(shown.speed_up)} the untouched pipeline's throughput.")
@@ -72,14 +73,18 @@ def conclusion(shown: Verification) -> Iterator[RenderableType]:
         yield Text(f"Repair: trial {repair.trial} ({settings}): {repair.text}; tuner.load(path, trial={repair.trial})")
     elif not shown.passed:
         yield Text("Repair: no other point of the front passes; tune again with `tune run`")
-    yield verdict(shown)
+    yield verdict(shown, strict=strict)
 
 
-def verdict(shown: Verification) -> Text:
+def verdict(shown: Verification, *, strict: bool = False) -> Text:
     """Return the last line, which names the questions that nothing could answer."""
+    unknown = f", these could not be checked: {', '.join(shown.unknown)}" if shown.unknown else ""
     if not shown.passed:
-        return Text("NOT verified", style=STYLES["fail"])
-    unknown = ", ".join(check.question for check in shown.checks if check.status == "unavailable")
+        return Text(f"NOT verified{unknown}", style=STYLES["fail"])
+    if unknown and strict:
+        return Text(f"NOT verified{unknown}; --strict asks for every answer", style=STYLES["fail"])
+    if len(shown.unknown) == len(shown.checks):
+        return Text(f"NOTHING verified{unknown}", style=STYLES["unavailable"])
     if unknown:
-        return Text(f"partly verified, these could not be checked: {unknown}", style=STYLES["unavailable"])
+        return Text(f"partly verified{unknown}", style=STYLES["unavailable"])
     return Text("verified", style=STYLES["pass"])

@@ -12,7 +12,8 @@ from tuner.numbers import (
     format_number,
     format_ratio,
 )
-from tuner.report.formatting import format_value, one_line, pluralize
+from tuner.records.text import format_value
+from tuner.report.formatting import one_line, pluralize
 from tuner.report.study_report import StudyReport
 from tuner.result.records import MeasuredPoint
 

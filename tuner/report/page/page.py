@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tuner.errors import BadInput
 from tuner.numbers import format_clock, format_difference, format_latency, format_number, format_ratio
-from tuner.records.text import visible
+from tuner.records.text import format_value, visible
 from tuner.report import time_table
 from tuner.report.explanation import setting_text
 from tuner.report.explanation_text import untried_text, untried_title, worth_source
 from tuner.report.figures import figure_rows, notes
-from tuner.report.formatting import format_value, label, one_line, pluralize
+from tuner.report.formatting import label, one_line, pluralize
 from tuner.report.page import facts, images, metrics, settings, shares, steps, trials
 from tuner.report.points import in_order
 from tuner.report.study_report import StudyReport, state_note

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tuner.records.advice import Expectation
+from tuner.records.text import format_value
 from tuner.report.explanation import Worth
-from tuner.report.formatting import format_value, one_line
+from tuner.report.formatting import one_line
 from tuner.report.study_report import StudyReport
 
 
