@@ -54,7 +54,8 @@ def made_up(**time: Any) -> dict[str, Any]:
         },
         "points": [{"number": number, "speed_up": 1.0 + number} for number in range(5)],
         "outcomes": [{"values": {"compile.scope": "full"}, "build_key": "a", "status": "measured"}],
-        "time": {"builds": 25, "useful_share": 0.5, "start_s": 6.0, "repetition_s": 20.0, **time},
+        "time": {"builds": 25, "useful_share": 0.5, "start_s": 6.0, "repetition_s": 20.0,
+                 "unfinished": {"5": "await", "6": "score", "7": "compile"}, **time},
     }  # fmt: skip
 
 
@@ -62,6 +63,7 @@ def test_figures_stand_beside_what_is_asked() -> None:
     report = made_up(first_gain_s=None, parent_cpu_share=0.002)
     found = {name: (seen, asked, met) for name, seen, asked, met in rows(report, FAMILIES["flux"].asked)}
     assert found["builds"] == ("25", "at least 20", "met")
+    assert found["builds timed"] == ("27", "", "")
     assert found["first confirmed gain"] == ("none", "at most 5:00 min", "NOT MET")
     assert found["gain with the untouched steps"] == ("5.00x", "at least 1.70x", "met")
     assert found["gain of the choice"] == ("2.00x", "", "")
@@ -73,7 +75,8 @@ def test_figures_stand_beside_what_is_asked() -> None:
 
 def test_a_study_of_an_earlier_version_has_no_figures_of_time() -> None:
     report = made_up() | {"time": None}
-    assert {row[0]: row[1] for row in rows(report, {})}["builds"] == "none"
+    found = {row[0]: row[1] for row in rows(report, {})}
+    assert found["builds"] == found["builds timed"] == "none"
 
 
 def test_a_command_is_interrupted_when_the_time_is_up() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from tuner.report.page.settings import settings
 from tuner.report.page.shares import call_bars
 from tuner.report.page.trials import trials
 from tuner.report.renderers import RENDERERS
+from tuner.report.studies import read_limits
 from tuner.report.study_report import StudyReport, read_report
 
 in_browser = pytest.mark.skipif(browser.found() is None, reason="Chromium is not installed (Debian's package chromium)")
@@ -318,6 +320,19 @@ def test_no_text_ends_the_code_of_a_markdown_table(large: StudyReport) -> None:
     text = RENDERERS["md"]().render(replace(large, points=(replace(large.points[0], label=label),)))
     row = next(line for line in text.splitlines() if "img src=x> /" in line)
     assert (row.count("|"), row.count("`")) == (7, 2)
+
+
+def test_a_study_ends_with_the_command_that_goes_on(study_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tuner import cli
+
+    report_study(study_copy)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Go on")]
+    options = cli.make_parser().parse_args(shlex.split(line.removeprefix("Go on"))[1:])
+    before = read_limits(study_copy / "study.db", "limits")
+    assert before is not None and before.budget_s is not None
+    assert options.study == str(study_copy)
+    assert options.budget == pytest.approx(2 * before.budget_s, abs=60.0)
+    assert (options.trials or 0) == 2 * (before.max_trials or 0)
 
 
 def test_a_study_ends_with_its_page(study_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,6 +171,20 @@ def test_figures_say_what_is_known(history: History) -> None:
     ]  # fmt: skip
 
 
+def test_time_beyond_the_budget_and_builds_that_were_only_timed_are_told(history: History) -> None:
+    rows = entries(
+        RUN, (0, "build", 7, "time"), (5, "build", 7, "await"), (60, "build", 7, END), (64, "study", 0, END)
+    )  # fmt: skip
+    found = make_account(rows, history, 60.0)
+    assert found is not None and (found.over_budget_s, found.only_timed) == (4.0, 1)
+    first, second, *_ = figures(found)
+    assert first.startswith("0:04 past the budget of 1:00, which limits the search: ")
+    assert second == "0 builds judged, 1 more timed, no confirmed gain"
+    within = make_account(rows, history, 600.0)
+    assert within is not None and within.over_budget_s == 0.0
+    assert not any("past the budget" in line for line in figures(within))
+
+
 def test_the_table_has_nine_lines_in_a_narrow_terminal() -> None:
     spent = {name: Spent(seconds=4000, share=0.1) for name in ACTIVITIES}
     figures_ = {"parent_cpu_s": 80.1, "parent_cpu_share": 0.012, "builds": 120, "first_gain_s": 3000}

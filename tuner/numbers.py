@@ -12,6 +12,9 @@ MAX_DECIMALS = 9
 SCORE_DIGITS = 4
 """Significant digits of a score."""
 
+SHORT_S = 600.0
+"""A shorter budget is written in seconds."""
+
 UNREADABLE = 1e15
 """From here on a number is no longer written out."""
 
@@ -123,6 +126,14 @@ def format_duration(value_s: float) -> str:
     hours, minutes = divmod(minutes, 60)
     parts = [f"{count} {unit}" for count, unit in ((hours, "h"), (minutes, "min"), (rest, "s")) if count]
     return " ".join(parts) or "0 s"
+
+
+def format_budget(seconds: float) -> str:
+    """Format seconds as --budget takes them, in whole minutes, rounded up, or as they are if they are few."""
+    if seconds < SHORT_S:
+        return f"{math.ceil(seconds)}s"
+    hours, minutes = divmod(-(-round(seconds) // 60), 60)
+    return "".join(f"{count}{unit}" for count, unit in ((hours, "h"), (minutes, "m")) if count)
 
 
 # ---- differences ----------------------------------------------------------------------------------------------------

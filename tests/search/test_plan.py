@@ -8,12 +8,13 @@ import msgspec
 import pytest
 
 from tuner.errors import StudyFailed
+from tuner.numbers import format_budget
 from tuner.records.outcome import Limits
 from tuner.records.protocol import ImageSize
 from tuner.search.budget import QUICK_BUDGET_S, Budget
 from tuner.search.plan import BUDGETS_S, GOOD_BUILDS, Plan, TimedCall, Work, enough_s, judged_prompts, make_plan
 from tuner.study.events import BudgetChosen, CallObserved, EndExpected, Note
-from tuner.study.narration import call_text, format_budget, plan_text
+from tuner.study.narration import call_text, plan_text
 from tuner.study.planner import LONGEST_S, Planner
 
 SWEEP = [28, 20, 14]

@@ -53,7 +53,7 @@ FAMILIES: dict[str, Family] = {
         },
     ),
     "sdxl": Family("sdxl", "20m", asked={"builds": 15, "whole compiles": 1, "chosen call": 1.65, **PARENT}),
-    "wan": Family("wan", "30m", asked={"builds": 8, "gain with the untouched steps": 1.4, **PARENT}),
+    "wan": Family("wan", "30m", asked={"builds timed": 8, "gain with the untouched steps": 1.4, **PARENT}),
     "tiny": Family("flux", "5m", size="tiny", asked=PARENT),
     "demo": Family(None, "330s", size="tiny", asked={"builds": 9, **PARENT}),
 }

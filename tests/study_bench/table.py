@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tuner.report.time_account import AFTER_TIMING
+
 Report = Mapping[str, Any]
 NEAR = 0.01
 """Composed and whole latencies are asked to differ by no more, for 19 of 20 finalists."""
@@ -70,6 +72,14 @@ def gain_with_untouched_steps(report: Report) -> float | None:
     return max(found, default=None)
 
 
+def builds_timed(report: Report) -> float | None:
+    """Return how many builds were timed, those that were stopped before they were judged among them."""
+    time = report["time"]
+    if time is None:
+        return None
+    return float(time["builds"] + sum(stage in AFTER_TIMING for stage in time.get("unfinished", {}).values()))
+
+
 @dataclass(frozen=True)
 class Figure:
     """A figure by the name under which it is asked for, and whether less is better."""
@@ -82,6 +92,7 @@ class Figure:
 
 FIGURES = (
     Figure("builds", of_time("builds"), count),
+    Figure("builds timed", builds_timed, count),
     Figure("whole compiles", whole_compiles, count),
     Figure("first confirmed gain", of_time("first_gain_s"), seconds, is_limit=True),
     Figure("gain with the untouched steps", gain_with_untouched_steps, times),

@@ -332,12 +332,12 @@ def study_name(name: str | None, model: str, fingerprint: str) -> str:
 
 def report_study(folder: Path, *, as_json: bool = False) -> None:
     """Print the result of a study, and how to go on with it, and write its page."""
+    from tuner.report.conclusion import go_on
     from tuner.report.renderers import RENDERERS
     from tuner.report.study_report import read_report
     from tuner.report.written import page_line
 
     report = read_report(folder)
     sys.stdout.write(RENDERERS["json" if as_json else "terminal"]().render(report))
-    go_on = f"Go on    tune resume {folder}, with a longer --budget"
-    (sys.stderr if as_json else sys.stdout).write(f"{go_on}\n{page_line(report)}\n")
+    (sys.stderr if as_json else sys.stdout).write(f"{go_on(folder)}\n{page_line(report)}\n")
     sys.stdout.flush()

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from tuner.errors import BadInput
 from tuner.files import StudyFolder
-from tuner.numbers import format_exact, format_gain, format_number, format_ratio, rounded
+from tuner.numbers import format_budget, format_exact, format_gain, format_number, format_ratio, rounded
 from tuner.quality.metrics import get_metric
 from tuner.quality.race import MIN_PROMPTS_WITHIN
 from tuner.records.codec import Estimate, read
 from tuner.records.outcome import Outcome
 from tuner.report.formatting import label, pluralize
+from tuner.report.studies import read_limits, read_spent_s
 from tuner.result import front
 from tuner.result.records import BestConfig
 from tuner.search.budget import pair_s
@@ -76,6 +77,21 @@ def tolerated(metric: str, tolerance: float) -> str:
     """Say how far the mean of a metric may be from the baseline's."""
     side, sign = ("above", "minus") if get_metric(metric).higher_is_better else ("below", "plus")
     return f"the mean {get_metric(metric).title} is {side} the baseline's {sign} {format_exact(tolerance)}"
+
+
+def go_on(folder: Path) -> str:
+    """Return the command that searches on, with twice the budget, or the trials, that the last run was given.
+
+    The budget is more than the study has used.
+    """
+    database = StudyFolder(folder).database
+    limits, spent_s = read_limits(database, "limits"), read_spent_s(database)
+    more = "with a longer --budget"
+    if limits and limits.budget_s:
+        more = f"--budget {format_budget(max(2 * limits.budget_s, 1.5 * spent_s))}"
+    if limits and limits.max_trials:
+        more += f" --trials {2 * limits.max_trials}"
+    return f"Go on    tune resume {shlex.quote(str(folder))} {more}"
 
 
 def interruption(folder: Path) -> str:

@@ -21,7 +21,7 @@ from tuner.report.conclusion import conclusion
 from tuner.report.explanation import Explanation, explain
 from tuner.report.points import FrontPoint, Standing, front_points, standings
 from tuner.report.result_check import result_problem
-from tuner.report.studies import State, no_result, read_state
+from tuner.report.studies import State, no_result, read_limits, read_state
 from tuner.report.time_account import TimeAccount, make_account
 from tuner.result.config import read_best
 from tuner.result.objective import as_decided
@@ -70,6 +70,7 @@ def read_report(folder: Path) -> StudyReport:
         problem = "price: not that of study.json"
     if problem is not None:
         raise BadInput(f"{paths.best_config}: {problem}; `tune resume {folder}` writes it anew")
+    limits = read_limits(paths.database, "limits")
     return StudyReport(
         folder=str(folder),
         request=request,
@@ -81,7 +82,7 @@ def read_report(folder: Path) -> StudyReport:
         conclusion=conclusion(request, history, best.chosen.trial, folder),
         explanation=explain(history, best.chosen.trial),
         state=read_state(paths),
-        time=make_account(read_stages(paths.stages), history),
+        time=make_account(read_stages(paths.stages), history, limits.budget_s if limits is not None else None),
         advice=history.advice,
         standings=standings(history),
     )

@@ -51,6 +51,9 @@ OF_STAGE = {
     DONE: "waiting",
 }
 
+AFTER_TIMING = ("await", "score")
+"""The stages of a build on a GPU whose candidate is timed."""
+
 OF_REPETITION = {"first call": "repetitions", "warm up": "repetitions", "time": "repetitions"}
 OF_BASELINE = {"score": "reference images", "vary": "reference images"}
 
@@ -68,8 +71,8 @@ class TimeAccount(Record):
     `activities` add up to the wall time. `useful_share` is the share of it in which the device did what the study
     needs. `parent_cpu` is what the command itself used, without the workers. `builds` counts distinct builds with an
     outcome, the untouched pipeline among them; `unfinished` has trials that were stopped without one, each with its
-    last stage. Medians: `start_s` of a worker until its first call, `repetition_s` of a repetition in a fresh process;
-    neither counts waiting.
+    last stage. `budget_s` is what the last run was given. Medians: `start_s` of a worker until its first call,
+    `repetition_s` of a repetition in a fresh process; neither counts waiting.
     """
 
     wall_s: Seconds
@@ -82,6 +85,17 @@ class TimeAccount(Record):
     start_s: Seconds | None
     repetition_s: Seconds | None
     unfinished: dict[Count, str] = msgspec.field(default_factory=dict)
+    budget_s: Seconds | None = None
+
+    @property
+    def only_timed(self) -> int:
+        """How many builds were timed, and stopped before they were judged."""
+        return sum(stage in AFTER_TIMING for stage in self.unfinished.values())
+
+    @property
+    def over_budget_s(self) -> float:
+        """How much longer than its budget the study took."""
+        return max(0.0, self.wall_s - self.budget_s) if self.budget_s is not None else 0.0
 
 
 class Span(NamedTuple):
@@ -126,7 +140,7 @@ class Timeline:
     cpu_s: float = 0.0
 
 
-def make_account(entries: Sequence[StageEntry], history: History) -> TimeAccount | None:
+def make_account(entries: Sequence[StageEntry], history: History, budget_s: float | None = None) -> TimeAccount | None:
     """Return the account of a study; None if nothing was logged, as by earlier versions."""
     timeline = make_timeline(entries)
     if timeline.wall_s <= 0:
@@ -148,6 +162,7 @@ def make_account(entries: Sequence[StageEntry], history: History) -> TimeAccount
         start_s=_median(start_s for worker in workers if (start_s := worker.start_s()) is not None),
         repetition_s=_median(repeated),
         unfinished=unfinished(entries, history),
+        budget_s=budget_s,
     )
 
 

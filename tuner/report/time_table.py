@@ -15,6 +15,8 @@ from tuner.report.running import unfinished_text
 from tuner.report.tables import add_number_column, make_bare_table
 from tuner.report.time_account import ACTIVITIES, TimeAccount
 
+AFTERWARDS = "what has begun by then, the confirmation and the finalists may end later"
+
 COLUMNS = 2
 """Activities beside each other."""
 
@@ -57,7 +59,12 @@ def figures(account: TimeAccount) -> Iterator[str]:
     """Yield what was done in the time, and how long single steps took."""
     gain_s = account.first_gain_s
     gain = "no confirmed gain" if gain_s is None else f"first confirmed gain after {format_clock(gain_s)}"
-    yield f"{pluralize(account.builds, 'build')}, {gain}"
+    if account.over_budget_s >= 1.0:
+        assert account.budget_s is not None
+        over, budget = map(format_clock, (account.over_budget_s, account.budget_s))
+        yield f"{over} past the budget of {budget}, which limits the search: {AFTERWARDS}"
+    timed = f" judged, {account.only_timed} more timed" if account.only_timed else ""
+    yield f"{pluralize(account.builds, 'build')}{timed}, {gain}"
     if account.unfinished:
         yield unfinished_text(account.unfinished)
     cpu = f"{format_latency(account.parent_cpu_s)}, {account.parent_cpu_share:.1%}"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from statistics import median
 
-from tuner.numbers import format_clock, format_duration, format_exact, format_latency, format_ratio
+from tuner.numbers import format_budget, format_clock, format_duration, format_exact, format_latency, format_ratio
 from tuner.records.codec import Estimate
 from tuner.records.outcome import Outcome
 from tuner.records.protocol import ImageSize
@@ -19,9 +18,6 @@ from tuner.search.confirmation import by_preference
 from tuner.search.gain import MIN_PAIRS, NOISY, is_confirmed, prediction_checks, speed_up
 from tuner.search.history import BASELINE, History
 from tuner.search.plan import GOOD_BUILDS, Plan
-
-SHORT_S = 600.0
-"""A shorter budget is written in seconds."""
 
 OTHER_BUDGET = "--budget sets another"
 
@@ -91,14 +87,6 @@ def room_text(plan: Plan, enough_s: float) -> str:
         f"{few}; give --budget {format_budget(enough_s)}, or fewer prompts (workload.prompts), step counts (steps) "
         f"or pixels{'' if fits else SHORTER_CALLS}"
     )
-
-
-def format_budget(seconds: float) -> str:
-    """Format seconds as --budget takes them, in whole minutes, rounded up, or as they are if they are few."""
-    if seconds < SHORT_S:
-        return f"{math.ceil(seconds)}s"
-    hours, minutes = divmod(-(-round(seconds) // 60), 60)
-    return "".join(f"{count}{unit}" for count, unit in ((hours, "h"), (minutes, "m")) if count)
 
 
 def baseline_timed_text(latency_s: Estimate) -> str:
