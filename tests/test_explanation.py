@@ -16,8 +16,8 @@ from tuner.hardware import environment
 from tuner.records.codec import Estimate, Value, decode, encode, read
 from tuner.records.outcome import Components, Failure, Outcome, Timing
 from tuner.report.console import make_console
-from tuner.report.explanation import Explanation, Worth, explain
-from tuner.report.explanation_text import MAX_UNTRIED, ExplanationText, lines
+from tuner.report.explanation import Explanation, Forecast, Worth, explain
+from tuner.report.explanation_text import MAX_UNTRIED, ExplanationText, forecasts_title, furthest_off, lines
 from tuner.result.prices import Price
 from tuner.search.expectation import ratio_beside
 from tuner.search.history import History
@@ -123,6 +123,24 @@ def test_forecasts_stand_beside_what_was_measured(recorded: Recorded) -> None:
     recorded.add({"compile.scope": "full"}, 10.0)
     forecasts = {(each.knob, each.value): each for each in explain(recorded.history, 5).forecasts}
     assert not forecasts["compile.scope", "full"].held
+
+
+def test_a_wide_interval_agrees_with_nothing() -> None:
+    def forecast(knob: str, low: float, high: float, *, held: bool = True) -> Forecast:
+        measured, expected = Estimate(value=max(1.7, low), low=low, high=high), Estimate(value=1.6, low=1.5, high=1.7)
+        return Forecast(
+            knob=knob, value=True, expected=expected, bound=None, measured=measured, trial=1, trial_without=0,
+            beside={}, held=held,
+        )  # fmt: skip
+
+    rough, sharp, off = forecast("a", 0.9, 3.3), forecast("b", 1.65, 1.75), forecast("c", 1.75, 4.0, held=False)
+    assert [each.tells for each in (rough, sharp, off)] == [False, True, True]
+    assert furthest_off([rough, sharp, off]) == [off, sharp, rough]
+    assert forecasts_title([rough, sharp, off]) == (
+        "Expected gains agree, within the intervals, with 1 of 2 settings tried; 1 other measured too roughly to tell; "
+        "the furthest off:"
+    )
+    assert forecasts_title([rough]) == "Expected gains: 1 setting was measured too roughly to compare"
 
 
 def test_an_expectation_is_compared_where_what_it_is_beside_is_set(recorded: Recorded) -> None:

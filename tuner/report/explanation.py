@@ -41,6 +41,10 @@ class Worth(Record):
     needed_by: Values = msgspec.field(default_factory=dict)
 
 
+TELLING = 1.25
+"""The factor within which a ratio must be known, to either side, to say that an expectation agrees with it."""
+
+
 class Forecast(Record):
     """What was expected of a setting beside what two trials that differ in it alone measured.
 
@@ -57,6 +61,11 @@ class Forecast(Record):
     trial_without: Count
     beside: Values
     held: bool
+
+    @property
+    def tells(self) -> bool:
+        """Whether the measurement says anything: a wide interval agrees with every expectation."""
+        return not self.held or self.measured.high <= TELLING**2 * self.measured.low
 
 
 class Untried(Record):

@@ -40,9 +40,7 @@ def lines(found: Explanation) -> Iterator[tuple[str, str]]:
         yield f"Worth    of each setting of trial {found.trial}, if it alone is left out", BASELINE
         yield from _rows([worth_text(worth) for worth in found.settings], MAX_SETTINGS, "setting")
     if found.forecasts:
-        held = sum(forecast.held for forecast in found.forecasts)
-        of = f"{held} of {pluralize(len(found.forecasts), 'setting')} tried"
-        yield f"Expected gains agree, within the intervals, with {of}; the furthest off:", BASELINE
+        yield forecasts_title(found.forecasts), BASELINE
         yield from _rows([forecast_text(each) for each in furthest_off(found.forecasts)], MAX_FORECASTS)
     if found.untried:
         yield f"Untried  {untried_title(found)}", BASELINE
@@ -77,9 +75,24 @@ def worth_source(worth: Worth) -> str:
     return f"{source}{needed}"
 
 
+def forecasts_title(forecasts: Sequence[Forecast]) -> str:
+    """Count the settings whose measured gain agrees with the expected one, and those that tell nothing."""
+    telling = [each for each in forecasts if each.tells]
+    rough = len(forecasts) - len(telling)
+    if not telling:
+        return f"Expected gains: {pluralize(rough, 'setting was', 'settings were')} measured too roughly to compare"
+    of = f"{sum(each.held for each in telling)} of {pluralize(len(telling), 'setting')} tried"
+    others = f"; {pluralize(rough, 'other')} measured too roughly to tell" if rough else ""
+    return f"Expected gains agree, within the intervals, with {of}{others}; the furthest off:"
+
+
 def furthest_off(forecasts: Sequence[Forecast]) -> list[Forecast]:
-    """Return forecasts, those that did not hold first, then by how far they are off."""
-    return sorted(forecasts, key=lambda each: (each.held, -abs(each.measured.value / each.expected.value - 1)))
+    """Return those that did not hold first, then others by how far they are off, and last those that tell nothing."""
+
+    def order(each: Forecast) -> tuple[bool, bool, float]:
+        return not each.tells, each.held, -abs(each.measured.value / each.expected.value - 1)
+
+    return sorted(forecasts, key=order)
 
 
 def forecast_text(forecast: Forecast) -> str:
