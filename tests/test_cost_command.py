@@ -179,6 +179,20 @@ def test_a_predicted_latency_is_marked(tmp_path: Path) -> None:
     assert text.count("predicted from 6, 28 steps, not measured") == 1
 
 
+def test_a_gain_in_doubt_and_a_loss_beyond_the_tolerance_are_told(tmp_path: Path) -> None:
+    doubtful, lossy = "gain in doubt: ", "may lose more quality than tolerated"
+    plain = text_of(make_report([study(tmp_path, "a", "NVIDIA H200")], None, None), 120)
+    assert doubtful not in plain and lossy not in plain
+    tolerance = example().quality_tolerance
+    best = json.loads(study(tmp_path, "b", "NVIDIA H200").read_text())
+    lost = best["chosen"]["quality_difference"]["value"]
+    worse = {"value": lost, "low": lost - 2 * tolerance, "high": lost + 2 * tolerance}
+    other = best["chosen"] | {"trial": 99, "confirmed": False, "doubtful": True, "quality_difference": worse}
+    front = [*best["front"], other]
+    text = text_of(make_report([study(tmp_path, "c", "NVIDIA H200", front=front)], None, None), 120)
+    assert (text.count(doubtful), text.count(lossy)) == (1, 1)
+
+
 def test_measurements_are_passed_on_unchanged(tmp_path: Path) -> None:
     seen = {
         "chosen__latency_samples": 60, "chosen__latency_p95_s": 1.25, "chosen__compile_s": 30.0,

@@ -65,7 +65,7 @@ CACHED: Values = {"cache.kind": "teacache", "cache.threshold": 0.2, "steps": 10,
 )
 def test_a_cache_that_skipped_nothing_is_not_tried_where_it_skips_less(different: Values, is_refused: bool) -> None:
     known = history(None)
-    message = "cache.kind=teacache: it never skipped anything in 240 steps"
+    message = "cache.kind=teacache: it skipped nothing in 240 steps, as if it were not set"
     known.outcomes[3] = Outcome(
         number=3, purpose="search", values=CACHED, build_key="", image_key="", status="failed",
         failure=Failure(kind="no effect", stage="score", message=message, knob="cache.kind"),

@@ -253,7 +253,9 @@ def test_no_pair_begins_beside_a_process_of_the_baseline_by_itself() -> None:
 
 @pytest.mark.parametrize(("stage", "built"), [("time", True), ("score", True), ("apply", False)])
 def test_a_cache_that_skips_nothing_leaves_other_step_counts_of_its_build(stage: str, built: bool) -> None:
-    failure = Failure(kind="no effect", stage=stage, message="cache.kind=mag: it never skipped anything in 28 steps")
+    failure = Failure(
+        kind="no effect", stage=stage, message="cache.kind=mag: it skipped nothing in 28 steps, as if it were not set"
+    )
     assert was_built(msgspec.structs.replace(outcome(1, 1.0, status="failed"), failure=failure)) is built
 
 

@@ -94,7 +94,7 @@ class CacheKind(Knob):
         if skipped_share(pipe, values) != 0:
             return None
         count = Clock.of(pipe).steps_taken  # type: ignore[union-attr]
-        return f"it never skipped anything in {count} {'step' if count == 1 else 'steps'}"
+        return f"it skipped nothing in {count} {'step' if count == 1 else 'steps'}, as if it were not set"
 
 
 def skipped_share(pipe: Any, values: Mapping[str, Value]) -> float | None:

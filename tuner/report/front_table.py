@@ -99,7 +99,7 @@ def _notes(points: Sequence[FrontPoint], glyphs: Glyphs) -> Iterator[str]:
     if any(point.is_predicted for point in points):
         yield "~ predicted from other step counts"
     if any(point.is_doubtful for point in points):
-        yield "? in doubt: measured again, a gain is not certain"
+        yield "? in doubt: measured again beside the baseline, it may be no faster"
     if any(point.misses_target for point in points):
         yield "! misses the latency target"
     yield from quality_notes(points)

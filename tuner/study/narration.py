@@ -123,9 +123,9 @@ def confirmation_texts(history: History, candidate: Outcome) -> list[str]:
     elif len(history.tried_pairs_of(candidate)) < MIN_PAIRS:
         texts.append(f"{trial}: it could not be measured again")
     elif len(history.pairs_of(candidate)) < MIN_PAIRS:
-        texts.append(f"{trial}: its pairs were disturbed: a gain is not certain")
+        texts.append(f"{trial}: its measurements beside the baseline were disturbed: it may be no faster")
     else:
-        texts.append(f"{trial}: measured again it had {gain}: a gain is not certain")
+        texts.append(f"{trial}: measured again beside the baseline it had {gain}: it may be no faster")
     return texts
 
 

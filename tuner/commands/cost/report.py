@@ -18,7 +18,8 @@ from tuner.search.its_study import require_its_study
 class CostRow(Record):
     """One configuration of one study, at one price.
 
-    `predicted_from` holds the step counts that the latency was predicted from, or None if it was measured.
+    `predicted_from` holds the step counts that the latency was predicted from, or None if it was measured. Its gain
+    `is_doubtful` if pairs with the baseline did not show it. It `may_lose_quality` beyond the study's tolerance.
     """
 
     file: str
@@ -30,6 +31,8 @@ class CostRow(Record):
     changed: Values
     economics: Economics
     predicted_from: tuple[int, ...] | None = None
+    is_doubtful: bool = False
+    may_lose_quality: bool = False
 
 
 class CostReport(Record):
@@ -113,6 +116,8 @@ def _row(study: _Study, point: MeasuredPoint, price: Price) -> CostRow:
         changed=point.changed,
         economics=economics(price.usd_per_hour, point.measurement(), best.baseline.measurement()),
         predicted_from=point.predicted_from,
+        is_doubtful=point.doubtful,
+        may_lose_quality=point.quality_difference.low < -best.quality_tolerance,
     )
 
 

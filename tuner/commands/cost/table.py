@@ -142,6 +142,10 @@ def _details(row: CostRow) -> Iterator[str]:
     costs = row.economics
     if row.predicted_from:
         yield f"latency predicted from {', '.join(map(str, row.predicted_from))} steps, not measured"
+    if row.is_doubtful:
+        yield "gain in doubt: measured again beside the untouched pipeline it was not shown"
+    if row.may_lose_quality:
+        yield "may lose more quality than tolerated, so that it is not chosen"
     if costs.compile_s:
         yield f"compiling adds {format_latency(costs.compile_s)} to the first call{_break_even_text(row)}"
     if costs.smallest_card_gb is not None:

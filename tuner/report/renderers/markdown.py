@@ -24,7 +24,7 @@ class Markdown(Renderer):
         lines += [row(HEADINGS), row(["---"] * len(HEADINGS))]
         lines += [row(_cells(point)) for point in in_order(report.points)]
         if any(point.is_doubtful for point in report.points):
-            lines += ["", "`?`: in doubt: measured again, a gain is not certain"]
+            lines += ["", "`?`: in doubt: measured again beside the baseline, it may be no faster"]
         for note in quality_notes(report.points):
             lines += ["", note]
         lines += ["", _counts(report), "", _machine(report)]
