@@ -276,7 +276,7 @@ def test_the_page_says_that_the_objective_alone_decides(recorded_study: Path) ->
     best = replace(report.best, chosen=replace(report.best.chosen, panel=panel))
     judged = replace(report, best=best)
     assert [(metric.after.title, metric.text) for metric in metrics(judged)] == [
-        ("CLIP score", "decides: as good, tolerated loss 1"), ("PSNR", "beyond it"), ("HPS", "beyond it, worse"),
+        ("CLIP score", "decides: as good, tolerated loss 1"), ("PSNR", "larger"), ("HPS", "larger, and worse"),
     ]  # fmt: skip
     text = page(judged)
     assert "CLIP score alone decides whether a configuration is as good. The others are for information" in text

@@ -82,6 +82,20 @@ def test_a_choice_that_few_prompts_judged_is_said_to_be(bench: Bench, prompts: i
         assert "judged it" not in conclusion_of(study), "the untouched pipeline"
 
 
+@pytest.mark.parametrize(
+    ("source", "scorer", "warned"), [("/model", "demo", True), ("demo", "demo", False), ("/model", "/clip", False)]
+)
+def test_another_pipeline_that_the_demos_scorer_judged_is_said_to_be(
+    bench: Bench, source: str, scorer: str, warned: bool
+) -> None:
+    with bench.study(trials=2) as study:
+        study.run()
+        request = study.store.request
+        model = msgspec.structs.replace(request.model, source=source, scorer=scorer)
+        text = conclusion(msgspec.structs.replace(request, model=model), study.history, 1, study.store.folder)
+        assert ("The demo's scorer judged it" in text) is warned
+
+
 def test_a_choice_whose_calls_take_longer_is_said_to_be(bench: Bench) -> None:
     with bench.study(trials=2) as study:
         study.run()

@@ -155,8 +155,8 @@ def flags(metric: Metric, difference: Estimate, floor: float | None) -> tuple[st
     """Return what a person should look at: images that are suddenly better than the baseline's."""
     if floor is None or isinstance(metric, CustomMetric) or difference.low <= floor:
         return ()
-    excess = f"{format_number(difference.low)} > {format_number(floor)}"
-    return (f"better than the baseline by more than rounding moves it ({excess}): look at it",)
+    scores = f"better than the baseline's by at least {format_number(difference.low)}, rounding alone moves them by "
+    return (f"its images score {scores}{format_number(floor)}: what only speeds up a pipeline does not; look at them",)
 
 
 def compare(

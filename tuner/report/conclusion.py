@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tuner.errors import BadInput
 from tuner.files import StudyFolder
+from tuner.model.pipeline import DEMO
 from tuner.numbers import format_budget, format_exact, format_gain, format_number, format_ratio, rounded
 from tuner.quality.metrics import get_metric
 from tuner.quality.race import MIN_PROMPTS_WITHIN
@@ -46,7 +47,7 @@ def conclusion(request: Request, history: History, chosen: int, folder: Path) ->
             f"Chosen   {_verdict(history, chosen)}",
             *_noise_lines(history),
             f"As good  means that {tolerated(request.quality.metric, history.space.tolerance)}"
-            f"{_in_noise_floors(history)}, with 95 % confidence{_few_prompts(history, chosen)}",
+            f"{_in_noise_floors(history)}, with 95 % confidence{_few_prompts(history, chosen)}{_scorer_note(request)}",
             f"Use it   tuner.load({str(folder / 'best_config.json')!r})",
             f"Look     tune board {folder}",
         )
@@ -71,6 +72,14 @@ def _few_prompts(history: History, chosen: int) -> str:
     if not chosen or quality is None or len(quality.scores) >= MIN_PROMPTS_WITHIN:
         return ""
     return f". Only {pluralize(len(quality.scores), 'prompt')} judged it: damage to some images can go unseen"
+
+
+def _scorer_note(request: Request) -> str:
+    """Return a warning if the images of another pipeline were judged by the model that knows the demo's alone."""
+    is_foreign = request.model.scorer == DEMO and request.model.source != DEMO
+    if not is_foreign or "--scorer" not in get_metric(request.quality.metric).needs:
+        return ""
+    return ". The demo's scorer judged it, which knows coloured shapes alone: give --scorer a CLIP model"
 
 
 def tolerated(metric: str, tolerance: float) -> str:

@@ -10,12 +10,12 @@ from tuner.records.quality import MetricResult
 from tuner.report.study_report import StudyReport
 
 BESIDE_ROUNDING: Mapping[str, str] = {
-    "same": "within it", "better": "beyond it, better", "worse": "beyond it, worse", "in doubt": "not certain",
-    "not judged": "not known",
+    "same": "no larger", "better": "larger, and better", "worse": "larger, and worse",
+    "in doubt": "these prompts do not tell", "not judged": "not known",
 }  # fmt: skip
-"""Where a difference from the baseline lies beside what rounding alone does."""
+"""What a difference from the baseline is beside that of images that only rounding changed."""
 
-OF_DISTANCE: Mapping[str, str] = {**BESIDE_ROUNDING, "worse": "beyond it"}
+OF_DISTANCE: Mapping[str, str] = {**BESIDE_ROUNDING, "worse": "larger"}
 """The same of a distance from the baseline's images: a larger one need not be damage."""
 
 
