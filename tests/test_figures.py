@@ -62,7 +62,7 @@ def test_everything_that_was_measured_stands_beside_the_baselines() -> None:
     heading = text.splitlines()[0]
     assert heading.startswith("The chosen configuration ")
     assert heading.endswith("trial 5")
-    assert " ".join(row(text, "latency, median").split()) == "2.00 s of 100 calls 1.00 s of 100 calls"
+    assert " ".join(row(text, "latency ").split()) == "2.00 s of 100 calls 1.00 s of 100 calls"
     assert "The chosen denoiser runs at 36 % of this GPU's bf16 rate" in text
     assert row(text, "latency, 95th percentile").split() == ["2.10", "s", "2.10", "s"]
     assert row(text, "images in a call").split() == ["1", "2"]
@@ -88,7 +88,7 @@ def test_parts_that_do_not_add_up_to_the_median_stand_below_the_call_that_they_a
     names = [line.strip().split("  ")[0] for line in printed(best).splitlines()]
     first = names.index("one image, part by part")
     assert names[first + 1 : first + 5] == ["text encoders", "denoiser", "VAE decode", "rest of the call"]
-    assert row(printed(best), "latency, median").endswith("1.00 s of 100 calls")
+    assert row(printed(best), "latency ").endswith("1.00 s of 100 calls")
     assert row(printed(best), "one image, part by part").split() == ["2.00", "s", "100%", "750", "ms", "100%"]
     assert row(printed(best), "denoiser  ").split()[-3:] == ["600", "ms", "80%"], "of that call"
     assert "is not one of those of the median" in printed(best)
@@ -110,7 +110,12 @@ def test_what_was_not_measured_is_no_row() -> None:
 
 def test_a_percentile_that_the_samples_do_not_support_is_not_shown() -> None:
     assert row(printed(full(latency_samples=58)), "latency, 95th percentile").split() == ["2.10", "s", "-"]
-    assert "calls" not in row(printed(full(latency_samples=4)), "latency, median").split("100 calls")[1]
+    assert row(printed(full(latency_samples=4)), "latency ").endswith("1.00 s of 4 calls")
+
+
+def test_a_predicted_latency_says_from_what() -> None:
+    text = printed(full(latency_samples=0, predicted_from=(4,), processes=0))
+    assert row(text, "latency ").endswith("1.00 s, from calls of 4 steps")
 
 
 def test_what_was_seen_of_the_gpu_is_said() -> None:

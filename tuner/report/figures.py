@@ -70,9 +70,12 @@ def figure_rows(best: BestConfig, points: Sequence[MeasuredPoint]) -> Iterator[t
 Cell = Callable[[MeasuredPoint, BestConfig], str | None]
 
 
-def _latency(point: MeasuredPoint, _: BestConfig) -> str | None:
-    p50_s = point.economics.latency_p50_s if point.economics else None
-    return f"{format_latency(p50_s)} of {pluralize(point.latency_samples, 'call')}" if p50_s is not None else None
+def _latency(point: MeasuredPoint, _: BestConfig) -> str:
+    latency = format_latency(point.latency_s.value)
+    if point.predicted_from:
+        steps = ", ".join(map(str, point.predicted_from))
+        return f"{latency}, from calls of {steps} steps"
+    return f"{latency} of {pluralize(point.latency_samples, 'call')}"
 
 
 def _p95(point: MeasuredPoint, _: BestConfig) -> str | None:
@@ -167,7 +170,7 @@ def _others(point: MeasuredPoint, _: BestConfig) -> str | None:
 
 ROWS: tuple[tuple[str, Cell], ...] = (
     ("images in a call", _batch),
-    ("latency, median", _latency),
+    ("latency", _latency),
     ("latency, 95th percentile", _p95),
     ("calls within the latency target", _within),
     ("one image, part by part", _whole),
