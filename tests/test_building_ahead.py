@@ -35,7 +35,7 @@ from tuner.search.history import History
 from tuner.search.strategy import Proposal
 from tuner.study import loop, narration, slots
 from tuner.study.attempt import BuildAttempt
-from tuner.study.flight import MAX_PASSED_OVER, Flight, next_to_judge
+from tuner.study.flight import MAX_PASSED_OVER, Flight, in_turn, next_to_judge
 from tuner.study.slots import PARTNER
 
 THROTTLED = Failure(kind="throttled", stage="time", message="6 of 6 calls were discarded")
@@ -397,6 +397,7 @@ class AnAttempt(BuildAttempt):
 
     number = 3
     can_be_stopped = True
+    history: Any = SimpleNamespace(space=SimpleNamespace(changed=dict))
 
     def __init__(self, worth_s: float = 100.0) -> None:
         self.worth_s = worth_s
@@ -433,6 +434,21 @@ def test_each_device_judges_the_quickest_or_who_was_passed_over_twice_but_none_t
     assert [flight for flight, *_ in next_to_judge([*flights, judged])] == [there]
     judged.has_ended = True
     assert [flight for flight, *_ in next_to_judge([*flights, judged])] == [slow, there]
+
+
+def test_of_those_that_may_be_as_quick_the_simplest_is_judged_first() -> None:
+    attempt, device = AnAttempt(), Device(name="cuda")
+
+    def timed(value: float, settings: int) -> Flight:
+        flight = flight_of(attempt, device, value)
+        flight.seconds_per_image = Estimate(value=value, low=value - 0.5, high=value + 0.5)
+        flight.proposal = Proposal(dict.fromkeys(map(str, range(settings)), True), "search")
+        return flight
+
+    many, few, slow = timed(38.53, 5), timed(38.58, 3), timed(40.6, 1)
+    assert in_turn([slow, many, few]) == [few, many, slow]
+    slow.passed_over = MAX_PASSED_OVER
+    assert in_turn([slow, many, few]) == [slow, few, many]
 
 
 def test_what_needs_no_images_goes_on_at_once_and_is_not_stopped_before_its_result() -> None:

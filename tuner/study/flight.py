@@ -57,6 +57,11 @@ class Flight:
         return self.handle.device
 
     @property
+    def settings(self) -> int:
+        """How many values differ from the untouched pipeline's."""
+        return len(self.attempt.history.space.changed(self.proposal.values))
+
+    @property
     def again(self) -> Proposal:
         """What it was proposed as, with the number of its trial: to make it again."""
         return replace(self.proposal, number=self.attempt.number)
@@ -115,14 +120,14 @@ def next_to_judge(flights: Sequence[Flight]) -> list[tuple[Flight, BuildAttempt,
     """Return the quickest candidate of each device that waits to be judged, unless one is being judged.
 
     Two that share the GPU take as long as one after the other, and the first result comes later. If that one is as good
-    as the baseline, those that are slower need no images of their own: they are returned at once, with True. One that
-    was passed over twice comes first.
+    as the baseline, those that are slower need no images of their own: they are returned at once, with True. Of those
+    that may be as quick the one with the fewest settings comes first, and before all one that was passed over twice.
     """
     alive = [flight for flight in flights if not flight.has_ended]
     judging = {flight.device for flight in alive if flight.is_judging or flight.proposal.prompts is not None}
     too_slow: list[tuple[Flight, BuildAttempt, bool]] = []
     found: dict[Device, tuple[Flight, BuildAttempt, bool]] = {}
-    for flight in sorted((each for each in alive if each.waits_to_be_judged), key=in_turn):
+    for flight in in_turn([each for each in alive if each.waits_to_be_judged]):
         assert isinstance(flight.attempt, BuildAttempt) and flight.seconds_per_image is not None
         if flight.attempt.is_too_slow(flight.seconds_per_image):
             too_slow.append((flight, flight.attempt, True))
@@ -131,7 +136,15 @@ def next_to_judge(flights: Sequence[Flight]) -> list[tuple[Flight, BuildAttempt,
     return [*too_slow, *found.values()]
 
 
-def in_turn(flight: Flight) -> tuple[bool, float]:
-    """Return what orders the candidates that wait to be judged."""
-    assert flight.seconds_per_image is not None
-    return flight.passed_over < MAX_PASSED_OVER, flight.seconds_per_image.value
+def in_turn(waiting: Sequence[Flight]) -> list[Flight]:
+    """Return the candidates that wait to be judged in the order in which they are."""
+    timed = [flight.seconds_per_image for flight in waiting if flight.seconds_per_image is not None]
+    quickest_s = min((seconds.high for seconds in timed), default=0.0)
+
+    def order(flight: Flight) -> tuple[bool, bool, int, float]:
+        seconds = flight.seconds_per_image
+        assert seconds is not None
+        is_slower = seconds.low > quickest_s
+        return flight.passed_over < MAX_PASSED_OVER, is_slower, 0 if is_slower else flight.settings, seconds.value
+
+    return sorted(waiting, key=order)
