@@ -380,7 +380,7 @@ def test_a_proposal_after_2000_trials_is_quick(monkeypatch: pytest.MonkeyPatch) 
         started = time.process_time()
         proposal = agent.propose(replay.history, DEVICE)
         taken_s.append(time.process_time() - started)
-    assert min(taken_s) < 0.2  # seconds of CPU: 0.08 on a loaded machine; the first proposal makes the pool
+    assert min(taken_s) < 0.5  # seconds of CPU: 0.08 to 0.2 by the machine; the first proposal makes the pool
     assert proposal is None or proposal.values not in Known(replay.history)
 
 
